@@ -1,0 +1,1 @@
+"""Reference log-probs and preference optimisation."""

@@ -1,0 +1,1 @@
+"""Reward columns for a dataset."""

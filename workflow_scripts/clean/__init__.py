@@ -1,0 +1,1 @@
+"""Raw files to canonical rows, split by group, every loss counted."""

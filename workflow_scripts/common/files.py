@@ -1,0 +1,123 @@
+"""Reading and writing files so that a finished name always holds finished bytes, and content decides staleness.
+
+Covers JSON, JSON Lines, content digests and manifests. Not covered: large tensors (safetensors writes its own).
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from workflow_scripts.common.errors import PlumblineError
+
+
+def sha256_of(path: Path | str) -> str:
+    """Return the hex sha256 of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def digest(value: Any) -> str:
+    """Return the hex sha256 of a JSON-serialisable value, independent of key order."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def finished_file(path: Path | str) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success rename it to `path`, on failure remove it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    temporary.chmod(0o644)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def finished_folder(path: Path | str) -> Iterator[Path]:
+    """Give a temporary folder beside `path`; on success it replaces `path`, on failure it is removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_json(path: Path | str) -> Any:
+    """Return a JSON file's value; PlumblineError with the file and line if it is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PlumblineError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise PlumblineError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise PlumblineError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write a value as indented JSON with sorted keys."""
+    with finished_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_jsonl(path: Path | str) -> list[dict]:
+    """Return the rows of a JSON Lines file of ours; PlumblineError with the line number if one does not parse."""
+    rows = []
+    try:
+        with open(path, encoding="utf-8") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    try:
+                        rows.append(json.loads(line))
+                    except json.JSONDecodeError as error:
+                        raise PlumblineError(f"{path}:{number}: not JSON ({error.msg})") from None
+    except FileNotFoundError:
+        raise PlumblineError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise PlumblineError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    return rows
+
+
+def write_jsonl(path: Path | str, rows: Iterable[dict]) -> int:
+    """Write rows as JSON Lines and return how many there were."""
+    count = 0
+    with finished_file(path) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def write_manifest(path: Path | str, files: Iterable[Path | str], **facts: Any) -> None:
+    """Write `{files: {name relative to the manifest: sha256}, **facts}`; folders are taken file by file.
+
+    A manifest holds nothing that changes from run to run, so equal artefacts have equal manifests.
+    """
+    base = Path(path).parent
+    found: dict[str, str] = {}
+    for item in map(Path, files):
+        members = sorted(item.rglob("*")) if item.is_dir() else [item]
+        found |= {os.path.relpath(member, base): sha256_of(member) for member in members if member.is_file()}
+    write_json(path, {"files": found, **facts})

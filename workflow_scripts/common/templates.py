@@ -1,0 +1,94 @@
+"""Write conversations as text and tokens, knowing to the character which part is whose.
+
+Masks come from character offsets of one tokenisation of the whole text: tokenising pieces apart and comparing them is
+how masks go wrong (a token may straddle a boundary). Templates are data (`templates.yaml`), passed in resolved.
+"""
+
+from typing import Any, NamedTuple
+
+IGNORED = -100  # the label every loss skips
+
+
+class Span(NamedTuple):
+    """Characters [start, end) of one message's content; an assistant's span takes in its lead and its end token."""
+
+    role: str
+    start: int
+    end: int
+
+
+class Rendered(NamedTuple):
+    text: str
+    spans: list[Span]
+
+
+class Tokens(NamedTuple):
+    """A tokenised conversation: `input_ids` and `labels` (time,), labels IGNORED where nothing is learned."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+def render(messages: list[dict], template: dict, tokenizer: Any, prompt: bool = False) -> Rendered:
+    """Return a conversation's text and the span of each message; with `prompt`, the text ends where a reply begins."""
+
+    def filled(text: str) -> str:
+        return text.replace("{bos}", tokenizer.bos_token or "").replace("{eos}", tokenizer.eos_token or "")
+
+    default_system = template.get("default_system")
+    if default_system and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": default_system}, *messages]
+    text, spans = filled(template["start"]), []
+    for message in messages:
+        part = template[message["role"]]
+        content = message["content"].strip() if template["strip"] else message["content"]
+        text += filled(part["before"])
+        start = len(text)
+        text += part.get("lead", "") + content + filled(part.get("end", ""))
+        spans.append(Span(message["role"], start, len(text)))
+        text += filled(part["after"])
+    if prompt:
+        text += filled(template["assistant"]["before"])
+    return Rendered(text, spans)
+
+
+def encode(text: str, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return (token ids, character offsets) of a text that already carries its special tokens."""
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return encoding["input_ids"], encoding["offset_mapping"]
+
+
+def forbidden_text(messages: list[dict], tokenizer: Any) -> str | None:
+    """Return a special token spelled out in some content, which would be read as the real one, or None."""
+    special = [token for token in (tokenizer.bos_token, tokenizer.eos_token) if token]
+    return next((token for token in special for message in messages if token in message["content"]), None)
+
+
+def tokenise_conversation(messages: list[dict], template: dict, tokenizer: Any) -> Tokens:
+    """Tokenise a conversation; the assistant's spans (content and end token) are labelled, all else is IGNORED."""
+    text, spans = render(messages, template, tokenizer)
+    identities, offsets = encode(text, tokenizer)
+    learned = [span for span in spans if span.role == "assistant"]
+    labels = [
+        identity if any(start < span.end and end > span.start for span in learned) and end > start else IGNORED
+        for identity, (start, end) in zip(identities, offsets, strict=True)
+    ]
+    return Tokens(identities, labels)
+
+
+def tokenise_prompt(messages: list[dict], template: dict, tokenizer: Any) -> list[int]:
+    """Return the token ids of a conversation up to where the assistant's next reply begins."""
+    return encode(render(messages, template, tokenizer, prompt=True).text, tokenizer)[0]
+
+
+def tokenise_reply(messages: list[dict], reply: str, template: dict, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return (prompt ids, completion ids) of a reply to a conversation; the completion ends with the end token.
+
+    Both come from one tokenisation of the whole; a token straddling the boundary belongs to the completion.
+    """
+    text, spans = render([*messages, {"role": "assistant", "content": reply}], template, tokenizer)
+    identities, offsets = encode(text, tokenizer)
+    start, end = spans[-1].start, spans[-1].end
+    first = next(index for index, (_, stop) in enumerate(offsets) if stop > start)
+    last = max(index for index, (begin, stop) in enumerate(offsets) if begin < end and stop > begin)
+    return identities[:first], identities[first : last + 1]

@@ -1,0 +1,70 @@
+"""The tutor's structured reply: its five fields, its label table, and how its text is read and written.
+
+The table is that of Tutorbot-Spock (Sonkar et al., EMNLP 2024 Findings, appendix).
+"""
+
+import ast
+import json
+import warnings
+from typing import Any
+
+EVALUATION = "Evaluation of Student Response"
+ACTION = "Action Based on Evaluation"
+STATE = "Subproblem State"
+SUBPROBLEM = "Subproblem"
+SPOKEN = "Tutorbot"
+
+FIELDS = (EVALUATION, ACTION, STATE, SUBPROBLEM, SPOKEN)
+LABEL_FIELDS = FIELDS[:3]
+
+ACTIONS_AFTER = {
+    "a": ("1", "2"),
+    "b": ("3",),
+    "c": ("4", "5"),
+    "d": ("6",),
+    "e": ("7",),
+    "f": ("8", "9", "10", "11"),
+    "g": ("12",),
+}
+LABELS = {
+    EVALUATION: tuple(ACTIONS_AFTER),
+    ACTION: tuple(action for actions in ACTIONS_AFTER.values() for action in actions),
+    STATE: ("w", "x", "y", "z"),
+}
+
+LONGEST_LITERAL = 20_000  # characters; above it Python's own parser can need seconds and hundreds of MB
+
+
+def parse_reply(text: str) -> dict[str, Any] | None:
+    """Return the dict a reply's text holds, as JSON or as a Python literal; None if it holds anything else."""
+    text = text.strip()
+    for parse in (_parse_json, _parse_literal):
+        value = parse(text)
+        if isinstance(value, dict):
+            return value
+    return None
+
+
+def format_reply(reply: dict[str, Any], reply_format: str) -> str:
+    """Return a reply's text as `json` or `python` (str of a dict): the five fields first, in their fixed order."""
+    ordered = {field: reply[field] for field in FIELDS if field in reply}
+    ordered |= {field: value for field, value in reply.items() if field not in ordered}
+    return str(ordered) if reply_format == "python" else json.dumps(ordered, ensure_ascii=False)
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _parse_literal(text: str) -> Any:
+    if len(text) > LONGEST_LITERAL:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a student's "\d" is data, not a mistake in our source
+            return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None

@@ -1,0 +1,1 @@
+"""Fetch sources by pin and convert base models."""

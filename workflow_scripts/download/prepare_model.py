@@ -1,0 +1,219 @@
+"""Turn a fetched source into a model folder that transformers loads: safetensors, tokenizer, config.
+
+Formats: `hf` (already such a folder: its files are linked) and `llama2c` (the flat float32 checkpoint and the
+`tokenizer.bin` of the llama2.c project). Not covered: any format that needs unpickling.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.files import finished_folder, write_manifest
+
+HEADER = "<7i"  # dim, hidden_dim, layers, heads, kv_heads, vocabulary (negative: separate output matrix), context
+
+
+def read_llama2c(path: Path | str) -> tuple[dict[str, int], dict[str, np.ndarray]]:
+    """Return (sizes, tensors under transformers' Llama names) of a llama2.c version-0 checkpoint.
+
+    llama2.c rotates neighbouring pairs of query and key rows (2i, 2i+1), transformers rotates (i, i + head/2),
+    so those rows are permuted per head. Raises PlumblineError when the byte count does not fit the header.
+    """
+    raw = Path(path).read_bytes()
+    if len(raw) < struct.calcsize(HEADER):
+        raise PlumblineError(f"{path}: too short for a llama2.c header")
+    names = ("dim", "hidden", "layers", "heads", "kv_heads", "vocabulary", "context")
+    sizes = dict(zip(names, struct.unpack_from(HEADER, raw), strict=True))
+    tied = sizes["vocabulary"] > 0
+    sizes["vocabulary"] = abs(sizes["vocabulary"])
+    dim, hidden, layers, heads = (sizes[name] for name in ("dim", "hidden", "layers", "heads"))
+    if min(sizes.values()) <= 0 or dim % heads:
+        raise PlumblineError(f"{path}: not a llama2.c checkpoint (header {sizes})")
+    head = dim // heads
+    kv_dim = head * sizes["kv_heads"]
+    flat = np.frombuffer(raw, dtype="<f4", offset=struct.calcsize(HEADER))
+    position = 0
+
+    def take(*shape: int) -> np.ndarray:
+        nonlocal position
+        count = int(np.prod(shape))
+        if position + count > flat.size:
+            raise PlumblineError(f"{path}: ends before the weights its header announces")
+        block = flat[position : position + count].reshape(shape)
+        position += count
+        return block
+
+    def halves(rows: np.ndarray) -> np.ndarray:
+        """(layers, heads·head, dim) with rows 2i, 2i+1 paired → the same with rows i, i + head/2 paired."""
+        count, total, width = rows.shape
+        paired = rows.reshape(count, total // head, head // 2, 2, width)
+        return paired.transpose(0, 1, 3, 2, 4).reshape(count, total, width)
+
+    embedding = take(sizes["vocabulary"], dim)
+    per_layer = {"input_layernorm": take(layers, dim)}
+    per_layer["self_attn.q_proj"] = halves(take(layers, dim, dim))
+    per_layer["self_attn.k_proj"] = halves(take(layers, kv_dim, dim))
+    per_layer["self_attn.v_proj"] = take(layers, kv_dim, dim)
+    per_layer["self_attn.o_proj"] = take(layers, dim, dim)
+    per_layer["post_attention_layernorm"] = take(layers, dim)
+    per_layer["mlp.gate_proj"] = take(layers, hidden, dim)
+    per_layer["mlp.down_proj"] = take(layers, dim, hidden)
+    per_layer["mlp.up_proj"] = take(layers, hidden, dim)
+    norm = take(dim)
+    take(2, sizes["context"], head // 2)  # rotary tables, recomputed by transformers
+    tensors = {"model.embed_tokens.weight": embedding, "model.norm.weight": norm}
+    tensors["lm_head.weight"] = embedding if tied else take(sizes["vocabulary"], dim)
+    for name, block in per_layer.items():
+        for layer in range(layers):
+            tensors[f"model.layers.{layer}.{name}.weight"] = block[layer]
+    if position != flat.size:
+        raise PlumblineError(f"{path}: {flat.size - position} floats are left over after the weights")
+    return sizes | {"tied": int(tied)}, tensors
+
+
+def read_llama2c_pieces(path: Path | str, vocabulary: int) -> list[tuple[str, float]]:
+    """Return (piece, score) for each token id of a `tokenizer.bin`.
+
+    Ids 3..258 are the byte-fallback pieces, stored as the raw byte; they get SentencePiece's names `<0x00>`…`<0xFF>`.
+    Pieces are stored with spaces where SentencePiece has U+2581.
+    """
+    raw = Path(path).read_bytes()
+    pieces: list[tuple[str, float]] = []
+    position = 4  # the longest piece's length, not needed
+    while len(pieces) < vocabulary:
+        try:
+            score, length = struct.unpack_from("<fi", raw, position)
+        except struct.error:
+            raise PlumblineError(f"{path}: holds {len(pieces)} pieces, {vocabulary} are needed") from None
+        text = raw[position + 8 : position + 8 + length]
+        position += 8 + length
+        identity = len(pieces)
+        piece = f"<0x{identity - 3:02X}>" if 3 <= identity <= 258 else text.decode("utf-8").replace(" ", "▁")
+        pieces.append((("<unk>", "<s>", "</s>")[identity] if identity < 3 else piece, score))
+    return pieces
+
+
+def merges_of(pieces: list[tuple[str, float]]) -> list[tuple[str, str]]:
+    """Return the byte-pair merges a SentencePiece BPE vocabulary implies, best score first."""
+    rank = {piece: index for index, (piece, _) in enumerate(pieces)}
+    merges = []
+    for piece, score in pieces[259:]:
+        splits = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
+        local = [pair for pair in splits if pair[0] in rank and pair[1] in rank]
+        merges += [(-score, rank[left], rank[right], left, right) for left, right in local]
+    return [(left, right) for _, _, _, left, right in sorted(merges)]
+
+
+def convert_llama2c(weights: Path, tokenizer_file: Path, folder: Path) -> None:
+    """Write a transformers Llama folder (float32 safetensors, fast tokenizer) from llama2.c files."""
+    import torch
+    from tokenizers import Tokenizer, decoders, normalizers, processors
+    from tokenizers.models import BPE
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    sizes, tensors = read_llama2c(weights)
+    config = LlamaConfig(
+        vocab_size=sizes["vocabulary"],
+        hidden_size=sizes["dim"],
+        intermediate_size=sizes["hidden"],
+        num_hidden_layers=sizes["layers"],
+        num_attention_heads=sizes["heads"],
+        num_key_value_heads=sizes["kv_heads"],
+        max_position_embeddings=sizes["context"],
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=bool(sizes["tied"]),
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    model = LlamaForCausalLM(config)
+    missing = model.load_state_dict({name: torch.tensor(block) for name, block in tensors.items()}, strict=False)
+    if missing.unexpected_keys or missing.missing_keys:
+        raise PlumblineError(f"{weights}: tensors do not fit a Llama of this shape: {missing}")
+    # The bare configuration: eos would otherwise be absent from the saved generation settings.
+    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    model.save_pretrained(folder)
+
+    pieces = read_llama2c_pieces(tokenizer_file, sizes["vocabulary"])
+    vocabulary = {piece: index for index, (piece, _) in enumerate(pieces)}
+    fast = Tokenizer(
+        BPE(vocabulary, merges_of(pieces), unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    fast.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    fast.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    fast.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=fast,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<unk>",
+        model_max_length=sizes["context"],
+        clean_up_tokenization_spaces=False,
+    ).save_pretrained(folder)
+
+
+def link_hf(source: Path, folder: Path) -> None:
+    """Hard-link (or copy, across file systems) a downloaded transformers folder."""
+    if not (source / "config.json").is_file() or not list(source.glob("*.safetensors")):
+        raise PlumblineError(f"{source}: needs config.json and *.safetensors to be a model of format hf")
+    for item in sorted(source.iterdir()):
+        try:
+            os.link(item, folder / item.name)
+        except OSError:
+            shutil.copy2(item, folder / item.name)
+
+
+def nll_per_token(folder: Path, texts: list[str]) -> float:
+    """Return the mean negative log-likelihood (nats per token) of texts under a model folder."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True).eval()
+    total, count = 0.0, 0
+    for text in texts:
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        with torch.no_grad():
+            loss = model(ids, labels=ids).loss.item()
+        total += loss * (ids.shape[1] - 1)
+        count += ids.shape[1] - 1
+    return total / count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", type=Path, required=True, help="folder of the fetched files")
+    parser.add_argument("--settings", type=json.loads, required=True, help="the study's model entry, as JSON")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--manifest", type=Path, required=True)
+    arguments = parser.parse_args()
+    settings = arguments.settings
+    with finished_folder(arguments.output) as folder:
+        if settings["format"] == "llama2c":
+            convert_llama2c(arguments.source / settings["weights"], arguments.source / settings["tokenizer"], folder)
+        else:
+            link_hf(arguments.source, folder)
+        check = settings["check"]
+        facts = {}
+        if check:
+            nll = nll_per_token(folder, check["texts"])
+            if nll > check["max_nll"]:
+                raise PlumblineError(
+                    f"{arguments.source}: converted model has {nll:.2f} nats per token on its check texts, more than "
+                    f"max_nll {check['max_nll']}; the files are not what the study expects or were converted wrongly"
+                )
+            facts["check_nll"] = round(nll, 3)
+    write_manifest(arguments.manifest, [arguments.output], **facts)
+
+
+if __name__ == "__main__":
+    run(main)

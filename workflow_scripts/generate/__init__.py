@@ -1,0 +1,1 @@
+"""Prompt sets, and a policy's answers to them."""

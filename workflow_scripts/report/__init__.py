@@ -1,0 +1,1 @@
+"""Item scores to results.csv, figures and the HTML report."""

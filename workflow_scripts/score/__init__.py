@@ -1,0 +1,1 @@
+"""Answers to item-level scores."""

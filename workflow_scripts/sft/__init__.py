@@ -1,0 +1,1 @@
+"""Tokenise conversations and fine-tune on them."""
