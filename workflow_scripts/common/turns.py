@@ -6,7 +6,7 @@ from typing import Any
 def turns_of(conversation: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one row per assistant message of a conversation, in order.
 
-    Row k is {"id": "<conversation id>#k", "group", "messages": all that was said before the k-th assistant message,
+    Row k is {"id": "<conversation id>#k", "group", "messages": all before the k-th assistant message,
     "reference": that message's content, "meta": the conversation's meta with "turn": k}; k counts from 0.
     """
     messages = conversation["messages"]

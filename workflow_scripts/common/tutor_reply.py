@@ -36,7 +36,7 @@ LONGEST_LITERAL = 20_000  # characters; above it Python's own parser can need se
 
 
 def parse_reply(text: str) -> dict[str, Any] | None:
-    """Return the dict a reply's text holds, as JSON or as a Python literal; None if it holds anything else."""
+    """Return the dict a reply's text holds, as JSON or a Python literal; None if it holds anything else."""
     text = text.strip()
     for parse in (_parse_json, _parse_literal):
         value = parse(text)
@@ -46,7 +46,7 @@ def parse_reply(text: str) -> dict[str, Any] | None:
 
 
 def format_reply(reply: dict[str, Any], reply_format: str) -> str:
-    """Return a reply's text as `json` or `python` (str of a dict): the five fields first, in their fixed order."""
+    """Return a reply's text as `json` or `python` (str of a dict), the five fields first and in order."""
     ordered = {field: reply[field] for field in FIELDS if field in reply}
     ordered |= {field: value for field, value in reply.items() if field not in ordered}
     return str(ordered) if reply_format == "python" else json.dumps(ordered, ensure_ascii=False)

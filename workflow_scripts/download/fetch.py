@@ -1,0 +1,122 @@
+"""Fetch a source's files from the first of its places that gives them all with the right sha256.
+
+The output folder and its manifest are the same whichever place served them; the place is only printed.
+Half-done downloads stay under --work and are continued by the next run. Not covered: converting what was fetched.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.files import finished_folder, write_manifest
+from workflow_scripts.download.places import KINDS, Wanted, describe
+from workflow_scripts.download.transfer import Unavailable, matches
+from workflow_scripts.download.unpack import refuse_unsafe_name
+
+ADVICE = (
+    "What to do: set HF_ENDPOINT to a hub mirror, point pip (index-url) or npm (registry) at a mirror that has"
+    " the package, or copy the files to this machine and give the source a place of kind `file`. Then run again:"
+    " what was downloaded is kept."
+)
+
+
+def fetch_files(
+    name: str, wanted: Wanted, places: list[dict], work: Path, pause: float = 1.0
+) -> dict[str, Path]:
+    """Return where each wanted file lies now, asking `places` in order.
+
+    `wanted` maps names to sha256 (None: any content is accepted); empty means a whole hub repository.
+    `pause` is the first wait between tries, in seconds. Raises PlumblineError with every place's reason.
+    """
+    for file in wanted:
+        try:
+            refuse_unsafe_name(file, f"sources.{name}.files")
+        except Unavailable as reason:
+            raise PlumblineError(str(reason)) from None
+    reasons = []
+    for number, place in enumerate(places, 1):
+        ready = find_ready(wanted, work)
+        missing = {file: sha256 for file, sha256 in wanted.items() if file not in ready}
+        if wanted and not missing:
+            print(f"{name}: already under {work}", file=sys.stderr)
+            return ready
+        try:
+            found = ready | ask_place(place, wanted, missing, work, pause)
+        except Unavailable as reason:
+            print(f"{name}: not from {describe(place)}: {reason}", file=sys.stderr)
+            reasons.append(f"  {number}. {describe(place)}: {reason}")
+        else:
+            print(f"{name}: from {describe(place)}", file=sys.stderr)
+            return found
+    listed = "\n".join(reasons) or "  (it names none)"
+    raise PlumblineError(
+        f"sources.{name}: none of its {len(places)} places gave all files\n{listed}\n{ADVICE}"
+    )
+
+
+def ask_place(place: dict, wanted: Wanted, missing: Wanted, work: Path, pause: float) -> dict[str, Path]:
+    """Return the missing files from one place; Unavailable when it does not provide all the wanted ones."""
+    kind, spec = next(iter(place.items()))
+    provided = spec.get("files")
+    if not wanted and kind != "hf":
+        raise Unavailable("`files` of the source is empty, and only an hf place can be taken whole")
+    lacking = (
+        [] if kind == "hf" and not provided else [file for file in wanted if file not in (provided or {})]
+    )
+    if lacking:
+        raise Unavailable(f"does not provide {', '.join(lacking)}")
+    return KINDS[kind](spec, missing, work, pause)
+
+
+def find_ready(wanted: Wanted, work: Path) -> dict[str, Path]:
+    """Return the wanted files that an earlier run left whole under `work`."""
+    paths = {file: work / "files" / file for file in wanted}
+    return {
+        file: path
+        for file, path in paths.items()
+        if wanted[file] and path.is_file() and matches(path, ("sha256", wanted[file]))
+    }
+
+
+def place_file(found: Path, target: Path, work: Path) -> None:
+    """Put a found file into the output: a hard link when it is ours, a copy when it is someone else's."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if found.is_relative_to(work):
+        try:
+            os.link(found, target)
+            return
+        except OSError:  # another file system, or one without links
+            pass
+    shutil.copyfile(found, target)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Fetch one source into --output and write its manifest."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name", required=True, help="the source's name, for messages")
+    parser.add_argument("--settings", type=json.loads, required=True, help='{"files": …, "places": […]}')
+    parser.add_argument("--output", type=Path, required=True, help="folder to build")
+    parser.add_argument("--manifest", type=Path, required=True, help="written last: the sha256 of each file")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="kept between runs, so that downloads are continued"
+    )
+    arguments = parser.parse_args(argv)
+    settings = arguments.settings
+    try:
+        found = fetch_files(arguments.name, settings["files"], settings["places"], arguments.work)
+        with finished_folder(arguments.output) as folder:
+            for file, path in sorted(found.items()):
+                place_file(path, folder / file, arguments.work)
+        write_manifest(arguments.manifest, [arguments.output])
+    except OSError as error:
+        raise PlumblineError(
+            f"sources.{arguments.name}: {error}; check the disk's space and permissions"
+        ) from error
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,429 @@
+"""Simulate tutoring dialogues over a problem bank, as raw files in the source system's own schema.
+
+Stands in for the GPT-4 dialogues of Tutorbot-Spock, which cannot be downloaded here: same raw schema and label
+table, same kinds of dirt (stray "N/A" labels, turns that do not parse, two-message conversations, conversations
+that end on the student). Not covered: the language of real students; every text comes from the bank or from the
+short lists below.
+
+The first student message carries the problem and its facts, as a textbook exercise does, so that a small model has
+what it needs to judge an answer to a problem it has never seen.
+"""
+
+import argparse
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.files import read_jsonl, write_json, write_manifest
+from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, SPOKEN, STATE, SUBPROBLEM
+
+DEFAULTS: dict[str, Any] = {
+    "seed": 7,
+    "dialogues_per_problem": 6,
+    "files": 3,
+    "max_tutor_turns": 8,
+    # Weights of a student turn's class; those of a, b and c are tilted by the student's ability.
+    "behaviours": {"a": 0.245, "b": 0.345, "c": 0.125, "d": 0.08, "e": 0.07, "f": 0.12},
+    "closing_rate": 0.4,  # share of finished dialogues in which the student says goodbye
+    "na_rate": 0.3,  # share of g/12/w labels written as "N/A"
+    "unparsable_rate": 0.01,  # share of tutor turns cut off mid-reply
+    "two_message_rate": 0.02,
+    "student_last_rate": 0.01,
+    "ppl_pairs": 60,
+    "ppl_problems": 0.1,  # share of the problems that only the perplexity file uses
+}
+
+PREAMBLE = (
+    "Instructions to Act as a Tutorbot: help the student one sub-problem at a time. Judge each answer, "
+    "choose an action, and reply with the fields of the form. Student: "
+)
+
+# One list for right, wrong and partial answers alike: a lead-in must not give the label away.
+LEAD_INS = ("", "", "", "I think that ", "Because ", "My answer: ", "It is that ", "Well, ")
+
+UNCLEAR = (
+    "hmm", "maybe", "I am not sure.", "something with cells?", "it depends", "uh, that thing",
+    "could be either", "kind of like before?", "the usual reason", "um, because of nature",
+    "no idea how to put it", "it just does", "sort of yes", "that one, you know", "?",
+)  # fmt: skip
+
+OFF_TOPIC = (
+    "Did you see the football last night?", "I am hungry, when is lunch?",
+    "My cat knocked over a lamp today.", "Which phone should I buy?", "It is raining a lot this week.",
+    "I have a guitar lesson later.", "Can you help me with my French essay?",
+    "Do you like films about space?", "My brother got a new bike.", "What is the capital of Peru?",
+    "I want to go swimming on Sunday.", "Tell me a joke, please.",
+    "The bus was late again this morning.", "I painted my room blue.", "Who won the song contest?",
+    "My friend is moving to another town.", "I might bake a cake tonight.",
+)  # fmt: skip
+
+HINT_REQUESTS = (
+    "Can I have a hint?", "Please give me a clue.", "Could you point me in the right direction?",
+    "I need a little help here.", "A small hint would be great.",
+)  # fmt: skip
+
+SURRENDERS = (
+    "Just tell me the answer.", "I give up.", "Please show me the solution.",
+    "I do not want to guess any more, what is it?", "Can you simply give the answer?",
+)  # fmt: skip
+
+RETURNS = (
+    "Can we go back to the previous step?", "I would like to redo the last question.",
+    "Could we return to the step before?", "Let me try the earlier part again.",
+)  # fmt: skip
+
+EXPLANATIONS = (
+    "Why does this matter here?", "Which fact should I look at?", "Can you explain the background?",
+    "What is the idea behind this question?", "How does this fit the problem?",
+)  # fmt: skip
+
+GOODBYES = (
+    "Thanks, bye!", "Thank you for the help.", "Great, see you next time.", "Thanks, that was fun.",
+    "Okay, goodbye.",
+)  # fmt: skip
+
+OPENINGS = ("Let us start here.", "Here is the first step.", "First things first.")
+CONFIRMATIONS = ("That is right.", "Correct, well done.", "Yes, exactly.")
+FAREWELLS = (
+    "Well done today. Come back with your next question.",
+    "You are welcome. Goodbye and keep learning.",
+)
+
+THOUGHTS = {
+    "a": "The answer is wrong.",
+    "b": "The answer is right.",
+    "c": "The answer is only half right.",
+    "d": "I cannot tell what is meant.",
+    "e": "This is not about the problem.",
+    "f": "The student asks for something.",
+    "g": "There is no answer to judge.",
+}
+
+Problem = dict[str, Any]
+Reply = dict[str, str]
+Turn = tuple[str, Reply]
+
+
+def load_problems(path: Path | str) -> list[Problem]:
+    """Return the bank's problems; PlumblineError naming file and row if one lacks what a dialogue needs."""
+    problems = read_jsonl(path)
+    needed = {"question", "answer", "hint", "incorrect", "feedback", "partial", "partial_missing"}
+    for number, problem in enumerate(problems, 1):
+        if not isinstance(problem, dict):
+            raise PlumblineError(f"{path}: row {number} is not an object")
+        missing = {"id", "topic", "question", "facts", "subproblems"} - set(problem)
+        if missing or not problem["subproblems"] or not problem["facts"]:
+            lacking = ", ".join(sorted(missing)) or "facts or subproblems"
+            raise PlumblineError(f"{path}: row {number} lacks {lacking}")
+        for step in problem["subproblems"]:
+            if absent := ", ".join(sorted(needed - set(step))):
+                raise PlumblineError(f"{path}: row {number} has a sub-problem without {absent}")
+    if len({problem["topic"] for problem in problems}) < 2:
+        raise PlumblineError(
+            f"{path}: needs problems of two topics or more, to take wrong answers from another one"
+        )
+    return problems
+
+
+def pose(problem: Problem) -> str:
+    """Return what a student first says: the question, then the facts."""
+    return f"Q. {problem['question']} Facts: {' '.join(problem['facts'])}"
+
+
+def make_reply(evaluation: str, action: str, state: str, subproblem: str, spoken: str) -> Reply:
+    """Return one raw tutor reply, its private thoughts first."""
+    return {
+        "Thoughts of Tutorbot": THOUGHTS[evaluation],
+        EVALUATION: evaluation,
+        ACTION: action,
+        STATE: state,
+        SUBPROBLEM: subproblem,
+        SPOKEN: spoken,
+    }
+
+
+def hint_reply(evaluation: str, step: Problem, remark: str) -> Reply:
+    """Return the answer to a failed attempt that leaves the work to the student (action 1 or 4)."""
+    opening = "Not quite." if evaluation == "a" else "Partly right."
+    action = "1" if evaluation == "a" else "4"
+    return make_reply(evaluation, action, "x", step["question"], f"{opening} {remark} {step['hint']}")
+
+
+def solution_reply(evaluation: str, problem: Problem, place: int) -> Reply:
+    """Return the answer that gives sub-problem `place` away and goes on (action 2, 5 or 9)."""
+    opening = {"a": "Not quite.", "c": "Partly right.", "f": "All right."}[evaluation]
+    action = {"a": "2", "c": "5", "f": "9"}[evaluation]
+    return finish(evaluation, action, problem, place, f"{opening} {problem['subproblems'][place]['answer']}")
+
+
+def finish(evaluation: str, action: str, problem: Problem, place: int, spoken: str) -> Reply:
+    """Return a reply that closes sub-problem `place`: on to the next one (y), or the problem is done (z)."""
+    steps = problem["subproblems"]
+    if place + 1 == len(steps):
+        spoken = f"{spoken} The problem is solved."
+        return make_reply(evaluation, action, "z", steps[place]["question"], spoken)
+    question = steps[place + 1]["question"]
+    return make_reply(evaluation, action, "y", question, f"{spoken} Next: {question}")
+
+
+def say(rng: random.Random, text: str) -> str:
+    """Return an answer behind one of the lead-ins that every kind of answer shares."""
+    lead_in = rng.choice(LEAD_INS)
+    if lead_in.endswith(" ") and not lead_in.endswith(": ") and text[1:2].islower():
+        text = text[0].lower() + text[1:]
+    return lead_in + text
+
+
+def failed_attempt(
+    rng: random.Random, evaluation: str, problem: Problem, place: int, bank: Sequence[Problem]
+) -> tuple[str, str]:
+    """Return a wrong (a) or partly right (c) answer and the tutor's remark on it."""
+    if evaluation == "a":
+        return wrong_attempt(rng, problem, place, bank)
+    step = problem["subproblems"][place]
+    return step["partial"], f"Still missing: {step['partial_missing']}."
+
+
+def wrong_attempt(
+    rng: random.Random, problem: Problem, place: int, bank: Sequence[Problem]
+) -> tuple[str, str]:
+    """Return a wrong answer, the bank's own or one that belongs elsewhere, and the tutor's remark on it."""
+    step = problem["subproblems"][place]
+    source = rng.random()
+    if source < 0.55:
+        return step["incorrect"], step["feedback"]
+    if source < 0.9:
+        others = [other for other in bank if other["topic"] != problem["topic"]]
+        chosen = rng.choice(rng.choice(others)["subproblems"])["answer"]
+        return chosen, "That belongs to another topic."
+    siblings = [other["answer"] for other in problem["subproblems"] if other["answer"] != step["answer"]]
+    if not siblings:
+        return step["incorrect"], step["feedback"]
+    return rng.choice(siblings), "That answers another step."
+
+
+def draw_behaviour(rng: random.Random, ability: float, weights: dict[str, float]) -> str:
+    """Return the class of the next student turn; `ability` in [0, 1] tilts right against wrong answers."""
+    tilt = {"a": 2 * (1 - ability), "b": 2 * ability, "c": 2 * (1 - ability)}
+    classes = sorted(weights)
+    return rng.choices(classes, [weights[name] * tilt.get(name, 1) for name in classes])[0]
+
+
+def inquire(rng: random.Random, problem: Problem, place: int) -> tuple[str, Reply, int]:
+    """Return an inquiry, the tutor's reply (action 8 to 11) and the sub-problem that is then open."""
+    steps = problem["subproblems"]
+    question = steps[place]["question"]
+    # 10 returns to the previous sub-problem, so the first one has none to return to.
+    kind = rng.choices(("8", "9", "10", "11"), (0.36, 0.22, 0.24 if place else 0, 0.24))[0]
+    if kind == "8":
+        reply = make_reply("f", "8", "x", question, f"Here is a hint. {steps[place]['hint']}")
+        return rng.choice(HINT_REQUESTS), reply, place
+    if kind == "9":
+        return rng.choice(SURRENDERS), solution_reply("f", problem, place), place + 1
+    if kind == "10":
+        earlier = steps[place - 1]["question"]
+        reply = make_reply("f", "10", "x", earlier, f"Let us go back. {earlier}")
+        return rng.choice(RETURNS), reply, place - 1
+    fact = problem["facts"][place % len(problem["facts"])]
+    return rng.choice(EXPLANATIONS), make_reply("f", "11", "x", question, f"Good question. {fact}"), place
+
+
+def open_dialogue(rng: random.Random, problem: Problem) -> Turn:
+    """Return the first exchange: the problem posed, the first sub-problem asked (g, 12, x)."""
+    question = problem["subproblems"][0]["question"]
+    return pose(problem), make_reply("g", "12", "x", question, f"{rng.choice(OPENINGS)} {question}")
+
+
+def simulate_dialogue(
+    rng: random.Random, problem: Problem, bank: Sequence[Problem], settings: dict[str, Any]
+) -> list[Turn]:
+    """Return one dialogue as (student text, tutor reply) turns, at most `max_tutor_turns` of them.
+
+    The tutor gives a sub-problem's solution unasked (actions 2 and 5) from the third failed attempt at it on.
+    """
+    steps = problem["subproblems"]
+    ability = rng.betavariate(5, 5)
+    failures: Counter[int] = Counter()
+    turns = [open_dialogue(rng, problem)]
+    place = 0
+    while len(turns) < settings["max_tutor_turns"] and place < len(steps):
+        step = steps[place]
+        question = step["question"]
+        evaluation = draw_behaviour(rng, ability, settings["behaviours"])
+        after = place
+        if evaluation == "b":
+            student = say(rng, step["answer"])
+            reply = finish("b", "3", problem, place, rng.choice(CONFIRMATIONS))
+            after = place + 1
+        elif evaluation in "ac":
+            text, remark = failed_attempt(rng, evaluation, problem, place, bank)
+            student = say(rng, text)
+            if failures[place] >= 2:
+                reply = solution_reply(evaluation, problem, place)
+                after = place + 1
+            else:
+                reply = hint_reply(evaluation, step, remark)
+            failures[place] += 1
+        elif evaluation == "d":
+            student = rng.choice(UNCLEAR)
+            reply = make_reply("d", "6", "x", question, f"Can you say that more clearly? {question}")
+        elif evaluation == "e":
+            student = rng.choice(OFF_TOPIC)
+            reply = make_reply("e", "7", "x", question, f"Let us stay with biology. {question}")
+        else:
+            student, reply, after = inquire(rng, problem, place)
+        turns.append((student, reply))
+        place = after
+    finished = place == len(steps)
+    if finished and len(turns) < settings["max_tutor_turns"] and rng.random() < settings["closing_rate"]:
+        turns.append((rng.choice(GOODBYES), make_reply("g", "12", "w", "N/A", rng.choice(FAREWELLS))))
+    return turns
+
+
+def write_reply(rng: random.Random, reply: Reply, settings: dict[str, Any]) -> str:
+    """Return a reply's raw text, sometimes with "N/A" for a label that says so anyway, sometimes cut off."""
+    neutral = {EVALUATION: "g", ACTION: "12", STATE: "w"}
+    dirty = {
+        field: "N/A" if neutral.get(field) == value and rng.random() < settings["na_rate"] else value
+        for field, value in reply.items()
+    }
+    text = json.dumps(dirty, ensure_ascii=False)
+    return text[: rng.randrange(1, len(text) - 1)] if rng.random() < settings["unparsable_rate"] else text
+
+
+def raw_messages(turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """Return (student, tutor) texts as the source's messages, the preamble before the first."""
+    messages = []
+    for student, tutor in turns:
+        messages += [{"from": "human", "value": student}, {"from": "gpt", "value": tutor}]
+    messages[0]["value"] = f"{PREAMBLE}\n{messages[0]['value']}"
+    return messages
+
+
+def raw_conversation(
+    rng: random.Random, turns: Sequence[Turn], settings: dict[str, Any]
+) -> list[dict[str, str]]:
+    """Return a dialogue as raw messages with the source's dirt in it."""
+    messages = raw_messages([(student, write_reply(rng, reply, settings)) for student, reply in turns])
+    luck = rng.random()
+    if luck < settings["two_message_rate"]:
+        return messages[:2]
+    if luck < settings["two_message_rate"] + settings["student_last_rate"]:
+        return messages[:-1]
+    return messages
+
+
+def simulate_files(problems: Sequence[Problem], settings: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """Return the raw files' rows; each problem's dialogues are spread evenly over the files, by chance."""
+    files: list[list[list[dict[str, str]]]] = [[] for _ in range(settings["files"])]
+    for problem in problems:
+        # One generator per problem: an edited problem leaves the dialogues of the others as they were,
+        # but for wrong answers borrowed from it.
+        rng = random.Random(f"{settings['seed']}/{problem['id']}")
+        shares = [number % settings["files"] for number in range(settings["dialogues_per_problem"])]
+        rng.shuffle(shares)
+        for share in shares:
+            turns = simulate_dialogue(rng, problem, problems, settings)
+            files[share].append(raw_conversation(rng, turns, settings))
+    for number, conversations in enumerate(files):
+        random.Random(f"{settings['seed']}/file {number}").shuffle(conversations)
+    return [number_rows(conversations) for conversations in files]
+
+
+def number_rows(conversations: Sequence[list[dict[str, str]]]) -> list[dict[str, Any]]:
+    """Return conversations as rows with ids unique within their file."""
+    return [{"id": f"identity_{n}", "conversations": messages} for n, messages in enumerate(conversations)]
+
+
+def simulate_pair(
+    rng: random.Random, problem: Problem, bank: Sequence[Problem], evaluation: str
+) -> list[dict[str, str]]:
+    """Return one perplexity row's messages: a dialogue up to a first failed attempt, then hint and solution.
+
+    The last two messages are both the tutor's: the original (action 1 or 4) and the altered reply (2 or 5).
+    """
+    place = rng.randrange(len(problem["subproblems"]))
+    turns = [open_dialogue(rng, problem)]
+    for solved in range(place):
+        reply = finish("b", "3", problem, solved, rng.choice(CONFIRMATIONS))
+        turns.append((say(rng, problem["subproblems"][solved]["answer"]), reply))
+    step = problem["subproblems"][place]
+    text, remark = failed_attempt(rng, evaluation, problem, place, bank)
+    turns.append((say(rng, text), hint_reply(evaluation, step, remark)))
+    messages = raw_messages([(student, json.dumps(reply, ensure_ascii=False)) for student, reply in turns])
+    altered = json.dumps(solution_reply(evaluation, problem, place), ensure_ascii=False)
+    return [*messages, {"from": "gpt", "value": altered}]
+
+
+def simulate_pairs(problems: Sequence[Problem], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the perplexity file's rows, all distinct, as many of action 1 and 2 as of 4 and 5."""
+    rng = random.Random(f"{settings['seed']}/pairs")
+    seen: set[str] = set()
+    rows: list[list[dict[str, str]]] = []
+    for number in range(settings["ppl_pairs"]):
+        for _ in range(1000):
+            messages = simulate_pair(rng, rng.choice(problems), problems, "ac"[number % 2])
+            if (text := json.dumps(messages)) not in seen:
+                break
+        else:
+            raise PlumblineError(
+                f"only {number} different perplexity pairs can be made of {len(problems)} problems: "
+                "lower ppl_pairs or raise ppl_problems"
+            )
+        seen.add(text)
+        rows.append(messages)
+    return number_rows(rows)
+
+
+def reserve_problems(
+    problems: Sequence[Problem], settings: dict[str, Any]
+) -> tuple[list[Problem], list[Problem]]:
+    """Return (problems for the dialogues, problems for the perplexity file), disjoint, the latter by seed."""
+    count = round(settings["ppl_problems"] * len(problems)) if settings["ppl_pairs"] else 0
+    if settings["ppl_pairs"] and settings["ppl_problems"]:
+        count = max(count, 2)
+    order = sorted(problems, key=lambda problem: problem["id"])
+    random.Random(f"{settings['seed']}/reserve").shuffle(order)
+    reserved = {problem["id"] for problem in order[:count]}
+    return (
+        [problem for problem in problems if problem["id"] not in reserved],
+        [problem for problem in problems if problem["id"] in reserved],
+    )
+
+
+def main() -> None:
+    """Write bio-dataset-<n>.json, bio-dataset-ppl.json and their manifest."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", required=True, help="the problem bank (JSON Lines)")
+    parser.add_argument("--settings", required=True, help="the dataset's settings, as JSON")
+    parser.add_argument("--output", required=True, help="folder for the raw files")
+    parser.add_argument("--manifest", required=True)
+    arguments = parser.parse_args()
+    settings = DEFAULTS | json.loads(arguments.settings)
+
+    used, reserved = reserve_problems(load_problems(arguments.problems), settings)
+    files = simulate_files(used, settings)
+    pairs = simulate_pairs(reserved or used, settings)
+
+    written = []
+    for number, rows in enumerate(files, 1):
+        written.append(Path(arguments.output) / f"bio-dataset-{number}.json")
+        write_json(written[-1], rows)
+    if pairs:
+        written.append(Path(arguments.output) / "bio-dataset-ppl.json")
+        write_json(written[-1], pairs)
+    write_manifest(
+        arguments.manifest,
+        written,
+        problems={"dialogues": len(used), "pairs_only": len(reserved)},
+        conversations=[len(rows) for rows in files],
+        pairs=len(pairs),
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,144 @@
+"""Answer every prompt set a policy owes with one load of the engine.
+
+Answers go to a store in the work folder, one file per (policy, prompt set, settings, code), appended batch by batch: a
+killed job goes on where it was, and a set whose prompts did not change is not answered again. `collect` then hands
+each set on as a file of its own.
+"""
+
+import argparse
+import importlib
+import json
+import resource
+import time
+from pathlib import Path
+
+import torch
+
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.files import digest, finished_file, read_json, read_jsonl, sha256_of, write_json
+from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.templates import tokenise_prompt
+
+ENGINES = {"transformers": ("engine", "TransformersEngine"), "vllm": ("vllm_engine", "VllmEngine")}
+
+
+def store_of(work: Path, fingerprint: str) -> Path:
+    """Return the file that holds the answers of one fingerprint."""
+    return work / f"{fingerprint}.jsonl"
+
+
+def fingerprint_of(model_manifest: Path, prompts_manifest: Path, settings: dict, seed: int) -> str:
+    """Return what a set's answers depend on: weights, prompts with their sampling, template, engine and seed."""
+    contents = [sha256_of(model_manifest), sha256_of(prompts_manifest)]
+    return digest({"contents": contents, "settings": settings, "seed": seed})[:16]
+
+
+def read_store(path: Path) -> dict[tuple, dict]:
+    """Return the whole answers of a store by (prompt id, sample, turn); a line cut short by a kill is dropped."""
+    if not path.is_file():
+        return {}
+    lines = path.read_text(encoding="utf-8").split("\n")
+    whole = [json.loads(line) for line in lines[:-1]]  # what follows the last newline is unfinished
+    with finished_file(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in lines[:-1]), encoding="utf-8")
+    return {(row["id"], row["sample"], row["turn"]): row for row in whole}
+
+
+def prompt_ids(row: dict, said: list[str], settings: dict, tokenizer: object) -> list[int]:
+    """Return the token ids of a row's next prompt, given the answers `said` so far."""
+    if "text" in row:
+        return tokenizer(row["text"])["input_ids"]
+    messages = list(row["messages"])
+    for answer, followup in zip(said, row["followups"], strict=False):
+        messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": followup}]
+    return tokenise_prompt(messages, settings["template"], tokenizer)
+
+
+def answer_set(engine: object, rows: list[dict], sampling: dict, settings: dict, seed: int, store: Path) -> int:
+    """Answer what a prompt set still lacks, appending to its store; return the number of tokens made.
+
+    A prompt longer than the context leaves room for is cut on the left, and its answer says by how many tokens.
+    """
+    done = read_store(store)
+    room = settings["context"] - sampling["max_new_tokens"]
+    if room < 1:
+        raise PlumblineError(f"max_new_tokens {sampling['max_new_tokens']} fills the context of {settings['context']}")
+    made = 0
+    for turn in range(max(1 + len(row["followups"]) for row in rows)):
+        for sample in range(sampling["samples"]):
+            due = [row for row in rows if turn <= len(row["followups"])]
+            # All prompts of a round are batched alike whether or not some are done, so a resumed run draws the same.
+            prompts, missing = [], []
+            for row in due:
+                said = [done[row["id"], sample, earlier]["text"] for earlier in range(turn)]
+                prompts.append(prompt_ids(row, said, settings, engine.tokenizer))
+                missing.append((row["id"], sample, turn) not in done)
+            if not any(missing):
+                continue
+            cut = [max(0, len(prompt) - room) for prompt in prompts]
+            kept = [prompt[extra:] for prompt, extra in zip(prompts, cut, strict=True)]
+            draw_seed = seed * 10_007 + sample * 101 + turn
+            with open(store, "a", encoding="utf-8") as stream:
+                for index, answer in engine.answer(kept, sampling, settings["template"]["assistant"].get("end", ""), draw_seed):
+                    if missing[index]:
+                        row = {"id": due[index]["id"], "sample": sample, "turn": turn, **answer._asdict()}
+                        if cut[index]:
+                            row["prompt_tokens_cut"] = cut[index]
+                        done[row["id"], sample, turn] = row
+                        stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+                        stream.flush()
+                        made += answer.completion_tokens
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model-manifest", type=Path, required=True)
+    parser.add_argument("--prompts", type=Path, nargs="+", required=True, help="manifests of the prompt sets")
+    parser.add_argument("--settings", type=json.loads, required=True, help="engine, template, context, as JSON")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder of the answer stores")
+    parser.add_argument("--output", type=Path, required=True, help="JSON: prompt set → fingerprint of its answers")
+    parser.add_argument("--cost", type=Path, required=True)
+    arguments = parser.parse_args()
+    settings = arguments.settings
+    started = time.monotonic()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    tokenizer = load_tokenizer(arguments.model)
+    module, name = ENGINES[settings["engine"]["name"]]
+    engine_class = getattr(importlib.import_module(f"workflow_scripts.generate.{module}"), name)
+    engine, answered, tokens = None, {}, 0
+    for manifest in arguments.prompts:
+        fingerprint = fingerprint_of(arguments.model_manifest, manifest, settings, arguments.seed)
+        rows, sampling = read_jsonl(manifest.with_suffix(".jsonl")), read_json(manifest)["sampling"]
+        store = store_of(arguments.work, fingerprint)
+        expected = sum(1 + len(row["followups"]) for row in rows) * sampling["samples"]
+        if len(read_store(store)) < expected:
+            engine = engine or engine_class(arguments.model, tokenizer, settings["engine"], settings["trust_remote_code"])
+            before = time.monotonic()
+            made = answer_set(engine, rows, sampling, settings, arguments.seed, store)
+            tokens += made
+            print(f"{manifest.stem}: {made} tokens in {time.monotonic() - before:.0f} s", flush=True)
+        else:
+            print(f"{manifest.stem}: answered before", flush=True)
+        answered[manifest.stem] = fingerprint
+    for old in arguments.work.glob("*.jsonl"):
+        if old.stem not in answered.values():
+            old.unlink()
+    seconds = time.monotonic() - started
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    write_json(
+        arguments.cost,
+        {
+            "wall_seconds": round(seconds, 1),
+            "gpu_seconds": round(seconds * gpus, 1),
+            "tokens": tokens,
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        },
+    )
+    write_json(arguments.output, answered)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,309 @@
+"""The report's pictures: loss curves, policies with their intervals, reward histograms.
+
+One command line, three subcommands, each with --settings (JSON) and --output (.svg or .png). Colours are Okabe and
+Ito's, which colour-blind readers tell apart. The same input gives the same bytes: no dates, a fixed salt for SVG ids.
+"""
+
+import argparse
+import csv
+import json
+import math
+import textwrap
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.lines import Line2D  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
+
+from workflow_scripts.common.errors import PlumblineError, run  # noqa: E402
+from workflow_scripts.common.files import finished_file, read_json, read_jsonl  # noqa: E402
+
+BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442",
+)  # fmt: skip
+COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW)
+GREY, INK = "#767676", "#222222"
+CALIBRATION = {"gold": ("gold answers", (0, (5, 2))), "empty": ("empty answers", (0, (1, 1.5)))}
+STYLE = {
+    "svg.hashsalt": "plumbline",
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+
+
+def draw_loss_curves(curves: list[dict]) -> Figure:
+    """Return a panel per policy: training loss as a line, validation loss as dots, by optimiser step.
+
+    curves: {"policy", "seed", "rows": [{"step", "train_loss"?, "validation_loss"?, "tokens"?}]}. Losses of two
+    methods are not on one scale (nats per token, DPO's log-sigmoid, IPO's square ...), so each panel has its own axis.
+    """
+    policies = list(dict.fromkeys(curve["policy"] for curve in curves))
+    figure, panels = _panels(len(policies), height=2.9)
+    for panel, policy in zip(panels, policies, strict=True):
+        own = [curve for curve in curves if curve["policy"] == policy]
+        panel.set_title(_curve_title(policy, own))
+        panel.set_xlabel("optimiser step")
+        panel.set_ylabel("loss")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        panel.grid(axis="y", color="#E4E4E4", linewidth=0.8)
+        panel.set_axisbelow(True)
+        for curve in own:
+            _draw_curve(panel, curve["rows"], faint=len(own) > 1)
+        if not any("train_loss" in row or "validation_loss" in row for curve in own for row in curve["rows"]):
+            panel.text(0.5, 0.5, "no loss was logged", ha="center", color=GREY, transform=panel.transAxes)
+    handles = [
+        Line2D([], [], color=BLUE, linewidth=1.5, label="training batches"),
+        Line2D([], [], color=RED, linewidth=1, marker="o", markersize=5, label="validation split"),
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=2)
+    return figure
+
+
+def _curve_title(policy: str, curves: list[dict]) -> str:
+    rows = [row for curve in curves for row in curve["rows"]]
+    steps = max((row["step"] for row in rows), default=0)
+    facts = [f"{steps} steps"]
+    tokens = max((row.get("tokens") or 0 for row in rows), default=0)
+    if tokens:
+        facts.append(f"{tokens / 1e6:.2g} M tokens" if tokens >= 1e6 else f"{tokens / 1e3:.0f} k tokens")
+    if len(curves) > 1:
+        facts.append(f"{len(curves)} seeds")
+    return f"{policy}  ({', '.join(facts)})"
+
+
+def _draw_curve(panel: Axes, rows: list[dict], faint: bool) -> None:
+    alpha = 0.55 if faint else 1.0
+    for name, style in (
+        ("train_loss", {"color": BLUE, "linewidth": 1.3}),
+        ("validation_loss", {"color": RED, "linewidth": 1, "marker": "o", "markersize": 4.5, "zorder": 3}),
+    ):
+        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        if points:
+            panel.plot(*zip(*points, strict=True), alpha=alpha, **style)
+
+
+def draw_policy_bars(rows: list[dict], cells: list[str]) -> Figure:
+    """Return bars of each policy's value with its interval, grouped by cell; calibration rows as grey lines.
+
+    rows: those of results.csv (text). cells: benchmark/subset/metric names, all on a scale from 0 to 1. Of a
+    study with several seeds the rows of seed "all" are drawn. Raises PlumblineError for a cell that no row has,
+    unless its benchmark was refused, and for a study without policies.
+    """
+    rows = [row for row in rows if row["seed"] == "all"] or rows
+    policies = list(dict.fromkeys(row["policy"] for row in rows if row["policy"] not in CALIBRATION))
+    if not policies:
+        raise PlumblineError("no policy has scores: nothing to draw")
+    found = {(row["policy"], _cell_name(row)): row for row in rows if row["value"]}
+    known = list(dict.fromkeys(name for _, name in found))
+    refused = {row["benchmark"] for row in rows if not row["value"]}
+    for cell in cells:
+        if cell not in known and cell.split("/")[0] not in refused:
+            raise PlumblineError(f"cell {cell!r} is in no row; the rows have: {', '.join(known) or 'none'}")
+    figure, axes = plt.subplots(figsize=(max(6.4, 1.5 + 0.5 * len(cells) * (len(policies) + 1)), 4.2))
+    width = 0.82 / len(policies)
+    for place, policy in enumerate(policies):
+        offset = (place - (len(policies) - 1) / 2) * width
+        colour = COLOURS[place % len(COLOURS)]
+        hatch = ("", "//", "..")[place // len(COLOURS) % 3]
+        for number, cell in enumerate(cells):
+            if (policy, cell) in found:
+                _draw_bar(axes, number + offset, width * 0.9, found[policy, cell], colour, hatch)
+        axes.bar([np.nan], [np.nan], color=colour, hatch=hatch, edgecolor="white", label=policy)
+    for policy, (label, dashes) in CALIBRATION.items():
+        levels = {
+            number: float(found[policy, cell]["value"])
+            for number, cell in enumerate(cells)
+            if (policy, cell) in found
+        }
+        for number, level in levels.items():
+            axes.plot(
+                [number - 0.45, number + 0.45], [level, level], color=GREY, linestyle=dashes, linewidth=1.3
+            )
+        if levels:
+            axes.plot([], [], color=GREY, linestyle=dashes, linewidth=1.3, label=label)
+    axes.set_xticks(range(len(cells)), [_cell_label(cell, rows, policies, cells) for cell in cells])
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.55, len(cells) - 0.45)
+    axes.set_ylim(-0.01, 1.08)
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.set_ylabel("score  (higher is better)" if _all_higher(rows, cells) else "score")
+    axes.grid(axis="y", color="#E4E4E4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper left", ncols=min(len(policies) + len(CALIBRATION), 4), columnspacing=1.4)
+    return figure
+
+
+def _draw_bar(axes: Axes, place: float, width: float, row: dict, colour: str, hatch: str) -> None:
+    value, low, high = float(row["value"]), float(row["ci_low"]), float(row["ci_high"])
+    axes.bar(place, value, width, color=colour, hatch=hatch, edgecolor="white", linewidth=0.4)
+    axes.vlines(place, low, high, color=INK, linewidth=1.3, zorder=3)
+    axes.annotate(
+        f"{value:.2f}", (place, max(value, high)), xytext=(0, 2), textcoords="offset points", ha="center",
+        va="bottom", fontsize=8, zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4},
+    )  # fmt: skip
+
+
+def _cell_name(row: dict) -> str:
+    return "/".join(filter(None, [row["benchmark"], row["subset"], row["metric"]]))
+
+
+def _cell_label(cell: str, rows: list[dict], policies: list[str], cells: list[str]) -> str:
+    own = [row for row in rows if _cell_name(row) == cell and row["value"] and row["policy"] in policies]
+    benchmarks = {name.split("/")[0] for name in cells}
+    text = " ".join(cell.split("/")[0 if len(benchmarks) > 1 else 1 :]).replace("_", " ")
+    counts = sorted({int(row["n"]) for row in own})
+    groups = sorted({int(row["groups"]) for row in own})
+    if not counts:
+        return f"{textwrap.fill(text, 18)}\nnot scored"
+    span = f"n = {'–'.join(map(str, counts))}"
+    if groups != counts:
+        span += f" in {'–'.join(map(str, groups))} groups"
+    return f"{textwrap.fill(text, 18)}\n({span})"
+
+
+def _all_higher(rows: list[dict], cells: list[str]) -> bool:
+    return all(row["higher_is_better"] == "true" for row in rows if row["value"] and _cell_name(row) in cells)
+
+
+def draw_reward_histograms(rewards: dict[str, list[float]]) -> Figure:
+    """Return a histogram per reward column ({column: values}), with its mean and how many values there are."""
+    figure, panels = _panels(len(rewards), height=2.6)
+    for place, (panel, (column, values)) in enumerate(zip(panels, rewards.items(), strict=True)):
+        centre = float(np.mean(values))
+        constant = max(values) - min(values) < 1e-9
+        bins = [values[0] - 0.5, values[0] + 0.5] if constant else min(40, max(10, math.isqrt(len(values))))
+        colour = GREEN if column == "final_reward" else BLUE
+        panel.hist(values, bins=bins, color=colour, edgecolor="white", linewidth=0.4)
+        panel.axvline(centre, color=INK, linewidth=1.2, linestyle=(0, (4, 2)))
+        right = constant or centre < (min(values) + max(values)) / 2
+        panel.annotate(
+            f"mean {centre:.3g}", (centre, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8.5,
+            xytext=(4 if right else -4, -1), textcoords="offset points", ha="left" if right else "right",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
+        )  # fmt: skip
+        panel.set_title(f"{column}  (n = {len(values)})")
+        panel.set_xlabel("reward")
+        if place % panel.get_gridspec().ncols == 0:
+            panel.set_ylabel("rows")
+        panel.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        panel.margins(y=0.14)
+    return figure
+
+
+def read_rewards(paths: list[str], columns: list[str] | None) -> dict[str, list[float]]:
+    """Return {column: values} of annotated JSON Lines files, rows' "rewards" object, all its columns or those named.
+
+    final_reward comes last. Raises PlumblineError for a row without rewards, a column that no row has, or a
+    reward that is not a finite number.
+    """
+    found: dict[str, list[float]] = {}
+    for path in paths:
+        for number, row in enumerate(read_jsonl(path), 1):
+            rewards = row.get("rewards")
+            if not isinstance(rewards, dict):
+                raise PlumblineError(f"{path}:{number}: no 'rewards' object; is this an annotated file?")
+            for column, value in rewards.items():
+                if not isinstance(value, int | float) or not math.isfinite(value):
+                    raise PlumblineError(
+                        f"{path}:{number}: reward {column!r} is {value!r}, not a finite number"
+                    )
+                found.setdefault(column, []).append(float(value))
+    if not found:
+        raise PlumblineError(f"{', '.join(paths)}: no rows; nothing to draw")
+    for column in columns or []:
+        if column not in found:
+            raise PlumblineError(f"reward {column!r} is in no row; the rows have: {', '.join(found)}")
+    names = columns or sorted(found, key=lambda name: name == "final_reward")
+    return {name: found[name] for name in names}
+
+
+def read_curves(curves: list[dict]) -> list[dict]:
+    """Return the curves with their rows, read from each one's "file"; PlumblineError where a row has no step."""
+    loaded = []
+    for curve in curves:
+        rows = read_json(curve["file"])
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and "step" in row for row in rows):
+            raise PlumblineError(f"{curve['file']}: expected a list of rows with 'step' and losses")
+        loaded.append(curve | {"rows": rows})
+    if not loaded:
+        raise PlumblineError("no loss curves given: nothing to draw")
+    return loaded
+
+
+def read_results(path: Path) -> list[dict]:
+    """Return the rows of a results.csv as text; PlumblineError when there is no such file."""
+    try:
+        with open(path, encoding="utf-8", newline="") as stream:
+            return list(csv.DictReader(stream))
+    except FileNotFoundError:
+        raise PlumblineError(f"{path}: no such file") from None
+
+
+def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    across = min(count, 2 if count in (2, 4) else 3)
+    down = math.ceil(count / across)
+    figure, axes = plt.subplots(
+        down, across, figsize=(max(4.6, 3.7 * across), 0.4 + height * down), squeeze=False
+    )
+    for spare in axes.flat[count:]:
+        spare.set_visible(False)
+    return figure, list(axes.flat[:count])
+
+
+def save(figure: Figure, path: Path, title: str | None) -> None:
+    """Write a figure under an optional title as SVG or PNG, by the file's ending, without dates."""
+    kind = path.suffix[1:]
+    metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+    if kind not in metadata:
+        raise PlumblineError(f"{path}: pictures are .svg or .png")
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+    with finished_file(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=150, metadata=metadata[kind])
+    plt.close(figure)
+
+
+def main() -> None:
+    """Draw one figure."""
+    parser = argparse.ArgumentParser(description="Draw a figure of the report.")
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    loss = kinds.add_parser("loss_curves", help="settings: title?, curves [{policy, seed, file}]")
+    bars = kinds.add_parser("policy_bars", help="settings: title?, cells [benchmark/subset/metric]")
+    bars.add_argument("--results", required=True, type=Path, help="results.csv")
+    rewards = kinds.add_parser("reward_histogram", help="settings: title?, columns? [reward name]")
+    rewards.add_argument("--annotations", required=True, nargs="+", help="annotated JSON Lines files")
+    for kind in (loss, bars, rewards):
+        kind.add_argument("--settings", required=True, type=json.loads)
+        kind.add_argument("--output", required=True, type=Path, help=".svg or .png")
+    arguments = parser.parse_args()
+    settings = arguments.settings
+    with plt.rc_context(STYLE):
+        if arguments.kind == "loss_curves":
+            figure = draw_loss_curves(read_curves(settings["curves"]))
+        elif arguments.kind == "policy_bars":
+            figure = draw_policy_bars(read_results(arguments.results), settings["cells"])
+        else:
+            figure = draw_reward_histograms(read_rewards(arguments.annotations, settings.get("columns")))
+        save(figure, arguments.output, settings.get("title"))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,296 @@
+"""Running untrusted Python where it can neither see nor change anything of ours.
+
+Two sandboxes with the same promises: bubblewrap, and util-linux namespaces where bubblewrap is missing or does not
+work. The program sees /usr, the Python installation and /dev/null, all read-only; no /proc, no home, no repository,
+no writable place; no network; an environment of ours; its own process ids, all of which die with it. Limits: wall
+time, CPU time, address space, processes, file size and open files. Started as root, it runs as `nobody`.
+
+Not covered: kernel bugs, and honesty. The test of a program shares its interpreter, so a program that looks for the
+token in its interpreter's frames can claim to have passed, as it can by an object that equals everything.
+"""
+
+import functools
+import os
+import re
+import secrets
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflow_scripts.common.errors import PlumblineError
+
+SANDBOXES = ("bwrap", "unshare")
+UNSANDBOXED = "none"
+NOBODY = 65534
+PROCESSES = 8  # per program; with memory_mb each this bounds a fork bomb's memory
+START_SECONDS = 5.0  # allowed on top of a program's own time for namespaces and interpreter on a busy machine
+LONGEST_OUTPUT = 4096  # bytes read from a sandbox; a verdict is shorter than this
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
+PYTHON = os.path.realpath(sys.executable)
+PYTHON_FLAGS = ("-B", "-P", "-S", "-s")
+
+# Runs inside the sandbox. Its input is a token, a newline, and the program; its only output is the token or a reason.
+BOOTSTRAP = """
+import os, resource, signal, sys
+
+def limit(kind, value):
+    hard = resource.getrlimit(kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+def main(seconds, memory, processes, user):
+    token, code = sys.stdin.buffer.read().split(b"\\n", 1)
+    channel, null = os.dup(1), os.open("/dev/null", os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    if user:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+    limit(resource.RLIMIT_AS, memory)
+    limit(resource.RLIMIT_NPROC, processes)
+    limit(resource.RLIMIT_CPU, int(seconds) + 2)
+    limit(resource.RLIMIT_FSIZE, 2**20)
+    limit(resource.RLIMIT_NOFILE, 64)
+    limit(resource.RLIMIT_CORE, 0)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    program = type(sys)("program")
+    sys.modules["program"] = program
+    sys.argv = ["program"]
+    try:
+        exec(compile(code, "program", "exec"), program.__dict__)
+    except BaseException as error:
+        os.write(channel, f"{type(error).__name__}: {error}"[:500].encode(errors="replace"))
+        os._exit(1)
+    os.write(channel, token)
+    os._exit(0)
+
+main(float(sys.argv[1]), *map(int, sys.argv[2:]))
+"""
+
+PROBE = "import os, random\nassert not os.access('/', os.W_OK), 'its root folder is writable'\n"
+
+
+class SandboxMissing(PlumblineError):
+    """This machine offers no sandbox, and the study did not allow running without one."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Whether a program ran to its last line without an error in its limits, and if not, why."""
+
+    passed: bool
+    reason: str
+
+
+def find_sandbox(allow_unsandboxed: bool = False) -> str:
+    """Return the first sandbox that works here: "bwrap", "unshare", or "none" if that is allowed.
+
+    Each is tried by really running a program in it. Raises SandboxMissing, with what each attempt said.
+    """
+    failures = []
+    for sandbox in SANDBOXES:
+        try:
+            needs_user_namespace(sandbox)
+            return sandbox
+        except SandboxMissing as error:
+            failures.append(str(error))
+    if allow_unsandboxed:
+        return UNSANDBOXED
+    raise SandboxMissing(
+        f"no sandbox for model-written code ({'; '.join(failures)}). Install bubblewrap, or allow unprivileged "
+        'user namespaces; or set "allow_unsandboxed": true in this benchmark to run that code unprotected, with '
+        "your own rights"
+    )
+
+
+@functools.cache
+def needs_user_namespace(sandbox: str) -> bool:
+    """Return whether a sandbox works here only within a user namespace (as root, often not).
+
+    Raises SandboxMissing when it does not work at all.
+    """
+    reason = ""
+    for user_namespace in (False, True) if os.getuid() == 0 else (True,):
+        outcome = _run(PROBE, 10.0, 512, sandbox, user_namespace)
+        if outcome.passed:
+            return user_namespace
+        reason = outcome.reason
+    raise SandboxMissing(f"{sandbox}: {reason}")
+
+
+def run_python(code: str, seconds: float, memory_mb: int, sandbox: str) -> Outcome:
+    """Run a program in a sandbox: passed if its last line was reached within `seconds` and `memory_mb` (MiB each process).
+
+    Leaving early with status 0 is no pass: only a token told after the last line is. The program's output is
+    thrown away; its reading end is at end of file. Safe to call from several threads.
+    """
+    user_namespace = sandbox in SANDBOXES and needs_user_namespace(sandbox)
+    return _run(code, seconds, memory_mb, sandbox, user_namespace)
+
+
+def _run(code: str, seconds: float, memory_mb: int, sandbox: str, user_namespace: bool) -> Outcome:
+    token = secrets.token_hex(16).encode()
+    deadline = time.monotonic() + seconds + START_SECONDS
+    isolated = sandbox in SANDBOXES
+    user = NOBODY if isolated and os.getuid() == 0 and not user_namespace else 0
+    limits = [seconds, memory_mb * 2**20, _process_limit(user, user_namespace), user]
+    python = [PYTHON, *PYTHON_FLAGS, "-c", BOOTSTRAP, *map(str, limits)]
+    with ExitStack() as stack:
+        source = stack.enter_context(tempfile.TemporaryFile())
+        source.write(token + b"\n" + code.encode(errors="surrogatepass"))
+        source.seek(0)
+        folder = os.path.realpath(stack.enter_context(tempfile.TemporaryDirectory(prefix="plumbline-")))
+        if sandbox == "bwrap":
+            command = _bwrap_command(python, user_namespace)
+        elif sandbox == "unshare":
+            command = _unshare_command(python, user_namespace, folder, seconds + START_SECONDS)
+        else:
+            command = python
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=source,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=ENVIRONMENT,
+                cwd="/" if isolated else folder,
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            return Outcome(False, f"{command[0]} is not installed")
+        try:
+            output = _read(process.stdout, deadline)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()) if output is not None else 0.0)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the namespace's first process dies with its parent
+            status = process.wait()
+            process.stdout.close()
+    if output == token and status == 0:
+        return Outcome(True, "passed")
+    return Outcome(False, _reason(output, status, seconds))
+
+
+def _read(stream, deadline: float) -> bytes | None:
+    """Return what a pipe gives until its end or LONGEST_OUTPUT bytes; None when the deadline passed before."""
+    output = b""
+    while len(output) < LONGEST_OUTPUT:
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([stream], [], [], left)[0]:
+            return None
+        chunk = os.read(stream.fileno(), LONGEST_OUTPUT - len(output))
+        if not chunk:
+            break
+        output += chunk
+    return output
+
+
+def _reason(output: bytes | None, status: int, seconds: float) -> str:
+    number = -status if status < 0 else status - 128  # a shell and bwrap report a signal as 128 + its number
+    if output is None or number in (signal.SIGALRM, signal.SIGXCPU):
+        return f"timed out after {seconds:g} s"
+    text = output.decode(errors="replace").strip()
+    if text:
+        return text[:500]
+    if number in set(signal.Signals):
+        return f"killed by {signal.Signals(number).name}"
+    return f"ended before its last line, with status {status}"
+
+
+def _process_limit(user: int, user_namespace: bool) -> int:
+    """Return RLIMIT_NPROC for one program; the kernel counts threads, and for all processes of a user.
+
+    From Linux 5.14 on, each user namespace has its own count; before, and without one, those that the user already
+    has must be added, or no program could start a thread.
+    """
+    release = tuple(map(int, re.match(r"(\d+)\.(\d+)", os.uname().release).groups()))
+    if user_namespace and release >= (5, 14):
+        return PROCESSES
+    present = 0
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            if os.stat(f"/proc/{name}").st_uid == (user or os.getuid()):
+                present += len(os.listdir(f"/proc/{name}/task"))
+    return PROCESSES + present
+
+
+def _visible_folders() -> tuple[list[str], dict[str, str]]:
+    """Return the folders a program may read, and the links {path: target} that lead into them."""
+    folders, links = ["/usr"], {}
+    for path in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
+        if os.path.islink(path):
+            links[path] = os.readlink(path)
+        elif os.path.isdir(path):
+            folders.append(path)
+    installation = os.path.realpath(sys.base_prefix)
+    if not f"{installation}/".startswith("/usr/"):
+        folders.append(installation)
+    return folders, links
+
+
+def _bwrap_command(python: list[str], user_namespace: bool) -> list[str]:
+    command = ["bwrap", "--die-with-parent", "--new-session"]
+    command += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    if user_namespace:
+        command += ["--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY)]
+    else:  # root: RLIMIT_NPROC never binds root, not even renamed in a namespace, so BOOTSTRAP becomes nobody
+        command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    folders, links = _visible_folders()
+    for folder in folders:
+        for parent in reversed(Path(folder).parents[:-1]):
+            command += ["--dir", str(parent)]  # bwrap's own parents are closed to others where the real ones are
+        command += ["--ro-bind", folder, folder]
+    for path, target in links.items():
+        command += ["--symlink", target, path]
+    command += ["--dev-bind", "/dev/null", "/dev/null", "--remount-ro", "/", "--chdir", "/"]
+    return [*command, *python]
+
+
+def _unshare_command(python: list[str], user_namespace: bool, root: str, seconds: float) -> list[str]:
+    command = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child"]
+    if user_namespace:
+        command += ["--user", "--map-root-user"]
+        # Root of the namespace could undo its mounts; without capabilities it is nobody special.
+        python = ["setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", *python]
+    return [*command, "sh", "-c", _mount_script(root), "sh", "timeout", "-s", "KILL", f"{seconds:g}", *python]
+
+
+def _mount_script(root: str) -> str:
+    """Return a shell script that makes a closed root folder at `root`, enters it, and runs its arguments there.
+
+    The shell stays the namespace's first process: when it goes, the kernel ends all others. It does not read its
+    own input, which is the program's.
+    """
+    folders, links = _visible_folders()
+    quoted = shlex.quote(root)
+    lines = ["set -e", "umask 022", f"mount -t tmpfs -o mode=755,size=1m tmpfs {quoted}"]
+    for folder in folders:
+        lines += [f"mkdir -p {quoted}{shlex.quote(folder)}"]
+        lines += [f"mount --rbind {shlex.quote(folder)} {quoted}{shlex.quote(folder)}"]
+    lines += [f"ln -s {shlex.quote(target)} {quoted}{path}" for path, target in links.items()]
+    lines += [
+        # Each mount below a bound folder stays writable unless it is itself remounted.
+        "points=$(cut -d' ' -f5 /proc/self/mountinfo)",
+        f"for point in $points; do case $point in {quoted}/*)"
+        " mount -o remount,bind,ro,nosuid,nodev $point;; esac; done",
+        f"cd {quoted}",
+        "mkdir old dev",
+        ": > dev/null",
+        "mount --bind /dev/null dev/null",
+        "ln -s old/proc proc",  # umount needs a /proc; the link dangles once the old root is gone
+        f"mount -o remount,bind,ro {quoted}",
+        "pivot_root . old",
+        "cd /",
+        "umount -l /old",
+        'set +e; "$@"; exit $?',
+    ]
+    return "\n".join(lines)
