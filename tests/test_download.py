@@ -250,7 +250,7 @@ def test_when_nobody_answers_every_place_and_reason_is_listed(server, work, clos
         https(x=f"http://user:hidden@127.0.0.1:{closed_port}/x?key=hidden"),
         {"file": {"files": {"x": "/nowhere/x"}}},
         https(y=server.url("/y")),
-        https(x="http://[hidden"),
+        https(x="http://me:hidden@host:port/"),
     ]
     with pytest.raises(PlumblineError) as caught:
         get({"x": sha256(BODY)}, sources, work)
@@ -261,6 +261,7 @@ def test_when_nobody_answers_every_place_and_reason_is_listed(server, work, clos
         "cannot connect",
         "/nowhere/x: no such file",
         "does not provide x",
+        "not valid",
     ):
         assert reason in message
     assert "HF_ENDPOINT" in message and "hidden" not in message

@@ -1,8 +1,9 @@
 """Clean raw dialogues into canonical conversations, split by problem, with every loss counted.
 
-The rules are those of Tutorbot-Spock's pre-processing (Sonkar et al., EMNLP 2024 Findings), each one a setting: new
-system prompt, private thoughts dropped, "N/A" labels replaced, cut at the first unusable turn, quotas per file and
-split. Added: splits are disjoint by group, duplicates go, and kept + rejected = read is asserted for rows and turns.
+The rules are those of Tutorbot-Spock's pre-processing (Sonkar et al., EMNLP 2024 Findings), each a setting:
+new system prompt, private thoughts dropped, "N/A" labels replaced, cut at the first unusable turn, quotas per
+file and split. Added: splits are disjoint by group, duplicates go, and kept + rejected = read is asserted for
+rows and turns.
 """
 
 import argparse
@@ -194,7 +195,7 @@ def clean_pair(
 
 
 def name_row(row: RawRow, number: int, taken: set[str]) -> str:
-    """Return a unique id "<file number>:<the row's own id>"; a row without a usable id is named by its place."""
+    """Return a unique id "<file number>:<the row's own id>"; a row without one is named by its place."""
     own = row.value.get("id") if isinstance(row.value, dict) else None
     if isinstance(own, int) and not isinstance(own, bool) and abs(own) < 10**ID_CHARS:
         own = str(own)
@@ -264,7 +265,7 @@ def drop_held_out(
 
 
 def apportion(total: int, quotas: dict[str, int]) -> dict[str, int]:
-    """Return `total` in shares proportional to the quotas, by largest remainder; ties go to the earlier split."""
+    """Return `total` shared out in proportion to the quotas, by largest remainder, ties to the earlier."""
     whole = sum(quotas.values())
     shares = {name: total * quota // whole for name, quota in quotas.items()}
     by_remainder = sorted(quotas, key=lambda name: -(total * quotas[name] % whole))
@@ -286,8 +287,10 @@ def deal_groups(groups: Iterable[str], quotas: dict[str, int], seed: int) -> dic
 def split_conversations(
     conversations: Sequence[dict[str, Any]], rule: dict[str, Any], ledger: Ledger
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return {split: conversations}, disjoint by group, each split within its quota (per file, if so ruled)."""
+    """Return {split: conversations}, disjoint by group, each within its quota (per file, if so ruled)."""
     quotas = rule["quotas"]
+    if not any(quotas.values()):
+        raise PlumblineError("every quota is 0: give split.quotas at least one positive number")
     split_of = deal_groups((row["group"] for row in conversations), quotas, rule["seed"])
     order = list(conversations)
     random.Random(rule["seed"]).shuffle(order)

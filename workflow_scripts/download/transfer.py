@@ -1,6 +1,7 @@
 """One HTTP download: streamed to a `.part` file, resumed after a cut, retried only where patience helps.
 
-Covers GET over http and https with a known or unknown digest. Not covered: choosing where to download from (places.py).
+Covers GET over http and https with a known or unknown digest. Not covered: choosing where to download
+from (places.py).
 """
 
 import contextlib
@@ -47,7 +48,10 @@ class Unreachable(Interrupted):
 
 def shown(url: str) -> str:
     """Return a URL as it may be printed: without user, password and query, where secrets travel."""
-    return str(parse_url(url).copy_with(userinfo=b"", query=None, fragment=None))
+    try:
+        return str(parse_url(url).copy_with(userinfo=b"", query=None, fragment=None))
+    except Unavailable:
+        return "(not a valid URL)"
 
 
 def parse_url(url: str) -> httpx.URL:
@@ -77,8 +81,8 @@ def hex_digest(path: Path, algorithm: str) -> str:
 def open_client(url: str, cert: str | None = None) -> httpx.Client:
     """Return a client that follows redirects but never from https down to http, save on this machine.
 
-    `cert` is a certificate bundle or folder; without it httpx's rule holds (SSL_CERT_FILE, else its own bundle).
-    httpx drops the Authorization header when a redirect leaves the host.
+    `cert` is a certificate bundle or folder; without it httpx's rule holds (SSL_CERT_FILE, else its own
+    bundle). httpx drops the Authorization header when a redirect leaves the host.
     """
     # A mirror that the user configured with http may stay on http; nothing else falls back to it.
     plain = url.startswith("http://") and not is_loopback(parse_url(url))
@@ -117,14 +121,15 @@ def download(
 ) -> Path:
     """Download `url` to `target`, going on from what an earlier run left in `<target>.<url key>.part`.
 
-    A file already there with the expected digest is taken as it is. `pause` (seconds) is the first wait between tries;
-    it doubles. Raises Unavailable with the reason; a file with a wrong digest is deleted first.
+    A file already there with the expected digest is taken as it is. `pause` (seconds) is the first wait
+    between tries; it doubles. Raises Unavailable with the reason; a wrong digest deletes the file first.
     """
     key = hashlib.sha256(url.encode()).hexdigest()[:8]
     part = target.with_name(f"{target.name}.{key}.part")
     for whole in (target, part):
         if expected and whole.is_file() and matches(whole, expected):
             os.replace(whole, target)
+            _note(part).unlink(missing_ok=True)
             return target
     target.parent.mkdir(parents=True, exist_ok=True)
     resumed = False
@@ -144,7 +149,7 @@ def download(
 
 
 def patient(pause: float) -> tenacity.Retrying:
-    """Return the retry rule: five tries with doubling waits, but only two at a host that cannot be reached."""
+    """Return the retry rule: five tries with doubling waits, only two at a host that cannot be reached."""
     unreachable = itertools.count(1)
 
     def spent(state: tenacity.RetryCallState) -> bool:
@@ -173,9 +178,8 @@ def patient(pause: float) -> tenacity.Retrying:
 def answer(http: httpx.Client, url: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
     """Give a streamed 200, 206 or (when a Range was asked) 416; every failure leaves as Unavailable."""
     with reasons_for(shown(url)), http.stream("GET", url, headers=headers) as response:
-        if response.status_code not in (200, 206) and not (
-            response.status_code == 416 and "Range" in headers
-        ):
+        welcome = (200, 206, 416) if "Range" in headers else (200, 206)
+        if response.status_code not in welcome:
             raise refusal(shown(url), response)
         yield response
 
@@ -207,7 +211,8 @@ def _receive(
 ) -> bool:
     """Fill `part` to the end; tell whether its beginning was kept.
 
-    A part whose server named no version (ETag, Last-Modified) is continued only `blindly`: when a digest decides later.
+    A part whose server named no version (ETag, Last-Modified) is continued only `blindly`: when a digest
+    decides later.
     """
     note = _note(part)
     version = note.read_text(encoding="ascii") if note.is_file() else ""

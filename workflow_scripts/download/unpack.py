@@ -1,7 +1,8 @@
 """Take one named file out of a tar or zip archive, as a stream.
 
-Only the named member is read, its bytes go to a path of our choosing, and nothing is imported, unpickled or extracted
-elsewhere. Refused: absolute names, "..", links, devices, encrypted members, members over a size limit, archive bombs.
+Only the named member is read, its bytes go to a path of our choosing, and nothing is imported, unpickled or
+extracted elsewhere. Refused: absolute names, "..", links, devices, encrypted members, members over a size
+limit, archive bombs.
 Not covered: formats other than tar (plain, gz, bz2, xz) and zip.
 """
 

@@ -75,7 +75,22 @@ def main(seconds, memory, processes, user):
 main(float(sys.argv[1]), *map(int, sys.argv[2:]))
 """
 
-PROBE = "import os, random\nassert not os.access('/', os.W_OK), 'its root folder is writable'\n"
+# A sandbox is used only if it proves that it is closed and that a fork bomb would end: a limit on processes never
+# binds root, and a machine out of process ids takes everyone's work down with it.
+PROBE = """
+import os, random, time
+assert not os.access("/", os.W_OK), "its root folder is writable"
+try:
+    for _ in range(64):
+        if os.fork() == 0:
+            time.sleep(60)
+            os._exit(1)
+except BlockingIOError:
+    pass
+else:
+    raise AssertionError("its limit on processes does not act")
+"""
+
 
 
 class SandboxMissing(PlumblineError):
@@ -97,11 +112,10 @@ def find_sandbox(allow_unsandboxed: bool = False) -> str:
     """
     failures = []
     for sandbox in SANDBOXES:
-        try:
-            needs_user_namespace(sandbox)
+        outcome = probe(sandbox)
+        if outcome.passed:
             return sandbox
-        except SandboxMissing as error:
-            failures.append(str(error))
+        failures.append(f"{sandbox}: {outcome.reason}")
     if allow_unsandboxed:
         return UNSANDBOXED
     raise SandboxMissing(
@@ -112,36 +126,22 @@ def find_sandbox(allow_unsandboxed: bool = False) -> str:
 
 
 @functools.cache
-def needs_user_namespace(sandbox: str) -> bool:
-    """Return whether a sandbox works here only within a user namespace (as root, often not).
-
-    Raises SandboxMissing when it does not work at all.
-    """
-    reason = ""
-    for user_namespace in (False, True) if os.getuid() == 0 else (True,):
-        outcome = _run(PROBE, 10.0, 512, sandbox, user_namespace)
-        if outcome.passed:
-            return user_namespace
-        reason = outcome.reason
-    raise SandboxMissing(f"{sandbox}: {reason}")
+def probe(sandbox: str) -> Outcome:
+    """Return what became of a harmless program that tests the sandbox from inside, once per process."""
+    return run_python(PROBE, 10.0, 512, sandbox)
 
 
 def run_python(code: str, seconds: float, memory_mb: int, sandbox: str) -> Outcome:
-    """Run a program in a sandbox: passed if its last line was reached within `seconds` and `memory_mb` (MiB each process).
+    """Run a program: passed if its last line was reached within `seconds`, each process within `memory_mb` MiB.
 
-    Leaving early with status 0 is no pass: only a token told after the last line is. The program's output is
-    thrown away; its reading end is at end of file. Safe to call from several threads.
+    `sandbox` is what find_sandbox returned. Leaving early with status 0 is no pass: only a token told after the last
+    line is. The program's output is thrown away; its input is empty. Safe to call from several threads.
     """
-    user_namespace = sandbox in SANDBOXES and needs_user_namespace(sandbox)
-    return _run(code, seconds, memory_mb, sandbox, user_namespace)
-
-
-def _run(code: str, seconds: float, memory_mb: int, sandbox: str, user_namespace: bool) -> Outcome:
     token = secrets.token_hex(16).encode()
     deadline = time.monotonic() + seconds + START_SECONDS
     isolated = sandbox in SANDBOXES
-    user = NOBODY if isolated and os.getuid() == 0 and not user_namespace else 0
-    limits = [seconds, memory_mb * 2**20, _process_limit(user, user_namespace), user]
+    user = NOBODY if isolated and os.getuid() == 0 else 0
+    limits = [seconds, memory_mb * 2**20, _process_limit(isolated), user]
     python = [PYTHON, *PYTHON_FLAGS, "-c", BOOTSTRAP, *map(str, limits)]
     with ExitStack() as stack:
         source = stack.enter_context(tempfile.TemporaryFile())
@@ -149,9 +149,9 @@ def _run(code: str, seconds: float, memory_mb: int, sandbox: str, user_namespace
         source.seek(0)
         folder = os.path.realpath(stack.enter_context(tempfile.TemporaryDirectory(prefix="plumbline-")))
         if sandbox == "bwrap":
-            command = _bwrap_command(python, user_namespace)
+            command = _bwrap_command(python)
         elif sandbox == "unshare":
-            command = _unshare_command(python, user_namespace, folder, seconds + START_SECONDS)
+            command = _unshare_command(python, folder, seconds + START_SECONDS)
         else:
             command = python
         try:
@@ -206,19 +206,20 @@ def _reason(output: bytes | None, status: int, seconds: float) -> str:
     return f"ended before its last line, with status {status}"
 
 
-def _process_limit(user: int, user_namespace: bool) -> int:
-    """Return RLIMIT_NPROC for one program; the kernel counts threads, and for all processes of a user.
+def _process_limit(isolated: bool) -> int:
+    """Return RLIMIT_NPROC for one program; the kernel counts threads, and those of all programs of a user.
 
-    From Linux 5.14 on, each user namespace has its own count; before, and without one, those that the user already
-    has must be added, or no program could start a thread.
+    From Linux 5.14 on, each user namespace has its own count. Otherwise those that the user already has are added,
+    or no program could start a thread.
     """
+    owner = os.getuid() or (NOBODY if isolated else 0)
     release = tuple(map(int, re.match(r"(\d+)\.(\d+)", os.uname().release).groups()))
-    if user_namespace and release >= (5, 14):
+    if isolated and os.getuid() != 0 and release >= (5, 14):
         return PROCESSES
     present = 0
     for name in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError):
-            if os.stat(f"/proc/{name}").st_uid == (user or os.getuid()):
+            if os.stat(f"/proc/{name}").st_uid == owner:
                 present += len(os.listdir(f"/proc/{name}/task"))
     return PROCESSES + present
 
@@ -237,12 +238,12 @@ def _visible_folders() -> tuple[list[str], dict[str, str]]:
     return folders, links
 
 
-def _bwrap_command(python: list[str], user_namespace: bool) -> list[str]:
+def _bwrap_command(python: list[str]) -> list[str]:
     command = ["bwrap", "--die-with-parent", "--new-session"]
     command += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
-    if user_namespace:
+    if os.getuid() != 0:
         command += ["--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY)]
-    else:  # root: RLIMIT_NPROC never binds root, not even renamed in a namespace, so BOOTSTRAP becomes nobody
+    else:  # RLIMIT_NPROC never binds root, not even renamed in a user namespace, so BOOTSTRAP becomes nobody
         command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     folders, links = _visible_folders()
     for folder in folders:
@@ -255,9 +256,9 @@ def _bwrap_command(python: list[str], user_namespace: bool) -> list[str]:
     return [*command, *python]
 
 
-def _unshare_command(python: list[str], user_namespace: bool, root: str, seconds: float) -> list[str]:
+def _unshare_command(python: list[str], root: str, seconds: float) -> list[str]:
     command = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child"]
-    if user_namespace:
+    if os.getuid() != 0:
         command += ["--user", "--map-root-user"]
         # Root of the namespace could undo its mounts; without capabilities it is nobody special.
         python = ["setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", *python]

@@ -1,0 +1,491 @@
+"""Cleaning loses nothing in silence: what comes in is kept, or counted with its reason, or an error."""
+
+import json
+import sys
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from workflow_scripts.clean import clean, schemas
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, FIELDS, STATE, parse_reply
+
+TUTOR = clean.DEFAULTS | {
+    "system_prompt": "You are a tutor.",
+    "drop_fields": ["Thoughts of Tutorbot"],
+    "replace_na": {EVALUATION: "g", ACTION: "12", STATE: "w"},
+    "min_messages": 3,
+    "max_chars": 5000,
+    "split": {"seed": 42, "quotas": {"train": 1000}, "per_file": True},
+}
+
+
+def reply(evaluation="b", action="3", state="x", **more):
+    values = ("It is so.", evaluation, action, state, "What?", "Say more.")
+    return json.dumps(dict(zip(("Thoughts of Tutorbot", *FIELDS), values, strict=True)) | more)
+
+
+def talk(question="Why do leaves look green?", turns=2, **row):
+    """Return a raw row of so many exchanges."""
+    first = f'Instructions to Act as a Tutorbot: be kind. Student: "\nQ. {question}'
+    messages = []
+    for n in range(turns):
+        messages.append({"from": "human", "value": first if n == 0 else f"Answer {n}."})
+        messages.append({"from": "gpt", "value": reply("g", "12") if n == 0 else reply()})
+    return {"id": "identity_7", "conversations": messages} | row
+
+
+class Cleaned:
+    """What one run wrote."""
+
+    def __init__(self, folder):
+        self.splits = {
+            path.stem: [json.loads(line) for line in path.open(encoding="utf-8")]
+            for path in sorted((folder / "clean").glob("*.jsonl"))
+        }
+        self.rejected = self.splits.pop("rejected")
+        self.kept = [row for rows in self.splits.values() for row in rows]
+        self.manifest = json.loads((folder / "manifest.json").read_text())
+
+    @property
+    def reasons(self):
+        return Counter((entry["level"], entry["reason"]) for entry in self.rejected)
+
+
+def clean_into(folder, paths, rules):
+    clean.clean_files(
+        [str(path) for path in paths], rules, str(folder / "clean"), str(folder / "manifest.json")
+    )
+    return Cleaned(folder)
+
+
+@pytest.fixture
+def clean_rows(tmp_path):
+    def apply(*files, lines=False, **rules):
+        paths = []
+        for number, rows in enumerate(files, 1):
+            paths.append(tmp_path / f"bio-{number}.json")
+            text = "\n".join(map(json.dumps, rows)) if lines else json.dumps(rows)
+            paths[-1].write_text(text, encoding="utf-8")
+        return clean_into(tmp_path, paths, TUTOR | rules)
+
+    return apply
+
+
+def test_a_conversation_becomes_what_the_source_makes_of_it(clean_rows):
+    result = clean_rows([talk()])
+    (row,) = result.kept
+    assert row["id"] == "1:identity_7" and row["group"] == "why do leaves look green?"
+    roles = [message["role"] for message in row["messages"]]
+    assert roles == ["system", "user", "assistant", "user", "assistant"]
+    assert row["messages"][0]["content"] == "You are a tutor."
+    assert row["messages"][1]["content"] == "Q. Why do leaves look green?"
+    assert list(parse_reply(row["messages"][2]["content"])) == list(FIELDS)
+    assert not result.rejected
+
+
+def test_reply_formats_are_json_python_and_untouched(clean_rows):
+    (kept,) = clean_rows([talk()], reply_format="python").kept
+    text = kept["messages"][2]["content"]
+    assert text == str(parse_reply(text)) and text.startswith("{'Evaluation")
+    (kept,) = clean_rows([talk()], reply_format="raw").kept
+    assert kept["messages"][2]["content"] == reply("g", "12")
+
+
+def test_not_applicable_labels_become_g_12_w(clean_rows):
+    row = talk()
+    row["conversations"][1]["value"] = reply("N/A", "N/A", "N/A")
+    result = clean_rows([row])
+    read = parse_reply(result.kept[0]["messages"][2]["content"])
+    assert (read[EVALUATION], read[ACTION], read[STATE]) == ("g", "12", "w")
+    assert sum(result.manifest["notes"].values()) == 3
+
+
+def test_a_label_written_as_a_number_or_with_space_is_the_label(clean_rows):
+    row = talk()
+    row["conversations"][3]["value"] = reply(**{ACTION: 3, EVALUATION: " b "})
+    read = parse_reply(clean_rows([row]).kept[0]["messages"][4]["content"])
+    assert (read[EVALUATION], read[ACTION]) == ("b", "3")
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ('{"Evaluation', "unparsable reply"),
+        ('{"Evaluation of Student Response": "a"}', f"reply lacks '{ACTION}'"),
+        (reply("q"), f"label not in the table of '{EVALUATION}'"),
+        (reply(action="13"), f"label not in the table of '{ACTION}'"),
+        (reply(state=None), f"label not in the table of '{STATE}'"),
+        (reply(**{EVALUATION: True}), f"label not in the table of '{EVALUATION}'"),
+        (reply(**{ACTION: float("nan")}), f"label not in the table of '{ACTION}'"),
+        (reply(Tutorbot=["nested", ["list"]]), "reply field is not text"),
+        (reply(Tutorbot="\ud800"), "lone surrogate"),
+        (reply(Extra=3), "reply field is not text"),
+        (5, "text is not a string"),
+        (None, "text is not a string"),
+        (["nested"], "text is not a string"),
+        ("", "empty message"),
+        ("\udfff", "lone surrogate"),
+        ("x" * 6000, "longer than 5000 characters"),
+        ("[" * 4000, "unparsable reply"),
+    ],
+)
+def test_an_unusable_turn_cuts_the_conversation_there(clean_rows, broken, reason):
+    row = talk(turns=4)
+    row["conversations"][5]["value"] = broken
+    result = clean_rows([row])
+    assert len(result.kept[0]["messages"]) == 1 + 4
+    # The student's turn before the cut has lost its answer and goes too.
+    assert result.reasons == {("turn", reason): 1, ("turn", "conversation ends on the student"): 1}
+    assert result.manifest["counts"]["bio-1.json"]["turns"] == {"read": 8, "kept": 4, "rejected": 4}
+
+
+def test_without_truncation_an_unusable_turn_rejects_the_conversation(clean_rows):
+    row = talk(turns=4)
+    row["conversations"][5]["value"] = "{"
+    result = clean_rows([row, talk("Another?")], truncate_at_unparsable=False)
+    assert len(result.kept) == 1 and result.reasons == {("row", "unparsable reply"): 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (None, "row is not an object"),
+        (float("nan"), "row is not an object"),
+        ([[[]]], "row is not an object"),
+        ("text", "row is not an object"),
+        ({}, "missing field 'conversations'"),
+        ({"conversations": "text"}, "'conversations' is not a list"),
+        ({"conversations": None}, "'conversations' is not a list"),
+        ({"conversations": []}, "fewer than 3 messages"),
+        (talk(turns=1), "fewer than 3 messages"),
+        ({"conversations": [[], 3, None]}, "fewer than 3 messages"),
+        ({"conversations": talk()["conversations"][1:]}, "fewer than 3 messages"),
+    ],
+)
+def test_an_unusable_row_is_counted_with_its_reason(clean_rows, row, reason):
+    result = clean_rows([talk("Fine?"), row])
+    assert ("row", reason) in result.reasons
+    assert (result.rejected[-1]["file"], result.rejected[-1]["index"]) == ("bio-1.json", 1)
+    assert result.manifest["counts"]["bio-1.json"]["rows"] == {"read": 2, "kept": 1, "rejected": 1}
+
+
+def test_a_conversation_without_a_question_is_rejected(clean_rows):
+    row = talk()
+    row["conversations"][0]["value"] = "Instructions. Student: "
+    result = clean_rows([row, talk()])
+    assert result.reasons == {("row", "no question behind the instructions"): 1}
+
+
+def test_a_conversation_that_ends_on_the_student_loses_that_turn(clean_rows):
+    row = talk()
+    row["conversations"].append({"from": "human", "value": "Still there?"})
+    result = clean_rows([row])
+    assert result.kept[0]["messages"][-1]["role"] == "assistant"
+    assert result.reasons == {("turn", "conversation ends on the student"): 1}
+
+
+def test_roles_that_do_not_alternate_or_are_unknown_cut_the_conversation(clean_rows):
+    twice, unknown, nameless = talk("A?", turns=3), talk("B?", turns=3), talk("C?", turns=3)
+    twice["conversations"][4]["from"] = "gpt"
+    unknown["conversations"][4]["from"] = {"a": 1}
+    del nameless["conversations"][4]["from"]
+    result = clean_rows([twice, unknown, nameless])
+    assert [len(row["messages"]) for row in result.kept] == [5, 5, 5]
+    assert result.reasons == {
+        ("turn", "roles do not alternate"): 1,
+        ("turn", "unknown role"): 1,
+        ("turn", "missing field 'from'"): 1,
+    }
+
+
+def test_ids_are_unique_and_made_up_where_missing(clean_rows):
+    names = ["x", "x", None, [1], 4, "\ud800", "y" * 999]
+    ids = [row["id"] for row in clean_rows([talk(f"Q{n}?", id=name) for n, name in enumerate(names)]).kept]
+    assert sorted(ids) == sorted(["1:x", "1:x~1", "1:row_2", "1:row_3", "1:4", "1:row_5", "1:row_6"])
+
+
+def test_identical_conversations_are_kept_once_over_all_files(clean_rows):
+    result = clean_rows([talk(id="a"), talk("Else?")], [talk(id="b")])
+    assert len(result.kept) == 2
+    (entry,) = result.rejected
+    assert entry["file"] == "bio-2.json" and entry["reason"] == "duplicate" and entry["detail"] == "of 1:a"
+    assert entry["turns"] == 4 and set(entry) >= {"file", "index", "line", "level", "reason", "detail"}
+
+
+def test_a_question_without_the_marker_is_kept_and_counted(clean_rows):
+    row = talk()
+    row["conversations"][0]["value"] = "Q. Bare?"
+    result = clean_rows([row])
+    assert result.kept[0]["messages"][1]["content"] == "Q. Bare?"
+    assert result.manifest["notes"] == {"first message without the marker 'Student:'": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        ('Instructions. Student: "\nQ. Why?', "Q. Why?"),
+        ("Say Student: twice. Student: \nQ. Why?", "Q. Why?"),
+        ("Rules. Student: \nQ. What does Student: mean?", "Q. What does Student: mean?"),
+        ("Rules. Student: Why?", "Why?"),
+        ("Rules.\nQ. Why?", "Rules.\nQ. Why?"),
+    ],
+)
+def test_instructions_up_to_their_last_student_marker_are_removed(text, question):
+    assert schemas.split_question(text)[0] == question
+
+
+def test_one_problem_is_one_group_however_it_is_spaced_or_explained():
+    texts = ("Q. Why  green? Facts: a. b.", "Q. why green?", "Why\nGREEN? Facts: c.")
+    assert {schemas.problem_key(text) for text in texts} == {"why green?"}
+    assert schemas.group_of("Q. A? Facts: x", "1:a", "question") != schemas.group_of(
+        "Q. A?", "1:a", "question"
+    )
+    assert schemas.group_of("Q. A?", "1:a", "conversation") == "1:a"
+
+
+def test_splits_share_no_problem_over_all_files_and_stay_within_their_quotas_per_file(clean_rows):
+    split = {"seed": 42, "quotas": {"sft": 8, "preference": 8, "test": 4}, "per_file": True}
+    files = [
+        [talk(f"Question {g}?", turns=2 + k + 2 * f) for g in range(20) for k in range(2)] for f in range(3)
+    ]
+    result = clean_rows(*files, split=split)
+    groups = {name: {row["group"] for row in rows} for name, rows in result.splits.items()}
+    assert sum(map(len, groups.values())) == len(set().union(*groups.values()))
+    for name, rows in result.splits.items():
+        quota = split["quotas"][name]
+        assert Counter(row["meta"]["file"] for row in rows) == {f"bio-{n}.json": quota for n in (1, 2, 3)}
+    assert result.reasons == {("row", "over quota"): 60}
+
+
+def test_groups_are_dealt_in_proportion_to_the_quotas():
+    assert clean.apportion(10, {"a": 200, "b": 200, "c": 150}) == {"a": 4, "b": 3, "c": 3}
+    assert clean.apportion(11, {"a": 200, "b": 200, "c": 150}) == {"a": 4, "b": 4, "c": 3}
+    dealt = clean.deal_groups(map(str, range(110)), {"a": 200, "b": 200, "c": 150}, 42)
+    assert Counter(dealt.values()) == {"a": 40, "b": 40, "c": 30}
+
+
+@pytest.mark.parametrize("quotas", [{"train": 1, "test": 1}, {"train": 0}])
+def test_too_few_problems_for_the_splits_is_refused(clean_rows, quotas):
+    with pytest.raises(PlumblineError, match=r"split 'test' got no conversation: 1 groups|every quota is 0"):
+        clean_rows([talk()], split={"seed": 1, "quotas": quotas, "per_file": True})
+
+
+def test_the_same_input_gives_the_same_bytes_and_another_seed_another_split(clean_rows, tmp_path):
+    written = []
+    rows = [talk(f"Question {g}?", turns=2 + k) for g in range(10) for k in range(2)]
+    for seed in (42, 42, 43):
+        clean_rows(rows, split={"seed": seed, "quotas": {"a": 50, "b": 50}, "per_file": False})
+        written.append((tmp_path / "manifest.json").read_bytes())
+    assert written[0] == written[1] != written[2]
+
+
+def test_groups_held_out_for_another_dataset_are_rejected(clean_rows, tmp_path):
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"group": "who?"}) + "\n")
+    result = clean_rows([talk("Who?"), talk("How?")], exclude_groups_of=[str(tmp_path / "pairs.jsonl")])
+    assert [row["group"] for row in result.kept] == ["how?"]
+    assert result.reasons == {("row", "group held out for another dataset"): 1}
+
+
+def pair(first=("a", "1"), second=("a", "2"), question="Why?"):
+    row = talk(question)
+    row["conversations"][3]["value"] = reply(*first)
+    row["conversations"].append({"from": "gpt", "value": reply(*second)})
+    return row
+
+
+def test_a_perplexity_row_keeps_its_context_and_both_replies(clean_rows):
+    rows = [pair(), pair(("c", "4"), ("c", "5"), "How?"), pair(("b", "3"), ("a", "2"), "Who?"), talk(), 3]
+    result = clean_rows(rows, schema="tutorbot_pairs")
+    first, second = result.splits["pairs"]
+    assert first["messages"][-1] == {"role": "user", "content": "Answer 1."} and first["group"] == "why?"
+    assert parse_reply(first["original"])[ACTION] == "1" and parse_reply(first["altered"])[ACTION] == "2"
+    assert (second["meta"]["original_action"], second["meta"]["altered_action"]) == ("4", "5")
+    assert result.reasons == {
+        ("row", "actions are not 1 and 2 or 4 and 5"): 1,
+        ("row", "roles do not alternate"): 1,
+        ("row", "row is not an object"): 1,
+    }
+
+
+def test_a_perplexity_row_keeps_its_own_instructions_unless_given_others(clean_rows):
+    (row,) = clean_rows([pair()], schema="tutorbot_pairs", system_prompt=None).splits["pairs"]
+    assert row["messages"][0]["role"] == "user"
+    assert row["messages"][0]["content"].startswith("Instructions to")
+    (row,) = clean_rows([pair()], schema="tutorbot_pairs").splits["pairs"]
+    assert [message["content"] for message in row["messages"][:2]] == ["You are a tutor.", "Q. Why?"]
+
+
+def test_chat_rows_keep_their_own_system_message_unless_given_another(clean_rows):
+    chat = [{"role": "system", "content": "Own."}, {"role": "user", "content": "Hi?"}]
+    row = {"messages": [*chat, {"role": "assistant", "content": "Hello."}]}
+    plain = {"schema": "messages", "min_messages": 2}
+    (kept,) = clean_rows([row], lines=True, system_prompt=None, **plain).kept
+    assert kept["messages"] == row["messages"] and kept["group"] == "hi?"
+    (kept,) = clean_rows([row], lines=True, **plain).kept
+    assert kept["messages"][0]["content"] == "You are a tutor."
+    result = clean_rows([row, {"messages": [{"role": "system", "content": 3}]}], lines=True, **plain)
+    assert result.reasons == {("row", "text is not a string"): 1}
+
+
+def test_alpaca_rows_become_one_exchange(clean_rows):
+    rows = [
+        {"instruction": "Name it.", "input": "A cat.", "output": "Cat."},
+        {"instruction": "Name a prime.", "input": "", "output": "Seven."},
+        {"instruction": "Name a king.", "output": ""},
+        {"instruction": 3, "output": "x"},
+        {"instruction": "No answer."},
+    ]
+    result = clean_rows(rows, schema="alpaca", system_prompt=None, min_messages=2)
+    asked = {row["messages"][0]["content"]: row["messages"][1]["content"] for row in result.kept}
+    assert asked == {"Name it.\n\nA cat.": "Cat.", "Name a prime.": "Seven."}
+    assert {row["meta"]["input"] for row in result.kept} == {"A cat.", ""}
+    assert result.manifest["counts"]["bio-1.json"]["rows"] == {"read": 5, "kept": 2, "rejected": 3}
+
+
+def test_each_bad_line_is_one_rejection_that_names_its_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    huge = json.dumps({"conversations": "x" * 10_000_000})
+    lines = [json.dumps(talk()), "", '{"a": ', huge, "[" * 4000, "9" * 4900, json.dumps(talk("Else?"))]
+    path.write_text("\n".join(lines))
+    result = clean_into(tmp_path, [path], TUTOR)
+    assert [(entry["line"], entry["reason"]) for entry in result.rejected] == [
+        (3, "not JSON"),
+        (4, "longer than 5000 characters"),
+        (5, "not JSON"),
+        (6, "not JSON"),
+    ]
+    assert len(result.kept) == 2 and all(len(entry["detail"]) <= 200 for entry in result.rejected)
+
+
+def test_a_ten_megabyte_value_in_an_array_is_one_rejected_turn(clean_rows):
+    row = talk(turns=3)
+    row["conversations"][4]["value"] = "x" * 10_000_000
+    assert clean_rows([row]).reasons == {("turn", "longer than 5000 characters"): 1}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "holds no rows"),
+        (b" \n\n", "holds no rows"),
+        (b"[]", "holds no rows"),
+        (b'[{"id": 1},\n {"id": ]', r"raw.json:2:9: broken JSON array"),
+        (b"[" * 100_000, "not readable as JSON"),
+        (b'[\n"caf\xe9"]', r"raw.json:2: not UTF-8 \(.*byte 0xe9 at offset 6\)"),
+        (b"\xff\xfe[\x00]\x00", "byte 0xff at offset 0"),
+        (b"not json\nat all", r"nothing is left of .*not JSON \(2\)"),
+        (b'{"other": 1}', "nothing is left.*missing field 'conversations'"),
+    ],
+    ids=["empty", "blank", "no rows", "broken", "deep", "latin-1", "utf-16", "prose", "other schema"],
+)
+def test_an_unreadable_file_is_a_clear_error_without_a_traceback(tmp_path, monkeypatch, data, message):
+    (tmp_path / "raw.json").write_bytes(data)
+    flags = [
+        "--inputs",
+        tmp_path / "raw.json",
+        "--output",
+        tmp_path / "clean",
+        "--manifest",
+        tmp_path / "m.json",
+    ]
+    monkeypatch.setattr(sys, "argv", ["clean", *map(str, flags), "--settings", json.dumps(TUTOR)])
+    with pytest.raises(SystemExit, match=message):
+        run(clean.main)
+    assert not (tmp_path / "clean").exists() and not (tmp_path / "m.json").exists()
+
+
+def test_a_missing_file_is_a_clear_error(tmp_path):
+    with pytest.raises(PlumblineError, match="cannot be read"):
+        clean_into(tmp_path, [tmp_path / "none.json"], TUTOR)
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path):
+    (tmp_path / "raw.json").write_bytes(b"\xef\xbb\xbf" + json.dumps([talk()]).encode())
+    assert len(clean_into(tmp_path, [tmp_path / "raw.json"], TUTOR).kept) == 1
+
+
+def test_an_account_that_does_not_add_up_is_never_written():
+    ledger = clean.Ledger()
+    ledger.rows_read["f"] = 1
+    with pytest.raises(AssertionError, match="rows do not add up"):
+        ledger.balance([])
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8)
+anything = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+replies = st.builds(
+    reply,
+    st.sampled_from(["a", "g", "N/A", "q", None, 3]),
+    st.sampled_from(["1", "12", "N/A", 4, "99", True]),
+    st.sampled_from(["w", "x", "N/A", ""]),
+)
+any_turn = st.fixed_dictionaries(
+    {},
+    optional={
+        "from": st.sampled_from(["human", "gpt", "system"]) | anything,
+        "value": replies | st.text(max_size=30) | anything,
+    },
+)
+
+
+@st.composite
+def damaged_rows(draw):
+    """A good row of one of the four schemas with up to two of its turns or fields replaced."""
+    kind = draw(st.sampled_from(["talk", "pair", "chat", "alpaca"]))
+    if kind == "alpaca":
+        row = {"instruction": "Name it.", "input": "", "output": draw(st.sampled_from(["Cat.", "Dog."]))}
+        return row | draw(st.dictionaries(st.sampled_from(sorted(row)), anything, max_size=1))
+    row = talk(draw(st.sampled_from(["A?", "B?"])), turns=draw(st.integers(1, 4)))
+    if kind == "pair":
+        row = pair()
+    if kind == "chat":
+        names = {"human": "user", "gpt": "assistant"}
+        turns = [{"role": names[m["from"]], "content": m["value"]} for m in row["conversations"]]
+        row = {"messages": turns}
+    turns = row.get("messages") or row["conversations"]
+    for _ in range(draw(st.integers(0, 2))):
+        turns[draw(st.integers(0, len(turns) - 1))] = draw(any_turn | anything)
+    return row
+
+
+raw_rows = (
+    anything | damaged_rows() | st.fixed_dictionaries({"conversations": st.lists(any_turn, max_size=6)})
+)
+
+
+@pytest.mark.parametrize("schema", ["tutorbot", "tutorbot_pairs", "messages", "alpaca"])
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=st.lists(raw_rows, min_size=1, max_size=6), lines=st.booleans())
+def test_whatever_comes_in_is_kept_or_rejected_or_a_clear_error(tmp_path_factory, schema, rows, lines):
+    folder = tmp_path_factory.mktemp("fuzz")
+    text = "\n".join(map(json.dumps, rows)) if lines else json.dumps(rows)
+    (folder / "raw.json").write_text(text)
+    try:
+        result = clean_into(folder, [folder / "raw.json"], TUTOR | {"schema": schema, "min_messages": 2})
+    except PlumblineError:
+        return
+    (counts,) = result.manifest["counts"].values()
+    dropped = sum(entry["level"] == "row" for entry in result.rejected)
+    assert counts["rows"] == {
+        "read": len(result.kept) + dropped,
+        "kept": len(result.kept),
+        "rejected": dropped,
+    }
+    last = "user" if schema == "tutorbot_pairs" else "assistant"
+    assert all(row["messages"][-1]["role"] == last for row in result.kept)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.binary(min_size=1, max_size=60) | st.text(max_size=60).map(str.encode))
+def test_any_bytes_at_all_end_in_a_clear_error(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("bytes")
+    (folder / "raw.json").write_bytes(data)
+    with pytest.raises(PlumblineError):
+        clean_into(folder, [folder / "raw.json"], TUTOR)

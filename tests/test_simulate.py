@@ -1,0 +1,211 @@
+"""Simulated dialogues obey the label table, carry the source's dirt, and depend on nothing but a seed."""
+
+import json
+import random
+import sys
+from collections import Counter
+
+import pytest
+
+from workflow_scripts.clean import clean
+from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.turns import turns_of
+from workflow_scripts.common.tutor_reply import (
+    ACTION,
+    ACTIONS_AFTER,
+    EVALUATION,
+    LABELS,
+    SPOKEN,
+    STATE,
+    SUBPROBLEM,
+    parse_reply,
+)
+from workflow_scripts.download import simulate_dialogues as simulate
+
+SETTINGS = simulate.DEFAULTS | {"dialogues_per_problem": 60}
+
+
+def make_problem(name, topic):
+    steps = [
+        {
+            "question": f"What does {name} do at step {k}?",
+            "answer": f"The {name} opens gate {k}.",
+            "hint": f"Think of gate {k}.",
+            "incorrect": f"The {name} shuts gate {k}.",
+            "feedback": f"Shut gates let nothing past {k}.",
+            "partial": f"Something about gate {k}.",
+            "partial_missing": f"what opens gate {k}",
+        }
+        for k in (1, 2, 3)
+    ]
+    return {
+        "id": name,
+        "topic": topic,
+        "question": f"How does {name} work?",
+        "facts": [f"Fact {k} of {name}." for k in (1, 2, 3)],
+        "subproblems": steps,
+        "solution": "So.",
+    }
+
+
+PROBLEMS = [make_problem(f"p{n}", "Cells" if n % 2 else "Plants") for n in range(12)]
+
+
+def dialogues(count=400):
+    rng = random.Random(1)
+    chosen = [PROBLEMS[n % len(PROBLEMS)] for n in range(count)]
+    return [(problem, simulate.simulate_dialogue(rng, problem, PROBLEMS, SETTINGS)) for problem in chosen]
+
+
+def write_all(folder, monkeypatch, **settings):
+    bank = folder / "bank.jsonl"
+    bank.write_text("\n".join(json.dumps(problem) for problem in PROBLEMS))
+    flags = ["--problems", bank, "--output", folder / "raw", "--manifest", folder / "raw.json"]
+    flags += ["--settings", json.dumps({"dialogues_per_problem": 9, "ppl_pairs": 20} | settings)]
+    monkeypatch.setattr(sys, "argv", ["simulate", *map(str, flags)])
+    simulate.main()
+    return sorted((folder / "raw").glob("*.json"))
+
+
+def test_every_label_occurs_and_actions_follow_their_evaluation():
+    replies = [reply for _, turns in dialogues() for _, reply in turns]
+    for field, allowed in LABELS.items():
+        assert {reply[field] for reply in replies} == set(allowed)
+    assert all(reply[ACTION] in ACTIONS_AFTER[reply[EVALUATION]] for reply in replies)
+
+
+def test_a_dialogue_opens_with_the_first_step_and_stays_within_its_length():
+    for problem, turns in dialogues():
+        student, reply = turns[0]
+        assert student.startswith("Q. ") and all(fact in student for fact in problem["facts"])
+        assert (reply[EVALUATION], reply[ACTION], reply[STATE]) == ("g", "12", "x")
+        assert reply[SUBPROBLEM] == problem["subproblems"][0]["question"]
+        assert len(turns) <= SETTINGS["max_turns"]
+
+
+def test_solutions_come_only_after_two_failures_and_going_back_only_from_the_second_step_on():
+    for problem, turns in dialogues():
+        questions = [step["question"] for step in problem["subproblems"]]
+        failures, place = Counter(), 0
+        for _, reply in turns[1:]:
+            if reply[EVALUATION] in "ac":
+                assert (reply[ACTION] in ("2", "5")) == (failures[place] >= 2)
+                failures[place] += 1
+            if reply[ACTION] == "10":
+                assert place >= 1
+                place -= 1
+            if reply[STATE] in "yz":
+                place += 1
+            if reply[STATE] in "xy":
+                assert reply[SUBPROBLEM] == questions[place]
+
+
+def test_states_say_where_the_problem_stands():
+    for problem, turns in dialogues():
+        states = [reply[STATE] for _, reply in turns]
+        assert set(states[: states.index("z")] if "z" in states else states) <= {"x", "y"}
+        for _, reply in turns:
+            if reply[STATE] in "yz":
+                assert reply[ACTION] in ("2", "3", "5", "9")
+            if reply[STATE] == "z":
+                assert reply[SUBPROBLEM] == problem["subproblems"][-1]["question"]
+        if "w" in states:
+            assert states[-2:] == ["z", "w"] and turns[-1][1][EVALUATION] == "g"
+
+
+def test_right_and_wrong_answers_share_their_lead_ins():
+    openings = {"a": set(), "b": set()}
+    for _, turns in dialogues():
+        for student, reply in turns[1:]:
+            if reply[EVALUATION] in openings:
+                openings[reply[EVALUATION]].add(student[: student.lower().index("the p")])
+    assert openings["a"] == openings["b"] and len(openings["b"]) == len(set(simulate.LEAD_INS))
+
+
+def test_the_class_mix_is_the_one_asked_for():
+    seen = Counter(reply[EVALUATION] for _, turns in dialogues(3000) for _, reply in turns[1:])
+    wanted = {"a": 0.24, "b": 0.34, "c": 0.12, "d": 0.08, "e": 0.07, "f": 0.12, "g": 0.03}
+    assert {label: seen[label] / seen.total() for label in wanted} == pytest.approx(wanted, abs=0.025)
+
+
+def test_the_same_seed_writes_the_same_bytes_and_another_seed_does_not(tmp_path, monkeypatch):
+    written = []
+    for folder, seed in (("a", 7), ("b", 7), ("c", 8)):
+        (tmp_path / folder).mkdir()
+        files = write_all(tmp_path / folder, monkeypatch, seed=seed)
+        written.append([file.read_bytes() for file in [*files, tmp_path / folder / "raw.json"]])
+    assert written[0] == written[1]
+    assert all(one != other for one, other in zip(written[0], written[2], strict=True))
+
+
+def test_every_dialogue_problem_is_in_every_file_and_no_pair_problem_is(tmp_path, monkeypatch):
+    *files, pairs = write_all(tmp_path, monkeypatch)
+    assert [file.name for file in files] == [f"bio-dataset-{n}.json" for n in (1, 2, 3)]
+
+    def questions(file):
+        rows = json.loads(file.read_text())
+        assert len({row["id"] for row in rows}) == len(rows)
+        return {row["conversations"][0]["value"].split("\nQ. ")[1].split(" Facts:")[0] for row in rows}
+
+    asked = [questions(file) for file in files]
+    assert asked[0] == asked[1] == asked[2]
+    assert len(asked[0]) + 2 == len(PROBLEMS)
+    assert not asked[0] & questions(pairs)
+
+
+def test_a_pair_ends_on_a_hint_and_a_solution_in_one_context():
+    rows = simulate.simulate_pairs(PROBLEMS, SETTINGS | {"ppl_pairs": 40})
+    actions = Counter()
+    for row in rows:
+        *context, original, altered = row["conversations"]
+        assert [message["from"] for message in context] == ["human", "gpt"] * (len(context) // 2) + ["human"]
+        assert original["from"] == altered["from"] == "gpt"
+        first, second = parse_reply(original["value"]), parse_reply(altered["value"])
+        assert first[EVALUATION] == second[EVALUATION] and first[SPOKEN] != second[SPOKEN]
+        actions[first[ACTION], second[ACTION]] += 1
+    assert actions == {("1", "2"): 20, ("4", "5"): 20}
+
+
+def test_more_pairs_than_the_bank_can_give_is_refused_with_advice():
+    problem = PROBLEMS[0] | {"subproblems": PROBLEMS[0]["subproblems"][:1]}
+    with pytest.raises(PlumblineError, match="lower ppl_pairs"):
+        simulate.simulate_pairs([problem], SETTINGS | {"ppl_pairs": 200})
+
+
+def test_an_unfit_problem_bank_is_refused_by_row(tmp_path):
+    bank = tmp_path / "bank.jsonl"
+    broken = json.loads(json.dumps(PROBLEMS[1]))
+    del broken["subproblems"][2]["hint"]
+    bank.write_text(json.dumps(PROBLEMS[0]) + "\n" + json.dumps(broken))
+    with pytest.raises(PlumblineError, match="row 2 has a sub-problem without hint"):
+        simulate.load_problems(bank)
+
+
+def test_simulated_files_clean_into_whole_disjoint_splits_with_every_label(tmp_path, monkeypatch):
+    noise = {"unparsable_rate": 0.05, "two_message_rate": 0.05, "student_last_rate": 0.05}
+    *files, pairs = map(str, write_all(tmp_path, monkeypatch, dialogues_per_problem=60, **noise))
+    settings = clean.DEFAULTS | {
+        "system_prompt": "You are a tutor.",
+        "drop_fields": ["Thoughts of Tutorbot"],
+        "replace_na": {EVALUATION: "g", ACTION: "12", STATE: "w"},
+        "min_messages": 3,
+        "split": {"seed": 42, "quotas": {"sft": 60, "preference": 60, "test": 45}, "per_file": True},
+    }
+    clean.clean_files(files, settings, str(tmp_path / "tutor"), str(tmp_path / "tutor.json"))
+    held_out = {"schema": "tutorbot_pairs", "exclude_groups_of": [str(tmp_path / "tutor" / "sft.jsonl")]}
+    clean.clean_files([pairs], settings | held_out, str(tmp_path / "pairs"), str(tmp_path / "pairs.json"))
+    assert json.loads((tmp_path / "pairs.json").read_text())["splits"]["pairs"]["conversations"] == 20
+
+    manifest = json.loads((tmp_path / "tutor.json").read_text())
+    reasons = {reason.split(": ")[1] for reason in manifest["rejected"]}
+    assert reasons >= {"unparsable reply", "fewer than 3 messages", "conversation ends on the student"}
+    assert manifest["notes"]
+    splits = {
+        name: [json.loads(line) for line in (tmp_path / "tutor" / f"{name}.jsonl").open()]
+        for name in ("sft", "preference", "test")
+    }
+    groups = [{row["group"] for row in rows} for rows in splits.values()]
+    assert sum(map(len, groups)) == len(set().union(*groups)) == 10
+    turns = [turn for rows in splits.values() for row in rows for turn in turns_of(row)]
+    for field, allowed in LABELS.items():
+        assert {parse_reply(turn["reference"])[field] for turn in turns} == set(allowed)

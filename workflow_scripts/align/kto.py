@@ -1,0 +1,25 @@
+"""Kahneman-Tversky Optimization (Ethayarajh et al. 2024, eqs. 7 and 8) on both sides of each pair.
+
+r = log π − log π_ref summed over the completion; z = max(0, mean of r over mismatched completions), no gradient;
+L = w⁺ (1 − σ(β(r − z))) for a chosen completion, w⁻ (1 − σ(β(z − r))) for a rejected one; mean over both.
+"""
+
+import torch
+from torch import Tensor
+
+from workflow_scripts.align.preference import PairLogps, align
+from workflow_scripts.common.errors import run
+
+
+def loss(batch: PairLogps, settings: dict) -> Tensor:
+    """Return the mean KTO loss of a batch of pairs; (w⁺ + w⁻)/4 where policy and reference agree."""
+    divergence = (batch.mismatched - batch.reference_mismatched).mean().clamp(min=0).detach()
+    chosen = batch.chosen - batch.reference_chosen - divergence
+    rejected = divergence - (batch.rejected - batch.reference_rejected)
+    desirable = settings["desirable_weight"] * (1 - torch.sigmoid(settings["beta"] * chosen))
+    undesirable = settings["undesirable_weight"] * (1 - torch.sigmoid(settings["beta"] * rejected))
+    return torch.cat([desirable, undesirable]).mean()
+
+
+if __name__ == "__main__":
+    run(lambda: align(loss, "workflow_scripts.align.kto", mismatched=True))

@@ -1,0 +1,95 @@
+"""What a parent policy says about a set of pairs: tokens and per-token log-probs, computed once.
+
+DPO, IPO and KTO, every seed and every beta read the same file. Beside each pair's own completions it scores the
+*mismatched* ones that KTO's estimate of the divergence needs (Ethayarajh et al. 2024, eq. 8): the prompt with the
+completions of the next pair.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import torch
+
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.files import finished_file, read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.logprobs import shared_prompt_logps
+from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
+from workflow_scripts.common.templates import forbidden_text, tokenise_reply
+
+COMPLETIONS = ("chosen", "rejected", "mismatched_chosen", "mismatched_rejected")
+
+
+def tokenise_pairs(pairs: list[dict], tokenizer: object, settings: dict) -> tuple[list[dict], list[dict]]:
+    """Return (token rows, rejections); prompts are cut on the left to max_prompt_tokens, completions on the right."""
+    kept, rejected = [], []
+    room = settings["max_tokens"] - settings["max_prompt_tokens"]
+    for pair in pairs:
+        replies = [{"content": pair["chosen"]}, {"content": pair["rejected"]}]
+        special = forbidden_text([*pair["messages"], *replies], tokenizer)
+        if special:
+            rejected.append({"id": pair["id"], "reason": "special token in content", "detail": special})
+            continue
+        prompt, chosen = tokenise_reply(pair["messages"], pair["chosen"], settings["template"], tokenizer)
+        other_prompt, losing = tokenise_reply(pair["messages"], pair["rejected"], settings["template"], tokenizer)
+        if chosen[:room] == losing[:room]:
+            rejected.append({"id": pair["id"], "reason": "chosen equals rejected", "detail": f"in {room} tokens"})
+        elif prompt != other_prompt:
+            # A tokenizer that merges across the boundary: the pair's two prompts would not be one prompt.
+            rejected.append({"id": pair["id"], "reason": "prompt tokenised in two ways", "detail": ""})
+        else:
+            cut = prompt[-settings["max_prompt_tokens"] :]
+            kept.append({"id": pair["id"], "prompt": cut, "chosen": chosen[:room], "rejected": losing[:room]})
+    return kept, rejected
+
+
+def with_mismatched(rows: list[dict]) -> list[dict]:
+    """Return rows with the next row's completions as mismatched ones (the last takes the first's)."""
+    following = rows[1:] + rows[:1]
+    return [
+        row | {"mismatched_chosen": other["chosen"], "mismatched_rejected": other["rejected"]}
+        for row, other in zip(rows, following, strict=True)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parent", type=Path, required=True)
+    parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="parquet of tokens and log-probs")
+    parser.add_argument("--rejected", type=Path, required=True)
+    parser.add_argument("--manifest", type=Path, required=True)
+    arguments = parser.parse_args()
+    settings = arguments.settings
+    tokenizer = load_tokenizer(arguments.parent)
+    pairs = read_jsonl(arguments.pairs)
+    rows, rejected = tokenise_pairs(pairs, tokenizer, settings)
+    assert len(rows) + len(rejected) == len(pairs)
+    if len(rows) < 2:
+        raise PlumblineError(f"{arguments.pairs}: {len(rows)} usable pairs are too few; rejected: {rejected[:3]}")
+    rows = with_mismatched(rows)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_policy(arguments.parent, trust_remote_code=settings["trust_remote_code"]).to(device)
+    dtype = precision_of(settings["precision"])
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["prompt"]))
+    for start in range(0, len(order), settings["batch_size"]):
+        batch = [rows[index] for index in order[start : start + settings["batch_size"]]]
+        with torch.inference_mode(), torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            logps = shared_prompt_logps(
+                model, [row["prompt"] for row in batch], [[row[name] for name in COMPLETIONS] for row in batch]
+            )
+        for row, found in zip(batch, logps, strict=True):
+            row |= {f"reference_{name}": each.tolist() for name, each in zip(COMPLETIONS, found, strict=True)}
+    with finished_file(arguments.output) as temporary:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary)
+    write_jsonl(arguments.rejected, rejected)
+    counts = {"read": len(pairs), "kept": len(rows), "rejected": len(rejected)}
+    counts["tokens"] = sum(len(row["prompt"]) + len(row["chosen"]) + len(row["rejected"]) for row in rows)
+    write_manifest(arguments.manifest, [arguments.output, arguments.rejected], counts=counts)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,98 @@
+"""Per-token log-probabilities of completions given prompts, in nats.
+
+Two exact ways: `shared` encodes each prompt once and runs its completions behind the cached keys and values (a
+preference pair costs P + 2C tokens instead of 2P + 2C); the plain way runs each prompt + completion through the model's
+own forward, as gradient checkpointing and model wrappers need it. A test holds them equal.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from trl.trainer.utils import add_fused_lm_head
+
+IGNORED = -100
+CHUNK = 2048  # positions whose logits exist at once: CHUNK × vocabulary floats
+
+
+def padded(rows: list[list[int]], value: int, left: bool = False) -> Tensor:
+    """Return rows as a tensor (batch, longest), padded with `value` on the right or the left."""
+    width = max(map(len, rows))
+    if left:
+        return torch.tensor([[value] * (width - len(row)) + row for row in rows])
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
+
+
+def token_logps(hidden: Tensor, targets: Tensor, head: Tensor) -> Tensor:
+    """Return log p(target) (positions,) for hidden states (positions, width) and head weights (vocabulary, width)."""
+
+    def some(states: Tensor, tokens: Tensor) -> Tensor:
+        logits = torch.nn.functional.linear(states, head).float()
+        return logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1)
+
+    parts = [
+        checkpoint(some, states, tokens, use_reentrant=False)
+        for states, tokens in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def shared_prompt_logps(model: Any, prompts: list[list[int]], completions: list[list[list[int]]]) -> list[list[Tensor]]:
+    """Return [prompt][completion] → (tokens,) log-probs, each prompt encoded once; equally many completions a prompt.
+
+    `model` is an unwrapped decoder-only causal LM. Prompts are padded left and completions right, with explicit
+    positions, so padding changes nothing.
+    """
+    device = model.device
+    width, count = max(map(len, prompts)), len(completions[0])
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    prompt_ids = padded(prompts, 0, left=True).to(device)
+    prompt_mask = (torch.arange(width, device=device)[None] >= width - lengths[:, None]).long()
+    positions = (prompt_mask.cumsum(1) - 1).clamp(min=0)
+    encoded = model.model(
+        input_ids=prompt_ids, attention_mask=prompt_mask, position_ids=positions, use_cache=True
+    )
+    cache = encoded.past_key_values
+    cache.batch_repeat_interleave(count)
+
+    flat = [completion for group in completions for completion in group]
+    targets = padded(flat, IGNORED).to(device)
+    learned = targets != IGNORED
+    inputs = targets.clamp(min=0)
+    mask = torch.cat([prompt_mask.repeat_interleave(count, 0), learned.long()], 1)
+    positions = lengths.repeat_interleave(count)[:, None] + torch.arange(inputs.shape[1], device=device)[None]
+    last = encoded.last_hidden_state[:, -1:].repeat_interleave(count, 0)
+    if inputs.shape[1] > 1:
+        behind = model.model(
+            input_ids=inputs[:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=positions[:, :-1],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        last = torch.cat([last, behind.last_hidden_state], 1)
+    logps = token_logps(last[learned], targets[learned], model.get_output_embeddings().weight)
+    per_row = list(logps.split([len(completion) for completion in flat]))
+    return [per_row[start : start + count] for start in range(0, len(per_row), count)]
+
+
+def plain_logps(model: Any, prompts: list[list[int]], completions: list[list[list[int]]]) -> list[list[Tensor]]:
+    """Return [prompt][completion] → (tokens,) log-probs through the model's own forward (see `prepare_plain`)."""
+    rows = [(prompt, each) for prompt, group in zip(prompts, completions, strict=True) for each in group]
+    ids = padded([prompt + each for prompt, each in rows], 0).to(model.device)
+    labels = padded([[IGNORED] * len(prompt) + each for prompt, each in rows], IGNORED).to(model.device)
+    lengths = torch.tensor([len(prompt) + len(each) for prompt, each in rows], device=model.device)
+    mask = (torch.arange(ids.shape[1], device=model.device)[None] < lengths[:, None]).long()
+    output = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False, fused_lm_head=True)
+    per_row = [
+        logps[len(prompt) - 1 : len(prompt) + len(each) - 1]
+        for logps, (prompt, each) in zip(output.log_probs, rows, strict=True)
+    ]
+    count = len(completions[0])
+    return [per_row[start : start + count] for start in range(0, len(per_row), count)]
+
+
+def prepare_plain(model: Any) -> None:
+    """Give a model TRL's fused LM head, which `plain_logps` asks for: no (batch, time, vocabulary) logits exist."""
+    add_fused_lm_head(model)

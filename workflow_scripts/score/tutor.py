@@ -1,0 +1,121 @@
+"""Scores of structured tutor replies: their three labels against the gold reply's, and their form.
+
+Covers accuracy and macro-F1 of evaluation, action and state, and how many replies can be used at all. Not covered:
+the words the tutor says, which no label scores.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, FIELDS, LABEL_FIELDS, STATE, parse_reply
+from workflow_scripts.score.items import first_turns_by_id, make_cell, write_scores
+
+SUBSETS = {EVALUATION: "evaluation", ACTION: "action", STATE: "state"}
+
+
+def macro_f1(gold: Sequence[str], predicted: Sequence[str], fidelity: str) -> float:
+    """Return the mean F1 over labels; '' is a prediction that did not parse.
+
+    "paper": over the labels that occur in gold, so that '' only lowers recall. "code": as the published evaluation
+    computes it (seeds.md §A3): over the sorted labels of gold and predictions without the first one, which is ''
+    only if some prediction did not parse; not a number if no label is left.
+    """
+    labels = sorted(set(gold)) if fidelity == "paper" else sorted({*gold, *predicted})[1:]
+    pairs = list(zip(gold, predicted, strict=True))
+    values = []
+    for label in labels:
+        right = sum(truth == guess == label for truth, guess in pairs)
+        named = sum((truth == label) + (guess == label) for truth, guess in pairs)
+        values.append(2 * right / named)
+    return sum(values) / len(values) if values else math.nan
+
+
+def label_of(reply: dict | None, field: str, fidelity: str) -> str:
+    """Return a reply's label as text, '' where there is none; "paper" strips it, as the pair rule does."""
+    if reply is None or field not in reply:
+        return ""
+    label = str(reply[field])
+    return label.strip() if fidelity == "paper" else label
+
+
+def is_whole(reply: object) -> bool:
+    """Tell whether a parsed reply is a dict with all five fields, each a string that is not empty."""
+    return isinstance(reply, dict) and all(
+        isinstance(reply.get(field), str) and reply[field].strip() for field in FIELDS
+    )
+
+
+def is_valid_json(text: str) -> bool:
+    """Tell whether a reply's text is one whole reply and JSON, nothing before it or after it."""
+    try:
+        return is_whole(json.loads(text))
+    except (ValueError, RecursionError):
+        return False
+
+
+def score(prompts: list[dict], answers: dict[str, dict], settings: dict) -> list[dict]:
+    """Return the cells of one policy; `answers` holds each prompt's generation row.
+
+    The labels are scored on all turns but the first (if `skip_first_turn`), whose labels never vary; the form on all.
+    Raises PlumblineError when a gold reply does not parse, or no turn is left.
+    """
+    fidelity = settings["fidelity"]
+    replies = {row["id"]: parse_reply(answers[row["id"]]["text"]) for row in prompts}
+    later = [row for row in prompts if row["meta"]["turn"] > 0 or not settings["skip_first_turn"]]
+    if not later:
+        raise PlumblineError("the tutor prompt set has no turn to score; with skip_first_turn it needs later turns")
+    gold = {}
+    for row in later:
+        gold[row["id"]] = parse_reply(row["reference"][0]) if row.get("reference") else None
+        missing = [field for field in LABEL_FIELDS if field not in (gold[row["id"]] or {})]
+        if missing:
+            raise PlumblineError(f"tutor prompt {row['id']}: its reference lacks {', '.join(missing)}; clean again")
+
+    def cell(subset: str, metric: str, rows: list[dict], columns: dict[str, list], **extra) -> dict:
+        ids, groups = [row["id"] for row in rows], [row["group"] for row in rows]
+        return make_cell(subset, metric, ids, groups, columns, **extra)
+
+    cells = []
+    exact = [1.0] * len(later)
+    for field, subset in SUBSETS.items():
+        truth = [label_of(gold[row["id"]], field, fidelity) for row in later]
+        guess = [label_of(replies[row["id"]], field, fidelity) for row in later]
+        right = [float(a == b) for a, b in zip(truth, guess, strict=True)]
+        exact = [a * b for a, b in zip(exact, right, strict=True)]
+        labels = {"gold": truth, "predicted": guess}
+        cells.append(cell(subset, "accuracy", later, {"value": right}))
+        cells.append(cell(subset, "macro_f1", later, labels, estimator="macro_f1", fidelity=fidelity))
+    cells.append(cell("reply", "exact_labels", later, {"value": exact}))
+    form = {
+        "valid_json": [is_valid_json(answers[row["id"]]["text"]) for row in prompts],
+        "parsed": [set(FIELDS) <= set(replies[row["id"]] or ()) for row in prompts],
+        "finished": [answers[row["id"]]["finish_reason"] == "stop" for row in prompts],
+    }
+    for metric, held in form.items():
+        cells.append(cell("reply", metric, prompts, {"value": [float(value) for value in held]}))
+    return cells
+
+
+def main() -> None:
+    """Write the tutor scores of one policy."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--prompts", required=True, help="the tutor prompt set, with gold references")
+    parser.add_argument("--generations", required=True, help="the policy's replies")
+    parser.add_argument("--settings", required=True, type=json.loads, help="the benchmark's settings, as JSON")
+    parser.add_argument("--output", required=True, help="score file to write")
+    args = parser.parse_args()
+    prompts = read_jsonl(args.prompts)
+    samples = first_turns_by_id(read_jsonl(args.generations), [row["id"] for row in prompts], args.generations)
+    for name, rows in samples.items():
+        if len(rows) > 1:
+            raise PlumblineError(f"{args.generations}: {len(rows)} samples of {name!r}; the tutor is scored on one")
+    answers = {name: rows[0] for name, rows in samples.items()}
+    write_scores(args.output, "tutor", score(prompts, answers, args.settings))
+
+
+if __name__ == "__main__":
+    run(main)
