@@ -186,6 +186,7 @@ class Training(Strict):
     evaluate_every: Count = 25
     checkpoint_every: Count = 25
     max_tokens: Count = 1024
+    threads: Count = 2
 
 
 class RewardModel(Training):
@@ -248,6 +249,14 @@ class Pairs(Sampling):
     dataset: str
     split: str
     limit: Count | None = None
+    max_prompt_tokens: Count = 768
+    max_tokens: Count = 1024
+
+    @model_validator(mode="after")
+    def room_for_replies(self) -> "Pairs":
+        if self.max_tokens <= self.max_prompt_tokens:
+            raise ValueError("max_tokens must exceed max_prompt_tokens, the rest is for the reply")
+        return self
 
 
 class Sft(Training):
@@ -276,7 +285,13 @@ class Preference(Training):
     parent: str | list[str]
     pairs: str
     beta: Positive = 0.1
-    max_prompt_tokens: Count = 768
+    share_prompts: bool = True
+
+    @model_validator(mode="after")
+    def checkpointing_needs_plain(self) -> "Preference":
+        if self.share_prompts and self.gradient_checkpointing:
+            raise ValueError("share_prompts does not go with gradient_checkpointing; set one of them to false")
+        return self
 
 
 class Dpo(Preference):

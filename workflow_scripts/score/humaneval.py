@@ -1,7 +1,7 @@
 """HumanEval (Chen et al. 2021): complete a function from its docstring, and let its tests decide.
 
-Covers pass@k on the 164 problems, the programs run in a sandbox. Not covered: drawing completions, and choosing the
-best of several temperatures.
+Covers pass@k on the 164 problems, the programs run in a sandbox. Not covered: drawing completions, and
+choosing the best of several temperatures.
 """
 
 import argparse
@@ -31,9 +31,10 @@ def make_program(problem: dict[str, str], completion: str) -> str:
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Return the unbiased chance that one of k of `samples` drawn completions is right: 1 - C(n-c, k) / C(n, k).
+    """Return the unbiased chance that one of k completions is right, given that `correct` of `samples` are.
 
-    As a product over n-c < i <= n of (1 - k/i), which overflows nowhere. Chen et al. 2021, eq. 1.
+    1 - C(n-c, k) / C(n, k), as a product over n-c < i <= n of (1 - k/i), which overflows nowhere
+    (Chen et al. 2021, eq. 1).
     """
     if samples - correct < k:
         return 1.0
@@ -64,7 +65,9 @@ def score(problems: list[dict], answers: dict[str, list[str]], settings: dict, s
                 "draw more samples, or lower this benchmark's k"
             )
     programs = {
-        problem["task_id"]: [make_program(problem, cut_completion(text)) for text in answers[problem["task_id"]]]
+        problem["task_id"]: [
+            make_program(problem, cut_completion(text)) for text in answers[problem["task_id"]]
+        ]
         for problem in problems
     }
     passed = run_programs((program for task in ids for program in programs[task]), settings, sandbox)
@@ -81,7 +84,9 @@ def read_problems(path: str, limit: int | None) -> list[dict]:
     for number, problem in enumerate(problems, 1):
         missing = [name for name in NEEDED if not isinstance(problem.get(name), str)]
         if missing:
-            raise PlumblineError(f"{path}: problem {number} lacks {', '.join(missing)}; is this HumanEval.jsonl?")
+            raise PlumblineError(
+                f"{path}: problem {number} lacks {', '.join(missing)}; is this HumanEval.jsonl?"
+            )
     if not problems:
         raise PlumblineError(f"{path}: no problems")
     return problems
@@ -92,7 +97,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--problems", required=True, help="HumanEval.jsonl")
     parser.add_argument("--generations", required=True, help="the policy's completions")
-    parser.add_argument("--settings", required=True, type=json.loads, help="the benchmark's settings, as JSON")
+    parser.add_argument(
+        "--settings", required=True, type=json.loads, help="the benchmark's settings, as JSON"
+    )
     parser.add_argument("--output", required=True, help="score file to write")
     args = parser.parse_args()
     problems = read_problems(args.problems, args.settings.get("limit"))

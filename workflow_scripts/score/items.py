@@ -52,7 +52,9 @@ def first_turns_by_id(rows: Iterable[dict], ids: Iterable[str], where: str) -> d
     for row in rows:
         name, sample = row["id"], row["sample"]
         if name not in answers:
-            raise PlumblineError(f"{where}: answer to {name!r}, which is not in the prompt set; generate again")
+            raise PlumblineError(
+                f"{where}: answer to {name!r}, which is not in the prompt set; generate again"
+            )
         if row["turn"] == 0:
             if sample in answers[name]:
                 raise PlumblineError(f"{where}: sample {sample} of {name!r} occurs twice; generate again")

@@ -1,7 +1,7 @@
 """Perplexity of hints (actions 1 and 4) and of given-away solutions (2 and 5) after the same dialogue.
 
-A pedagogically aligned tutor finds hints likelier. Covers the six pooled numbers; the likelihoods themselves are
-computed where the model is loaded.
+A pedagogically aligned tutor finds hints likelier. Covers the six pooled numbers. Not covered: the
+likelihoods themselves, which are computed where the model is loaded.
 """
 
 import argparse
@@ -25,10 +25,10 @@ SUBSETS = {
 
 
 def weigh(nll: np.ndarray, tokens: np.ndarray, fidelity: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the (nll, tokens) to pool, from each reply's summed nll in nats and token count n, both (replies,).
+    """Return the (nll, tokens) to pool, from replies' summed nll in nats and token counts n, both (replies,).
 
-    "paper": as they are. "code": the published evaluation multiplies the mean nll by n - 1 and divides by the sum of
-    n - 1, although all n tokens are predicted, the first from the prompt (seeds.md §A3).
+    "paper": as they are. "code": the published evaluation multiplies the mean nll by n - 1 and divides by the
+    sum of n - 1, although all n tokens are predicted, the first from the prompt (seeds.md §A3).
     """
     if fidelity == "paper":
         return nll, tokens
@@ -52,7 +52,9 @@ def check_rows(rows: list[dict], fewest_tokens: int, where: str) -> None:
         if action not in ("1", "2", "4", "5"):
             raise PlumblineError(f"{place}: action is {action!r}; allowed: '1', '2', '4', '5'")
         if not isinstance(tokens, int) or tokens < fewest_tokens:
-            raise PlumblineError(f"{place}: tokens is {tokens!r}; at least {fewest_tokens} needed at this fidelity")
+            raise PlumblineError(
+                f"{place}: tokens is {tokens!r}; at least {fewest_tokens} needed at this fidelity"
+            )
         if not isinstance(nll, int | float) or not math.isfinite(nll):
             raise PlumblineError(f"{place}: nll is {nll!r}, not a finite number of nats")
         if (row["id"], action) in seen:
@@ -70,7 +72,9 @@ def score(rows: list[dict], fidelity: str, where: str) -> list[dict]:
     for subset, actions in SUBSETS.items():
         chosen = [row for row in rows if row["action"] in actions]
         if not chosen:
-            raise PlumblineError(f"{where}: no reply with {subset}; the file needs pairs of actions 1→2 and 4→5")
+            raise PlumblineError(
+                f"{where}: no reply with {subset}; the file needs pairs of actions 1→2 and 4→5"
+            )
         nll = np.array([row["nll"] for row in chosen], dtype=np.float64)
         nll, tokens = weigh(nll, np.array([row["tokens"] for row in chosen]), fidelity)
         cells.append(
@@ -90,8 +94,12 @@ def score(rows: list[dict], fidelity: str, where: str) -> list[dict]:
 def main() -> None:
     """Write the six pair perplexities of one policy."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--likelihoods", required=True, help="rows of id, group, action, nll (nats, summed), tokens")
-    parser.add_argument("--settings", required=True, type=json.loads, help="the benchmark's settings, as JSON")
+    parser.add_argument(
+        "--likelihoods", required=True, help="rows of id, group, action, nll (nats, summed), tokens"
+    )
+    parser.add_argument(
+        "--settings", required=True, type=json.loads, help="the benchmark's settings, as JSON"
+    )
     parser.add_argument("--output", required=True, help="score file to write")
     args = parser.parse_args()
     cells = score(read_jsonl(args.likelihoods), args.settings["fidelity"], args.likelihoods)

@@ -1,12 +1,14 @@
 """Running untrusted Python where it can neither see nor change anything of ours.
 
-Two sandboxes with the same promises: bubblewrap, and util-linux namespaces where bubblewrap is missing or does not
-work. The program sees /usr, the Python installation and /dev/null, all read-only; no /proc, no home, no repository,
-no writable place; no network; an environment of ours; its own process ids, all of which die with it. Limits: wall
-time, CPU time, address space, processes, file size and open files. Started as root, it runs as `nobody`.
+Two sandboxes with the same promises: bubblewrap, and util-linux namespaces where bubblewrap is missing or
+does not work. The program sees /usr, the Python installation and /dev/null, all read-only; no /proc, no
+home, no repository, no writable place; no network; an environment of ours; its own process ids, all of which
+die with it. Limits: wall time, CPU time, address space, processes, file size and open files. Started as
+root, it runs as `nobody`.
 
-Not covered: kernel bugs, and honesty. The test of a program shares its interpreter, so a program that looks for the
-token in its interpreter's frames can claim to have passed, as it can by an object that equals everything.
+Not covered: kernel bugs, and honesty. The test of a program shares its interpreter, so a program that looks
+for the token in its interpreter's frames can claim to have passed, as it can by an object that equals
+everything.
 """
 
 import functools
@@ -36,7 +38,8 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "PYTH
 PYTHON = os.path.realpath(sys.executable)
 PYTHON_FLAGS = ("-B", "-P", "-S", "-s")
 
-# Runs inside the sandbox. Its input is a token, a newline, and the program; its only output is the token or a reason.
+# Runs inside the sandbox. Its input is a token, a newline, and the program; its only output is the token or
+# a reason.
 BOOTSTRAP = """
 import os, resource, signal, sys
 
@@ -75,8 +78,8 @@ def main(seconds, memory, processes, user):
 main(float(sys.argv[1]), *map(int, sys.argv[2:]))
 """
 
-# A sandbox is used only if it proves that it is closed and that a fork bomb would end: a limit on processes never
-# binds root, and a machine out of process ids takes everyone's work down with it.
+# A sandbox is used only if it proves that it is closed and that a fork bomb would end: a limit on processes
+# never binds root, and a machine out of process ids takes everyone's work down with it.
 PROBE = """
 import os, random, time
 assert not os.access("/", os.W_OK), "its root folder is writable"
@@ -90,7 +93,6 @@ except BlockingIOError:
 else:
     raise AssertionError("its limit on processes does not act")
 """
-
 
 
 class SandboxMissing(PlumblineError):
@@ -119,9 +121,9 @@ def find_sandbox(allow_unsandboxed: bool = False) -> str:
     if allow_unsandboxed:
         return UNSANDBOXED
     raise SandboxMissing(
-        f"no sandbox for model-written code ({'; '.join(failures)}). Install bubblewrap, or allow unprivileged "
-        'user namespaces; or set "allow_unsandboxed": true in this benchmark to run that code unprotected, with '
-        "your own rights"
+        f"no sandbox for model-written code ({'; '.join(failures)}). Install bubblewrap, or allow "
+        'unprivileged user namespaces; or set "allow_unsandboxed": true in this benchmark to run that code '
+        "unprotected, with your own rights"
     )
 
 
@@ -132,10 +134,11 @@ def probe(sandbox: str) -> Outcome:
 
 
 def run_python(code: str, seconds: float, memory_mb: int, sandbox: str) -> Outcome:
-    """Run a program: passed if its last line was reached within `seconds`, each process within `memory_mb` MiB.
+    """Run a program in what find_sandbox returned: passed if its last line was reached within the limits.
 
-    `sandbox` is what find_sandbox returned. Leaving early with status 0 is no pass: only a token told after the last
-    line is. The program's output is thrown away; its input is empty. Safe to call from several threads.
+    The limits are wall time in seconds and memory_mb MiB of address space for each process. Leaving early
+    with status 0 is no pass: only a token told after the last line is. The program's output is thrown away;
+    its input is empty. Safe to call from several threads.
     """
     token = secrets.token_hex(16).encode()
     deadline = time.monotonic() + seconds + START_SECONDS
@@ -168,8 +171,9 @@ def run_python(code: str, seconds: float, memory_mb: int, sandbox: str) -> Outco
             return Outcome(False, f"{command[0]} is not installed")
         try:
             output = _read(process.stdout, deadline)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, deadline - time.monotonic()) if output is not None else 0.0)
+            if output is not None and len(output) < LONGEST_OUTPUT:  # it has ended; others are not waited for
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, deadline - time.monotonic()))
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # the namespace's first process dies with its parent
@@ -181,7 +185,7 @@ def run_python(code: str, seconds: float, memory_mb: int, sandbox: str) -> Outco
 
 
 def _read(stream, deadline: float) -> bytes | None:
-    """Return what a pipe gives until its end or LONGEST_OUTPUT bytes; None when the deadline passed before."""
+    """Return what a pipe gives until its end or LONGEST_OUTPUT bytes; None if the deadline came before."""
     output = b""
     while len(output) < LONGEST_OUTPUT:
         left = deadline - time.monotonic()
@@ -209,8 +213,8 @@ def _reason(output: bytes | None, status: int, seconds: float) -> str:
 def _process_limit(isolated: bool) -> int:
     """Return RLIMIT_NPROC for one program; the kernel counts threads, and those of all programs of a user.
 
-    From Linux 5.14 on, each user namespace has its own count. Otherwise those that the user already has are added,
-    or no program could start a thread.
+    From Linux 5.14 on, each user namespace has its own count. Otherwise those that the user already has are
+    added, or no program could start a thread.
     """
     owner = os.getuid() or (NOBODY if isolated else 0)
     release = tuple(map(int, re.match(r"(\d+)\.(\d+)", os.uname().release).groups()))
@@ -247,8 +251,9 @@ def _bwrap_command(python: list[str]) -> list[str]:
         command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     folders, links = _visible_folders()
     for folder in folders:
+        # Where the real parents are closed to others, so are those that bwrap makes by itself.
         for parent in reversed(Path(folder).parents[:-1]):
-            command += ["--dir", str(parent)]  # bwrap's own parents are closed to others where the real ones are
+            command += ["--dir", str(parent)]
         command += ["--ro-bind", folder, folder]
     for path, target in links.items():
         command += ["--symlink", target, path]
@@ -266,10 +271,10 @@ def _unshare_command(python: list[str], root: str, seconds: float) -> list[str]:
 
 
 def _mount_script(root: str) -> str:
-    """Return a shell script that makes a closed root folder at `root`, enters it, and runs its arguments there.
+    """Return a shell script that makes a closed root folder at `root` and runs its arguments in it.
 
-    The shell stays the namespace's first process: when it goes, the kernel ends all others. It does not read its
-    own input, which is the program's.
+    The shell stays the namespace's first process: when it goes, the kernel ends all others. It does not read
+    its own input, which is the program's.
     """
     folders, links = _visible_folders()
     quoted = shlex.quote(root)

@@ -1,7 +1,7 @@
 """Scores of structured tutor replies: their three labels against the gold reply's, and their form.
 
-Covers accuracy and macro-F1 of evaluation, action and state, and how many replies can be used at all. Not covered:
-the words the tutor says, which no label scores.
+Covers accuracy and macro-F1 of evaluation, action and state, and how many replies can be used at all. Not
+covered: the words the tutor says, which no label scores.
 """
 
 import argparse
@@ -20,9 +20,9 @@ SUBSETS = {EVALUATION: "evaluation", ACTION: "action", STATE: "state"}
 def macro_f1(gold: Sequence[str], predicted: Sequence[str], fidelity: str) -> float:
     """Return the mean F1 over labels; '' is a prediction that did not parse.
 
-    "paper": over the labels that occur in gold, so that '' only lowers recall. "code": as the published evaluation
-    computes it (seeds.md §A3): over the sorted labels of gold and predictions without the first one, which is ''
-    only if some prediction did not parse; not a number if no label is left.
+    "paper": over the labels that occur in gold, so that '' only lowers recall. "code": as the published
+    evaluation computes it (seeds.md §A3): over the sorted labels of gold and predictions without the first
+    one, which is '' only if some prediction did not parse; not a number if no label is left.
     """
     labels = sorted(set(gold)) if fidelity == "paper" else sorted({*gold, *predicted})[1:]
     pairs = list(zip(gold, predicted, strict=True))
@@ -60,20 +60,24 @@ def is_valid_json(text: str) -> bool:
 def score(prompts: list[dict], answers: dict[str, dict], settings: dict) -> list[dict]:
     """Return the cells of one policy; `answers` holds each prompt's generation row.
 
-    The labels are scored on all turns but the first (if `skip_first_turn`), whose labels never vary; the form on all.
-    Raises PlumblineError when a gold reply does not parse, or no turn is left.
+    The labels are scored on all turns but the first (if `skip_first_turn`), whose labels never vary; the
+    form on all. Raises PlumblineError when a gold reply does not parse, or no turn is left.
     """
     fidelity = settings["fidelity"]
     replies = {row["id"]: parse_reply(answers[row["id"]]["text"]) for row in prompts}
     later = [row for row in prompts if row["meta"]["turn"] > 0 or not settings["skip_first_turn"]]
     if not later:
-        raise PlumblineError("the tutor prompt set has no turn to score; with skip_first_turn it needs later turns")
+        raise PlumblineError(
+            "the tutor prompt set has no turn to score; with skip_first_turn it needs later turns"
+        )
     gold = {}
     for row in later:
         gold[row["id"]] = parse_reply(row["reference"][0]) if row.get("reference") else None
         missing = [field for field in LABEL_FIELDS if field not in (gold[row["id"]] or {})]
         if missing:
-            raise PlumblineError(f"tutor prompt {row['id']}: its reference lacks {', '.join(missing)}; clean again")
+            raise PlumblineError(
+                f"tutor prompt {row['id']}: its reference lacks {', '.join(missing)}; clean again"
+            )
 
     def cell(subset: str, metric: str, rows: list[dict], columns: dict[str, list], **extra) -> dict:
         ids, groups = [row["id"] for row in rows], [row["group"] for row in rows]
@@ -105,14 +109,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--prompts", required=True, help="the tutor prompt set, with gold references")
     parser.add_argument("--generations", required=True, help="the policy's replies")
-    parser.add_argument("--settings", required=True, type=json.loads, help="the benchmark's settings, as JSON")
+    parser.add_argument(
+        "--settings", required=True, type=json.loads, help="the benchmark's settings, as JSON"
+    )
     parser.add_argument("--output", required=True, help="score file to write")
     args = parser.parse_args()
     prompts = read_jsonl(args.prompts)
-    samples = first_turns_by_id(read_jsonl(args.generations), [row["id"] for row in prompts], args.generations)
+    samples = first_turns_by_id(
+        read_jsonl(args.generations), [row["id"] for row in prompts], args.generations
+    )
     for name, rows in samples.items():
         if len(rows) > 1:
-            raise PlumblineError(f"{args.generations}: {len(rows)} samples of {name!r}; the tutor is scored on one")
+            raise PlumblineError(
+                f"{args.generations}: {len(rows)} samples of {name!r}; the tutor is scored on one"
+            )
     answers = {name: rows[0] for name, rows in samples.items()}
     write_scores(args.output, "tutor", score(prompts, answers, args.settings))
 

@@ -1,0 +1,70 @@
+# Plumbline: from raw dialogues to one results table. This file is the table of contents; the rules are in rules/,
+# what they run is in workflow_scripts/, and a study (config.yaml, studies/*.yaml) says what is to be done.
+
+import os
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+sys.path.insert(0, workflow.basedir)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")]))
+
+if "study" not in config:
+
+    configfile: "config.yaml"
+
+
+report: "report/workflow.rst"
+
+
+include: "rules/common.smk"
+include: "rules/download.smk"
+include: "rules/clean.smk"
+include: "rules/annotate.smk"
+include: "rules/sft.smk"
+include: "rules/pairs.smk"
+include: "rules/align.smk"
+include: "rules/generate.smk"
+include: "rules/score.smk"
+include: "rules/report.smk"
+
+
+localrules:
+    results,
+    sources,
+    datasets,
+    policies,
+    scores,
+    collect_answers,
+    calibrate_answers,
+    index_scores,
+    render_report,
+
+
+rule results:
+    default_target: True
+    input:
+        f"{RESULTS}/results.csv",
+        f"{RESULTS}/report.html",
+
+
+rule sources:
+    input:
+        [f"{source_folder(name)}/manifest.json" for name in STUDY.sources],
+
+
+rule datasets:
+    input:
+        [f"{CLEAN}/{name}/manifest.json" for name in STUDY.datasets],
+
+
+rule policies:
+    input:
+        [f"{weights_folder(name, seed)}/manifest.json" for name, seed in cells()],
+
+
+rule scores:
+    input:
+        SCORES,

@@ -1,0 +1,104 @@
+# Reward models on pairs of their own split, and reward columns for a dataset's splits.
+
+
+rule build_reward_pairs:
+    input:
+        lambda wildcards: f"{CLEAN}/{STUDY.reward_models[wildcards.reward].dataset}/manifest.json",
+    output:
+        f"{RESULTS}/reward_models/{{reward}}/pairs.json",
+    params:
+        code=code_of("workflow_scripts.annotate.reward_pairs"),
+        settings=lambda wildcards: settings(STUDY.reward_models[wildcards.reward], keys=["seed"]),
+        rows=lambda wildcards: "{CLEAN}/{part.dataset}/rows/{part.split}.jsonl".format(
+            CLEAN=CLEAN, part=STUDY.reward_models[wildcards.reward]
+        ),
+    log:
+        f"{LOGS}/build_reward_pairs/{{reward}}.log",
+    message:
+        "Building the pairs of reward model {wildcards.reward}"
+    shell:
+        PYTHON + ".annotate.reward_pairs --rows {params.rows} --settings {params.settings:q}"
+        f" --output {RESULTS}/reward_models/{{wildcards.reward}}/pairs.jsonl --manifest {{output}} 2> {{log}}"
+
+
+rule train_reward_model:
+    input:
+        parent=lambda wildcards: f"{weights_folder(STUDY.reward_models[wildcards.reward].parent, STUDY.seeds[0])}"
+        "/manifest.json",
+        pairs=f"{RESULTS}/reward_models/{{reward}}/pairs.json",
+    output:
+        manifest=f"{RESULTS}/reward_models/{{reward}}/manifest.json",
+        curve=f"{RESULTS}/reward_models/{{reward}}/curve.json",
+    params:
+        code=code_of("workflow_scripts.annotate.train_reward"),
+        pins=pins(*TRAINERS),
+        settings=lambda wildcards: settings(
+            STUDY.reward_models[wildcards.reward],
+            drop=["parent", "dataset", "split", "seed", "threads"],
+            trust_remote_code=remote_code(STUDY.reward_models[wildcards.reward].parent),
+        ),
+        seed=lambda wildcards: STUDY.reward_models[wildcards.reward].seed,
+        parent=lambda wildcards, input: input.parent.removesuffix("/manifest.json"),
+    threads: lambda wildcards: STUDY.reward_models[wildcards.reward].threads
+    resources:
+        gpu=STUDY.training_resources.gpu,
+        mem_mb=STUDY.training_resources.mem_mb,
+        runtime=STUDY.training_resources.runtime_minutes,
+    log:
+        f"{LOGS}/train_reward_model/{{reward}}.log",
+    message:
+        "Training reward model {wildcards.reward}"
+    shell:
+        PYTHON + ".annotate.train_reward --parent {params.parent}/model --parent-manifest {input.parent}"
+        f" --pairs {RESULTS}/reward_models/{{wildcards.reward}}/pairs.jsonl --pairs-manifest {{input.pairs}}"
+        " --settings {params.settings:q} --seed {params.seed}"
+        f" --work {WORK}/train/{{wildcards.reward}} --output {RESULTS}/reward_models/{{wildcards.reward}}/model"
+        f" --manifest {{output.manifest}} --curve {{output.curve}}"
+        f" --cost {RESULTS}/costs/train_reward_model/{{wildcards.reward}}.json > {{log}} 2>&1"
+
+
+def reward_manifests(wildcards):
+    rewards = STUDY.annotations[wildcards.annotation].rewards.values()
+    models = [part.model for part in rewards if getattr(part, "model", None)]
+    sources = [part.source for part in rewards if getattr(part, "source", None)]
+    return [f"{RESULTS}/reward_models/{name}/manifest.json" for name in models] + [
+        f"{source_folder(name)}/manifest.json" for name in sources
+    ]
+
+
+def reward_settings(wildcards):
+    """Return an annotation's rewards with each classifier's folder in place of its name."""
+    rewards = {}
+    for name, part in STUDY.annotations[wildcards.annotation].rewards.items():
+        rewards[name] = part.model_dump()
+        if getattr(part, "model", None):
+            rewards[name]["folder"] = f"{RESULTS}/reward_models/{part.model}/model"
+        elif getattr(part, "source", None):
+            rewards[name]["folder"] = f"{source_folder(part.source)}/files"
+    return as_json({"rewards": rewards})
+
+
+rule annotate_dataset:
+    input:
+        dataset=lambda wildcards: f"{CLEAN}/{STUDY.annotations[wildcards.annotation].dataset}/manifest.json",
+        rewards=reward_manifests,
+    output:
+        f"{RESULTS}/annotations/{{annotation}}/manifest.json",
+    params:
+        code=code_of("workflow_scripts.annotate.annotate"),
+        pins=pins(*TORCH),
+        settings=reward_settings,
+        rows=lambda wildcards: f"{CLEAN}/{STUDY.annotations[wildcards.annotation].dataset}/rows",
+        splits=lambda wildcards: STUDY.annotations[wildcards.annotation].splits,
+        fit_split=lambda wildcards: STUDY.annotations[wildcards.annotation].fit_split,
+    threads: 1
+    resources:
+        gpu=STUDY.generation_resources.gpu,
+    log:
+        f"{LOGS}/annotate_dataset/{{annotation}}.log",
+    message:
+        "Annotating {wildcards.annotation}"
+    shell:
+        PYTHON + ".annotate.annotate --rows {params.rows} --splits {params.splits} --fit-split {params.fit_split}"
+        " --settings {params.settings:q}"
+        f" --output {RESULTS}/annotations/{{wildcards.annotation}}/rows --manifest {{output}} 2> {{log}}"

@@ -1,0 +1,53 @@
+# Raw files to canonical rows, split by group; every dropped row or turn is counted.
+
+
+def raw_files(source, names):
+    return [f"{source_folder(source)}/files/{name}" for name in names]
+
+
+rule clean_dataset:
+    input:
+        lambda wildcards: f"{source_folder(STUDY.datasets[wildcards.dataset].source)}/manifest.json",
+    output:
+        f"{CLEAN}/{{dataset}}/manifest.json",
+    wildcard_constraints:
+        dataset=one_of(STUDY.datasets),
+    params:
+        code=code_of("workflow_scripts.clean.clean"),
+        settings=lambda wildcards: settings(STUDY.datasets[wildcards.dataset], drop=["source", "files"]),
+        files=lambda wildcards: raw_files(
+            STUDY.datasets[wildcards.dataset].source, STUDY.datasets[wildcards.dataset].files
+        ),
+    log:
+        f"{LOGS}/clean_dataset/{{dataset}}.log",
+    message:
+        "Cleaning dataset {wildcards.dataset}"
+    shell:
+        PYTHON + ".clean.clean --inputs {params.files} --settings {params.settings:q}"
+        f" --output {CLEAN}/{{wildcards.dataset}}/rows --manifest {{output}} 2> {{log}}"
+
+
+rule clean_reply_pairs:
+    input:
+        lambda wildcards: f"{source_folder(STUDY.benchmarks[wildcards.benchmark].source)}/manifest.json",
+    output:
+        f"{CLEAN}/{{benchmark}}/manifest.json",
+    wildcard_constraints:
+        benchmark=one_of(name for name, part in STUDY.benchmarks.items() if part.kind == "pair_perplexity"),
+    params:
+        code=code_of("workflow_scripts.clean.clean"),
+        settings=lambda wildcards: settings(
+            STUDY.benchmarks[wildcards.benchmark],
+            keys=["system_prompt", "reply_format", "drop_fields", "replace_na"],
+            schema="tutorbot_pairs",
+        ),
+        files=lambda wildcards: raw_files(
+            STUDY.benchmarks[wildcards.benchmark].source, [STUDY.benchmarks[wildcards.benchmark].file]
+        ),
+    log:
+        f"{LOGS}/clean_reply_pairs/{{benchmark}}.log",
+    message:
+        "Cleaning the reply pairs of {wildcards.benchmark}"
+    shell:
+        PYTHON + ".clean.clean --inputs {params.files} --settings {params.settings:q}"
+        f" --output {CLEAN}/{{wildcards.benchmark}}/rows --manifest {{output}} 2> {{log}}"

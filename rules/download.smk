@@ -1,0 +1,63 @@
+# Raw files by pin, and base models converted once. Shared by all studies that pin the same.
+
+
+rule fetch_source:
+    output:
+        "data/sources/{source}/manifest.json",
+    wildcard_constraints:
+        source=one_of(FETCHED),
+    params:
+        code=code_of("workflow_scripts.download.fetch"),
+        name=lambda wildcards: SOURCE_OF[wildcards.source],
+        settings=lambda wildcards: settings(STUDY.sources[SOURCE_OF[wildcards.source]], drop=["simulate"]),
+    log:
+        f"{LOGS}/fetch_source/{{source}}.log",
+    message:
+        "Fetching {wildcards.source}"
+    shell:
+        PYTHON + ".download.fetch --name {params.name} --settings {params.settings:q}"
+        " --output data/sources/{wildcards.source}/files --manifest {output}"
+        " --work work/downloads/{wildcards.source} 2> {log}"
+
+
+rule simulate_dialogues:
+    input:
+        lambda wildcards: STUDY.sources[SOURCE_OF[wildcards.source]].simulate.problems,
+    output:
+        "data/sources/{source}/manifest.json",
+    wildcard_constraints:
+        source=one_of(SIMULATED),
+    params:
+        code=code_of("workflow_scripts.download.simulate_dialogues"),
+        settings=lambda wildcards: settings(
+            STUDY.sources[SOURCE_OF[wildcards.source]].simulate, drop=["problems"]
+        ),
+    log:
+        f"{LOGS}/simulate_dialogues/{{source}}.log",
+    message:
+        "Simulating dialogues over {input}"
+    shell:
+        PYTHON + ".download.simulate_dialogues --problems {input} --settings {params.settings:q}"
+        " --output data/sources/{wildcards.source}/files --manifest {output} 2> {log}"
+
+
+rule prepare_model:
+    input:
+        lambda wildcards: f"{source_folder(STUDY.models[MODEL_OF[wildcards.model]].source)}/manifest.json",
+    output:
+        "data/models/{model}/manifest.json",
+    wildcard_constraints:
+        model=one_of(MODEL_OF),
+    params:
+        code=code_of("workflow_scripts.download.prepare_model"),
+        settings=lambda wildcards: settings(
+            STUDY.models[MODEL_OF[wildcards.model]], keys=["format", "weights", "tokenizer", "check"]
+        ),
+        source=lambda wildcards: f"{source_folder(STUDY.models[MODEL_OF[wildcards.model]].source)}/files",
+    log:
+        f"{LOGS}/prepare_model/{{model}}.log",
+    message:
+        "Preparing base model {wildcards.model}"
+    shell:
+        PYTHON + ".download.prepare_model --source {params.source} --settings {params.settings:q}"
+        " --output data/models/{wildcards.model}/model --manifest {output} 2> {log}"

@@ -1,0 +1,140 @@
+# Prompt sets, and answers: one engine load per policy for all it owes, one file per prompt set from there on.
+
+
+def prompts_input(wildcards):
+    """Return the manifest behind a prompt set, or the file itself where it ships with the repository."""
+    part = PROMPT_SETS[wildcards.prompts]
+    if getattr(part, "dataset", None):
+        return f"{CLEAN}/{part.dataset}/manifest.json"
+    if part.kind == "humaneval":
+        return f"{source_folder(part.source)}/manifest.json"
+    return part.questions if part.kind == "mt_bench" else part.prompts
+
+
+def prompts_file(wildcards):
+    part = PROMPT_SETS[wildcards.prompts]
+    if getattr(part, "dataset", None):
+        return f"{CLEAN}/{part.dataset}/rows/{part.split}.jsonl"
+    return f"{source_folder(part.source)}/files/{part.file}" if part.kind == "humaneval" else prompts_input(wildcards)
+
+
+SAMPLING = ["max_new_tokens", "min_new_tokens", "temperature", "top_p", "samples", "batch_size"]
+
+
+rule build_prompts:
+    input:
+        prompts_input,
+    output:
+        f"{RESULTS}/prompts/{{prompts}}.json",
+    wildcard_constraints:
+        prompts=one_of(PROMPT_SETS),
+    params:
+        code=code_of("workflow_scripts.generate.prompts"),
+        kind=lambda wildcards: getattr(PROMPT_SETS[wildcards.prompts], "kind", "tutor"),
+        file=prompts_file,
+        sampling=lambda wildcards: settings(PROMPT_SETS[wildcards.prompts], keys=SAMPLING),
+        limit=lambda wildcards: (
+            f"--limit {PROMPT_SETS[wildcards.prompts].limit}" if PROMPT_SETS[wildcards.prompts].limit else ""
+        ),
+    log:
+        f"{LOGS}/build_prompts/{{prompts}}.log",
+    message:
+        "Building prompt set {wildcards.prompts}"
+    shell:
+        PYTHON + ".generate.prompts --kind {params.kind} --input {params.file} --sampling {params.sampling:q}"
+        f" {{params.limit}} --output {RESULTS}/prompts/{{wildcards.prompts}}.jsonl --manifest {{output}} 2> {{log}}"
+
+
+ENGINE_CODE = code_of(
+    "workflow_scripts.generate.answer",
+    f"workflow_scripts.generate.{'vllm_engine' if STUDY.engine.name == 'vllm' else 'engine'}",
+)
+ENGINE_PINS = pins(*TORCH)
+
+
+rule answer_prompts:
+    input:
+        model=lambda wildcards: f"{weights_folder(wildcards.policy, wildcards.seed)}/manifest.json",
+        prompts=lambda wildcards: [prompts_manifest(name) for name in owed_by(wildcards.policy)],
+    output:
+        f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/answered.json",
+    wildcard_constraints:
+        policy=one_of(POLICIES),
+        seed=r"\d+",
+    params:
+        code=ENGINE_CODE,
+        pins=ENGINE_PINS,
+        settings=lambda wildcards: as_json(
+            {
+                "engine": STUDY.engine.model_dump(),
+                "template": template_of(wildcards.policy),
+                "context": model_of(wildcards.policy).context,
+                "trust_remote_code": remote_code(wildcards.policy),
+            }
+        ),
+        model=lambda wildcards: weights_folder(wildcards.policy, wildcards.seed),
+        cost=f"{RESULTS}/costs/answer_prompts/{{policy}}-{{seed}}.json",
+    threads: STUDY.generation_resources.cpus
+    resources:
+        gpu=STUDY.generation_resources.gpu,
+        mem_mb=STUDY.generation_resources.mem_mb,
+        runtime=STUDY.generation_resources.runtime_minutes,
+    log:
+        f"{LOGS}/answer_prompts/{{policy}}-{{seed}}.log",
+    message:
+        "{wildcards.policy} (seed {wildcards.seed}) answers its prompt sets"
+    shell:
+        PYTHON + ".generate.answer --model {params.model}/model --model-manifest {input.model}"
+        " --prompts {input.prompts} --settings {params.settings:q} --seed {wildcards.seed}"
+        f" --work {WORK}/answers/{{wildcards.policy}}-{{wildcards.seed}}"
+        " --output {output} --cost {params.cost} > {log} 2>&1"
+
+
+# `answered.json` is ancient here: it orders the two jobs, but a change to another prompt set, which makes it new,
+# leaves this one's answers as they are. What they do depend on stands beside it.
+rule collect_answers:
+    input:
+        answered=ancient(f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/answered.json"),
+        model=lambda wildcards: f"{weights_folder(wildcards.policy, wildcards.seed)}/manifest.json",
+        prompts=f"{RESULTS}/prompts/{{prompts}}.json",
+    output:
+        f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/generations/{{prompts}}.json",
+    wildcard_constraints:
+        policy=one_of(POLICIES),
+        prompts=one_of(PROMPT_SETS),
+        seed=r"\d+",
+    params:
+        code=code_of("workflow_scripts.generate.collect"),
+        engine=ENGINE_CODE,
+        pins=ENGINE_PINS,
+        settings=rules.answer_prompts.params.settings,
+    log:
+        f"{LOGS}/collect_answers/{{policy}}-{{seed}}-{{prompts}}.log",
+    message:
+        "Collecting {wildcards.policy} (seed {wildcards.seed}) on {wildcards.prompts}"
+    shell:
+        PYTHON + ".generate.collect --answered {input.answered} --prompts {input.prompts}"
+        f" --work {WORK}/answers/{{wildcards.policy}}-{{wildcards.seed}}"
+        f" --output {RESULTS}/policies/{{wildcards.policy}}/seed-{{wildcards.seed}}/generations/{{wildcards.prompts}}.jsonl"
+        " --manifest {output} 2> {log}"
+
+
+rule calibrate_answers:
+    input:
+        f"{RESULTS}/prompts/{{prompts}}.json",
+    output:
+        f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/generations/{{prompts}}.json",
+    wildcard_constraints:
+        policy=one_of(CALIBRATION),
+        prompts=one_of(PROMPTED),
+        seed="0",
+    params:
+        code=code_of("workflow_scripts.generate.calibrate"),
+    log:
+        f"{LOGS}/calibrate_answers/{{policy}}-{{seed}}-{{prompts}}.log",
+    message:
+        "Calibration answers {wildcards.policy} for {wildcards.prompts}"
+    shell:
+        PYTHON + ".generate.calibrate --policy {wildcards.policy} --prompts {input}"
+        f" --output {RESULTS}/policies/{{wildcards.policy}}/seed-0/generations/{{wildcards.prompts}}.jsonl"
+        " --manifest {output} 2> {log}"

@@ -1,0 +1,159 @@
+# Item scores to the tables, the figures and the HTML report.
+
+
+def index_entries():
+    """Return one entry per score file, policies in the order of the study, calibration rows last."""
+    entries = []
+    for name, seed in [*cells(), *((name, 0) for name in CALIBRATION)]:
+        policy = POLICIES.get(name)
+        for benchmark in STUDY.benchmarks:
+            entries.append(
+                {
+                    "policy": name,
+                    "parent": policy.parent if policy else None,
+                    "method": policy.method if policy else None,
+                    "seed": seed,
+                    "benchmark": benchmark,
+                    "file": f"{policy_folder(name, seed)}/scores/{benchmark}.json",
+                    "kind": "policy" if policy else "calibration",
+                }
+            )
+    return entries
+
+
+SCORES = [entry["file"] for entry in index_entries()]
+
+
+rule index_scores:
+    output:
+        f"{RESULTS}/scores.json",
+    params:
+        code=code_of("workflow_scripts.report.index"),
+        entries=as_json(index_entries()),
+    log:
+        f"{LOGS}/index_scores.log",
+    message:
+        "Listing the score files of {NAME}"
+    shell:
+        PYTHON + ".report.index --output {output} 2> {log} <<< {params.entries:q}"
+
+
+rule build_table:
+    input:
+        scores=SCORES,
+        index=rules.index_scores.output,
+    output:
+        table=report(f"{RESULTS}/results.csv", caption="../report/results.rst", category="Results"),
+        wide=report(f"{RESULTS}/policies.csv", caption="../report/policies.rst", category="Results"),
+        markdown=f"{RESULTS}/results.md",
+    params:
+        code=code_of("workflow_scripts.report.table"),
+        settings=settings(
+            STUDY.report,
+            keys=["baseline", "draws", "confidence"],
+            study=NAME,
+            seed=STUDY.seeds[0],
+        ),
+    log:
+        f"{LOGS}/build_table.log",
+    message:
+        "Building the results table of {NAME}"
+    shell:
+        PYTHON + ".report.table --index {input.index} --settings {params.settings:q}"
+        " --output {output.table} --wide {output.wide} --markdown {output.markdown} 2> {log}"
+
+
+TRAINED = [(name, seed) for name, seed in cells() if POLICIES[name].parent]
+FIGURES = (
+    ([f"{RESULTS}/figures/loss_curves.svg"] if TRAINED or STUDY.reward_models else [])
+    + ([f"{RESULTS}/figures/policy_bars.svg"] if STUDY.report.bars else [])
+    + ([f"{RESULTS}/figures/rewards.svg"] if STUDY.annotations else [])
+)
+CURVES = [
+    {"policy": name, "seed": seed, "file": f"{policy_folder(name, seed)}/curve.json"} for name, seed in TRAINED
+] + [
+    {"policy": name, "seed": part.seed, "file": f"{RESULTS}/reward_models/{name}/curve.json"}
+    for name, part in STUDY.reward_models.items()
+    if any(getattr(judge, "model", None) == name for judge in STUDY.judges.values())
+]
+
+
+rule draw_loss_curves:
+    input:
+        [curve["file"] for curve in CURVES],
+    output:
+        report(f"{RESULTS}/figures/loss_curves.svg", caption="../report/loss_curves.rst", category="Training"),
+    params:
+        code=code_of("workflow_scripts.report.figures"),
+        settings=as_json({"curves": CURVES}),
+    log:
+        f"{LOGS}/draw_loss_curves.log",
+    message:
+        "Drawing the loss curves"
+    shell:
+        PYTHON + ".report.figures loss_curves --settings {params.settings:q} --output {output} 2> {log}"
+
+
+rule draw_policy_bars:
+    input:
+        f"{RESULTS}/results.csv",
+    output:
+        report(f"{RESULTS}/figures/policy_bars.svg", caption="../report/policy_bars.rst", category="Results"),
+    params:
+        code=code_of("workflow_scripts.report.figures"),
+        settings=as_json(
+            {"cells": [f"{bar.benchmark}/{bar.subset}/{bar.metric}" for bar in STUDY.report.bars]}
+        ),
+    log:
+        f"{LOGS}/draw_policy_bars.log",
+    message:
+        "Drawing the policies side by side"
+    shell:
+        PYTHON + ".report.figures policy_bars --results {input} --settings {params.settings:q}"
+        " --output {output} 2> {log}"
+
+
+rule draw_rewards:
+    input:
+        [f"{RESULTS}/annotations/{name}/manifest.json" for name in STUDY.annotations],
+    output:
+        report(f"{RESULTS}/figures/rewards.svg", caption="../report/rewards.rst", category="Rewards"),
+    params:
+        code=code_of("workflow_scripts.report.figures"),
+        settings=as_json({}),
+        rows=[
+            f"{RESULTS}/annotations/{name}/rows/{split}.jsonl"
+            for name, part in STUDY.annotations.items()
+            for split in part.splits
+        ],
+    log:
+        f"{LOGS}/draw_rewards.log",
+    message:
+        "Drawing the reward distributions"
+    shell:
+        PYTHON + ".report.figures reward_histogram --annotations {params.rows} --settings {params.settings:q}"
+        " --output {output} 2> {log}"
+
+
+# Snakemake writes its own report from the finished files; the inner call plans and runs nothing else.
+rule render_report:
+    input:
+        table=f"{RESULTS}/results.csv",
+        wide=f"{RESULTS}/policies.csv",
+        figures=FIGURES,
+    output:
+        page=f"{RESULTS}/report.html",
+        study=f"{RESULTS}/study.json",
+    params:
+        code=code_of("workflow_scripts.report.index"),
+        captions={path.name: digest(path.read_text()) for path in sorted(Path("report").glob("*.rst"))},
+        study=as_json(STUDY),
+        root=workflow.basedir,
+    log:
+        f"{LOGS}/render_report.log",
+    message:
+        "Rendering the report of {NAME}"
+    shell:
+        PYTHON + ".report.index --output {output.study} 2> {log} <<< {params.study:q} &&"
+        " python -m snakemake {input.table} {input.wide} {input.figures} --nolock --cores 1"
+        " --snakefile {params.root}/Snakefile --configfile {output.study} --report {output.page} >> {log} 2>&1"

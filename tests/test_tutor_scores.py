@@ -1,0 +1,204 @@
+"""Tutor scores: labels, macro-F1 in both fidelities, the form of replies, and that no turn is ever lost."""
+
+import json
+import math
+import random
+import sys
+
+import pytest
+
+from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.files import read_json, write_jsonl
+from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, STATE, format_reply
+from workflow_scripts.score import tutor
+from workflow_scripts.score.tutor import macro_f1
+
+SETTINGS = {"fidelity": "paper", "skip_first_turn": True}
+
+
+def reply(evaluation="b", action="3", state="y", subproblem="What is light?", spoken="Good."):
+    values = (evaluation, action, state, subproblem, spoken)
+    return dict(zip((EVALUATION, ACTION, STATE, "Subproblem", "Tutorbot"), values, strict=True))
+
+
+def prompt(name, turn, gold):
+    reference = [format_reply(gold, "json")]
+    return {
+        "id": name,
+        "group": "g",
+        "messages": [],
+        "followups": [],
+        "reference": reference,
+        "meta": {"turn": turn},
+    }
+
+
+def answer(name, text, **extra):
+    return {"id": name, "sample": 0, "turn": 0, "text": text, "finish_reason": "stop", **extra}
+
+
+def cells_of(prompts, texts, **settings):
+    answers = {row["id"]: answer(row["id"], text) for row, text in zip(prompts, texts, strict=True)}
+    cells = tutor.score(prompts, answers, SETTINGS | settings)
+    return {(cell["subset"], cell["metric"]): cell for cell in cells}
+
+
+def test_the_published_codes_worked_examples_are_reproduced():
+    # seeds.md §A3: without a reply that fails to parse, the first real label is dropped.
+    assert macro_f1(["a", "b", "b"], ["a", "b", ""], "code") == pytest.approx(5 / 6)
+    assert macro_f1(["a", "b", "b"], ["a", "b", "a"], "code") == pytest.approx(2 / 3)
+
+
+def test_the_papers_macro_f1_keeps_every_gold_label():
+    assert macro_f1(["a", "b", "b"], ["a", "b", ""], "paper") == pytest.approx((1 + 2 / 3) / 2)
+    assert macro_f1(["a", "b"], ["a", ""], "paper") == 0.5
+    assert macro_f1(["a", "a"], ["a", "a"], "paper") == 1.0
+
+
+def test_a_label_that_is_only_predicted_counts_in_the_code_alone():
+    assert macro_f1(["a", "b"], ["a", "z"], "paper") == 0.5
+    assert macro_f1(["a", "b"], ["a", "z"], "code") == 0.0
+
+
+def test_the_code_has_no_number_where_it_drops_its_only_label():
+    assert math.isnan(macro_f1(["a"], ["a"], "code"))
+
+
+def test_labels_are_sorted_as_strings_so_that_the_code_drops_1_and_not_2():
+    gold = ["10", "2", "1"]
+    assert macro_f1(gold, ["10", "2", "2"], "code") == pytest.approx((1 + 2 / 3) / 2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_both_fidelities_equal_sklearn(seed):
+    metrics = pytest.importorskip("sklearn.metrics")
+    draw = random.Random(seed)
+    gold = [draw.choice("abcd") for _ in range(60)]
+    predicted = [draw.choice(["a", "b", "c", "d", "e", ""]) for _ in gold]
+    paper = metrics.f1_score(gold, predicted, labels=sorted(set(gold)), average="macro", zero_division=0)
+    assert macro_f1(gold, predicted, "paper") == pytest.approx(paper, abs=1e-12)
+    each = metrics.f1_score(
+        gold, predicted, labels=sorted({*gold, *predicted}), average=None, zero_division=0
+    )
+    assert macro_f1(gold, predicted, "code") == pytest.approx(each[1:].mean(), abs=1e-12)
+
+
+@pytest.mark.parametrize("reply_format", ["json", "python"])
+def test_gold_replies_score_1_and_empty_ones_0(reply_format):
+    prompts = [
+        prompt("c#0", 0, reply("g", "12", "x")),
+        prompt("c#1", 1, reply()),
+        prompt("c#2", 2, reply("a", "1")),
+    ]
+    golds = [format_reply(json.loads(row["reference"][0]), reply_format) for row in prompts]
+    gold, empty = cells_of(prompts, golds), cells_of(prompts, [""] * 3)
+    for name in gold:
+        if name[1] == "macro_f1":
+            for cells, expected in ((gold, 1.0), (empty, 0.0)):
+                columns = cells[name]["columns"]
+                assert macro_f1(columns["gold"], columns["predicted"], "paper") == expected
+        elif name == ("reply", "valid_json"):
+            assert set(gold[name]["columns"]["value"]) == {1.0 if reply_format == "json" else 0.0}
+            assert set(empty[name]["columns"]["value"]) == {0.0}
+        else:
+            assert set(gold[name]["columns"]["value"]) == {1.0}, name
+            assert name == ("reply", "finished") or set(empty[name]["columns"]["value"]) == {0.0}, name
+
+
+def test_first_turns_count_for_form_and_not_for_labels():
+    prompts = [prompt("c#0", 0, reply()), prompt("c#1", 1, reply())]
+    cells = cells_of(prompts, ["", ""])
+    assert cells["evaluation", "accuracy"]["items"] == ["c#1"]
+    assert cells["reply", "exact_labels"]["items"] == ["c#1"]
+    assert cells["reply", "valid_json"]["items"] == ["c#0", "c#1"]
+    kept = cells_of(prompts, ["", ""], skip_first_turn=False)
+    assert kept["evaluation", "accuracy"]["items"] == ["c#0", "c#1"]
+
+
+def test_one_wrong_label_costs_its_field_and_the_exact_match():
+    cells = cells_of([prompt("c#1", 1, reply())], [format_reply(reply(action="1"), "json")])
+    assert cells["evaluation", "accuracy"]["columns"]["value"] == [1.0]
+    assert cells["action", "accuracy"]["columns"]["value"] == [0.0]
+    assert cells["action", "macro_f1"]["columns"] == {"gold": ["3"], "predicted": ["1"]}
+    assert cells["reply", "exact_labels"]["columns"]["value"] == [0.0]
+
+
+@pytest.mark.parametrize(("fidelity", "expected"), [("paper", 1.0), ("code", 0.0)])
+def test_blanks_around_a_label_matter_to_the_code_alone(fidelity, expected):
+    cells = cells_of(
+        [prompt("c#1", 1, reply())], [format_reply(reply(evaluation=" b"), "json")], fidelity=fidelity
+    )
+    assert cells["evaluation", "accuracy"]["columns"]["value"] == [expected]
+    assert cells["evaluation", "macro_f1"]["fidelity"] == fidelity
+
+
+def test_a_number_as_label_is_read_as_its_text():
+    cells = cells_of([prompt("c#1", 1, reply())], [format_reply(reply(action=3), "json")])
+    assert cells["action", "accuracy"]["columns"]["value"] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "valid", "parsed"),
+    [
+        (format_reply(reply(), "json"), 1.0, 1.0),
+        (format_reply(reply(), "python"), 0.0, 1.0),
+        (format_reply(reply(), "json") + " Student: ok", 0.0, 0.0),
+        (format_reply(reply(action=3), "json"), 0.0, 1.0),
+        (format_reply(reply(spoken=" "), "json"), 0.0, 1.0),
+        ('{"Tutorbot": "Hi"}', 0.0, 0.0),
+        ("[" * 100_000, 0.0, 0.0),
+        ("null", 0.0, 0.0),
+    ],
+)
+def test_what_counts_as_valid_json_and_as_parsed(text, valid, parsed):
+    cells = cells_of([prompt("c#1", 1, reply())], [text])
+    assert cells["reply", "valid_json"]["columns"]["value"] == [valid]
+    assert cells["reply", "parsed"]["columns"]["value"] == [parsed]
+
+
+def test_a_reply_cut_at_the_token_limit_is_not_finished():
+    row = answer("c#1", "", finish_reason="length")
+    cells = tutor.score([prompt("c#1", 1, reply())], {"c#1": row}, SETTINGS)
+    assert next(cell for cell in cells if cell["metric"] == "finished")["columns"]["value"] == [0.0]
+
+
+def test_a_prompt_set_of_first_turns_alone_is_refused():
+    with pytest.raises(PlumblineError, match="no turn to score"):
+        cells_of([prompt("c#0", 0, reply())], [""])
+
+
+def test_a_gold_reply_that_does_not_parse_is_named():
+    broken = prompt("c#1", 1, reply()) | {"reference": ["oops"]}
+    with pytest.raises(PlumblineError, match=r"c#1: its reference lacks Evaluation"):
+        cells_of([broken], [""])
+
+
+def run_command(monkeypatch, tmp_path, rows):
+    prompts = [prompt("c#1", 1, reply()), prompt("c#2", 2, reply())]
+    write_jsonl(tmp_path / "prompts.jsonl", prompts)
+    write_jsonl(tmp_path / "generations.jsonl", rows)
+    flags = {"prompts": "prompts.jsonl", "generations": "generations.jsonl", "output": "tutor.json"}
+    argv = [part for name, file in flags.items() for part in (f"--{name}", str(tmp_path / file))]
+    monkeypatch.setattr(sys, "argv", ["tutor", *argv, "--settings", json.dumps(SETTINGS)])
+    tutor.main()
+    return read_json(tmp_path / "tutor.json")
+
+
+def test_the_command_writes_every_turn_of_every_cell(monkeypatch, tmp_path):
+    text = format_reply(reply(), "json")
+    scores = run_command(monkeypatch, tmp_path, [answer("c#2", text), answer("c#1", "")])
+    assert scores["benchmark"] == "tutor"
+    assert len(scores["cells"]) == 10
+    assert all(cell["items"] == ["c#1", "c#2"] and cell["groups"] == ["g", "g"] for cell in scores["cells"])
+    assert scores["cells"][0]["columns"]["value"] == [0.0, 1.0]
+
+
+def test_a_missing_answer_is_an_error_that_names_its_prompt(monkeypatch, tmp_path):
+    with pytest.raises(PlumblineError, match="no answer to 'c#2'"):
+        run_command(monkeypatch, tmp_path, [answer("c#1", "")])
+
+
+def test_two_samples_of_a_turn_are_refused(monkeypatch, tmp_path):
+    rows = [answer("c#1", ""), answer("c#2", ""), answer("c#2", "", sample=1)]
+    with pytest.raises(PlumblineError, match="2 samples of 'c#2'"):
+        run_command(monkeypatch, tmp_path, rows)

@@ -1,0 +1,79 @@
+"""MT-Bench (Zheng et al. 2023): the mean rating, 1 to 10, of answers to two-turn questions.
+
+A verdict that failed has no rating and, as in MT-Bench, is no part of any mean; but its share is a score of its own, and
+each mean's n is the number of answers rated. Not covered: asking the judge, and pairwise MT-Bench.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.score.items import make_cell, write_scores
+
+
+def ratings_of(prompts: list[dict], verdicts: list[dict], where: str) -> dict[tuple[str, int], list[float | None]]:
+    """Return the ratings of each (question id, turn) in the order of the prompts, one per sample, None if failed.
+
+    Raises PlumblineError when a turn has no verdict or a verdict belongs to no question; `where` names the file.
+    """
+    ratings: dict[tuple[str, int], list[float | None]] = {
+        (row["id"], turn): [] for row in prompts for turn in range(1 + len(row["followups"]))
+    }
+    for row in verdicts:
+        if (row["id"], row["turn"]) not in ratings:
+            raise PlumblineError(f"{where}: verdict on turn {row['turn']} of {row['id']!r}, which is not asked; judge again")
+        ratings[row["id"], row["turn"]].append(row["rating"])
+    for (name, turn), values in ratings.items():
+        if not values:
+            raise PlumblineError(f"{where}: no verdict on turn {turn} of {name!r}; judge again")
+    return ratings
+
+
+def score(prompts: list[dict], verdicts: list[dict], where: str) -> list[dict[str, Any]]:
+    """Return the cells of one policy: rating per turn, overall and per category, and the share of failed verdicts.
+
+    Items are question ids within a turn and "<question id>#<turn>" elsewhere; groups are question ids. An item is the
+    mean over its samples. A mean with no verdict at all is left out.
+    """
+    ratings = ratings_of(prompts, verdicts, where)
+    category = {row["id"]: row["meta"]["category"] for row in prompts}
+    means = {}
+    for key, values in ratings.items():
+        given = [value for value in values if value is not None]
+        if given:
+            means[key] = sum(given) / len(given)
+
+    def cell(subset: str, keys: Sequence[tuple[str, int]], named_by_turn: bool) -> list[dict[str, Any]]:
+        rated = [key for key in keys if key in means]
+        items = [f"{name}#{turn + 1}" if named_by_turn else name for name, turn in rated]
+        value = {"value": [means[key] for key in rated]}
+        return [make_cell(subset, "rating", items, [name for name, _ in rated], value)] if rated else []
+
+    keys = list(ratings)
+    cells = cell("overall", keys, True)
+    for turn in sorted({turn for _, turn in keys}):
+        cells += cell(f"turn{turn + 1}", [key for key in keys if key[1] == turn], False)
+    for name in dict.fromkeys(category.values()):
+        cells += cell(name, [key for key in keys if category[key[0]] == name], True)
+    failed = [sum(value is None for value in ratings[key]) / len(ratings[key]) for key in keys]
+    items, groups = [f"{name}#{turn + 1}" for name, turn in keys], [name for name, _ in keys]
+    return [*cells, make_cell("overall", "failed", items, groups, {"value": failed}, higher_is_better=False)]
+
+
+def main() -> None:
+    """Write the MT-Bench scores of one policy."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--prompts", required=True, help="the prompt set, with each question's category")
+    parser.add_argument("--verdicts", required=True, help="the judge's ratings")
+    parser.add_argument("--settings", required=True, type=json.loads, help="the benchmark's settings, as JSON")
+    parser.add_argument("--output", required=True, help="score file to write")
+    args = parser.parse_args()
+    cells = score(read_jsonl(args.prompts), read_jsonl(args.verdicts), args.verdicts)
+    write_scores(args.output, "mt_bench", cells)
+
+
+if __name__ == "__main__":
+    run(main)
