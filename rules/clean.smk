@@ -14,7 +14,7 @@ rule clean_dataset:
         dataset=one_of(STUDY.datasets),
     params:
         code=code_of("workflow_scripts.clean.clean"),
-        settings=lambda wildcards: settings(STUDY.datasets[wildcards.dataset], drop=["source", "files"]),
+        settings=lambda wildcards: settings(STUDY.datasets[wildcards.dataset], drop=["source", "files", "history_turns"]),
         files=lambda wildcards: raw_files(
             STUDY.datasets[wildcards.dataset].source, STUDY.datasets[wildcards.dataset].files
         ),

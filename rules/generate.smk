@@ -18,6 +18,14 @@ def prompts_file(wildcards):
     return f"{source_folder(part.source)}/files/{part.file}" if part.kind == "humaneval" else prompts_input(wildcards)
 
 
+def prompt_cuts(wildcards):
+    """Return the flags that shorten a prompt set: fewer rows, or fewer past exchanges in each."""
+    part = PROMPT_SETS[wildcards.prompts]
+    dataset = STUDY.datasets.get(getattr(part, "dataset", None))
+    flags = {"--limit": part.limit, "--history": dataset.history_turns if dataset else None}
+    return " ".join(f"{flag} {value}" for flag, value in flags.items() if value is not None)
+
+
 SAMPLING = ["max_new_tokens", "min_new_tokens", "temperature", "top_p", "samples", "batch_size"]
 
 
@@ -33,16 +41,14 @@ rule build_prompts:
         kind=lambda wildcards: getattr(PROMPT_SETS[wildcards.prompts], "kind", "tutor"),
         file=prompts_file,
         sampling=lambda wildcards: settings(PROMPT_SETS[wildcards.prompts], keys=SAMPLING),
-        limit=lambda wildcards: (
-            f"--limit {PROMPT_SETS[wildcards.prompts].limit}" if PROMPT_SETS[wildcards.prompts].limit else ""
-        ),
+        cuts=prompt_cuts,
     log:
         f"{LOGS}/build_prompts/{{prompts}}.log",
     message:
         "Building prompt set {wildcards.prompts}"
     shell:
         PYTHON + ".generate.prompts --kind {params.kind} --input {params.file} --sampling {params.sampling:q}"
-        f" {{params.limit}} --output {RESULTS}/prompts/{{wildcards.prompts}}.jsonl --manifest {{output}} 2> {{log}}"
+        f" {{params.cuts}} --output {RESULTS}/prompts/{{wildcards.prompts}}.jsonl --manifest {{output}} 2> {{log}}"
 
 
 ENGINE_CODE = code_of(

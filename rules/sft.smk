@@ -13,7 +13,10 @@ rule tokenise_dataset:
         code=code_of("workflow_scripts.sft.tokenise"),
         pins=pins(*TORCH),
         settings=lambda wildcards: settings(
-            run_of(wildcards.policy), keys=["max_tokens", "overflow"], template=template_of(wildcards.policy)
+            run_of(wildcards.policy),
+            keys=["max_tokens", "overflow"],
+            template=template_of(wildcards.policy),
+            history_turns=STUDY.datasets[run_of(wildcards.policy).dataset].history_turns,
         ),
         splits=lambda wildcards: [
             f"{name}={CLEAN}/{run_of(wildcards.policy).dataset}/rows/{split}.jsonl"

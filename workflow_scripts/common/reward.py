@@ -1,7 +1,7 @@
-"""Score texts with a sequence classifier: a reward model trained in the study, or any other model of that kind.
+"""Score texts with a sequence classifier: a reward model of the study, or any other model of that kind.
 
-Covers the text a reward model reads, loading from safetensors, and batched scores that do not depend on the batch.
-Not covered: training one, and squashing or weighting its scores.
+Covers the text a reward model reads, loading from safetensors, and batched scores that do not depend on the
+batch. Not covered: training one, and squashing or weighting its scores.
 """
 
 import inspect
@@ -12,28 +12,32 @@ from typing import Any
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.models import load_tokenizer, precision_of
 
-import torch  # isort: skip  (after models, which sets the environment first)
-from transformers import AutoModelForSequenceClassification  # isort: skip
+# isort: split
+import torch
+from transformers import AutoModelForSequenceClassification
 
 SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
 def render_pair(messages: Sequence[dict], reply: str, eos: str) -> str:
-    """Return the plain text a reward model reads: one "Speaker: words" line per message, the reply last, then eos.
+    """Return the plain text a reward model reads: a "Speaker: words" line per message, the reply last, eos.
 
-    Words are stripped; `eos` is the tokenizer's end token ("" where it has none). Training and scoring share this.
+    Words are stripped; `eos` is the tokenizer's end token ("" where it has none). Training and scoring must
+    share this text.
     """
     turns = [*messages, {"role": "assistant", "content": reply}]
     return "\n".join(f"{SPEAKERS[turn['role']]}: {turn['content'].strip()}" for turn in turns) + eos
 
 
 def load_reward_model(folder: Path | str, dtype: str = "float32") -> tuple[Any, Any]:
-    """Return (model in evaluation mode, tokenizer) of a folder: safetensors only, no code of the folder's own.
+    """Return (model in evaluation mode, tokenizer) of a folder: safetensors only, none of its own code.
 
-    The model is told the tokenizer's padding token, because it reads its score off the last token that is not one.
+    The model is told the tokenizer's padding token: it reads its score off the last token that is not one.
     """
     if not (Path(folder) / "config.json").is_file():
-        raise PlumblineError(f"{folder}: no reward model here; delete its manifest and run again to make it anew")
+        raise PlumblineError(
+            f"{folder}: no reward model here; delete its manifest and run again to make it anew"
+        )
     tokenizer = load_tokenizer(folder)
     try:
         model = AutoModelForSequenceClassification.from_pretrained(
@@ -61,13 +65,15 @@ def score_texts(
 ) -> list[float]:
     """Return one score per text: the raw logit of a one-output model, else the probability of class `label`.
 
-    Texts of like length share a batch; equal texts are read once, so their scores are equal to the last digit. A text
-    longer than `max_tokens` is cut on the left: the reply, at its end, survives. Raises PlumblineError when a model
-    of several classes is given no `label` among them.
+    Texts of like length share a batch; equal texts are read once, so their scores are equal to the last
+    digit. A text longer than `max_tokens` is cut on the left: the reply, at its end, survives. Raises
+    PlumblineError when a model of several classes is given no `label` among them.
     """
     outputs = model.config.num_labels
     if outputs > 1 and label not in range(outputs):
-        raise PlumblineError(f"label {label} of a classifier with {outputs} classes; choose 0 to {outputs - 1}")
+        raise PlumblineError(
+            f"label {label} of a classifier with {outputs} classes; choose 0 to {outputs - 1}"
+        )
     distinct = list(dict.fromkeys(texts))
     if not distinct:
         return []

@@ -93,6 +93,19 @@ class Simulation(Strict):
     ppl_pairs: Count = 60
     ppl_problems: Share = 0.1
     max_turns: Count = 8
+    behaviours: dict[Literal["a", "b", "c", "d", "e", "f"], Positive] = {
+        "a": 0.245,
+        "b": 0.345,
+        "c": 0.125,
+        "d": 0.08,
+        "e": 0.07,
+        "f": 0.12,
+    }
+    closing_rate: Share = 0.4
+    na_rate: Share = 0.3
+    unparsable_rate: Share = 0.01
+    two_message_rate: Share = 0.02
+    student_last_rate: Share = 0.01
 
 
 class Source(Strict):
@@ -160,6 +173,8 @@ class Dataset(Strict):
     max_chars: Count = 200_000
     reply_format: Literal["json", "python"] = "json"
     group_by: Literal["problem", "question", "conversation"] = "problem"
+    history_turns: Annotated[int, Field(ge=0)] | None = None
+    exclude_groups_of: list[str] = []
     split: Split
 
 
@@ -212,6 +227,8 @@ class ClassifierReward(Strict):
     source: str | None = None
     weight: float = 1.0
     squash: Literal["sigmoid", "none"] = "sigmoid"
+    max_tokens: Count = 512
+    batch_size: Count = 64
 
     @model_validator(mode="after")
     def one_origin(self) -> "ClassifierReward":
@@ -358,7 +375,7 @@ class PairPerplexity(Strict):
     source: str
     file: str
     system_prompt: str | None = None
-    reply_format: Literal["json", "python"] = "json"
+    reply_format: Literal["json", "python", "raw"] = "json"
     drop_fields: list[str] = []
     replace_na: dict[str, str] = {}
     max_tokens: Count = 1024

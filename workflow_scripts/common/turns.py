@@ -3,8 +3,20 @@
 from typing import Any
 
 
-def turns_of(conversation: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one row per assistant message of a conversation, in order.
+def window(messages: list[dict[str, str]], history: int | None) -> list[dict[str, str]]:
+    """Return a prompt's messages with at most `history` past exchanges, for models of short context.
+
+    The system message and the first user message (the problem) always stay; None keeps everything.
+    """
+    if history is None:
+        return messages
+    head = next(place for place, message in enumerate(messages) if message["role"] == "user") + 1
+    rest = messages[head:]  # assistant, user, assistant, user, …: ends on the student
+    return messages[:head] + (rest[-2 * history :] if history else rest[-1:])
+
+
+def turns_of(conversation: dict[str, Any], history: int | None = None) -> list[dict[str, Any]]:
+    """Return one row per assistant message of a conversation, in order, with at most `history` past exchanges.
 
     Row k is {"id": "<conversation id>#k", "group", "messages": all before the k-th assistant message,
     "reference": that message's content, "meta": the conversation's meta with "turn": k}; k counts from 0.
@@ -15,7 +27,7 @@ def turns_of(conversation: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "id": f"{conversation['id']}#{k}",
             "group": conversation["group"],
-            "messages": messages[:place],
+            "messages": window(messages[:place], history),
             "reference": messages[place]["content"],
             "meta": {**conversation.get("meta", {}), "turn": k},
         }

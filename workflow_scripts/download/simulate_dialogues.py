@@ -165,7 +165,7 @@ def finish(evaluation: str, action: str, problem: Problem, place: int, spoken: s
         spoken = f"{spoken} The problem is solved."
         return make_reply(evaluation, action, "z", steps[place]["question"], spoken)
     question = steps[place + 1]["question"]
-    return make_reply(evaluation, action, "y", question, f"{spoken} Next: {question}")
+    return make_reply(evaluation, action, "y", question, f"{spoken} On to the next step.")
 
 
 def say(rng: random.Random, text: str) -> str:
@@ -231,7 +231,7 @@ def inquire(rng: random.Random, problem: Problem, place: int) -> tuple[str, Repl
 def open_dialogue(rng: random.Random, problem: Problem) -> Turn:
     """Return the first exchange: the problem posed, the first sub-problem asked (g, 12, x)."""
     question = problem["subproblems"][0]["question"]
-    return pose(problem), make_reply("g", "12", "x", question, f"{rng.choice(OPENINGS)} {question}")
+    return pose(problem), make_reply("g", "12", "x", question, rng.choice(OPENINGS))
 
 
 def simulate_dialogue(

@@ -23,9 +23,9 @@ def field(row: dict, name: str, path: Path, number: int) -> object:
     return row[name]
 
 
-def tutor_prompts(path: Path) -> list[dict]:
+def tutor_prompts(path: Path, history: int | None = None) -> list[dict]:
     """One prompt per tutor turn of each conversation; the gold reply is the reference."""
-    turns = [turn for conversation in read_jsonl(path) for turn in turns_of(conversation)]
+    turns = [turn for conversation in read_jsonl(path) for turn in turns_of(conversation, history)]
     return [turn | {"followups": [], "reference": [turn["reference"]]} for turn in turns]
 
 
@@ -87,11 +87,13 @@ def main() -> None:
     parser.add_argument("--kind", choices=BUILDERS, required=True)
     parser.add_argument("--input", type=Path, required=True)
     parser.add_argument("--sampling", type=json.loads, required=True, help="how answers are drawn, as JSON")
+    parser.add_argument("--history", type=int, help="tutor: at most so many past exchanges in a prompt")
     parser.add_argument("--limit", type=int, help="keep the first so many rows")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--manifest", type=Path, required=True)
     arguments = parser.parse_args()
-    rows = BUILDERS[arguments.kind](arguments.input)[: arguments.limit]
+    more = {"history": arguments.history} if arguments.kind == "tutor" else {}
+    rows = BUILDERS[arguments.kind](arguments.input, **more)[: arguments.limit]
     identities = [row["id"] for row in rows]
     if not rows or len(set(identities)) < len(rows):
         raise PlumblineError(f"{arguments.input}: {'ids repeat' if rows else 'holds no prompts'}")

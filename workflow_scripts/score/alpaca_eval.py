@@ -1,8 +1,8 @@
 """AlpacaEval (Li et al. 2023): how often a judge prefers the policy's answer to a reference answer.
 
-The win rate is the mean preference, 0 to 1 (the published tables show it times 100). A failed verdict is no part of it,
-but its share is a score of its own. The answers' length stands beside, because judges like length. Not covered:
-asking the judge, and the length-controlled win rate.
+The win rate is the mean preference, 0 to 1 (the published tables show it times 100). A failed verdict is no
+part of it, but its share is a score of its own. The answers' length stands beside, because judges like
+length. Not covered: asking the judge, and the length-controlled win rate.
 """
 
 import argparse
@@ -15,7 +15,9 @@ from workflow_scripts.score.items import first_turns_by_id, make_cell, write_sco
 
 
 def preferences_of(ids: list[str], verdicts: list[dict], where: str) -> dict[str, list[float | None]]:
-    """Return each prompt's preferences, one per sample, None if failed; PlumblineError if a prompt has none."""
+    """Return each prompt's preferences, one per sample, None if failed; PlumblineError if a prompt has
+    none.
+    """
     preferences: dict[str, list[float | None]] = {name: [] for name in ids}
     for row in verdicts:
         if row["id"] not in preferences:
@@ -27,11 +29,13 @@ def preferences_of(ids: list[str], verdicts: list[dict], where: str) -> dict[str
     return preferences
 
 
-def score(prompts: list[dict], lengths: dict[str, float], verdicts: list[dict], where: str) -> list[dict[str, Any]]:
+def score(
+    prompts: list[dict], lengths: dict[str, float], verdicts: list[dict], where: str
+) -> list[dict[str, Any]]:
     """Return the cells of one policy: win_rate, length (mean characters of its answers) and failed.
 
-    An item is a prompt, the mean over its samples. More length is neither better nor worse: its higher_is_better is
-    null. With no verdict at all there is no win rate.
+    An item is a prompt, the mean over its samples. More length is neither better nor worse: its
+    higher_is_better is null. With no verdict at all there is no win rate.
     """
     groups = {row["id"]: row["group"] for row in prompts}
     ids = list(groups)
@@ -46,7 +50,11 @@ def score(prompts: list[dict], lengths: dict[str, float], verdicts: list[dict], 
         return make_cell("overall", metric, items, [groups[name] for name in items], columns, **extra)
 
     cells = [cell("win_rate", wins)] if wins else []
-    return [*cells, cell("length", lengths, higher_is_better=None), cell("failed", failed, higher_is_better=False)]
+    return [
+        *cells,
+        cell("length", lengths, higher_is_better=None),
+        cell("failed", failed, higher_is_better=False),
+    ]
 
 
 def main() -> None:
@@ -55,13 +63,21 @@ def main() -> None:
     parser.add_argument("--prompts", required=True, help="the prompt set")
     parser.add_argument("--generations", required=True, help="the policy's answers, for their length")
     parser.add_argument("--verdicts", required=True, help="the judge's preferences")
-    parser.add_argument("--settings", required=True, type=json.loads, help="the benchmark's settings, as JSON")
+    parser.add_argument(
+        "--settings", required=True, type=json.loads, help='{"benchmark": its name in the study}'
+    )
     parser.add_argument("--output", required=True, help="score file to write")
     args = parser.parse_args()
     prompts = read_jsonl(args.prompts)
-    answers = first_turns_by_id(read_jsonl(args.generations), [row["id"] for row in prompts], args.generations)
+    answers = first_turns_by_id(
+        read_jsonl(args.generations), [row["id"] for row in prompts], args.generations
+    )
     lengths = {name: sum(len(row["text"]) for row in rows) / len(rows) for name, rows in answers.items()}
-    write_scores(args.output, "alpaca_eval", score(prompts, lengths, read_jsonl(args.verdicts), args.verdicts))
+    write_scores(
+        args.output,
+        args.settings["benchmark"],
+        score(prompts, lengths, read_jsonl(args.verdicts), args.verdicts),
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Ask a judge about a policy's answers: a rating of each (MT-Bench) or a preference over a reference (AlpacaEval).
+"""Ask a judge about a policy's answers: a rating (MT-Bench) or a preference over a reference (AlpacaEval).
 
-A judge is a function from a list of questions to as many verdicts, in the same order. There are three kinds: a reward
-model, a rule, and an OpenAI-compatible endpoint. Not covered: verdicts kept across runs, a budget, many requests at
-once, and the original benchmarks' own judge prompts: ours are worded anew and only the grammar of the verdict is theirs.
+A judge is a function from a list of questions to as many verdicts, in the same order. There are three kinds:
+a reward model, a rule, and an OpenAI-compatible endpoint. Not covered: verdicts kept across runs, a budget,
+many requests at once, and the original benchmarks' own judge prompts: ours are worded anew and only the
+grammar of the verdict is theirs.
 """
 
 import argparse
@@ -23,24 +24,30 @@ BATCH_SIZE = 16
 RETRIES = 4
 TIMEOUT = 120  # seconds a single request may take
 
-# [[7]] or [[7.5]]; single brackets are accepted where a judge forgets one pair (Zheng et al. 2023, FastChat's grammar).
+# [[7]] or [[7.5]], or with one pair of brackets where a judge forgets the other: FastChat's grammar for the
+# verdicts of MT-Bench (Zheng et al. 2023).
 RATINGS = [re.compile(r"\[\[(\d+\.?\d*)\]\]"), re.compile(r"\[(\d+\.?\d*)\]")]
 CHOICE = re.compile(r"\[\[([ABC])\]\]")
 
-RATE = """You grade the reply of an AI assistant to a user. Weigh whether the reply is right, to the point, helpful, \
-deep enough and clear. Do not reward length for its own sake. First write a short explanation of your grade. Then end \
-with the grade, a number from 1 (useless) to 10 (excellent), in double square brackets, for example: Rating: [[5]]"""
+RATE = (
+    "You grade the reply of an AI assistant to a user. Weigh whether the reply is right, to the point, "
+    "helpful, deep enough and clear. Do not reward length for its own sake. First write a short "
+    "explanation of your grade. Then end with the grade, a number from 1 (useless) to 10 (excellent), in "
+    "double square brackets, for example: Rating: [[5]]"
+)
+COMPARE = (
+    "You compare two replies, A and B, of AI assistants to the same user. Weigh which of them is more "
+    "right, to the point, helpful and clear. Neither the order of the replies nor their length should "
+    "sway you. First write a short explanation. Then end with your choice in double square brackets: "
+    "[[A]] if reply A is better, [[B]] if reply B is better, [[C]] if they are equally good."
+)
 
-COMPARE = """You compare two replies, A and B, of AI assistants to the same user. Weigh which of them is more right, to \
-the point, helpful and clear. Neither the order of the replies nor their length should sway you. First write a short \
-explanation. Then end with your choice in double square brackets: [[A]] if reply A is better, [[B]] if reply B is \
-better, [[C]] if they are equally good."""
-
-Verdict = dict[str, Any]  # {"rating"} or {"preference", "order"}; None with "failed": reason where no verdict came
+# {"rating"} or {"preference", "order"}, plus "failed": the reason where the value is None
+Verdict = dict[str, Any]
 
 
 class Question(NamedTuple):
-    """One answer to be judged: `messages` come before it, `reference` is a good answer to the same, or None."""
+    """An answer to be judged: `messages` come before it, `reference` is another to the same, or None."""
 
     id: str
     turn: int
@@ -51,16 +58,19 @@ class Question(NamedTuple):
 
 
 def questions_of(prompts: list[dict], generations: list[dict], where: str) -> list[Question]:
-    """Return a question per answer of a prompt set, by prompt, sample and turn; `where` names the generations.
+    """Return a question per answer of a prompt set, by prompt, sample and turn; `where` names the
+    generations.
 
-    The messages of a later turn hold the policy's own earlier answers. Raises PlumblineError when an answer is
-    missing, stands twice, or belongs to no prompt.
+    The messages of a later turn hold the policy's own earlier answers. Raises PlumblineError when an answer
+    is missing, stands twice, or belongs to no prompt.
     """
     texts: dict[tuple[str, int, int], str] = {}
     for row in generations:
         key = (row["id"], row["sample"], row["turn"])
         if key in texts:
-            raise PlumblineError(f"{where}: turn {key[2]}, sample {key[1]} of {key[0]!r} stands twice; generate again")
+            raise PlumblineError(
+                f"{where}: turn {key[2]}, sample {key[1]} of {key[0]!r} stands twice; generate again"
+            )
         texts[key] = row["text"]
     samples = sorted({sample for _, sample, _ in texts})
     questions = []
@@ -73,13 +83,16 @@ def questions_of(prompts: list[dict], generations: list[dict], where: str) -> li
                 answer = texts.pop((prompt["id"], sample, turn), None)
                 if answer is None:
                     raise PlumblineError(
-                        f"{where}: no answer to turn {turn}, sample {sample} of {prompt['id']!r}; generate again"
+                        f"{where}: no answer to turn {turn}, sample {sample} of {prompt['id']!r}; "
+                        "generate again"
                     )
                 messages = [*messages, *new]
                 questions.append(Question(prompt["id"], turn, sample, messages, answer, reference))
                 messages = [*messages, {"role": "assistant", "content": answer}]
     if texts:
-        raise PlumblineError(f"{where}: answer to {next(iter(texts))[0]!r}, which is not asked; generate again")
+        raise PlumblineError(
+            f"{where}: answer to {next(iter(texts))[0]!r}, which is not asked; generate again"
+        )
     if not questions:
         raise PlumblineError(f"{where}: holds no answers; generate again")
     return questions
@@ -91,7 +104,9 @@ def sigmoid(value: float) -> float:
 
 
 def rate_by_length(questions: list[Question], settings: dict) -> list[Verdict]:
-    """Rate 1 + 9 min(1, characters / 1000): a judge to test with, and a warning of what length alone would earn."""
+    """Rate 1 + 9 min(1, characters / 1000): a judge to test with, and a warning of what length alone would
+    earn.
+    """
     return [{"rating": 1 + 9 * min(1.0, len(question.answer) / LONG_ANSWER)} for question in questions]
 
 
@@ -108,19 +123,25 @@ def rewards_of(pairs: list[tuple[list[dict], str]], settings: dict) -> list[floa
     model, tokenizer = reward.load_reward_model(settings["model"])
     texts = [reward.render_pair(messages, reply, tokenizer.eos_token or "") for messages, reply in pairs]
     if model.config.num_labels != 1:
-        raise PlumblineError(f"{settings['model']}: a judge needs a reward model of one output, not of classes")
+        raise PlumblineError(
+            f"{settings['model']}: a judge needs a reward model of one output, not of classes"
+        )
     return reward.score_texts(model, tokenizer, texts, BATCH_SIZE, reward.context_of(model, tokenizer))
 
 
 def rate_by_reward(questions: list[Question], settings: dict) -> list[Verdict]:
-    """Rate 1 + 9 sigmoid(r), r the reward of the answer: comparable between policies, not with a language model's."""
+    """Rate 1 + 9 sigmoid(r), r the reward of the answer: comparable between policies, not with a language
+    model's.
+    """
     rewards = rewards_of([(question.messages, question.answer) for question in questions], settings)
     return [{"rating": 1 + 9 * sigmoid(reward)} for reward in rewards]
 
 
 def compare_by_reward(questions: list[Question], settings: dict) -> list[Verdict]:
     """Return sigmoid(r - r of the reference): the reward model's own probability (Bradley and Terry 1952)."""
-    pairs = [(question.messages, text) for question in questions for text in (question.answer, question.reference)]
+    pairs = [
+        (question.messages, text) for question in questions for text in (question.answer, question.reference)
+    ]
     rewards = rewards_of(pairs, settings)
     gaps = [own - other for own, other in zip(rewards[::2], rewards[1::2], strict=True)]
     return [{"preference": sigmoid(gap), "order": None} for gap in gaps]
@@ -144,7 +165,9 @@ def read_choice(text: str) -> str | None:
 
 def transcript(messages: list[dict]) -> str:
     """Return a dialogue as labelled blocks for a judge to read."""
-    return "\n\n".join(f"<{message['role']}>\n{message['content']}\n</{message['role']}>" for message in messages)
+    return "\n\n".join(
+        f"<{message['role']}>\n{message['content']}\n</{message['role']}>" for message in messages
+    )
 
 
 def rating_request(question: Question) -> list[dict]:
@@ -168,25 +191,27 @@ def comparison_request(question: Question, swapped: bool) -> list[dict]:
     return [{"role": "system", "content": COMPARE}, {"role": "user", "content": shown}]
 
 
-class NoVerdict(Exception):
+class NoVerdictError(Exception):
     """The judge could not be brought to say anything about one question."""
 
 
 def endpoint_of(settings: dict) -> Callable[[list[dict]], str]:
     """Return a function from messages to the words of an OpenAI-compatible endpoint.
 
-    The key is read from the environment variable the study names. The client tries again by itself. The function
-    raises NoVerdict where one request fails, PlumblineError where every request would.
+    The key is read from the environment variable the study names. The client tries again by itself. The
+    function raises NoVerdictError where one request fails, PlumblineError where every request would.
     """
     import openai  # takes half a second: needed by this judge alone
 
     key = os.environ.get(settings["api_key_env"])
     if not key:
         raise PlumblineError(
-            f"judge {settings['model']!r}: the environment variable {settings['api_key_env']} holds no key; set it "
-            "(a server that asks for none takes any word)"
+            f"judge {settings['model']!r}: the environment variable {settings['api_key_env']} holds no key; "
+            "set it (a server that asks for none takes any word)"
         )
-    client = openai.OpenAI(api_key=key, base_url=settings.get("base_url"), max_retries=RETRIES, timeout=TIMEOUT)
+    client = openai.OpenAI(
+        api_key=key, base_url=settings.get("base_url"), max_retries=RETRIES, timeout=TIMEOUT
+    )
     hopeless = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 
     def ask(messages: list[dict]) -> str:
@@ -198,17 +223,19 @@ def endpoint_of(settings: dict) -> Callable[[list[dict]], str]:
                 max_tokens=settings["max_tokens"],
             )
         except hopeless as error:
-            raise PlumblineError(f"judge {settings['model']!r} at {client.base_url} refused: {error}") from None
+            raise PlumblineError(
+                f"judge {settings['model']!r} at {client.base_url} refused: {error}"
+            ) from None
         except openai.APITimeoutError:
-            raise NoVerdict("no reply in time") from None
+            raise NoVerdictError("no reply in time") from None
         except openai.APIConnectionError as error:
             reason = error.__cause__ or error
             raise PlumblineError(f"judge at {client.base_url} cannot be reached: {reason}") from None
         except openai.APIError as error:
-            raise NoVerdict(f"{type(error).__name__}: {error}") from None
+            raise NoVerdictError(f"{type(error).__name__}: {error}") from None
         text = reply.choices[0].message.content if reply.choices else None
         if not text:
-            raise NoVerdict("the reply is empty")
+            raise NoVerdictError("the reply is empty")
         return text
 
     return ask
@@ -221,7 +248,7 @@ def rate_by_endpoint(questions: list[Question], settings: dict) -> list[Verdict]
     for question in questions:
         try:
             text = ask(rating_request(question))
-        except NoVerdict as error:
+        except NoVerdictError as error:
             verdicts.append({"rating": None, "failed": str(error)})
             continue
         rating = read_rating(text)
@@ -233,8 +260,8 @@ def rate_by_endpoint(questions: list[Question], settings: dict) -> list[Verdict]
 def compare_by_endpoint(questions: list[Question], settings: dict) -> list[Verdict]:
     """Ask the endpoint which answer is better, in both orders; the preference is the mean of the two.
 
-    `order` holds both: [the policy's answer first, the policy's answer second]. Both are needed for a verdict: one
-    alone would carry the judge's liking for a place.
+    `order` holds both: [the policy's answer first, the policy's answer second]. Both are needed for a
+    verdict: one alone would carry the judge's liking for a place.
     """
     ask = endpoint_of(settings)
     verdicts = []
@@ -243,7 +270,7 @@ def compare_by_endpoint(questions: list[Question], settings: dict) -> list[Verdi
         for swapped in (False, True):
             try:
                 texts.append(ask(comparison_request(question, swapped)))
-            except NoVerdict as error:
+            except NoVerdictError as error:
                 failed = {"failed": str(error)}
                 break
             choice = read_choice(texts[-1])
@@ -252,7 +279,9 @@ def compare_by_endpoint(questions: list[Question], settings: dict) -> list[Verdi
                 break
             order.append(0.5 if choice == "C" else float((choice == "A") != swapped))
         preference = None if failed else sum(order) / 2
-        verdicts.append({"preference": preference, "order": None if failed else order, "text": texts} | failed)
+        verdicts.append(
+            {"preference": preference, "order": None if failed else order, "text": texts} | failed
+        )
     return verdicts
 
 
@@ -274,7 +303,9 @@ def judge(questions: list[Question], kind: str, settings: dict) -> list[dict]:
     if kind == "alpaca_eval":
         lacking = next((question.id for question in questions if question.reference is None), None)
         if lacking is not None:
-            raise PlumblineError(f"alpaca_eval prompt {lacking!r} has no reference answer to be compared with")
+            raise PlumblineError(
+                f"alpaca_eval prompt {lacking!r} has no reference answer to be compared with"
+            )
     verdicts = JUDGES[settings["kind"], kind](questions, settings)
     value = "rating" if kind == "mt_bench" else "preference"
     for verdict in verdicts:

@@ -1,7 +1,8 @@
 """MT-Bench (Zheng et al. 2023): the mean rating, 1 to 10, of answers to two-turn questions.
 
-A verdict that failed has no rating and, as in MT-Bench, is no part of any mean; but its share is a score of its own, and
-each mean's n is the number of answers rated. Not covered: asking the judge, and pairwise MT-Bench.
+A verdict that failed has no rating and, as in MT-Bench, is no part of any mean; but its share is a score of
+its own, and each mean's n is the number of answers rated. Not covered: asking the judge, and pairwise
+MT-Bench.
 """
 
 import argparse
@@ -14,31 +15,34 @@ from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.items import make_cell, write_scores
 
 
-def ratings_of(prompts: list[dict], verdicts: list[dict], where: str) -> dict[tuple[str, int], list[float | None]]:
-    """Return the ratings of each (question id, turn) in the order of the prompts, one per sample, None if failed.
+Ratings = dict[tuple[str, int], list[float | None]]
 
-    Raises PlumblineError when a turn has no verdict or a verdict belongs to no question; `where` names the file.
+
+def ratings_of(prompts: list[dict], generations: list[dict], verdicts: list[dict], where: str) -> Ratings:
+    """Return the ratings of each (question id, turn) in the order of the prompts: one per sample, None if failed.
+
+    Raises PlumblineError when an answer has no verdict, or a verdict belongs to no answer; `where` names the
+    verdicts.
     """
-    ratings: dict[tuple[str, int], list[float | None]] = {
-        (row["id"], turn): [] for row in prompts for turn in range(1 + len(row["followups"]))
-    }
-    for row in verdicts:
-        if (row["id"], row["turn"]) not in ratings:
-            raise PlumblineError(f"{where}: verdict on turn {row['turn']} of {row['id']!r}, which is not asked; judge again")
-        ratings[row["id"], row["turn"]].append(row["rating"])
-    for (name, turn), values in ratings.items():
-        if not values:
-            raise PlumblineError(f"{where}: no verdict on turn {turn} of {name!r}; judge again")
+    given = {(row["id"], row["sample"], row["turn"]): row["rating"] for row in verdicts}
+    due = {(row["id"], row["sample"], row["turn"]) for row in generations}
+    odd = sorted(due ^ given.keys())
+    if odd or len(given) < len(verdicts):
+        name = f"; see turn {odd[0][2]}, sample {odd[0][1]} of {odd[0][0]!r}" if odd else ""
+        raise PlumblineError(f"{where}: not one verdict per answer{name}; judge again")
+    ratings: Ratings = {(row["id"], turn): [] for row in prompts for turn in range(1 + len(row["followups"]))}
+    for (name, _, turn), rating in given.items():
+        ratings[name, turn].append(rating)
     return ratings
 
 
-def score(prompts: list[dict], verdicts: list[dict], where: str) -> list[dict[str, Any]]:
-    """Return the cells of one policy: rating per turn, overall and per category, and the share of failed verdicts.
+def score(prompts: list[dict], ratings: Ratings) -> list[dict[str, Any]]:
+    """Return the cells of one policy: rating per turn, overall and per category, and the share of failed
+    verdicts.
 
-    Items are question ids within a turn and "<question id>#<turn>" elsewhere; groups are question ids. An item is the
-    mean over its samples. A mean with no verdict at all is left out.
+    Items are question ids within a turn and "<question id>#<turn>" elsewhere; groups are question ids. An
+    item is the mean over its samples. A mean with no verdict at all is left out.
     """
-    ratings = ratings_of(prompts, verdicts, where)
     category = {row["id"]: row["meta"]["category"] for row in prompts}
     means = {}
     for key, values in ratings.items():
@@ -67,12 +71,18 @@ def main() -> None:
     """Write the MT-Bench scores of one policy."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--prompts", required=True, help="the prompt set, with each question's category")
+    parser.add_argument(
+        "--generations", required=True, help="the policy's answers, each of which needs a verdict"
+    )
     parser.add_argument("--verdicts", required=True, help="the judge's ratings")
-    parser.add_argument("--settings", required=True, type=json.loads, help="the benchmark's settings, as JSON")
+    parser.add_argument(
+        "--settings", required=True, type=json.loads, help='{"benchmark": its name in the study}'
+    )
     parser.add_argument("--output", required=True, help="score file to write")
     args = parser.parse_args()
-    cells = score(read_jsonl(args.prompts), read_jsonl(args.verdicts), args.verdicts)
-    write_scores(args.output, "mt_bench", cells)
+    prompts = read_jsonl(args.prompts)
+    ratings = ratings_of(prompts, read_jsonl(args.generations), read_jsonl(args.verdicts), args.verdicts)
+    write_scores(args.output, args.settings["benchmark"], score(prompts, ratings))
 
 
 if __name__ == "__main__":

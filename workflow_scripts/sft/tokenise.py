@@ -1,7 +1,8 @@
 """Conversations to token rows with labels: the one place where it is decided what a policy learns from.
 
 Writes `<split>.parquet` (columns id, input_ids, labels) for each split, `rejected.jsonl` and a manifest with counts.
-A conversation longer than `max_tokens` is cut at the end (`overflow: cut`) or rejected (`overflow: reject`).
+A conversation longer than `max_tokens` is cut at the end (`overflow: cut`) or rejected (`overflow: reject`). Where the
+dataset limits the history, each tutor turn is a row of its own, with the loss on its reply.
 """
 
 import argparse
@@ -14,7 +15,21 @@ import pyarrow.parquet
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_jsonl, write_jsonl, write_manifest
 from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.templates import IGNORED, forbidden_text, tokenise_conversation
+from workflow_scripts.common.templates import IGNORED, Tokens, forbidden_text, tokenise_conversation, tokenise_reply
+from workflow_scripts.common.turns import turns_of
+
+
+def spread(rows: list[dict], history: int | None) -> list[dict]:
+    """Return the rows to learn from: whole conversations, or with a limited history one row per assistant turn."""
+    return rows if history is None else [turn for row in rows for turn in turns_of(row, history)]
+
+
+def tokenise_row(row: dict, template: dict, tokenizer: object) -> Tokens:
+    """Return the tokens of a conversation, or of a turn with the loss on its reply."""
+    if "reference" not in row:
+        return tokenise_conversation(row["messages"], template, tokenizer)
+    prompt, reply = tokenise_reply(row["messages"], row["reference"], template, tokenizer)
+    return Tokens(prompt + reply, [IGNORED] * len(prompt) + reply)
 
 
 def tokenise_rows(rows: list[dict], tokenizer: object, settings: dict) -> tuple[list[dict], list[dict]]:
@@ -22,11 +37,12 @@ def tokenise_rows(rows: list[dict], tokenizer: object, settings: dict) -> tuple[
     kept, rejected = [], []
     limit = settings["max_tokens"]
     for row in rows:
-        special = forbidden_text(row["messages"], tokenizer)
+        said = [*row["messages"], {"content": row.get("reference", "")}]
+        special = forbidden_text(said, tokenizer)
         if special:
             rejected.append({"id": row["id"], "reason": "special token in content", "detail": special})
             continue
-        tokens = tokenise_conversation(row["messages"], settings["template"], tokenizer)
+        tokens = tokenise_row(row, settings["template"], tokenizer)
         if len(tokens.input_ids) > limit and settings["overflow"] == "reject":
             detail = f"{len(tokens.input_ids)} tokens, at most {limit}"
             rejected.append({"id": row["id"], "reason": "too long", "detail": detail})
@@ -48,7 +64,7 @@ def main() -> None:
     tokenizer = load_tokenizer(arguments.tokenizer)
     counts, all_rejected, files = {}, [], []
     for name, path in (item.split("=", 1) for item in arguments.splits):
-        rows = read_jsonl(path)
+        rows = spread(read_jsonl(path), arguments.settings["history_turns"])
         kept, rejected = tokenise_rows(rows, tokenizer, arguments.settings)
         assert len(kept) + len(rejected) == len(rows)
         if not kept:

