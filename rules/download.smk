@@ -1,6 +1,12 @@
 # Raw files by pin, and base models converted once. Shared by all studies that pin the same.
 
 
+def source_settings(source):
+    """Return the wanted files and the places, each with the one kind it has."""
+    places = [place.model_dump(exclude_none=True) for place in source.places]
+    return as_json({"files": source.files, "places": places})
+
+
 rule fetch_source:
     output:
         "data/sources/{source}/manifest.json",
@@ -9,7 +15,7 @@ rule fetch_source:
     params:
         code=code_of("workflow_scripts.download.fetch"),
         name=lambda wildcards: SOURCE_OF[wildcards.source],
-        settings=lambda wildcards: settings(STUDY.sources[SOURCE_OF[wildcards.source]], drop=["simulate"]),
+        settings=lambda wildcards: source_settings(STUDY.sources[SOURCE_OF[wildcards.source]]),
     log:
         f"{LOGS}/fetch_source/{{source}}.log",
     message:

@@ -148,7 +148,6 @@ rule render_report:
         code=code_of("workflow_scripts.report.index"),
         captions={path.name: digest(path.read_text()) for path in sorted(Path("report").glob("*.rst"))},
         study=as_json(STUDY),
-        root=workflow.basedir,
     log:
         f"{LOGS}/render_report.log",
     message:
@@ -156,4 +155,4 @@ rule render_report:
     shell:
         PYTHON + ".report.index --output {output.study} 2> {log} <<< {params.study:q} &&"
         " python -m snakemake {input.table} {input.wide} {input.figures} --nolock --cores 1"
-        " --snakefile {params.root}/Snakefile --configfile {output.study} --report {output.page} >> {log} 2>&1"
+        " --snakefile $PLUMBLINE/Snakefile --configfile {output.study} --report {output.page} >> {log} 2>&1"

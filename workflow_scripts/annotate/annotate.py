@@ -14,7 +14,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
-from workflow_scripts.common.turns import turns_of
+from workflow_scripts.common.turns import reward_context, turns_of
 
 
 def json_validity(replies: list[str]) -> np.ndarray:
@@ -54,7 +54,7 @@ def classifier_reward(turns: list[dict], settings: dict) -> np.ndarray:
 
     model, tokenizer = load_reward_model(settings["folder"])
     eos = tokenizer.eos_token or ""
-    texts = [render_pair(turn["messages"][-3:], turn["reference"], eos) for turn in turns]
+    texts = [render_pair(reward_context(turn["messages"]), turn["reference"], eos) for turn in turns]
     scores = np.array(score_texts(model, tokenizer, texts, settings["batch_size"], settings["max_tokens"]))
     return 1 / (1 + np.exp(-scores)) if settings["squash"] == "sigmoid" else scores
 

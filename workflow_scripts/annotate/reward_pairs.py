@@ -13,7 +13,7 @@ from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
-from workflow_scripts.common.turns import turns_of
+from workflow_scripts.common.turns import reward_context, turns_of
 from workflow_scripts.common.tutor_reply import (
     EVALUATION,
     LABEL_FIELDS,
@@ -40,14 +40,14 @@ def worse_reply(kind: str, gold: str, others: list[str], rng: random.Random) -> 
 
 def tutor_pairs(conversations: list[dict], rng: random.Random) -> list[dict]:
     """Return one pair per tutor turn: the last exchange before it, the gold reply, and a worse one."""
-    turns = [turn for conversation in conversations for turn in turns_of(conversation, history=1)]
+    turns = [turn for conversation in conversations for turn in turns_of(conversation)]
     replies = sorted({turn["reference"] for turn in turns})
     pairs = []
     for turn in turns:
         kind = rng.choice(WORSE)
         rejected = worse_reply(kind, turn["reference"], replies, rng)
         if rejected != turn["reference"]:
-            messages = turn["messages"][-3:] if turn["meta"]["turn"] else turn["messages"][-1:]
+            messages = reward_context(turn["messages"])
             pairs.append({"messages": messages, "chosen": turn["reference"], "rejected": rejected, "kind": kind})
     return pairs
 

@@ -36,13 +36,15 @@ def without_docstrings(tree: ast.Module) -> ast.Module:
 @functools.cache
 def read_module(module: str) -> tuple[str, tuple[str, ...]]:
     """Return (digest of the module's code, the modules of ours that it imports)."""
-    tree = ast.parse(module_file(module).read_text(encoding="utf-8"))
+    file = module_file(module)
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     imported: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            source = resolve_name("." * node.level + (node.module or ""), module) if node.level else node.module
+            source = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
             imported |= {source} | {f"{source}.{alias.name}" for alias in node.names}
     ours = sorted(name for name in imported if name.startswith(PACKAGE + ".") and module_file(name))
     code = ast.dump(without_docstrings(tree))

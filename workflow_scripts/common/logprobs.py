@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from trl.trainer.utils import add_fused_lm_head
 
 IGNORED = -100
-CHUNK = 2048  # positions whose logits exist at once: CHUNK × vocabulary floats
+CHUNK = 1024  # positions whose logits exist at once: CHUNK × vocabulary floats
 
 
 def padded(rows: list[list[int]], value: int, left: bool = False) -> Tensor:
@@ -31,6 +31,9 @@ def token_logps(hidden: Tensor, targets: Tensor, head: Tensor) -> Tensor:
         logits = torch.nn.functional.linear(states, head).float()
         return logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1)
 
+    if len(targets) <= CHUNK:
+        return some(hidden, targets)
+    # More logits than may exist at once: keep none of them, make each chunk's again for its gradient.
     parts = [
         checkpoint(some, states, tokens, use_reentrant=False)
         for states, tokens in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)

@@ -60,7 +60,7 @@ def encode(text: str, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]
 
 def forbidden_text(messages: list[dict], tokenizer: Any) -> str | None:
     """Return a special token spelled out in some content, which would be read as the real one, or None."""
-    special = [token for token in (tokenizer.bos_token, tokenizer.eos_token) if token]
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     return next((token for token in special for message in messages if token in message["content"]), None)
 
 

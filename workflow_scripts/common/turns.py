@@ -15,6 +15,11 @@ def window(messages: list[dict[str, str]], history: int | None) -> list[dict[str
     return messages[:head] + (rest[-2 * history :] if history else rest[-1:])
 
 
+def reward_context(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return what a reward model reads before a reply: the problem and the last exchange, no instructions."""
+    return [message for message in window(messages, 1) if message["role"] != "system"]
+
+
 def turns_of(conversation: dict[str, Any], history: int | None = None) -> list[dict[str, Any]]:
     """Return one row per assistant message of a conversation, in order, with at most `history` past exchanges.
 

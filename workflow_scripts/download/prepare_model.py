@@ -37,6 +37,8 @@ def read_llama2c(path: Path | str) -> tuple[dict[str, int], dict[str, np.ndarray
         raise PlumblineError(f"{path}: not a llama2.c checkpoint (header {sizes})")
     head = dim // heads
     kv_dim = head * sizes["kv_heads"]
+    if (len(raw) - struct.calcsize(HEADER)) % 4:
+        raise PlumblineError(f"{path}: its {len(raw)} bytes are not a header and whole floats")
     flat = np.frombuffer(raw, dtype="<f4", offset=struct.calcsize(HEADER))
     position = 0
 
@@ -92,6 +94,8 @@ def read_llama2c_pieces(path: Path | str, vocabulary: int) -> list[tuple[str, fl
         except struct.error:
             raise PlumblineError(f"{path}: holds {len(pieces)} pieces, {vocabulary} are needed") from None
         text = raw[position + 8 : position + 8 + length]
+        if len(text) != length:
+            raise PlumblineError(f"{path}: ends inside piece {len(pieces)}, {vocabulary} pieces are needed")
         position += 8 + length
         identity = len(pieces)
         piece = f"<0x{identity - 3:02X}>" if 3 <= identity <= 258 else text.decode("utf-8").replace(" ", "▁")

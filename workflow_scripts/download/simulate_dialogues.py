@@ -86,6 +86,7 @@ GOODBYES = (
     "Okay, goodbye.",
 )  # fmt: skip
 
+ORDINALS = ("first", "second", "third", "fourth", "fifth")  # a problem has one fact per sub-problem
 OPENINGS = ("Let us start here.", "Here is the first step.", "First things first.")
 CONFIRMATIONS = ("That is right.", "Correct, well done.", "Yes, exactly.")
 FAREWELLS = (
@@ -144,18 +145,22 @@ def make_reply(evaluation: str, action: str, state: str, subproblem: str, spoken
     }
 
 
-def hint_reply(evaluation: str, step: Problem, remark: str) -> Reply:
+def hint_reply(evaluation: str, problem: Problem, place: int) -> Reply:
     """Return the answer to a failed attempt that leaves the work to the student (action 1 or 4)."""
-    opening = "Not quite." if evaluation == "a" else "Partly right."
-    action = "1" if evaluation == "a" else "4"
-    return make_reply(evaluation, action, "x", step["question"], f"{opening} {remark} {step['hint']}")
+    step = problem["subproblems"][place]
+    fact = ORDINALS[place % len(problem["facts"])]
+    if evaluation == "a":
+        return make_reply("a", "1", "x", step["question"], f"Not quite. Read the {fact} fact again.")
+    return make_reply("c", "4", "x", step["question"], f"Partly right. What else does the {fact} fact say?")
 
 
 def solution_reply(evaluation: str, problem: Problem, place: int) -> Reply:
     """Return the answer that gives sub-problem `place` away and goes on (action 2, 5 or 9)."""
     opening = {"a": "Not quite.", "c": "Partly right.", "f": "All right."}[evaluation]
     action = {"a": "2", "c": "5", "f": "9"}[evaluation]
-    return finish(evaluation, action, problem, place, f"{opening} {problem['subproblems'][place]['answer']}")
+    step = problem["subproblems"][place]
+    why = f"{step['feedback']} " if evaluation == "a" else ""
+    return finish(evaluation, action, problem, place, f"{opening} {why}{step['answer']}")
 
 
 def finish(evaluation: str, action: str, problem: Problem, place: int, spoken: str) -> Reply:
@@ -178,28 +183,19 @@ def say(rng: random.Random, text: str) -> str:
 
 def failed_attempt(
     rng: random.Random, evaluation: str, problem: Problem, place: int, bank: Sequence[Problem]
-) -> tuple[str, str]:
-    """Return a wrong (a) or partly right (c) answer and the tutor's remark on it."""
-    if evaluation == "a":
-        return wrong_attempt(rng, problem, place, bank)
+) -> str:
+    """Return a wrong (a) or partly right (c) answer: the bank's own, or a right one that belongs elsewhere."""
     step = problem["subproblems"][place]
-    return step["partial"], f"Still missing: {step['partial_missing']}."
-
-
-def wrong_attempt(
-    rng: random.Random, problem: Problem, place: int, bank: Sequence[Problem]
-) -> tuple[str, str]:
-    """Return a wrong answer, the bank's own or one that belongs elsewhere, and the tutor's remark on it."""
-    step = problem["subproblems"][place]
+    if evaluation == "c":
+        return step["partial"]
     source = rng.random()
     others = [other for other in bank if other["topic"] != problem["topic"]]
     siblings = [other["answer"] for other in problem["subproblems"] if other["answer"] != step["answer"]]
-    if source < 0.55 or not others or not siblings:
-        return step["incorrect"], step["feedback"]
+    if source < 0.4 or not others or not siblings:
+        return step["incorrect"]
     if source < 0.9:
-        chosen = rng.choice(rng.choice(others)["subproblems"])["answer"]
-        return chosen, "That belongs to another topic."
-    return rng.choice(siblings), "That answers another step."
+        return rng.choice(rng.choice(others)["subproblems"])["answer"]
+    return rng.choice(siblings)
 
 
 def draw_behaviour(rng: random.Random, ability: float, weights: dict[str, float]) -> str:
@@ -222,7 +218,7 @@ def inquire(rng: random.Random, problem: Problem, place: int) -> tuple[str, Repl
         return rng.choice(SURRENDERS), solution_reply("f", problem, place), place + 1
     if kind == "10":
         earlier = steps[place - 1]["question"]
-        reply = make_reply("f", "10", "x", earlier, f"Let us go back. {earlier}")
+        reply = make_reply("f", "10", "x", earlier, "Let us go back a step.")
         return rng.choice(RETURNS), reply, place - 1
     fact = problem["facts"][place % len(problem["facts"])]
     return rng.choice(EXPLANATIONS), make_reply("f", "11", "x", question, f"Good question. {fact}"), place
@@ -256,20 +252,19 @@ def simulate_dialogue(
             reply = finish("b", "3", problem, place, rng.choice(CONFIRMATIONS))
             after = place + 1
         elif evaluation in "ac":
-            text, remark = failed_attempt(rng, evaluation, problem, place, bank)
-            student = say(rng, text)
+            student = say(rng, failed_attempt(rng, evaluation, problem, place, bank))
             if failures[place] >= 2:
                 reply = solution_reply(evaluation, problem, place)
                 after = place + 1
             else:
-                reply = hint_reply(evaluation, step, remark)
+                reply = hint_reply(evaluation, problem, place)
             failures[place] += 1
         elif evaluation == "d":
             student = rng.choice(UNCLEAR)
-            reply = make_reply("d", "6", "x", question, f"Can you say that more clearly? {question}")
+            reply = make_reply("d", "6", "x", question, "Can you say that more clearly?")
         elif evaluation == "e":
             student = rng.choice(OFF_TOPIC)
-            reply = make_reply("e", "7", "x", question, f"Let us stay with biology. {question}")
+            reply = make_reply("e", "7", "x", question, "Let us stay with biology.")
         else:
             student, reply, after = inquire(rng, problem, place)
         turns.append((student, reply))
@@ -347,9 +342,8 @@ def simulate_pair(
     for solved in range(place):
         reply = finish("b", "3", problem, solved, rng.choice(CONFIRMATIONS))
         turns.append((say(rng, problem["subproblems"][solved]["answer"]), reply))
-    step = problem["subproblems"][place]
-    text, remark = failed_attempt(rng, evaluation, problem, place, bank)
-    turns.append((say(rng, text), hint_reply(evaluation, step, remark)))
+    student = say(rng, failed_attempt(rng, evaluation, problem, place, bank))
+    turns.append((student, hint_reply(evaluation, problem, place)))
     messages = raw_messages([(student, json.dumps(reply, ensure_ascii=False)) for student, reply in turns])
     altered = json.dumps(solution_reply(evaluation, problem, place), ensure_ascii=False)
     return [*messages, {"from": "gpt", "value": altered}]

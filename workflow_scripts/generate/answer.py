@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, finished_file, read_json, read_jsonl, sha256_of, write_json
 from workflow_scripts.common.models import load_tokenizer
@@ -27,20 +28,20 @@ def store_of(work: Path, fingerprint: str) -> Path:
     return work / f"{fingerprint}.jsonl"
 
 
-def fingerprint_of(model_manifest: Path, prompts_manifest: Path, settings: dict, seed: int) -> str:
-    """Return what a set's answers depend on: weights, prompts with their sampling, template, engine and seed."""
+def fingerprint_of(model_manifest: Path, prompts_manifest: Path, settings: dict, seed: int, code: dict) -> str:
+    """Return what a set's answers depend on: weights, prompts with their sampling, template, engine, seed and code."""
     contents = [sha256_of(model_manifest), sha256_of(prompts_manifest)]
-    return digest({"contents": contents, "settings": settings, "seed": seed})[:16]
+    return digest({"contents": contents, "settings": settings, "seed": seed, "code": code})[:16]
 
 
 def read_store(path: Path) -> dict[tuple, dict]:
     """Return the whole answers of a store by (prompt id, sample, turn); a line cut short by a kill is dropped."""
     if not path.is_file():
         return {}
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_bytes().split(b"\n")  # bytes: the cut may have gone through a character
     whole = [json.loads(line) for line in lines[:-1]]  # what follows the last newline is unfinished
     with finished_file(path) as temporary:
-        temporary.write_text("".join(line + "\n" for line in lines[:-1]), encoding="utf-8")
+        temporary.write_bytes(b"".join(line + b"\n" for line in lines[:-1]))
     return {(row["id"], row["sample"], row["turn"]): row for row in whole}
 
 
@@ -108,9 +109,10 @@ def main() -> None:
     tokenizer = load_tokenizer(arguments.model)
     module, name = ENGINES[settings["engine"]["name"]]
     engine_class = getattr(importlib.import_module(f"workflow_scripts.generate.{module}"), name)
+    code = code_of("workflow_scripts.generate.answer", f"workflow_scripts.generate.{module}")
     engine, answered, tokens = None, {}, 0
     for manifest in arguments.prompts:
-        fingerprint = fingerprint_of(arguments.model_manifest, manifest, settings, arguments.seed)
+        fingerprint = fingerprint_of(arguments.model_manifest, manifest, settings, arguments.seed, code)
         rows, sampling = read_jsonl(manifest.with_suffix(".jsonl")), read_json(manifest)["sampling"]
         store = store_of(arguments.work, fingerprint)
         expected = sum(1 + len(row["followups"]) for row in rows) * sampling["samples"]

@@ -82,7 +82,10 @@ class TransformersEngine:
         for prompt, row in zip(prompts, output[:, ids.shape[1] :].tolist(), strict=True):
             ended = next((place for place, token in enumerate(row) if token in enders), None)
             kept = row if ended is None else row[:ended]
+            while sampling["stop"] and kept and kept[-1] == self.tokenizer.pad_token_id:
+                kept.pop()  # stopped by a string, then padded to the longest answer of the batch
             text, stopped = cut_at(self.tokenizer.decode(kept, skip_special_tokens=True), sampling["stop"])
-            reason = "stop" if stopped or ended is not None else "length"
-            answers.append(Answer(text, reason, len(prompt), len(kept) + (ended is not None)))
+            made = len(kept) + (ended is not None and not stopped)
+            reason = "stop" if stopped or ended is not None or made < sampling["max_new_tokens"] else "length"
+            answers.append(Answer(text, reason, len(prompt), made))
         return answers

@@ -36,6 +36,19 @@ def mismatch(gold: dict, response: str) -> str | None:
     return next((field for field in LONGEST_LABEL if str(reply[field]).strip() != gold[field].strip()), None)
 
 
+def in_format(text: str, reply_format: str) -> str:
+    """Return an answer's dict in the study's format, or the text itself if it holds none that can be written so."""
+    reply = parse_reply(text)
+    if reply is None:
+        return text
+    try:
+        written = format_reply(reply, reply_format)
+        written.encode()
+    except (TypeError, UnicodeEncodeError):  # a Python set, bytes, a tuple as key; half of a surrogate pair
+        return text
+    return written
+
+
 def build_pairs(prompts: list[dict], generations: list[dict], reply_format: str) -> tuple[list[dict], list[dict]]:
     """Return (pairs, rejections): every generation ends in exactly one of the two."""
     by_id = {prompt["id"]: prompt for prompt in prompts}
@@ -51,8 +64,7 @@ def build_pairs(prompts: list[dict], generations: list[dict], reply_format: str)
         if why is None:
             rejected.append(name | {"reason": "labels all agree"})
             continue
-        reply = parse_reply(text)
-        losing = text if reply is None else format_reply(reply, reply_format)
+        losing = in_format(text, reply_format)
         if not losing:
             rejected.append(name | {"reason": "empty answer"})
         elif (prompt["id"], losing) in seen:

@@ -15,9 +15,7 @@ from workflow_scripts.score.items import first_turns_by_id, make_cell, write_sco
 
 
 def preferences_of(ids: list[str], verdicts: list[dict], where: str) -> dict[str, list[float | None]]:
-    """Return each prompt's preferences, one per sample, None if failed; PlumblineError if a prompt has
-    none.
-    """
+    """Return each prompt's preferences, one per sample, None if failed; PlumblineError if it has none."""
     preferences: dict[str, list[float | None]] = {name: [] for name in ids}
     for row in verdicts:
         if row["id"] not in preferences:

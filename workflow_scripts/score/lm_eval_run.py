@@ -42,7 +42,7 @@ IMPOSSIBLE = -1e4  # nats
 BYTE = math.log(256)  # nats per byte of a model that knows nothing
 
 
-# --- task files ---------------------------------------------------------------------------------------------
+# --- task files -----------------------------------------------------------------------------------
 
 
 def local_tasks(folder: Path, copy: Path) -> Path:
@@ -182,7 +182,7 @@ def load_tasks(names: list[str], manager: TaskManager) -> dict[str, Task]:
     return tasks
 
 
-# --- calibration --------------------------------------------------------------------------------------------
+# --- calibration ----------------------------------------------------------------------------------
 
 
 class Oracle(LM):
@@ -260,7 +260,7 @@ def load_model(folder: Path, settings: dict) -> HFLM:
     return model
 
 
-# --- items --------------------------------------------------------------------------------------------------
+# --- items ----------------------------------------------------------------------------------------
 
 
 def columns_of(values: list, reported: float) -> tuple[str, dict[str, list[float]]] | None:

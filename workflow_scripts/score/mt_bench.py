@@ -14,15 +14,14 @@ from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.items import make_cell, write_scores
 
-
 Ratings = dict[tuple[str, int], list[float | None]]
 
 
 def ratings_of(prompts: list[dict], generations: list[dict], verdicts: list[dict], where: str) -> Ratings:
-    """Return the ratings of each (question id, turn) in the order of the prompts: one per sample, None if failed.
+    """Return the ratings of each (question id, turn): one per sample, None if failed.
 
-    Raises PlumblineError when an answer has no verdict, or a verdict belongs to no answer; `where` names the
-    verdicts.
+    Raises PlumblineError when a turn has no answer, an answer has no verdict, or a verdict has no answer;
+    `where` names the verdicts.
     """
     given = {(row["id"], row["sample"], row["turn"]): row["rating"] for row in verdicts}
     due = {(row["id"], row["sample"], row["turn"]) for row in generations}
@@ -31,14 +30,17 @@ def ratings_of(prompts: list[dict], generations: list[dict], verdicts: list[dict
         name = f"; see turn {odd[0][2]}, sample {odd[0][1]} of {odd[0][0]!r}" if odd else ""
         raise PlumblineError(f"{where}: not one verdict per answer{name}; judge again")
     ratings: Ratings = {(row["id"], turn): [] for row in prompts for turn in range(1 + len(row["followups"]))}
+    wrong = sorted({(name, turn) for name, _, turn in due} ^ ratings.keys())
+    if wrong:
+        name, turn = wrong[0]
+        raise PlumblineError(f"turn {turn} of {name!r} is only asked or only answered; generate again")
     for (name, _, turn), rating in given.items():
         ratings[name, turn].append(rating)
     return ratings
 
 
 def score(prompts: list[dict], ratings: Ratings) -> list[dict[str, Any]]:
-    """Return the cells of one policy: rating per turn, overall and per category, and the share of failed
-    verdicts.
+    """Return one policy's cells: rating overall, by turn and category, and the share of failed verdicts.
 
     Items are question ids within a turn and "<question id>#<turn>" elsewhere; groups are question ids. An
     item is the mean over its samples. A mean with no verdict at all is left out.

@@ -6,13 +6,18 @@ The rows carry their labels (see `tokenise`), so nothing here decides what is le
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+import workflow_scripts.common.models  # noqa: F401  (sets the environment before the libraries load)
 from datasets import Dataset
+from torch import Tensor
 from trl import SFTConfig, SFTTrainer
 
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import run
+from workflow_scripts.common.logprobs import token_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer
+from workflow_scripts.common.templates import IGNORED
 from workflow_scripts.common.training import (
     add_training_flags,
     counts_of,
@@ -21,6 +26,27 @@ from workflow_scripts.common.training import (
     training_arguments,
     work_folder,
 )
+
+
+class LearnedPositionsTrainer(SFTTrainer):
+    """An SFTTrainer that projects only the learned positions through the LM head.
+
+    TRL does so with its Triton kernels; on a CPU it scores every position, which for prompts that are not learned
+    from is most of the work of a small model. The loss is the same (a test holds it so).
+    """
+
+    def compute_loss(
+        self, model: Any, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        if return_outputs or model is not self.accelerator.unwrap_model(model) or self.args.device.type != "cpu":
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        with self.compute_loss_context_manager():
+            labels = inputs["labels"][:, 1:]
+            learned = labels != IGNORED
+            kept = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids") if name in inputs}
+            states = model.model(**kept, use_cache=False).last_hidden_state[:, :-1]
+            logps = token_logps(states[learned], labels[learned], model.get_output_embeddings().weight)
+        return -logps.sum() / (learned.sum() if num_items_in_batch is None else num_items_in_batch)
 
 
 def main() -> None:
@@ -37,7 +63,7 @@ def main() -> None:
     tokenizer = load_tokenizer(arguments.parent)
     model = load_policy(arguments.parent, trust_remote_code=settings["trust_remote_code"])
     packing = settings["pack_tokens"] is not None
-    trainer = SFTTrainer(
+    trainer = LearnedPositionsTrainer(
         model=model,
         args=SFTConfig(
             **training_arguments(settings, work, arguments.seed, evaluate=True),

@@ -1,0 +1,511 @@
+"""Generation: prompt sets, an engine whose answers do not depend on the batch, and a store that survives a kill."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from workflow_scripts.common import templates
+from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl, write_manifest
+from workflow_scripts.generate import answer, calibrate, collect, prompts
+from workflow_scripts.generate import engine as engine_module
+from workflow_scripts.generate.engine import Answer, TransformersEngine, cut_at, end_tokens
+
+TEMPLATE = yaml.safe_load(Path(templates.__file__).with_suffix(".yaml").read_text())["tutor"]
+GREEDY = {
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "samples": 1,
+    "max_new_tokens": 12,
+    "min_new_tokens": 0,
+    "batch_size": 4,
+    "stop": [],
+}
+WARM = GREEDY | {"temperature": 1.0}
+SETTINGS = {
+    "engine": {"name": "transformers", "precision": "float32"},
+    "template": TEMPLATE,
+    "context": 256,
+    "trust_remote_code": False,
+}
+QUESTIONS = [
+    "Name two gases.",
+    "Why?",
+    "How do plants make sugar out of light, water and air?",
+    "What is it",
+    "Yes or no?",
+]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model):
+    tokenizer = answer.load_tokenizer(tiny_model)
+    return TransformersEngine(tiny_model, tokenizer, SETTINGS["engine"], trust_remote_code=False)
+
+
+@pytest.fixture(scope="module")
+def asked(engine):
+    messages = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    return [templates.tokenise_prompt(each, TEMPLATE, engine.tokenizer) for each in messages]
+
+
+def answers_of(engine, asked, sampling, end="{eos}", seed=1):
+    found = dict(engine.answer(asked, sampling, end, seed))
+    assert sorted(found) == list(range(len(asked)))
+    return [found[index] for index in range(len(asked))]
+
+
+# The engine.
+
+
+def test_greedy_answers_are_the_model_s_own_argmax(engine, asked):
+    import torch
+
+    for prompt, found in zip(asked, answers_of(engine, asked, GREEDY), strict=True):
+        ids = list(prompt)
+        for _ in range(GREEDY["max_new_tokens"]):
+            ids.append(engine.model(torch.tensor([ids])).logits[0, -1].argmax().item())
+            if ids[-1] == engine.tokenizer.eos_token_id:
+                break
+        made = ids[len(prompt) :]
+        assert found.text == engine.tokenizer.decode(made, skip_special_tokens=True)
+        ended = made[-1] == engine.tokenizer.eos_token_id
+        assert found[1:] == ("stop" if ended else "length", len(prompt), len(made))
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_greedy_answers_do_not_depend_on_the_batch_size(engine, asked, stop):
+    sampling = GREEDY
+    if stop:
+        text = answers_of(engine, asked, GREEDY)[0].text
+        sampling = GREEDY | {"stop": [text[3:5]]}
+    expected = answers_of(engine, asked, sampling | {"batch_size": 1})
+    assert len({found.completion_tokens for found in expected}) > 1 or not stop
+    for size in (2, 3, 100):
+        assert answers_of(engine, asked, sampling | {"batch_size": size}) == expected
+
+
+def test_an_answer_ends_before_the_first_stop_string(engine, asked):
+    whole = answers_of(engine, asked, GREEDY)[0]
+    stops = [whole.text[6:9], whole.text[4:6]]
+    found = answers_of(engine, asked, GREEDY | {"stop": stops})[0]
+    assert found.text == whole.text[: min(whole.text.index(stop) for stop in stops)]
+    assert found.finish_reason == "stop"
+    assert found.completion_tokens < whole.completion_tokens
+    assert found.prompt_tokens == len(asked[0])
+
+
+def test_a_stop_string_that_the_prompt_begins_ends_the_answer_alike_in_every_batch(engine, asked):
+    # The library looks for stop strings in prompt and answer together.
+    whole = answers_of(engine, asked, GREEDY)
+    sampling = GREEDY | {"stop": [":" + whole[0].text[:2]]}
+    for size in (1, 100):
+        found = answers_of(engine, asked, sampling | {"batch_size": size})
+        assert (found[0].finish_reason, found[0].completion_tokens) == ("stop", 1)
+        assert whole[0].text.startswith(found[0].text)
+
+
+def test_an_answer_ends_at_the_template_s_end_token(engine, asked):
+    whole = answers_of(engine, asked, GREEDY)[0]
+    tokens = engine.tokenizer(whole.text)["input_ids"]
+    end = next(token for token in engine.tokenizer.convert_ids_to_tokens(tokens[2:]) if len(token) > 1)
+    text = engine.tokenizer.convert_tokens_to_string([end])
+    found = answers_of(engine, asked, GREEDY, end=end)[0]
+    assert found.finish_reason == "stop"
+    assert found.text == whole.text[: whole.text.index(text)]
+    assert found.completion_tokens < whole.completion_tokens
+    assert answers_of(engine, asked[:1], GREEDY, end=end)[0] == found
+
+
+def test_an_unfinished_answer_says_so(engine, asked):
+    found = answers_of(engine, asked, GREEDY | {"max_new_tokens": 2, "min_new_tokens": 2})
+    assert {(each.finish_reason, each.completion_tokens) for each in found} == {("length", 2)}
+
+
+def test_the_least_number_of_new_tokens_is_kept_to(engine, asked):
+    whole = answers_of(engine, asked, GREEDY)[0]
+    end = engine.tokenizer.convert_ids_to_tokens(engine.tokenizer(whole.text)["input_ids"][0])
+    assert answers_of(engine, asked, GREEDY, end=end)[0].completion_tokens < 12
+    assert answers_of(engine, asked, GREEDY | {"min_new_tokens": 12}, end=end)[0].completion_tokens == 12
+
+
+def test_sampling_is_repeated_by_its_seed_and_changed_by_another(engine, asked):
+    first = answers_of(engine, asked, WARM, seed=1)
+    assert answers_of(engine, asked, WARM, seed=1) == first
+    assert answers_of(engine, asked, WARM, seed=2) != first
+    assert (
+        answers_of(engine, [asked[0]] * 2, WARM | {"batch_size": 1})[0]
+        != answers_of(engine, [asked[0]] * 2, WARM | {"batch_size": 1})[1]
+    ), "two batches of one run are drawn apart"
+
+
+def test_the_ends_of_a_reply_are_eos_and_a_template_s_own_token(engine):
+    tokenizer = engine.tokenizer
+    assert end_tokens(tokenizer, "{eos}") == [tokenizer.eos_token_id]
+    assert end_tokens(tokenizer, "") == [tokenizer.eos_token_id]
+    assert end_tokens(tokenizer, "<s>") == sorted([tokenizer.eos_token_id, tokenizer.bos_token_id])
+
+
+@pytest.mark.parametrize(
+    ("stops", "expected"),
+    [([], ("a b c", False)), (["x"], ("a b c", False)), (["c", " b"], ("a", True)), (["a"], ("", True))],
+)
+def test_a_text_is_cut_at_its_first_stop_string(stops, expected):
+    assert cut_at("a b c", stops) == expected
+
+
+# The store. A made-up engine answers with what it was asked, so that a test can see it.
+
+
+class Echo:
+    """Answers with the last words of the prompt, the seed, and counts what it is asked."""
+
+    asked: list[str]
+    seeds: list[int]
+    loaded = 0
+    patience: int | None = None
+
+    def __init__(self, model, tokenizer, settings, trust_remote_code):
+        self.tokenizer = tokenizer
+        type(self).loaded += 1
+
+    def answer(self, prompts, sampling, end, seed):
+        for index, prompt in enumerate(prompts):
+            if type(self).patience is not None:
+                type(self).patience -= 1
+                if self.patience < 0:
+                    raise KeyboardInterrupt
+            text = self.tokenizer.decode(prompt)
+            self.asked.append(text)
+            self.seeds.append(seed)
+            yield index, Answer(f"é:{seed}:{text[-25:]}", "stop", len(prompt), 3)
+
+
+@pytest.fixture
+def echo(monkeypatch):
+    monkeypatch.setattr(engine_module, "TransformersEngine", Echo)
+    Echo.asked, Echo.seeds, Echo.loaded, Echo.patience = [], [], 0, None
+    return Echo
+
+
+def rows_of(words, followups=()):
+    return [
+        {
+            "id": f"q{number}",
+            "group": "g",
+            "messages": [{"role": "user", "content": word}],
+            "followups": list(followups),
+            "reference": None,
+            "meta": {},
+        }
+        for number, word in enumerate(words)
+    ]
+
+
+class Study:
+    """A folder with prompt sets, a model manifest and the work folder of one policy."""
+
+    def __init__(self, folder, model):
+        self.folder, self.model = folder, model
+        write_json(folder / "model.json", {"files": {"weights": "1"}})
+
+    def add(self, name, rows, **sampling):
+        path = self.folder / f"{name}.jsonl"
+        write_jsonl(path, rows)
+        write_manifest(path.with_suffix(".json"), [path], count=len(rows), sampling=GREEDY | sampling)
+
+    def answer(self, *names, seed=1, **settings):
+        manifests = [str(self.folder / f"{name}.json") for name in names]
+        flags = {"model": self.model, "model-manifest": self.folder / "model.json", "seed": seed}
+        flags |= {"settings": json.dumps(SETTINGS | settings), "work": self.folder / "work"}
+        flags |= {"output": self.folder / "answered.out", "cost": self.folder / "cost.out"}
+        call(answer.main, flags, "--prompts", *manifests)
+        return read_json(self.folder / "answered.out")
+
+    def collect(self, name):
+        flags = {"answered": self.folder / "answered.out", "work": self.folder / "work"}
+        flags |= {"prompts": self.folder / f"{name}.json"}
+        output, manifest = self.folder / f"{name}.answers", self.folder / f"{name}.counts"
+        call(collect.main, flags | {"output": output, "manifest": manifest})
+        return read_jsonl(output)
+
+    def store(self, name):
+        return self.folder / "work" / f"{read_json(self.folder / 'answered.out')[name]}.jsonl"
+
+
+def call(main, flags, *more):
+    with pytest.MonkeyPatch.context() as patch:
+        pairs = (part for name, value in flags.items() for part in (f"--{name}", str(value)))
+        patch.setattr("sys.argv", ["step", *pairs, *more])
+        main()
+
+
+@pytest.fixture
+def study(tmp_path, tiny_model):
+    return Study(tmp_path, tiny_model)
+
+
+def test_every_prompt_sample_and_turn_has_one_answer_in_order(study, echo):
+    study.add("talk", rows_of(["One?", "Two two?"], ["And?"]), samples=2)
+    study.answer("talk")
+    rows = study.collect("talk")
+    assert [(row["id"], row["sample"], row["turn"]) for row in rows] == [
+        (name, sample, turn) for name in ("q0", "q1") for sample in (0, 1) for turn in (0, 1)
+    ]
+    assert read_json(study.folder / "talk.counts")["counts"] == {
+        "answers": 8,
+        "finished": 8,
+        "prompts_cut": 0,
+    }
+    assert len(set(echo.seeds)) == 4, "every sample and turn draws by itself"
+    assert read_json(study.folder / "cost.out")["tokens"] == 24
+
+
+def test_a_followup_sees_the_answer_before_it(study, echo):
+    study.add("talk", rows_of(["One?"], ["And then?", "Why?"]), samples=2)
+    study.answer("talk")
+    answers = {(row["sample"], row["turn"]): row["text"].strip() for row in study.collect("talk")}
+    last = [text for text in echo.asked if "Why?" in text]
+    assert len(last) == 2
+    for sample, text in enumerate(last):
+        said = [answers[sample, 0], answers[sample, 1]]
+        tokenizer = answer.load_tokenizer(study.model)
+        messages = [{"role": "user", "content": "One?"}]
+        for word, followup in zip(said, ["And then?", "Why?"], strict=True):
+            messages += [{"role": "assistant", "content": word}, {"role": "user", "content": followup}]
+        assert text == tokenizer.decode(templates.tokenise_prompt(messages, TEMPLATE, tokenizer))
+
+
+def test_rows_without_followups_are_not_asked_again(study, echo):
+    study.add("talk", [*rows_of(["One?"], ["And?"]), rows_of(["a", "Two?"])[1]])
+    study.answer("talk")
+    assert [(row["id"], row["turn"]) for row in study.collect("talk")] == [("q0", 0), ("q0", 1), ("q1", 0)]
+
+
+def test_a_raw_text_is_asked_as_it_is(study, echo):
+    study.add(
+        "code",
+        [{"id": "0", "group": "0", "text": "Name two ", "followups": [], "reference": None, "meta": {}}],
+    )
+    study.answer("code")
+    assert echo.asked == ["Name two "]
+
+
+def test_another_prompt_set_leaves_the_first_one_s_answers_unasked(study, echo):
+    study.add("one", rows_of(["One?", "Two?"]))
+    first = study.answer("one")
+    before = study.store("one").read_bytes()
+    study.add("two", rows_of(["Three?"]))
+    echo.asked.clear()
+    both = study.answer("one", "two")
+    assert len(echo.asked) == 1
+    assert "Three?" in echo.asked[0]
+    assert both["one"] == first["one"]
+    assert study.store("one").read_bytes() == before
+    study.add("two", rows_of(["Yes?"]))
+    echo.asked.clear()
+    study.answer("one", "two")
+    assert len(echo.asked) == 1
+    assert "Yes?" in echo.asked[0]
+
+
+def test_a_set_answered_before_does_not_even_load_the_engine(study, echo):
+    study.add("one", rows_of(["One?"]))
+    study.answer("one")
+    study.answer("one")
+    assert (echo.loaded, len(echo.asked)) == (1, 1)
+
+
+@pytest.mark.parametrize("change", ["seed", "sampling", "template", "weights", "code"])
+def test_what_answers_depend_on_has_them_made_anew_and_the_old_ones_removed(study, echo, monkeypatch, change):
+    study.add("one", rows_of(["One?"]))
+    study.answer("one")
+    if change == "sampling":
+        study.add("one", rows_of(["One?"]), temperature=0.5)
+    if change == "weights":
+        write_json(study.folder / "model.json", {"files": {"weights": "2"}})
+    if change == "code":
+        monkeypatch.setattr(answer, "code_of", lambda *modules: dict.fromkeys(modules, "edited"))
+    template = {"template": TEMPLATE | {"start": ""}} if change == "template" else {}
+    study.answer("one", seed=2 if change == "seed" else 1, **template)
+    assert len(echo.asked) == 2
+    assert len(list((study.folder / "work").iterdir())) == 1
+
+
+@pytest.mark.parametrize("cut", [0, 1, 30, "inside a character", "after the line"])
+def test_a_store_cut_short_by_a_kill_is_mended(study, echo, cut):
+    study.add("talk", rows_of(QUESTIONS, ["And?"]), samples=2)
+    study.answer("talk")
+    unbroken = study.collect("talk")
+    whole, store = study.store("talk").read_bytes(), study.store("talk")
+    lines = whole.splitlines(keepends=True)
+    kept = b"".join(lines[:7])
+    if cut == "inside a character":
+        kept += lines[7][: lines[7].index("é".encode()) + 1]
+    elif cut == "after the line":
+        kept += lines[7][:-1]  # all but the newline: it may be whole, but nothing says so
+    else:
+        kept += lines[7][:cut]
+    store.write_bytes(kept)
+    echo.asked.clear()
+    study.answer("talk")
+    assert store.read_bytes() == whole
+    assert study.collect("talk") == unbroken
+    assert len(echo.asked) < len(unbroken)
+
+
+@pytest.mark.parametrize("answers", [0, 3, 7, 12])
+def test_an_interrupted_run_goes_on_to_the_same_answers(study, echo, answers):
+    study.add("talk", rows_of(QUESTIONS, ["And?"]), samples=2)
+    echo.patience = answers
+    with pytest.raises(KeyboardInterrupt):
+        study.answer("talk")
+    assert not (study.folder / "answered.out").exists()
+    stored = [line for path in (study.folder / "work").iterdir() for line in path.read_text().splitlines()]
+    assert len(stored) == answers
+    echo.patience = None
+    study.answer("talk")
+    resumed = study.collect("talk")
+    study.answer("talk", seed=2)
+    study.answer("talk")  # afresh: seed 2 removed the store
+    assert study.collect("talk") == resumed
+
+
+def test_a_resumed_run_of_the_real_engine_draws_the_same_answers(study, engine, monkeypatch):
+    study.add(
+        "talk", rows_of(QUESTIONS, ["And?"]), samples=2, temperature=1.0, batch_size=2, max_new_tokens=6
+    )
+    monkeypatch.setattr(engine_module, "TransformersEngine", lambda *_: engine)
+    study.answer("talk")
+    unbroken = study.collect("talk")
+    assert len({row["text"] for row in unbroken}) > 10
+    by_sample = [[row["text"] for row in unbroken if row["sample"] == sample] for sample in (0, 1)]
+    assert by_sample[0] != by_sample[1]
+    store = study.store("talk")
+    for kept in (0.2, 0.5, 0.9):
+        whole = store.read_bytes()
+        store.write_bytes(whole[: int(len(whole) * kept)])
+        study.answer("talk")
+        assert study.collect("talk") == unbroken
+
+
+def test_a_prompt_longer_than_the_context_is_cut_on_the_left_and_says_so(study, echo):
+    tokenizer = answer.load_tokenizer(study.model)
+    study.add("long", rows_of(["Yes?", "Name two gases. " * 20]))
+    study.answer("long", context=40)
+    short, long = study.collect("long")
+    assert "prompt_tokens_cut" not in short
+    room = 40 - GREEDY["max_new_tokens"]
+    messages = [{"role": "user", "content": "Name two gases. " * 20}]
+    whole = templates.tokenise_prompt(messages, TEMPLATE, tokenizer)
+    assert long["prompt_tokens"] == room
+    assert long["prompt_tokens_cut"] == len(whole) - room
+    assert echo.asked[1] == tokenizer.decode(whole[-room:])
+    assert read_json(study.folder / "long.counts")["counts"]["prompts_cut"] == 1
+
+
+def test_a_context_filled_by_new_tokens_is_an_error(study, echo):
+    study.add("one", rows_of(["One?"]))
+    with pytest.raises(PlumblineError, match="max_new_tokens 12 fills the context of 12"):
+        study.answer("one", context=12)
+
+
+def test_collect_says_what_to_do_when_the_store_is_gone_or_short(study, echo):
+    study.add("one", rows_of(["One?", "Two?"]))
+    study.answer("one")
+    store = study.store("one")
+    lines = store.read_text().splitlines(keepends=True)
+    store.write_text(lines[0])
+    with pytest.raises(PlumblineError, match=r"1 answers, 2 are owed; delete .*answered\.out"):
+        study.collect("one")
+    store.unlink()
+    with pytest.raises(PlumblineError, match=r"are gone; delete .*answered\.out and run again"):
+        study.collect("one")
+    study.add("never", rows_of(["One?"]))
+    with pytest.raises(PlumblineError, match="are gone"):
+        study.collect("never")
+
+
+# Prompt sets and calibration.
+
+
+def build(tmp_path, kind, rows, *more):
+    write_jsonl(tmp_path / "input.jsonl", rows)
+    flags = {"kind": kind, "input": tmp_path / "input.jsonl", "sampling": json.dumps(WARM)}
+    flags |= {"output": tmp_path / "set.jsonl", "manifest": tmp_path / "set.json"}
+    call(prompts.main, flags, *more)
+    return read_jsonl(tmp_path / "set.jsonl")
+
+
+CONVERSATION = {
+    "id": "1:x",
+    "group": "g",
+    "messages": [
+        {"role": "system", "content": "s"},
+        *({"role": role, "content": f"{role}{turn}"} for turn in range(3) for role in ("user", "assistant")),
+    ],
+    "meta": {},
+}
+
+
+@pytest.mark.parametrize(("history", "sizes"), [([], [2, 4, 6]), (["--history", "1"], [2, 4, 4])])
+def test_a_tutor_turn_is_a_prompt_with_its_gold_reply(tmp_path, history, sizes):
+    rows = build(tmp_path, "tutor", [CONVERSATION], *history)
+    assert [row["id"] for row in rows] == ["1:x#0", "1:x#1", "1:x#2"]
+    assert [row["reference"] for row in rows] == [["assistant0"], ["assistant1"], ["assistant2"]]
+    assert [len(row["messages"]) for row in rows] == sizes
+    assert len(build(tmp_path, "tutor", [CONVERSATION], "--limit", "2")) == 2
+    assert read_json(tmp_path / "set.json")["sampling"] == WARM
+
+
+def test_humaneval_stops_where_a_function_ends(tmp_path):
+    problem = {"task_id": "HumanEval/0", "prompt": "def f():\n", "canonical_solution": "    pass\n"}
+    rows = build(tmp_path, "humaneval", [problem])
+    assert rows[0]["text"] == problem["prompt"]
+    assert read_json(tmp_path / "set.json")["sampling"]["stop"] == [
+        "\nclass",
+        "\ndef",
+        "\n#",
+        "\nif",
+        "\nprint",
+    ]
+
+
+def test_mt_bench_asks_its_second_turn_afterwards(tmp_path):
+    question = {"question_id": 81, "category": "writing", "turns": ["Write.", "Rewrite."]}
+    row = build(tmp_path, "mt_bench", [question])[0]
+    assert (row["id"], row["messages"][0]["content"], row["followups"]) == ("81", "Write.", ["Rewrite."])
+    assert row["reference"] is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "message"),
+    [
+        ("humaneval", [{"task_id": "a", "prompt": "p"}], "row 1 has no 'canonical_solution'"),
+        ("mt_bench", [{"question_id": 1, "turns": ["a"]}], "row 1 has no 'category'"),
+        ("alpaca_eval", [{"instruction": "a", "output": "b"}, {"instruction": "a"}], "row 2 has no 'output'"),
+        ("tutor", [], "holds no prompts"),
+        ("tutor", [CONVERSATION, CONVERSATION], "ids repeat"),
+    ],
+)
+def test_a_file_that_makes_no_prompt_set_is_named(tmp_path, kind, rows, message):
+    with pytest.raises(PlumblineError, match=message):
+        build(tmp_path, kind, rows)
+    assert not (tmp_path / "set.json").exists()
+
+
+def test_gold_gives_every_reference_and_empty_says_nothing(tmp_path):
+    rows = rows_of(["a", "b"], ["c"])
+    rows[0]["reference"] = ["first", "second"]
+    write_jsonl(tmp_path / "set.jsonl", rows)
+    write_json(tmp_path / "set.json", {"sampling": {"samples": 2}})
+    texts = {}
+    for policy in ("gold", "empty"):
+        flags = {"policy": policy, "prompts": tmp_path / "set.json"}
+        call(calibrate.main, flags | {"output": tmp_path / "out", "manifest": tmp_path / "manifest"})
+        found = read_jsonl(tmp_path / "out")
+        assert len({(row["id"], row["sample"], row["turn"]) for row in found}) == len(found) == 8
+        texts[policy] = [row["text"] for row in found]
+    assert texts == {"gold": ["first", "second"] * 2 + [""] * 4, "empty": [""] * 8}

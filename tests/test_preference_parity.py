@@ -1,0 +1,175 @@
+"""DPO, IPO and KTO against stored references train the weights that TRL trains against a live reference model.
+
+Every run takes the whole data set as one batch, so that TRL and ours see the same rows at each step whatever their
+samplers do; a step differs only in the order of its sums.
+"""
+
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
+
+from tests.tiny import pairs, preference_settings, run_align, write_reference
+from workflow_scripts.align.reference import COMPLETIONS
+from workflow_scripts.common.models import load_policy, load_tokenizer
+from workflow_scripts.common.training import training_arguments
+
+COUNT, STEPS = 6, 5
+WHOLE = {"per_device_batch": COUNT, "max_steps": STEPS, "epochs": STEPS}
+
+
+class TokenisedDPOTrainer(DPOTrainer):
+    """TRL's trainer on rows that are tokens already."""
+
+    def _prepare_dataset(self, dataset, *_):
+        return dataset
+
+
+class TokenisedKTOTrainer(KTOTrainer):
+    """TRL's trainer on rows that are tokens already and bring their mismatched completion with them."""
+
+    def _prepare_dataset(self, dataset, *_):
+        return dataset
+
+
+@pytest.fixture(scope="module")
+def stored(tiny_model, tmp_path_factory) -> Path:
+    return write_reference(tiny_model, pairs(COUNT), tmp_path_factory.mktemp("reference"))
+
+
+def rows_of(stored: Path) -> list[dict]:
+    return pyarrow.parquet.read_table(stored / "rows.parquet").to_pylist()
+
+
+def distance(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
+    """Return the largest difference between two models' weights."""
+    assert one.keys() == two.keys()
+    return max((one[name] - two[name]).abs().max().item() for name in one)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def trl_weights(trainer: type, config: type, rows: list[dict], model: Path, folder: Path, **options):
+    """Train with TRL and a live reference model; return the weights."""
+    settings = preference_settings(**WHOLE, **options.pop("settings", {}))
+    settings["per_device_batch"] = len(rows)
+    arguments = training_arguments(settings, folder / "trl", 1, evaluate=False)
+    trained = trainer(
+        model=load_policy(model),
+        ref_model=load_policy(model),
+        args=config(**arguments, **options, beta=settings["beta"], max_length=None),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=load_tokenizer(model),
+    )
+    trained.train()
+    assert trained.state.global_step == STEPS
+    trained.save_model(str(folder / "trl-model"))
+    return weights(folder / "trl-model")
+
+
+@pytest.fixture(scope="module")
+def ours(tiny_model, stored, tmp_path_factory):
+    """Return a function that trains with align.<method>, each different run once."""
+    done: dict[tuple, dict[str, torch.Tensor]] = {}
+
+    def run(method: str, **changed) -> dict[str, torch.Tensor]:
+        key = (method, *sorted(changed.items()))
+        if key not in done:
+            settings = preference_settings(**(WHOLE | changed))
+            done[key] = weights(
+                run_align(method, tiny_model, stored, settings, tmp_path_factory.mktemp(method))
+            )
+        return done[key]
+
+    return run
+
+
+@pytest.mark.parametrize(("method", "loss_type"), [("dpo", "sigmoid"), ("ipo", "ipo")])
+def test_dpo_and_ipo_train_the_weights_that_trl_trains(tiny_model, stored, ours, tmp_path, method, loss_type):
+    rows = [
+        {"prompt_ids": row["prompt"], "chosen_ids": row["chosen"], "rejected_ids": row["rejected"]}
+        for row in rows_of(stored)
+    ]
+    theirs = trl_weights(TokenisedDPOTrainer, DPOConfig, rows, tiny_model, tmp_path, loss_type=[loss_type])
+    assert distance(ours(method), weights(tiny_model)) > 1e-3
+    assert distance(ours(method), theirs) < 1e-5
+
+
+def test_dpo_with_an_sft_term_trains_the_weights_that_trl_trains_on_one_pair_a_batch(tiny_model, tmp_path):
+    # TRL averages its likelihood over the batch's tokens, ours (as the paper) over each reply's: one pair, no difference
+    stored = write_reference(tiny_model, pairs(2), tmp_path)
+    both = rows_of(stored)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(both[:1]), stored / "rows.parquet")
+    settings = preference_settings(**(WHOLE | {"per_device_batch": 1}), sft_weight=0.5)
+    trained = weights(run_align("dpo", tiny_model, stored, settings, tmp_path / "ours"))
+    rows = [{f"{name}_ids": both[0][name] for name in ("prompt", "chosen", "rejected")}]
+    options = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}
+    theirs = trl_weights(TokenisedDPOTrainer, DPOConfig, rows, tiny_model, tmp_path, **options)
+    assert distance(trained, theirs) < 1e-5
+
+
+@pytest.mark.parametrize(("desirable", "undesirable"), [(1.0, 1.0), (1.5, 0.5)])
+def test_kto_trains_the_weights_that_trl_trains(tiny_model, stored, ours, tmp_path, desirable, undesirable):
+    rows = [
+        {
+            "prompt_ids": row["prompt"],
+            "completion_ids": row[name],
+            "KL_completion_ids": row[f"mismatched_{name}"],
+            "label": name == "chosen",
+        }
+        for row in rows_of(stored)
+        for name in ("chosen", "rejected")
+    ]
+    options = {"desirable_weight": desirable, "undesirable_weight": undesirable}
+    theirs = trl_weights(TokenisedKTOTrainer, KTOConfig, rows, tiny_model, tmp_path, **options)
+    trained = ours("kto", **options)
+    assert distance(trained, weights(tiny_model)) > 1e-3
+    assert distance(trained, theirs) < 1e-5
+
+
+def test_the_stored_reference_is_what_the_live_model_says(tiny_model, stored):
+    model = load_policy(tiny_model)
+    for row in rows_of(stored):
+        for name in COMPLETIONS:
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([row["prompt"] + row[name]])).logits[0]
+            said = logits[len(row["prompt"]) - 1 : -1].log_softmax(-1)
+            live = said[torch.arange(len(row[name])), row[name]]
+            torch.testing.assert_close(torch.tensor(row[f"reference_{name}"]), live, rtol=0, atol=2e-5)
+
+
+def test_the_stored_reference_does_not_depend_on_the_batch_size(tiny_model, stored, tmp_path):
+    one = rows_of(write_reference(tiny_model, pairs(COUNT), tmp_path, batch_size=1))
+    for row, other in zip(rows_of(stored), one, strict=True):
+        for name in COMPLETIONS:
+            assert row[f"reference_{name}"] == pytest.approx(other[f"reference_{name}"], abs=2e-5)
+
+
+def test_mismatched_completions_are_those_of_the_next_pair(stored):
+    rows = rows_of(stored)
+    for row, following in zip(rows, rows[1:] + rows[:1], strict=True):
+        assert row["mismatched_chosen"] == following["chosen"]
+        assert row["mismatched_rejected"] == following["rejected"]
+
+
+@pytest.mark.parametrize("method", ["dpo", "ipo"])
+def test_batch_4_trains_what_batch_2_accumulated_twice_trains(ours, method):
+    # KTO is left out: its divergence is the mean of one device's batch, in TRL as here.
+    whole = ours(method, per_device_batch=4, max_steps=3)
+    assert distance(whole, ours(method, per_device_batch=2, accumulate=2, max_steps=3)) < 1e-5
+
+
+@pytest.mark.parametrize("method", ["dpo", "ipo", "kto"])
+def test_sharing_prompts_trains_the_same_weights(ours, method):
+    assert distance(ours(method), ours(method, share_prompts=False)) < 1e-5
+
+
+def test_gradient_checkpointing_trains_the_same_weights(ours):
+    plain = ours("dpo", share_prompts=False)
+    assert distance(plain, ours("dpo", share_prompts=False, gradient_checkpointing=True)) < 1e-5

@@ -1,0 +1,270 @@
+"""Converting llama2.c files: a Llama written the way that project writes it comes back with the same logits."""
+
+import json
+import struct
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.files import read_json
+from workflow_scripts.download import prepare_model
+from workflow_scripts.download.prepare_model import (
+    convert_llama2c,
+    merges_of,
+    nll_per_token,
+    read_llama2c,
+    read_llama2c_pieces,
+)
+
+WORDS = ["▁the", "▁cat", "▁cell", "ing", "he", "▁a", "at", "▁t", "▁to", "▁tow", "ow", "er"]
+LETTERS = list("▁abcdefghiklnorstw.")
+
+
+def make_pieces():
+    """Return (piece, score) as a SentencePiece BPE model has them: bytes and letters, then merges, best first."""
+    merged = dict.fromkeys(word[:end] for word in WORDS for end in range(2, len(word) + 1))
+    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((chr(byte), 0.0) for byte in range(256))]
+    pieces += [(piece, -float(rank)) for rank, piece in enumerate(sorted(merged, key=by_length))]
+    first = len(merged)
+    return pieces + [(letter, -float(first + rank)) for rank, letter in enumerate(LETTERS)]
+
+
+def by_length(piece):
+    return len(piece), piece[::-1]  # an order unlike the alphabet's
+
+
+def write_tokenizer(path, pieces):
+    """Write `tokenizer.bin`: longest length, then score, length and bytes of each piece, spaces for U+2581."""
+    texts = [piece.replace("▁", " ").encode() for piece, _ in pieces]
+    raw = struct.pack("<i", max(map(len, texts)))
+    for (_, score), text in zip(pieces, texts, strict=True):
+        raw += struct.pack("<fi", score, len(text)) + text
+    path.write_bytes(raw)
+
+
+def paired(rows, heads):
+    """Undo transformers' order of query and key rows: (i, i + head/2) become neighbours, head by head."""
+    total, width = rows.shape
+    half = total // heads // 2
+    order = [
+        head * 2 * half + offset + part * half
+        for head in range(heads)
+        for offset in range(half)
+        for part in (0, 1)
+    ]
+    return rows[order].reshape(total, width)
+
+
+def write_checkpoint(path, model):
+    """Write a Llama as a llama2.c version-0 checkpoint: header, then every tensor over all layers."""
+    config, state = model.config, {name: value.numpy() for name, value in model.state_dict().items()}
+    tied = config.tie_word_embeddings
+
+    def over_layers(name, change=lambda block: block):
+        return [
+            change(state[f"model.layers.{layer}.{name}.weight"]) for layer in range(config.num_hidden_layers)
+        ]
+
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    blocks = [state["model.embed_tokens.weight"], *over_layers("input_layernorm")]
+    blocks += over_layers("self_attn.q_proj", lambda block: paired(block, heads))
+    blocks += over_layers("self_attn.k_proj", lambda block: paired(block, kv_heads))
+    for name in ("self_attn.v_proj", "self_attn.o_proj", "post_attention_layernorm"):
+        blocks += over_layers(name)
+    for name in ("mlp.gate_proj", "mlp.down_proj", "mlp.up_proj"):
+        blocks += over_layers(name)
+    head = config.hidden_size // heads
+    blocks += [state["model.norm.weight"], np.full(config.max_position_embeddings * head, 7.0)]
+    blocks += [] if tied else [state["lm_head.weight"]]
+    sizes = [config.hidden_size, config.intermediate_size, config.num_hidden_layers, heads, kv_heads]
+    sizes += [config.vocab_size if tied else -config.vocab_size, config.max_position_embeddings]
+    path.write_bytes(
+        struct.pack("<7i", *sizes) + b"".join(np.asarray(block, "<f4").tobytes() for block in blocks)
+    )
+
+
+def make_model(tied, kv_heads=2):
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=len(make_pieces()),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=64,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=tied,
+        initializer_range=0.3,
+    )
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():  # norms that are not all ones, so that no two can be exchanged unseen
+        for name, value in model.named_parameters():
+            if "norm" in name:
+                value.uniform_(0.5, 1.5)
+    return model
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A folder with weights.bin and tokenizer.bin, and the model they were written from."""
+    folder = tmp_path_factory.mktemp("llama2c")
+    write_checkpoint(folder / "weights.bin", make_model(tied=True))
+    write_tokenizer(folder / "tokenizer.bin", make_pieces())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(source):
+    convert_llama2c(source / "weights.bin", source / "tokenizer.bin", source / "model")
+    return source / "model"
+
+
+@pytest.mark.parametrize(("tied", "kv_heads"), [(True, 4), (True, 2), (False, 1)])
+def test_a_converted_checkpoint_has_the_same_logits(tmp_path, tied, kv_heads):
+    model = make_model(tied, kv_heads)
+    write_checkpoint(tmp_path / "weights.bin", model)
+    write_tokenizer(tmp_path / "tokenizer.bin", make_pieces())
+    convert_llama2c(tmp_path / "weights.bin", tmp_path / "tokenizer.bin", tmp_path / "model")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "model", use_safetensors=True).eval()
+    ids = torch.randint(0, model.config.vocab_size, (2, 40), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(again(ids).logits, model(ids).logits, rtol=0, atol=1e-5)
+    assert again.config.tie_word_embeddings == tied
+    assert again.generation_config.eos_token_id == 2
+
+
+def test_only_queries_and_keys_are_permuted(source):
+    _, tensors = read_llama2c(source / "weights.bin")
+    state = make_model(tied=True).state_dict()
+    assert set(tensors) == set(state)
+    for name, block in tensors.items():
+        np.testing.assert_array_equal(block, state[name].numpy())
+
+
+def test_a_text_survives_the_tokenizer(converted):
+    tokenizer = AutoTokenizer.from_pretrained(converted)
+    for text in ("the cat", " the  cell.", "é 日本 😀\nto", "", "Zeta"):
+        ids = tokenizer(text)["input_ids"]
+        assert ids[0] == tokenizer.bos_token_id == 1
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert tokenizer.eos_token_id == 2
+    assert tokenizer.convert_ids_to_tokens(tokenizer("\n")["input_ids"]) == ["<s>", "▁", "<0x0A>"]
+
+
+def sentencepiece(text, pieces):
+    """Tokenise by SentencePiece's own rule: join the neighbours whose union scores best, the left-most first."""
+    scores = dict(pieces[259:])
+    parts = list("▁" + text.replace(" ", "▁"))
+    while True:
+        joins = [(-scores[a + b], at) for at, (a, b) in enumerate(pairwise(parts)) if a + b in scores]
+        if not joins:
+            return parts
+        at = min(joins)[1]
+        parts[at : at + 2] = ["".join(parts[at : at + 2])]
+
+
+def test_merges_give_what_sentencepiece_gives(converted):
+    tokenizer = AutoTokenizer.from_pretrained(converted)
+    draw = np.random.default_rng(0)
+    for _ in range(300):
+        text = "".join(draw.choice([*"abcdefghiklnorstw. ", "the", "cat", " tow", "ing"], size=12))
+        found = tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False)["input_ids"])
+        assert found == sentencepiece(text, make_pieces()), text
+
+
+def test_merges_come_best_score_first():
+    pieces = make_pieces()
+    scores = dict(pieces[259:])
+    merges = merges_of(pieces)
+    ranks = [scores[left + right] for left, right in merges]
+    assert ranks == sorted(ranks, reverse=True)
+    assert ("▁t", "he") in merges
+    assert {left + right for left, right in merges} == {piece for piece, _ in pieces[259:] if len(piece) > 1}
+
+
+def test_byte_pieces_get_their_names(source):
+    pieces = read_llama2c_pieces(source / "tokenizer.bin", len(make_pieces()))
+    assert [piece for piece, _ in pieces[:4]] == ["<unk>", "<s>", "</s>", "<0x00>"]
+    assert pieces[258][0] == "<0xFF>"
+    assert pieces[259:] == make_pieces()[259:]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: raw[:20], "too short for a llama2.c header"),
+        (lambda raw: raw[:-4], "ends before the weights its header announces"),
+        (lambda raw: raw[:1000], "ends before the weights"),
+        (lambda raw: raw + bytes(8), "2 floats are left over after the weights"),
+        (lambda raw: raw + b"x", "bytes are not a header and whole floats"),
+        (lambda raw: raw[:-1], "bytes are not a header and whole floats"),
+        (lambda raw: bytes(28) + raw[28:], "not a llama2.c checkpoint"),
+        (
+            lambda raw: struct.pack("<7i", 33, *struct.unpack_from("<6i", raw, 4)) + raw[28:],
+            "not a llama2.c checkpoint",
+        ),
+    ],
+)
+def test_a_checkpoint_of_the_wrong_size_is_a_clear_error(tmp_path, source, change, message):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(change((source / "weights.bin").read_bytes()))
+    with pytest.raises(PlumblineError, match=f"{path}: .*{message}"):
+        read_llama2c(path)
+
+
+@pytest.mark.parametrize("lost", [1, 3, 9, 500])
+def test_a_tokenizer_that_ends_early_is_a_clear_error(tmp_path, source, lost):
+    path = tmp_path / "tokenizer.bin"
+    pieces = [*make_pieces()[:-1], ("▁towe", -99.0)]
+    write_tokenizer(path, pieces)
+    path.write_bytes(path.read_bytes()[:-lost])
+    with pytest.raises(PlumblineError, match=f"{path}: .*{len(pieces)}"):
+        read_llama2c_pieces(path, len(pieces))
+
+
+def run_main(source, output, **settings):
+    flags = ["--source", source, "--settings", json.dumps({"check": None} | settings), "--output", output]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["step", *map(str, flags), "--manifest", str(output) + ".json"])
+        prepare_model.main()
+    return read_json(str(output) + ".json")
+
+
+def test_a_conversion_is_checked_on_texts(tmp_path, source, converted):
+    llama2c = {"format": "llama2c", "weights": "weights.bin", "tokenizer": "tokenizer.bin"}
+    texts = ["the cat", "a cell."]
+    nll = nll_per_token(converted, texts)
+    manifest = run_main(source, tmp_path / "fine", **llama2c, check={"texts": texts, "max_nll": nll + 0.01})
+    assert manifest["check_nll"] == round(nll, 3)
+    assert "fine/model.safetensors" in manifest["files"]
+    with pytest.raises(PlumblineError, match="nats per token on its check texts, more than max_nll"):
+        run_main(source, tmp_path / "bad", **llama2c, check={"texts": texts, "max_nll": nll - 0.01})
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["fine", "fine.json"]
+
+
+def test_the_check_counts_every_token_but_the_first_once(converted):
+    tokenizer = AutoTokenizer.from_pretrained(converted)
+    model = AutoModelForCausalLM.from_pretrained(converted, use_safetensors=True).eval()
+    total = count = 0
+    for text in ("the cat", "a cell."):
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        with torch.no_grad():
+            logps = model(ids).logits[0, :-1].log_softmax(-1)
+        total -= logps.gather(1, ids[0, 1:, None]).sum().item()
+        count += ids.shape[1] - 1
+    assert nll_per_token(converted, ["the cat", "a cell."]) == pytest.approx(total / count, rel=1e-5)
+
+
+def test_a_transformers_folder_is_taken_as_it_is(tmp_path, converted):
+    manifest = run_main(converted, tmp_path / "same", format="hf")
+    assert {name.removeprefix("same/") for name in manifest["files"]} == {
+        item.name for item in converted.iterdir()
+    }
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PlumblineError, match=r"needs config\.json and \*\.safetensors"):
+        run_main(tmp_path / "empty", tmp_path / "none", format="hf")

@@ -1,0 +1,294 @@
+"""Templates: the text each convention asks for, and masks that hold to the character."""
+
+import string
+
+import pytest
+import yaml
+from fastchat.conversation import get_conv_template
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
+
+from workflow_scripts.common import templates
+from workflow_scripts.common.templates import (
+    IGNORED,
+    encode,
+    forbidden_text,
+    render,
+    tokenise_conversation,
+    tokenise_prompt,
+    tokenise_reply,
+)
+
+with open(templates.__file__.replace(".py", ".yaml"), encoding="utf-8") as stream:
+    TEMPLATES = yaml.safe_load(stream)
+
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is a cell?"},
+    {"role": "assistant", "content": "A unit of life."},
+    {"role": "user", "content": "And a virus?"},
+    {"role": "assistant", "content": "Not a cell."},
+]
+CORPUS = [
+    "System: Be brief.\nStudent: What is a cell?\n\nTutorbot: A unit of life.\n",
+    "USER: And a virus? ASSISTANT: Not a cell.",
+    "### Instruction:\nWhat is a cell?\n\n### Response:\nA unit of life.",
+    "<|user|>\nWhat is a cell?<|end|>\n<|assistant|>\nA unit of life.<|end|>\n",
+]
+
+
+def llama_like():
+    """SentencePiece's ways, as prepare_model builds them: prepended and replaced spaces, bytes for the unknown."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    words = [*"▁What ▁cell ▁life Tutor bot ▁unit ▁Not Student System ▁AS SIST ANT USER ▁User nser".split()]
+    pieces += [*string.ascii_letters, *"▁:?.#|<>_{}\"'1", '▁{"', "▁{"]
+    pieces += [word[:end] for word in words for end in range(2, len(word) + 1)]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    merges = [(piece[:-1], piece[-1]) for piece in vocabulary if len(piece) > 1 and piece[0] != "<"]
+    fast = Tokenizer(BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    fast.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    fast.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=fast, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
+    )
+
+
+def byte_level(use_regex, corpus=CORPUS, vocabulary=420):
+    """GPT-2's ways: no BOS; without the regex, merges cross every boundary."""
+    fast = Tokenizer(BPE())
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
+    fast.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    fast.train_from_iterator(corpus * 4, BpeTrainer(vocab_size=vocabulary, initial_alphabet=sorted(alphabet)))
+    marks = ["<|im_start|>", "<|im_end|>", "<|end|>"]
+    fast.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks])
+    return PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="<|endoftext|>", pad_token="<|pad|>")
+
+
+LLAMA, GPT2, STRADDLING = llama_like(), byte_level(True), byte_level(False)
+TOKENIZERS = {"llama": LLAMA, "gpt2": GPT2, "straddling": STRADDLING}
+
+
+def learned_text(text, tokens, tokenizer):
+    """Return the stretches of text whose tokens are labelled."""
+    _, offsets = encode(text, tokenizer)
+    stretches, last = [], None
+    for (start, end), label in zip(offsets, tokens.labels, strict=True):
+        if label != IGNORED:
+            if start == last or (stretches and start < last):  # bytes of one character share its offsets
+                stretches[-1] += text[max(start, last) : end]
+            else:
+                stretches.append(text[start:end])
+            last = end
+    return stretches
+
+
+SYSTEM = TEMPLATES["alpaca"]["default_system"]
+VICUNA = TEMPLATES["vicuna"]["default_system"]
+TEXTS = {
+    "tulu": "<s><|system|>\nBe brief.\n<|user|>\nWhat is a cell?\n<|assistant|>\nA unit of life.</s>\n"
+    "<|user|>\nAnd a virus?\n<|assistant|>\nNot a cell.</s>\n",
+    "alpaca": "Be brief.\n\n### Instruction:\nWhat is a cell?\n\n### Response:\nA unit of life.</s>"
+    "\n\n### Instruction:\nAnd a virus?\n\n### Response:\nNot a cell.</s>",
+    "phi3": "<|system|>\nBe brief.<|end|>\n<|user|>\nWhat is a cell?<|end|>\n<|assistant|>\n"
+    "A unit of life.<|end|>\n<|user|>\nAnd a virus?<|end|>\n<|assistant|>\nNot a cell.<|end|>\n",
+    "vicuna": "<s>Be brief. USER: What is a cell? ASSISTANT: A unit of life.</s>"
+    "USER: And a virus? ASSISTANT: Not a cell.</s>",
+    "chatml": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is a cell?<|im_end|>\n"
+    "<|im_start|>assistant\nA unit of life.<|im_end|>\n<|im_start|>user\nAnd a virus?<|im_end|>\n"
+    "<|im_start|>assistant\nNot a cell.<|im_end|>\n",
+    "tutor": "<s>System: Be brief.\nStudent: What is a cell?\n\nTutorbot: A unit of life.</s>\n"
+    "Student: And a virus?\n\nTutorbot: Not a cell.</s>\n",
+}
+
+
+def test_every_template_has_its_text_written_down_here():
+    assert set(TEXTS) == set(TEMPLATES)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_text_is_what_the_convention_says(name):
+    assert render(TALK, TEMPLATES[name], LLAMA).text == TEXTS[name]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_without_bos_only_the_bos_is_missing(name):
+    expected = TEXTS[name].removeprefix("<s>").replace("</s>", GPT2.eos_token)
+    assert render(TALK, TEMPLATES[name], GPT2).text == expected
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_spans_are_the_contents_and_the_ends_of_replies(name):
+    text, spans = render(TALK, TEMPLATES[name], LLAMA)
+    part = TEMPLATES[name]["assistant"]
+    end = part["end"].replace("{eos}", "</s>")
+    for span, message in zip(spans, TALK, strict=True):
+        said = message["content"]
+        expected = part.get("lead", "") + said + end if span.role == "assistant" else said
+        assert (span.role, text[span.start : span.end]) == (message["role"], expected)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_prompt_is_the_text_up_to_the_reply(name):
+    prompt = render(TALK[:-1], TEMPLATES[name], LLAMA, prompt=True).text
+    lead = TEMPLATES[name]["assistant"].get("lead", "")
+    whole = TEXTS[name]
+    assert prompt + lead == whole[: whole.rindex("Not a cell.")]
+
+
+def test_alpaca_without_a_system_message_is_the_published_prompt():
+    # https://github.com/tatsu-lab/stanford_alpaca, "Data Release", prompt for examples with an empty input.
+    expected = (
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nWhat is a cell?\n\n### Response:\n"
+    )
+    assert render(TALK[1:2], TEMPLATES["alpaca"], LLAMA, prompt=True).text == expected
+
+
+def vicuna_text(messages, prompt=False):
+    conversation = get_conv_template("vicuna_v1.1")
+    for message in messages:
+        conversation.append_message(conversation.roles[message["role"] == "assistant"], message["content"])
+    if prompt:
+        conversation.append_message(conversation.roles[1], None)
+    return conversation.get_prompt()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_vicuna_is_what_fastchat_renders(count):
+    messages, prompt = TALK[1 : 1 + count], count % 2 == 1
+    assert render(messages, TEMPLATES["vicuna"], LLAMA, prompt).text == "<s>" + vicuna_text(messages, prompt)
+
+
+def test_a_system_message_replaces_the_default_one():
+    text = render(TALK, TEMPLATES["vicuna"], LLAMA).text
+    assert VICUNA not in text
+    assert VICUNA in render(TALK[1:], TEMPLATES["vicuna"], LLAMA).text
+
+
+def test_contents_are_stripped_and_never_filled_in():
+    messages = [{"role": "user", "content": " {eos} {bos}\n"}, {"role": "assistant", "content": "\n{eos} "}]
+    assert (
+        render(messages, TEMPLATES["tutor"], LLAMA).text == "<s>Student: {eos} {bos}\n\nTutorbot: {eos}</s>\n"
+    )
+    unstripped = TEMPLATES["tutor"] | {"strip": False}
+    assert "Student:  {eos} {bos}\n\n" in render(messages, unstripped, LLAMA).text
+
+
+# Where `lead`, end and contents meet, no token of these two tokenizers crosses: labels are exact.
+@pytest.mark.parametrize("tokenizer", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", TEXTS)
+def test_labels_cover_the_replies_and_their_ends_and_nothing_else(name, tokenizer):
+    tokenizer = TOKENIZERS[tokenizer]
+    text = render(TALK, TEMPLATES[name], tokenizer).text
+    tokens = tokenise_conversation(TALK, TEMPLATES[name], tokenizer)
+    part = TEMPLATES[name]["assistant"]
+    end = part["end"].replace("{eos}", tokenizer.eos_token)
+    assert tokens.input_ids == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert all(label in (IGNORED, token) for token, label in zip(*tokens, strict=True))
+    replies = [part.get("lead", "") + TALK[place]["content"] + end for place in (2, 4)]
+    assert learned_text(text, tokens, tokenizer) == replies
+
+
+def test_labels_token_by_token_with_bos():
+    messages = [{"role": "user", "content": "a cell?"}, {"role": "assistant", "content": "unit é"}] * 2
+    tokens = tokenise_conversation(messages, TEMPLATES["tutor"], LLAMA)
+    names = LLAMA.convert_ids_to_tokens(tokens.input_ids)
+    ask = ["Student", ":", "▁", "a", "▁cell", "?", "<0x0A>", "<0x0A>", "Tutor", "bot", ":"]
+    say = ["▁unit", "▁", "<0xC3>", "<0xA9>", "</s>"]
+    # SentencePiece's way puts a ▁ at the start and after every special token.
+    starts = ["<s>", "▁"], ["▁", "<0x0A>"]
+    expected = [(name, False) for name in starts[0] + ask] + [(name, True) for name in say]
+    expected += [(name, False) for name in starts[1] + ask] + [(name, True) for name in say]
+    expected += [("▁", False), ("<0x0A>", False)]
+    assert list(zip(names, [label != IGNORED for label in tokens.labels], strict=True)) == expected
+
+
+def test_labels_token_by_token_without_bos():
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "日"}]
+    tokens = tokenise_conversation(messages, TEMPLATES["chatml"], GPT2)
+    marked = [label != IGNORED for label in tokens.labels]
+    first = marked.index(True)
+    assert tokens.input_ids[0] == GPT2.convert_tokens_to_ids("<|im_start|>")
+    assert GPT2.decode(tokens.input_ids[:first]) == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
+    assert marked[first:] == [True] * 4 + [False]  # three bytes, the end token; the newline is not learned
+    assert GPT2.decode(tokens.input_ids[first:-1]) == "日<|im_end|>"
+
+
+def test_a_token_that_straddles_a_boundary_belongs_to_the_reply():
+    text, spans = render(TALK, TEMPLATES["tutor"], STRADDLING)
+    _, offsets = encode(text, STRADDLING)
+    replies = [span for span in spans if span.role == "assistant"]
+    starts = [span.start for span in replies]
+    assert any(begin < start < end for start in starts for begin, end in offsets), (
+        "the tokenizer must straddle"
+    )
+    tokens = tokenise_conversation(TALK, TEMPLATES["tutor"], STRADDLING)
+    for (begin, end), label in zip(offsets, tokens.labels, strict=True):
+        inside = any(max(begin, span.start) < min(end, span.end) for span in replies)
+        assert (label != IGNORED) == inside
+    prompt, completion = tokenise_reply(TALK[:-1], TALK[-1]["content"], TEMPLATES["tutor"], STRADDLING)
+    learned = [label for label in tokens.labels if label != IGNORED]
+    assert learned[-len(completion) :] == completion
+    assert prompt == tokens.input_ids[: len(prompt)]
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize("name", TEXTS)
+def test_prompt_and_completion_are_one_tokenisation_of_the_whole(name, tokenizer):
+    template, tokenizer = TEMPLATES[name], TOKENIZERS[tokenizer]
+    prompt, completion = tokenise_reply(TALK[:-1], TALK[-1]["content"], template, tokenizer)
+    whole = tokenise_conversation(TALK, template, tokenizer)
+    size = len(prompt) + len(completion)
+    assert whole.input_ids[:size] == prompt + completion
+    assert whole.labels[len(prompt) : size] == completion
+    assert all(label == IGNORED for label in whole.labels[size:])  # only the template's `after` is left
+
+
+contents = st.text(alphabet='aeinstuvAB \n:{"}é日😀.1<|>#', max_size=12)
+
+
+@pytest.mark.parametrize("tokenizer", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", TEXTS)
+@settings(max_examples=15, deadline=None)
+@given(question=contents, reply=contents)
+def test_a_prompt_is_a_prefix_of_the_prompt_with_its_reply(name, tokenizer, question, reply):
+    template, tokenizer = TEMPLATES[name], TOKENIZERS[tokenizer]
+    messages = [{"role": "user", "content": question}]
+    prompt, completion = tokenise_reply(messages, reply, template, tokenizer)
+    assert tokenise_prompt(messages, template, tokenizer) == prompt
+    conversation = [*messages, {"role": "assistant", "content": reply}]
+    text, spans = render(conversation, template, tokenizer)
+    tokens = tokenise_conversation(conversation, template, tokenizer)
+    assert [label for label in tokens.labels if label != IGNORED] == completion
+    # Every character of the reply and its end is learned, and no other.
+    assert "".join(learned_text(text, tokens, tokenizer)) == text[spans[-1].start : spans[-1].end]
+
+
+def test_the_completion_decodes_to_the_reply():
+    _, completion = tokenise_reply(TALK[:1], "unit é 日", TEMPLATES["tutor"], LLAMA)
+    assert LLAMA.decode(completion) == "unit é 日</s>"
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "special"),
+    [
+        ("llama", "<s>"),
+        ("llama", "</s>"),
+        ("gpt2", "<|endoftext|>"),
+        ("gpt2", "<|im_start|>"),
+        ("gpt2", "<|end|>"),
+    ],
+)
+def test_a_special_token_spelled_out_in_a_content_is_found(tokenizer, special):
+    tokenizer = TOKENIZERS[tokenizer]
+    messages = [*TALK, {"role": "user", "content": f"what is {special}?"}]
+    assert forbidden_text(messages, tokenizer) == special
+    assert forbidden_text(TALK, tokenizer) is None

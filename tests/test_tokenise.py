@@ -1,0 +1,149 @@
+"""Token rows: every conversation is kept or rejected with its reason, and counted."""
+
+import json
+
+import pyarrow.parquet
+import pytest
+import yaml
+
+from workflow_scripts.common import templates
+from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
+from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.templates import IGNORED, tokenise_conversation, tokenise_reply
+from workflow_scripts.common.turns import turns_of
+from workflow_scripts.sft import tokenise
+from workflow_scripts.sft.tokenise import spread, tokenise_rows
+
+with open(templates.__file__.replace(".py", ".yaml"), encoding="utf-8") as stream:
+    TEMPLATE = yaml.safe_load(stream)["tutor"]
+
+
+def talk(name, *words):
+    roles = ("user", "assistant")
+    messages = [{"role": roles[place % 2], "content": word} for place, word in enumerate(words)]
+    return {"id": name, "group": name, "messages": messages, "meta": {}}
+
+
+ROWS = [
+    talk("short", "Why?", "No."),
+    talk("long", "Name two gases.", "Good! Now say why. " * 8),
+    talk("late", "What is osmosis? " * 12, "Yes"),
+    talk("marked", "Is </s> the end?", "No."),
+    talk("marking", "Is it the end?", "It is </s>"),
+    talk("two", "Why?", "Good!", "What is it?", "Yes"),
+]
+
+
+def settings_of(**changed):
+    return {"max_tokens": 64, "overflow": "cut", "template": TEMPLATE, "history_turns": None} | changed
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model):
+    return load_tokenizer(tiny_model)
+
+
+@pytest.mark.parametrize(
+    ("overflow", "reasons"),
+    [
+        ("cut", {"late": "nothing to learn"}),
+        ("reject", {"late": "too long", "long": "too long"}),
+    ],
+)
+def test_every_row_is_kept_or_rejected_with_its_reason(tokenizer, overflow, reasons):
+    kept, rejected = tokenise_rows(ROWS, tokenizer, settings_of(overflow=overflow))
+    marked = dict.fromkeys(["marked", "marking"], "special token in content")
+    assert {row["id"]: row["reason"] for row in rejected} == reasons | marked
+    assert [row["id"] for row in kept] == [row["id"] for row in ROWS if row["id"] not in reasons | marked]
+    assert len(kept) + len(rejected) == len(ROWS)
+
+
+def test_a_row_of_exactly_the_limit_is_whole_and_one_more_is_too_long(tokenizer):
+    size = len(tokenise_conversation(ROWS[1]["messages"], TEMPLATE, tokenizer).input_ids)
+    for overflow in ("cut", "reject"):
+        kept, rejected = tokenise_rows(ROWS[1:2], tokenizer, settings_of(max_tokens=size, overflow=overflow))
+        assert (len(kept[0]["input_ids"]), rejected) == (size, [])
+    _, rejected = tokenise_rows(ROWS[1:2], tokenizer, settings_of(max_tokens=size - 1, overflow="reject"))
+    assert rejected == [{"id": "long", "reason": "too long", "detail": f"{size} tokens, at most {size - 1}"}]
+
+
+def test_a_cut_row_is_the_beginning_of_the_whole(tokenizer):
+    whole = tokenise_conversation(ROWS[1]["messages"], TEMPLATE, tokenizer)
+    kept, _ = tokenise_rows(ROWS[1:2], tokenizer, settings_of())
+    assert kept[0]["input_ids"] == whole.input_ids[:64]
+    assert kept[0]["labels"] == whole.labels[:64]
+    assert any(label != IGNORED for label in kept[0]["labels"])
+
+
+def test_a_conversation_teaches_each_of_its_replies(tokenizer):
+    kept, _ = tokenise_rows(ROWS[-1:], tokenizer, settings_of())
+    learned = [label for label in kept[0]["labels"] if label != IGNORED]
+    assert tokenizer.decode(learned) == " Good!</s> Yes</s>"
+
+
+def test_with_a_limited_history_each_turn_is_a_row_with_the_loss_on_its_reply(tokenizer):
+    conversation = talk("three", "Why?", "Good!", "What is it?", "No.", "Name two.", "Yes")
+    rows = spread([conversation, ROWS[0]], 1)
+    assert [row["id"] for row in rows] == ["three#0", "three#1", "three#2", "short#0"]
+    assert rows[:3] == turns_of(conversation, 1)
+    kept, rejected = tokenise_rows(rows, tokenizer, settings_of(history_turns=1))
+    assert rejected == []
+    for row, turn in zip(kept, rows, strict=True):
+        prompt, reply = tokenise_reply(turn["messages"], turn["reference"], TEMPLATE, tokenizer)
+        assert row["input_ids"] == prompt + reply
+        assert row["labels"] == [IGNORED] * len(prompt) + reply
+        learned = [label for label in row["labels"] if label != IGNORED]
+        assert tokenizer.decode(learned) == f" {turn['reference']}</s>"
+    assert "Good" not in tokenizer.decode(kept[2]["input_ids"]), "out of the window"
+
+
+def test_a_special_token_in_a_reply_of_its_own_row_is_rejected(tokenizer):
+    kept, rejected = tokenise_rows(spread([ROWS[4]], 1), tokenizer, settings_of(history_turns=1))
+    assert (kept, rejected[0]["detail"]) == ([], "</s>")
+
+
+def test_without_a_limit_the_rows_are_the_conversations():
+    assert spread(ROWS, None) is ROWS
+
+
+def run_main(folder, model, splits, **changed):
+    for name, rows in splits.items():
+        write_jsonl(folder / f"{name}.in", rows)
+    flags = ["--splits", *(f"{name}={folder / name}.in" for name in splits), "--tokenizer", model]
+    flags += ["--settings", json.dumps(settings_of(**changed)), "--output", folder / "out"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["step", *map(str, flags), "--manifest", str(folder / "manifest.json")])
+        tokenise.main()
+
+
+@pytest.mark.parametrize(("history", "read"), [(None, 6), (1, 7)])
+def test_counts_in_are_kept_plus_rejected(tmp_path, tiny_model, history, read):
+    run_main(tmp_path, tiny_model, {"train": ROWS, "validation": ROWS[:1]}, history_turns=history)
+    counts = read_json(tmp_path / "manifest.json")["counts"]
+    assert {name: (each["read"], each["kept"] + each["rejected"]) for name, each in counts.items()} == {
+        "train": (read, read),
+        "validation": (1, 1),
+    }
+    rejected = read_jsonl(tmp_path / "out" / "rejected.jsonl")
+    assert [row["split"] for row in rejected] == ["train"] * counts["train"]["rejected"] == ["train"] * 3
+    for name, each in counts.items():
+        rows = pyarrow.parquet.read_table(tmp_path / "out" / f"{name}.parquet").to_pylist()
+        assert len(rows) == each["kept"]
+        assert sum(len(row["input_ids"]) for row in rows) == each["tokens"]
+        assert sum(label != IGNORED for row in rows for label in row["labels"]) == each["learned_tokens"]
+
+
+def test_equal_inputs_give_equal_manifests(tmp_path, tiny_model):
+    found = set()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        run_main(tmp_path / name, tiny_model, {"train": ROWS})
+        found.add((tmp_path / name / "manifest.json").read_bytes())
+    assert len(found) == 1
+
+
+def test_a_split_of_which_nothing_is_left_is_an_error_with_reasons(tmp_path, tiny_model):
+    with pytest.raises(PlumblineError, match=r"no row can be learned from.*special token in content"):
+        run_main(tmp_path, tiny_model, {"train": ROWS[3:5]})
+    assert not (tmp_path / "manifest.json").exists()

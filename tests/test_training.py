@@ -1,0 +1,200 @@
+"""Training resumes after a kill -9 and ends with the very bytes of an unbroken run."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import (
+    ROOT,
+    align_flags,
+    conversations,
+    pairs,
+    preference_settings,
+    run_align,
+    run_sft,
+    settings_of,
+    sft_flags,
+    write_reference,
+    write_tokens,
+)
+from workflow_scripts.common import training
+from workflow_scripts.common.files import sha256_of
+from workflow_scripts.common.training import curve_of, last_checkpoint, work_folder
+
+STEPS, KILL_AFTER = 16, 6  # a checkpoint every 2 steps
+
+
+def checkpoint(work: Path, step: int, state: str | None) -> Path:
+    """Make a checkpoint folder with a weights file and, if given, the text of its trainer_state.json."""
+    folder = work / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    if state is not None:
+        (folder / "trainer_state.json").write_text(state)
+    return folder
+
+
+def test_a_fresh_work_folder_has_no_checkpoint(tmp_path):
+    assert last_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("state", [None, "", '{"global_step": 10, "log_his', "{}"])
+def test_a_half_written_checkpoint_is_passed_over_and_removed(tmp_path, state):
+    whole = checkpoint(tmp_path, 8, '{"global_step": 8}')
+    half = checkpoint(tmp_path, 10, state)
+    assert last_checkpoint(tmp_path) == whole
+    assert not half.exists()
+    assert last_checkpoint(tmp_path) == whole
+
+
+def test_the_newest_checkpoint_is_the_one_with_most_steps_not_the_last_by_name(tmp_path):
+    for step in (2, 10, 8):
+        checkpoint(tmp_path, step, json.dumps({"global_step": step}))
+    assert last_checkpoint(tmp_path).name == "checkpoint-10"
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """Return the arguments of work_folder: a parent's and a data set's manifest, settings, seed, code."""
+    parent, data = tmp_path / "parent.json", tmp_path / "data.json"
+    parent.write_text("parent")
+    data.write_text("data")
+    return {
+        "base": tmp_path / "work",
+        "inputs": [parent, data],
+        "settings": {"beta": 0.1, "epochs": 1},
+        "seed": 1,
+        "code": {"workflow_scripts.align.dpo": "abc"},
+    }
+
+
+def test_the_same_settings_data_seed_and_code_find_their_work_again(inputs):
+    folder = work_folder(**inputs)
+    kept = checkpoint(folder, 2, '{"global_step": 2}')
+    reordered = inputs | {"settings": dict(reversed(inputs["settings"].items()))}
+    assert work_folder(**reordered) == folder
+    assert last_checkpoint(folder) == kept
+
+
+def test_touching_an_input_keeps_the_work(inputs):
+    folder = work_folder(**inputs)
+    os.utime(inputs["inputs"][0], (1, 1))
+    assert work_folder(**inputs) == folder
+
+
+@pytest.mark.parametrize("changed", ["settings", "seed", "code", "parent", "data"])
+def test_another_setting_seed_code_or_input_starts_afresh_and_drops_the_stale_work(inputs, changed):
+    stale = work_folder(**inputs)
+    checkpoint(stale, 2, '{"global_step": 2}')
+    if changed in ("parent", "data"):
+        inputs["inputs"][("parent", "data").index(changed)].write_text("other")
+    else:
+        other = {
+            "settings": {"beta": 0.2, "epochs": 1},
+            "seed": 2,
+            "code": {"workflow_scripts.align.dpo": "abd"},
+        }
+        inputs[changed] = other[changed]
+    fresh = work_folder(**inputs)
+    assert fresh != stale
+    assert list(inputs["base"].iterdir()) == [fresh]
+    assert last_checkpoint(fresh) is None
+
+
+def test_a_curve_has_a_row_for_each_logged_loss_and_none_for_the_summary():
+    history = [
+        {
+            "loss": 0.69314718,
+            "learning_rate": 1e-3,
+            "margin": 0.5,
+            "accuracy": 1.0,
+            "grad_norm": 3.0,
+            "step": 1,
+        },
+        {"eval_loss": 0.5, "eval_runtime": 2.0, "step": 2},
+        {"train_runtime": 9.0, "train_loss": 0.6, "step": 2},
+    ]
+    assert curve_of(history) == [
+        {"step": 1, "train_loss": 0.693147, "margin": 0.5, "accuracy": 1.0, "learning_rate": 0.001},
+        {"step": 2, "validation_loss": 0.5},
+    ]
+
+
+def test_a_batch_size_is_the_same_in_training_and_evaluation_and_a_null_max_steps_means_epochs(tmp_path):
+    found = training.training_arguments(
+        settings_of(per_device_batch=3, max_steps=None), tmp_path, 7, evaluate=True
+    )
+    assert found["per_device_train_batch_size"] == found["per_device_eval_batch_size"] == 3
+    assert (found["max_steps"], found["seed"], found["data_seed"]) == (-1, 7, 7)
+    assert found["eval_strategy"] == "steps"
+
+
+def kill_once_checkpointed(module: str, flags: list[str], work: Path) -> None:
+    """Start a training step as a process of its own and kill -9 it when its KILL_AFTER-step checkpoint is whole."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", module, *flags]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 240
+        while not list(work.glob(f"*/checkpoint-{KILL_AFTER}/trainer_state.json")):
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.kill()
+    assert process.returncode == -9
+
+
+def leave_a_half_written_checkpoint(work: Path) -> Path:
+    """Add what a kill in the middle of a save leaves: a newer checkpoint without its last file."""
+    newest = last_checkpoint(next(work.iterdir()))
+    half = newest.parent / f"checkpoint-{STEPS - 1}"
+    shutil.copytree(newest, half, ignore=shutil.ignore_patterns("trainer_state.json"))
+    return half
+
+
+def hold_resumed_to_unbroken(resumed: Path, unbroken: Path, work: Path, printed: str) -> None:
+    """Hold a resumed run to the bytes of an unbroken one, and to having resumed."""
+    assert "resuming from" in printed
+    assert sha256_of(resumed / "model.safetensors") == sha256_of(unbroken / "model.safetensors")
+    assert (resumed.parent / "manifest.json").read_text() == (unbroken.parent / "manifest.json").read_text()
+    assert (resumed.parent / "curve.json").read_text() == (unbroken.parent / "curve.json").read_text()
+    assert not list(work.iterdir())  # finished: nothing left to resume
+    assert sorted(path.name for path in resumed.iterdir()) == sorted(path.name for path in unbroken.iterdir())
+    assert not (resumed / "training_args.bin").exists()
+
+
+RESUMED = {"max_steps": STEPS, "epochs": STEPS, "checkpoint_every": 2, "per_device_batch": 2}
+
+
+def test_sft_killed_and_run_again_ends_with_the_bytes_of_an_unbroken_run(tiny_model, tmp_path, capsys):
+    rows = conversations(23)
+    tokens = write_tokens(tiny_model, rows[:20], rows[20:], tmp_path / "tokens")
+    settings = settings_of(**RESUMED, pack_tokens=160, evaluate_every=10)
+    unbroken = run_sft(tiny_model, tokens, settings, tmp_path / "unbroken")
+    assert "resuming" not in capsys.readouterr().out
+    flags = sft_flags(tiny_model, tokens, settings, tmp_path / "resumed")
+    kill_once_checkpointed("workflow_scripts.sft.train", flags, tmp_path / "resumed/work")
+    assert not (tmp_path / "resumed/model").exists()
+    half = leave_a_half_written_checkpoint(tmp_path / "resumed/work")
+    resumed = run_sft(tiny_model, tokens, settings, tmp_path / "resumed")
+    assert not half.exists()
+    hold_resumed_to_unbroken(resumed, unbroken, tmp_path / "resumed/work", capsys.readouterr().out)
+
+
+def test_dpo_killed_and_run_again_ends_with_the_bytes_of_an_unbroken_run(tiny_model, tmp_path, capsys):
+    stored = write_reference(tiny_model, pairs(9), tmp_path / "reference")
+    settings = preference_settings(**RESUMED)
+    unbroken = run_align("dpo", tiny_model, stored, settings, tmp_path / "unbroken")
+    assert "resuming" not in capsys.readouterr().out
+    flags = align_flags(tiny_model, stored, settings, tmp_path / "resumed")
+    kill_once_checkpointed("workflow_scripts.align.dpo", flags, tmp_path / "resumed/work")
+    assert not (tmp_path / "resumed/model").exists()
+    half = leave_a_half_written_checkpoint(tmp_path / "resumed/work")
+    resumed = run_align("dpo", tiny_model, stored, settings, tmp_path / "resumed")
+    assert not half.exists()
+    hold_resumed_to_unbroken(resumed, unbroken, tmp_path / "resumed/work", capsys.readouterr().out)
