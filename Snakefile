@@ -14,7 +14,7 @@ os.environ["PLUMBLINE"] = workflow.basedir
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")]))
 os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
 
-if "study" not in config:
+if not workflow.configfiles:
 
     configfile: "config.yaml"
 

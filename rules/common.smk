@@ -2,20 +2,26 @@
 
 import json
 import re
+import sys
 
 from workflow_scripts.common.code import code_of, pins
+from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest
 from workflow_scripts.common.study import (
     ALIGN_METHODS,
     ANSWERED,
     JUDGED,
     all_templates,
-    check_study,
+    check_config,
     policies_of,
     seeds_of,
 )
 
-STUDY = check_study(config, "the study")
+try:
+    STUDY = check_config(config, workflow.configfiles)
+except PlumblineError as error:
+    sys.exit(f"error: {error}")  # the message alone: an exception would add lines of code to it
+
 NAME = STUDY.study
 RESULTS = f"results/{NAME}"
 WORK = f"work/{NAME}"

@@ -674,3 +674,13 @@ def test_every_common_tar_is_read(tmp_path, mode):
     archive = tmp_path / "archive"
     archive.write_bytes(tarball(("./a/first", b"1" * 5000), ("./a/x", BODY), mode=mode))
     assert unpack_member(archive, "a/x", tmp_path / "out").read_bytes() == BODY
+
+
+def test_pinned_files_may_come_from_different_places(server, work):
+    server.pages = {"/x": Page(BODY), "/y": Page(b"y")}
+    wanted = {"x": sha256(BODY), "y": sha256(b"y")}
+    found = get(wanted, [https(x=server.url("/x")), https(y=server.url("/y"))], work)
+    assert found["x"].read_bytes() == BODY
+    assert found["y"].read_bytes() == b"y"
+    with pytest.raises(PlumblineError, match="does not provide y"):
+        get({"x": sha256(BODY), "y": None}, [https(x=server.url("/x")), https(y=server.url("/y"))], work)

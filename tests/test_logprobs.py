@@ -20,7 +20,7 @@ def model(tiny_model):
 
 
 def batch(completions: int, prompts: int = 3, seed: int = 0) -> tuple[list[list[int]], list[list[list[int]]]]:
-    """Return prompts of 1 to 40 tokens, each with completions of 1 to 25; the first completion has one token."""
+    """Return prompts of 1 to 40 tokens, each with completions of 1 to 25; the first has one token."""
     generator = torch.Generator().manual_seed(seed)
 
     def row(length: int) -> list[int]:
@@ -36,7 +36,7 @@ def batch(completions: int, prompts: int = 3, seed: int = 0) -> tuple[list[list[
 
 
 def naive_logps(model, prompts, completions):
-    """Return the same log-probs by one forward a row and a log_softmax over its logits: no padding, no cache."""
+    """Return the same log-probs by one forward a row and a log_softmax of its logits, unpadded and uncached."""
     found = []
     for prompt, group in zip(prompts, completions, strict=True):
         rows = []

@@ -139,8 +139,8 @@ def test_ipo_does_not_change_when_replies_and_their_log_ratios_grow_alike():
 @pytest.mark.parametrize("divergence", [2.5, 0.0, -4.0])
 @pytest.mark.parametrize(("desirable", "undesirable"), [(1.0, 1.0), (1.33, 0.7)])
 def test_kto_has_the_value_and_gradient_of_its_formula(divergence, desirable, undesirable):
-    # L = mean over both sides of w⁺(1 − σ(β(r⁺ − z))) and w⁻(1 − σ(β(z − r⁻))), z = max(0, divergence), a constant;
-    # ∂L/∂log π(y⁺) = −w⁺βσσ′/2n with σσ′ = σ(u)σ(−u), and with the other sign by log π(y⁻)
+    # L = mean over both sides of w⁺(1 − σ(β(r⁺ − z))) and w⁻(1 − σ(β(z − r⁻))), z = max(0, divergence)
+    # and constant; ∂L/∂log π(y⁺) = −w⁺βσσ′/2n with σσ′ = σ(u)σ(−u), and with the other sign by log π(y⁻)
     pairs = with_divergence(random_pairs(4), divergence)
     count, z = 2 * len(pairs.chosen), max(0.0, divergence)
     inner = [(BETA * (chosen - z), BETA * (z - rejected)) for chosen, rejected in ratios(pairs)]

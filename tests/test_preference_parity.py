@@ -1,7 +1,7 @@
-"""DPO, IPO and KTO against stored references train the weights that TRL trains against a live reference model.
+"""DPO, IPO and KTO on stored references train the weights that TRL trains on a live reference model.
 
-Every run takes the whole data set as one batch, so that TRL and ours see the same rows at each step whatever their
-samplers do; a step differs only in the order of its sums.
+Every run takes the whole data set as one batch, so that TRL and ours see the same rows at each step whatever
+their samplers do; a step differs only in the order of its sums.
 """
 
 from pathlib import Path
@@ -102,7 +102,7 @@ def test_dpo_and_ipo_train_the_weights_that_trl_trains(tiny_model, stored, ours,
 
 
 def test_dpo_with_an_sft_term_trains_the_weights_that_trl_trains_on_one_pair_a_batch(tiny_model, tmp_path):
-    # TRL averages its likelihood over the batch's tokens, ours (as the paper) over each reply's: one pair, no difference
+    # TRL averages its likelihood over the batch's tokens, ours (as the paper) over each reply's: equal for one
     stored = write_reference(tiny_model, pairs(2), tmp_path)
     both = rows_of(stored)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(both[:1]), stored / "rows.parquet")

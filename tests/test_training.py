@@ -136,7 +136,7 @@ def test_a_batch_size_is_the_same_in_training_and_evaluation_and_a_null_max_step
 
 
 def kill_once_checkpointed(module: str, flags: list[str], work: Path) -> None:
-    """Start a training step as a process of its own and kill -9 it when its KILL_AFTER-step checkpoint is whole."""
+    """Start a training step as a process of its own and kill -9 it once it has made KILL_AFTER steps."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", module, *flags]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
@@ -160,6 +160,7 @@ def leave_a_half_written_checkpoint(work: Path) -> Path:
 def hold_resumed_to_unbroken(resumed: Path, unbroken: Path, work: Path, printed: str) -> None:
     """Hold a resumed run to the bytes of an unbroken one, and to having resumed."""
     assert "resuming from" in printed
+    assert 0 < printed.count("{'loss'") <= STEPS - KILL_AFTER  # and not from the start again
     assert sha256_of(resumed / "model.safetensors") == sha256_of(unbroken / "model.safetensors")
     assert (resumed.parent / "manifest.json").read_text() == (unbroken.parent / "manifest.json").read_text()
     assert (resumed.parent / "curve.json").read_text() == (unbroken.parent / "curve.json").read_text()

@@ -211,7 +211,11 @@ def test_cleaning_follows_the_source(plan):
     assert job.settings["reply_format"] == "python"
     assert job.settings["min_messages"] == 3
     assert job.settings["drop_fields"] == ["Thoughts of Tutorbot"]
-    assert list(job.settings["replace_na"].values()) == ["g", "12", "w"]
+    assert job.settings["replace_na"] == {
+        "Evaluation of Student Response": "g",
+        "Action Based on Evaluation": "12",
+        "Subproblem State": "w",
+    }
     (pairs,) = of_rule(plan, "clean_reply_pairs")
     assert (pairs.settings["system_prompt"], pairs.settings["reply_format"]) == (None, "raw")
 

@@ -1,4 +1,4 @@
-"""A tiny random Llama with a tokenizer of its own, and training runs on it, for the tests that need a real model."""
+"""A tiny random Llama with a tokenizer of its own, and training runs on it, for tests that need a model."""
 
 import json
 import sys
@@ -43,7 +43,7 @@ ANSWERS = [
 
 
 def make_tiny_model(folder: Path, seed: int = 0) -> Path:
-    """Write a random 2-layer Llama (hidden 32, vocabulary about 200) and its fast tokenizer as a model folder."""
+    """Write a random 2-layer Llama (hidden 32, vocabulary about 200) and its fast tokenizer as a folder."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -172,7 +172,7 @@ def write_reference(model: Path, rows: list[dict], folder: Path, batch_size: int
 def write_tokens(
     model: Path, train: list[dict], validation: list[dict], folder: Path, limit: int = 256
 ) -> Path:
-    """Run sft.tokenise on conversations; return the folder with train.parquet, validation.parquet, manifest.json."""
+    """Run sft.tokenise on conversations; return the folder with a parquet a split and manifest.json."""
     write_jsonl(folder / "train.jsonl", train)
     write_jsonl(folder / "validation.jsonl", validation)
     settings = {"max_tokens": limit, "overflow": "cut", "template": TEMPLATE, "history_turns": None}

@@ -13,7 +13,17 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("Snakefile", "config.yaml", "rules", "workflow_scripts", "envs", "profiles", "report", "studies", "data/bundled")
+COPIED = (
+    "Snakefile",
+    "config.yaml",
+    "rules",
+    "workflow_scripts",
+    "envs",
+    "profiles",
+    "report",
+    "studies",
+    "data/bundled",
+)
 
 
 def copy_repository(folder: Path) -> Path:

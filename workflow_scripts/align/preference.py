@@ -113,7 +113,9 @@ def align(loss: Loss, module: str, mismatched: bool = False) -> None:
     """Run one method from the command line: parse, train (resuming if it can), write."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_training_flags(parser)
-    parser.add_argument("--reference", type=Path, required=True, help="parquet of pairs and reference log-probs")
+    parser.add_argument(
+        "--reference", type=Path, required=True, help="parquet of pairs and reference log-probs"
+    )
     parser.add_argument("--reference-manifest", type=Path, required=True)
     arguments = parser.parse_args()
     settings = arguments.settings

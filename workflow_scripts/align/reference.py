@@ -33,9 +33,13 @@ def tokenise_pairs(pairs: list[dict], tokenizer: object, settings: dict) -> tupl
             rejected.append({"id": pair["id"], "reason": "special token in content", "detail": special})
             continue
         prompt, chosen = tokenise_reply(pair["messages"], pair["chosen"], settings["template"], tokenizer)
-        other_prompt, losing = tokenise_reply(pair["messages"], pair["rejected"], settings["template"], tokenizer)
+        other_prompt, losing = tokenise_reply(
+            pair["messages"], pair["rejected"], settings["template"], tokenizer
+        )
         if chosen[:room] == losing[:room]:
-            rejected.append({"id": pair["id"], "reason": "chosen equals rejected", "detail": f"in {room} tokens"})
+            rejected.append(
+                {"id": pair["id"], "reason": "chosen equals rejected", "detail": f"in {room} tokens"}
+            )
         elif prompt != other_prompt:
             # A tokenizer that merges across the boundary: the pair's two prompts would not be one prompt.
             rejected.append({"id": pair["id"], "reason": "prompt tokenised in two ways", "detail": ""})
@@ -69,7 +73,9 @@ def main() -> None:
     rows, rejected = tokenise_pairs(pairs, tokenizer, settings)
     assert len(rows) + len(rejected) == len(pairs)
     if len(rows) < 2:
-        raise PlumblineError(f"{arguments.pairs}: {len(rows)} usable pairs are too few; rejected: {rejected[:3]}")
+        raise PlumblineError(
+            f"{arguments.pairs}: {len(rows)} usable pairs are too few; rejected: {rejected[:3]}"
+        )
     rows = with_mismatched(rows)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_policy(arguments.parent, trust_remote_code=settings["trust_remote_code"]).to(device)
@@ -79,7 +85,9 @@ def main() -> None:
         batch = [rows[index] for index in order[start : start + settings["batch_size"]]]
         with torch.inference_mode(), torch.autocast(device, dtype, enabled=dtype != torch.float32):
             logps = shared_prompt_logps(
-                model, [row["prompt"] for row in batch], [[row[name] for name in COMPLETIONS] for row in batch]
+                model,
+                [row["prompt"] for row in batch],
+                [[row[name] for name in COMPLETIONS] for row in batch],
             )
         for row, found in zip(batch, logps, strict=True):
             row |= {f"reference_{name}": each.tolist() for name, each in zip(COMPLETIONS, found, strict=True)}

@@ -48,7 +48,9 @@ def tutor_pairs(conversations: list[dict], rng: random.Random) -> list[dict]:
         rejected = worse_reply(kind, turn["reference"], replies, rng)
         if rejected != turn["reference"]:
             messages = reward_context(turn["messages"])
-            pairs.append({"messages": messages, "chosen": turn["reference"], "rejected": rejected, "kind": kind})
+            pairs.append(
+                {"messages": messages, "chosen": turn["reference"], "rejected": rejected, "kind": kind}
+            )
     return pairs
 
 
@@ -62,14 +64,20 @@ def answer_pairs(conversations: list[dict], rng: random.Random) -> list[dict]:
             before, answer, after = messages[place - 1 : place + 2]
             if (before["role"], answer["role"]) != ("assistant", "user"):
                 continue
-            question, verdict = parse_reply(before["content"])[SUBPROBLEM], parse_reply(after["content"])[EVALUATION]
+            question, verdict = (
+                parse_reply(before["content"])[SUBPROBLEM],
+                parse_reply(after["content"])[EVALUATION],
+            )
             if verdict in "bade":
                 (right if verdict == "b" else wrong).setdefault(question, set()).add(answer["content"])
     pairs = []
     for question in sorted(right):
         messages = [{"role": "user", "content": question}]
         chosen = rng.choice(sorted(right[question]))
-        for losing in [*rng.sample(sorted(wrong.get(question, ())), k=min(2, len(wrong.get(question, ())))), ""]:
+        for losing in [
+            *rng.sample(sorted(wrong.get(question, ())), k=min(2, len(wrong.get(question, ())))),
+            "",
+        ]:
             pairs.append({"messages": messages, "chosen": chosen, "rejected": losing, "kind": "answer"})
     return pairs
 
@@ -89,7 +97,9 @@ def main() -> None:
     rng.shuffle(pairs)
     write_jsonl(arguments.output, pairs)
     kinds = dict(Counter(pair["kind"] for pair in pairs))
-    write_manifest(arguments.manifest, [arguments.output], counts={"conversations": len(conversations), "pairs": kinds})
+    write_manifest(
+        arguments.manifest, [arguments.output], counts={"conversations": len(conversations), "pairs": kinds}
+    )
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ import argparse
 import random
 from pathlib import Path
 
-import workflow_scripts.common.models  # noqa: F401  (sets the environment before the libraries load)
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, set_seed
 from trl import RewardConfig, RewardTrainer
 
+import workflow_scripts.common.models  # noqa: F401  (sets the environment before the libraries load)
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
@@ -27,7 +27,9 @@ def token_rows(pairs: list[dict], tokenizer: object, max_tokens: int) -> list[di
     """Return chosen_ids and rejected_ids of each pair, cut on the left so that the reply survives."""
 
     def ids(pair: dict, name: str) -> list[int]:
-        return tokenizer(render_pair(pair["messages"], pair[name], tokenizer.eos_token))["input_ids"][-max_tokens:]
+        return tokenizer(render_pair(pair["messages"], pair[name], tokenizer.eos_token))["input_ids"][
+            -max_tokens:
+        ]
 
     return [{"chosen_ids": ids(pair, "chosen"), "rejected_ids": ids(pair, "rejected")} for pair in pairs]
 
@@ -53,14 +55,19 @@ def main() -> None:
     model.config.pad_token_id = tokenizer.pad_token_id
     trainer = RewardTrainer(
         model=model,
-        args=RewardConfig(**training_arguments(settings, work, arguments.seed, evaluate=True), max_length=None),
+        args=RewardConfig(
+            **training_arguments(settings, work, arguments.seed, evaluate=True), max_length=None
+        ),
         train_dataset=Dataset.from_list(rows[held_out:]),
         eval_dataset=Dataset.from_list(rows[:held_out]),
         processing_class=tokenizer,
     )
     seconds = train(trainer, work)
     accuracy = trainer.evaluate()["eval_accuracy"]
-    tokens = sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows[held_out:]) * trainer.state.epoch
+    tokens = (
+        sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows[held_out:])
+        * trainer.state.epoch
+    )
     counts = {"train": len(rows) - held_out, "validation": held_out}
     facts = {"counts": counts, "validation_accuracy": round(accuracy, 4)}
     save_trained(trainer, tokenizer, arguments, work, seconds, tokens=tokens, **facts)

@@ -44,7 +44,9 @@ def read_module(module: str) -> tuple[str, tuple[str, ...]]:
         if isinstance(node, ast.Import):
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            source = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            source = (
+                resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            )
             imported |= {source} | {f"{source}.{alias.name}" for alias in node.names}
     ours = sorted(name for name in imported if name.startswith(PACKAGE + ".") and module_file(name))
     code = ast.dump(without_docstrings(tree))

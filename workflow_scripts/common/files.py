@@ -79,7 +79,9 @@ def read_json(path: Path | str) -> Any:
 def write_json(path: Path | str, value: Any) -> None:
     """Write a value as indented JSON with sorted keys."""
     with finished_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 def read_jsonl(path: Path | str) -> list[dict]:

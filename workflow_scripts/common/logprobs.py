@@ -41,7 +41,9 @@ def token_logps(hidden: Tensor, targets: Tensor, head: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def shared_prompt_logps(model: Any, prompts: list[list[int]], completions: list[list[list[int]]]) -> list[list[Tensor]]:
+def shared_prompt_logps(
+    model: Any, prompts: list[list[int]], completions: list[list[list[int]]]
+) -> list[list[Tensor]]:
     """Return [prompt][completion] → (tokens,) log-probs, each prompt encoded once; equally many completions a prompt.
 
     `model` is an unwrapped decoder-only causal LM. Prompts are padded left and completions right, with explicit
@@ -80,7 +82,9 @@ def shared_prompt_logps(model: Any, prompts: list[list[int]], completions: list[
     return [per_row[start : start + count] for start in range(0, len(per_row), count)]
 
 
-def plain_logps(model: Any, prompts: list[list[int]], completions: list[list[list[int]]]) -> list[list[Tensor]]:
+def plain_logps(
+    model: Any, prompts: list[list[int]], completions: list[list[list[int]]]
+) -> list[list[Tensor]]:
     """Return [prompt][completion] → (tokens,) log-probs through the model's own forward (see `prepare_plain`)."""
     rows = [(prompt, each) for prompt, group in zip(prompts, completions, strict=True) for each in group]
     ids = padded([prompt + each for prompt, each in rows], 0).to(model.device)

@@ -8,11 +8,11 @@ from typing import Any
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from workflow_scripts.common.errors import PlumblineError  # noqa: E402
+from workflow_scripts.common.errors import PlumblineError
 
 transformers.utils.logging.disable_progress_bar()
 logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -39,11 +39,17 @@ def load_tokenizer(folder: Path | str) -> Any:
     return tokenizer
 
 
-def load_policy(folder: Path | str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False) -> Any:
+def load_policy(
+    folder: Path | str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+) -> Any:
     """Return the causal language model of a folder in evaluation mode."""
     if not (Path(folder) / "config.json").is_file():
         raise PlumblineError(f"{folder}: no model here; delete its manifest and run again to make it anew")
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, attn_implementation="sdpa"
+        folder,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=trust_remote_code,
+        attn_implementation="sdpa",
     )
     return model.eval()

@@ -25,6 +25,13 @@ PATTERNS = {
     COMMIT: "a full commit hash, 40 hex digits: a branch or a tag can move",
     SHA256: "a sha256, 64 hex digits, or null",
 }
+PLAIN = {
+    "a valid number": "a number",
+    "a valid integer": "a whole number",
+    "a valid boolean": "true or false",
+    "a valid string": "text",
+    "a valid list": "a list",
+}
 Name = Annotated[str, Field(pattern=NAME)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -1026,6 +1033,23 @@ def path_of(location: Iterable[str | int]) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
 
 
+def bounds_at(location: tuple[str | int, ...]) -> str:
+    """Return the bounds of the number at a place in the study, as " > 0", or nothing."""
+    annotation: Any = Study
+    for step in location[:-1]:
+        annotation = descend(annotation, step)
+    fields = [model.model_fields.get(str(location[-1])) for model in models_in(annotation)]
+    limits = [limit for field in fields if field for limit in field.metadata]
+    signs = {"gt": ">", "ge": "≥", "le": "≤", "lt": "<"}
+    words = [
+        f"{sign} {getattr(limit, name):g}"
+        for limit in limits
+        for name, sign in signs.items()
+        if hasattr(limit, name)
+    ]
+    return f" {' and '.join(words)}" if words else ""
+
+
 def number_hint(text: str) -> str:
     """Return how to write a number that YAML has read as text, or nothing if it is none."""
     try:
@@ -1057,18 +1081,25 @@ def spell(error: dict) -> str:
             return f"{path}.{key}: no {key} {found[key]!r}{nearest(found[key], tags)} (allowed: {', '.join(tags)})"
         part = {"runs": Run, "judges": Judge, "benchmarks": Benchmark}[error["loc"][0]]
         tags = [tag_of(model) for model in models_in(part)]
-        wanted = "must be a mapping with" if not isinstance(found, dict) else "needs"
-        return f"{path}: {wanted} {key} (one of: {', '.join(tags)})"
+        return f"{path}: needs {key} (one of: {', '.join(tags)})"
     if found is None:
         return f"{path}: has no value: give one, or leave the key out"
     if kind == "string_pattern_mismatch":
         return f"{path}: must be {PATTERNS[context['pattern']]}, not {found!r}"
     if kind in ("model_type", "dict_type", "model_attributes_type"):
         return f"{path}: must be a mapping (key: value), not {found!r}"
+    if "list[str]" in error["loc"] or error["loc"][-1] == "str":
+        return f"{path}: must be a name or a list of names, not {found!r}"
+    if kind == "too_short":
+        return f"{path}: must have at least {context['min_length']}, not {found!r}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    for word, plain in PLAIN.items():
+        message = message.replace(word, plain)
     if kind == "value_error":
         return f"{path}: {message}"
     hint = ""
+    if kind in ("float_type", "int_type"):
+        message += bounds_at(error["loc"])
     if isinstance(found, str):
         hint = (
             nearest(found, re.findall(r"'([^']+)'", context["expected"])) if kind == "literal_error" else ""

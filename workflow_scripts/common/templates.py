@@ -70,7 +70,9 @@ def tokenise_conversation(messages: list[dict], template: dict, tokenizer: Any) 
     identities, offsets = encode(text, tokenizer)
     learned = [span for span in spans if span.role == "assistant"]
     labels = [
-        identity if any(start < span.end and end > span.start for span in learned) and end > start else IGNORED
+        identity
+        if any(start < span.end and end > span.start for span in learned) and end > start
+        else IGNORED
         for identity, (start, end) in zip(identities, offsets, strict=True)
     ]
     return Tokens(identities, labels)
@@ -81,7 +83,9 @@ def tokenise_prompt(messages: list[dict], template: dict, tokenizer: Any) -> lis
     return encode(render(messages, template, tokenizer, prompt=True).text, tokenizer)[0]
 
 
-def tokenise_reply(messages: list[dict], reply: str, template: dict, tokenizer: Any) -> tuple[list[int], list[int]]:
+def tokenise_reply(
+    messages: list[dict], reply: str, template: dict, tokenizer: Any
+) -> tuple[list[int], list[int]]:
     """Return (prompt ids, completion ids) of a reply to a conversation; the completion ends with the end token.
 
     Both come from one tokenisation of the whole; a token straddling the boundary belongs to the completion.

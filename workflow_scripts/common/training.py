@@ -15,7 +15,14 @@ from typing import Any
 import torch
 from transformers import Trainer
 
-from workflow_scripts.common.files import digest, finished_folder, read_json, sha256_of, write_json, write_manifest
+from workflow_scripts.common.files import (
+    digest,
+    finished_folder,
+    read_json,
+    sha256_of,
+    write_json,
+    write_manifest,
+)
 from workflow_scripts.common.models import precision_of
 
 
@@ -107,7 +114,9 @@ def train(trainer: Trainer, work: Path) -> float:
     return time.monotonic() - started
 
 
-def save_trained(trainer: Trainer, tokenizer: Any, arguments: Any, work: Path, seconds: float, **facts: Any) -> None:
+def save_trained(
+    trainer: Trainer, tokenizer: Any, arguments: Any, work: Path, seconds: float, **facts: Any
+) -> None:
     """Write model folder, curve, cost and last the manifest; then drop the work folder."""
     if not trainer.is_world_process_zero():
         return

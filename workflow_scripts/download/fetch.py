@@ -50,9 +50,13 @@ def fetch_files(
         except Unavailable as reason:
             print(f"{name}: not from {describe(place)}: {reason}", file=sys.stderr)
             reasons.append(f"  {number}. {describe(place)}: {reason}")
-        else:
+            continue
+        lacking = ", ".join(file for file in wanted if file not in found)
+        if not lacking:
             print(f"{name}: from {describe(place)}", file=sys.stderr)
             return found
+        print(f"{name}: in part from {describe(place)}, which has no {lacking}", file=sys.stderr)
+        reasons.append(f"  {number}. {describe(place)}: does not provide {lacking}")
     listed = "\n".join(reasons) or "  (it names none)"
     raise PlumblineError(
         f"sources.{name}: none of its {len(places)} places gave all files\n{listed}\n{ADVICE}"
@@ -60,17 +64,20 @@ def fetch_files(
 
 
 def ask_place(place: dict, wanted: Wanted, missing: Wanted, work: Path, pause: float) -> dict[str, Path]:
-    """Return the missing files from one place; Unavailable when it does not provide all the wanted ones."""
+    """Return those of the missing files that one place provides; Unavailable when it provides none.
+
+    Only files with a pinned sha256 may come from different places: together they are still what was pinned.
+    """
     kind, spec = next(iter(place.items()))
     provided = spec.get("files")
     if not wanted and kind != "hf":
         raise Unavailable("`files` of the source is empty, and only an hf place can be taken whole")
-    lacking = (
-        [] if kind == "hf" and not provided else [file for file in wanted if file not in (provided or {})]
-    )
-    if lacking:
+    if kind == "hf" and not provided:
+        return KINDS[kind](spec, missing, work, pause)
+    lacking = [file for file in missing if file not in (provided or {})]
+    if lacking and (len(lacking) == len(missing) or not all(wanted.values())):
         raise Unavailable(f"does not provide {', '.join(lacking)}")
-    return KINDS[kind](spec, missing, work, pause)
+    return KINDS[kind](spec, {file: missing[file] for file in missing if file not in lacking}, work, pause)
 
 
 def find_ready(wanted: Wanted, work: Path) -> dict[str, Path]:

@@ -16,7 +16,9 @@ import numpy as np
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_folder, write_manifest
 
-HEADER = "<7i"  # dim, hidden_dim, layers, heads, kv_heads, vocabulary (negative: separate output matrix), context
+HEADER = (
+    "<7i"  # dim, hidden_dim, layers, heads, kv_heads, vocabulary (negative: separate output matrix), context
+)
 
 
 def read_llama2c(path: Path | str) -> tuple[dict[str, int], dict[str, np.ndarray]]:
@@ -137,7 +139,9 @@ def convert_llama2c(weights: Path, tokenizer_file: Path, folder: Path) -> None:
         pad_token_id=0,
     )
     model = LlamaForCausalLM(config)
-    missing = model.load_state_dict({name: torch.tensor(block) for name, block in tensors.items()}, strict=False)
+    missing = model.load_state_dict(
+        {name: torch.tensor(block) for name, block in tensors.items()}, strict=False
+    )
     if missing.unexpected_keys or missing.missing_keys:
         raise PlumblineError(f"{weights}: tensors do not fit a Llama of this shape: {missing}")
     # The bare configuration: eos would otherwise be absent from the saved generation settings.
@@ -146,9 +150,7 @@ def convert_llama2c(weights: Path, tokenizer_file: Path, folder: Path) -> None:
 
     pieces = read_llama2c_pieces(tokenizer_file, sizes["vocabulary"])
     vocabulary = {piece: index for index, (piece, _) in enumerate(pieces)}
-    fast = Tokenizer(
-        BPE(vocabulary, merges_of(pieces), unk_token="<unk>", fuse_unk=True, byte_fallback=True)
-    )
+    fast = Tokenizer(BPE(vocabulary, merges_of(pieces), unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     fast.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     fast.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -203,7 +205,9 @@ def main() -> None:
     settings = arguments.settings
     with finished_folder(arguments.output) as folder:
         if settings["format"] == "llama2c":
-            convert_llama2c(arguments.source / settings["weights"], arguments.source / settings["tokenizer"], folder)
+            convert_llama2c(
+                arguments.source / settings["weights"], arguments.source / settings["tokenizer"], folder
+            )
         else:
             link_hf(arguments.source, folder)
         check = settings["check"]

@@ -28,7 +28,9 @@ def store_of(work: Path, fingerprint: str) -> Path:
     return work / f"{fingerprint}.jsonl"
 
 
-def fingerprint_of(model_manifest: Path, prompts_manifest: Path, settings: dict, seed: int, code: dict) -> str:
+def fingerprint_of(
+    model_manifest: Path, prompts_manifest: Path, settings: dict, seed: int, code: dict
+) -> str:
     """Return what a set's answers depend on: weights, prompts with their sampling, template, engine, seed and code."""
     contents = [sha256_of(model_manifest), sha256_of(prompts_manifest)]
     return digest({"contents": contents, "settings": settings, "seed": seed, "code": code})[:16]
@@ -55,7 +57,9 @@ def prompt_ids(row: dict, said: list[str], settings: dict, tokenizer: object) ->
     return tokenise_prompt(messages, settings["template"], tokenizer)
 
 
-def answer_set(engine: object, rows: list[dict], sampling: dict, settings: dict, seed: int, store: Path) -> int:
+def answer_set(
+    engine: object, rows: list[dict], sampling: dict, settings: dict, seed: int, store: Path
+) -> int:
     """Answer what a prompt set still lacks, appending to its store; return the number of tokens made.
 
     A prompt longer than the context leaves room for is cut on the left, and its answer says by how many tokens.
@@ -63,7 +67,9 @@ def answer_set(engine: object, rows: list[dict], sampling: dict, settings: dict,
     done = read_store(store)
     room = settings["context"] - sampling["max_new_tokens"]
     if room < 1:
-        raise PlumblineError(f"max_new_tokens {sampling['max_new_tokens']} fills the context of {settings['context']}")
+        raise PlumblineError(
+            f"max_new_tokens {sampling['max_new_tokens']} fills the context of {settings['context']}"
+        )
     made = 0
     for turn in range(max(1 + len(row["followups"]) for row in rows)):
         for sample in range(sampling["samples"]):
@@ -80,7 +86,9 @@ def answer_set(engine: object, rows: list[dict], sampling: dict, settings: dict,
             kept = [prompt[extra:] for prompt, extra in zip(prompts, cut, strict=True)]
             draw_seed = seed * 10_007 + sample * 101 + turn
             with open(store, "a", encoding="utf-8") as stream:
-                for index, answer in engine.answer(kept, sampling, settings["template"]["assistant"].get("end", ""), draw_seed):
+                for index, answer in engine.answer(
+                    kept, sampling, settings["template"]["assistant"].get("end", ""), draw_seed
+                ):
                     if missing[index]:
                         row = {"id": due[index]["id"], "sample": sample, "turn": turn, **answer._asdict()}
                         if cut[index]:
@@ -97,10 +105,14 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--model-manifest", type=Path, required=True)
     parser.add_argument("--prompts", type=Path, nargs="+", required=True, help="manifests of the prompt sets")
-    parser.add_argument("--settings", type=json.loads, required=True, help="engine, template, context, as JSON")
+    parser.add_argument(
+        "--settings", type=json.loads, required=True, help="engine, template, context, as JSON"
+    )
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder of the answer stores")
-    parser.add_argument("--output", type=Path, required=True, help="JSON: prompt set → fingerprint of its answers")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="JSON: prompt set → fingerprint of its answers"
+    )
     parser.add_argument("--cost", type=Path, required=True)
     arguments = parser.parse_args()
     settings = arguments.settings
@@ -117,7 +129,9 @@ def main() -> None:
         store = store_of(arguments.work, fingerprint)
         expected = sum(1 + len(row["followups"]) for row in rows) * sampling["samples"]
         if len(read_store(store)) < expected:
-            engine = engine or engine_class(arguments.model, tokenizer, settings["engine"], settings["trust_remote_code"])
+            engine = engine or engine_class(
+                arguments.model, tokenizer, settings["engine"], settings["trust_remote_code"]
+            )
             before = time.monotonic()
             made = answer_set(engine, rows, sampling, settings, arguments.seed, store)
             tokens += made

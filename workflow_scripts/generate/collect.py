@@ -29,7 +29,9 @@ def main() -> None:
     samples = read_json(arguments.prompts)["sampling"]["samples"]
     expected = sum(1 + len(row["followups"]) for row in prompts) * samples
     if len(rows) != expected:
-        raise PlumblineError(f"{store}: {len(rows)} answers, {expected} are owed; delete {arguments.answered} and rerun")
+        raise PlumblineError(
+            f"{store}: {len(rows)} answers, {expected} are owed; delete {arguments.answered} and rerun"
+        )
     write_jsonl(arguments.output, rows)
     counts = {
         "answers": len(rows),

@@ -51,7 +51,9 @@ class TransformersEngine:
         self.tokenizer = tokenizer
         self.model = load_policy(model, precision_of(settings["precision"]), trust_remote_code).to(device)
 
-    def answer(self, prompts: list[list[int]], sampling: dict, end: str, seed: int) -> Iterator[tuple[int, Answer]]:
+    def answer(
+        self, prompts: list[list[int]], sampling: dict, end: str, seed: int
+    ) -> Iterator[tuple[int, Answer]]:
         """Yield (index of the prompt, answer) batch by batch, longest prompts first; the seed fixes every draw."""
         order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
         size = sampling["batch_size"]
@@ -65,7 +67,12 @@ class TransformersEngine:
         ids, mask = left_padded(prompts, self.tokenizer.pad_token_id)
         drawn = {"do_sample": False}
         if sampling["temperature"] > 0:
-            drawn = {"do_sample": True, "temperature": sampling["temperature"], "top_p": sampling["top_p"], "top_k": 0}
+            drawn = {
+                "do_sample": True,
+                "temperature": sampling["temperature"],
+                "top_p": sampling["top_p"],
+                "top_k": 0,
+            }
         stops = {"stop_strings": sampling["stop"], "tokenizer": self.tokenizer} if sampling["stop"] else {}
         enders = end_tokens(self.tokenizer, end)
         output = self.model.generate(

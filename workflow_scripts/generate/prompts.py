@@ -99,7 +99,9 @@ def main() -> None:
         raise PlumblineError(f"{arguments.input}: {'ids repeat' if rows else 'holds no prompts'}")
     stop = CODE_STOPS if arguments.kind == "humaneval" else []
     count = write_jsonl(arguments.output, rows)
-    write_manifest(arguments.manifest, [arguments.output], count=count, sampling=arguments.sampling | {"stop": stop})
+    write_manifest(
+        arguments.manifest, [arguments.output], count=count, sampling=arguments.sampling | {"stop": stop}
+    )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ class VllmEngine:
             load_format="safetensors",
         )
 
-    def answer(self, prompts: list[list[int]], sampling: dict, end: str, seed: int) -> Iterator[tuple[int, Answer]]:
+    def answer(
+        self, prompts: list[list[int]], sampling: dict, end: str, seed: int
+    ) -> Iterator[tuple[int, Answer]]:
         """Yield (index of the prompt, answer); vLLM batches by itself, each request has its own seed."""
         requests = [
             SamplingParams(
@@ -41,4 +43,7 @@ class VllmEngine:
         for index, output in enumerate(outputs):
             completion = output.outputs[0]
             text, _ = cut_at(completion.text, sampling["stop"])
-            yield index, Answer(text, completion.finish_reason, len(prompts[index]), len(completion.token_ids))
+            yield (
+                index,
+                Answer(text, completion.finish_reason, len(prompts[index]), len(completion.token_ids)),
+            )

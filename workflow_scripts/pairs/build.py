@@ -49,7 +49,9 @@ def in_format(text: str, reply_format: str) -> str:
     return written
 
 
-def build_pairs(prompts: list[dict], generations: list[dict], reply_format: str) -> tuple[list[dict], list[dict]]:
+def build_pairs(
+    prompts: list[dict], generations: list[dict], reply_format: str
+) -> tuple[list[dict], list[dict]]:
     """Return (pairs, rejections): every generation ends in exactly one of the two."""
     by_id = {prompt["id"]: prompt for prompt in prompts}
     pairs, rejected, seen = [], [], set()
@@ -88,13 +90,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=Path, required=True)
     parser.add_argument("--generations", type=Path, required=True)
-    parser.add_argument("--settings", type=json.loads, required=True, help='{"reply_format": "json" or "python"}')
+    parser.add_argument(
+        "--settings", type=json.loads, required=True, help='{"reply_format": "json" or "python"}'
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--rejected", type=Path, required=True)
     parser.add_argument("--manifest", type=Path, required=True)
     arguments = parser.parse_args()
     generations = read_jsonl(arguments.generations)
-    pairs, rejected = build_pairs(read_jsonl(arguments.prompts), generations, arguments.settings["reply_format"])
+    pairs, rejected = build_pairs(
+        read_jsonl(arguments.prompts), generations, arguments.settings["reply_format"]
+    )
     assert len(pairs) + len(rejected) == len(generations)
     if not pairs:
         raise PlumblineError(

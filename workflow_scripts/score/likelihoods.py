@@ -27,9 +27,12 @@ def likelihood_rows(model: object, tokenizer: object, pairs: list[dict], setting
         prompt = tokens[0][0]
         too_long = len(prompt) + max(len(reply) for _, reply in tokens)
         if too_long > settings["max_tokens"]:
-            raise PlumblineError(f"pair {pair['id']}: {too_long} tokens, at most {settings['max_tokens']} (max_tokens)")
-        with torch.inference_mode(), torch.autocast(
-            model.device.type, settings["dtype"], enabled=settings["dtype"] != torch.float32
+            raise PlumblineError(
+                f"pair {pair['id']}: {too_long} tokens, at most {settings['max_tokens']} (max_tokens)"
+            )
+        with (
+            torch.inference_mode(),
+            torch.autocast(model.device.type, settings["dtype"], enabled=settings["dtype"] != torch.float32),
         ):
             found = shared_prompt_logps(model, [prompt], [[reply for _, reply in tokens]])[0]
         for name, logps in zip(REPLIES, found, strict=True):
@@ -60,7 +63,9 @@ def calibration_rows(tokenizer: object, pairs: list[dict], settings: dict, polic
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="model folder (calibration: the tokenizer's)")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="model folder (calibration: the tokenizer's)"
+    )
     parser.add_argument("--calibration", choices=("gold", "empty"), help="score this pseudo-policy instead")
     parser.add_argument("--pairs", type=Path, required=True)
     parser.add_argument("--settings", type=json.loads, required=True)
@@ -73,7 +78,9 @@ def main() -> None:
     else:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = load_policy(arguments.model, trust_remote_code=settings["trust_remote_code"]).to(device)
-        rows = likelihood_rows(model, tokenizer, pairs, settings | {"dtype": precision_of(settings["precision"])})
+        rows = likelihood_rows(
+            model, tokenizer, pairs, settings | {"dtype": precision_of(settings["precision"])}
+        )
     write_jsonl(arguments.output, rows)
 
 

@@ -15,7 +15,13 @@ import pyarrow.parquet
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_jsonl, write_jsonl, write_manifest
 from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.templates import IGNORED, Tokens, forbidden_text, tokenise_conversation, tokenise_reply
+from workflow_scripts.common.templates import (
+    IGNORED,
+    Tokens,
+    forbidden_text,
+    tokenise_conversation,
+    tokenise_reply,
+)
 from workflow_scripts.common.turns import turns_of
 
 
@@ -47,9 +53,13 @@ def tokenise_rows(rows: list[dict], tokenizer: object, settings: dict) -> tuple[
             detail = f"{len(tokens.input_ids)} tokens, at most {limit}"
             rejected.append({"id": row["id"], "reason": "too long", "detail": detail})
         elif all(label == IGNORED for label in tokens.labels[:limit]):
-            rejected.append({"id": row["id"], "reason": "nothing to learn", "detail": f"in the first {limit} tokens"})
+            rejected.append(
+                {"id": row["id"], "reason": "nothing to learn", "detail": f"in the first {limit} tokens"}
+            )
         else:
-            kept.append({"id": row["id"], "input_ids": tokens.input_ids[:limit], "labels": tokens.labels[:limit]})
+            kept.append(
+                {"id": row["id"], "input_ids": tokens.input_ids[:limit], "labels": tokens.labels[:limit]}
+            )
     return kept, rejected
 
 

@@ -8,11 +8,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import workflow_scripts.common.models  # noqa: F401  (sets the environment before the libraries load)
 from datasets import Dataset
 from torch import Tensor
 from trl import SFTConfig, SFTTrainer
 
+import workflow_scripts.common.models  # noqa: F401  (sets the environment before the libraries load)
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.logprobs import token_logps
@@ -38,12 +38,20 @@ class LearnedPositionsTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        if return_outputs or model is not self.accelerator.unwrap_model(model) or self.args.device.type != "cpu":
+        if (
+            return_outputs
+            or model is not self.accelerator.unwrap_model(model)
+            or self.args.device.type != "cpu"
+        ):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         with self.compute_loss_context_manager():
             labels = inputs["labels"][:, 1:]
             learned = labels != IGNORED
-            kept = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids") if name in inputs}
+            kept = {
+                name: inputs[name]
+                for name in ("input_ids", "attention_mask", "position_ids")
+                if name in inputs
+            }
             states = model.model(**kept, use_cache=False).last_hidden_state[:, :-1]
             logps = token_logps(states[learned], labels[learned], model.get_output_embeddings().weight)
         return -logps.sum() / (learned.sum() if num_items_in_batch is None else num_items_in_batch)
@@ -52,7 +60,9 @@ class LearnedPositionsTrainer(SFTTrainer):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_training_flags(parser)
-    parser.add_argument("--tokens", type=Path, required=True, help="folder with train.parquet, validation.parquet")
+    parser.add_argument(
+        "--tokens", type=Path, required=True, help="folder with train.parquet, validation.parquet"
+    )
     parser.add_argument("--tokens-manifest", type=Path, required=True)
     arguments = parser.parse_args()
     settings = arguments.settings
