@@ -7,10 +7,17 @@ rule score_reference:
         parent=lambda wildcards: f"{weights_folder(wildcards.policy, wildcards.seed)}/manifest.json",
     output:
         f"{RESULTS}/reference/{{pairs}}/{{policy}}/seed-{{seed}}/manifest.json",
+    log:
+        f"{LOGS}/score_reference/{{pairs}}-{{policy}}-{{seed}}.log",
     wildcard_constraints:
         pairs=one_of(STUDY.pairs),
         policy=one_of(POLICIES),
         seed=r"\d+",
+    threads: STUDY.generation_resources.cpus
+    resources:
+        gpu=STUDY.generation_resources.gpu,
+        mem_mb=STUDY.generation_resources.mem_mb,
+        runtime=STUDY.generation_resources.runtime_minutes,
     params:
         code=code_of("workflow_scripts.align.reference"),
         pins=pins(*TRAINERS),
@@ -25,17 +32,11 @@ rule score_reference:
         parent=lambda wildcards: weights_folder(wildcards.policy, wildcards.seed),
         pairs=f"{RESULTS}/pairs/{{pairs}}/{{policy}}/seed-{{seed}}/pairs.jsonl",
         folder=f"{RESULTS}/reference/{{pairs}}/{{policy}}/seed-{{seed}}",
-    threads: STUDY.generation_resources.cpus
-    resources:
-        gpu=STUDY.generation_resources.gpu,
-        mem_mb=STUDY.generation_resources.mem_mb,
-        runtime=STUDY.generation_resources.runtime_minutes,
-    log:
-        f"{LOGS}/score_reference/{{pairs}}-{{policy}}-{{seed}}.log",
     message:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on pairs {wildcards.pairs}"
     shell:
-        PYTHON + ".align.reference --parent {params.parent}/model --pairs {params.pairs}"
+        PYTHON
+        + ".align.reference --parent {params.parent}/model --pairs {params.pairs}"
         " --settings {params.settings:q} --output {params.folder}/rows.parquet"
         " --rejected {params.folder}/rejected.jsonl --manifest {output} > {log} 2>&1"
 
@@ -53,11 +54,20 @@ rule train_aligned:
     output:
         manifest=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/manifest.json",
         curve=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/curve.json",
+    log:
+        f"{LOGS}/train_aligned/{{policy}}-{{seed}}.log",
     wildcard_constraints:
         policy=one_of(policies_by("align")),
         seed=r"\d+",
+    threads: lambda wildcards: run_of(wildcards.policy).threads
+    resources:
+        gpu=STUDY.training_resources.gpu,
+        mem_mb=STUDY.training_resources.mem_mb,
+        runtime=STUDY.training_resources.runtime_minutes,
     params:
-        code=lambda wildcards: code_of(f"workflow_scripts.align.{run_of(wildcards.policy).method}"),
+        code=lambda wildcards: code_of(
+            f"workflow_scripts.align.{run_of(wildcards.policy).method}"
+        ),
         pins=pins(*TRAINERS),
         settings=lambda wildcards: settings(
             run_of(wildcards.policy),
@@ -68,17 +78,11 @@ rule train_aligned:
         parent=parent_weights,
         reference=reference_folder,
         cost=f"{RESULTS}/costs/train_aligned/{{policy}}-{{seed}}.json",
-    threads: lambda wildcards: run_of(wildcards.policy).threads
-    resources:
-        gpu=STUDY.training_resources.gpu,
-        mem_mb=STUDY.training_resources.mem_mb,
-        runtime=STUDY.training_resources.runtime_minutes,
-    log:
-        f"{LOGS}/train_aligned/{{policy}}-{{seed}}.log",
     message:
         "Aligning {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        PYTHON + ".align.{params.method} --parent {params.parent}/model --parent-manifest {input.parent}"
+        PYTHON
+        + ".align.{params.method} --parent {params.parent}/model --parent-manifest {input.parent}"
         " --reference {params.reference}/rows.parquet --reference-manifest {input.reference}"
         " --settings {params.settings:q} --seed {wildcards.seed}"
         f" --work {WORK}/train/{{wildcards.policy}}-{{wildcards.seed}}"

@@ -6,18 +6,21 @@ rule build_reward_pairs:
         lambda wildcards: f"{CLEAN}/{STUDY.reward_models[wildcards.reward].dataset}/manifest.json",
     output:
         f"{RESULTS}/reward_models/{{reward}}/pairs.json",
+    log:
+        f"{LOGS}/build_reward_pairs/{{reward}}.log",
     params:
         code=code_of("workflow_scripts.annotate.reward_pairs"),
-        settings=lambda wildcards: settings(STUDY.reward_models[wildcards.reward], keys=["seed"]),
+        settings=lambda wildcards: settings(
+            STUDY.reward_models[wildcards.reward], keys=["seed"]
+        ),
         rows=lambda wildcards: "{CLEAN}/{part.dataset}/rows/{part.split}.jsonl".format(
             CLEAN=CLEAN, part=STUDY.reward_models[wildcards.reward]
         ),
-    log:
-        f"{LOGS}/build_reward_pairs/{{reward}}.log",
     message:
         "Building the pairs of reward model {wildcards.reward}"
     shell:
-        PYTHON + ".annotate.reward_pairs --rows {params.rows} --settings {params.settings:q}"
+        PYTHON
+        + ".annotate.reward_pairs --rows {params.rows} --settings {params.settings:q}"
         f" --output {RESULTS}/reward_models/{{wildcards.reward}}/pairs.jsonl --manifest {{output}} 2> {{log}}"
 
 
@@ -29,27 +32,30 @@ rule train_reward_model:
     output:
         manifest=f"{RESULTS}/reward_models/{{reward}}/manifest.json",
         curve=f"{RESULTS}/reward_models/{{reward}}/curve.json",
+    log:
+        f"{LOGS}/train_reward_model/{{reward}}.log",
+    threads: lambda wildcards: STUDY.reward_models[wildcards.reward].threads
+    resources:
+        gpu=STUDY.training_resources.gpu,
+        mem_mb=STUDY.training_resources.mem_mb,
+        runtime=STUDY.training_resources.runtime_minutes,
     params:
         code=code_of("workflow_scripts.annotate.train_reward"),
         pins=pins(*TRAINERS),
         settings=lambda wildcards: settings(
             STUDY.reward_models[wildcards.reward],
             drop=["parent", "dataset", "split", "seed", "threads"],
-            trust_remote_code=remote_code(STUDY.reward_models[wildcards.reward].parent),
+            trust_remote_code=remote_code(
+                STUDY.reward_models[wildcards.reward].parent
+            ),
         ),
         seed=lambda wildcards: STUDY.reward_models[wildcards.reward].seed,
         parent=lambda wildcards, input: input.parent.removesuffix("/manifest.json"),
-    threads: lambda wildcards: STUDY.reward_models[wildcards.reward].threads
-    resources:
-        gpu=STUDY.training_resources.gpu,
-        mem_mb=STUDY.training_resources.mem_mb,
-        runtime=STUDY.training_resources.runtime_minutes,
-    log:
-        f"{LOGS}/train_reward_model/{{reward}}.log",
     message:
         "Training reward model {wildcards.reward}"
     shell:
-        PYTHON + ".annotate.train_reward --parent {params.parent}/model --parent-manifest {input.parent}"
+        PYTHON
+        + ".annotate.train_reward --parent {params.parent}/model --parent-manifest {input.parent}"
         f" --pairs {RESULTS}/reward_models/{{wildcards.reward}}/pairs.jsonl --pairs-manifest {{input.pairs}}"
         " --settings {params.settings:q} --seed {params.seed}"
         f" --work {WORK}/train/{{wildcards.reward}} --output {RESULTS}/reward_models/{{wildcards.reward}}/model"
@@ -84,6 +90,11 @@ rule annotate_dataset:
         rewards=reward_manifests,
     output:
         f"{RESULTS}/annotations/{{annotation}}/manifest.json",
+    log:
+        f"{LOGS}/annotate_dataset/{{annotation}}.log",
+    threads: 1
+    resources:
+        gpu=STUDY.generation_resources.gpu,
     params:
         code=code_of("workflow_scripts.annotate.annotate"),
         pins=pins(*TORCH),
@@ -91,14 +102,10 @@ rule annotate_dataset:
         rows=lambda wildcards: f"{CLEAN}/{STUDY.annotations[wildcards.annotation].dataset}/rows",
         splits=lambda wildcards: STUDY.annotations[wildcards.annotation].splits,
         fit_split=lambda wildcards: STUDY.annotations[wildcards.annotation].fit_split,
-    threads: 1
-    resources:
-        gpu=STUDY.generation_resources.gpu,
-    log:
-        f"{LOGS}/annotate_dataset/{{annotation}}.log",
     message:
         "Annotating {wildcards.annotation}"
     shell:
-        PYTHON + ".annotate.annotate --rows {params.rows} --splits {params.splits} --fit-split {params.fit_split}"
+        PYTHON
+        + ".annotate.annotate --rows {params.rows} --splits {params.splits} --fit-split {params.fit_split}"
         " --settings {params.settings:q}"
         f" --output {RESULTS}/annotations/{{wildcards.annotation}}/rows --manifest {{output}} 2> {{log}}"

@@ -10,16 +10,20 @@ rule clean_dataset:
         lambda wildcards: f"{source_folder(STUDY.datasets[wildcards.dataset].source)}/manifest.json",
     output:
         f"{CLEAN}/{{dataset}}/manifest.json",
+    log:
+        f"{LOGS}/clean_dataset/{{dataset}}.log",
     wildcard_constraints:
         dataset=one_of(STUDY.datasets),
     params:
         code=code_of("workflow_scripts.clean.clean"),
-        settings=lambda wildcards: settings(STUDY.datasets[wildcards.dataset], drop=["source", "files", "history_turns"]),
-        files=lambda wildcards: raw_files(
-            STUDY.datasets[wildcards.dataset].source, STUDY.datasets[wildcards.dataset].files
+        settings=lambda wildcards: settings(
+            STUDY.datasets[wildcards.dataset],
+            drop=["source", "files", "history_turns"],
         ),
-    log:
-        f"{LOGS}/clean_dataset/{{dataset}}.log",
+        files=lambda wildcards: raw_files(
+            STUDY.datasets[wildcards.dataset].source,
+            STUDY.datasets[wildcards.dataset].files,
+        ),
     message:
         "Cleaning dataset {wildcards.dataset}"
     shell:
@@ -32,8 +36,14 @@ rule clean_reply_pairs:
         lambda wildcards: f"{source_folder(STUDY.benchmarks[wildcards.benchmark].source)}/manifest.json",
     output:
         f"{CLEAN}/{{benchmark}}/manifest.json",
+    log:
+        f"{LOGS}/clean_reply_pairs/{{benchmark}}.log",
     wildcard_constraints:
-        benchmark=one_of(name for name, part in STUDY.benchmarks.items() if part.kind == "pair_perplexity"),
+        benchmark=one_of(
+            name
+            for name, part in STUDY.benchmarks.items()
+            if part.kind == "pair_perplexity"
+        ),
     params:
         code=code_of("workflow_scripts.clean.clean"),
         settings=lambda wildcards: settings(
@@ -42,10 +52,9 @@ rule clean_reply_pairs:
             schema="tutorbot_pairs",
         ),
         files=lambda wildcards: raw_files(
-            STUDY.benchmarks[wildcards.benchmark].source, [STUDY.benchmarks[wildcards.benchmark].file]
+            STUDY.benchmarks[wildcards.benchmark].source,
+            [STUDY.benchmarks[wildcards.benchmark].file],
         ),
-    log:
-        f"{LOGS}/clean_reply_pairs/{{benchmark}}.log",
     message:
         "Cleaning the reply pairs of {wildcards.benchmark}"
     shell:

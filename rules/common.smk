@@ -20,7 +20,9 @@ from workflow_scripts.common.study import (
 try:
     STUDY = check_config(config, workflow.configfiles)
 except PlumblineError as error:
-    sys.exit(f"error: {error}")  # the message alone: an exception would add lines of code to it
+    sys.exit(
+        f"error: {error}"
+    )  # the message alone: an exception would add lines of code to it
 
 NAME = STUDY.study
 RESULTS = f"results/{NAME}"
@@ -99,7 +101,11 @@ def policy_folder(policy, seed):
 
 def weights_folder(policy, seed):
     """Return the folder with a policy's model/ and manifest.json."""
-    return policy_folder(policy, seed) if POLICIES[policy].parent else f"data/models/{model_key(policy)}"
+    return (
+        policy_folder(policy, seed)
+        if POLICIES[policy].parent
+        else f"data/models/{model_key(policy)}"
+    )
 
 
 def parent_weights(wildcards):
@@ -117,7 +123,9 @@ def template_of(policy):
     """Return the template a policy speaks in: that of the last fine-tuning in its lineage which names one."""
     while policy:
         run = STUDY.runs.get(POLICIES[policy].run)
-        name = getattr(run, "template", None) or ("vicuna" if getattr(run, "backend", "") == "fastchat" else None)
+        name = getattr(run, "template", None) or (
+            "vicuna" if getattr(run, "backend", "") == "fastchat" else None
+        )
         if name:
             return all_templates(STUDY)[name]
         base, policy = policy, POLICIES[policy].parent
@@ -130,21 +138,35 @@ def remote_code(policy):
 
 def cells():
     """Return every (policy, seed) that is answered for and scored."""
-    return [(name, seed) for name, policy in POLICIES.items() for seed in seeds_of(STUDY, policy)]
+    return [
+        (name, seed)
+        for name, policy in POLICIES.items()
+        for seed in seeds_of(STUDY, policy)
+    ]
 
 
 # --- prompt sets --------------------------------------------------------------------------------------------------
 
 
-PROMPTED = {name: part for name, part in STUDY.benchmarks.items() if part.kind in ANSWERED}
+PROMPTED = {
+    name: part for name, part in STUDY.benchmarks.items() if part.kind in ANSWERED
+}
 PAIR_SETS = {f"pairs-{name}": part for name, part in STUDY.pairs.items()}
 PROMPT_SETS = PROMPTED | PAIR_SETS
 
 
 def owed_by(policy):
     """Return the prompt sets a policy answers: every benchmark's, and those its children learn pairs from."""
-    children = [child for child in POLICIES.values() if child.parent == policy and child.method in ALIGN_METHODS]
-    pair_sets = [f"pairs-{name}" for name in STUDY.pairs if any(STUDY.runs[c.run].pairs == name for c in children)]
+    children = [
+        child
+        for child in POLICIES.values()
+        if child.parent == policy and child.method in ALIGN_METHODS
+    ]
+    pair_sets = [
+        f"pairs-{name}"
+        for name in STUDY.pairs
+        if any(STUDY.runs[c.run].pairs == name for c in children)
+    ]
     return [*pair_sets, *PROMPTED]
 
 

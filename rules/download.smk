@@ -10,14 +10,16 @@ def source_settings(source):
 rule fetch_source:
     output:
         "data/sources/{source}/manifest.json",
+    log:
+        f"{LOGS}/fetch_source/{{source}}.log",
     wildcard_constraints:
         source=one_of(FETCHED),
     params:
         code=code_of("workflow_scripts.download.fetch"),
         name=lambda wildcards: SOURCE_OF[wildcards.source],
-        settings=lambda wildcards: source_settings(STUDY.sources[SOURCE_OF[wildcards.source]]),
-    log:
-        f"{LOGS}/fetch_source/{{source}}.log",
+        settings=lambda wildcards: source_settings(
+            STUDY.sources[SOURCE_OF[wildcards.source]]
+        ),
     message:
         "Fetching {wildcards.source}"
     shell:
@@ -31,6 +33,8 @@ rule simulate_dialogues:
         lambda wildcards: STUDY.sources[SOURCE_OF[wildcards.source]].simulate.problems,
     output:
         "data/sources/{source}/manifest.json",
+    log:
+        f"{LOGS}/simulate_dialogues/{{source}}.log",
     wildcard_constraints:
         source=one_of(SIMULATED),
     params:
@@ -38,12 +42,11 @@ rule simulate_dialogues:
         settings=lambda wildcards: settings(
             STUDY.sources[SOURCE_OF[wildcards.source]].simulate, drop=["problems"]
         ),
-    log:
-        f"{LOGS}/simulate_dialogues/{{source}}.log",
     message:
         "Simulating dialogues over {input}"
     shell:
-        PYTHON + ".download.simulate_dialogues --problems {input} --settings {params.settings:q}"
+        PYTHON
+        + ".download.simulate_dialogues --problems {input} --settings {params.settings:q}"
         " --output data/sources/{wildcards.source}/files --manifest {output} 2> {log}"
 
 
@@ -52,18 +55,20 @@ rule prepare_model:
         lambda wildcards: f"{source_folder(STUDY.models[MODEL_OF[wildcards.model]].source)}/manifest.json",
     output:
         "data/models/{model}/manifest.json",
+    log:
+        f"{LOGS}/prepare_model/{{model}}.log",
     wildcard_constraints:
         model=one_of(MODEL_OF),
     params:
         code=code_of("workflow_scripts.download.prepare_model"),
         settings=lambda wildcards: settings(
-            STUDY.models[MODEL_OF[wildcards.model]], keys=["format", "weights", "tokenizer", "check"]
+            STUDY.models[MODEL_OF[wildcards.model]],
+            keys=["format", "weights", "tokenizer", "check"],
         ),
         source=lambda wildcards: f"{source_folder(STUDY.models[MODEL_OF[wildcards.model]].source)}/files",
-    log:
-        f"{LOGS}/prepare_model/{{model}}.log",
     message:
         "Preparing base model {wildcards.model}"
     shell:
-        PYTHON + ".download.prepare_model --source {params.source} --settings {params.settings:q}"
+        PYTHON
+        + ".download.prepare_model --source {params.source} --settings {params.settings:q}"
         " --output data/models/{wildcards.model}/model --manifest {output} 2> {log}"

@@ -15,18 +15,34 @@ def prompts_file(wildcards):
     part = PROMPT_SETS[wildcards.prompts]
     if getattr(part, "dataset", None):
         return f"{CLEAN}/{part.dataset}/rows/{part.split}.jsonl"
-    return f"{source_folder(part.source)}/files/{part.file}" if part.kind == "humaneval" else prompts_input(wildcards)
+    return (
+        f"{source_folder(part.source)}/files/{part.file}"
+        if part.kind == "humaneval"
+        else prompts_input(wildcards)
+    )
 
 
 def prompt_cuts(wildcards):
     """Return the flags that shorten a prompt set: fewer rows, or fewer past exchanges in each."""
     part = PROMPT_SETS[wildcards.prompts]
     dataset = STUDY.datasets.get(getattr(part, "dataset", None))
-    flags = {"--limit": part.limit, "--history": dataset.history_turns if dataset else None}
-    return " ".join(f"{flag} {value}" for flag, value in flags.items() if value is not None)
+    flags = {
+        "--limit": part.limit,
+        "--history": dataset.history_turns if dataset else None,
+    }
+    return " ".join(
+        f"{flag} {value}" for flag, value in flags.items() if value is not None
+    )
 
 
-SAMPLING = ["max_new_tokens", "min_new_tokens", "temperature", "top_p", "samples", "batch_size"]
+SAMPLING = [
+    "max_new_tokens",
+    "min_new_tokens",
+    "temperature",
+    "top_p",
+    "samples",
+    "batch_size",
+]
 
 
 rule build_prompts:
@@ -34,20 +50,23 @@ rule build_prompts:
         prompts_input,
     output:
         f"{RESULTS}/prompts/{{prompts}}.json",
+    log:
+        f"{LOGS}/build_prompts/{{prompts}}.log",
     wildcard_constraints:
         prompts=one_of(PROMPT_SETS),
     params:
         code=code_of("workflow_scripts.generate.prompts"),
         kind=lambda wildcards: getattr(PROMPT_SETS[wildcards.prompts], "kind", "tutor"),
         file=prompts_file,
-        sampling=lambda wildcards: settings(PROMPT_SETS[wildcards.prompts], keys=SAMPLING),
+        sampling=lambda wildcards: settings(
+            PROMPT_SETS[wildcards.prompts], keys=SAMPLING
+        ),
         cuts=prompt_cuts,
-    log:
-        f"{LOGS}/build_prompts/{{prompts}}.log",
     message:
         "Building prompt set {wildcards.prompts}"
     shell:
-        PYTHON + ".generate.prompts --kind {params.kind} --input {params.file} --sampling {params.sampling:q}"
+        PYTHON
+        + ".generate.prompts --kind {params.kind} --input {params.file} --sampling {params.sampling:q}"
         f" {{params.cuts}} --output {RESULTS}/prompts/{{wildcards.prompts}}.jsonl --manifest {{output}} 2> {{log}}"
 
 
@@ -61,12 +80,21 @@ ENGINE_PINS = pins(*TORCH)
 rule answer_prompts:
     input:
         model=lambda wildcards: f"{weights_folder(wildcards.policy, wildcards.seed)}/manifest.json",
-        prompts=lambda wildcards: [prompts_manifest(name) for name in owed_by(wildcards.policy)],
+        prompts=lambda wildcards: [
+            prompts_manifest(name) for name in owed_by(wildcards.policy)
+        ],
     output:
         f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/answered.json",
+    log:
+        f"{LOGS}/answer_prompts/{{policy}}-{{seed}}.log",
     wildcard_constraints:
         policy=one_of(POLICIES),
         seed=r"\d+",
+    threads: STUDY.generation_resources.cpus
+    resources:
+        gpu=STUDY.generation_resources.gpu,
+        mem_mb=STUDY.generation_resources.mem_mb,
+        runtime=STUDY.generation_resources.runtime_minutes,
     params:
         code=ENGINE_CODE,
         pins=ENGINE_PINS,
@@ -80,17 +108,11 @@ rule answer_prompts:
         ),
         model=lambda wildcards: weights_folder(wildcards.policy, wildcards.seed),
         cost=f"{RESULTS}/costs/answer_prompts/{{policy}}-{{seed}}.json",
-    threads: STUDY.generation_resources.cpus
-    resources:
-        gpu=STUDY.generation_resources.gpu,
-        mem_mb=STUDY.generation_resources.mem_mb,
-        runtime=STUDY.generation_resources.runtime_minutes,
-    log:
-        f"{LOGS}/answer_prompts/{{policy}}-{{seed}}.log",
     message:
         "{wildcards.policy} (seed {wildcards.seed}) answers its prompt sets"
     shell:
-        PYTHON + ".generate.answer --model {params.model}/model --model-manifest {input.model}"
+        PYTHON
+        + ".generate.answer --model {params.model}/model --model-manifest {input.model}"
         " --prompts {input.prompts} --settings {params.settings:q} --seed {wildcards.seed}"
         f" --work {WORK}/answers/{{wildcards.policy}}-{{wildcards.seed}}"
         " --output {output} --cost {params.cost} > {log} 2>&1"
@@ -105,6 +127,8 @@ rule collect_answers:
         prompts=f"{RESULTS}/prompts/{{prompts}}.json",
     output:
         f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/generations/{{prompts}}.json",
+    log:
+        f"{LOGS}/collect_answers/{{policy}}-{{seed}}-{{prompts}}.log",
     wildcard_constraints:
         policy=one_of(POLICIES),
         prompts=one_of(PROMPT_SETS),
@@ -114,12 +138,11 @@ rule collect_answers:
         engine=ENGINE_CODE,
         pins=ENGINE_PINS,
         settings=rules.answer_prompts.params.settings,
-    log:
-        f"{LOGS}/collect_answers/{{policy}}-{{seed}}-{{prompts}}.log",
     message:
         "Collecting {wildcards.policy} (seed {wildcards.seed}) on {wildcards.prompts}"
     shell:
-        PYTHON + ".generate.collect --answered {input.answered} --prompts {input.prompts}"
+        PYTHON
+        + ".generate.collect --answered {input.answered} --prompts {input.prompts}"
         f" --work {WORK}/answers/{{wildcards.policy}}-{{wildcards.seed}}"
         f" --output {RESULTS}/policies/{{wildcards.policy}}/seed-{{wildcards.seed}}/generations/{{wildcards.prompts}}.jsonl"
         " --manifest {output} 2> {log}"
@@ -130,14 +153,14 @@ rule calibrate_answers:
         f"{RESULTS}/prompts/{{prompts}}.json",
     output:
         f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/generations/{{prompts}}.json",
+    log:
+        f"{LOGS}/calibrate_answers/{{policy}}-{{seed}}-{{prompts}}.log",
     wildcard_constraints:
         policy=one_of(CALIBRATION),
         prompts=one_of(PROMPTED),
         seed="0",
     params:
         code=code_of("workflow_scripts.generate.calibrate"),
-    log:
-        f"{LOGS}/calibrate_answers/{{policy}}-{{seed}}-{{prompts}}.log",
     message:
         "Calibration answers {wildcards.policy} for {wildcards.prompts}"
     shell:

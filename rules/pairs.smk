@@ -7,6 +7,8 @@ rule build_pairs:
         generations=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/generations/pairs-{{pairs}}.json",
     output:
         f"{RESULTS}/pairs/{{pairs}}/{{policy}}/seed-{{seed}}/manifest.json",
+    log:
+        f"{LOGS}/build_pairs/{{pairs}}-{{policy}}-{{seed}}.log",
     wildcard_constraints:
         pairs=one_of(STUDY.pairs),
         policy=one_of(POLICIES),
@@ -19,11 +21,10 @@ rule build_pairs:
         folder=f"{RESULTS}/pairs/{{pairs}}/{{policy}}/seed-{{seed}}",
         prompts=lambda wildcards, input: input.prompts + "l",
         generations=lambda wildcards, input: input.generations + "l",
-    log:
-        f"{LOGS}/build_pairs/{{pairs}}-{{policy}}-{{seed}}.log",
     message:
         "Pairs {wildcards.pairs} from the mistakes of {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        PYTHON + ".pairs.build --prompts {params.prompts} --generations {params.generations}"
+        PYTHON
+        + ".pairs.build --prompts {params.prompts} --generations {params.generations}"
         " --settings {params.settings:q} --output {params.folder}/pairs.jsonl"
         " --rejected {params.folder}/rejected.jsonl --manifest {output} > {log} 2>&1"

@@ -27,11 +27,11 @@ SCORES = [entry["file"] for entry in index_entries()]
 rule index_scores:
     output:
         f"{RESULTS}/scores.json",
+    log:
+        f"{LOGS}/index_scores.log",
     params:
         code=code_of("workflow_scripts.report.index"),
         entries=as_json(index_entries()),
-    log:
-        f"{LOGS}/index_scores.log",
     message:
         "Listing the score files of {NAME}"
     shell:
@@ -43,9 +43,19 @@ rule build_table:
         scores=SCORES,
         index=rules.index_scores.output,
     output:
-        table=report(f"{RESULTS}/results.csv", caption="../report/results.rst", category="Results"),
-        wide=report(f"{RESULTS}/policies.csv", caption="../report/policies.rst", category="Results"),
+        table=report(
+            f"{RESULTS}/results.csv",
+            caption="../report/results.rst",
+            category="Results",
+        ),
+        wide=report(
+            f"{RESULTS}/policies.csv",
+            caption="../report/policies.rst",
+            category="Results",
+        ),
         markdown=f"{RESULTS}/results.md",
+    log:
+        f"{LOGS}/build_table.log",
     params:
         code=code_of("workflow_scripts.report.table"),
         settings=settings(
@@ -54,8 +64,6 @@ rule build_table:
             study=NAME,
             seed=STUDY.seeds[0],
         ),
-    log:
-        f"{LOGS}/build_table.log",
     message:
         "Building the results table of {NAME}"
     shell:
@@ -70,9 +78,14 @@ FIGURES = (
     + ([f"{RESULTS}/figures/rewards.svg"] if STUDY.annotations else [])
 )
 CURVES = [
-    {"policy": name, "seed": seed, "file": f"{policy_folder(name, seed)}/curve.json"} for name, seed in TRAINED
+    {"policy": name, "seed": seed, "file": f"{policy_folder(name, seed)}/curve.json"}
+    for name, seed in TRAINED
 ] + [
-    {"policy": name, "seed": part.seed, "file": f"{RESULTS}/reward_models/{name}/curve.json"}
+    {
+        "policy": name,
+        "seed": part.seed,
+        "file": f"{RESULTS}/reward_models/{name}/curve.json",
+    }
     for name, part in STUDY.reward_models.items()
     if any(getattr(judge, "model", None) == name for judge in STUDY.judges.values())
 ]
@@ -82,34 +95,49 @@ rule draw_loss_curves:
     input:
         [curve["file"] for curve in CURVES],
     output:
-        report(f"{RESULTS}/figures/loss_curves.svg", caption="../report/loss_curves.rst", category="Training"),
+        report(
+            f"{RESULTS}/figures/loss_curves.svg",
+            caption="../report/loss_curves.rst",
+            category="Training",
+        ),
+    log:
+        f"{LOGS}/draw_loss_curves.log",
     params:
         code=code_of("workflow_scripts.report.figures"),
         settings=as_json({"curves": CURVES}),
-    log:
-        f"{LOGS}/draw_loss_curves.log",
     message:
         "Drawing the loss curves"
     shell:
-        PYTHON + ".report.figures loss_curves --settings {params.settings:q} --output {output} 2> {log}"
+        PYTHON
+        + ".report.figures loss_curves --settings {params.settings:q} --output {output} 2> {log}"
 
 
 rule draw_policy_bars:
     input:
         f"{RESULTS}/results.csv",
     output:
-        report(f"{RESULTS}/figures/policy_bars.svg", caption="../report/policy_bars.rst", category="Results"),
-    params:
-        code=code_of("workflow_scripts.report.figures"),
-        settings=as_json(
-            {"cells": [f"{bar.benchmark}/{bar.subset}/{bar.metric}" for bar in STUDY.report.bars]}
+        report(
+            f"{RESULTS}/figures/policy_bars.svg",
+            caption="../report/policy_bars.rst",
+            category="Results",
         ),
     log:
         f"{LOGS}/draw_policy_bars.log",
+    params:
+        code=code_of("workflow_scripts.report.figures"),
+        settings=as_json(
+            {
+                "cells": [
+                    f"{bar.benchmark}/{bar.subset}/{bar.metric}"
+                    for bar in STUDY.report.bars
+                ]
+            }
+        ),
     message:
         "Drawing the policies side by side"
     shell:
-        PYTHON + ".report.figures policy_bars --results {input} --settings {params.settings:q}"
+        PYTHON
+        + ".report.figures policy_bars --results {input} --settings {params.settings:q}"
         " --output {output} 2> {log}"
 
 
@@ -117,7 +145,13 @@ rule draw_rewards:
     input:
         [f"{RESULTS}/annotations/{name}/manifest.json" for name in STUDY.annotations],
     output:
-        report(f"{RESULTS}/figures/rewards.svg", caption="../report/rewards.rst", category="Rewards"),
+        report(
+            f"{RESULTS}/figures/rewards.svg",
+            caption="../report/rewards.rst",
+            category="Rewards",
+        ),
+    log:
+        f"{LOGS}/draw_rewards.log",
     params:
         code=code_of("workflow_scripts.report.figures"),
         settings=as_json({}),
@@ -126,12 +160,11 @@ rule draw_rewards:
             for name, part in STUDY.annotations.items()
             for split in part.splits
         ],
-    log:
-        f"{LOGS}/draw_rewards.log",
     message:
         "Drawing the reward distributions"
     shell:
-        PYTHON + ".report.figures reward_histogram --annotations {params.rows} --settings {params.settings:q}"
+        PYTHON
+        + ".report.figures reward_histogram --annotations {params.rows} --settings {params.settings:q}"
         " --output {output} 2> {log}"
 
 
@@ -144,15 +177,19 @@ rule render_report:
     output:
         page=f"{RESULTS}/report.html",
         study=f"{RESULTS}/study.json",
-    params:
-        code=code_of("workflow_scripts.report.index"),
-        captions={path.name: digest(path.read_text()) for path in sorted(Path("report").glob("*.rst"))},
-        study=as_json(STUDY),
     log:
         f"{LOGS}/render_report.log",
+    params:
+        code=code_of("workflow_scripts.report.index"),
+        captions={
+            path.name: digest(path.read_text())
+            for path in sorted(Path("report").glob("*.rst"))
+        },
+        study=as_json(STUDY),
     message:
         "Rendering the report of {NAME}"
     shell:
-        PYTHON + ".report.index --output {output.study} 2> {log} <<< {params.study:q} &&"
+        PYTHON
+        + ".report.index --output {output.study} 2> {log} <<< {params.study:q} &&"
         " python -m snakemake {input.table} {input.wide} {input.figures} --nolock --cores 1"
         " --snakefile $PLUMBLINE/Snakefile --configfile {output.study} --report {output.page} >> {log} 2>&1"

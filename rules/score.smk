@@ -11,7 +11,11 @@ def score_settings(*keys):
 
     def chosen(wildcards):
         part = STUDY.benchmarks[wildcards.benchmark]
-        more = {"fidelity": fidelity_of(part)} if "fidelity" in type(part).model_fields else {}
+        more = (
+            {"fidelity": fidelity_of(part)}
+            if "fidelity" in type(part).model_fields
+            else {}
+        )
         return settings(part, keys=keys, **more)
 
     return chosen
@@ -27,6 +31,8 @@ rule score_tutor:
         generations=f"{CELL}/generations/{{benchmark}}.json",
     output:
         f"{CELL}/scores/{{benchmark}}.json",
+    log:
+        f"{LOGS}/score_tutor/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
         policy=ANYONE,
         seed=r"\d+",
@@ -34,12 +40,11 @@ rule score_tutor:
     params:
         code=code_of("workflow_scripts.score.tutor"),
         settings=score_settings("skip_first_turn"),
-    log:
-        f"{LOGS}/score_tutor/{{policy}}-{{seed}}-{{benchmark}}.log",
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        PYTHON + ".score.tutor --prompts {input.prompts}l --generations {input.generations}l"
+        PYTHON
+        + ".score.tutor --prompts {input.prompts}l --generations {input.generations}l"
         " --settings {params.settings:q} --output {output} 2> {log}"
 
 
@@ -49,22 +54,31 @@ rule score_humaneval:
         generations=f"{CELL}/generations/{{benchmark}}.json",
     output:
         f"{CELL}/scores/{{benchmark}}.json",
+    log:
+        f"{LOGS}/score_humaneval/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
         policy=ANYONE,
         seed=r"\d+",
         benchmark=benchmarks_of("humaneval"),
     params:
         code=code_of("workflow_scripts.score.humaneval"),
-        settings=score_settings("k", "timeout_seconds", "memory_mb", "allow_unsandboxed", "workers", "limit"),
-        problems=lambda wildcards: "{}/files/{}".format(
-            source_folder(STUDY.benchmarks[wildcards.benchmark].source), STUDY.benchmarks[wildcards.benchmark].file
+        settings=score_settings(
+            "k",
+            "timeout_seconds",
+            "memory_mb",
+            "allow_unsandboxed",
+            "workers",
+            "limit",
         ),
-    log:
-        f"{LOGS}/score_humaneval/{{policy}}-{{seed}}-{{benchmark}}.log",
+        problems=lambda wildcards: "{}/files/{}".format(
+            source_folder(STUDY.benchmarks[wildcards.benchmark].source),
+            STUDY.benchmarks[wildcards.benchmark].file,
+        ),
     message:
         "Running the programs of {wildcards.policy} (seed {wildcards.seed}) in a sandbox"
     shell:
-        PYTHON + ".score.humaneval --problems {params.problems} --generations {input.generations}l"
+        PYTHON
+        + ".score.humaneval --problems {params.problems} --generations {input.generations}l"
         " --settings {params.settings:q} --output {output} 2> {log}"
 
 
@@ -76,7 +90,9 @@ def scored_weights(wildcards):
 
 
 def calibration_flag(flag):
-    return lambda wildcards: f"{flag} {wildcards.policy}" if wildcards.policy in CALIBRATION else ""
+    return lambda wildcards: (
+        f"{flag} {wildcards.policy}" if wildcards.policy in CALIBRATION else ""
+    )
 
 
 rule measure_likelihoods:
@@ -85,10 +101,15 @@ rule measure_likelihoods:
         model=lambda wildcards: f"{scored_weights(wildcards)}/manifest.json",
     output:
         f"{CELL}/likelihoods/{{benchmark}}.jsonl",
+    log:
+        f"{LOGS}/measure_likelihoods/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
         policy=ANYONE,
         seed=r"\d+",
         benchmark=benchmarks_of("pair_perplexity"),
+    threads: 1
+    resources:
+        gpu=STUDY.generation_resources.gpu,
     params:
         code=code_of("workflow_scripts.score.likelihoods"),
         pins=pins(*TORCH),
@@ -96,21 +117,22 @@ rule measure_likelihoods:
             STUDY.benchmarks[wildcards.benchmark],
             keys=["max_tokens"],
             precision=STUDY.engine.precision,
-            template=template_of(wildcards.policy if wildcards.policy in POLICIES else next(iter(STUDY.models))),
-            trust_remote_code=wildcards.policy in POLICIES and remote_code(wildcards.policy),
+            template=template_of(
+                wildcards.policy
+                if wildcards.policy in POLICIES
+                else next(iter(STUDY.models))
+            ),
+            trust_remote_code=wildcards.policy in POLICIES
+            and remote_code(wildcards.policy),
         ),
         model=scored_weights,
         calibration=calibration_flag("--calibration"),
         pairs=f"{CLEAN}/{{benchmark}}/rows/pairs.jsonl",
-    threads: 1
-    resources:
-        gpu=STUDY.generation_resources.gpu,
-    log:
-        f"{LOGS}/measure_likelihoods/{{policy}}-{{seed}}-{{benchmark}}.log",
     message:
         "Likelihoods of {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        PYTHON + ".score.likelihoods --model {params.model}/model {params.calibration} --pairs {params.pairs}"
+        PYTHON
+        + ".score.likelihoods --model {params.model}/model {params.calibration} --pairs {params.pairs}"
         " --settings {params.settings:q} --output {output} 2> {log}"
 
 
@@ -119,6 +141,8 @@ rule score_pair_perplexity:
         f"{CELL}/likelihoods/{{benchmark}}.jsonl",
     output:
         f"{CELL}/scores/{{benchmark}}.json",
+    log:
+        f"{LOGS}/score_pair_perplexity/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
         policy=ANYONE,
         seed=r"\d+",
@@ -126,18 +150,21 @@ rule score_pair_perplexity:
     params:
         code=code_of("workflow_scripts.score.pair_perplexity"),
         settings=score_settings("fidelity"),
-    log:
-        f"{LOGS}/score_pair_perplexity/{{policy}}-{{seed}}-{{benchmark}}.log",
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        PYTHON + ".score.pair_perplexity --likelihoods {input} --settings {params.settings:q} --output {output} 2> {log}"
+        PYTHON
+        + ".score.pair_perplexity --likelihoods {input} --settings {params.settings:q} --output {output} 2> {log}"
 
 
 def task_files(wildcards):
     """Return the local task files a benchmark reads, so that an edited question is a changed input."""
     folder = STUDY.benchmarks[wildcards.benchmark].include_path
-    return sorted(str(path) for path in Path(folder).rglob("*") if path.is_file()) if folder else []
+    return (
+        sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
+        if folder
+        else []
+    )
 
 
 rule score_lm_eval:
@@ -146,30 +173,37 @@ rule score_lm_eval:
         tasks=task_files,
     output:
         f"{CELL}/scores/{{benchmark}}.json",
+    log:
+        f"{LOGS}/score_lm_eval/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
         policy=ANYONE,
         seed=r"\d+",
         benchmark=benchmarks_of("lm_eval"),
+    threads: 1
+    resources:
+        gpu=STUDY.generation_resources.gpu,
     params:
         code=code_of("workflow_scripts.score.lm_eval_run"),
         pins=pins(*TORCH, "lm-eval"),
         settings=score_settings(
-            "tasks", "include_path", "num_fewshot", "limit", "batch_size", "dtype", "apply_chat_template"
+            "tasks",
+            "include_path",
+            "num_fewshot",
+            "limit",
+            "batch_size",
+            "dtype",
+            "apply_chat_template",
         ),
         subject=lambda wildcards: (
             f"--oracle {wildcards.policy}"
             if wildcards.policy in CALIBRATION
             else f"--model {scored_weights(wildcards)}/model"
         ),
-    threads: 1
-    resources:
-        gpu=STUDY.generation_resources.gpu,
-    log:
-        f"{LOGS}/score_lm_eval/{{policy}}-{{seed}}-{{benchmark}}.log",
     message:
         "lm-eval {wildcards.benchmark} of {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        PYTHON + ".score.lm_eval_run {params.subject} --settings {params.settings:q} --output {output} > {log} 2>&1"
+        PYTHON
+        + ".score.lm_eval_run {params.subject} --settings {params.settings:q} --output {output} > {log} 2>&1"
 
 
 def judge_of(wildcards):
@@ -178,12 +212,18 @@ def judge_of(wildcards):
 
 def judge_manifest(wildcards):
     judge = judge_of(wildcards)
-    return f"{RESULTS}/reward_models/{judge.model}/manifest.json" if judge.kind == "reward_model" else []
+    return (
+        f"{RESULTS}/reward_models/{judge.model}/manifest.json"
+        if judge.kind == "reward_model"
+        else []
+    )
 
 
 def judge_settings(wildcards):
     """Return the judge as JSON; a reward model's folder stands in place of its name."""
-    judge = judge_of(wildcards).model_dump() | {"name": STUDY.benchmarks[wildcards.benchmark].judge}
+    judge = judge_of(wildcards).model_dump() | {
+        "name": STUDY.benchmarks[wildcards.benchmark].judge
+    }
     if judge["kind"] == "reward_model":
         judge["model"] = f"{RESULTS}/reward_models/{judge['model']}/model"
     return as_json(judge)
@@ -196,21 +236,22 @@ rule judge_answers:
         judge=judge_manifest,
     output:
         f"{CELL}/verdicts/{{benchmark}}.jsonl",
+    log:
+        f"{LOGS}/judge_answers/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
         policy=ANYONE,
         seed=r"\d+",
         benchmark=benchmarks_of(*JUDGED),
+    threads: 1
     params:
         code=code_of("workflow_scripts.score.judge_answers"),
         kind=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].kind,
         judge=judge_settings,
-    threads: 1
-    log:
-        f"{LOGS}/judge_answers/{{policy}}-{{seed}}-{{benchmark}}.log",
     message:
         "Judging {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        PYTHON + ".score.judge_answers --benchmark {wildcards.benchmark} --kind {params.kind}"
+        PYTHON
+        + ".score.judge_answers --benchmark {wildcards.benchmark} --kind {params.kind}"
         " --prompts {input.prompts}l --generations {input.generations}l --judge {params.judge:q}"
         " --output {output} 2> {log}"
 
@@ -222,18 +263,21 @@ rule score_judged:
         verdicts=f"{CELL}/verdicts/{{benchmark}}.jsonl",
     output:
         f"{CELL}/scores/{{benchmark}}.json",
+    log:
+        f"{LOGS}/score_judged/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
         policy=ANYONE,
         seed=r"\d+",
         benchmark=benchmarks_of(*JUDGED),
     params:
-        code=lambda wildcards: code_of(f"workflow_scripts.score.{STUDY.benchmarks[wildcards.benchmark].kind}"),
+        code=lambda wildcards: code_of(
+            f"workflow_scripts.score.{STUDY.benchmarks[wildcards.benchmark].kind}"
+        ),
         kind=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].kind,
         settings=lambda wildcards: as_json({"benchmark": wildcards.benchmark}),
-    log:
-        f"{LOGS}/score_judged/{{policy}}-{{seed}}-{{benchmark}}.log",
     message:
         "Scoring the verdicts on {wildcards.policy} (seed {wildcards.seed}), {wildcards.benchmark}"
     shell:
-        PYTHON + ".score.{params.kind} --prompts {input.prompts}l --generations {input.generations}l"
+        PYTHON
+        + ".score.{params.kind} --prompts {input.prompts}l --generations {input.generations}l"
         " --verdicts {input.verdicts} --settings {params.settings:q} --output {output} 2> {log}"

@@ -7,6 +7,8 @@ rule tokenise_dataset:
         model=lambda wildcards: f"data/models/{model_key(POLICIES[wildcards.policy].model)}/manifest.json",
     output:
         f"{RESULTS}/tokens/{{policy}}/manifest.json",
+    log:
+        f"{LOGS}/tokenise_dataset/{{policy}}.log",
     wildcard_constraints:
         policy=one_of(policies_by("sft")),
     params:
@@ -16,7 +18,9 @@ rule tokenise_dataset:
             run_of(wildcards.policy),
             keys=["max_tokens", "overflow"],
             template=template_of(wildcards.policy),
-            history_turns=STUDY.datasets[run_of(wildcards.policy).dataset].history_turns,
+            history_turns=STUDY.datasets[
+                run_of(wildcards.policy).dataset
+            ].history_turns,
         ),
         splits=lambda wildcards: [
             f"{name}={CLEAN}/{run_of(wildcards.policy).dataset}/rows/{split}.jsonl"
@@ -26,12 +30,11 @@ rule tokenise_dataset:
             )
         ],
         tokenizer=lambda wildcards: f"data/models/{model_key(POLICIES[wildcards.policy].model)}/model",
-    log:
-        f"{LOGS}/tokenise_dataset/{{policy}}.log",
     message:
         "Tokenising for {wildcards.policy}"
     shell:
-        PYTHON + ".sft.tokenise --splits {params.splits} --tokenizer {params.tokenizer}"
+        PYTHON
+        + ".sft.tokenise --splits {params.splits} --tokenizer {params.tokenizer}"
         " --settings {params.settings:q}"
         f" --output {RESULTS}/tokens/{{wildcards.policy}}/rows --manifest {{output}} 2> {{log}}"
 
@@ -43,30 +46,41 @@ rule train_sft:
     output:
         manifest=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/manifest.json",
         curve=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/curve.json",
+    log:
+        f"{LOGS}/train_sft/{{policy}}-{{seed}}.log",
     wildcard_constraints:
         policy=one_of(policies_by("sft")),
         seed=r"\d+",
-    params:
-        code=code_of("workflow_scripts.sft.train"),
-        pins=pins(*TRAINERS),
-        settings=lambda wildcards: settings(
-            run_of(wildcards.policy),
-            drop=["parent", "dataset", "split", "validation", "template", "backend", "max_tokens", "overflow", "threads"],
-            trust_remote_code=remote_code(wildcards.policy),
-        ),
-        parent=parent_weights,
-        cost=f"{RESULTS}/costs/train_sft/{{policy}}-{{seed}}.json",
     threads: lambda wildcards: run_of(wildcards.policy).threads
     resources:
         gpu=STUDY.training_resources.gpu,
         mem_mb=STUDY.training_resources.mem_mb,
         runtime=STUDY.training_resources.runtime_minutes,
-    log:
-        f"{LOGS}/train_sft/{{policy}}-{{seed}}.log",
+    params:
+        code=code_of("workflow_scripts.sft.train"),
+        pins=pins(*TRAINERS),
+        settings=lambda wildcards: settings(
+            run_of(wildcards.policy),
+            drop=[
+                "parent",
+                "dataset",
+                "split",
+                "validation",
+                "template",
+                "backend",
+                "max_tokens",
+                "overflow",
+                "threads",
+            ],
+            trust_remote_code=remote_code(wildcards.policy),
+        ),
+        parent=parent_weights,
+        cost=f"{RESULTS}/costs/train_sft/{{policy}}-{{seed}}.json",
     message:
         "Fine-tuning {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        PYTHON + ".sft.train --parent {params.parent}/model --parent-manifest {input.parent}"
+        PYTHON
+        + ".sft.train --parent {params.parent}/model --parent-manifest {input.parent}"
         f" --tokens {RESULTS}/tokens/{{wildcards.policy}}/rows --tokens-manifest {{input.tokens}}"
         " --settings {params.settings:q} --seed {wildcards.seed}"
         f" --work {WORK}/train/{{wildcards.policy}}-{{wildcards.seed}}"

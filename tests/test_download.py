@@ -264,7 +264,8 @@ def test_when_nobody_answers_every_place_and_reason_is_listed(server, work, clos
         "not valid",
     ):
         assert reason in message
-    assert "HF_ENDPOINT" in message and "hidden" not in message
+    assert "HF_ENDPOINT" in message
+    assert "hidden" not in message
 
 
 def test_finished_files_are_not_asked_for_again(server, work):
@@ -676,11 +677,15 @@ def test_every_common_tar_is_read(tmp_path, mode):
     assert unpack_member(archive, "a/x", tmp_path / "out").read_bytes() == BODY
 
 
-def test_pinned_files_may_come_from_different_places(server, work):
+def test_pinned_files_may_come_from_different_places(server, work, tmp_path):
     server.pages = {"/x": Page(BODY), "/y": Page(b"y")}
     wanted = {"x": sha256(BODY), "y": sha256(b"y")}
     found = get(wanted, [https(x=server.url("/x")), https(y=server.url("/y"))], work)
     assert found["x"].read_bytes() == BODY
     assert found["y"].read_bytes() == b"y"
     with pytest.raises(PlumblineError, match="does not provide y"):
-        get({"x": sha256(BODY), "y": None}, [https(x=server.url("/x")), https(y=server.url("/y"))], work)
+        get(
+            {"x": sha256(BODY), "y": None},
+            [https(x=server.url("/x")), https(y=server.url("/y"))],
+            tmp_path / "other",
+        )

@@ -36,7 +36,7 @@ def batch(completions: int, prompts: int = 3, seed: int = 0) -> tuple[list[list[
 
 
 def naive_logps(model, prompts, completions):
-    """Return the same log-probs by one forward a row and a log_softmax of its logits, unpadded and uncached."""
+    """Return the same log-probs by one forward a row and a log_softmax: no padding, no cache."""
     found = []
     for prompt, group in zip(prompts, completions, strict=True):
         rows = []

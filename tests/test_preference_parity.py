@@ -102,7 +102,7 @@ def test_dpo_and_ipo_train_the_weights_that_trl_trains(tiny_model, stored, ours,
 
 
 def test_dpo_with_an_sft_term_trains_the_weights_that_trl_trains_on_one_pair_a_batch(tiny_model, tmp_path):
-    # TRL averages its likelihood over the batch's tokens, ours (as the paper) over each reply's: equal for one
+    # TRL averages its likelihood over all tokens, ours (as the paper) over each reply's: same for one
     stored = write_reference(tiny_model, pairs(2), tmp_path)
     both = rows_of(stored)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(both[:1]), stored / "rows.parquet")

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from trl.trainer.utils import add_fused_lm_head
 
+from workflow_scripts.common.errors import PlumblineError
+
 IGNORED = -100
 CHUNK = 1024  # positions whose logits exist at once: CHUNK × vocabulary floats
 
@@ -22,6 +24,28 @@ def padded(rows: list[list[int]], value: int, left: bool = False) -> Tensor:
     if left:
         return torch.tensor([[value] * (width - len(row)) + row for row in rows])
     return torch.tensor([row + [value] * (width - len(row)) for row in rows])
+
+
+# What some architectures do to logits after the projection; `token_logps` would silently leave it out.
+LOGIT_CHANGES = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+    "output_multiplier",
+)
+
+
+def head_of(model: Any) -> Tensor:
+    """Return the LM head's weight (vocabulary, width); PlumblineError where logits are more than states times it."""
+    head, settings = model.get_output_embeddings(), model.config.get_text_config().to_dict()
+    changed = [name for name in LOGIT_CHANGES if settings.get(name) is not None]
+    if changed or getattr(head, "bias", None) is not None:
+        raise PlumblineError(
+            f"a {model.config.model_type} model changes its logits ({', '.join(changed) or 'bias'}), which the fast "
+            "path does not know; set share_prompts: false in its runs and train it on a GPU"
+        )
+    return head.weight
 
 
 def token_logps(hidden: Tensor, targets: Tensor, head: Tensor) -> Tensor:
@@ -55,7 +79,7 @@ def shared_prompt_logps(
     prompt_ids = padded(prompts, 0, left=True).to(device)
     prompt_mask = (torch.arange(width, device=device)[None] >= width - lengths[:, None]).long()
     positions = (prompt_mask.cumsum(1) - 1).clamp(min=0)
-    encoded = model.model(
+    encoded = model.base_model(
         input_ids=prompt_ids, attention_mask=prompt_mask, position_ids=positions, use_cache=True
     )
     cache = encoded.past_key_values
@@ -69,7 +93,7 @@ def shared_prompt_logps(
     positions = lengths.repeat_interleave(count)[:, None] + torch.arange(inputs.shape[1], device=device)[None]
     last = encoded.last_hidden_state[:, -1:].repeat_interleave(count, 0)
     if inputs.shape[1] > 1:
-        behind = model.model(
+        behind = model.base_model(
             input_ids=inputs[:, :-1],
             attention_mask=mask[:, :-1],
             position_ids=positions[:, :-1],
@@ -77,7 +101,7 @@ def shared_prompt_logps(
             use_cache=True,
         )
         last = torch.cat([last, behind.last_hidden_state], 1)
-    logps = token_logps(last[learned], targets[learned], model.get_output_embeddings().weight)
+    logps = token_logps(last[learned], targets[learned], head_of(model))
     per_row = list(logps.split([len(completion) for completion in flat]))
     return [per_row[start : start + count] for start in range(0, len(per_row), count)]
 

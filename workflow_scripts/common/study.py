@@ -154,6 +154,10 @@ class Simulation(Strict):
         "f": 0.12,
     }
     """Relative frequency of what the student does, by the label that evaluates it."""
+    hedge_rates: dict[Literal["a", "b", "c"], Share] = Field(
+        {"a": 0.5, "b": 0.1, "c": 0.3},
+        description="share of wrong, right and partial answers that open with a hedge",
+    )
     closing_rate: Share = 0.4
     """Share of finished dialogues where the student says goodbye."""
     na_rate: Share = 0.3

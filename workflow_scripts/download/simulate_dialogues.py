@@ -28,6 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "max_turns": 8,  # tutor turns in one dialogue
     # Weights of a student turn's class; those of a, b and c are tilted by the student's ability.
     "behaviours": {"a": 0.245, "b": 0.345, "c": 0.125, "d": 0.08, "e": 0.07, "f": 0.12},
+    "hedge_rates": {"a": 0.5, "b": 0.1, "c": 0.3},  # share of answers that open with a hedge
     "closing_rate": 0.4,  # share of finished dialogues in which the student says goodbye
     "na_rate": 0.3,  # share of g/12/w labels written as "N/A"
     "unparsable_rate": 0.01,  # share of tutor turns cut off mid-reply
@@ -44,6 +45,8 @@ PREAMBLE = (
 
 # One list for right, wrong and partial answers alike: a lead-in must not give the label away.
 LEAD_INS = ("", "", "", "I think that ", "Because ", "My answer: ", "It is that ", "Well, ")
+# Students who are wrong hedge more often than students who are right (`hedge_rates`): a cue, not a giveaway.
+HEDGES = ("Maybe ", "I am guessing: ", "Perhaps ", "Not sure, but ")
 
 UNCLEAR = (
     "hmm", "maybe", "I am not sure.", "something with cells?", "it depends", "uh, that thing",
@@ -129,8 +132,9 @@ def load_problems(path: Path | str) -> list[Problem]:
 
 
 def pose(problem: Problem) -> str:
-    """Return what a student first says: the question, then the facts."""
-    return f"Q. {problem['question']} Facts: {' '.join(problem['facts'])}"
+    """Return what a student first says, a worksheet: the question, the facts, the steps to take."""
+    steps = " ".join(step["question"] for step in problem["subproblems"])
+    return f"Q. {problem['question']} Facts: {' '.join(problem['facts'])} Steps: {steps}"
 
 
 def make_reply(evaluation: str, action: str, state: str, subproblem: str, spoken: str) -> Reply:
@@ -173,9 +177,9 @@ def finish(evaluation: str, action: str, problem: Problem, place: int, spoken: s
     return make_reply(evaluation, action, "y", question, f"{spoken} On to the next step.")
 
 
-def say(rng: random.Random, text: str) -> str:
-    """Return an answer behind one of the lead-ins that every kind of answer shares."""
-    lead_in = rng.choice(LEAD_INS)
+def say(rng: random.Random, text: str, hedge_rate: float) -> str:
+    """Return an answer behind a hedge, or one of the lead-ins that every kind of answer shares."""
+    lead_in = rng.choice(HEDGES if rng.random() < hedge_rate else LEAD_INS)
     if lead_in.endswith(" ") and not lead_in.endswith(": ") and text[1:2].islower():
         text = text[0].lower() + text[1:]
     return lead_in + text
@@ -248,11 +252,15 @@ def simulate_dialogue(
         evaluation = draw_behaviour(rng, ability, settings["behaviours"])
         after = place
         if evaluation == "b":
-            student = say(rng, step["answer"])
+            student = say(rng, step["answer"], settings["hedge_rates"]["b"])
             reply = finish("b", "3", problem, place, rng.choice(CONFIRMATIONS))
             after = place + 1
         elif evaluation in "ac":
-            student = say(rng, failed_attempt(rng, evaluation, problem, place, bank))
+            student = say(
+                rng,
+                failed_attempt(rng, evaluation, problem, place, bank),
+                settings["hedge_rates"][evaluation],
+            )
             if failures[place] >= 2:
                 reply = solution_reply(evaluation, problem, place)
                 after = place + 1
@@ -331,7 +339,11 @@ def number_rows(conversations: Sequence[list[dict[str, str]]]) -> list[dict[str,
 
 
 def simulate_pair(
-    rng: random.Random, problem: Problem, bank: Sequence[Problem], evaluation: str
+    rng: random.Random,
+    problem: Problem,
+    bank: Sequence[Problem],
+    evaluation: str,
+    hedge_rates: dict[str, float],
 ) -> list[dict[str, str]]:
     """Return one perplexity row's messages: a dialogue up to a first failed attempt, then hint and solution.
 
@@ -341,8 +353,9 @@ def simulate_pair(
     turns = [open_dialogue(rng, problem)]
     for solved in range(place):
         reply = finish("b", "3", problem, solved, rng.choice(CONFIRMATIONS))
-        turns.append((say(rng, problem["subproblems"][solved]["answer"]), reply))
-    student = say(rng, failed_attempt(rng, evaluation, problem, place, bank))
+        answer = problem["subproblems"][solved]["answer"]
+        turns.append((say(rng, answer, hedge_rates["b"]), reply))
+    student = say(rng, failed_attempt(rng, evaluation, problem, place, bank), hedge_rates[evaluation])
     turns.append((student, hint_reply(evaluation, problem, place)))
     messages = raw_messages([(student, json.dumps(reply, ensure_ascii=False)) for student, reply in turns])
     altered = json.dumps(solution_reply(evaluation, problem, place), ensure_ascii=False)
@@ -356,7 +369,9 @@ def simulate_pairs(problems: Sequence[Problem], settings: dict[str, Any]) -> lis
     rows: list[list[dict[str, str]]] = []
     for number in range(settings["ppl_pairs"]):
         for _ in range(1000):
-            messages = simulate_pair(rng, rng.choice(problems), problems, "ac"[number % 2])
+            messages = simulate_pair(
+                rng, rng.choice(problems), problems, "ac"[number % 2], settings["hedge_rates"]
+            )
             if (text := json.dumps(messages)) not in seen:
                 break
         else:

@@ -15,7 +15,7 @@ from trl import SFTConfig, SFTTrainer
 import workflow_scripts.common.models  # noqa: F401  (sets the environment before the libraries load)
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import run
-from workflow_scripts.common.logprobs import token_logps
+from workflow_scripts.common.logprobs import head_of, token_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer
 from workflow_scripts.common.templates import IGNORED
 from workflow_scripts.common.training import (
@@ -52,8 +52,8 @@ class LearnedPositionsTrainer(SFTTrainer):
                 for name in ("input_ids", "attention_mask", "position_ids")
                 if name in inputs
             }
-            states = model.model(**kept, use_cache=False).last_hidden_state[:, :-1]
-            logps = token_logps(states[learned], labels[learned], model.get_output_embeddings().weight)
+            states = model.base_model(**kept, use_cache=False).last_hidden_state[:, :-1]
+            logps = token_logps(states[learned], labels[learned], head_of(model))
         return -logps.sum() / (learned.sum() if num_items_in_batch is None else num_items_in_batch)
 
 
