@@ -173,7 +173,7 @@ CONVERSATIONS = [
     ),
     talk(
         "two",
-        "How do cells work, again?",
+        "How do cells work?",
         reply_of("g", "12", "w", "What is a cell?", "Well."),
         "A prison?",
         reply_of("a", "2", "x", "What is a cell?", "Not here."),
@@ -264,22 +264,15 @@ def test_a_pair_shows_the_last_exchange():
 
 def test_answers_called_right_are_chosen_over_answers_called_wrong():
     pairs = answer_pairs(CONVERSATIONS, random.Random(0))
-    asked = {pair["messages"][0]["content"] for pair in pairs}
-    assert asked == {"What is a cell?", "What is in it?"}
-    cell = [
-        (pair["chosen"], pair["rejected"])
-        for pair in pairs
-        if pair["messages"][0]["content"] == "What is a cell?"
+    found = sorted((pair["chosen"], pair["rejected"]) for pair in pairs)
+    # Inquiries ("f") are no answers; the empty answer always loses; each sub-problem keeps to its own.
+    assert found == [
+        ("A kernel.", ""),
+        ("A kernel.", "Stones."),
+        ("A unit of life.", ""),
+        ("A unit of life.", "A prison?"),
+        ("A unit of life.", "No idea at all"),
     ]
-    assert {chosen for chosen, _ in cell} == {"A unit of life."}
-    # Off-topic talk ("f") is no answer; the empty answer always loses.
-    assert sorted(losing for _, losing in cell) == ["", "A prison?", "No idea at all"]
-    inside = [
-        (pair["chosen"], pair["rejected"])
-        for pair in pairs
-        if pair["messages"][0]["content"] == "What is in it?"
-    ]
-    assert sorted(inside) == [("A kernel.", ""), ("A kernel.", "Stones.")]
     assert {pair["kind"] for pair in pairs} == {"answer"}
 
 

@@ -485,7 +485,7 @@ def test_a_member_with_another_hash_is_refused(index, work):
 def test_a_version_that_the_index_lacks_is_a_reason(index, work):
     place = pypi("wheel", x=one("toy/x"))
     place["pypi"]["version"] = "9.9"
-    with pytest.raises(PlumblineError, match="no wheel of Toy.Data 9.9"):
+    with pytest.raises(PlumblineError, match=r"no wheel of Toy\.Data 9\.9"):
         get({"x": None}, [place], work)
 
 

@@ -55,30 +55,24 @@ def tutor_pairs(conversations: list[dict], rng: random.Random) -> list[dict]:
 
 
 def answer_pairs(conversations: list[dict], rng: random.Random) -> list[dict]:
-    """Return pairs of plain answers to the same sub-problem: one called correct, one that was not."""
-    right: dict[str, set[str]] = {}
-    wrong: dict[str, set[str]] = {}
+    """Return pairs of plain answers to the same sub-problem: one called correct, one that was not, or nothing."""
+    right: dict[tuple[str, str], set[str]] = {}
+    wrong: dict[tuple[str, str], set[str]] = {}
     for conversation in conversations:
-        messages = conversation["messages"]
-        for place in range(2, len(messages) - 1):
-            before, answer, after = messages[place - 1 : place + 2]
-            if (before["role"], answer["role"]) != ("assistant", "user"):
-                continue
-            question, verdict = (
-                parse_reply(before["content"])[SUBPROBLEM],
-                parse_reply(after["content"])[EVALUATION],
-            )
+        messages = [message for message in conversation["messages"] if message["role"] != "system"]
+        question = messages[0]["content"].partition(" Facts:")[0]
+        for before, answer, after in zip(messages[1::2], messages[2::2], messages[3::2], strict=False):
+            step = parse_reply(before["content"])[SUBPROBLEM]
+            verdict = parse_reply(after["content"])[EVALUATION]
             if verdict in "bade":
-                (right if verdict == "b" else wrong).setdefault(question, set()).add(answer["content"])
+                (right if verdict == "b" else wrong).setdefault((question, step), set()).add(answer["content"])
     pairs = []
-    for question in sorted(right):
-        messages = [{"role": "user", "content": question}]
-        chosen = rng.choice(sorted(right[question]))
-        for losing in [
-            *rng.sample(sorted(wrong.get(question, ())), k=min(2, len(wrong.get(question, ())))),
-            "",
-        ]:
-            pairs.append({"messages": messages, "chosen": chosen, "rejected": losing, "kind": "answer"})
+    for place in sorted(right):
+        messages = [{"role": "user", "content": place[0]}]
+        losing = sorted(wrong.get(place, ()))
+        for rejected in [*rng.sample(losing, k=min(2, len(losing))), ""]:
+            chosen = rng.choice(sorted(right[place]))
+            pairs.append({"messages": messages, "chosen": chosen, "rejected": rejected, "kind": "answer"})
     return pairs
 
 

@@ -137,6 +137,11 @@ def pose(problem: Problem) -> str:
     return f"Q. {problem['question']} Facts: {' '.join(problem['facts'])} Steps: {steps}"
 
 
+def step_name(place: int) -> str:
+    """Return what a tutor calls a sub-problem: its place on the worksheet, where its question stands."""
+    return f"Step {place + 1}"
+
+
 def make_reply(evaluation: str, action: str, state: str, subproblem: str, spoken: str) -> Reply:
     """Return one raw tutor reply, its private thoughts first."""
     return {
@@ -151,11 +156,10 @@ def make_reply(evaluation: str, action: str, state: str, subproblem: str, spoken
 
 def hint_reply(evaluation: str, problem: Problem, place: int) -> Reply:
     """Return the answer to a failed attempt that leaves the work to the student (action 1 or 4)."""
-    step = problem["subproblems"][place]
     fact = ORDINALS[place % len(problem["facts"])]
     if evaluation == "a":
-        return make_reply("a", "1", "x", step["question"], f"Not quite. Read the {fact} fact again.")
-    return make_reply("c", "4", "x", step["question"], f"Partly right. What else does the {fact} fact say?")
+        return make_reply("a", "1", "x", step_name(place), f"Not quite. Read the {fact} fact again.")
+    return make_reply("c", "4", "x", step_name(place), f"Partly right. What else does the {fact} fact say?")
 
 
 def solution_reply(evaluation: str, problem: Problem, place: int) -> Reply:
@@ -172,9 +176,8 @@ def finish(evaluation: str, action: str, problem: Problem, place: int, spoken: s
     steps = problem["subproblems"]
     if place + 1 == len(steps):
         spoken = f"{spoken} The problem is solved."
-        return make_reply(evaluation, action, "z", steps[place]["question"], spoken)
-    question = steps[place + 1]["question"]
-    return make_reply(evaluation, action, "y", question, f"{spoken} On to the next step.")
+        return make_reply(evaluation, action, "z", step_name(place), spoken)
+    return make_reply(evaluation, action, "y", step_name(place + 1), f"{spoken} On to the next step.")
 
 
 def say(rng: random.Random, text: str, hedge_rate: float) -> str:
@@ -212,7 +215,7 @@ def draw_behaviour(rng: random.Random, ability: float, weights: dict[str, float]
 def inquire(rng: random.Random, problem: Problem, place: int) -> tuple[str, Reply, int]:
     """Return an inquiry, the tutor's reply (action 8 to 11) and the sub-problem that is then open."""
     steps = problem["subproblems"]
-    question = steps[place]["question"]
+    question = step_name(place)
     # 10 returns to the previous sub-problem, so the first one has none to return to.
     kind = rng.choices(("8", "9", "10", "11"), (0.36, 0.22, 0.24 if place else 0, 0.24))[0]
     if kind == "8":
@@ -221,7 +224,7 @@ def inquire(rng: random.Random, problem: Problem, place: int) -> tuple[str, Repl
     if kind == "9":
         return rng.choice(SURRENDERS), solution_reply("f", problem, place), place + 1
     if kind == "10":
-        earlier = steps[place - 1]["question"]
+        earlier = step_name(place - 1)
         reply = make_reply("f", "10", "x", earlier, "Let us go back a step.")
         return rng.choice(RETURNS), reply, place - 1
     fact = problem["facts"][place % len(problem["facts"])]
@@ -230,8 +233,7 @@ def inquire(rng: random.Random, problem: Problem, place: int) -> tuple[str, Repl
 
 def open_dialogue(rng: random.Random, problem: Problem) -> Turn:
     """Return the first exchange: the problem posed, the first sub-problem asked (g, 12, x)."""
-    question = problem["subproblems"][0]["question"]
-    return pose(problem), make_reply("g", "12", "x", question, rng.choice(OPENINGS))
+    return pose(problem), make_reply("g", "12", "x", step_name(0), rng.choice(OPENINGS))
 
 
 def simulate_dialogue(
@@ -248,7 +250,7 @@ def simulate_dialogue(
     place = 0
     while len(turns) < settings["max_turns"] and place < len(steps):
         step = steps[place]
-        question = step["question"]
+        question = step_name(place)
         evaluation = draw_behaviour(rng, ability, settings["behaviours"])
         after = place
         if evaluation == "b":

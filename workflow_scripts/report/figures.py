@@ -24,12 +24,14 @@ from matplotlib.ticker import MaxNLocator
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_json, read_jsonl
+from workflow_scripts.report.table import ALL, cell_name
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442",
 )  # fmt: skip
 COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW)
 GREY, INK = "#767676", "#222222"
+FINAL = "final_reward"
 CALIBRATION = {"gold": ("gold answers", (0, (5, 2))), "empty": ("empty answers", (0, (1, 1.5)))}
 STYLE = {
     "svg.hashsalt": "plumbline",
@@ -50,7 +52,7 @@ STYLE = {
 
 
 def draw_loss_curves(curves: list[dict]) -> Figure:
-    """Return a panel per policy: training loss as a line, validation loss as dots, by optimiser step.
+    """Return a panel per policy or reward model: training loss as a line, validation loss as dots, by optimiser step.
 
     curves: {"policy", "seed", "rows": [{"step", "train_loss"?, "validation_loss"?, "tokens"?}]}. Losses of two
     methods are not on one scale (nats per token, DPO's log-sigmoid, IPO's square ...), so each panel has its own axis.
@@ -103,15 +105,16 @@ def _draw_curve(panel: Axes, rows: list[dict], faint: bool) -> None:
 def draw_policy_bars(rows: list[dict], cells: list[str]) -> Figure:
     """Return bars of each policy's value with its interval, grouped by cell; calibration rows as grey lines.
 
-    rows: those of results.csv (text). cells: benchmark/subset/metric names, all on a scale from 0 to 1. Of a
-    study with several seeds the rows of seed "all" are drawn. Raises PlumblineError for a cell that no row has,
-    unless its benchmark was refused, and for a study without policies.
+    rows: those of results.csv (text). cells: benchmark/subset/metric names. The axis goes from 0 to 1, further for
+    values above 1. Of a policy with several seeds the row of seed "all" is drawn. Raises PlumblineError for a
+    cell that no row has, unless its benchmark was refused, and for a study without policies.
     """
-    rows = [row for row in rows if row["seed"] == "all"] or rows
+    averaged = {row["policy"] for row in rows if row["seed"] == ALL}
+    rows = [row for row in rows if row["policy"] not in averaged or row["seed"] == ALL]
     policies = list(dict.fromkeys(row["policy"] for row in rows if row["policy"] not in CALIBRATION))
     if not policies:
         raise PlumblineError("no policy has scores: nothing to draw")
-    found = {(row["policy"], _cell_name(row)): row for row in rows if row["value"]}
+    found = {(row["policy"], cell_name(row)): row for row in rows if row["value"]}
     known = list(dict.fromkeys(name for _, name in found))
     refused = {row["benchmark"] for row in rows if not row["value"]}
     for cell in cells:
@@ -142,8 +145,9 @@ def draw_policy_bars(rows: list[dict], cells: list[str]) -> Figure:
     axes.set_xticks(range(len(cells)), [_cell_label(cell, rows, policies, cells) for cell in cells])
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.55, len(cells) - 0.45)
-    axes.set_ylim(-0.01, 1.08)
-    axes.set_yticks(np.linspace(0, 1, 6))
+    top = max([1.0, *(float(row["ci_high"]) for (_, cell), row in found.items() if cell in cells)])
+    axes.set_ylim(-0.01 * top, 1.08 * top)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
     axes.set_ylabel("score  (higher is better)" if _all_higher(rows, cells) else "score")
     axes.grid(axis="y", color="#E4E4E4", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -161,12 +165,8 @@ def _draw_bar(axes: Axes, place: float, width: float, row: dict, colour: str, ha
     )  # fmt: skip
 
 
-def _cell_name(row: dict) -> str:
-    return "/".join(filter(None, [row["benchmark"], row["subset"], row["metric"]]))
-
-
 def _cell_label(cell: str, rows: list[dict], policies: list[str], cells: list[str]) -> str:
-    own = [row for row in rows if _cell_name(row) == cell and row["value"] and row["policy"] in policies]
+    own = [row for row in rows if cell_name(row) == cell and row["value"] and row["policy"] in policies]
     benchmarks = {name.split("/")[0] for name in cells}
     text = " ".join(cell.split("/")[0 if len(benchmarks) > 1 else 1 :]).replace("_", " ")
     counts = sorted({int(row["n"]) for row in own})
@@ -180,7 +180,7 @@ def _cell_label(cell: str, rows: list[dict], policies: list[str], cells: list[st
 
 
 def _all_higher(rows: list[dict], cells: list[str]) -> bool:
-    return all(row["higher_is_better"] == "true" for row in rows if row["value"] and _cell_name(row) in cells)
+    return all(row["higher_is_better"] == "true" for row in rows if row["value"] and cell_name(row) in cells)
 
 
 def draw_reward_histograms(rewards: dict[str, list[float]]) -> Figure:
@@ -190,7 +190,7 @@ def draw_reward_histograms(rewards: dict[str, list[float]]) -> Figure:
         centre = float(np.mean(values))
         constant = max(values) - min(values) < 1e-9
         bins = [values[0] - 0.5, values[0] + 0.5] if constant else min(40, max(10, math.isqrt(len(values))))
-        colour = GREEN if column == "final_reward" else BLUE
+        colour = GREEN if column.endswith(FINAL) else BLUE
         panel.hist(values, bins=bins, color=colour, edgecolor="white", linewidth=0.4)
         panel.axvline(centre, color=INK, linewidth=1.2, linestyle=(0, (4, 2)))
         right = constant or centre < (min(values) + max(values)) / 2
@@ -208,31 +208,29 @@ def draw_reward_histograms(rewards: dict[str, list[float]]) -> Figure:
     return figure
 
 
-def read_rewards(paths: list[str], columns: list[str] | None) -> dict[str, list[float]]:
-    """Return {column: values} of annotated JSON Lines files, rows' "rewards" object, all its columns or those named.
+def read_rewards(paths: list[Path]) -> dict[str, list[float]]:
+    """Return {column: values} of the "rewards" in annotated files, <annotation>/rows/<split>.jsonl; final_reward last.
 
-    final_reward comes last. Raises PlumblineError for a row without rewards, a column that no row has, or a
-    reward that is not a finite number.
+    Of several annotations each has columns of its own, named "<annotation> <column>". Raises PlumblineError for a
+    row without rewards and a reward that is not a finite number, and when there are no rows at all.
     """
+    several = len({path.parent.parent for path in paths}) > 1
     found: dict[str, list[float]] = {}
     for path in paths:
+        prefix = f"{path.parent.parent.name} " if several else ""
         for number, row in enumerate(read_jsonl(path), 1):
             rewards = row.get("rewards")
             if not isinstance(rewards, dict):
-                raise PlumblineError(f"{path}:{number}: no 'rewards' object; is this an annotated file?")
+                raise PlumblineError(f"{path}:{number}: no 'rewards' object; annotate again")
             for column, value in rewards.items():
                 if not isinstance(value, int | float) or not math.isfinite(value):
                     raise PlumblineError(
-                        f"{path}:{number}: reward {column!r} is {value!r}, not a finite number"
+                        f"{path}:{number}: reward {column!r} is {value!r}, not a finite number; annotate again"
                     )
-                found.setdefault(column, []).append(float(value))
+                found.setdefault(prefix + column, []).append(float(value))
     if not found:
-        raise PlumblineError(f"{', '.join(paths)}: no rows; nothing to draw")
-    for column in columns or []:
-        if column not in found:
-            raise PlumblineError(f"reward {column!r} is in no row; the rows have: {', '.join(found)}")
-    names = columns or sorted(found, key=lambda name: name == "final_reward")
-    return {name: found[name] for name in names}
+        raise PlumblineError(f"{', '.join(map(str, paths))}: no rows; nothing to draw")
+    return dict(sorted(found.items(), key=lambda item: item[0].endswith(FINAL)))
 
 
 def read_curves(curves: list[dict]) -> list[dict]:
@@ -268,41 +266,39 @@ def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
     return figure, list(axes.flat[:count])
 
 
-def save(figure: Figure, path: Path, title: str | None) -> None:
-    """Write a figure under an optional title as SVG or PNG, by the file's ending, without dates."""
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as SVG or PNG, by the file's ending, without dates."""
     kind = path.suffix[1:]
     metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
     if kind not in metadata:
         raise PlumblineError(f"{path}: pictures are .svg or .png")
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
     with finished_file(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=150, metadata=metadata[kind])
     plt.close(figure)
 
 
 def main() -> None:
-    """Draw one figure."""
-    parser = argparse.ArgumentParser(description="Draw a figure of the report.")
+    parser = argparse.ArgumentParser(description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    loss = kinds.add_parser("loss_curves", help="settings: title?, curves [{policy, seed, file}]")
-    bars = kinds.add_parser("policy_bars", help="settings: title?, cells [benchmark/subset/metric]")
+    loss = kinds.add_parser("loss_curves", help="settings: curves [{policy, seed, file}]")
+    bars = kinds.add_parser("policy_bars", help="settings: cells [benchmark/subset/metric]")
     bars.add_argument("--results", required=True, type=Path, help="results.csv")
-    rewards = kinds.add_parser("reward_histogram", help="settings: title?, columns? [reward name]")
-    rewards.add_argument("--annotations", required=True, nargs="+", help="annotated JSON Lines files")
+    rewards = kinds.add_parser("reward_histogram", help="settings: none")
+    rewards.add_argument(
+        "--annotations", required=True, nargs="+", type=Path, help="annotated JSON Lines files"
+    )
     for kind in (loss, bars, rewards):
         kind.add_argument("--settings", required=True, type=json.loads)
         kind.add_argument("--output", required=True, type=Path, help=".svg or .png")
     arguments = parser.parse_args()
-    settings = arguments.settings
     with plt.rc_context(STYLE):
         if arguments.kind == "loss_curves":
-            figure = draw_loss_curves(read_curves(settings["curves"]))
+            figure = draw_loss_curves(read_curves(arguments.settings["curves"]))
         elif arguments.kind == "policy_bars":
-            figure = draw_policy_bars(read_results(arguments.results), settings["cells"])
+            figure = draw_policy_bars(read_results(arguments.results), arguments.settings["cells"])
         else:
-            figure = draw_reward_histograms(read_rewards(arguments.annotations, settings.get("columns")))
-        save(figure, arguments.output, settings.get("title"))
+            figure = draw_reward_histograms(read_rewards(arguments.annotations))
+        save(figure, arguments.output)
 
 
 if __name__ == "__main__":

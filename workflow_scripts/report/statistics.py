@@ -148,9 +148,10 @@ def macro_f1(
 ) -> np.ndarray:
     """Return macro-F1 per draw (draws,) from weighted counts, F1 = 2 tp / (2 tp + fp + fn).
 
-    paper: the mean over the labels that are gold in the draw; an unparsable answer ('') only lowers recall.
-    code: the published evaluation script's mean over the sorted labels of gold ∪ predicted without the first,
-    whichever that is: '' when an answer did not parse, else a real label. With no label left it is 0.
+    gold, predicted: labels (items,), '' for an answer that did not parse. paper: the mean over the labels that are
+    gold in the draw, so '' only lowers recall. code: as the published evaluation computes it (seeds.md §A3), the
+    mean over the sorted labels of gold and predictions without the first one, which is '' only if some answer
+    did not parse, else a real label; 0 where no label is left (there it has no number).
     """
     labels = np.unique(np.concatenate([gold, predicted]))
     is_gold, is_predicted = gold[:, None] == labels, predicted[:, None] == labels
@@ -186,40 +187,44 @@ def point_estimate(cells: Sequence[Cell]) -> float:
     return float(estimates(cells, np.ones((1, len(cells[0].items))))[0])
 
 
-def same_items(cell: Cell, other: Cell, names: tuple[str, str] = ("first", "second")) -> Cell:
-    """Return `other` with its items in the order of `cell`; PlumblineError naming the first item that only one has."""
-    if cell.items == other.items and cell.groups == other.groups:
-        return other
-    place = {item: number for number, item in enumerate(other.items)}
-    known = set(cell.items)
-    for item in cell.items:
-        if item not in place:
-            raise PlumblineError(
-                f"item {item!r} is scored for {names[0]} but not for {names[1]}: not comparable"
-            )
-    for item in other.items:
-        if item not in known:
-            raise PlumblineError(
-                f"item {item!r} is scored for {names[1]} but not for {names[0]}: not comparable"
-            )
-    order = [place[item] for item in cell.items]
-    groups = tuple(other.groups[number] for number in order)
-    for item, group, other_group in zip(cell.items, cell.groups, groups, strict=True):
-        if group != other_group:
-            raise PlumblineError(
-                f"item {item!r} is in group {group!r} for {names[0]} and {other_group!r} for {names[1]}"
-            )
-    columns = {name: values[order] for name, values in other.columns.items()}
-    return Cell(cell.items, groups, other.estimator, columns, other.fidelity)
+def shared_items(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells reduced to the items that all of them have, in the order of the first: possibly none.
+
+    Judged benchmarks leave out the answers whose verdict failed, so policies can differ in their items. Raises
+    PlumblineError for an item that is in two groups, as it is then not one item.
+    """
+    common = set.intersection(*(set(cell.items) for cell in cells))
+    items = tuple(item for item in cells[0].items if item in common)
+    reduced = [_reduced(cell, items) for cell in cells]
+    for cell in reduced[1:]:
+        for item, group, other in zip(items, reduced[0].groups, cell.groups, strict=True):
+            if group != other:
+                raise PlumblineError(f"item {item!r} is in group {group!r} once and in {other!r} once")
+    return reduced
+
+
+def _reduced(cell: Cell, items: tuple[str, ...]) -> Cell:
+    if cell.items == items:
+        return cell
+    place = {item: number for number, item in enumerate(cell.items)}
+    order = [place[item] for item in items]
+    groups = tuple(cell.groups[number] for number in order)
+    columns = {name: values[order] for name, values in cell.columns.items()}
+    return Cell(items, groups, cell.estimator, columns, cell.fidelity)
+
+
+def _check_items(cells: Sequence[Cell]) -> None:
+    if not cells[0].items or any(cell.items != cells[0].items for cell in cells):
+        raise ValueError("cells need the same items in one order, and at least one: use shared_items")
 
 
 def interval(cells: Sequence[Cell], draws: int, seed: int, confidence: float = 0.95) -> Interval:
     """Return the estimate and its percentile bootstrap interval; `cells` are one policy's seeds on the same items.
 
     One group, or items that are all equal, give an interval of no width. A percentile interval is a
-    little narrow when groups are few (below about 20).
+    little narrow when groups are few (below about 20). Raises ValueError when items differ (see shared_items).
     """
-    cells = [same_items(cells[0], cell, ("the first seed", "another seed")) for cell in cells]
+    _check_items(cells)
     samples = estimates(cells, bootstrap_weights(cells[0].groups, draws, seed))
     low, high = _percentiles(samples, confidence)
     return Interval(point_estimate(cells), low, high)
@@ -231,16 +236,14 @@ def paired_difference(
     draws: int,
     seed: int,
     confidence: float = 0.95,
-    names: tuple[str, str] = ("first", "second"),
 ) -> Difference:
     """Return `first` minus `second` on the same items under the same draws, with interval and p-value.
 
     The p-value is 2 (1 + #) / (draws + 1), # the draws on the rarer side of zero (zeros count on both sides), at
     most 1. G groups of any size cannot speak more clearly than G coins that fall alike, so it is at least 2^(1-G):
-    with one group it is 1. Raises PlumblineError when the item sets differ.
+    with one group it is 1. Raises ValueError when items differ (see shared_items).
     """
-    first = [same_items(first[0], cell, (names[0], f"another seed of {names[0]}")) for cell in first]
-    second = [same_items(first[0], cell, names) for cell in second]
+    _check_items([*first, *second])
     weights = bootstrap_weights(first[0].groups, draws, seed)
     value = point_estimate(first) - point_estimate(second)
     scale = ROUNDING * max(1.0, abs(point_estimate(first)))

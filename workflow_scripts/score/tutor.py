@@ -1,13 +1,11 @@
 """Scores of structured tutor replies: their three labels against the gold reply's, and their form.
 
-Covers accuracy and macro-F1 of evaluation, action and state, and how many replies can be used at all. Not
-covered: the words the tutor says, which no label scores.
+Covers accuracy and macro-F1 of evaluation, action and state (the labels; the report computes F1 from them), and how
+many replies can be used at all. Not covered: the words the tutor says, which no label scores.
 """
 
 import argparse
 import json
-import math
-from collections.abc import Sequence
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
@@ -15,23 +13,6 @@ from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, FIELDS, LABE
 from workflow_scripts.score.items import first_turns_by_id, make_cell, write_scores
 
 SUBSETS = {EVALUATION: "evaluation", ACTION: "action", STATE: "state"}
-
-
-def macro_f1(gold: Sequence[str], predicted: Sequence[str], fidelity: str) -> float:
-    """Return the mean F1 over labels; '' is a prediction that did not parse.
-
-    "paper": over the labels that occur in gold, so that '' only lowers recall. "code": as the published
-    evaluation computes it (seeds.md §A3): over the sorted labels of gold and predictions without the first
-    one, which is '' only if some prediction did not parse; not a number if no label is left.
-    """
-    labels = sorted(set(gold)) if fidelity == "paper" else sorted({*gold, *predicted})[1:]
-    pairs = list(zip(gold, predicted, strict=True))
-    values = []
-    for label in labels:
-        right = sum(truth == guess == label for truth, guess in pairs)
-        named = sum((truth == label) + (guess == label) for truth, guess in pairs)
-        values.append(2 * right / named)
-    return sum(values) / len(values) if values else math.nan
 
 
 def label_of(reply: dict | None, field: str, fidelity: str) -> str:
