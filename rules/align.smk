@@ -13,6 +13,7 @@ rule score_reference:
         pairs=one_of(STUDY.pairs),
         policy=one_of(POLICIES),
         seed=r"\d+",
+    priority: 80
     threads: STUDY.generation_resources.cpus
     resources:
         gpu=STUDY.generation_resources.gpu,
@@ -59,6 +60,7 @@ rule train_aligned:
     wildcard_constraints:
         policy=one_of(policies_by("align")),
         seed=r"\d+",
+    priority: 70
     threads: lambda wildcards: run_of(wildcards.policy).threads
     resources:
         gpu=STUDY.training_resources.gpu,

@@ -34,6 +34,7 @@ rule train_reward_model:
         curve=f"{RESULTS}/reward_models/{{reward}}/curve.json",
     log:
         f"{LOGS}/train_reward_model/{{reward}}.log",
+    priority: 50
     threads: lambda wildcards: STUDY.reward_models[wildcards.reward].threads
     resources:
         gpu=STUDY.training_resources.gpu,

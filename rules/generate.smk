@@ -90,6 +90,7 @@ rule answer_prompts:
     wildcard_constraints:
         policy=one_of(POLICIES),
         seed=r"\d+",
+    priority: 60
     threads: STUDY.generation_resources.cpus
     resources:
         gpu=STUDY.generation_resources.gpu,

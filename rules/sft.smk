@@ -51,6 +51,7 @@ rule train_sft:
     wildcard_constraints:
         policy=one_of(policies_by("sft")),
         seed=r"\d+",
+    priority: 90  # everything else waits for it
     threads: lambda wildcards: run_of(wildcards.policy).threads
     resources:
         gpu=STUDY.training_resources.gpu,

@@ -85,7 +85,6 @@ def test_a_dialogue_opens_with_the_first_step_and_stays_within_its_length():
 
 def test_solutions_come_only_after_two_failures_and_going_back_only_from_the_second_step_on():
     for problem, turns in dialogues():
-        questions = [step["question"] for step in problem["subproblems"]]
         failures, place = Counter(), 0
         for _, reply in turns[1:]:
             if reply[EVALUATION] in "ac":
@@ -119,7 +118,9 @@ def test_right_and_wrong_answers_share_their_lead_ins():
         for student, reply in turns[1:]:
             if reply[EVALUATION] in openings:
                 openings[reply[EVALUATION]].add(student[: student.lower().index("the p")])
-    assert openings["a"] == openings["b"] and len(openings["b"]) == len({*simulate.LEAD_INS, *simulate.HEDGES})
+    assert openings["a"] == openings["b"] and len(openings["b"]) == len(
+        {*simulate.LEAD_INS, *simulate.HEDGES}
+    )
 
 
 def test_the_class_mix_is_the_one_asked_for():

@@ -1,0 +1,155 @@
+"""The whole chain for real, on a random model of a few thousand weights: every stage runs, twice, to the same bytes."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.workflow import ROOT, copy_repository, stale
+
+PROBLEMS = [
+    {
+        "task_id": f"Toy/{number}",
+        "prompt": f"def add_{number}(x):\n",
+        "canonical_solution": f"    return x + {number}\n",
+        "test": f"def check(candidate):\n    assert candidate(1) == {number + 1}\n",
+        "entry_point": f"add_{number}",
+    }
+    for number in range(3)
+]
+
+
+def small_study(model: Path, humaneval: Path) -> dict:
+    """The default study with a random model, few rows, one aligned policy, and sources that need no network."""
+    study = yaml.safe_load((ROOT / "config.yaml").read_text())
+    study["sources"]["random"] = {
+        "files": {path.name: None for path in sorted(model.iterdir())},
+        "places": [{"file": {"files": {path.name: str(path) for path in sorted(model.iterdir())}}}],
+    }
+    study["sources"]["human_eval"] = {
+        "files": {"HumanEval.jsonl": None},
+        "places": [{"file": {"files": {"HumanEval.jsonl": str(humaneval)}}}],
+    }
+    del study["sources"]["stories15m"]
+    study["models"]["tiny"] = {"source": "random", "template": "tutor", "context": 1024}
+    study["sources"]["dialogues"]["simulate"] |= {"dialogues_per_problem": 3, "ppl_pairs": 4}
+    study["datasets"]["tutor"]["split"]["quotas"] = {
+        "sft": 4,
+        "reward": 2,
+        "preference": 2,
+        "validation": 2,
+        "test": 2,
+    }
+    brief = {"max_steps": 2, "accumulate": 1, "checkpoint_every": 1, "log_every": 1, "precision": "float32"}
+    study["reward_models"]["tutor_rm"] |= {**brief, "per_device_batch": 4, "max_tokens": 256}
+    study["runs"] = {
+        "sft": study["runs"]["sft"] | brief | {"pack_tokens": 2048, "max_tokens": 2048, "evaluate_every": 2},
+        "dpo": study["runs"]["dpo"] | brief | {"per_device_batch": 2},
+    }
+    study["pairs"]["mistakes"] |= {
+        "limit": 4,
+        "max_new_tokens": 8,
+        "max_prompt_tokens": 700,
+        "max_tokens": 1000,
+    }
+    study["engine"] = {"precision": "float32"}
+    benchmarks = study["benchmarks"]
+    benchmarks["tutor"] |= {"limit": 4, "max_new_tokens": 8}
+    benchmarks["pair_perplexity"]["max_tokens"] = 2048
+    benchmarks["humaneval"] |= {"max_new_tokens": 4}
+    benchmarks["biology_quiz"]["limit"] = 4
+    benchmarks["mt_bench"] |= {"limit": 2, "max_new_tokens": 4}
+    benchmarks["alpaca_eval"] |= {"limit": 2, "max_new_tokens": 4}
+    return study
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tiny_model) -> list[Path]:
+    """Two folders in which the same study was run, side by side, one core each."""
+    humaneval = tmp_path_factory.mktemp("humaneval") / "HumanEval.jsonl"
+    humaneval.write_text("".join(json.dumps(problem) + "\n" for problem in PROBLEMS))
+    study = small_study(tiny_model, humaneval)
+    folders, jobs = [], []
+    for number in (1, 2):
+        folder = copy_repository(tmp_path_factory.mktemp(f"run-{number}"))
+        (folder / "config.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+        command = [sys.executable, "-m", "snakemake", "--cores", "1"]
+        jobs.append(
+            subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
+        folders.append(folder)
+    for job in jobs:
+        output, _ = job.communicate()
+        assert job.returncode == 0, output[-5000:]
+    return folders
+
+
+def rows_of(folder: Path) -> list[dict]:
+    with open(folder / "results/tutor/results.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_every_policy_is_scored_on_every_benchmark(runs):
+    rows = rows_of(runs[0])
+    assert {row["policy"] for row in rows} == {"tiny", "tiny.sft", "tiny.sft.dpo", "gold", "empty"}
+    scored = {(row["policy"], row["benchmark"]) for row in rows}
+    benchmarks = {"tutor", "pair_perplexity", "humaneval", "biology_quiz", "mt_bench", "alpaca_eval"}
+    assert scored == {(row["policy"], name) for row in rows for name in benchmarks}
+    assert all(int(row["n"]) > 0 for row in rows if not row["note"])
+
+
+def test_calibration_rows_mark_the_ends_of_the_scales(runs):
+    marks = {
+        (row["policy"], row["benchmark"], row["subset"], row["metric"]): row["value"]
+        for row in rows_of(runs[0])
+        if row["policy"] in ("gold", "empty")
+    }
+    for subset in ("evaluation", "action", "state"):
+        assert float(marks["gold", "tutor", subset, "accuracy"]) == 1
+        assert float(marks["empty", "tutor", subset, "accuracy"]) == 0
+    assert float(marks["gold", "pair_perplexity", "action1+4", "perplexity"]) == 1
+    passed = [value for (policy, name, *_), value in marks.items() if (policy, name) == ("gold", "humaneval")]
+    assert [float(value) for value in passed if value] in ([1.0], [])  # [] where no sandbox works
+
+
+def test_the_same_study_in_two_folders_gives_the_same_bytes(runs):
+    names = (
+        "results.csv",
+        "policies.csv",
+        "results.md",
+        "figures/policy_bars.svg",
+        "figures/loss_curves.svg",
+    )
+    for name in names:
+        first, second = ((folder / "results/tutor" / name).read_bytes() for folder in runs)
+        assert first == second, name
+
+
+def test_a_finished_run_has_nothing_to_do(runs):
+    assert stale(runs[0]) == set()
+
+
+def test_the_report_is_one_page_with_the_figures(runs):
+    page = (runs[0] / "results/tutor/report.html").read_text()
+    assert len(page) > 100_000
+    for name in ("results.csv", "policy_bars.svg", "loss_curves.svg"):
+        assert name in page
+
+
+def test_no_pickle_is_left_in_the_results(runs):
+    kinds = {path.suffix for path in (runs[0] / "results").rglob("*") if path.is_file()}
+    assert not kinds & {".bin", ".pt", ".pth", ".pkl"}
+
+
+def test_nothing_is_lost_between_raw_rows_and_tokens(runs):
+    manifest = json.loads((runs[0] / "data/clean/tutor/tutor/manifest.json").read_text())
+    for counts in manifest["counts"].values():
+        for unit in ("rows", "turns"):
+            assert counts[unit]["read"] == counts[unit]["kept"] + counts[unit]["rejected"]
+    shutil.rmtree(runs[0] / "results/tutor/policies/tiny.sft.dpo")
+    assert any("tiny.sft.dpo/seed-1/manifest.json" in file for file in stale(runs[0]))
