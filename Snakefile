@@ -10,13 +10,15 @@ from snakemake.utils import min_version
 min_version("9.0")
 sys.path.insert(0, workflow.basedir)
 # Jobs find our package and the Python that runs this, wherever they are started.
-os.environ["PLUMBLINE"] = workflow.basedir
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")])
-)
-os.environ["PATH"] = os.pathsep.join(
-    [os.path.dirname(sys.executable), os.environ.get("PATH", "")]
-)
+os.environ |= {
+    "PLUMBLINE": workflow.basedir,
+    "PYTHONPATH": os.pathsep.join(
+        [workflow.basedir, os.environ.get("PYTHONPATH", "")]
+    ).strip(os.pathsep),
+    "PATH": os.pathsep.join(
+        [os.path.dirname(sys.executable), os.environ.get("PATH", "")]
+    ),
+}
 
 if not workflow.configfiles:
 

@@ -14,6 +14,8 @@ rule score_reference:
         policy=one_of(POLICIES),
         seed=r"\d+",
     priority: 80
+    conda:
+        "../envs/plumbline.yaml"
     threads: STUDY.generation_resources.cpus
     resources:
         gpu=STUDY.generation_resources.gpu,
@@ -36,16 +38,9 @@ rule score_reference:
     message:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on pairs {wildcards.pairs}"
     shell:
-        PYTHON
-        + ".align.reference --parent {params.parent}/model --pairs {params.pairs}"
+        "python -m workflow_scripts.align.reference --parent {params.parent}/model --pairs {params.pairs}"
         " --settings {params.settings:q} --output {params.folder}/rows.parquet"
         " --rejected {params.folder}/rejected.jsonl --manifest {output} > {log} 2>&1"
-
-
-def reference_folder(wildcards):
-    parent = POLICIES[wildcards.policy].parent
-    seed = wildcards.seed if POLICIES[parent].parent else STUDY.seeds[0]
-    return f"{RESULTS}/reference/{run_of(wildcards.policy).pairs}/{parent}/seed-{seed}"
 
 
 rule train_aligned:
@@ -61,6 +56,8 @@ rule train_aligned:
         policy=one_of(policies_by("align")),
         seed=r"\d+",
     priority: 70
+    conda:
+        "../envs/plumbline.yaml"
     threads: lambda wildcards: run_of(wildcards.policy).threads
     resources:
         gpu=STUDY.training_resources.gpu,
@@ -83,8 +80,7 @@ rule train_aligned:
     message:
         "Aligning {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        PYTHON
-        + ".align.{params.method} --parent {params.parent}/model --parent-manifest {input.parent}"
+        "python -m workflow_scripts.align.{params.method} --parent {params.parent}/model --parent-manifest {input.parent}"
         " --reference {params.reference}/rows.parquet --reference-manifest {input.reference}"
         " --settings {params.settings:q} --seed {wildcards.seed}"
         f" --work {WORK}/train/{{wildcards.policy}}-{{wildcards.seed}}"

@@ -8,6 +8,8 @@ rule build_reward_pairs:
         f"{RESULTS}/reward_models/{{reward}}/pairs.json",
     log:
         f"{LOGS}/build_reward_pairs/{{reward}}.log",
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.annotate.reward_pairs"),
         settings=lambda wildcards: settings(
@@ -19,15 +21,13 @@ rule build_reward_pairs:
     message:
         "Building the pairs of reward model {wildcards.reward}"
     shell:
-        PYTHON
-        + ".annotate.reward_pairs --rows {params.rows} --settings {params.settings:q}"
+        "python -m workflow_scripts.annotate.reward_pairs --rows {params.rows} --settings {params.settings:q}"
         f" --output {RESULTS}/reward_models/{{wildcards.reward}}/pairs.jsonl --manifest {{output}} 2> {{log}}"
 
 
 rule train_reward_model:
     input:
-        parent=lambda wildcards: f"{weights_folder(STUDY.reward_models[wildcards.reward].parent, STUDY.seeds[0])}"
-        "/manifest.json",
+        parent=lambda wildcards: f"{reward_parent(wildcards)}/manifest.json",
         pairs=f"{RESULTS}/reward_models/{{reward}}/pairs.json",
     output:
         manifest=f"{RESULTS}/reward_models/{{reward}}/manifest.json",
@@ -35,6 +35,8 @@ rule train_reward_model:
     log:
         f"{LOGS}/train_reward_model/{{reward}}.log",
     priority: 50
+    conda:
+        "../envs/plumbline.yaml"
     threads: lambda wildcards: STUDY.reward_models[wildcards.reward].threads
     resources:
         gpu=STUDY.training_resources.gpu,
@@ -51,38 +53,16 @@ rule train_reward_model:
             ),
         ),
         seed=lambda wildcards: STUDY.reward_models[wildcards.reward].seed,
-        parent=lambda wildcards, input: input.parent.removesuffix("/manifest.json"),
+        parent=reward_parent,
     message:
         "Training reward model {wildcards.reward}"
     shell:
-        PYTHON
-        + ".annotate.train_reward --parent {params.parent}/model --parent-manifest {input.parent}"
+        "python -m workflow_scripts.annotate.train_reward --parent {params.parent}/model --parent-manifest {input.parent}"
         f" --pairs {RESULTS}/reward_models/{{wildcards.reward}}/pairs.jsonl --pairs-manifest {{input.pairs}}"
         " --settings {params.settings:q} --seed {params.seed}"
         f" --work {WORK}/train/{{wildcards.reward}} --output {RESULTS}/reward_models/{{wildcards.reward}}/model"
         f" --manifest {{output.manifest}} --curve {{output.curve}}"
         f" --cost {RESULTS}/costs/train_reward_model/{{wildcards.reward}}.json > {{log}} 2>&1"
-
-
-def reward_manifests(wildcards):
-    rewards = STUDY.annotations[wildcards.annotation].rewards.values()
-    models = [part.model for part in rewards if getattr(part, "model", None)]
-    sources = [part.source for part in rewards if getattr(part, "source", None)]
-    return [f"{RESULTS}/reward_models/{name}/manifest.json" for name in models] + [
-        f"{source_folder(name)}/manifest.json" for name in sources
-    ]
-
-
-def reward_settings(wildcards):
-    """Return an annotation's rewards with each classifier's folder in place of its name."""
-    rewards = {}
-    for name, part in STUDY.annotations[wildcards.annotation].rewards.items():
-        rewards[name] = part.model_dump()
-        if getattr(part, "model", None):
-            rewards[name]["folder"] = f"{RESULTS}/reward_models/{part.model}/model"
-        elif getattr(part, "source", None):
-            rewards[name]["folder"] = f"{source_folder(part.source)}/files"
-    return as_json({"rewards": rewards})
 
 
 rule annotate_dataset:
@@ -93,6 +73,8 @@ rule annotate_dataset:
         f"{RESULTS}/annotations/{{annotation}}/manifest.json",
     log:
         f"{LOGS}/annotate_dataset/{{annotation}}.log",
+    conda:
+        "../envs/plumbline.yaml"
     threads: 1
     resources:
         gpu=STUDY.generation_resources.gpu,
@@ -106,7 +88,6 @@ rule annotate_dataset:
     message:
         "Annotating {wildcards.annotation}"
     shell:
-        PYTHON
-        + ".annotate.annotate --rows {params.rows} --splits {params.splits} --fit-split {params.fit_split}"
+        "python -m workflow_scripts.annotate.annotate --rows {params.rows} --splits {params.splits} --fit-split {params.fit_split}"
         " --settings {params.settings:q}"
         f" --output {RESULTS}/annotations/{{wildcards.annotation}}/rows --manifest {{output}} 2> {{log}}"

@@ -1,10 +1,6 @@
 # Raw files to canonical rows, split by group; every dropped row or turn is counted.
 
 
-def raw_files(source, names):
-    return [f"{source_folder(source)}/files/{name}" for name in names]
-
-
 rule clean_dataset:
     input:
         lambda wildcards: f"{source_folder(STUDY.datasets[wildcards.dataset].source)}/manifest.json",
@@ -14,6 +10,8 @@ rule clean_dataset:
         f"{LOGS}/clean_dataset/{{dataset}}.log",
     wildcard_constraints:
         dataset=one_of(STUDY.datasets),
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.clean.clean"),
         settings=lambda wildcards: settings(
@@ -27,7 +25,7 @@ rule clean_dataset:
     message:
         "Cleaning dataset {wildcards.dataset}"
     shell:
-        PYTHON + ".clean.clean --inputs {params.files} --settings {params.settings:q}"
+        "python -m workflow_scripts.clean.clean --inputs {params.files} --settings {params.settings:q}"
         f" --output {CLEAN}/{{wildcards.dataset}}/rows --manifest {{output}} 2> {{log}}"
 
 
@@ -44,6 +42,8 @@ rule clean_reply_pairs:
             for name, part in STUDY.benchmarks.items()
             if part.kind == "pair_perplexity"
         ),
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.clean.clean"),
         settings=lambda wildcards: settings(
@@ -58,5 +58,5 @@ rule clean_reply_pairs:
     message:
         "Cleaning the reply pairs of {wildcards.benchmark}"
     shell:
-        PYTHON + ".clean.clean --inputs {params.files} --settings {params.settings:q}"
+        "python -m workflow_scripts.clean.clean --inputs {params.files} --settings {params.settings:q}"
         f" --output {CLEAN}/{{wildcards.benchmark}}/rows --manifest {{output}} 2> {{log}}"

@@ -31,7 +31,6 @@ CLEAN = f"data/clean/{NAME}"
 LOGS = f"{RESULTS}/logs"
 POLICIES = policies_of(STUDY)
 CALIBRATION = ("gold", "empty")
-PYTHON = "python -m workflow_scripts"
 TORCH = ("torch", "transformers")
 TRAINERS = ("torch", "transformers", "trl", "accelerate")
 
@@ -176,3 +175,236 @@ def prompts_manifest(prompt_set):
 
 def fidelity_of(part):
     return part.fidelity or STUDY.fidelity
+
+
+# --- download ---------------------------------------------------------------------------------------------------
+
+
+def source_settings(source):
+    """Return the wanted files and the places, each with the one kind it has."""
+    places = [place.model_dump(exclude_none=True) for place in source.places]
+    return as_json({"files": source.files, "places": places})
+
+
+# --- clean ------------------------------------------------------------------------------------------------------
+
+
+def raw_files(source, names):
+    return [f"{source_folder(source)}/files/{name}" for name in names]
+
+
+# --- annotate ---------------------------------------------------------------------------------------------------
+
+
+def reward_parent(wildcards):
+    return weights_folder(STUDY.reward_models[wildcards.reward].parent, STUDY.seeds[0])
+
+
+def reward_manifests(wildcards):
+    rewards = STUDY.annotations[wildcards.annotation].rewards.values()
+    models = [part.model for part in rewards if getattr(part, "model", None)]
+    sources = [part.source for part in rewards if getattr(part, "source", None)]
+    return [f"{RESULTS}/reward_models/{name}/manifest.json" for name in models] + [
+        f"{source_folder(name)}/manifest.json" for name in sources
+    ]
+
+
+def reward_settings(wildcards):
+    """Return an annotation's rewards with each classifier's folder in place of its name."""
+    rewards = {}
+    for name, part in STUDY.annotations[wildcards.annotation].rewards.items():
+        rewards[name] = part.model_dump()
+        if getattr(part, "model", None):
+            rewards[name]["folder"] = f"{RESULTS}/reward_models/{part.model}/model"
+        elif getattr(part, "source", None):
+            rewards[name]["folder"] = f"{source_folder(part.source)}/files"
+    return as_json({"rewards": rewards})
+
+
+# --- align ------------------------------------------------------------------------------------------------------
+
+
+def reference_folder(wildcards):
+    parent = POLICIES[wildcards.policy].parent
+    seed = wildcards.seed if POLICIES[parent].parent else STUDY.seeds[0]
+    return f"{RESULTS}/reference/{run_of(wildcards.policy).pairs}/{parent}/seed-{seed}"
+
+
+# --- generate ---------------------------------------------------------------------------------------------------
+
+
+def prompts_input(wildcards):
+    """Return the manifest behind a prompt set, or the file itself where it ships with the repository."""
+    part = PROMPT_SETS[wildcards.prompts]
+    if getattr(part, "dataset", None):
+        return f"{CLEAN}/{part.dataset}/manifest.json"
+    if part.kind == "humaneval":
+        return f"{source_folder(part.source)}/manifest.json"
+    return part.questions if part.kind == "mt_bench" else part.prompts
+
+
+def prompts_file(wildcards):
+    part = PROMPT_SETS[wildcards.prompts]
+    if getattr(part, "dataset", None):
+        return f"{CLEAN}/{part.dataset}/rows/{part.split}.jsonl"
+    return (
+        f"{source_folder(part.source)}/files/{part.file}"
+        if part.kind == "humaneval"
+        else prompts_input(wildcards)
+    )
+
+
+def prompt_cuts(wildcards):
+    """Return the flags that shorten a prompt set: fewer rows, or fewer past exchanges in each."""
+    part = PROMPT_SETS[wildcards.prompts]
+    dataset = STUDY.datasets.get(getattr(part, "dataset", None))
+    flags = {
+        "--limit": part.limit,
+        "--history": dataset.history_turns if dataset else None,
+    }
+    return " ".join(
+        f"{flag} {value}" for flag, value in flags.items() if value is not None
+    )
+
+
+SAMPLING = [
+    "max_new_tokens",
+    "min_new_tokens",
+    "temperature",
+    "top_p",
+    "samples",
+    "batch_size",
+]
+
+
+ENGINE_CODE = code_of(
+    "workflow_scripts.generate.answer",
+    f"workflow_scripts.generate.{'vllm_engine' if STUDY.engine.name == 'vllm' else 'engine'}",
+)
+
+
+ENGINE_PINS = pins(*TORCH)
+
+
+# --- score ------------------------------------------------------------------------------------------------------
+
+
+def benchmarks_of(*kinds):
+    return one_of(name for name, part in STUDY.benchmarks.items() if part.kind in kinds)
+
+
+def score_settings(*keys):
+    """Return a params function: these keys of the wildcard's benchmark, and which fidelity where it has one."""
+
+    def chosen(wildcards):
+        part = STUDY.benchmarks[wildcards.benchmark]
+        more = (
+            {"fidelity": fidelity_of(part)}
+            if "fidelity" in type(part).model_fields
+            else {}
+        )
+        return settings(part, keys=keys, **more)
+
+    return chosen
+
+
+CELL = f"{RESULTS}/policies/{{policy}}/seed-{{seed}}"
+
+
+ANYONE = one_of([*POLICIES, *CALIBRATION])
+
+
+def scored_weights(wildcards):
+    """Return the folder of a policy's weights; the calibration rows take the first base model's tokenizer."""
+    if wildcards.policy in CALIBRATION:
+        return weights_folder(next(iter(STUDY.models)), STUDY.seeds[0])
+    return weights_folder(wildcards.policy, wildcards.seed)
+
+
+def calibration_flag(flag):
+    return lambda wildcards: (
+        f"{flag} {wildcards.policy}" if wildcards.policy in CALIBRATION else ""
+    )
+
+
+def task_files(wildcards):
+    """Return the local task files a benchmark reads, so that an edited question is a changed input."""
+    folder = STUDY.benchmarks[wildcards.benchmark].include_path
+    return (
+        sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
+        if folder
+        else []
+    )
+
+
+def judge_of(wildcards):
+    return STUDY.judges[STUDY.benchmarks[wildcards.benchmark].judge]
+
+
+def judge_manifest(wildcards):
+    judge = judge_of(wildcards)
+    return (
+        f"{RESULTS}/reward_models/{judge.model}/manifest.json"
+        if judge.kind == "reward_model"
+        else []
+    )
+
+
+def judge_settings(wildcards):
+    """Return the judge as JSON; a reward model's folder stands in place of its name."""
+    judge = judge_of(wildcards).model_dump() | {
+        "name": STUDY.benchmarks[wildcards.benchmark].judge
+    }
+    if judge["kind"] == "reward_model":
+        judge["model"] = f"{RESULTS}/reward_models/{judge['model']}/model"
+    return as_json(judge)
+
+
+# --- report -----------------------------------------------------------------------------------------------------
+
+
+def index_entries():
+    """Return one entry per score file, policies in the order of the study, calibration rows last."""
+    entries = []
+    for name, seed in [*cells(), *((name, 0) for name in CALIBRATION)]:
+        policy = POLICIES.get(name)
+        for benchmark in STUDY.benchmarks:
+            entries.append(
+                {
+                    "policy": name,
+                    "parent": policy.parent if policy else None,
+                    "method": policy.method if policy else None,
+                    "seed": seed,
+                    "benchmark": benchmark,
+                    "file": f"{policy_folder(name, seed)}/scores/{benchmark}.json",
+                    "kind": "policy" if policy else "calibration",
+                }
+            )
+    return entries
+
+
+SCORES = [entry["file"] for entry in index_entries()]
+
+
+TRAINED = [(name, seed) for name, seed in cells() if POLICIES[name].parent]
+
+
+FIGURES = (
+    ([f"{RESULTS}/figures/loss_curves.svg"] if TRAINED or STUDY.reward_models else [])
+    + ([f"{RESULTS}/figures/policy_bars.svg"] if STUDY.report.bars else [])
+    + ([f"{RESULTS}/figures/rewards.svg"] if STUDY.annotations else [])
+)
+
+
+CURVES = [
+    {"policy": name, "seed": seed, "file": f"{policy_folder(name, seed)}/curve.json"}
+    for name, seed in TRAINED
+] + [
+    {
+        "policy": name,
+        "seed": part.seed,
+        "file": f"{RESULTS}/reward_models/{name}/curve.json",
+    }
+    for name, part in STUDY.reward_models.items()
+    if any(getattr(judge, "model", None) == name for judge in STUDY.judges.values())
+]

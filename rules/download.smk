@@ -1,12 +1,6 @@
 # Raw files by pin, and base models converted once. Shared by all studies that pin the same.
 
 
-def source_settings(source):
-    """Return the wanted files and the places, each with the one kind it has."""
-    places = [place.model_dump(exclude_none=True) for place in source.places]
-    return as_json({"files": source.files, "places": places})
-
-
 rule fetch_source:
     output:
         "data/sources/{source}/manifest.json",
@@ -14,6 +8,8 @@ rule fetch_source:
         f"{LOGS}/fetch_source/{{source}}.log",
     wildcard_constraints:
         source=one_of(FETCHED),
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.download.fetch"),
         name=lambda wildcards: SOURCE_OF[wildcards.source],
@@ -23,7 +19,7 @@ rule fetch_source:
     message:
         "Fetching {wildcards.source}"
     shell:
-        PYTHON + ".download.fetch --name {params.name} --settings {params.settings:q}"
+        "python -m workflow_scripts.download.fetch --name {params.name} --settings {params.settings:q}"
         " --output data/sources/{wildcards.source}/files --manifest {output}"
         " --work work/downloads/{wildcards.source} 2> {log}"
 
@@ -37,6 +33,8 @@ rule simulate_dialogues:
         f"{LOGS}/simulate_dialogues/{{source}}.log",
     wildcard_constraints:
         source=one_of(SIMULATED),
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.download.simulate_dialogues"),
         settings=lambda wildcards: settings(
@@ -45,8 +43,7 @@ rule simulate_dialogues:
     message:
         "Simulating dialogues over {input}"
     shell:
-        PYTHON
-        + ".download.simulate_dialogues --problems {input} --settings {params.settings:q}"
+        "python -m workflow_scripts.download.simulate_dialogues --problems {input} --settings {params.settings:q}"
         " --output data/sources/{wildcards.source}/files --manifest {output} 2> {log}"
 
 
@@ -59,6 +56,8 @@ rule prepare_model:
         f"{LOGS}/prepare_model/{{model}}.log",
     wildcard_constraints:
         model=one_of(MODEL_OF),
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.download.prepare_model"),
         settings=lambda wildcards: settings(
@@ -69,6 +68,5 @@ rule prepare_model:
     message:
         "Preparing base model {wildcards.model}"
     shell:
-        PYTHON
-        + ".download.prepare_model --source {params.source} --settings {params.settings:q}"
+        "python -m workflow_scripts.download.prepare_model --source {params.source} --settings {params.settings:q}"
         " --output data/models/{wildcards.model}/model --manifest {output} 2> {log}"

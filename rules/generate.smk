@@ -1,50 +1,6 @@
 # Prompt sets, and answers: one engine load per policy for all it owes, one file per prompt set from there on.
 
 
-def prompts_input(wildcards):
-    """Return the manifest behind a prompt set, or the file itself where it ships with the repository."""
-    part = PROMPT_SETS[wildcards.prompts]
-    if getattr(part, "dataset", None):
-        return f"{CLEAN}/{part.dataset}/manifest.json"
-    if part.kind == "humaneval":
-        return f"{source_folder(part.source)}/manifest.json"
-    return part.questions if part.kind == "mt_bench" else part.prompts
-
-
-def prompts_file(wildcards):
-    part = PROMPT_SETS[wildcards.prompts]
-    if getattr(part, "dataset", None):
-        return f"{CLEAN}/{part.dataset}/rows/{part.split}.jsonl"
-    return (
-        f"{source_folder(part.source)}/files/{part.file}"
-        if part.kind == "humaneval"
-        else prompts_input(wildcards)
-    )
-
-
-def prompt_cuts(wildcards):
-    """Return the flags that shorten a prompt set: fewer rows, or fewer past exchanges in each."""
-    part = PROMPT_SETS[wildcards.prompts]
-    dataset = STUDY.datasets.get(getattr(part, "dataset", None))
-    flags = {
-        "--limit": part.limit,
-        "--history": dataset.history_turns if dataset else None,
-    }
-    return " ".join(
-        f"{flag} {value}" for flag, value in flags.items() if value is not None
-    )
-
-
-SAMPLING = [
-    "max_new_tokens",
-    "min_new_tokens",
-    "temperature",
-    "top_p",
-    "samples",
-    "batch_size",
-]
-
-
 rule build_prompts:
     input:
         prompts_input,
@@ -54,6 +10,8 @@ rule build_prompts:
         f"{LOGS}/build_prompts/{{prompts}}.log",
     wildcard_constraints:
         prompts=one_of(PROMPT_SETS),
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.generate.prompts"),
         kind=lambda wildcards: getattr(PROMPT_SETS[wildcards.prompts], "kind", "tutor"),
@@ -65,16 +23,8 @@ rule build_prompts:
     message:
         "Building prompt set {wildcards.prompts}"
     shell:
-        PYTHON
-        + ".generate.prompts --kind {params.kind} --input {params.file} --sampling {params.sampling:q}"
+        "python -m workflow_scripts.generate.prompts --kind {params.kind} --input {params.file} --sampling {params.sampling:q}"
         f" {{params.cuts}} --output {RESULTS}/prompts/{{wildcards.prompts}}.jsonl --manifest {{output}} 2> {{log}}"
-
-
-ENGINE_CODE = code_of(
-    "workflow_scripts.generate.answer",
-    f"workflow_scripts.generate.{'vllm_engine' if STUDY.engine.name == 'vllm' else 'engine'}",
-)
-ENGINE_PINS = pins(*TORCH)
 
 
 rule answer_prompts:
@@ -91,6 +41,8 @@ rule answer_prompts:
         policy=one_of(POLICIES),
         seed=r"\d+",
     priority: 60
+    conda:
+        "../envs/plumbline.yaml"
     threads: STUDY.generation_resources.cpus
     resources:
         gpu=STUDY.generation_resources.gpu,
@@ -112,8 +64,7 @@ rule answer_prompts:
     message:
         "{wildcards.policy} (seed {wildcards.seed}) answers its prompt sets"
     shell:
-        PYTHON
-        + ".generate.answer --model {params.model}/model --model-manifest {input.model}"
+        "python -m workflow_scripts.generate.answer --model {params.model}/model --model-manifest {input.model}"
         " --prompts {input.prompts} --settings {params.settings:q} --seed {wildcards.seed}"
         f" --work {WORK}/answers/{{wildcards.policy}}-{{wildcards.seed}}"
         " --output {output} --cost {params.cost} > {log} 2>&1"
@@ -134,6 +85,8 @@ rule collect_answers:
         policy=one_of(POLICIES),
         prompts=one_of(PROMPT_SETS),
         seed=r"\d+",
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.generate.collect"),
         engine=ENGINE_CODE,
@@ -142,8 +95,7 @@ rule collect_answers:
     message:
         "Collecting {wildcards.policy} (seed {wildcards.seed}) on {wildcards.prompts}"
     shell:
-        PYTHON
-        + ".generate.collect --answered {input.answered} --prompts {input.prompts}"
+        "python -m workflow_scripts.generate.collect --answered {input.answered} --prompts {input.prompts}"
         f" --work {WORK}/answers/{{wildcards.policy}}-{{wildcards.seed}}"
         f" --output {RESULTS}/policies/{{wildcards.policy}}/seed-{{wildcards.seed}}/generations/{{wildcards.prompts}}.jsonl"
         " --manifest {output} 2> {log}"
@@ -160,11 +112,13 @@ rule calibrate_answers:
         policy=one_of(CALIBRATION),
         prompts=one_of(PROMPTED),
         seed="0",
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.generate.calibrate"),
     message:
         "Calibration answers {wildcards.policy} for {wildcards.prompts}"
     shell:
-        PYTHON + ".generate.calibrate --policy {wildcards.policy} --prompts {input}"
+        "python -m workflow_scripts.generate.calibrate --policy {wildcards.policy} --prompts {input}"
         f" --output {RESULTS}/policies/{{wildcards.policy}}/seed-0/generations/{{wildcards.prompts}}.jsonl"
         " --manifest {output} 2> {log}"

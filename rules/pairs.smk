@@ -13,18 +13,17 @@ rule build_pairs:
         pairs=one_of(STUDY.pairs),
         policy=one_of(POLICIES),
         seed=r"\d+",
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.pairs.build"),
         settings=lambda wildcards: settings(
             STUDY.datasets[STUDY.pairs[wildcards.pairs].dataset], keys=["reply_format"]
         ),
         folder=f"{RESULTS}/pairs/{{pairs}}/{{policy}}/seed-{{seed}}",
-        prompts=lambda wildcards, input: input.prompts + "l",
-        generations=lambda wildcards, input: input.generations + "l",
     message:
         "Pairs {wildcards.pairs} from the mistakes of {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        PYTHON
-        + ".pairs.build --prompts {params.prompts} --generations {params.generations}"
+        "python -m workflow_scripts.pairs.build --prompts {input.prompts}l --generations {input.generations}l"
         " --settings {params.settings:q} --output {params.folder}/pairs.jsonl"
         " --rejected {params.folder}/rejected.jsonl --manifest {output} > {log} 2>&1"

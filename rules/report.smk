@@ -1,41 +1,20 @@
 # Item scores to the tables, the figures and the HTML report.
 
 
-def index_entries():
-    """Return one entry per score file, policies in the order of the study, calibration rows last."""
-    entries = []
-    for name, seed in [*cells(), *((name, 0) for name in CALIBRATION)]:
-        policy = POLICIES.get(name)
-        for benchmark in STUDY.benchmarks:
-            entries.append(
-                {
-                    "policy": name,
-                    "parent": policy.parent if policy else None,
-                    "method": policy.method if policy else None,
-                    "seed": seed,
-                    "benchmark": benchmark,
-                    "file": f"{policy_folder(name, seed)}/scores/{benchmark}.json",
-                    "kind": "policy" if policy else "calibration",
-                }
-            )
-    return entries
-
-
-SCORES = [entry["file"] for entry in index_entries()]
-
-
 rule index_scores:
     output:
         f"{RESULTS}/scores.json",
     log:
         f"{LOGS}/index_scores.log",
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.index"),
         entries=as_json(index_entries()),
     message:
         "Listing the score files of {NAME}"
     shell:
-        PYTHON + ".report.index --output {output} 2> {log} <<< {params.entries:q}"
+        "python -m workflow_scripts.report.index --output {output} 2> {log} <<< {params.entries:q}"
 
 
 rule build_table:
@@ -56,6 +35,8 @@ rule build_table:
         markdown=f"{RESULTS}/results.md",
     log:
         f"{LOGS}/build_table.log",
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.table"),
         settings=settings(
@@ -67,28 +48,8 @@ rule build_table:
     message:
         "Building the results table of {NAME}"
     shell:
-        PYTHON + ".report.table --index {input.index} --settings {params.settings:q}"
+        "python -m workflow_scripts.report.table --index {input.index} --settings {params.settings:q}"
         " --output {output.table} --wide {output.wide} --markdown {output.markdown} 2> {log}"
-
-
-TRAINED = [(name, seed) for name, seed in cells() if POLICIES[name].parent]
-FIGURES = (
-    ([f"{RESULTS}/figures/loss_curves.svg"] if TRAINED or STUDY.reward_models else [])
-    + ([f"{RESULTS}/figures/policy_bars.svg"] if STUDY.report.bars else [])
-    + ([f"{RESULTS}/figures/rewards.svg"] if STUDY.annotations else [])
-)
-CURVES = [
-    {"policy": name, "seed": seed, "file": f"{policy_folder(name, seed)}/curve.json"}
-    for name, seed in TRAINED
-] + [
-    {
-        "policy": name,
-        "seed": part.seed,
-        "file": f"{RESULTS}/reward_models/{name}/curve.json",
-    }
-    for name, part in STUDY.reward_models.items()
-    if any(getattr(judge, "model", None) == name for judge in STUDY.judges.values())
-]
 
 
 rule draw_loss_curves:
@@ -102,14 +63,15 @@ rule draw_loss_curves:
         ),
     log:
         f"{LOGS}/draw_loss_curves.log",
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.figures"),
         settings=as_json({"curves": CURVES}),
     message:
         "Drawing the loss curves"
     shell:
-        PYTHON
-        + ".report.figures loss_curves --settings {params.settings:q} --output {output} 2> {log}"
+        "python -m workflow_scripts.report.figures loss_curves --settings {params.settings:q} --output {output} 2> {log}"
 
 
 rule draw_policy_bars:
@@ -123,6 +85,8 @@ rule draw_policy_bars:
         ),
     log:
         f"{LOGS}/draw_policy_bars.log",
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.figures"),
         settings=as_json(
@@ -136,8 +100,7 @@ rule draw_policy_bars:
     message:
         "Drawing the policies side by side"
     shell:
-        PYTHON
-        + ".report.figures policy_bars --results {input} --settings {params.settings:q}"
+        "python -m workflow_scripts.report.figures policy_bars --results {input} --settings {params.settings:q}"
         " --output {output} 2> {log}"
 
 
@@ -152,6 +115,8 @@ rule draw_rewards:
         ),
     log:
         f"{LOGS}/draw_rewards.log",
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.figures"),
         settings=as_json({}),
@@ -163,8 +128,7 @@ rule draw_rewards:
     message:
         "Drawing the reward distributions"
     shell:
-        PYTHON
-        + ".report.figures reward_histogram --annotations {params.rows} --settings {params.settings:q}"
+        "python -m workflow_scripts.report.figures reward_histogram --annotations {params.rows} --settings {params.settings:q}"
         " --output {output} 2> {log}"
 
 
@@ -179,6 +143,8 @@ rule render_report:
         study=f"{RESULTS}/study.json",
     log:
         f"{LOGS}/render_report.log",
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.index"),
         captions={
@@ -189,7 +155,6 @@ rule render_report:
     message:
         "Rendering the report of {NAME}"
     shell:
-        PYTHON
-        + ".report.index --output {output.study} 2> {log} <<< {params.study:q} &&"
+        "python -m workflow_scripts.report.index --output {output.study} 2> {log} <<< {params.study:q} &&"
         " python -m snakemake {input.table} {input.wide} {input.figures} --nolock --cores 1"
         " --snakefile $PLUMBLINE/Snakefile --configfile {output.study} --report {output.page} >> {log} 2>&1"

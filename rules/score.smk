@@ -1,30 +1,7 @@
 # Answers and likelihoods to item-level scores: one file per policy, seed and benchmark. Light jobs, but where a model
+
+
 # must speak again (likelihoods, lm-eval, a reward-model judge).
-
-
-def benchmarks_of(*kinds):
-    return one_of(name for name, part in STUDY.benchmarks.items() if part.kind in kinds)
-
-
-def score_settings(*keys):
-    """Return a params function: these keys of the wildcard's benchmark, and which fidelity where it has one."""
-
-    def chosen(wildcards):
-        part = STUDY.benchmarks[wildcards.benchmark]
-        more = (
-            {"fidelity": fidelity_of(part)}
-            if "fidelity" in type(part).model_fields
-            else {}
-        )
-        return settings(part, keys=keys, **more)
-
-    return chosen
-
-
-CELL = f"{RESULTS}/policies/{{policy}}/seed-{{seed}}"
-ANYONE = one_of([*POLICIES, *CALIBRATION])
-
-
 rule score_tutor:
     input:
         prompts=f"{RESULTS}/prompts/{{benchmark}}.json",
@@ -37,14 +14,15 @@ rule score_tutor:
         policy=ANYONE,
         seed=r"\d+",
         benchmark=benchmarks_of("tutor"),
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.score.tutor"),
         settings=score_settings("skip_first_turn"),
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        PYTHON
-        + ".score.tutor --prompts {input.prompts}l --generations {input.generations}l"
+        "python -m workflow_scripts.score.tutor --prompts {input.prompts}l --generations {input.generations}l"
         " --settings {params.settings:q} --output {output} 2> {log}"
 
 
@@ -60,6 +38,8 @@ rule score_humaneval:
         policy=ANYONE,
         seed=r"\d+",
         benchmark=benchmarks_of("humaneval"),
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.score.humaneval"),
         settings=score_settings(
@@ -77,22 +57,8 @@ rule score_humaneval:
     message:
         "Running the programs of {wildcards.policy} (seed {wildcards.seed}) in a sandbox"
     shell:
-        PYTHON
-        + ".score.humaneval --problems {params.problems} --generations {input.generations}l"
+        "python -m workflow_scripts.score.humaneval --problems {params.problems} --generations {input.generations}l"
         " --settings {params.settings:q} --output {output} 2> {log}"
-
-
-def scored_weights(wildcards):
-    """Return the folder of a policy's weights; the calibration rows take the first base model's tokenizer."""
-    if wildcards.policy in CALIBRATION:
-        return weights_folder(next(iter(STUDY.models)), STUDY.seeds[0])
-    return weights_folder(wildcards.policy, wildcards.seed)
-
-
-def calibration_flag(flag):
-    return lambda wildcards: (
-        f"{flag} {wildcards.policy}" if wildcards.policy in CALIBRATION else ""
-    )
 
 
 rule measure_likelihoods:
@@ -107,6 +73,8 @@ rule measure_likelihoods:
         policy=ANYONE,
         seed=r"\d+",
         benchmark=benchmarks_of("pair_perplexity"),
+    conda:
+        "../envs/plumbline.yaml"
     threads: 1
     resources:
         gpu=STUDY.generation_resources.gpu,
@@ -131,8 +99,7 @@ rule measure_likelihoods:
     message:
         "Likelihoods of {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        PYTHON
-        + ".score.likelihoods --model {params.model}/model {params.calibration} --pairs {params.pairs}"
+        "python -m workflow_scripts.score.likelihoods --model {params.model}/model {params.calibration} --pairs {params.pairs}"
         " --settings {params.settings:q} --output {output} 2> {log}"
 
 
@@ -147,24 +114,15 @@ rule score_pair_perplexity:
         policy=ANYONE,
         seed=r"\d+",
         benchmark=benchmarks_of("pair_perplexity"),
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.score.pair_perplexity"),
         settings=score_settings("fidelity"),
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        PYTHON
-        + ".score.pair_perplexity --likelihoods {input} --settings {params.settings:q} --output {output} 2> {log}"
-
-
-def task_files(wildcards):
-    """Return the local task files a benchmark reads, so that an edited question is a changed input."""
-    folder = STUDY.benchmarks[wildcards.benchmark].include_path
-    return (
-        sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
-        if folder
-        else []
-    )
+        "python -m workflow_scripts.score.pair_perplexity --likelihoods {input} --settings {params.settings:q} --output {output} 2> {log}"
 
 
 rule score_lm_eval:
@@ -179,6 +137,8 @@ rule score_lm_eval:
         policy=ANYONE,
         seed=r"\d+",
         benchmark=benchmarks_of("lm_eval"),
+    conda:
+        "../envs/plumbline.yaml"
     threads: 1
     resources:
         gpu=STUDY.generation_resources.gpu,
@@ -202,31 +162,7 @@ rule score_lm_eval:
     message:
         "lm-eval {wildcards.benchmark} of {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        PYTHON
-        + ".score.lm_eval_run {params.subject} --settings {params.settings:q} --output {output} > {log} 2>&1"
-
-
-def judge_of(wildcards):
-    return STUDY.judges[STUDY.benchmarks[wildcards.benchmark].judge]
-
-
-def judge_manifest(wildcards):
-    judge = judge_of(wildcards)
-    return (
-        f"{RESULTS}/reward_models/{judge.model}/manifest.json"
-        if judge.kind == "reward_model"
-        else []
-    )
-
-
-def judge_settings(wildcards):
-    """Return the judge as JSON; a reward model's folder stands in place of its name."""
-    judge = judge_of(wildcards).model_dump() | {
-        "name": STUDY.benchmarks[wildcards.benchmark].judge
-    }
-    if judge["kind"] == "reward_model":
-        judge["model"] = f"{RESULTS}/reward_models/{judge['model']}/model"
-    return as_json(judge)
+        "python -m workflow_scripts.score.lm_eval_run {params.subject} --settings {params.settings:q} --output {output} > {log} 2>&1"
 
 
 rule judge_answers:
@@ -242,6 +178,8 @@ rule judge_answers:
         policy=ANYONE,
         seed=r"\d+",
         benchmark=benchmarks_of(*JUDGED),
+    conda:
+        "../envs/plumbline.yaml"
     threads: 1
     params:
         code=code_of("workflow_scripts.score.judge_answers"),
@@ -250,8 +188,7 @@ rule judge_answers:
     message:
         "Judging {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        PYTHON
-        + ".score.judge_answers --benchmark {wildcards.benchmark} --kind {params.kind}"
+        "python -m workflow_scripts.score.judge_answers --benchmark {wildcards.benchmark} --kind {params.kind}"
         " --prompts {input.prompts}l --generations {input.generations}l --judge {params.judge:q}"
         " --output {output} 2> {log}"
 
@@ -269,6 +206,8 @@ rule score_judged:
         policy=ANYONE,
         seed=r"\d+",
         benchmark=benchmarks_of(*JUDGED),
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=lambda wildcards: code_of(
             f"workflow_scripts.score.{STUDY.benchmarks[wildcards.benchmark].kind}"
@@ -278,6 +217,5 @@ rule score_judged:
     message:
         "Scoring the verdicts on {wildcards.policy} (seed {wildcards.seed}), {wildcards.benchmark}"
     shell:
-        PYTHON
-        + ".score.{params.kind} --prompts {input.prompts}l --generations {input.generations}l"
+        "python -m workflow_scripts.score.{params.kind} --prompts {input.prompts}l --generations {input.generations}l"
         " --verdicts {input.verdicts} --settings {params.settings:q} --output {output} 2> {log}"

@@ -11,6 +11,8 @@ rule tokenise_dataset:
         f"{LOGS}/tokenise_dataset/{{policy}}.log",
     wildcard_constraints:
         policy=one_of(policies_by("sft")),
+    conda:
+        "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.sft.tokenise"),
         pins=pins(*TORCH),
@@ -33,8 +35,7 @@ rule tokenise_dataset:
     message:
         "Tokenising for {wildcards.policy}"
     shell:
-        PYTHON
-        + ".sft.tokenise --splits {params.splits} --tokenizer {params.tokenizer}"
+        "python -m workflow_scripts.sft.tokenise --splits {params.splits} --tokenizer {params.tokenizer}"
         " --settings {params.settings:q}"
         f" --output {RESULTS}/tokens/{{wildcards.policy}}/rows --manifest {{output}} 2> {{log}}"
 
@@ -52,6 +53,8 @@ rule train_sft:
         policy=one_of(policies_by("sft")),
         seed=r"\d+",
     priority: 90  # everything else waits for it
+    conda:
+        "../envs/plumbline.yaml"
     threads: lambda wildcards: run_of(wildcards.policy).threads
     resources:
         gpu=STUDY.training_resources.gpu,
@@ -80,8 +83,7 @@ rule train_sft:
     message:
         "Fine-tuning {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        PYTHON
-        + ".sft.train --parent {params.parent}/model --parent-manifest {input.parent}"
+        "python -m workflow_scripts.sft.train --parent {params.parent}/model --parent-manifest {input.parent}"
         f" --tokens {RESULTS}/tokens/{{wildcards.policy}}/rows --tokens-manifest {{input.tokens}}"
         " --settings {params.settings:q} --seed {wildcards.seed}"
         f" --work {WORK}/train/{{wildcards.policy}}-{{wildcards.seed}}"
