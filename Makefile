@@ -14,13 +14,14 @@ plan: .venv/ready          ## show what would run, and why
 	$(SNAKEMAKE) --dry-run
 
 test: .venv/ready          ## run the tests
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 check: .venv/ready         ## lint everything
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/lint-imports
+	$(BIN)/python -m workflow_scripts.common.config_docs --check
 	$(BIN)/snakemake --lint
 
 check-study: .venv/ready   ## name every mistake in a study
