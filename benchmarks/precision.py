@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="model folder")
     arguments = parser.parse_args()
     model = load_policy(arguments.model)
-    ids = torch.randint(3, model.config.vocab_size, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(
+        3, model.config.vocab_size, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0)
+    )
     formats = (torch.float32, torch.bfloat16)
     print(f"{torch.get_num_threads()} threads; `precision: auto` is {precision_of('auto')} here")
     for train in (True, False):
@@ -43,7 +45,9 @@ def main() -> None:
                 best[dtype] = min(best[dtype], seconds_of(model, ids, dtype, train))
         speeds = [ids.numel() / best[dtype] for dtype in formats]
         name = "training" if train else "forward "
-        print(f"{name}  float32 {speeds[0]:6.0f}  bfloat16 {speeds[1]:6.0f} tokens/s  ratio {speeds[1] / speeds[0]:.2f}")
+        print(
+            f"{name}  float32 {speeds[0]:6.0f}  bfloat16 {speeds[1]:6.0f} tokens/s  ratio {speeds[1] / speeds[0]:.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ rule build_table:
         code=code_of("workflow_scripts.report.table"),
         settings=settings(
             STUDY.report,
-            keys=["baseline", "draws", "confidence"],
+            keys=["baseline", "draws", "confidence", "bars"],
             study=NAME,
             seed=STUDY.seeds[0],
         ),

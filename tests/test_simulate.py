@@ -84,7 +84,7 @@ def test_a_dialogue_opens_with_the_first_step_and_stays_within_its_length():
 
 
 def test_solutions_come_only_after_two_failures_and_going_back_only_from_the_second_step_on():
-    for problem, turns in dialogues():
+    for _, turns in dialogues():
         failures, place = Counter(), 0
         for _, reply in turns[1:]:
             if reply[EVALUATION] in "ac":

@@ -56,7 +56,9 @@ class StopsAt(StoppingCriteria):
         self.tokenizer, self.stops, self.start = tokenizer, stops, start
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        tails = self.tokenizer.batch_decode(input_ids[:, self.start :][:, -self.TAIL :], skip_special_tokens=True)
+        tails = self.tokenizer.batch_decode(
+            input_ids[:, self.start :][:, -self.TAIL :], skip_special_tokens=True
+        )
         done = [any(stop in tail for stop in self.stops) for tail in tails]
         return torch.tensor(done, device=input_ids.device)
 

@@ -149,7 +149,7 @@ def macro_f1(
     """Return macro-F1 per draw (draws,) from weighted counts, F1 = 2 tp / (2 tp + fp + fn).
 
     gold, predicted: labels (items,), '' for an answer that did not parse. paper: the mean over the labels that are
-    gold in the draw, so '' only lowers recall. code: as the published evaluation computes it (seeds.md §A3), the
+    gold in the draw, so '' only lowers recall. code: as the published evaluation computes it, the
     mean over the sorted labels of gold and predictions without the first one, which is '' only if some answer
     did not parse, else a real label; 0 where no label is left (there it has no number).
     """

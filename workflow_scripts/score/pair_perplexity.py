@@ -28,7 +28,7 @@ def weigh(nll: np.ndarray, tokens: np.ndarray, fidelity: str) -> tuple[np.ndarra
     """Return the (nll, tokens) to pool, from replies' summed nll in nats and token counts n, both (replies,).
 
     "paper": as they are. "code": the published evaluation multiplies the mean nll by n - 1 and divides by the
-    sum of n - 1, although all n tokens are predicted, the first from the prompt (seeds.md §A3).
+    sum of n - 1, although all n tokens are predicted, the first from the prompt.
     """
     if fidelity == "paper":
         return nll, tokens
