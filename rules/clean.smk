@@ -10,6 +10,7 @@ rule clean_dataset:
         f"{LOGS}/clean_dataset/{{dataset}}.log",
     wildcard_constraints:
         dataset=one_of(STUDY.datasets),
+    priority: 90
     conda:
         "../envs/plumbline.yaml"
     params:

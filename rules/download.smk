@@ -8,6 +8,7 @@ rule fetch_source:
         f"{LOGS}/fetch_source/{{source}}.log",
     wildcard_constraints:
         source=one_of(FETCHED),
+    priority: 90
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -33,6 +34,7 @@ rule simulate_dialogues:
         f"{LOGS}/simulate_dialogues/{{source}}.log",
     wildcard_constraints:
         source=one_of(SIMULATED),
+    priority: 90
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -56,6 +58,7 @@ rule prepare_model:
         f"{LOGS}/prepare_model/{{model}}.log",
     wildcard_constraints:
         model=one_of(MODEL_OF),
+    priority: 90
     conda:
         "../envs/plumbline.yaml"
     params:

@@ -10,6 +10,7 @@ rule build_prompts:
         f"{LOGS}/build_prompts/{{prompts}}.log",
     wildcard_constraints:
         prompts=one_of(PROMPT_SETS),
+    priority: 60
     conda:
         "../envs/plumbline.yaml"
     params:

@@ -11,6 +11,7 @@ rule tokenise_dataset:
         f"{LOGS}/tokenise_dataset/{{policy}}.log",
     wildcard_constraints:
         policy=one_of(policies_by("sft")),
+    priority: 90
     conda:
         "../envs/plumbline.yaml"
     params:
