@@ -5,7 +5,7 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from workflow_scripts.common import logprobs
-from workflow_scripts.common.logprobs import plain_logps, prepare_plain, shared_prompt_logps
+from workflow_scripts.common.logprobs import flat_logps, shared_prompt_logps
 from workflow_scripts.common.models import load_policy
 
 VALUE = {"rtol": 0, "atol": 2e-5}
@@ -15,7 +15,6 @@ GRADIENT = {"rtol": 1e-3, "atol": 2e-4}  # of sums of up to 200 log-probs
 @pytest.fixture(scope="module")
 def model(tiny_model):
     policy = load_policy(tiny_model)
-    prepare_plain(policy)
     return policy
 
 
@@ -71,12 +70,12 @@ def agree(model, way, other, prompts, completions) -> None:
 
 
 @pytest.mark.parametrize("completions", [1, 2, 3, 4])
-@pytest.mark.parametrize("way", [shared_prompt_logps, plain_logps])
+@pytest.mark.parametrize("way", [shared_prompt_logps, flat_logps])
 def test_both_ways_equal_a_log_softmax_row_by_row(model, way, completions):
     agree(model, way, naive_logps, *batch(completions))
 
 
-@pytest.mark.parametrize("way", [shared_prompt_logps, plain_logps])
+@pytest.mark.parametrize("way", [shared_prompt_logps, flat_logps])
 def test_a_batch_of_one_token_completions_needs_no_second_forward(model, way):
     prompts, _ = batch(1)
     agree(model, way, naive_logps, prompts, [[[7], [9]] for _ in prompts])
@@ -102,7 +101,7 @@ def test_making_logits_in_chunks_changes_nothing(model, monkeypatch, chunk):
     torch.testing.assert_close(gradients(model, parts), wanted, **GRADIENT)
 
 
-@pytest.mark.parametrize("way", [shared_prompt_logps, plain_logps])
+@pytest.mark.parametrize("way", [shared_prompt_logps, flat_logps])
 def test_padding_changes_nothing(model, way):
     prompts, completions = batch(2, prompts=4)
     together = way(model, prompts, completions)
@@ -111,7 +110,7 @@ def test_padding_changes_nothing(model, way):
     torch.testing.assert_close(gradients(model, together), gradients(model, alone), **GRADIENT)
 
 
-@pytest.mark.parametrize("way", [shared_prompt_logps, plain_logps])
+@pytest.mark.parametrize("way", [shared_prompt_logps, flat_logps])
 def test_the_order_of_a_batch_changes_nothing(model, way):
     prompts, completions = batch(3, prompts=4)
     forth = way(model, prompts, completions)

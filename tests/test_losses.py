@@ -9,7 +9,15 @@ from workflow_scripts.align import dpo, ipo, kto
 from workflow_scripts.align.preference import PairLogps
 
 BETA = 0.3
-SETTINGS = {"beta": BETA, "sft_weight": 0.0, "desirable_weight": 1.0, "undesirable_weight": 1.0}
+SETTINGS = {
+    "beta": BETA,
+    "loss": "sigmoid",
+    "logp_reduction": "sum",
+    "reference_free": False,
+    "sft_weight": 0.0,
+    "desirable_weight": 1.0,
+    "undesirable_weight": 1.0,
+}
 LOSSES = {"dpo": dpo.loss, "ipo": ipo.loss, "kto": kto.loss}
 
 

@@ -95,6 +95,7 @@ def pairs(count: int) -> list[dict]:
             "messages": row["messages"][:-1],
             "chosen": ANSWERS[number % len(ANSWERS)],
             "rejected": ANSWERS[(number + 1 + number % 3) % len(ANSWERS)],
+            "split": "train",
         }
         for number, row in enumerate(conversations(count))
     ]
@@ -120,6 +121,10 @@ def settings_of(**changed: object) -> dict:
         "evaluate_every": 1000,
         "checkpoint_every": 1000,
         "trust_remote_code": False,
+        "keep": "last",
+        "patience": None,
+        "lora": None,
+        "quantise": None,
     } | changed
 
 
@@ -129,6 +134,9 @@ def preference_settings(**changed: object) -> dict:
         "beta": 0.1,
         "share_prompts": True,
         "sft_weight": 0.0,
+        "loss": "sigmoid",
+        "logp_reduction": "sum",
+        "reference_free": False,
         "desirable_weight": 1.0,
         "undesirable_weight": 1.0,
     }

@@ -1,9 +1,12 @@
-"""Direct Preference Optimization (Rafailov et al. 2023, eq. 7), with an optional likelihood term on the chosen reply.
+"""Direct Preference Optimization (Rafailov et al. 2023, eq. 7), its hinge form, and a likelihood term on the chosen reply.
 
-L = −log σ(β [(log π(y⁺) − log π_ref(y⁺)) − (log π(y⁻) − log π_ref(y⁻))]) − w · log π(y⁺)/|y⁺|, log-probs summed over
-the completion. The second term (w = `sft_weight`, 0 by default) is that of Pang et al. 2024, eq. 1.
+Δ = [log π(y⁺) − log π_ref(y⁺)] − [log π(y⁻) − log π_ref(y⁻)], log-probs summed over the completion or averaged
+(`logp_reduction`: the papers sum, Raschka's chapter averages, which makes β weaker by the length); `reference_free`
+leaves π_ref out. L = −log σ(β Δ), or max(0, 1 − β Δ) as in SLiC and RSO (Zhao et al. 2023; Liu et al. 2024, eq. 7),
+− w · log π(y⁺)/|y⁺| with w = `sft_weight` (Pang et al. 2024, eq. 1).
 """
 
+import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -12,10 +15,14 @@ from workflow_scripts.common.errors import run
 
 
 def loss(batch: PairLogps, settings: dict) -> Tensor:
-    """Return the mean DPO loss of a batch of pairs; ln 2 where policy and reference agree."""
-    chosen = batch.chosen - batch.reference_chosen
-    rejected = batch.rejected - batch.reference_rejected
-    preference = -logsigmoid(settings["beta"] * (chosen - rejected))
+    """Return the mean DPO loss of a batch of pairs; where policy and reference agree ln 2, or 1 for the hinge."""
+    chosen, rejected = batch.chosen, batch.rejected
+    if not settings["reference_free"]:
+        chosen, rejected = chosen - batch.reference_chosen, rejected - batch.reference_rejected
+    if settings["logp_reduction"] == "mean":
+        chosen, rejected = chosen / batch.chosen_tokens, rejected / batch.rejected_tokens
+    gap = settings["beta"] * (chosen - rejected)
+    preference = torch.relu(1 - gap) if settings["loss"] == "hinge" else -logsigmoid(gap)
     likelihood = -batch.chosen / batch.chosen_tokens
     return (preference + settings["sft_weight"] * likelihood).mean()
 

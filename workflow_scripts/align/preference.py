@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from datasets import Dataset
 from torch import Tensor
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from workflow_scripts.common.code import code_of
-from workflow_scripts.common.logprobs import plain_logps, prepare_plain, shared_prompt_logps
-from workflow_scripts.common.models import load_policy, load_tokenizer
+from workflow_scripts.common.logprobs import flat_logps, shared_prompt_logps
+from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.row_trainer import LossOf, RowTrainer, read_splits
 from workflow_scripts.common.training import (
     add_training_flags,
+    callbacks_of,
     counts_of,
+    load_trainable,
     save_trained,
     train,
     training_arguments,
@@ -52,61 +54,47 @@ def sums(logps: list[Tensor]) -> Tensor:
     return torch.stack([row.sum() for row in logps])
 
 
-class PreferenceTrainer(Trainer):
-    """A transformers Trainer whose batches are lists of pair rows and whose loss is a function of their log-probs."""
+def pair_logps(model: Any, rows: list[dict], share_prompts: bool, mismatched: bool) -> PairLogps:
+    """Return what a policy says about pairs, beside what its reference said."""
+    logps_of = shared_prompt_logps if share_prompts else flat_logps
+    prompts = [row["prompt"] for row in rows]
+    found = logps_of(model, prompts, [[row["chosen"], row["rejected"]] for row in rows])
 
-    def __init__(self, *, loss: Loss, settings: dict, mismatched: bool, **arguments: Any) -> None:
-        super().__init__(data_collator=list, **arguments)
-        self.loss, self.settings, self.mismatched = loss, settings, mismatched
-        self.model_accepts_loss_kwargs = False  # the loss is a mean over pairs: scale it for accumulation
-        self.pair_logps = shared_prompt_logps if settings["share_prompts"] else plain_logps
-        self.seen: dict[str, list[float]] = {"margin": [], "accuracy": []}
+    def stored(name: str) -> Tensor:
+        return torch.tensor([sum(row[f"reference_{name}"]) for row in rows], device=model.device)
 
-    def _prepare_inputs(self, inputs: list[dict]) -> list[dict]:
-        return inputs  # rows of token lists; tensors are made on the model's device
+    def tokens(name: str) -> Tensor:
+        return torch.tensor([float(len(row[name])) for row in rows], device=model.device)
 
-    def compute_loss(self, model: Any, inputs: list[dict], **_: Any) -> Tensor:
-        with self.compute_loss_context_manager():
-            batch = self.logps_of(model, inputs)
-            loss = self.loss(batch, self.settings)
-        margin = batch.chosen - batch.reference_chosen - batch.rejected + batch.reference_rejected
-        self.seen["margin"].append(margin.mean().item())
-        self.seen["accuracy"].append((margin > 0).float().mean().item())
-        return loss
+    others = reference_others = None
+    if mismatched:
+        names = ("mismatched_chosen", "mismatched_rejected")
+        with torch.no_grad():
+            said = logps_of(model, prompts, [[row[name] for name in names] for row in rows])
+        others = sums([each for pair in said for each in pair])
+        reference_others = torch.stack([stored(name) for name in names], 1).flatten()
+    return PairLogps(
+        sums([chosen for chosen, _ in found]),
+        sums([rejected for _, rejected in found]),
+        stored("chosen"),
+        stored("rejected"),
+        tokens("chosen"),
+        tokens("rejected"),
+        others,
+        reference_others,
+    )
 
-    def logps_of(self, model: Any, rows: list[dict]) -> PairLogps:
-        prompts = [row["prompt"] for row in rows]
-        found = self.pair_logps(model, prompts, [[row["chosen"], row["rejected"]] for row in rows])
 
-        def stored(name: str) -> Tensor:
-            return torch.tensor([sum(row[f"reference_{name}"]) for row in rows], device=model.device)
+def loss_over_pairs(loss: Loss, settings: dict, mismatched: bool) -> LossOf:
+    """Return the loss as a function of model and pair rows; margin and accuracy are of the implicit rewards."""
 
-        def tokens(name: str) -> Tensor:
-            return torch.tensor([float(len(row[name])) for row in rows], device=model.device)
+    def loss_of(model: Any, rows: list[dict]) -> tuple[Tensor, dict[str, float]]:
+        batch = pair_logps(model, rows, settings["share_prompts"], mismatched)
+        margin = (batch.chosen - batch.reference_chosen - batch.rejected + batch.reference_rejected).detach()
+        seen = {"margin": margin.mean().item(), "accuracy": (margin > 0).float().mean().item()}
+        return loss(batch, settings), seen
 
-        mismatched = reference_mismatched = None
-        if self.mismatched:
-            names = ("mismatched_chosen", "mismatched_rejected")
-            with torch.no_grad():
-                others = self.pair_logps(model, prompts, [[row[name] for name in names] for row in rows])
-            mismatched = sums([each for pair in others for each in pair])
-            reference_mismatched = torch.stack([stored(name) for name in names], 1).flatten()
-        return PairLogps(
-            sums([chosen for chosen, _ in found]),
-            sums([rejected for _, rejected in found]),
-            stored("chosen"),
-            stored("rejected"),
-            tokens("chosen"),
-            tokens("rejected"),
-            mismatched,
-            reference_mismatched,
-        )
-
-    def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
-        if "loss" in logs:
-            logs |= {name: sum(values) / len(values) for name, values in self.seen.items() if values}
-            self.seen = {"margin": [], "accuracy": []}
-        super().log(logs, *arguments, **named)
+    return loss_of
 
 
 def align(loss: Loss, module: str, mismatched: bool = False) -> None:
@@ -122,19 +110,18 @@ def align(loss: Loss, module: str, mismatched: bool = False) -> None:
     inputs = [arguments.parent_manifest, arguments.reference_manifest]
     work = work_folder(arguments.work, inputs, settings, arguments.seed, code_of(module))
     tokenizer = load_tokenizer(arguments.parent)
-    model = load_policy(arguments.parent, trust_remote_code=settings["trust_remote_code"])
-    if not settings["share_prompts"]:
-        prepare_plain(model)
-    trainer = PreferenceTrainer(
-        loss=loss,
-        settings=settings,
-        mismatched=mismatched,
-        model=model,
+    learned, held_out = read_splits(arguments.reference)
+    trainer = RowTrainer(
+        loss_of=loss_over_pairs(loss, settings, mismatched),
+        model=load_trainable(arguments.parent, settings),
         args=TrainingArguments(
-            **training_arguments(settings, work, arguments.seed, evaluate=False), remove_unused_columns=False
+            **training_arguments(settings, work, arguments.seed, evaluate=len(held_out) > 0),
+            remove_unused_columns=False,
         ),
-        train_dataset=Dataset.from_parquet(str(arguments.reference), keep_in_memory=True),
+        train_dataset=learned,
+        eval_dataset=held_out,
         processing_class=tokenizer,
+        callbacks=callbacks_of(settings),
     )
     seconds = train(trainer, work)
     tokens = counts_of(arguments.reference_manifest)["tokens"] * trainer.state.epoch

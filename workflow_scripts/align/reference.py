@@ -45,7 +45,16 @@ def tokenise_pairs(pairs: list[dict], tokenizer: object, settings: dict) -> tupl
             rejected.append({"id": pair["id"], "reason": "prompt tokenised in two ways", "detail": ""})
         else:
             cut = prompt[-settings["max_prompt_tokens"] :]
-            kept.append({"id": pair["id"], "prompt": cut, "chosen": chosen[:room], "rejected": losing[:room]})
+            kept.append(
+                {
+                    "id": pair["id"],
+                    "split": pair["split"],
+                    "prompt": cut,
+                    "prompt_tokens_cut": len(prompt) - len(cut),
+                    "chosen": chosen[:room],
+                    "rejected": losing[:room],
+                }
+            )
     return kept, rejected
 
 
@@ -72,11 +81,16 @@ def main() -> None:
     pairs = read_jsonl(arguments.pairs)
     rows, rejected = tokenise_pairs(pairs, tokenizer, settings)
     assert len(rows) + len(rejected) == len(pairs)
-    if len(rows) < 2:
+    learned = sum(row["split"] == "train" for row in rows)
+    if learned < 2:
         raise PlumblineError(
-            f"{arguments.pairs}: {len(rows)} usable pairs are too few; rejected: {rejected[:3]}"
+            f"{arguments.pairs}: {learned} usable pairs are too few; rejected: {rejected[:3]}"
         )
-    rows = with_mismatched(rows)
+    rows = [
+        row
+        for split in ("train", "validation")
+        for row in with_mismatched([row for row in rows if row["split"] == split])
+    ]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_policy(arguments.parent, trust_remote_code=settings["trust_remote_code"]).to(device)
     dtype = precision_of(settings["precision"])
@@ -95,6 +109,7 @@ def main() -> None:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary)
     write_jsonl(arguments.rejected, rejected)
     counts = {"read": len(pairs), "kept": len(rows), "rejected": len(rejected)}
+    counts["prompts_cut"] = sum(row["prompt_tokens_cut"] > 0 for row in rows)
     counts["tokens"] = sum(len(row["prompt"]) + len(row["chosen"]) + len(row["rejected"]) for row in rows)
     write_manifest(arguments.manifest, [arguments.output, arguments.rejected], counts=counts)
 

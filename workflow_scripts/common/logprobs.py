@@ -1,16 +1,16 @@
 """Per-token log-probabilities of completions given prompts, in nats.
 
 Two exact ways: `shared` encodes each prompt once and runs its completions behind the cached keys and values (a
-preference pair costs P + 2C tokens instead of 2P + 2C); the plain way runs each prompt + completion through the model's
-own forward, as gradient checkpointing and model wrappers need it. A test holds them equal.
+preference pair costs P + 2C tokens instead of 2P + 2C); `flat` lays every prompt + completion end to end, without
+padding, as gradient checkpointing needs it. A test holds both equal to padded batches.
 """
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from trl.trainer.utils import add_fused_lm_head
 
 from workflow_scripts.common.errors import PlumblineError
 
@@ -42,8 +42,8 @@ def head_of(model: Any) -> Tensor:
     changed = [name for name in LOGIT_CHANGES if settings.get(name) is not None]
     if changed or getattr(head, "bias", None) is not None:
         raise PlumblineError(
-            f"a {model.config.model_type} model changes its logits ({', '.join(changed) or 'bias'}), which the fast "
-            "path does not know; set share_prompts: false in its runs and train it on a GPU"
+            f"a {model.config.model_type} model changes its logits after the LM head ({', '.join(changed) or 'bias'}), "
+            "which `token_logps` would leave out; teach it there, and test it against the model's own logits"
         )
     return head.weight
 
@@ -106,24 +106,43 @@ def shared_prompt_logps(
     return [per_row[start : start + count] for start in range(0, len(per_row), count)]
 
 
-def plain_logps(
+def flat_logps(
     model: Any, prompts: list[list[int]], completions: list[list[list[int]]]
 ) -> list[list[Tensor]]:
-    """Return [prompt][completion] → (tokens,) log-probs through the model's own forward (see `prepare_plain`)."""
+    """Return [prompt][completion] → (tokens,) log-probs, all rows laid end to end: no padding at all.
+
+    Positions restart at each row, which is how attention knows the borders (exact only without a cache). This is the
+    way for gradient checkpointing, and for completions that do not come in equal numbers.
+    """
     rows = [(prompt, each) for prompt, group in zip(prompts, completions, strict=True) for each in group]
-    ids = padded([prompt + each for prompt, each in rows], 0).to(model.device)
-    labels = padded([[IGNORED] * len(prompt) + each for prompt, each in rows], IGNORED).to(model.device)
-    lengths = torch.tensor([len(prompt) + len(each) for prompt, each in rows], device=model.device)
-    mask = (torch.arange(ids.shape[1], device=model.device)[None] < lengths[:, None]).long()
-    output = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False, fused_lm_head=True)
-    per_row = [
-        logps[len(prompt) - 1 : len(prompt) + len(each) - 1]
-        for logps, (prompt, each) in zip(output.log_probs, rows, strict=True)
-    ]
-    count = len(completions[0])
-    return [per_row[start : start + count] for start in range(0, len(per_row), count)]
+    device = model.device
+    ids = torch.tensor([token for prompt, each in rows for token in prompt + each], device=device)
+    positions = torch.cat([torch.arange(len(prompt) + len(each), device=device) for prompt, each in rows])
+    learned = torch.tensor(
+        [place >= len(prompt) for prompt, each in rows for place in range(len(prompt) + len(each))],
+        device=device,
+    )
+    states = model.base_model(
+        input_ids=ids[None], position_ids=positions[None], use_cache=False
+    ).last_hidden_state[0]
+    logps = token_logps(states[:-1][learned[1:]], ids[learned], head_of(model))
+    per_row = iter(logps.split([len(each) for _, each in rows]))
+    return [[next(per_row) for _ in group] for group in completions]
 
 
-def prepare_plain(model: Any) -> None:
-    """Give a model TRL's fused LM head, which `plain_logps` asks for: no (batch, time, vocabulary) logits exist."""
-    add_fused_lm_head(model)
+def through_forward(model: Any) -> Any:
+    """Let `model(function, *arguments)` return function(model, *arguments), and return the model.
+
+    Wrappers for many processes (DDP, FSDP, DeepSpeed) hook a model's call alone: what a loss computes has to pass
+    through it, or gradients are not exchanged. Any other call goes to the model's own forward.
+    """
+    own = model.forward
+
+    @functools.wraps(own)
+    def forward(*arguments: Any, **named: Any) -> Any:
+        if arguments and callable(arguments[0]):
+            return arguments[0](model, *arguments[1:], **named)
+        return own(*arguments, **named)
+
+    model.forward = forward
+    return model

@@ -40,9 +40,9 @@ def load_tokenizer(folder: Path | str) -> Any:
 
 
 def load_policy(
-    folder: Path | str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+    folder: Path | str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False, **more: Any
 ) -> Any:
-    """Return the causal language model of a folder in evaluation mode."""
+    """Return the causal language model of a folder in evaluation mode; `more` goes to `from_pretrained`."""
     if not (Path(folder) / "config.json").is_file():
         raise PlumblineError(f"{folder}: no model here; delete its manifest and run again to make it anew")
     model = AutoModelForCausalLM.from_pretrained(
@@ -51,5 +51,6 @@ def load_policy(
         use_safetensors=True,
         trust_remote_code=trust_remote_code,
         attn_implementation="sdpa",
+        **more,
     )
     return model.eval()

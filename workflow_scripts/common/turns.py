@@ -1,4 +1,4 @@
-"""Cutting a conversation into its tutor turns: one prompt and one gold answer each."""
+"""Cutting rows into turns, one prompt and one answer each: a conversation's own, or a ranked row's candidates."""
 
 from typing import Any
 
@@ -25,8 +25,22 @@ def turns_of(conversation: dict[str, Any], history: int | None = None) -> list[d
 
     Row k is {"id": "<conversation id>#k", "group", "messages": all before the k-th assistant message,
     "reference": that message's content, "meta": the conversation's meta with "turn": k}; k counts from 0.
+    A row with `candidates` gives one row for each: "reference" is its content, "given" the rewards it came with, and
+    meta has its "rank" (0 is the preferred one).
     """
     messages = conversation["messages"]
+    if "candidates" in conversation:
+        return [
+            {
+                "id": f"{conversation['id']}#{rank}",
+                "group": conversation["group"],
+                "messages": window(messages, history),
+                "reference": candidate["content"],
+                "given": candidate["rewards"],
+                "meta": {**conversation.get("meta", {}), "turn": 0, "rank": rank},
+            }
+            for rank, candidate in enumerate(conversation["candidates"])
+        ]
     answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
     return [
         {
