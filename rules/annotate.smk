@@ -68,20 +68,24 @@ rule train_reward_model:
 rule annotate_dataset:
     input:
         dataset=lambda wildcards: f"{CLEAN}/{STUDY.annotations[wildcards.annotation].dataset}/manifest.json",
-        rewards=reward_manifests,
+        rewards=lambda wildcards: reward_manifests(wildcards.annotation),
     output:
         f"{RESULTS}/annotations/{{annotation}}/manifest.json",
     log:
         f"{LOGS}/annotate_dataset/{{annotation}}.log",
+    wildcard_constraints:
+        annotation=one_of(STUDY.annotations),
     conda:
         "../envs/plumbline.yaml"
     threads: 1
     resources:
         gpu=STUDY.generation_resources.gpu,
+        mem_mb=STUDY.generation_resources.mem_mb,
+        runtime=STUDY.generation_resources.runtime_minutes,
     params:
         code=code_of("workflow_scripts.annotate.annotate"),
         pins=pins(*TORCH),
-        settings=reward_settings,
+        settings=lambda wildcards: reward_settings(wildcards.annotation),
         rows=lambda wildcards: f"{CLEAN}/{STUDY.annotations[wildcards.annotation].dataset}/rows",
         splits=lambda wildcards: STUDY.annotations[wildcards.annotation].splits,
         fit_split=lambda wildcards: STUDY.annotations[wildcards.annotation].fit_split,
@@ -89,5 +93,44 @@ rule annotate_dataset:
         "Annotating {wildcards.annotation}"
     shell:
         "python -m workflow_scripts.annotate.annotate --rows {params.rows} --splits {params.splits} --fit-split {params.fit_split}"
-        " --settings {params.settings:q}"
+        f" --settings {{params.settings:q}} --work {WORK}/annotate/{{wildcards.annotation}}"
         f" --output {RESULTS}/annotations/{{wildcards.annotation}}/rows --manifest {{output}} 2> {{log}}"
+
+
+rule annotate_answers:
+    input:
+        prompts=f"{RESULTS}/prompts/{{prompts}}.json",
+        generations=f"{CELL}/generations/{{prompts}}.json",
+        rewards=lambda wildcards: reward_manifests(annotated_by(wildcards)),
+        dataset=lambda wildcards: f"{CLEAN}/{prompted_dataset(PROMPT_SETS[wildcards.prompts])}/manifest.json",
+    output:
+        f"{CELL}/rewards/{{prompts}}.json",
+    log:
+        f"{LOGS}/annotate_answers/{{policy}}-{{seed}}-{{prompts}}.log",
+    wildcard_constraints:
+        policy=ANYONE,
+        seed=r"\d+",
+        prompts=one_of(
+            name
+            for name, part in (PROMPTED | VALUE_SETS).items()
+            if hasattr(part, "annotation")
+        ),
+    conda:
+        "../envs/plumbline.yaml"
+    threads: 1
+    resources:
+        gpu=STUDY.generation_resources.gpu,
+        mem_mb=STUDY.generation_resources.mem_mb,
+        runtime=STUDY.generation_resources.runtime_minutes,
+    params:
+        code=code_of("workflow_scripts.annotate.answers"),
+        pins=pins(*TORCH),
+        settings=lambda wildcards: reward_settings(annotated_by(wildcards)),
+        fit_rows=lambda wildcards: fit_rows(annotated_by(wildcards)),
+    message:
+        "Rewarding {wildcards.policy} (seed {wildcards.seed}) on {wildcards.prompts}"
+    shell:
+        "python -m workflow_scripts.annotate.answers --prompts {input.prompts}l --generations {input.generations}l"
+        " --fit-rows {params.fit_rows} --settings {params.settings:q}"
+        f" --work {WORK}/annotate/{{wildcards.policy}}-{{wildcards.seed}}-{{wildcards.prompts}}"
+        " --output {output}l --manifest {output} 2> {log}"

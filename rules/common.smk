@@ -7,10 +7,17 @@ import sys
 from workflow_scripts.common.code import code_of, pins
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest
-from workflow_scripts.common.study import (
-    ALIGN_METHODS,
+from workflow_scripts.common.schema import (
     ANSWERED,
     JUDGED,
+    OFFLINE_METHODS,
+    ONLINE_METHODS,
+    PAIR_METHODS,
+    RankedPairs,
+    RowSimulation,
+    Sampling,
+)
+from workflow_scripts.common.study import (
     all_templates,
     check_config,
     policies_of,
@@ -53,6 +60,12 @@ def one_of(names):
     return "|".join(map(re.escape, sorted(names))) or "(?!)"
 
 
+CELL = f"{RESULTS}/policies/{{policy}}/seed-{{seed}}"
+
+
+ANYONE = one_of([*POLICIES, *CALIBRATION])
+
+
 # --- sources and models -------------------------------------------------------------------------------------------
 
 
@@ -80,13 +93,20 @@ FETCHED = [key for key, name in SOURCE_OF.items() if STUDY.sources[name].places]
 SIMULATED = [key for key, name in SOURCE_OF.items() if STUDY.sources[name].simulate]
 
 
+def simulator_of(wildcards):
+    """Return the module that simulates a source."""
+    by_rows = isinstance(
+        STUDY.sources[SOURCE_OF[wildcards.source]].simulate, RowSimulation
+    )
+    return "simulate_rows" if by_rows else "simulate_dialogues"
+
+
 # --- policies -----------------------------------------------------------------------------------------------------
 
 
-def policies_by(method_kind):
-    """Return the names of the policies made by a kind of method: sft, or one of the alignment methods."""
-    wanted = ("sft",) if method_kind == "sft" else ALIGN_METHODS
-    return [name for name, policy in POLICIES.items() if policy.method in wanted]
+def policies_by(*methods):
+    """Return the names of the policies made by one of these methods."""
+    return [name for name, policy in POLICIES.items() if policy.method in methods]
 
 
 def run_of(policy):
@@ -150,23 +170,36 @@ def cells():
 PROMPTED = {
     name: part for name, part in STUDY.benchmarks.items() if part.kind in ANSWERED
 }
-PAIR_SETS = {f"pairs-{name}": part for name, part in STUDY.pairs.items()}
-PROMPT_SETS = PROMPTED | PAIR_SETS
+PAIR_SETS = {
+    f"pairs-{name}": part
+    for name, part in STUDY.pairs.items()
+    if not isinstance(part, RankedPairs)
+}
+VALUE_SETS = {
+    f"values-{name}": part
+    for name, part in STUDY.values.items()
+    if part.targets == "generated"
+}
+ONLINE_SETS = {  # these are answered while a policy is trained on them
+    f"runs-{name}": part
+    for name, part in STUDY.runs.items()
+    if part.method in ONLINE_METHODS
+}
+PROMPT_SETS = PROMPTED | PAIR_SETS | VALUE_SETS | ONLINE_SETS
 
 
 def owed_by(policy):
-    """Return the prompt sets a policy answers: every benchmark's, and those its children learn pairs from."""
-    children = [
-        child
-        for child in POLICIES.values()
-        if child.parent == policy and child.method in ALIGN_METHODS
+    """Return the prompt sets a policy answers: every benchmark's, and those its children learn from."""
+    runs = [
+        STUDY.runs[child.run] for child in POLICIES.values() if child.parent == policy
     ]
-    pair_sets = [
-        f"pairs-{name}"
-        for name in STUDY.pairs
-        if any(STUDY.runs[c.run].pairs == name for c in children)
+    wanted = {f"pairs-{getattr(run, 'pairs', None)}" for run in runs} | {
+        f"values-{getattr(run, 'value', None)}" for run in runs
+    }
+    return [
+        *(name for name in PAIR_SETS | VALUE_SETS if name in wanted),
+        *PROMPTED,
     ]
-    return [*pair_sets, *PROMPTED]
 
 
 def prompts_manifest(prompt_set):
@@ -200,8 +233,9 @@ def reward_parent(wildcards):
     return weights_folder(STUDY.reward_models[wildcards.reward].parent, STUDY.seeds[0])
 
 
-def reward_manifests(wildcards):
-    rewards = STUDY.annotations[wildcards.annotation].rewards.values()
+def reward_manifests(annotation):
+    """Return what an annotation's classifiers are stale by."""
+    rewards = STUDY.annotations[annotation].rewards.values()
     models = [part.model for part in rewards if getattr(part, "model", None)]
     sources = [part.source for part in rewards if getattr(part, "source", None)]
     return [f"{RESULTS}/reward_models/{name}/manifest.json" for name in models] + [
@@ -209,10 +243,10 @@ def reward_manifests(wildcards):
     ]
 
 
-def reward_settings(wildcards):
-    """Return an annotation's rewards with each classifier's folder in place of its name."""
+def reward_settings(annotation):
+    """Return an annotation's rewards as JSON, each classifier's folder in place of its name."""
     rewards = {}
-    for name, part in STUDY.annotations[wildcards.annotation].rewards.items():
+    for name, part in STUDY.annotations[annotation].rewards.items():
         rewards[name] = part.model_dump()
         if getattr(part, "model", None):
             rewards[name]["folder"] = f"{RESULTS}/reward_models/{part.model}/model"
@@ -221,23 +255,141 @@ def reward_settings(wildcards):
     return as_json({"rewards": rewards})
 
 
+def annotated_by(wildcards):
+    """Return the annotation that rewards the answers to a prompt set."""
+    return PROMPT_SETS[wildcards.prompts].annotation
+
+
+def clean_rows(dataset, split):
+    return f"{CLEAN}/{dataset}/rows/{split}.jsonl"
+
+
+def annotated_rows(part):
+    """Return train=… and validation=…, the annotated files that a run or a set of pairs learns from."""
+    folder = f"{RESULTS}/annotations/{part.annotation}/rows"
+    splits = {"train": part.split, "validation": part.validation}
+    return [f"{name}={folder}/{split}.jsonl" for name, split in splits.items() if split]
+
+
+def fit_rows(annotation):
+    """Return the conversations that an annotation's tf-idf weights are fitted on."""
+    part = STUDY.annotations[annotation]
+    return clean_rows(part.dataset, part.fit_split)
+
+
+def history_of(annotation):
+    return STUDY.datasets[STUDY.annotations[annotation].dataset].history_turns
+
+
 # --- align ------------------------------------------------------------------------------------------------------
 
 
-def reference_folder(wildcards):
+def parent_of(wildcards):
+    """Return (parent, seed) of a policy: the same seed, unless the parent has none."""
     parent = POLICIES[wildcards.policy].parent
-    seed = wildcards.seed if POLICIES[parent].parent else STUDY.seeds[0]
+    return parent, wildcards.seed if POLICIES[parent].parent else STUDY.seeds[0]
+
+
+def pairs_folder(pairs, policy, seed):
+    """Return where pairs are: those of a policy's own mistakes are its own, ranked ones are everybody's."""
+    if isinstance(STUDY.pairs[pairs], RankedPairs):
+        return f"{RESULTS}/pairs/{pairs}"
+    return f"{RESULTS}/pairs/{pairs}/{policy}/seed-{seed}"
+
+
+def reference_folder(wildcards):
+    parent, seed = parent_of(wildcards)
     return f"{RESULTS}/reference/{run_of(wildcards.policy).pairs}/{parent}/seed-{seed}"
+
+
+def ranked_folder(wildcards):
+    parent, seed = parent_of(wildcards)
+    return f"{RESULTS}/ranked/{run_of(wildcards.policy).pairs}/{parent}/seed-{seed}"
+
+
+REWARDED = ["annotation", "split", "validation", "max_prompt_tokens", "max_tokens"]
+
+
+def rewarded_key(run):
+    """Return the name of the rewarded rows a run learns from; runs that agree in these share them."""
+    return f"{run.annotation}-{digest(settings(run, keys=REWARDED))[:8]}"
+
+
+REWARDED_OF = {
+    rewarded_key(run): run
+    for run in STUDY.runs.values()
+    if run.method in OFFLINE_METHODS
+}
+
+
+def rewarded_folder(wildcards):
+    parent, seed = parent_of(wildcards)
+    return f"{RESULTS}/rewarded/{rewarded_key(run_of(wildcards.policy))}/{parent}/seed-{seed}"
+
+
+def advantages_manifest(wildcards):
+    """Return the manifest of the advantages a run weighs by, or nothing where it weighs by none."""
+    run = run_of(wildcards.policy)
+    if not getattr(run, "value", None):
+        return []
+    parent, seed = parent_of(wildcards)
+    return f"{RESULTS}/advantages/{rewarded_key(run)}/{run.value}/{parent}/seed-{seed}/manifest.json"
+
+
+def advantages_flags(wildcards):
+    manifest = advantages_manifest(wildcards)
+    return (
+        f"--advantages {Path(manifest).parent}/advantages.jsonl --advantages-manifest {manifest}"
+        if manifest
+        else ""
+    )
+
+
+def value_rows(wildcards):
+    """Return the rewarded answers a value head is fitted on."""
+    part = STUDY.values[wildcards.value]
+    if part.targets == "generated":
+        return f"{policy_folder(wildcards.policy, wildcards.seed)}/rewards/values-{wildcards.value}.jsonl"
+    return f"{RESULTS}/annotations/{part.annotation}/rows/{part.split}.jsonl"
+
+
+def value_rows_manifest(wildcards):
+    if STUDY.values[wildcards.value].targets == "generated":
+        return f"{value_rows(wildcards)[:-1]}"
+    return f"{RESULTS}/annotations/{STUDY.values[wildcards.value].annotation}/manifest.json"
+
+
+# What a training job is not made stale by, or has from elsewhere.
+NOT_LEARNED_BY = ["parent", "method", "threads"]
+
+
+def training_settings(wildcards, drop=(), **more):
+    return settings(
+        run_of(wildcards.policy),
+        drop=[*NOT_LEARNED_BY, *drop],
+        trust_remote_code=remote_code(wildcards.policy),
+        **more,
+    )
+
+
+def method_module(wildcards):
+    return f"workflow_scripts.align.{run_of(wildcards.policy).method}"
 
 
 # --- generate ---------------------------------------------------------------------------------------------------
 
 
+def prompted_dataset(part):
+    """Return the name of the dataset whose turns are a prompt set, or None."""
+    annotation = STUDY.annotations.get(getattr(part, "annotation", None))
+    return annotation.dataset if annotation else getattr(part, "dataset", None)
+
+
 def prompts_input(wildcards):
     """Return the manifest behind a prompt set, or the file itself where it ships with the repository."""
     part = PROMPT_SETS[wildcards.prompts]
-    if getattr(part, "dataset", None):
-        return f"{CLEAN}/{part.dataset}/manifest.json"
+    if prompted_dataset(part):
+        return f"{CLEAN}/{prompted_dataset(part)}/manifest.json"
     if part.kind == "humaneval":
         return f"{source_folder(part.source)}/manifest.json"
     return part.questions if part.kind == "mt_bench" else part.prompts
@@ -245,8 +397,8 @@ def prompts_input(wildcards):
 
 def prompts_file(wildcards):
     part = PROMPT_SETS[wildcards.prompts]
-    if getattr(part, "dataset", None):
-        return f"{CLEAN}/{part.dataset}/rows/{part.split}.jsonl"
+    if prompted_dataset(part):
+        return clean_rows(prompted_dataset(part), part.split)
     return (
         f"{source_folder(part.source)}/files/{part.file}"
         if part.kind == "humaneval"
@@ -254,12 +406,17 @@ def prompts_file(wildcards):
     )
 
 
+def prompts_kind(wildcards):
+    part = PROMPT_SETS[wildcards.prompts]
+    return "turns" if prompted_dataset(part) else part.kind
+
+
 def prompt_cuts(wildcards):
     """Return the flags that shorten a prompt set: fewer rows, or fewer past exchanges in each."""
     part = PROMPT_SETS[wildcards.prompts]
-    dataset = STUDY.datasets.get(getattr(part, "dataset", None))
+    dataset = STUDY.datasets.get(prompted_dataset(part))
     flags = {
-        "--limit": part.limit,
+        "--limit": getattr(part, "limit", None),
         "--history": dataset.history_turns if dataset else None,
     }
     return " ".join(
@@ -267,14 +424,15 @@ def prompt_cuts(wildcards):
     )
 
 
-SAMPLING = [
-    "max_new_tokens",
-    "min_new_tokens",
-    "temperature",
-    "top_p",
-    "samples",
-    "batch_size",
-]
+SAMPLING = list(Sampling.model_fields)
+
+
+def sampling_of(wildcards):
+    """Return how a prompt set is answered; a set that a run answers while it trains says so itself."""
+    part = PROMPT_SETS[wildcards.prompts]
+    return settings(
+        part, keys=[key for key in SAMPLING if key in type(part).model_fields]
+    )
 
 
 ENGINE_CODE = code_of(
@@ -308,17 +466,21 @@ def score_settings(*keys):
     return chosen
 
 
-CELL = f"{RESULTS}/policies/{{policy}}/seed-{{seed}}"
-
-
-ANYONE = one_of([*POLICIES, *CALIBRATION])
-
-
 def scored_weights(wildcards):
     """Return the folder of a policy's weights; the calibration rows take the first base model's tokenizer."""
     if wildcards.policy in CALIBRATION:
         return weights_folder(next(iter(STUDY.models)), STUDY.seeds[0])
     return weights_folder(wildcards.policy, wildcards.seed)
+
+
+def spoken_by(policy):
+    """Return how a policy is spoken to and computed; the calibration rows take after the first base model."""
+    speaker = policy if policy in POLICIES else next(iter(STUDY.models))
+    return {
+        "precision": STUDY.engine.precision,
+        "template": template_of(speaker),
+        "trust_remote_code": policy in POLICIES and remote_code(policy),
+    }
 
 
 def calibration_flag(flag):
@@ -387,6 +549,18 @@ SCORES = [entry["file"] for entry in index_entries()]
 
 
 TRAINED = [(name, seed) for name, seed in cells() if POLICIES[name].parent]
+
+
+TRAININGS = [
+    {
+        "policy": name,
+        "seed": seed,
+        "method": POLICIES[name].method,
+        "curve": f"{policy_folder(name, seed)}/curve.json",
+        "manifest": f"{policy_folder(name, seed)}/manifest.json",
+    }
+    for name, seed in TRAINED
+]
 
 
 FIGURES = (

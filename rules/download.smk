@@ -25,27 +25,30 @@ rule fetch_source:
         " --work work/downloads/{wildcards.source} 2> {log}"
 
 
-rule simulate_dialogues:
+rule simulate_source:
     input:
         lambda wildcards: STUDY.sources[SOURCE_OF[wildcards.source]].simulate.problems,
     output:
         "data/sources/{source}/manifest.json",
     log:
-        f"{LOGS}/simulate_dialogues/{{source}}.log",
+        f"{LOGS}/simulate_source/{{source}}.log",
     wildcard_constraints:
         source=one_of(SIMULATED),
     priority: 90
     conda:
         "../envs/plumbline.yaml"
     params:
-        code=code_of("workflow_scripts.download.simulate_dialogues"),
+        code=lambda wildcards: code_of(
+            f"workflow_scripts.download.{simulator_of(wildcards)}"
+        ),
+        simulator=simulator_of,
         settings=lambda wildcards: settings(
             STUDY.sources[SOURCE_OF[wildcards.source]].simulate, drop=["problems"]
         ),
     message:
-        "Simulating dialogues over {input}"
+        "Simulating source {wildcards.source} over {input}"
     shell:
-        "python -m workflow_scripts.download.simulate_dialogues --problems {input} --settings {params.settings:q}"
+        "python -m workflow_scripts.download.{params.simulator} --problems {input} --settings {params.settings:q}"
         " --output data/sources/{wildcards.source}/files --manifest {output} 2> {log}"
 
 

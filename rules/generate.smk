@@ -15,11 +15,9 @@ rule build_prompts:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.generate.prompts"),
-        kind=lambda wildcards: getattr(PROMPT_SETS[wildcards.prompts], "kind", "tutor"),
+        kind=prompts_kind,
         file=prompts_file,
-        sampling=lambda wildcards: settings(
-            PROMPT_SETS[wildcards.prompts], keys=SAMPLING
-        ),
+        sampling=sampling_of,
         cuts=prompt_cuts,
     message:
         "Building prompt set {wildcards.prompts}"

@@ -52,6 +52,29 @@ rule build_table:
         " --output {output.table} --wide {output.wide} --markdown {output.markdown} 2> {log}"
 
 
+rule summarise_training:
+    input:
+        [run["curve"] for run in TRAININGS],
+        [run["manifest"] for run in TRAININGS],
+    output:
+        report(
+            f"{RESULTS}/training.csv",
+            caption="../report/training.rst",
+            category="Training",
+        ),
+    log:
+        f"{LOGS}/summarise_training.log",
+    conda:
+        "../envs/plumbline.yaml"
+    params:
+        code=code_of("workflow_scripts.report.training"),
+        settings=as_json({"runs": TRAININGS}),
+    message:
+        "Summing up the trainings of {NAME}"
+    shell:
+        "python -m workflow_scripts.report.training --settings {params.settings:q} --output {output} > {log} 2>&1"
+
+
 rule draw_loss_curves:
     input:
         [curve["file"] for curve in CURVES],
@@ -138,6 +161,7 @@ rule render_report:
         table=f"{RESULTS}/results.csv",
         wide=f"{RESULTS}/policies.csv",
         figures=FIGURES,
+        training=[f"{RESULTS}/training.csv"] if TRAINED else [],
     output:
         page=f"{RESULTS}/report.html",
         study=f"{RESULTS}/study.json",
@@ -156,5 +180,5 @@ rule render_report:
         "Rendering the report of {NAME}"
     shell:
         "python -m workflow_scripts.report.index --output {output.study} 2> {log} <<< {params.study:q} &&"
-        " python -m snakemake {input.table} {input.wide} {input.figures} --nolock --cores 1"
+        " python -m snakemake {input.table} {input.wide} {input.figures} {input.training} --nolock --cores 1"
         " --snakefile $PLUMBLINE/Snakefile --configfile {output.study} --report {output.page} >> {log} 2>&1"

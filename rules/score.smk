@@ -78,20 +78,15 @@ rule measure_likelihoods:
     threads: 1
     resources:
         gpu=STUDY.generation_resources.gpu,
+        mem_mb=STUDY.generation_resources.mem_mb,
+        runtime=STUDY.generation_resources.runtime_minutes,
     params:
         code=code_of("workflow_scripts.score.likelihoods"),
         pins=pins(*TORCH),
         settings=lambda wildcards: settings(
             STUDY.benchmarks[wildcards.benchmark],
             keys=["max_tokens"],
-            precision=STUDY.engine.precision,
-            template=template_of(
-                wildcards.policy
-                if wildcards.policy in POLICIES
-                else next(iter(STUDY.models))
-            ),
-            trust_remote_code=wildcards.policy in POLICIES
-            and remote_code(wildcards.policy),
+            **spoken_by(wildcards.policy),
         ),
         model=scored_weights,
         calibration=calibration_flag("--calibration"),
@@ -125,6 +120,93 @@ rule score_pair_perplexity:
         "python -m workflow_scripts.score.pair_perplexity --likelihoods {input} --settings {params.settings:q} --output {output} 2> {log}"
 
 
+rule score_rewards:
+    input:
+        f"{CELL}/rewards/{{benchmark}}.json",
+    output:
+        f"{CELL}/scores/{{benchmark}}.json",
+    log:
+        f"{LOGS}/score_rewards/{{policy}}-{{seed}}-{{benchmark}}.log",
+    wildcard_constraints:
+        policy=ANYONE,
+        seed=r"\d+",
+        benchmark=benchmarks_of("rewards"),
+    conda:
+        "../envs/plumbline.yaml"
+    params:
+        code=code_of("workflow_scripts.score.rewards"),
+        settings=lambda wildcards: as_json({"benchmark": wildcards.benchmark}),
+    message:
+        "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
+    shell:
+        "python -m workflow_scripts.score.rewards --annotated {input}l --settings {params.settings:q} --output {output} 2> {log}"
+
+
+rule measure_reply_likelihoods:
+    input:
+        dataset=lambda wildcards: f"{CLEAN}/{STUDY.benchmarks[wildcards.benchmark].dataset}/manifest.json",
+        model=lambda wildcards: f"{scored_weights(wildcards)}/manifest.json",
+    output:
+        f"{CELL}/likelihoods/{{benchmark}}.jsonl",
+    log:
+        f"{LOGS}/measure_reply_likelihoods/{{policy}}-{{seed}}-{{benchmark}}.log",
+    wildcard_constraints:
+        policy=ANYONE,
+        seed=r"\d+",
+        benchmark=benchmarks_of("loss"),
+    conda:
+        "../envs/plumbline.yaml"
+    threads: 1
+    resources:
+        gpu=STUDY.generation_resources.gpu,
+        mem_mb=STUDY.generation_resources.mem_mb,
+        runtime=STUDY.generation_resources.runtime_minutes,
+    params:
+        code=code_of("workflow_scripts.score.reply_likelihoods"),
+        pins=pins(*TORCH),
+        settings=lambda wildcards: settings(
+            STUDY.benchmarks[wildcards.benchmark],
+            keys=["max_tokens", "batch_size", "limit"],
+            history_turns=STUDY.datasets[
+                STUDY.benchmarks[wildcards.benchmark].dataset
+            ].history_turns,
+            **spoken_by(wildcards.policy),
+        ),
+        model=scored_weights,
+        calibration=calibration_flag("--calibration"),
+        rows=lambda wildcards: clean_rows(
+            STUDY.benchmarks[wildcards.benchmark].dataset,
+            STUDY.benchmarks[wildcards.benchmark].split,
+        ),
+    message:
+        "Likelihoods of {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
+    shell:
+        "python -m workflow_scripts.score.reply_likelihoods --model {params.model}/model {params.calibration}"
+        " --rows {params.rows} --settings {params.settings:q} --output {output} 2> {log}"
+
+
+rule score_reply_loss:
+    input:
+        f"{CELL}/likelihoods/{{benchmark}}.jsonl",
+    output:
+        f"{CELL}/scores/{{benchmark}}.json",
+    log:
+        f"{LOGS}/score_reply_loss/{{policy}}-{{seed}}-{{benchmark}}.log",
+    wildcard_constraints:
+        policy=ANYONE,
+        seed=r"\d+",
+        benchmark=benchmarks_of("loss"),
+    conda:
+        "../envs/plumbline.yaml"
+    params:
+        code=code_of("workflow_scripts.score.reply_loss"),
+        settings=lambda wildcards: as_json({"benchmark": wildcards.benchmark}),
+    message:
+        "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
+    shell:
+        "python -m workflow_scripts.score.reply_loss --likelihoods {input} --settings {params.settings:q} --output {output} 2> {log}"
+
+
 rule score_lm_eval:
     input:
         model=lambda wildcards: f"{scored_weights(wildcards)}/manifest.json",
@@ -142,6 +224,8 @@ rule score_lm_eval:
     threads: 1
     resources:
         gpu=STUDY.generation_resources.gpu,
+        mem_mb=STUDY.generation_resources.mem_mb,
+        runtime=STUDY.generation_resources.runtime_minutes,
     params:
         code=code_of("workflow_scripts.score.lm_eval_run"),
         pins=pins(*TORCH, "lm-eval"),

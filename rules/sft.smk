@@ -19,7 +19,7 @@ rule tokenise_dataset:
         pins=pins(*TORCH),
         settings=lambda wildcards: settings(
             run_of(wildcards.policy),
-            keys=["max_tokens", "overflow"],
+            keys=["max_tokens", "overflow", "objective", "im_mask"],
             template=template_of(wildcards.policy),
             history_turns=STUDY.datasets[
                 run_of(wildcards.policy).dataset
@@ -64,10 +64,9 @@ rule train_sft:
     params:
         code=code_of("workflow_scripts.sft.train"),
         pins=pins(*TRAINERS),
-        settings=lambda wildcards: settings(
-            run_of(wildcards.policy),
+        settings=lambda wildcards: training_settings(
+            wildcards,
             drop=[
-                "parent",
                 "dataset",
                 "split",
                 "validation",
@@ -75,9 +74,9 @@ rule train_sft:
                 "backend",
                 "max_tokens",
                 "overflow",
-                "threads",
+                "objective",
+                "im_mask",
             ],
-            trust_remote_code=remote_code(wildcards.policy),
         ),
         parent=parent_weights,
         cost=f"{RESULTS}/costs/train_sft/{{policy}}-{{seed}}.json",

@@ -449,11 +449,11 @@ CONVERSATION = {
 
 @pytest.mark.parametrize(("history", "sizes"), [([], [2, 4, 6]), (["--history", "1"], [2, 4, 4])])
 def test_a_tutor_turn_is_a_prompt_with_its_gold_reply(tmp_path, history, sizes):
-    rows = build(tmp_path, "tutor", [CONVERSATION], *history)
+    rows = build(tmp_path, "turns", [CONVERSATION], *history)
     assert [row["id"] for row in rows] == ["1:x#0", "1:x#1", "1:x#2"]
     assert [row["reference"] for row in rows] == [["assistant0"], ["assistant1"], ["assistant2"]]
     assert [len(row["messages"]) for row in rows] == sizes
-    assert len(build(tmp_path, "tutor", [CONVERSATION], "--limit", "2")) == 2
+    assert len(build(tmp_path, "turns", [CONVERSATION], "--limit", "2")) == 2
     assert read_json(tmp_path / "set.json")["sampling"] == WARM
 
 
@@ -483,8 +483,8 @@ def test_mt_bench_asks_its_second_turn_afterwards(tmp_path):
         ("humaneval", [{"task_id": "a", "prompt": "p"}], "row 1 has no 'canonical_solution'"),
         ("mt_bench", [{"question_id": 1, "turns": ["a"]}], "row 1 has no 'category'"),
         ("alpaca_eval", [{"instruction": "a", "output": "b"}, {"instruction": "a"}], "row 2 has no 'output'"),
-        ("tutor", [], "holds no prompts"),
-        ("tutor", [CONVERSATION, CONVERSATION], "ids repeat"),
+        ("turns", [], "holds no prompts"),
+        ("turns", [CONVERSATION, CONVERSATION], "ids repeat"),
     ],
 )
 def test_a_file_that_makes_no_prompt_set_is_named(tmp_path, kind, rows, message):

@@ -5,7 +5,7 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from workflow_scripts.common import logprobs
-from workflow_scripts.common.logprobs import flat_logps, shared_prompt_logps
+from workflow_scripts.common.logprobs import flat_logps, shared_prompt_logps, through_forward
 from workflow_scripts.common.models import load_policy
 
 VALUE = {"rtol": 0, "atol": 2e-5}
@@ -116,3 +116,21 @@ def test_the_order_of_a_batch_changes_nothing(model, way):
     forth = way(model, prompts, completions)
     back = way(model, prompts[::-1], [group[::-1] for group in completions[::-1]])
     torch.testing.assert_close(flat([group[::-1] for group in back[::-1]]), flat(forth), **VALUE)
+
+
+@pytest.mark.parametrize("way", [shared_prompt_logps, flat_logps])
+def test_prompts_may_have_different_numbers_of_completions(model, way):
+    prompts, completions = batch(3, prompts=4)
+    ragged = [group[: 1 + place % 3] for place, group in enumerate(completions)]
+    agree(model, way, naive_logps, prompts, ragged)
+
+
+def test_what_passes_through_forward_is_computed_on_the_model_itself(tiny_model):
+    model = load_policy(tiny_model)
+    ids = torch.tensor([[5, 6, 7]])
+    plain = model(input_ids=ids).logits
+    through_forward(model)
+    torch.testing.assert_close(model(input_ids=ids).logits, plain)
+    seen = model(lambda inner, value: (inner, value), 3)
+    assert seen[0] is model
+    assert seen[1] == 3

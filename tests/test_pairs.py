@@ -154,7 +154,11 @@ def run_main(tmp_path, monkeypatch, generations):
     flags = {
         name: str(tmp_path / f"{name}.jsonl") for name in ("prompts", "generations", "output", "rejected")
     }
-    flags |= {"settings": '{"reply_format": "json"}', "manifest": str(tmp_path / "manifest.json")}
+    flags |= {
+        "settings": json.dumps({"reply_format": "json", "validation_share": 0.0, "seed": 1}),
+        "ranked": str(tmp_path / "ranked.jsonl"),
+        "manifest": str(tmp_path / "manifest.json"),
+    }
     monkeypatch.setattr(
         sys, "argv", ["build", *(part for name in flags for part in (f"--{name}", flags[name]))]
     )
@@ -168,6 +172,7 @@ def test_counts_add_up_in_the_manifest(tmp_path, monkeypatch):
         "read": 4,
         "kept": 2,
         "share_kept": 0.5,
+        "splits": {"train": 2},
         "mismatches": {ACTION: 1, "unparsable": 1},
         "rejected": {"labels all agree": 1, "same answer again": 1},
     }

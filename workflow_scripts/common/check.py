@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.study import Study, load_study, policies_of, seeds_of
+from workflow_scripts.common.schema import Study
+from workflow_scripts.common.study import load_study, policies_of, seeds_of
 
 TO_FILL_IN = "0" * 40
 

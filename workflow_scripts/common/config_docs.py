@@ -11,7 +11,7 @@ from pathlib import Path
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file
-from workflow_scripts.common.study import PATTERNS, Study
+from workflow_scripts.common.schema import PATTERNS, Study
 
 INTRODUCTION = """# What a study holds
 
@@ -26,7 +26,7 @@ Editors that know JSON Schema complete and check a study as you type, with this 
 
 Keys without a default must be given. Lengths of text are tokens unless a key says otherwise; shares are from 0 to 1.
 This page and the schema are made by `python -m workflow_scripts.common.config_docs` from
-`workflow_scripts/common/study.py`.
+`workflow_scripts/common/schema.py`.
 """
 
 

@@ -68,13 +68,14 @@ def token_logps(hidden: Tensor, targets: Tensor, head: Tensor) -> Tensor:
 def shared_prompt_logps(
     model: Any, prompts: list[list[int]], completions: list[list[list[int]]]
 ) -> list[list[Tensor]]:
-    """Return [prompt][completion] → (tokens,) log-probs, each prompt encoded once; equally many completions a prompt.
+    """Return [prompt][completion] → (tokens,) log-probs, each prompt encoded once for all its completions.
 
     `model` is an unwrapped decoder-only causal LM. Prompts are padded left and completions right, with explicit
     positions, so padding changes nothing.
     """
     device = model.device
-    width, count = max(map(len, prompts)), len(completions[0])
+    width = max(map(len, prompts))
+    counts = torch.tensor([len(group) for group in completions], device=device)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     prompt_ids = padded(prompts, 0, left=True).to(device)
     prompt_mask = (torch.arange(width, device=device)[None] >= width - lengths[:, None]).long()
@@ -83,15 +84,15 @@ def shared_prompt_logps(
         input_ids=prompt_ids, attention_mask=prompt_mask, position_ids=positions, use_cache=True
     )
     cache = encoded.past_key_values
-    cache.batch_repeat_interleave(count)
+    cache.batch_repeat_interleave(counts)
 
     flat = [completion for group in completions for completion in group]
     targets = padded(flat, IGNORED).to(device)
     learned = targets != IGNORED
     inputs = targets.clamp(min=0)
-    mask = torch.cat([prompt_mask.repeat_interleave(count, 0), learned.long()], 1)
-    positions = lengths.repeat_interleave(count)[:, None] + torch.arange(inputs.shape[1], device=device)[None]
-    last = encoded.last_hidden_state[:, -1:].repeat_interleave(count, 0)
+    mask = torch.cat([prompt_mask.repeat_interleave(counts, 0), learned.long()], 1)
+    positions = lengths.repeat_interleave(counts)[:, None] + torch.arange(inputs.shape[1], device=device)[None]
+    last = encoded.last_hidden_state[:, -1:].repeat_interleave(counts, 0)
     if inputs.shape[1] > 1:
         behind = model.base_model(
             input_ids=inputs[:, :-1],
@@ -102,8 +103,8 @@ def shared_prompt_logps(
         )
         last = torch.cat([last, behind.last_hidden_state], 1)
     logps = token_logps(last[learned], targets[learned], head_of(model))
-    per_row = list(logps.split([len(completion) for completion in flat]))
-    return [per_row[start : start + count] for start in range(0, len(per_row), count)]
+    per_row = iter(logps.split([len(completion) for completion in flat]))
+    return [[next(per_row) for _ in group] for group in completions]
 
 
 def flat_logps(

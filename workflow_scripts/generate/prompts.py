@@ -23,10 +23,14 @@ def field(row: dict, name: str, path: Path, number: int) -> object:
     return row[name]
 
 
-def tutor_prompts(path: Path, history: int | None = None) -> list[dict]:
-    """One prompt per tutor turn of each conversation; the gold reply is the reference."""
-    turns = [turn for conversation in read_jsonl(path) for turn in turns_of(conversation, history)]
-    return [turn | {"followups": [], "reference": [turn["reference"]]} for turn in turns]
+def turn_prompts(path: Path, history: int | None = None) -> list[dict]:
+    """One prompt per assistant turn of each conversation, or per ranked row; the gold or best reply is the reference."""
+    turns = [turn for row in read_jsonl(path) for turn in turns_of(row, history)]
+    return [
+        {**turn, "followups": [], "reference": [turn["reference"]]}
+        for turn in turns
+        if turn["meta"].get("rank", 0) == 0
+    ]
 
 
 def humaneval_prompts(path: Path) -> list[dict]:
@@ -75,7 +79,7 @@ def alpaca_eval_prompts(path: Path) -> list[dict]:
 
 
 BUILDERS = {
-    "tutor": tutor_prompts,
+    "turns": turn_prompts,
     "humaneval": humaneval_prompts,
     "mt_bench": mt_bench_prompts,
     "alpaca_eval": alpaca_eval_prompts,
@@ -87,12 +91,12 @@ def main() -> None:
     parser.add_argument("--kind", choices=BUILDERS, required=True)
     parser.add_argument("--input", type=Path, required=True)
     parser.add_argument("--sampling", type=json.loads, required=True, help="how answers are drawn, as JSON")
-    parser.add_argument("--history", type=int, help="tutor: at most so many past exchanges in a prompt")
+    parser.add_argument("--history", type=int, help="turns: at most so many past exchanges in a prompt")
     parser.add_argument("--limit", type=int, help="keep the first so many rows")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--manifest", type=Path, required=True)
     arguments = parser.parse_args()
-    more = {"history": arguments.history} if arguments.kind == "tutor" else {}
+    more = {"history": arguments.history} if arguments.kind == "turns" else {}
     rows = BUILDERS[arguments.kind](arguments.input, **more)[: arguments.limit]
     identities = [row["id"] for row in rows]
     if not rows or len(set(identities)) < len(rows):

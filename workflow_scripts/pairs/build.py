@@ -1,10 +1,12 @@
 """Preference pairs from a policy's own mistakes: the gold reply is chosen, a reply that mismatches it is rejected.
 
-The rule is that of Tutorbot-Spock (Sonkar et al. 2024): the structured fields are compared, free text never is.
+The rule is that of Tutorbot-Spock (Sonkar et al. 2024): the structured fields are compared, free text never is. The
+same answers are also written ranked, for objectives over more than two: gold first, then by the labels they got right.
 """
 
 import argparse
 import json
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -86,38 +88,80 @@ def build_pairs(
     return pairs, rejected
 
 
+def held_out_groups(groups: list[str], share: float, seed: int) -> set[str]:
+    """Return the groups whose pairs are only validated on: a share of them, at least one if the share is positive."""
+    order = sorted(set(groups))
+    random.Random(seed).shuffle(order)
+    return set(order[: max(1, round(share * len(order)))] if share else [])
+
+
+def labels_right(gold: dict, losing: str) -> float:
+    """Return the share of label fields that a losing answer got right; 0 if it holds no reply."""
+    reply = parse_reply(losing) or {}
+    return sum(str(reply.get(field, "")).strip() == gold[field].strip() for field in LONGEST_LABEL) / len(
+        LONGEST_LABEL
+    )
+
+
+def rank_pairs(pairs: list[dict]) -> list[dict]:
+    """Return one row per prompt: its answers, the gold one first, with the share of right labels as reward.
+
+    The order among answers of equal reward is that of their samples.
+    """
+    rows: dict[str, dict] = {}
+    for pair in pairs:
+        prompt = pair["id"].rpartition("/")[0]
+        shared = {name: pair[name] for name in ("group", "messages", "split")}
+        row = rows.setdefault(prompt, {"id": prompt, **shared, "answers": [pair["chosen"]], "rewards": [1.0]})
+        row["answers"].append(pair["rejected"])
+        row["rewards"].append(round(labels_right(parse_reply(pair["chosen"]), pair["rejected"]), 6))
+    for row in rows.values():
+        order = sorted(
+            range(len(row["answers"])), key=lambda place, row=row: (place > 0, -row["rewards"][place])
+        )
+        row["answers"] = [row["answers"][place] for place in order]
+        row["rewards"] = [row["rewards"][place] for place in order]
+    return list(rows.values())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=Path, required=True)
     parser.add_argument("--generations", type=Path, required=True)
     parser.add_argument(
-        "--settings", type=json.loads, required=True, help='{"reply_format": "json" or "python"}'
+        "--settings", type=json.loads, required=True, help='{"reply_format", "validation_share", "seed"}'
     )
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--ranked", type=Path, required=True)
     parser.add_argument("--rejected", type=Path, required=True)
     parser.add_argument("--manifest", type=Path, required=True)
     arguments = parser.parse_args()
-    generations = read_jsonl(arguments.generations)
-    pairs, rejected = build_pairs(
-        read_jsonl(arguments.prompts), generations, arguments.settings["reply_format"]
-    )
+    settings, generations = arguments.settings, read_jsonl(arguments.generations)
+    pairs, rejected = build_pairs(read_jsonl(arguments.prompts), generations, settings["reply_format"])
     assert len(pairs) + len(rejected) == len(generations)
     if not pairs:
         raise PlumblineError(
             f"{arguments.generations}: the policy made no mistake on {len(generations)} prompts, so there are no pairs; "
             "raise pairs.*.temperature or samples, or train the parent less"
         )
+    held_out = held_out_groups(
+        [pair["group"] for pair in pairs], settings["validation_share"], settings["seed"]
+    )
+    pairs = [pair | {"split": "validation" if pair["group"] in held_out else "train"} for pair in pairs]
     write_jsonl(arguments.output, pairs)
+    write_jsonl(arguments.ranked, rank_pairs(pairs))
     write_jsonl(arguments.rejected, rejected)
     counts = {
         "read": len(generations),
         "kept": len(pairs),
         "share_kept": round(len(pairs) / len(generations), 4),
+        "splits": dict(Counter(pair["split"] for pair in pairs)),
         "mismatches": dict(Counter(pair["meta"]["mismatch"] for pair in pairs)),
         "rejected": dict(Counter(row["reason"] for row in rejected)),
     }
     print(f"{counts['kept']} pairs of {counts['read']} answers ({counts['share_kept']:.1%})")
-    write_manifest(arguments.manifest, [arguments.output, arguments.rejected], counts=counts)
+    files = [arguments.output, arguments.ranked, arguments.rejected]
+    write_manifest(arguments.manifest, files, counts=counts)
 
 
 if __name__ == "__main__":

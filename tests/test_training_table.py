@@ -1,0 +1,63 @@
+"""The training table says when a run overfits, and only then."""
+
+import csv
+import json
+
+from tests.tiny import call
+from workflow_scripts.common.files import write_json
+from workflow_scripts.report import training
+from workflow_scripts.report.training import summarise
+
+
+def curve(train: list[float], validation: list[float]) -> list[dict]:
+    rows = [{"step": step, "train_loss": loss} for step, loss in enumerate(train, 1)]
+    return rows + [{"step": step, "validation_loss": loss} for step, loss in enumerate(validation, 1)]
+
+
+FALLING = [3.0, 2.0, 1.5, 1.0, 0.5, 0.4]
+
+
+def test_validation_that_rises_while_training_falls_is_a_warning():
+    row = summarise(curve(FALLING, [2.0, 1.0, 1.5]), None)
+    assert (row["best_step"], row["validation_loss_best"], row["validation_loss_last"]) == (2, 1.0, 1.5)
+    assert "overfits" in row["warning"]
+    assert "step 2" in row["warning"]
+
+
+def test_validation_that_falls_to_the_end_is_none():
+    assert "warning" not in summarise(curve(FALLING, [2.0, 1.5, 1.0]), None)
+
+
+def test_a_rise_within_the_noise_is_none():
+    assert "warning" not in summarise(curve(FALLING, [2.0, 1.0, 1.009]), None)
+
+
+def test_a_loss_below_zero_has_its_noise_too():
+    assert "warning" in summarise(curve(FALLING, [-1.0, -2.0, -1.0]), None)
+    assert "warning" not in summarise(curve(FALLING, [-1.0, -2.0, -1.99]), None)
+
+
+def test_a_run_that_keeps_its_best_checkpoint_does_not_overfit():
+    row = summarise(curve(FALLING, [2.0, 1.0, 1.5]), kept_step=2)
+    assert row["kept_step"] == 2
+    assert "warning" not in row
+
+
+def test_both_losses_rising_is_divergence_not_overfitting():
+    assert "warning" not in summarise(curve(FALLING[::-1], [1.0, 2.0, 3.0]), None)
+
+
+def test_the_table_has_a_row_per_run_and_prints_its_warnings(tmp_path, capsys):
+    runs = []
+    for name, validation in (("m.a", [2.0, 1.0, 1.5]), ("m.b", [2.0, 1.0])):
+        write_json(tmp_path / f"{name}.curve", curve(FALLING, validation))
+        write_json(tmp_path / f"{name}.manifest", {"steps": 6, "kept_share": 0.67})
+        files = {part: str(tmp_path / f"{name}.{part}") for part in ("curve", "manifest")}
+        runs.append({"policy": name, "seed": 1, "method": "sft", **files})
+    output = tmp_path / "training.csv"
+    call(training.main, "--settings", json.dumps({"runs": runs}), "--output", output)
+    rows = list(csv.DictReader(output.open()))
+    assert [row["policy"] for row in rows] == ["m.a", "m.b"]
+    assert [bool(row["warning"]) for row in rows] == [True, False]
+    assert rows[0]["kept_share"] == "0.67"
+    assert capsys.readouterr().out.startswith("warning: m.a (seed 1) overfits")

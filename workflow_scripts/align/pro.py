@@ -1,0 +1,98 @@
+"""Preference Ranking Optimization (Song et al. 2024, eqs. 5 and 7) over k ranked answers; no reference model.
+
+s_i is the mean log-prob of answer i's tokens (all of them, the first one too), r_i its reward, answers best first:
+L = Σ_{k<n} −log [exp(s_k τ_kk) / Σ_{i≥k} exp(s_i τ_ki)] + w (n − 1)² · (−log π(y_1)),
+τ_ki = r_k − r_i for i > k (the inverse of the paper's temperature), τ_kk = max_{i>k} τ_ki. Where an answer is ranked
+lower but rewarded higher, τ is 0: it neither pulls nor pushes.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainingArguments
+
+from workflow_scripts.common.code import code_of
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.logprobs import flat_logps, shared_prompt_logps
+from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.row_trainer import LossOf, RowTrainer, read_splits
+from workflow_scripts.common.training import (
+    add_training_flags,
+    callbacks_of,
+    counts_of,
+    load_trainable,
+    save_trained,
+    train,
+    training_arguments,
+    work_folder,
+)
+
+
+def ranking_loss(scores: Tensor, rewards: Tensor) -> Tensor:
+    """Return the PRO loss of one prompt's answers: `scores` (answers,) mean log-probs, `rewards` (answers,), best first.
+
+    ln 2 per stage of two answers whose scores are equal and 0; PlumblineError for a single answer.
+    """
+    if len(scores) < 2:
+        raise PlumblineError("PRO ranks two answers or more; with one there is nothing to prefer")
+    total = scores.new_zeros(())
+    for stage in range(len(scores) - 1):
+        sharpness = (rewards[stage] - rewards[stage + 1 :]).clamp(min=0)
+        own = scores[stage] * sharpness.max()
+        total = total + torch.logsumexp(torch.cat([own[None], scores[stage + 1 :] * sharpness]), 0) - own
+    return total
+
+
+def loss_over_answers(settings: dict) -> LossOf:
+    """Return the loss as a function of model and rows of ranked answers; accuracy is of the best answer's rank."""
+    logps_of = flat_logps if settings["gradient_checkpointing"] else shared_prompt_logps
+    most = settings["candidates"]
+
+    def loss_of(model: Any, rows: list[dict]) -> tuple[Tensor, dict[str, float]]:
+        found = logps_of(model, [row["prompt"] for row in rows], [row["answers"][:most] for row in rows])
+        losses, first = [], []
+        for row, logps in zip(rows, found, strict=True):
+            scores = torch.stack([answer.mean() for answer in logps])
+            rewards = torch.tensor(row["rewards"][:most], device=scores.device, dtype=scores.dtype)
+            likelihood = settings["sft_weight"] * (len(logps) - 1) ** 2 * -logps[0].sum()
+            losses.append(ranking_loss(scores, rewards) + likelihood)
+            first.append(float(scores.argmax() == 0))
+        return torch.stack(losses).mean(), {"accuracy": sum(first) / len(first)}
+
+    return loss_of
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_training_flags(parser)
+    parser.add_argument("--ranked", type=Path, required=True, help="parquet of ranked answers")
+    parser.add_argument("--ranked-manifest", type=Path, required=True)
+    arguments = parser.parse_args()
+    settings = arguments.settings
+    inputs = [arguments.parent_manifest, arguments.ranked_manifest]
+    code = code_of("workflow_scripts.align.pro")
+    work = work_folder(arguments.work, inputs, settings, arguments.seed, code)
+    tokenizer = load_tokenizer(arguments.parent)
+    learned, held_out = read_splits(arguments.ranked)
+    trainer = RowTrainer(
+        loss_of=loss_over_answers(settings),
+        model=load_trainable(arguments.parent, settings),
+        args=TrainingArguments(
+            **training_arguments(settings, work, arguments.seed, evaluate=len(held_out) > 0),
+            remove_unused_columns=False,
+        ),
+        train_dataset=learned,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        callbacks=callbacks_of(settings),
+    )
+    seconds = train(trainer, work)
+    tokens = counts_of(arguments.ranked_manifest)["tokens"] * trainer.state.epoch
+    save_trained(trainer, tokenizer, arguments, work, seconds, tokens=tokens)
+
+
+if __name__ == "__main__":
+    run(main)

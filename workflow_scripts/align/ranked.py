@@ -1,0 +1,83 @@
+"""Tokens of ranked answers: one row per prompt with all its answers, the best first. No reference model is asked."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.files import finished_file, read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.templates import forbidden_text, tokenise_reply
+
+
+def tokenise_ranked(rows: list[dict], tokenizer: object, settings: dict) -> tuple[list[dict], list[dict]]:
+    """Return (token rows, rejections); prompts are cut on the left to max_prompt_tokens, answers on the right."""
+    kept, rejected = [], []
+    room = settings["max_tokens"] - settings["max_prompt_tokens"]
+    for row in rows:
+        special = forbidden_text(
+            [*row["messages"], *({"content": answer} for answer in row["answers"])], tokenizer
+        )
+        if special:
+            rejected.append({"id": row["id"], "reason": "special token in content", "detail": special})
+            continue
+        tokens = [
+            tokenise_reply(row["messages"], answer, settings["template"], tokenizer)
+            for answer in row["answers"]
+        ]
+        prompt = tokens[0][0]
+        answers = {
+            tuple(answer[:room]): reward for (_, answer), reward in zip(tokens, row["rewards"], strict=True)
+        }
+        if any(other != prompt for other, _ in tokens):
+            # A tokenizer that merges across the boundary: the answers would not share one prompt.
+            rejected.append({"id": row["id"], "reason": "prompt tokenised in two ways", "detail": ""})
+        elif len(answers) < len(tokens):
+            rejected.append({"id": row["id"], "reason": "answers equal", "detail": f"in {room} tokens"})
+        else:
+            cut = prompt[-settings["max_prompt_tokens"] :]
+            kept.append(
+                {
+                    "id": row["id"],
+                    "split": row["split"],
+                    "prompt": cut,
+                    "prompt_tokens_cut": len(prompt) - len(cut),
+                    "answers": [list(answer) for answer in answers],
+                    "rewards": list(answers.values()),
+                }
+            )
+    return kept, rejected
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ranked", type=Path, required=True)
+    parser.add_argument("--parent", type=Path, required=True, help="model folder with the tokenizer")
+    parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="parquet of tokens")
+    parser.add_argument("--rejected", type=Path, required=True)
+    parser.add_argument("--manifest", type=Path, required=True)
+    arguments = parser.parse_args()
+    read = read_jsonl(arguments.ranked)
+    rows, rejected = tokenise_ranked(read, load_tokenizer(arguments.parent), arguments.settings)
+    assert len(rows) + len(rejected) == len(read)
+    if not any(row["split"] == "train" for row in rows):
+        raise PlumblineError(f"{arguments.ranked}: no row to learn from; rejected: {rejected[:3]}")
+    with finished_file(arguments.output) as temporary:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary)
+    write_jsonl(arguments.rejected, rejected)
+    counts = {
+        "read": len(read),
+        "kept": len(rows),
+        "rejected": len(rejected),
+        "prompts_cut": sum(row["prompt_tokens_cut"] > 0 for row in rows),
+        "tokens": sum(len(row["prompt"]) + sum(map(len, row["answers"])) for row in rows),
+    }
+    write_manifest(arguments.manifest, [arguments.output, arguments.rejected], counts=counts)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,115 @@
+"""Preference pairs from answers that came ranked, or that their rewards rank: the best against each of the others.
+
+Every answer ends in a ranked row (two answers or more, the best first) or in the rejections. The ranked rows are for
+objectives over all answers of a prompt; the pairs for those over two.
+"""
+
+import argparse
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
+
+
+def rank_answers(rows: list[dict], by: str, split: str) -> tuple[list[dict], list[dict]]:
+    """Return (ranked rows, rejected answers) of annotated rows; the answers of one prompt share what precedes "#".
+
+    `by` is "rank" (the order they came in) or "reward" (final_reward, falling; equal rewards keep their rank).
+    """
+    prompts: dict[str, list[dict]] = {}
+    for row in rows:
+        prompts.setdefault(row["id"].rpartition("#")[0], []).append(row)
+    ranked, rejected = [], []
+    for prompt, answers in prompts.items():
+        distinct: dict[str, dict] = {}
+        for answer in sorted(answers, key=lambda answer: answer["meta"].get("rank", 0)):
+            text, reward = answer["reference"].strip(), answer["rewards"]["final_reward"]
+            if not text:
+                rejected.append({"id": answer["id"], "reason": "empty answer"})
+            elif text in distinct:
+                rejected.append({"id": answer["id"], "reason": "chosen equals rejected"})
+            elif not math.isfinite(reward):
+                raise PlumblineError(f"row {answer['id']}: final_reward is {reward}; mend its annotation")
+            else:
+                distinct[text] = answer
+        kept = list(distinct.values())
+        if by == "reward":
+            kept.sort(key=lambda answer: -answer["rewards"]["final_reward"])
+        if len(kept) < 2:
+            rejected += [{"id": answer["id"], "reason": "no other answer to the prompt"} for answer in kept]
+            continue
+        ranked.append(
+            {
+                "id": prompt,
+                "group": kept[0]["group"],
+                "messages": kept[0]["messages"],
+                "answers": [answer["reference"] for answer in kept],
+                "rewards": [answer["rewards"]["final_reward"] for answer in kept],
+                "split": split,
+                "meta": {},
+            }
+        )
+    assert sum(len(row["answers"]) for row in ranked) + len(rejected) == len(rows)
+    return ranked, rejected
+
+
+def pairs_of(row: dict, by: str) -> list[dict]:
+    """Return the best answer of a ranked row against each other one; ranked by rewards, equal ones make no pair."""
+    shared = {name: row[name] for name in ("group", "messages", "split")}
+    return [
+        {
+            "id": f"{row['id']}/{place}",
+            **shared,
+            "chosen": row["answers"][0],
+            "rejected": answer,
+            "meta": {"reward_gap": round(row["rewards"][0] - row["rewards"][place], 6)},
+        }
+        for place, answer in enumerate(row["answers"])
+        if place and (by == "rank" or row["rewards"][0] > row["rewards"][place])
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--annotated", nargs="+", required=True, help="train=rows.jsonl, validation=rows.jsonl"
+    )
+    parser.add_argument("--settings", type=json.loads, required=True, help='{"by": "rank" or "reward"}')
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--ranked", type=Path, required=True)
+    parser.add_argument("--rejected", type=Path, required=True)
+    parser.add_argument("--manifest", type=Path, required=True)
+    arguments = parser.parse_args()
+    by = arguments.settings["by"]
+    ranked, rejected, read = [], [], 0
+    for split, path in (item.split("=", 1) for item in arguments.annotated):
+        rows = read_jsonl(path)
+        found, lost = rank_answers(rows, by, split)
+        ranked, rejected, read = ranked + found, rejected + lost, read + len(rows)
+    pairs = [pair for row in ranked for pair in pairs_of(row, by)]
+    if not pairs:
+        raise PlumblineError(
+            f"{', '.join(arguments.annotated)}: no prompt has two answers that can be told apart; "
+            f"rejected: {dict(Counter(row['reason'] for row in rejected))}"
+        )
+    write_jsonl(arguments.output, pairs)
+    write_jsonl(arguments.ranked, ranked)
+    write_jsonl(arguments.rejected, rejected)
+    counts = {
+        "answers_read": read,
+        "answers_ranked": sum(len(row["answers"]) for row in ranked),
+        "rejected": dict(Counter(row["reason"] for row in rejected)),
+        "prompts": len(ranked),
+        "pairs": dict(Counter(pair["split"] for pair in pairs)),
+        "reward_agrees": round(sum(pair["meta"]["reward_gap"] >= 0 for pair in pairs) / len(pairs), 4),
+    }
+    print(f"{len(pairs)} pairs of {read} answers to {len(ranked)} prompts")
+    files = [arguments.output, arguments.ranked, arguments.rejected]
+    write_manifest(arguments.manifest, files, counts=counts)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,90 @@
+"""How each training went: one row per policy and seed, from curves and manifests, with a warning where it overfitted.
+
+A run overfits when its validation loss has risen above its lowest by more than `RISE` of it while the training loss
+still fell: the check of Raschka's chapter on instruction fine-tuning. Deterministic, like every table.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+from workflow_scripts.common.errors import run
+from workflow_scripts.common.files import finished_file, read_json
+
+RISE = 0.01  # of the lowest validation loss: less is the noise of a small validation split
+LAST = 5  # points that a run's last training loss is the mean of: single batches are noisy
+COLUMNS = (
+    "policy seed method steps train_loss_first train_loss_last validation_loss_first validation_loss_best "
+    "validation_loss_last best_step kept_step kept_share clipped_share effective_steps warning"
+).split()
+FACTS = ("kept_share", "clipped_share", "effective_steps")
+
+
+def losses(curve: list[dict], name: str) -> list[tuple[int, float]]:
+    """Return the (step, loss) points of one loss."""
+    return [(row["step"], row[name]) for row in curve if row.get(name) is not None]
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def summarise(curve: list[dict], kept_step: int | None) -> dict:
+    """Return what a curve says: first and last losses, the best validation, and a warning if the kept step overfits."""
+    train, validation = losses(curve, "train_loss"), losses(curve, "validation_loss")
+    row: dict = {"kept_step": kept_step}
+    if train:
+        few = min(LAST, max(1, len(train) // 2))
+        row["train_loss_first"] = mean([loss for _, loss in train[:few]])
+        row["train_loss_last"] = mean([loss for _, loss in train[-few:]])
+    if validation:
+        best_step, best = min(validation, key=lambda point: (point[1], point[0]))
+        kept = next((loss for step, loss in validation if step == kept_step), validation[-1][1])
+        row |= {
+            "validation_loss_first": validation[0][1],
+            "validation_loss_best": best,
+            "validation_loss_last": validation[-1][1],
+            "best_step": best_step,
+        }
+        falling = bool(train) and row["train_loss_last"] < row["train_loss_first"]
+        if falling and kept > best + RISE * abs(best):
+            row["warning"] = (
+                f"overfits: validation loss {kept:.4g} where {best:.4g} was reached at step {best_step}, while the "
+                "training loss fell; train for less, or keep: best"
+            )
+    return row
+
+
+def written(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--settings",
+        type=json.loads,
+        required=True,
+        help='{"runs": [{policy, seed, method, curve, manifest}]}',
+    )
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    rows = []
+    for entry in arguments.settings["runs"]:
+        manifest = read_json(entry["manifest"])
+        curve = read_json(entry["curve"])
+        row = {name: entry[name] for name in ("policy", "seed", "method")} | {"steps": manifest.get("steps")}
+        row |= summarise(curve, manifest.get("best_step"))
+        row |= {name: manifest[name] for name in FACTS if name in manifest}
+        rows.append(row)
+        if "warning" in row:
+            print(f"warning: {row['policy']} (seed {row['seed']}) {row['warning']}", flush=True)
+    with finished_file(arguments.output) as temporary, open(temporary, "w", newline="", encoding="utf-8") as out:
+        table = csv.writer(out, lineterminator="\n")
+        table.writerow(COLUMNS)
+        table.writerows([written(row.get(name)) for name in COLUMNS] for row in rows)
+
+
+if __name__ == "__main__":
+    run(main)
