@@ -181,3 +181,35 @@ def test_a_loss_is_a_mean_over_pairs_so_their_order_does_not_matter(name):
     assert LOSSES[name](PairLogps(*turned), SETTINGS).item() == pytest.approx(
         LOSSES[name](pairs, SETTINGS).item(), rel=1e-12
     )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dpo_on_averaged_log_probs_divides_each_side_by_its_own_length(seed):
+    pairs = random_pairs(seed)
+    rows = zip(ratios(pairs), pairs.chosen_tokens.tolist(), pairs.rejected_tokens.tolist(), strict=True)
+    margins = [BETA * (chosen / long - rejected / other) for (chosen, rejected), long, other in rows]
+    value = sum(-math.log(sigmoid(margin)) for margin in margins) / len(margins)
+    assert dpo.loss(pairs, SETTINGS | {"logp_reduction": "mean"}).item() == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dpo_without_reference_reads_the_policy_alone(seed):
+    pairs = random_pairs(seed)
+    margins = [
+        BETA * (chosen - rejected)
+        for chosen, rejected in zip(pairs.chosen.tolist(), pairs.rejected.tolist(), strict=True)
+    ]
+    value = sum(-math.log(sigmoid(margin)) for margin in margins) / len(margins)
+    assert dpo.loss(pairs, SETTINGS | {"reference_free": True}).item() == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_hinge_is_one_minus_the_margin_until_the_margin_is_one(seed):
+    pairs = random_pairs(seed)
+    margins = [BETA * (chosen - rejected) for chosen, rejected in ratios(pairs)]
+    value = sum(max(0.0, 1 - margin) for margin in margins) / len(margins)
+    loss = dpo.loss(pairs, SETTINGS | {"loss": "hinge"})
+    assert loss.item() == pytest.approx(value, rel=1e-12)
+    slope = torch.autograd.grad(loss, pairs.chosen)[0].tolist()
+    assert slope == pytest.approx([-BETA / len(margins) * (margin < 1) for margin in margins], rel=1e-12)
+    assert dpo.loss(agreeing_pairs(), SETTINGS | {"loss": "hinge"}).item() == 1.0
