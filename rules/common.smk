@@ -243,6 +243,13 @@ def reward_manifests(annotation):
     ]
 
 
+def origin_of(source):
+    """Return a source's name, and the repository and revision of the hub it is pinned to, if any."""
+    pinned = [place.hf for place in STUDY.sources[source].places if place.hf]
+    hub = {"repo": pinned[0].repo, "revision": pinned[0].revision} if pinned else {}
+    return {"name": source} | hub
+
+
 def reward_settings(annotation):
     """Return an annotation's rewards as JSON, each classifier's folder in place of its name."""
     rewards = {}
@@ -251,7 +258,10 @@ def reward_settings(annotation):
         if getattr(part, "model", None):
             rewards[name]["folder"] = f"{RESULTS}/reward_models/{part.model}/model"
         elif getattr(part, "source", None):
-            rewards[name]["folder"] = f"{source_folder(part.source)}/files"
+            rewards[name] |= {
+                "folder": f"{source_folder(part.source)}/files",
+                "source": origin_of(part.source),
+            }
     return as_json({"rewards": rewards})
 
 

@@ -1,20 +1,21 @@
-"""Rewards: every rule by hand, their weighted sum, and the pairs a reward model learns from."""
+"""Annotation: what becomes a rewarded row and what its manifest says, and the pairs a reward model learns from."""
 
+import copy
 import json
-import math
 import random
 from collections import Counter
 
-import numpy as np
 import pytest
-from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
 from workflow_scripts.annotate import annotate as annotate_module
+from workflow_scripts.annotate import answers as answers_module
 from workflow_scripts.annotate import reward_pairs
-from workflow_scripts.annotate.annotate import annotate, json_validity, length_reward, tfidf_diversity
-from workflow_scripts.annotate.reward_pairs import WORSE, answer_pairs, tutor_pairs, worse_reply
+from workflow_scripts.annotate.answers import answer_rows
+from workflow_scripts.annotate.reward_pairs import WORSE, answer_pairs, turn_pairs, worse_reply
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
+from workflow_scripts.common.rewards import reward_rows
+from workflow_scripts.common.turns import turns_of
 from workflow_scripts.common.tutor_reply import (
     FIELDS,
     LABEL_FIELDS,
@@ -23,114 +24,11 @@ from workflow_scripts.common.tutor_reply import (
     parse_reply,
 )
 
-# Rules.
-
-
-def test_json_validity_by_hand():
-    replies = ['{"a": 1}', " [1]\n", "{'a': 1}", "", "so", '{"a": 1', "[" * 100_000]
-    assert json_validity(replies).tolist() == [1, 1, 0, 0, 0, 0, 0]
-
-
-def test_length_by_hand():
-    replies = ["", "one", " one  two\nthree ", "a b c d", "a b c d e f g h"]
-    assert length_reward(replies, 4).tolist() == [0, 0.25, 0.75, 1, 1]
-
-
-FIT_ON = ["the cat sat", "the dog sat down", "a cat and the dog ran"]
-
-
-def diversity_by_formula(reply, fit_on):
-    """Return it from tf, smoothed idf = ln((1 + n) / (1 + df)) + 1 and the l2 norm, without sklearn."""
-    texts = [[word for word in text.lower().split() if len(word) > 1] for text in fit_on]
-    known = {word for text in texts for word in text}
-    counts = Counter(word for word in reply.lower().split() if word in known)
-    if not counts:
-        return 0.0
-    frequency = {word: sum(word in text for text in texts) for word in counts}
-    values = [n * (math.log((1 + len(texts)) / (1 + frequency[word])) + 1) for word, n in counts.items()]
-    norm = math.sqrt(sum(value**2 for value in values))
-    mean = sum(values) / norm / len(values)
-    return mean * len(values) / 10 if len(values) < 5 else mean
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        "the cat sat",
-        "The the CAT",
-        "the cat and dog",
-        "the cat and dog ran",
-        "the cat and the dog sat down and ran and ran",
-        "cat",
-        "nothing of it known",
-        "",
-    ],
-)
-def test_diversity_is_the_mean_of_the_non_zero_values_and_less_for_few_words(reply):
-    found = tfidf_diversity([reply], FIT_ON)
-    assert found.shape == (1,)
-    assert found[0] == pytest.approx(diversity_by_formula(reply, FIT_ON), abs=1e-12)
-
-
-def test_diversity_equals_counts_and_weights_of_the_library():
-    replies = ["the cat sat", "the cat and the dog ran and ran", "unknown"]
-    counts = CountVectorizer().fit(FIT_ON)
-    weights = TfidfTransformer().fit(counts.transform(FIT_ON))
-    expected = []
-    for row in weights.transform(counts.transform(replies)).toarray():
-        present = row[row > 0]
-        factor = len(present) / 10 if len(present) < 5 else 1.0
-        expected.append(present.mean() * factor if len(present) else 0.0)
-    np.testing.assert_allclose(tfidf_diversity(replies, FIT_ON), expected, rtol=1e-12)
-
-
-def test_four_words_are_discounted_and_five_are_not():
-    # Words that are all equally rare have the value 1 / sqrt(n) each.
-    fit_on = ["aa bb cc dd ee"]
-    four, five = tfidf_diversity(["aa bb cc dd", "aa bb cc dd ee"], fit_on)
-    assert four == pytest.approx(0.5 * 0.4)
-    assert five == pytest.approx(1 / math.sqrt(5))
-
-
-# The columns.
-
-
-def turns(*replies):
-    messages = [{"role": "user", "content": "Hi"}]
-    return [
-        {"id": f"r{at}", "group": "g", "messages": messages, "reference": reply, "meta": {"turn": 0}}
-        for at, reply in enumerate(replies)
-    ]
-
-
 REWARDS = {
     "valid": {"rule": "json_validity", "weight": 2.0},
     "length": {"rule": "length", "words": 4, "weight": -0.5},
     "diversity": {"rule": "tfidf_diversity", "weight": 1.0},
 }
-
-
-def test_the_final_reward_is_the_weighted_sum():
-    replies = ['"the cat"', "the cat sat down", "unknown"]
-    rows = annotate(turns(*replies), FIT_ON, REWARDS)
-    for row, reply in zip(rows, replies, strict=True):
-        found = row["rewards"]
-        assert list(found) == ["valid", "length", "diversity", "final_reward"]
-        by_hand = tfidf_diversity([reply], FIT_ON)[0]
-        expected = 2.0 * (reply[0] == '"') - 0.5 * min(1, len(reply.split()) / 4) + by_hand
-        assert found["final_reward"] == pytest.approx(expected, abs=2e-6)
-        total = sum(REWARDS[name]["weight"] * found[name] for name in REWARDS)
-        assert found["final_reward"] == pytest.approx(total, abs=1e-6)
-    assert [row["reference"] for row in rows] == replies
-    assert {key: rows[0][key] for key in turns("")[0]} == turns(replies[0])[0]
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_reward_that_is_no_number_is_refused_with_row_and_name(monkeypatch, value):
-    monkeypatch.setattr(annotate_module, "classifier_reward", lambda rows, settings: np.array([0.5, value]))
-    rewards = REWARDS | {"model": {"folder": "x", "weight": 0.0}}
-    with pytest.raises(PlumblineError, match=r"row r1: reward model is -?(nan|inf)"):
-        annotate(turns("a", "b"), FIT_ON, rewards)
 
 
 def step(main, **flags):
@@ -203,6 +101,142 @@ def test_annotated_splits_hold_every_turn(tmp_path):
     assert [row["id"] for row in test] == [f"one#{turn}" for turn in range(4)]
     assert test == train[:4], "the tf-idf weights are those of the fit split, whatever split is annotated"
     assert {row["rewards"]["valid"] for row in train} == {1.0}
+    columns = read_json(tmp_path / "manifest.json")["columns"]
+    assert columns == {name: {"settings": settings} for name, settings in REWARDS.items()}
+
+
+RANKED = [
+    {
+        "id": name,
+        "group": name,
+        "messages": [{"role": "user", "content": "Hi"}],
+        "candidates": [
+            {"content": "the cat", "rewards": {"rm": 1.0 + at}},
+            {"content": "a dog sat", "rewards": {"rm": -1.0}},
+        ],
+        "meta": {},
+    }
+    for at, name in enumerate(("p", "q"))
+]
+
+
+def test_a_ranked_row_is_annotated_once_per_candidate_with_what_it_brought(tmp_path):
+    write_jsonl(tmp_path / "rows" / "train.jsonl", RANKED)
+    rewards = {"rm": {"given": "rm", "squash": "none"}, "length": {"rule": "length", "words": 4}}
+    flags = {
+        "rows": tmp_path / "rows",
+        "splits": ["train"],
+        "fit_split": "train",
+        "settings": json.dumps({"rewards": rewards}),
+        "output": tmp_path / "out",
+        "manifest": tmp_path / "manifest.json",
+    }
+    step(annotate_module.main, **flags)
+    rows = read_jsonl(tmp_path / "out" / "train.jsonl")
+    assert [(row["id"], row["meta"]["rank"]) for row in rows] == [
+        ("p#0", 0),
+        ("p#1", 1),
+        ("q#0", 0),
+        ("q#1", 1),
+    ]
+    assert [row["rewards"] for row in rows] == [
+        {"rm": 1.0, "length": 0.5, "final_reward": 1.5},
+        {"rm": -1.0, "length": 0.75, "final_reward": -0.25},
+        {"rm": 2.0, "length": 0.5, "final_reward": 2.5},
+        {"rm": -1.0, "length": 0.75, "final_reward": -0.25},
+    ]
+    lacking = copy.deepcopy(RANKED)
+    del lacking[1]["candidates"][1]["rewards"]["rm"]
+    write_jsonl(tmp_path / "rows" / "train.jsonl", lacking)
+    with pytest.raises(PlumblineError, match=r"reward rm: row q#1: no given 'rm'"):
+        step(annotate_module.main, **flags)
+
+
+# Answers of a policy.
+
+PROMPTS = [
+    {
+        "id": name,
+        "group": f"group of {name}",
+        "messages": [{"role": "user", "content": f"What is {name}?"}],
+        "followups": ["Why?"],
+        "reference": ["gold"],
+        "meta": {"turn": 0, "knowledge": "k"},
+    }
+    for name in ("b#0", "a#1")
+]
+
+
+def generated(name, sample, turn, text):
+    return {"id": name, "sample": sample, "turn": turn, "text": text, "finish_reason": "stop"}
+
+
+GENERATED = [
+    generated("a#1", 1, 0, "the dog"),
+    generated("a#1", 0, 0, "the cat sat down"),
+    generated("b#0", 0, 0, '"the cat"'),
+    generated("b#0", 0, 1, "because"),
+    generated("b#0", 1, 0, ""),
+]
+
+
+def test_every_first_answer_is_a_row_of_its_own():
+    rows = answer_rows(PROMPTS, GENERATED, "x")
+    texts = {"b#0/0": '"the cat"', "b#0/1": "", "a#1/0": "the cat sat down", "a#1/1": "the dog"}
+    assert {row["id"]: row["reference"] for row in rows} == texts
+    assert list(texts) == [row["id"] for row in rows], (
+        "by prompt and sample, whatever the order of the answers"
+    )
+    for row in rows:
+        prompt = next(prompt for prompt in PROMPTS if row["id"].startswith(prompt["id"]))
+        assert set(row) == {"id", "group", "messages", "meta", "reference"}
+        assert all(row[key] == prompt[key] for key in ("group", "messages", "meta"))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "generations", "message"),
+    [
+        (PROMPTS, GENERATED[2:], "x: no answer to 'a#1'"),
+        (PROMPTS, [*GENERATED, GENERATED[0]], "x: sample 1 of 'a#1' occurs twice"),
+        (PROMPTS[:1], GENERATED, "x: answer to 'a#1', which is not in the prompt set"),
+        ([{"id": "b#0", "group": "b", "text": "def"}], GENERATED[2:], "prompt b#0: is plain text"),
+    ],
+)
+def test_answers_that_do_not_fit_their_prompts_are_refused(prompts, generations, message):
+    with pytest.raises(PlumblineError, match=message):
+        answer_rows(prompts, generations, "x")
+
+
+def answer_flags(folder, rewards):
+    write_jsonl(folder / "prompts.jsonl", PROMPTS)
+    write_jsonl(folder / "generations.jsonl", GENERATED)
+    write_jsonl(folder / "fit.jsonl", CONVERSATIONS)
+    return {
+        "prompts": folder / "prompts.jsonl",
+        "generations": folder / "generations.jsonl",
+        "fit_rows": folder / "fit.jsonl",
+        "settings": json.dumps({"rewards": rewards}),
+        "work": folder / "work",
+        "output": folder / "out.jsonl",
+        "manifest": folder / "manifest.json",
+    }
+
+
+def test_answers_are_rewarded_like_gold_replies_with_weights_of_the_fit_rows(tmp_path):
+    step(answers_module.main, **answer_flags(tmp_path, REWARDS))
+    fit_on = [turn["reference"] for talk in CONVERSATIONS for turn in turns_of(talk)]
+    expected = reward_rows(answer_rows(PROMPTS, GENERATED, "x"), fit_on, REWARDS)
+    assert read_jsonl(tmp_path / "out.jsonl") == expected
+    manifest = read_json(tmp_path / "manifest.json")
+    assert manifest["counts"] == {"prompts": 2, "answers": 4}
+    assert manifest["columns"] == {name: {"settings": settings} for name, settings in REWARDS.items()}
+
+
+def test_answers_have_no_given_rewards(tmp_path):
+    flags = answer_flags(tmp_path, REWARDS | {"hh": {"given": "rm"}})
+    with pytest.raises(PlumblineError, match="reward hh: generated answers have no given rewards"):
+        step(answers_module.main, **flags)
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 # Pairs for a reward model.
@@ -236,7 +270,7 @@ def test_a_reply_cut_short_is_a_true_beginning_and_an_empty_one_is_empty():
 
 
 def test_every_turn_gives_at_most_one_pair_and_every_kind_occurs():
-    found = [tutor_pairs(CONVERSATIONS, random.Random(seed)) for seed in range(30)]
+    found = [turn_pairs(CONVERSATIONS, random.Random(seed)) for seed in range(30)]
     assert {pair["kind"] for pairs in found for pair in pairs} == set(WORSE)
     gold = [
         message["content"]
@@ -249,11 +283,11 @@ def test_every_turn_gives_at_most_one_pair_and_every_kind_occurs():
         assert not Counter(pair["chosen"] for pair in pairs) - Counter(gold)
         lost = len(gold) - len(pairs)  # only another turn's reply can be the same reply
         assert lost <= 3
-    assert tutor_pairs(CONVERSATIONS, random.Random(1)) == tutor_pairs(CONVERSATIONS, random.Random(1))
+    assert turn_pairs(CONVERSATIONS, random.Random(1)) == turn_pairs(CONVERSATIONS, random.Random(1))
 
 
 def test_a_pair_shows_the_last_exchange():
-    pairs = {pair["chosen"]: pair["messages"] for pair in tutor_pairs(CONVERSATIONS[:1], random.Random(0))}
+    pairs = {pair["chosen"]: pair["messages"] for pair in turn_pairs(CONVERSATIONS[:1], random.Random(0))}
     said = CONVERSATIONS[0]["messages"]
     for messages in pairs.values():
         assert messages[-1]["role"] == "user"
@@ -308,3 +342,27 @@ def test_the_manifest_counts_the_pairs_by_kind(tmp_path):
             output=tmp_path / "pairs.jsonl",
             manifest=tmp_path / "manifest.json",
         )
+
+
+def test_a_reward_model_learns_ranked_answers_as_they_are_ranked():
+    row = {
+        "messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Why?"}],
+        "candidates": [{"content": text, "rewards": {}} for text in ("Because.", "", "Because.", "No.")],
+    }
+    pairs = reward_pairs.ranked_pairs([row])
+    assert [(pair["chosen"], pair["rejected"]) for pair in pairs] == [("Because.", ""), ("Because.", "No.")]
+    assert pairs[0]["messages"] == [{"role": "user", "content": "Why?"}]
+
+
+def test_a_plain_reply_is_never_given_a_wrong_label():
+    told = [f"Answer number {number} says a thing." for number in range(40)]
+    rows = [
+        {
+            "id": f"r{number}",
+            "group": "g",
+            "messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": text}],
+        }
+        for number, text in enumerate(told)
+    ]
+    kinds = {pair["kind"] for pair in turn_pairs(rows, random.Random(0))}
+    assert kinds == {"other turn", "cut short", "empty"}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workflow_scripts.clean import clean, schemas
+from workflow_scripts.clean import clean, formats, schemas, selecting
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, FIELDS, STATE, parse_reply
 
@@ -261,9 +261,9 @@ def test_splits_share_no_problem_over_all_files_and_stay_within_their_quotas_per
 
 
 def test_groups_are_dealt_in_proportion_to_the_quotas():
-    assert clean.apportion(10, {"a": 200, "b": 200, "c": 150}) == {"a": 4, "b": 3, "c": 3}
-    assert clean.apportion(11, {"a": 200, "b": 200, "c": 150}) == {"a": 4, "b": 4, "c": 3}
-    dealt = clean.deal_groups(map(str, range(110)), {"a": 200, "b": 200, "c": 150}, 42)
+    assert selecting.apportion(10, {"a": 200, "b": 200, "c": 150}) == {"a": 4, "b": 3, "c": 3}
+    assert selecting.apportion(11, {"a": 200, "b": 200, "c": 150}) == {"a": 4, "b": 4, "c": 3}
+    dealt = selecting.deal_groups(map(str, range(110)), {"a": 200, "b": 200, "c": 150}, 42)
     assert Counter(dealt.values()) == {"a": 40, "b": 40, "c": 30}
 
 
@@ -414,6 +414,247 @@ def test_an_account_that_does_not_add_up_is_never_written():
         ledger.balance([])
 
 
+# --- the settings of the other sources -------------------------------------------------------------------------------
+
+PLAIN = {"schema": "alpaca", "system_prompt": None, "min_messages": 2}
+
+
+def ask(instruction, output="So.", **more):
+    return {"instruction": instruction, "input": "", "output": output} | more
+
+
+def asked(rows):
+    return [row["messages"][0]["content"] for row in rows]
+
+
+def test_in_file_order_quotas_are_filled_as_the_rows_come(clean_rows):
+    split = {"seed": 1, "quotas": {"train": 3, "test": 2, "validation": 5}, "order": "file"}
+    rows = [ask(f"Q{n}?") for n in range(8)]
+    result = clean_rows(rows, split=split, **PLAIN)
+    assert {name: asked(found) for name, found in result.splits.items()} == {
+        "train": ["Q0?", "Q1?", "Q2?"],
+        "test": ["Q3?", "Q4?"],
+        "validation": ["Q5?", "Q6?", "Q7?"],
+    }
+
+
+def test_in_file_order_duplicates_go_first_and_no_group_crosses_a_split(clean_rows):
+    split = {"seed": 1, "quotas": {"train": 3, "test": 2}, "order": "file"}
+    rows = [
+        ask("A?"),
+        ask("A?"),
+        ask("B?"),
+        ask("A?", "Else."),
+        ask("b?", "Again."),
+        ask("C?"),
+        ask("D?"),
+        ask("E?"),
+    ]
+    result = clean_rows(rows, split=split, **PLAIN)
+    assert asked(result.splits["train"]) == ["A?", "B?", "A?"] and asked(result.splits["test"]) == [
+        "C?",
+        "D?",
+    ]
+    assert result.reasons == {
+        ("row", "duplicate"): 1,
+        ("row", "group is in another split"): 1,
+        ("row", "over quota"): 1,
+    }
+
+
+def test_in_file_order_each_file_fills_its_own_quotas_if_they_count_per_file(clean_rows):
+    split = {"quotas": {"train": 1, "test": 1}, "order": "file", "per_file": True}
+    result = clean_rows([ask("A?"), ask("B?")], [ask("C?"), ask("B?", "Else.")], split=split, **PLAIN)
+    assert asked(result.splits["train"]) == ["A?", "C?"] and asked(result.splits["test"]) == ["B?", "B?"]
+
+
+def test_files_can_be_the_splits_and_a_group_stays_in_the_split_listed_first(clean_rows):
+    by_file = {"train": ["bio-3.json", "bio-1.json"], "test": ["bio-2.json"]}
+    files = [[ask("A?"), ask("B?")], [ask("b?", "Else."), ask("C?"), ask("D?")], [ask("C?"), ask("E?")]]
+    result = clean_rows(*files, split={"by_file": by_file}, **PLAIN)
+    assert sorted(asked(result.splits["train"])) == ["A?", "B?", "C?", "E?"]
+    assert asked(result.splits["test"]) == ["D?"]
+    lost = {(entry["file"], entry["reason"]) for entry in result.rejected}
+    assert lost == {("bio-2.json", "group is in another split"), ("bio-2.json", "duplicate")}
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"by_file": {"train": ["bio-1.json"]}}, "name every file in exactly one split"),
+        (
+            {"by_file": {"train": ["bio-1.json", "bio-2.json"], "test": ["bio-2.json"]}},
+            "in exactly one split",
+        ),
+        ({"by_file": {"train": ["bio-1.json"], "test": ["bio-2.json"]}}, "split 'test' got no conversation"),
+        ({"quotas": {"train": 1}, "order": "backwards"}, "'backwards' is not one of shuffled, file"),
+        ({"quotas": {"train": 5, "test": 1}, "order": "file"}, "split 'test' got no conversation"),
+    ],
+)
+def test_a_split_that_cannot_be_made_is_refused(clean_rows, split, message):
+    with pytest.raises(PlumblineError, match=message):
+        clean_rows([ask("A?")], [ask("a?", "Else.")], split=split, **PLAIN)
+
+
+def test_a_subset_is_the_first_rows_random_ones_or_those_of_a_length_ratio(clean_rows):
+    # Words asked over words answered: 1/4, 2/4, 3/4, … 8/4.
+    rows = [ask(" ".join(f"w{n}{k}" for k in range(n)), "one two three four") for n in range(1, 9)]
+
+    def kept(**subset):
+        result = clean_rows(rows, subset=subset, split={"order": "file"}, **PLAIN)
+        assert result.reasons == {("row", "outside the subset"): len(rows) - 3}
+        return [len(text.split()) for text in asked(result.kept)]
+
+    assert kept(rows=3, by="first") == [1, 2, 3]
+    assert kept(rows=3, by="length_ratio", ratio=1.25) == [4, 5, 6]
+    assert (
+        kept(rows=3, by="random", seed=1)
+        == kept(rows=3, by="random", seed=1)
+        != kept(rows=3, by="random", seed=2)
+    )
+    with pytest.raises(PlumblineError, match="'last' is not one of first, random, length_ratio"):
+        kept(rows=3, by="last")
+
+
+def test_a_refused_phrase_rejects_its_row_in_any_case_but_not_for_our_own_system_prompt(clean_rows):
+    rows = [ask("Who are you?", "I am CHATBOT-3."), ask("How?"), ask("Chatbot-3, who?")]
+    rules = PLAIN | {"reject_phrases": ["ChatBot-3"], "system_prompt": "You are ChatBot-3."}
+    result = clean_rows(rows, **rules)
+    assert [row["messages"][1]["content"] for row in result.kept] == ["How?"]
+    assert result.reasons == {("row", "refused phrase"): 2}
+    own = {"messages": [{"role": "system", "content": "Be ChatBot-3."}, *result.kept[0]["messages"][1:]]}
+    rules = {"schema": "messages", "system_prompt": None, "min_messages": 2, "reject_phrases": ["ChatBot-3"]}
+    assert clean_rows([own, {"messages": own["messages"][1:]}], **rules).reasons == {
+        ("row", "refused phrase"): 1
+    }
+
+
+def test_a_message_of_too_many_words_rejects_its_row(clean_rows):
+    rows = [ask("A b c?"), ask("A b c d?"), ask("Why?", "A b c d.")]
+    result = clean_rows(rows, max_words=3, **PLAIN)
+    assert asked(result.kept) == ["A b c?"] and result.reasons == {("row", "longer than 3 words"): 2}
+
+
+def test_web_addresses_are_replaced_and_counted(clean_rows):
+    row = ask("See (https://a.b/c?d=1) and www.e.org.", "Go to http://f.g/h_(i)?")
+    result = clean_rows([row], url_token=r"\1", **PLAIN)
+    (kept,) = result.kept
+    assert kept["messages"][0]["content"] == r"See (\1) and \1"
+    assert kept["messages"][1]["content"] == r"Go to \1(i)?"
+    assert kept["meta"]["instruction"] == kept["messages"][0]["content"]
+    assert result.manifest["notes"] == {"web addresses replaced": 3}
+
+
+def test_an_address_in_a_structured_reply_leaves_it_a_reply(clean_rows):
+    row = talk()
+    row["conversations"][3]["value"] = reply(Tutorbot="Look at https://a.b/c")
+    (kept,) = clean_rows([row], url_token="<url>").kept
+    assert parse_reply(kept["messages"][4]["content"])["Tutorbot"] == "Look at <url>"
+
+
+def ranked(prompt, good="Yes.", bad="No.", **more):
+    prefix = [f"<|prompter|>{prompt}", "<|assistant|>"]
+    return {"prefix": [prefix, prefix], "suffix": [good, bad], "reward": [1.5, -0.5]} | more
+
+
+HH = {"schema": "hh", "system_prompt": None, "min_messages": 2}
+
+
+def test_a_ranked_row_keeps_its_candidates_and_is_told_apart_by_them(clean_rows):
+    rows = [
+        ranked("Why?"),
+        ranked("Why?"),
+        ranked("Why?", bad="Perhaps."),
+        ranked("How?", reward=[1.0, float("nan")]),
+    ]
+    result = clean_rows(rows, **HH)
+    assert len(result.kept) == 2 and {row["group"] for row in result.kept} == {"why?"}
+    first = next(row for row in result.kept if row["id"] == "1:row_0")
+    assert first["messages"] == [{"role": "user", "content": "Why?"}]
+    assert first["candidates"] == [
+        {"content": "Yes.", "rewards": {"rm": 1.5}},
+        {"content": "No.", "rewards": {"rm": -0.5}},
+    ]
+    assert result.reasons == {("row", "duplicate"): 1, ("row", "reward is not a finite number"): 1}
+    assert result.manifest["splits"]["train"]["turns"] == 6
+
+
+def test_the_question_of_a_ranked_row_is_its_whole_prompt_and_its_problem_the_first_message(clean_rows):
+    row = ranked("Q. Why? Facts: one.<|assistant|>Guess.<|prompter|>Because?")
+    (kept,) = clean_rows([row], group_by="question", **HH).kept
+    assert kept["group"] == "q. why? facts: one. guess. because?"
+    (kept,) = clean_rows([row], group_by="problem", **HH).kept
+    assert kept["group"] == "why?"
+
+
+def test_the_rules_on_words_hold_for_candidates_too(clean_rows):
+    rows = [
+        ranked("A?", bad="See https://a.b"),
+        ranked("B?", bad="No, fool."),
+        ranked("C?", good="One two three."),
+    ]
+    result = clean_rows(rows, url_token="<url>", reject_phrases=["fool"], max_words=2, **HH)
+    assert [row["candidates"][1]["content"] for row in result.kept] == ["See <url>"]
+    assert result.reasons == {("row", "refused phrase"): 1, ("row", "longer than 2 words"): 1}
+
+
+def test_knowledge_stays_behind_our_system_prompt(clean_rows):
+    eos = "<|endoftext|>"
+    row = {
+        "id": 3,
+        "prompt_or_input_text": f"Knowledge: Cats purr.{eos}Do cats purr?{eos}",
+        "references": f"They do.{eos}",
+        "meta_data": {"file": "theirs"},
+        "reward_components": {"faithdial": 0.9, "final_reward": 0.9},
+    }
+    rules = {"schema": "rewarded", "min_messages": 2, "system_prompt": "Be kind."}
+    (kept,) = clean_rows([row], **rules).kept
+    assert kept["messages"][0]["content"] == "Be kind.\n\nKnowledge: Cats purr."
+    assert kept["id"] == "1:3" and kept["candidates"] == [
+        {"content": "They do.", "rewards": {"faithdial": 0.9}}
+    ]
+    assert kept["meta"]["knowledge"] == "Cats purr." and kept["meta"]["file"] == "bio-1.json"
+
+
+def tree(name, *replies):
+    replies = [{"role": "assistant", "text": text, "replies": []} for text in replies]
+    return {"message_tree_id": name, "prompt": {"role": "prompter", "text": f"{name}?", "replies": replies}}
+
+
+@pytest.mark.parametrize(
+    ("group_by", "groups"), [("conversation", {"1:t", "1:u"}), ("question", {"t?", "u?"})]
+)
+def test_the_paths_of_a_tree_are_rows_of_one_group(clean_rows, group_by, groups):
+    rules = {"schema": "oasst1", "system_prompt": None, "min_messages": 2, "group_by": group_by}
+    result = clean_rows([tree("t", "A", "B", ""), tree("u", "C")], split={"order": "file"}, **rules)
+    assert [row["id"] for row in result.kept] == ["1:t/0", "1:t/1", "1:u/0"]
+    assert {row["group"] for row in result.kept} == groups
+    assert result.manifest["counts"]["bio-1.json"]["rows"] == {"read": 4, "kept": 3, "rejected": 1}
+    assert result.manifest["notes"] == {"rows that hold several conversations": 2}
+    assert {entry.get("part") for entry in result.rejected} == {2}
+
+
+def test_a_file_that_is_one_object_over_several_lines_is_one_row(tmp_path):
+    task = {
+        "Definition": ["Add."],
+        "Instances": [{"input": f"{n}+1", "output": [f"{n + 1}"]} for n in range(3)],
+    }
+    (tmp_path / "task.json").write_text(json.dumps(task, indent=1))
+    rules = TUTOR | {
+        "schema": "super_ni",
+        "system_prompt": None,
+        "min_messages": 2,
+        "split": {"order": "file"},
+    }
+    result = clean_into(tmp_path, [tmp_path / "task.json"], rules)
+    assert [row["id"] for row in result.kept] == ["1:row_0/0", "1:row_0/1", "1:row_0/2"]
+
+
+def test_an_unknown_schema_is_refused_with_those_there_are(clean_rows):
+    with pytest.raises(PlumblineError, match=r"'excel' is not one of tutorbot, .*alpaca_preferences"):
+        clean_rows([talk()], schema="excel")
+
+
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8)
 anything = st.recursive(
     scalars,
@@ -435,40 +676,68 @@ any_turn = st.fixed_dictionaries(
 )
 
 
+GOOD_ROWS = {
+    "hh": ranked("Why?", meta={"task": "x"}),
+    "rewarded": {
+        "id": 1,
+        "prompt_or_input_text": "Knowledge: k<|endoftext|>Why?<|endoftext|>",
+        "references": "So.<|endoftext|>",
+        "meta_data": {},
+        "reward_components": {"depth": 0.5},
+    },
+    "alpaca_preferences": ask("Why?", chosen="So.", rejected="No."),
+    "oasst1": tree("t", "A", "B"),
+    "super_ni": {"Definition": ["Add."], "Instances": [{"input": "1", "output": ["2"]}]},
+    "unnatural_instructions": {"instruction": "Add.", "instances": [{"input": "1", "output": "2"}]},
+    "prompt_completion": {"prompt": "Why?", "completion": "So."},
+    "flan_v2": {"inputs": "Why?", "targets": "So."},
+    "dolly": {"instruction": "Why?", "context": "", "response": "So."},
+    "lima": {"conversations": ["Why?", "So."]},
+    "baize": {"input": "[|Human|] Why? [|AI|] So. [|Human|]"},
+    "open_orca": {"system_prompt": "Be.", "question": "Why?", "response": "So."},
+    "hard_coded": {"Prompt": "Why?", "Output": "So."},
+    "science": {"input": "Why?", "output": "So.", "dataset": "d"},
+    "sharegpt": talk("Why?"),
+    "wizardlm": talk("Why?"),
+    "alpaca": ask("Why?"),
+}
+
+
 @st.composite
-def damaged_rows(draw):
-    """A good row of one of the four schemas with up to two of its turns or fields replaced."""
-    kind = draw(st.sampled_from(["talk", "pair", "chat", "alpaca"]))
-    if kind == "alpaca":
-        row = {"instruction": "Name it.", "input": "", "output": draw(st.sampled_from(["Cat.", "Dog."]))}
-        return row | draw(st.dictionaries(st.sampled_from(sorted(row)), anything, max_size=1))
-    row = talk(draw(st.sampled_from(["A?", "B?"])), turns=draw(st.integers(1, 4)))
-    if kind == "pair":
+def damaged_rows(draw, schema):
+    """A good row of a schema with up to two of its turns or fields replaced."""
+    row = json.loads(json.dumps(GOOD_ROWS.get(schema) or talk(draw(st.sampled_from(["A?", "B?"])), turns=3)))
+    if schema == "tutorbot_pairs":
         row = pair()
-    if kind == "chat":
+    if schema == "messages":
         names = {"human": "user", "gpt": "assistant"}
         turns = [{"role": names[m["from"]], "content": m["value"]} for m in row["conversations"]]
         row = {"messages": turns}
-    turns = row.get("messages") or row["conversations"]
     for _ in range(draw(st.integers(0, 2))):
-        turns[draw(st.integers(0, len(turns) - 1))] = draw(any_turn | anything)
+        key = draw(st.sampled_from(sorted(row)))
+        if isinstance(row[key], list) and row[key] and draw(st.booleans()):
+            row[key][draw(st.integers(0, len(row[key]) - 1))] = draw(any_turn | anything)
+        else:
+            row[key] = draw(anything)
     return row
 
 
-raw_rows = (
-    anything | damaged_rows() | st.fixed_dictionaries({"conversations": st.lists(any_turn, max_size=6)})
-)
+SCHEMAS = {read: name for name, read in formats.FORMATS.items()}.values()
 
 
-@pytest.mark.parametrize("schema", ["tutorbot", "tutorbot_pairs", "messages", "alpaca"])
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(rows=st.lists(raw_rows, min_size=1, max_size=6), lines=st.booleans())
-def test_whatever_comes_in_is_kept_or_rejected_or_a_clear_error(tmp_path_factory, schema, rows, lines):
+# Of formats that share a function one is tried.
+@pytest.mark.parametrize("schema", ["tutorbot", *SCHEMAS])
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), lines=st.booleans())
+def test_whatever_comes_in_is_kept_or_rejected_or_a_clear_error(tmp_path_factory, schema, data, lines):
+    row = damaged_rows(schema) | st.fixed_dictionaries({"conversations": st.lists(any_turn, max_size=6)})
+    rows = data.draw(st.lists(row | anything, min_size=1, max_size=6))
     folder = tmp_path_factory.mktemp("fuzz")
     text = "\n".join(map(json.dumps, rows)) if lines else json.dumps(rows)
     (folder / "raw.json").write_text(text)
     try:
-        result = clean_into(folder, [folder / "raw.json"], TUTOR | {"schema": schema, "min_messages": 2})
+        rules = {"schema": schema, "min_messages": 2, "url_token": "<url>", "max_words": 50}
+        result = clean_into(folder, [folder / "raw.json"], TUTOR | rules)
     except PlumblineError:
         return
     (counts,) = result.manifest["counts"].values()
@@ -478,7 +747,7 @@ def test_whatever_comes_in_is_kept_or_rejected_or_a_clear_error(tmp_path_factory
         "kept": len(result.kept),
         "rejected": dropped,
     }
-    last = "user" if schema == "tutorbot_pairs" else "assistant"
+    last = "user" if schema in ("tutorbot_pairs", *formats.RANKED) else "assistant"
     assert all(row["messages"][-1]["role"] == last for row in result.kept)
 
 

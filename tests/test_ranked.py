@@ -51,14 +51,18 @@ def test_answers_keep_the_order_they_came_in_or_that_of_their_rewards():
 def test_every_answer_is_ranked_or_rejected_with_its_reason():
     rows = answers("p", [("a", 1.0), ("a ", 0.5), ("", 0.1), ("b", 0.0)])
     rows += answers("q", [("alone", 1.0)]) + answers("r", [("same", 1.0), ("same", 0.0)])
+    rows += answers("s", [("", 1.0), ("b", 0.0)])
     ranked_rows, rejected = rank_answers(rows, "rank", "train")
-    assert [row["answers"] for row in ranked_rows] == [["a", "b"]]
+    assert [row["answers"] for row in ranked_rows] == [
+        ["a", "", "b"]
+    ]  # to say nothing is an answer, if not the best
     assert {row["id"]: row["reason"] for row in rejected} == {
         "p#1": "chosen equals rejected",
-        "p#2": "empty answer",
         "q#0": "no other answer to the prompt",
         "r#0": "no other answer to the prompt",
         "r#1": "chosen equals rejected",
+        "s#0": "the best answer is empty",
+        "s#1": "the best answer is empty",
     }
 
 

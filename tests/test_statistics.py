@@ -177,3 +177,21 @@ def test_a_broken_cell_is_refused_with_its_place(changed, message):
 def test_seeds_come_from_the_names_alone():
     assert seed_of(0, "tutor", "evaluation", "accuracy") == seed_of(0, "tutor", "evaluation", "accuracy")
     assert seed_of(0, "tutor", "evaluation") != seed_of(1, "tutor", "evaluation")
+
+
+def test_a_ratio_is_a_sum_over_a_sum_and_its_interval_that_of_the_log_perplexity():
+    groups = [str(number // 3) for number in range(60)]
+    nll, tokens = RNG.gamma(2.0, 5.0, 60), RNG.integers(1, 30, 60).astype(float)
+    items = tuple(map(str, range(60)))
+    ratio = Cell(items, tuple(groups), "ratio", {"numerator": nll, "denominator": tokens})
+    other = Cell(items, tuple(groups), "perplexity", {"nll": nll, "tokens": tokens})
+    ours, theirs = (interval([cell], DRAWS, seed=1) for cell in (ratio, other))
+    assert ours.value == pytest.approx(nll.sum() / tokens.sum(), rel=1e-12)
+    assert ours.value == pytest.approx(np.log(theirs.value), rel=1e-12)
+    assert (ours.low, ours.high) == pytest.approx((np.log(theirs.low), np.log(theirs.high)), rel=1e-4)
+
+
+def test_a_ratio_over_nothing_is_refused():
+    raw = {"items": ["a"], "groups": ["a"], "estimator": "ratio"}
+    with pytest.raises(PlumblineError, match="denominator of item 'a' is not above 0"):
+        read_cell(raw | {"columns": {"numerator": [1.0], "denominator": [0.0]}}, "here")

@@ -1,8 +1,9 @@
-"""Preference pairs for a reward model, from the conversations of a split of its own.
+"""Preference pairs for a reward model, from the rows of a split of its own.
 
-Chosen is always what the dialogue itself shows to be right. Rejected, per tutor turn: the same reply with a wrong
-label, another turn's reply, a reply cut short, or nothing. And per sub-problem, as plain question and answer: a
-student's answer the tutor called correct against one it called wrong, unclear or off-topic, or nothing.
+Ranked rows bring their pairs: the preferred answer against each other one. Of a conversation, chosen is always what it
+shows to be right; rejected, per turn: another turn's reply, a reply cut short, nothing, or (structured tutor replies) the
+same reply with a wrong label. And of tutoring, per sub-problem, as plain question and answer: a student's answer the
+tutor called correct against one it called wrong, unclear or off-topic, or nothing.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from workflow_scripts.common.tutor_reply import (
     parse_reply,
 )
 
-WORSE = ("wrong label", "other turn", "cut short", "empty")
+WORSE = ("wrong label", "other turn", "cut short", "empty")  # the first for structured tutor replies alone
 
 
 def worse_reply(kind: str, gold: str, others: list[str], rng: random.Random) -> str:
@@ -38,13 +39,18 @@ def worse_reply(kind: str, gold: str, others: list[str], rng: random.Random) -> 
     return gold[: rng.randrange(1, max(2, len(gold) - 10))] if kind == "cut short" else ""
 
 
-def tutor_pairs(conversations: list[dict], rng: random.Random) -> list[dict]:
-    """Return one pair per tutor turn: the last exchange before it, the gold reply, and a worse one."""
-    turns = [turn for conversation in conversations for turn in turns_of(conversation)]
+def is_structured(reply: str) -> bool:
+    """Tell whether a reply is a tutor's with its labels."""
+    return set(LABEL_FIELDS) <= set(parse_reply(reply) or ())
+
+
+def turn_pairs(rows: list[dict], rng: random.Random) -> list[dict]:
+    """Return one pair per turn: the last exchange before it, the gold reply, and a worse one."""
+    turns = [turn for row in rows for turn in turns_of(row)]
     replies = sorted({turn["reference"] for turn in turns})
     pairs = []
     for turn in turns:
-        kind = rng.choice(WORSE)
+        kind = rng.choice(WORSE if is_structured(turn["reference"]) else WORSE[1:])
         rejected = worse_reply(kind, turn["reference"], replies, rng)
         if rejected != turn["reference"]:
             messages = reward_context(turn["messages"])
@@ -52,6 +58,21 @@ def tutor_pairs(conversations: list[dict], rng: random.Random) -> list[dict]:
                 {"messages": messages, "chosen": turn["reference"], "rejected": rejected, "kind": kind}
             )
     return pairs
+
+
+def ranked_pairs(rows: list[dict]) -> list[dict]:
+    """Return the preferred answer of each ranked row against each of its others."""
+    return [
+        {
+            "messages": reward_context(row["messages"]),
+            "chosen": row["candidates"][0]["content"],
+            "rejected": other["content"],
+            "kind": "ranked",
+        }
+        for row in rows
+        for other in row["candidates"][1:]
+        if other["content"] != row["candidates"][0]["content"]
+    ]
 
 
 def answer_pairs(conversations: list[dict], rng: random.Random) -> list[dict]:
@@ -85,17 +106,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--manifest", type=Path, required=True)
     arguments = parser.parse_args()
-    conversations = read_jsonl(arguments.rows)
+    rows = read_jsonl(arguments.rows)
     rng = random.Random(arguments.settings["seed"])
-    pairs = tutor_pairs(conversations, rng) + answer_pairs(conversations, rng)
+    ranked = [row for row in rows if len(row.get("candidates", ())) > 1]
+    others = [row for row in rows if len(row.get("candidates", ())) < 2]
+    tutoring = [row for row in others if is_structured(row["messages"][-1]["content"])]
+    pairs = ranked_pairs(ranked) + turn_pairs(others, rng) + answer_pairs(tutoring, rng)
     if not pairs:
-        raise PlumblineError(f"{arguments.rows}: no pairs can be made of {len(conversations)} conversations")
+        raise PlumblineError(f"{arguments.rows}: no pairs can be made of {len(rows)} rows")
     rng.shuffle(pairs)
     write_jsonl(arguments.output, pairs)
     kinds = dict(Counter(pair["kind"] for pair in pairs))
-    write_manifest(
-        arguments.manifest, [arguments.output], counts={"conversations": len(conversations), "pairs": kinds}
-    )
+    write_manifest(arguments.manifest, [arguments.output], counts={"rows": len(rows), "pairs": kinds})
 
 
 if __name__ == "__main__":

@@ -2,94 +2,87 @@
 
 The rules are those of Tutorbot-Spock's pre-processing (Sonkar et al., EMNLP 2024 Findings), each a setting:
 new system prompt, private thoughts dropped, "N/A" labels replaced, cut at the first unusable turn, quotas per
-file and split. Added: splits are disjoint by group, duplicates go, and kept + rejected = read is asserted for
-rows and turns.
+file and split. Those of the other sources are settings too: refused phrases, longest message, web addresses, subsets,
+splits in file order or by file. Added: splits are disjoint by group, duplicates go, and kept + rejected = read is
+asserted for rows and turns.
+
+Where things are: `formats` turns raw rows into chat messages, `schemas` checks and cleans them, `wording` judges their
+words, `selecting` chooses and splits.
 """
 
 import argparse
 import json
-import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from workflow_scripts.clean.formats import FORMATS, RANKED, Opened, open_row, split_row
+from workflow_scripts.clean.ledger import Ledger, count_reasons
 from workflow_scripts.clean.reading import Fault, RawRow, read_rows
 from workflow_scripts.clean.schemas import (
     PAIRED_ACTIONS,
     actions_of,
-    alpaca_turns,
+    check_ranked,
     check_text,
     group_of,
     read_turns,
     split_question,
 )
+from workflow_scripts.clean.selecting import (
+    drop_held_out,
+    drop_repeats,
+    order_files,
+    split_conversations,
+    take_subset,
+)
+from workflow_scripts.clean.wording import check_wording, replace_urls
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import digest, finished_folder, read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.files import finished_folder, read_jsonl, write_jsonl, write_manifest
 
 DEFAULTS: dict[str, Any] = {
-    "schema": "tutorbot",
-    # None: tutoring rows lose their instructions, pairs keep theirs, chat rows keep their own system message.
+    "schema": "tutorbot",  # a key of formats.FORMATS
+    # None: tutoring rows lose their instructions, pairs keep theirs, other rows keep their own system message.
     "system_prompt": None,
     "drop_fields": [],
     "replace_na": {},
     "truncate_at_unparsable": True,  # False: one unusable turn rejects the conversation
     "min_messages": 2,  # without the system message
     "reply_format": "json",
+    "input_heading": "",  # instruction rows: a line above the input, such as "### Input:"
+    "reject_colon": False,  # hh: leave out rows with a reply that ends on ":"
+    "url_token": None,  # what stands for a web address; None: it stays
+    "reject_phrases": [],  # leave out rows with a message that holds one of them, in any case
+    "max_words": None,  # leave out rows with a longer message
     "group_by": "problem",
-    "split": {"seed": 42, "quotas": {"train": 1_000_000}, "per_file": False},
+    "subset": None,  # {"rows", "by": first | random | length_ratio, "ratio", "seed"}
+    "split": {
+        "seed": 42,
+        "quotas": {"train": 1_000_000},
+        "per_file": False,
+        "order": "shuffled",  # file: quotas are filled one after the other as the rows come
+        "by_file": None,  # {split: [file names]}, in place of quotas
+    },
     "exclude_groups_of": [],  # JSON Lines of ours whose groups must not appear here
     "max_chars": 200_000,
 }
 
-DETAIL_CHARS = 200
 ID_CHARS = 100
-
-
-class Ledger:
-    """What was read and what was rejected, so that nothing is lost in silence."""
-
-    def __init__(self) -> None:
-        self.rejected: list[dict[str, Any]] = []
-        self.rows_read: Counter[str] = Counter()
-        self.turns_read: Counter[str] = Counter()
-        self.notes: Counter[str] = Counter()
-
-    def reject(self, place: dict[str, Any], level: str, fault: Fault, turns: int) -> None:
-        """Record a rejected row, or the turns a conversation was cut by, with how many turns went with it."""
-        detail = fault.detail.encode("utf-8", "backslashreplace").decode()[:DETAIL_CHARS]
-        found = {"level": level, "reason": fault.reason, "detail": detail, "turns": turns}
-        self.rejected.append({**place, **found})
-
-    def balance(self, kept: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Return the counts per file, asserting that kept + rejected = read for rows and for turns."""
-        counts: dict[str, Any] = {}
-        for file in self.rows_read:
-            lost = [entry for entry in self.rejected if entry["file"] == file]
-            own = [row for row in kept if row["place"]["file"] == file]
-            rows = {"read": self.rows_read[file], "kept": len(own)}
-            rows["rejected"] = sum(entry["level"] == "row" for entry in lost)
-            turns = {"read": self.turns_read[file], "kept": sum(row["turns"] for row in own)}
-            turns["rejected"] = sum(entry["turns"] for entry in lost)
-            for unit, count in (("rows", rows), ("turns", turns)):
-                if count["kept"] + count["rejected"] != count["read"]:
-                    raise AssertionError(f"{file}: {unit} do not add up, {count}: a bug in the cleaner")
-            counts[file] = {"rows": rows, "turns": turns}
-        return counts
+ID_KEYS = ("id", "message_tree_id", "idx")  # what sources call a row's id
 
 
 def clean_conversation(
     row: RawRow, place: dict[str, Any], settings: dict[str, Any], ledger: Ledger
 ) -> dict[str, Any] | None:
     """Return a kept conversation with its place and turn count, or None after recording the reason."""
-    turns, system, fault = _open_row(row, settings)
+    opened, fault = _open(row, settings, ledger)
+    turns = opened.turns
     ledger.turns_read[place["file"]] += len(turns)
     if fault:
         ledger.reject(place, "row", fault, len(turns))
         return None
 
-    schema = "tutorbot" if settings["schema"] == "tutorbot" else "messages"
-    read = read_turns(turns, schema, settings)
+    read = read_turns(turns, opened.style, settings)
     messages = read.messages
     if read.fault:
         if not settings["truncate_at_unparsable"]:
@@ -104,55 +97,67 @@ def clean_conversation(
         ledger.reject(place, "row", Fault(f"fewer than {least} messages", str(len(messages))), len(messages))
         return None
 
-    if schema == "tutorbot":
+    if opened.style == "tutorbot":
         question, marked = split_question(messages[0]["content"])
         if not question.strip():
             ledger.reject(place, "row", Fault("no question behind the instructions"), len(messages))
             return None
         ledger.notes["first message without the marker 'Student:'"] += not marked
         messages = [{"role": "user", "content": question}, *messages[1:]]
-    system = settings["system_prompt"] or system
+    system = settings["system_prompt"] or opened.system
+    # A system prompt of ours is no reason to refuse a row.
+    own = [opened.system] if system == opened.system and system else []
+    if fault := check_wording([*own, *(message["content"] for message in messages)], settings):
+        ledger.reject(place, "row", fault, len(messages))
+        return None
     ledger.notes.update(read.notes)
     return {
         "place": place,
         "turns": len(messages),
         "question": messages[0]["content"],
         "messages": [{"role": "system", "content": system}, *messages] if system else messages,
-        "extra": _alpaca_fields(row.value) if settings["schema"] == "alpaca" else {},
+        "extra": opened.meta or {},
     }
 
 
-def _open_row(row: RawRow, settings: dict[str, Any]) -> tuple[list, str | None, Fault | None]:
-    """Return a row's turns, its own system message, and what is wrong with the row as a whole."""
-    if row.fault:
-        return [], None, row.fault
-    if not isinstance(row.value, dict):
-        return [], None, Fault("row is not an object", type(row.value).__name__)
-    if settings["schema"] == "alpaca":
-        turns, fault = alpaca_turns(row.value)
-        return turns, None, fault
-    key = "messages" if settings["schema"] == "messages" else "conversations"
-    if key not in row.value:
-        return [], None, Fault(f"missing field '{key}'")
-    turns = row.value[key]
-    if not isinstance(turns, list):
-        return [], None, Fault(f"'{key}' is not a list", type(turns).__name__)
-    if key == "messages" and turns and isinstance(turns[0], dict) and turns[0].get("role") == "system":
-        fault = check_text(turns[0].get("content"), settings["max_chars"])
-        return turns[1:], turns[0].get("content"), fault
-    return turns, None, None
+def clean_ranked(
+    row: RawRow, place: dict[str, Any], settings: dict[str, Any], ledger: Ledger
+) -> dict[str, Any] | None:
+    """Return a kept prompt with its candidates, or None after recording the reason; any fault rejects the whole row.
 
-
-def _alpaca_fields(row: dict[str, Any]) -> dict[str, str]:
-    # The Alpaca template sets instruction and input apart, which the joined message no longer shows.
-    return {"instruction": row["instruction"], "input": row.get("input") or ""}
+    What the row says itself (the knowledge to talk about) stays behind the system prompt of the settings.
+    """
+    opened, fault = _open(row, settings, ledger)
+    messages, candidates = opened.turns, opened.candidates or []
+    turns = len(messages) + len(candidates)
+    ledger.turns_read[place["file"]] += turns
+    fault = fault or check_ranked(opened.system, messages, candidates, settings)
+    if not fault:
+        system = "\n\n".join(text for text in (settings["system_prompt"], opened.system) if text)
+        asked = [message["content"] for message in messages]
+        messages = [{"role": "system", "content": system}, *messages] if system else messages
+        replies = [candidate["content"] for candidate in candidates]
+        fault = check_wording([*asked, opened.system or "", *replies], settings)
+    if fault:
+        ledger.reject(place, "row", fault, turns)
+        return None
+    return {
+        "place": place,
+        "turns": turns,
+        # Prompts that go on from one opening are different questions about one problem.
+        "question": "\n".join(asked) if settings["group_by"] == "question" else asked[0],
+        "messages": messages,
+        "candidates": candidates,
+        "extra": opened.meta or {},
+    }
 
 
 def clean_pair(
     row: RawRow, place: dict[str, Any], settings: dict[str, Any], ledger: Ledger
 ) -> dict[str, Any] | None:
     """Return a kept perplexity pair, or None after recording the reason; any fault rejects the whole row."""
-    turns, _, fault = _open_row(row, settings)
+    opened, fault = _open(row, settings, ledger)
+    turns = opened.turns
     ledger.turns_read[place["file"]] += len(turns)
     if not fault and len(turns) < 3:
         fault = Fault("fewer than 3 messages", str(len(turns)))
@@ -176,6 +181,10 @@ def clean_pair(
         fault = Fault("actions are not 1 and 2 or 4 and 5", " and ".join(actions))
         ledger.reject(place, "row", fault, len(turns))
         return None
+    texts = [*(message["content"] for message in context.messages), original, altered]
+    if fault := check_wording(texts, settings):
+        ledger.reject(place, "row", fault, len(turns))
+        return None
     messages = context.messages
     question, marked = split_question(messages[0]["content"])
     ledger.notes.update(context.notes)
@@ -194,9 +203,18 @@ def clean_pair(
     }
 
 
+def _open(row: RawRow, settings: dict[str, Any], ledger: Ledger) -> tuple[Opened, Fault | None]:
+    opened, fault = open_row(row, settings)
+    if settings["url_token"] is not None:
+        opened, count = replace_urls(opened, settings["url_token"])
+        ledger.notes["web addresses replaced"] += count
+    return opened, fault
+
+
 def name_row(row: RawRow, number: int, taken: set[str]) -> str:
     """Return a unique id "<file number>:<the row's own id>"; a row without one is named by its place."""
-    own = row.value.get("id") if isinstance(row.value, dict) else None
+    value = row.value if isinstance(row.value, dict) else {}
+    own = next((value[key] for key in ID_KEYS if key in value), None)
     if isinstance(own, int) and not isinstance(own, bool) and abs(own) < 10**ID_CHARS:
         own = str(own)
     if check_text(own, ID_CHARS):
@@ -211,124 +229,51 @@ def name_row(row: RawRow, number: int, taken: set[str]) -> str:
 
 
 def read_all(inputs: Sequence[str], settings: dict[str, Any], ledger: Ledger) -> list[dict[str, Any]]:
-    """Return the clean conversations (or pairs) of all files in order, each with its id and its group."""
-    clean = clean_pair if settings["schema"] == "tutorbot_pairs" else clean_conversation
+    """Return the clean conversations (or pairs, or ranked rows) of all files in order, each with its id and group.
+
+    A row of several conversations counts as so many rows; they share its name, as "<id>/<n>", and so its group where
+    the conversation is the group.
+    """
+    clean = clean_conversation
+    if settings["schema"] in RANKED:
+        clean = clean_ranked
+    elif settings["schema"] == "tutorbot_pairs":
+        clean = clean_pair
     names = [Path(path).name for path in inputs]
     taken: set[str] = set()
     kept = []
     for number, path in enumerate(inputs, 1):
         # Two folders may hold files of one name; the counts must not run together.
         file = names[number - 1] if names.count(names[number - 1]) == 1 else str(path)
-        rows = read_rows(path, settings["max_chars"])
-        ledger.rows_read[file] += len(rows)
-        for row in rows:
-            place = {"file": file, "index": row.index, "line": row.line}
-            conversation = clean(row, place, settings, ledger)
-            if conversation:
-                conversation["id"] = name_row(row, number, taken)
-                conversation["group"] = group_of(
-                    conversation["question"], conversation["id"], settings["group_by"]
-                )
-                kept.append(conversation)
+        for row in read_rows(path, settings["max_chars"]):
+            parts = split_row(row, settings["schema"])
+            ledger.rows_read[file] += len(parts)
+            several = parts[0].value is not row.value
+            ledger.notes["rows that hold several conversations"] += several
+            found = []
+            for part_number, part in enumerate(parts):
+                place = {"file": file, "index": row.index, "line": row.line}
+                if several:
+                    place["part"] = part_number
+                if conversation := clean(part, place, settings, ledger):
+                    found.append(conversation)
+            if found:
+                name = name_row(row, number, taken)
+            for conversation in found:
+                conversation["id"] = f"{name}/{conversation['place']['part']}" if several else name
+                conversation["group"] = group_of(conversation["question"], name, settings["group_by"])
+            kept += found
     return kept
-
-
-def drop_repeats(conversations: Iterable[dict[str, Any]], ledger: Ledger) -> list[dict[str, Any]]:
-    """Return conversations without those that say exactly what an earlier one said."""
-    first: dict[str, str] = {}
-    kept = []
-    for conversation in conversations:
-        said = [conversation["messages"], conversation.get("original"), conversation.get("altered")]
-        key = digest(said)
-        if key in first:
-            ledger.reject(
-                conversation["place"], "row", Fault("duplicate", f"of {first[key]}"), conversation["turns"]
-            )
-        else:
-            first[key] = conversation["id"]
-            kept.append(conversation)
-    return kept
-
-
-def drop_held_out(
-    conversations: Iterable[dict[str, Any]], held_out: set[str], ledger: Ledger
-) -> list[dict[str, Any]]:
-    """Return conversations whose group is not held out for another dataset."""
-    kept = []
-    for conversation in conversations:
-        if conversation["group"] in held_out:
-            fault = Fault("group held out for another dataset", conversation["group"])
-            ledger.reject(conversation["place"], "row", fault, conversation["turns"])
-        else:
-            kept.append(conversation)
-    return kept
-
-
-def apportion(total: int, quotas: dict[str, int]) -> dict[str, int]:
-    """Return `total` shared out in proportion to the quotas, by largest remainder, ties to the earlier."""
-    whole = sum(quotas.values())
-    shares = {name: total * quota // whole for name, quota in quotas.items()}
-    by_remainder = sorted(quotas, key=lambda name: -(total * quotas[name] % whole))
-    for name in by_remainder[: total - sum(shares.values())]:
-        shares[name] += 1
-    return shares
-
-
-def deal_groups(groups: Iterable[str], quotas: dict[str, int], seed: int) -> dict[str, str]:
-    """Return {group: split}: groups shuffled by seed and dealt in proportion to the quotas."""
-    order = sorted(set(groups))
-    random.Random(seed).shuffle(order)
-    dealt: dict[str, str] = {}
-    for split, share in apportion(len(order), quotas).items():
-        dealt |= {group: split for group in order[len(dealt) : len(dealt) + share]}
-    return dealt
-
-
-def split_conversations(
-    conversations: Sequence[dict[str, Any]], rule: dict[str, Any], ledger: Ledger
-) -> dict[str, list[dict[str, Any]]]:
-    """Return {split: conversations}, disjoint by group, each within its quota (per file, if so ruled)."""
-    quotas = rule["quotas"]
-    if not any(quotas.values()):
-        raise PlumblineError("every quota is 0: give split.quotas at least one positive number")
-    split_of = deal_groups((row["group"] for row in conversations), quotas, rule["seed"])
-    order = list(conversations)
-    random.Random(rule["seed"]).shuffle(order)
-    splits: dict[str, list[dict[str, Any]]] = {split: [] for split in quotas}
-    used: Counter[tuple[str, str]] = Counter()
-    for row in order:
-        split = split_of[row["group"]]
-        share = (split, row["place"]["file"] if rule["per_file"] else "")
-        if used[share] < quotas[split]:
-            used[share] += 1
-            splits[split].append(row)
-        else:
-            ledger.reject(row["place"], "row", Fault("over quota", split), row["turns"])
-    for split, rows in splits.items():
-        if quotas[split] and not rows:
-            raise PlumblineError(
-                f"split '{split}' got no conversation: {len(set(split_of))} groups cannot be dealt to "
-                f"{', '.join(f'{name}: {quota}' for name, quota in quotas.items())}; "
-                "give more data, or ask for fewer splits"
-            )
-    return splits
 
 
 def finished_row(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a kept conversation or pair in its published form."""
-    pair = {"original": row["original"], "altered": row["altered"]} if "original" in row else {}
-    meta = {"file": row["place"]["file"], "index": row["place"]["index"], **row["extra"]}
-    return {"id": row["id"], "group": row["group"], "messages": row["messages"], **pair, "meta": meta}
-
-
-def count_reasons(rejected: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Return how many rows and how many turns each reason cost."""
-    reasons: dict[str, dict[str, int]] = {}
-    for entry in rejected:
-        count = reasons.setdefault(f"{entry['level']}: {entry['reason']}", {"entries": 0, "turns": 0})
-        count["entries"] += 1
-        count["turns"] += entry["turns"]
-    return reasons
+    """Return a kept conversation, pair or ranked row in its published form."""
+    parts = {key: row[key] for key in ("original", "altered", "candidates") if key in row}
+    place = {"file": row["place"]["file"], "index": row["place"]["index"]}
+    meta = (
+        place | row["extra"] | place
+    )  # what the source says of a row may use these names, but they are ours
+    return {"id": row["id"], "group": row["group"], "messages": row["messages"], **parts, "meta": meta}
 
 
 def clean_files(inputs: Sequence[str], settings: dict[str, Any], output: str, manifest: str) -> None:
@@ -336,7 +281,11 @@ def clean_files(inputs: Sequence[str], settings: dict[str, Any], output: str, ma
 
     PlumblineError if a file cannot be read at all, if nothing is left, or if a split stays empty.
     """
+    if settings["schema"] not in FORMATS:
+        raise PlumblineError(f"schema: {settings['schema']!r} is not one of {', '.join(FORMATS)}")
     ledger = Ledger()
+    rule = DEFAULTS["split"] | settings["split"]
+    inputs = order_files(inputs, rule["by_file"])
     conversations = drop_repeats(read_all(inputs, settings, ledger), ledger)
     held_out = {row["group"] for path in settings["exclude_groups_of"] for row in read_jsonl(path)}
     conversations = drop_held_out(conversations, held_out, ledger)
@@ -347,10 +296,11 @@ def clean_files(inputs: Sequence[str], settings: dict[str, Any], output: str, ma
             f"nothing is left of {', '.join(map(str, inputs))}: {told}. Check that schema "
             f"'{settings['schema']}' is what the files hold"
         )
+    conversations = take_subset(conversations, settings["subset"], ledger)
     if settings["schema"] == "tutorbot_pairs":
         splits = {"pairs": conversations}
     else:
-        splits = split_conversations(conversations, settings["split"], ledger)
+        splits = split_conversations(conversations, rule, ledger)
     counts = ledger.balance([row for rows in splits.values() for row in rows])
 
     with finished_folder(output) as folder:

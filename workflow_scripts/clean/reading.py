@@ -1,4 +1,4 @@
-"""Reading raw dataset files: a JSON array or JSON Lines, from anywhere, in any state."""
+"""Reading raw dataset files: a JSON array, JSON Lines or one JSON object, from anywhere, in any state."""
 
 import json
 from pathlib import Path
@@ -26,6 +26,8 @@ class RawRow(NamedTuple):
 def read_rows(path: Path | str, max_chars: int) -> list[RawRow]:
     """Return the rows of a JSON array or JSON Lines file; a bad line is a row with a fault.
 
+    A file that is one object written over several lines is one row.
+
     PlumblineError, with the place, if the whole file is missing, empty, not UTF-8, or a broken array.
     """
     text = _decode(path)
@@ -33,6 +35,8 @@ def read_rows(path: Path | str, max_chars: int) -> list[RawRow]:
         raise PlumblineError(f"{path}: holds no rows; check that the download is complete")
     if text.lstrip().startswith("["):
         return _read_array(path, text)
+    if (whole := _read_object(text)) is not None:
+        return [RawRow(0, 1, whole, None)]
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     return [_read_line(index, number, line, max_chars) for index, (number, line) in enumerate(lines)]
 
@@ -65,6 +69,15 @@ def _read_array(path: Path | str, text: str) -> list[RawRow]:
     if not values:
         raise PlumblineError(f"{path}: holds no rows; check that the download is complete")
     return [RawRow(index, None, value, None) for index, value in enumerate(values)]
+
+
+def _read_object(text: str) -> dict | None:
+    if not text.lstrip().startswith("{") or "\n" not in text.strip():
+        return None
+    try:
+        return json.loads(text)  # of JSON Lines this fails at the end of the first line
+    except (RecursionError, ValueError):
+        return None
 
 
 def _read_line(index: int, number: int, line: str, max_chars: int) -> RawRow:

@@ -1,7 +1,7 @@
-"""From one raw row to one conversation: what each source schema calls things, and which turns are kept.
+"""From turns to messages: what each style of turn calls things, which turns are kept, and what groups a row.
 
-Covers the tutoring schema of Tutorbot-Spock, its perplexity pairs, chat rows ("messages") and Alpaca rows.
-Everything here is pure: a row goes in; messages, faults and notes come out; nothing raises on bad data.
+Covers the structured replies of Tutorbot-Spock and the plain turns of all other formats (see `formats`).
+Everything here is pure: turns go in; messages, faults and notes come out; nothing raises on bad data.
 """
 
 import unicodedata
@@ -21,6 +21,12 @@ from workflow_scripts.common.tutor_reply import (
 ROLES = {
     "tutorbot": ("from", "value", {"human": "user", "gpt": "assistant"}),
     "messages": ("role", "content", {"user": "user", "assistant": "assistant"}),
+    "sharegpt": (
+        "from",
+        "value",
+        {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant"},
+    ),
+    "oasst1": ("role", "text", {"prompter": "user", "assistant": "assistant"}),
 }
 
 # The altered reply gives the solution where the original left the work to the student.
@@ -52,9 +58,9 @@ def check_text(text: Any, max_chars: int) -> Fault | None:
     return None
 
 
-def read_turns(turns: list, schema: str, settings: dict[str, Any]) -> Turns:
+def read_turns(turns: list, style: str, settings: dict[str, Any]) -> Turns:
     """Return a conversation's messages up to its first unusable turn, tutor replies cleaned."""
-    role_key, text_key, names = ROLES[schema]
+    role_key, text_key, names = ROLES[style]
     messages: list[Message] = []
     notes: Counter = Counter()
     for place, turn in enumerate(turns):
@@ -63,7 +69,7 @@ def read_turns(turns: list, schema: str, settings: dict[str, Any]) -> Turns:
         if fault:
             return Turns(messages, fault, notes)
         text = turn[text_key]
-        if schema == "tutorbot" and expected == "assistant":
+        if style == "tutorbot" and expected == "assistant":
             text, fault, replaced = clean_reply(text, settings)
             if fault:
                 return Turns(messages, fault, notes)
@@ -86,6 +92,29 @@ def _check_turn(
     if names[role] != expected:
         return Fault("roles do not alternate", f"{role} where the {expected} speaks")
     return check_text(turn[text_key], max_chars)
+
+
+def check_ranked(
+    system: str | None, prompt: list[Message], candidates: list[dict], settings: dict[str, Any]
+) -> Fault | None:
+    """Return what makes a ranked row unusable: any text of it, or a prompt that does not lead up to a reply.
+
+    A reply that lost may say nothing.
+    """
+    for text in [*(message["content"] for message in prompt), *(reply["content"] for reply in candidates)]:
+        silent = text == "" and candidates[0]["content"]
+        if not silent and (fault := check_text(text, settings["max_chars"])):
+            return fault
+    if system and (fault := check_text(system, settings["max_chars"])):
+        return fault
+    if not prompt:
+        return Fault("no prompt")
+    for place, message in enumerate(reversed(prompt)):
+        if message["role"] != (expected := ("user", "assistant")[place % 2]):
+            return Fault("roles do not alternate", f"{message['role']} where the {expected} speaks")
+    if len(prompt) + 1 < settings["min_messages"]:
+        return Fault(f"fewer than {settings['min_messages']} messages", str(len(prompt) + 1))
+    return None
 
 
 def clean_reply(text: str, settings: dict[str, Any]) -> tuple[str, Fault | None, Counter]:
@@ -155,18 +184,6 @@ def group_of(question: str, conversation_id: str, group_by: str) -> str:
     if group_by == "conversation":
         return conversation_id
     return problem_key(question) if group_by == "problem" else text_key(question)
-
-
-def alpaca_turns(row: dict[str, Any]) -> tuple[list, Fault | None]:
-    """Return an instruction row as two chat turns; its input, if any, follows after an empty line."""
-    for key in ("instruction", "output"):
-        if key not in row:
-            return [], Fault(f"missing field '{key}'")
-    extra = row.get("input") or ""
-    if not isinstance(row["instruction"], str) or not isinstance(extra, str):
-        return [], Fault("text is not a string", "instruction or input")
-    asked = f"{row['instruction']}\n\n{extra}" if extra.strip() else row["instruction"]
-    return [{"role": "user", "content": asked}, {"role": "assistant", "content": row["output"]}], None
 
 
 def actions_of(original: str, altered: str) -> tuple[str, str]:

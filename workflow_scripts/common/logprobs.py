@@ -91,7 +91,9 @@ def shared_prompt_logps(
     learned = targets != IGNORED
     inputs = targets.clamp(min=0)
     mask = torch.cat([prompt_mask.repeat_interleave(counts, 0), learned.long()], 1)
-    positions = lengths.repeat_interleave(counts)[:, None] + torch.arange(inputs.shape[1], device=device)[None]
+    positions = (
+        lengths.repeat_interleave(counts)[:, None] + torch.arange(inputs.shape[1], device=device)[None]
+    )
     last = encoded.last_hidden_state[:, -1:].repeat_interleave(counts, 0)
     if inputs.shape[1] > 1:
         behind = model.base_model(

@@ -5,7 +5,7 @@ batch. Not covered: training one, and squashing or weighting its scores.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,10 @@ from workflow_scripts.common.models import load_tokenizer, precision_of
 import torch
 from transformers import AutoModelForSequenceClassification
 
+Text = str | tuple[str, str]
+
+# Their position ids begin after the padding token's, so the last of the embeddings stand for no token.
+COUNTED_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
 SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
@@ -51,46 +55,90 @@ def load_reward_model(folder: Path | str, dtype: str = "float32") -> tuple[Any, 
 
 def context_of(model: Any, tokenizer: Any) -> int:
     """Return the most tokens a classifier can read at once."""
-    return min(model.config.to_dict().get("max_position_embeddings") or 2048, tokenizer.model_max_length)
+    sizes = model.config.to_dict()
+    positions = sizes.get("max_position_embeddings") or 2048
+    if sizes["model_type"] in COUNTED_AFTER_PADDING:
+        positions -= sizes["pad_token_id"] + 1
+    return min(positions, tokenizer.model_max_length)
+
+
+def encode_texts(tokenizer: Any, texts: Sequence[Text], max_tokens: int) -> dict[str, list[list[int]]]:
+    """Return {name: a row of ids or mask per text}; too long ones are cut on the left, a pair's longer half first.
+
+    A text of no tokens at all is read as the end token alone: some tokenizers add none of their own.
+    """
+    side, tokenizer.truncation_side = tokenizer.truncation_side, "left"
+    try:
+        if isinstance(texts[0], str):
+            encoded = dict(tokenizer(list(texts), truncation=True, max_length=max_tokens))
+        else:
+            firsts, seconds = map(list, zip(*texts, strict=True))
+            encoded = dict(tokenizer(firsts, seconds, truncation=True, max_length=max_tokens))
+    finally:
+        tokenizer.truncation_side = side
+    end = tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    filling = {"input_ids": end, "attention_mask": 1}
+    return {name: [row or [filling.get(name, 0)] for row in rows] for name, rows in encoded.items()}
 
 
 @torch.no_grad()
-def score_texts(
+def score_batches(
     model: Any,
     tokenizer: Any,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     batch_size: int,
     max_tokens: int,
     label: int | None = None,
-) -> list[float]:
-    """Return one score per text: the raw logit of a one-output model, else the probability of class `label`.
+    known: Container[Text] = (),
+) -> Iterator[dict[Text, float]]:
+    """Yield {text: score} batch by batch, of the texts that are not in `known`, each once; longest texts first.
 
-    Texts of like length share a batch; equal texts are read once, so their scores are equal to the last
-    digit. A text longer than `max_tokens` is cut on the left: the reply, at its end, survives. Raises
-    PlumblineError when a model of several classes is given no `label` among them.
+    Which texts share a batch depends on `texts` alone: a run that goes on where another was killed asks the rest in
+    the same batches. All texts are plain, or all are pairs. Scores and errors are those of `score_texts`.
     """
     outputs = model.config.num_labels
     if outputs > 1 and label not in range(outputs):
         raise PlumblineError(
             f"label {label} of a classifier with {outputs} classes; choose 0 to {outputs - 1}"
         )
+    if outputs == 1 and label is not None:
+        raise PlumblineError(
+            f"label {label} of a classifier with one output; it has no classes: leave label out"
+        )
     distinct = list(dict.fromkeys(texts))
     if not distinct:
-        return []
+        return
     model.eval()
-    side, tokenizer.truncation_side = tokenizer.truncation_side, "left"
-    try:
-        encoded = tokenizer(distinct, truncation=True, max_length=max_tokens)
-    finally:
-        tokenizer.truncation_side = side
+    encoded = encode_texts(tokenizer, distinct, max_tokens)
     accepted = [name for name in encoded if name in inspect.signature(model.forward).parameters]
     order = sorted(range(len(distinct)), key=lambda index: len(encoded["input_ids"][index]), reverse=True)
-    scores: dict[str, float] = {}
     for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+        chosen = [index for index in order[start : start + batch_size] if distinct[index] not in known]
+        if not chosen:
+            continue
         rows = {name: [encoded[name][index] for index in chosen] for name in accepted}
         batch = tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(model.device)
         logits = model(**batch).logits.float()
         values = logits[:, 0] if outputs == 1 else logits.softmax(-1)[:, label]
-        scores |= {distinct[index]: value for index, value in zip(chosen, values.tolist(), strict=True)}
+        yield {distinct[index]: value for index, value in zip(chosen, values.tolist(), strict=True)}
+
+
+def score_texts(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[Text],
+    batch_size: int,
+    max_tokens: int,
+    label: int | None = None,
+) -> list[float]:
+    """Return one score per text: the raw logit of a one-output model, else the probability of class `label`.
+
+    A text is a string, or a pair of them as the tokenizer joins two. Texts of like length share a batch; equal texts
+    are read once, so their scores are equal to the last digit. A text longer than `max_tokens` is cut on the left:
+    the reply, at its end, survives. Raises PlumblineError when a model of several classes is given no `label` among
+    them, and when a model of one output is given one.
+    """
+    scores: dict[Text, float] = {}
+    for batch in score_batches(model, tokenizer, texts, batch_size, max_tokens, label):
+        scores |= batch
     return [scores[text] for text in texts]

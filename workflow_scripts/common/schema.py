@@ -156,7 +156,7 @@ ROW_FILES = {
     "messages": ["train.jsonl", "test.jsonl"],
     "hh": ["train.jsonl", "dev.jsonl", "test.jsonl"],
     "comet": ["train.jsonl", "val.jsonl", "test.jsonl"],
-    "reddit": ["train.jsonl", "val.jsonl", "test.jsonl"],
+    "reddit": ["pos_train.jsonl", "neg_train.jsonl", "val.jsonl", "test.jsonl"],
     "wow": ["train.jsonl", "val.jsonl", "test.jsonl"],
     "faithdial": ["train.jsonl", "val.jsonl", "test.jsonl"],
     "alpaca": ["instruction-data.json"],
@@ -167,9 +167,7 @@ ROW_FILES = {
 class RowSimulation(Strict):
     """Rows in a published source's own schema, made from the bundled problem bank: small, seeded, ours."""
 
-    rows: Literal[
-        "messages", "hh", "comet", "reddit", "wow", "faithdial", "alpaca", "alpaca_preferences"
-    ]
+    rows: Literal["messages", "hh", "comet", "reddit", "wow", "faithdial", "alpaca", "alpaca_preferences"]
     """Whose schema they have."""
     problems: str
     """The problem bank, relative to the repository."""
@@ -329,7 +327,7 @@ class Dataset(Strict):
     """tutorbot: field: the label that stands for N/A."""
     truncate_at_unparsable: bool = True
     """Cut a conversation before its first unusable turn; false: reject the conversation."""
-    min_messages: Count = 3
+    min_messages: Count = 2
     """Shorter conversations are rejected (counted without the system message)."""
     max_chars: Count = 200_000
     """Longer messages and lines are unusable."""
@@ -635,7 +633,6 @@ class Value(Sampling):
     """Longer prompts lose their start."""
     seed: int = 1
     """Seed of the fit: it is one thing, whatever the study's seeds."""
-
 
 
 # --- runs: parent + method = policy ---------------------------------------------------------------------------------
@@ -1082,7 +1079,13 @@ Benchmark = Annotated[
     Tutor | PairPerplexity | HumanEval | LmEval | MtBench | AlpacaEval | Rewards | ReplyLoss,
     Field(discriminator="kind"),
 ]
-ANSWERED = ("tutor", "humaneval", "mt_bench", "alpaca_eval", "rewards")  # benchmarks that need a policy's generations
+ANSWERED = (
+    "tutor",
+    "humaneval",
+    "mt_bench",
+    "alpaca_eval",
+    "rewards",
+)  # benchmarks that need a policy's generations
 JUDGED = ("mt_bench", "alpaca_eval")
 CALIBRATION = ("gold", "empty")  # scored beside the policies
 TAGGED = ("runs", "judges", "benchmarks")  # parts whose entries are told apart by method or kind

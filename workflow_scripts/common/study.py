@@ -225,7 +225,9 @@ class References:
                 self.need_file(f"datasets.{name}.files[{index}]", dataset.source, file)
             for split, files in dataset.split.by_file.items():
                 for file in files:
-                    self.need(f"datasets.{name}.split.by_file.{split}", file, dataset.files, "file of this dataset")
+                    self.need(
+                        f"datasets.{name}.split.by_file.{split}", file, dataset.files, "file of this dataset"
+                    )
 
     def rewards(self) -> None:
         study = self.study
@@ -280,7 +282,9 @@ class References:
                 if isinstance(run, WithValue):
                     self.need(f"{path}.value", run.value, study.values, "value head")
                 elif run.sampling == "good_random":
-                    self.wrong.append(f"{path}.sampling: good_random needs advantages, which {run.method} has not")
+                    self.wrong.append(
+                        f"{path}.sampling: good_random needs advantages, which {run.method} has not"
+                    )
             elif isinstance(run, Online):
                 self.need_answerable(path, run.annotation, run.split)
             else:
@@ -299,7 +303,9 @@ class References:
             "validation_share": getattr(pairs, "validation_share", None),
         }
         if not any(where.values()):
-            self.wrong.append(f"{path}.keep: best needs a validation split, and neither it nor its pairs have one")
+            self.wrong.append(
+                f"{path}.keep: best needs a validation split, and neither it nor its pairs have one"
+            )
 
     def benchmarks(self) -> None:
         study = self.study

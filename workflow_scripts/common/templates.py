@@ -6,6 +6,8 @@ how masks go wrong (a token may straddle a boundary). Templates are data (`templ
 
 from typing import Any, NamedTuple
 
+from workflow_scripts.common.errors import PlumblineError
+
 IGNORED = -100  # the label every loss skips
 
 
@@ -64,14 +66,36 @@ def forbidden_text(messages: list[dict], tokenizer: Any) -> str | None:
     return next((token for token in special for message in messages if token in message["content"]), None)
 
 
-def tokenise_conversation(messages: list[dict], template: dict, tokenizer: Any) -> Tokens:
-    """Tokenise a conversation; the assistant's spans (content and end token) are labelled, all else is IGNORED."""
+def learned_stretches(spans: list[Span], messages: int, learn: str) -> list[tuple[int, int]]:
+    """Return the stretches of text [start, end) that are learned from (see `tokenise_conversation`)."""
+    if learn == "replies":
+        return [(span.start, span.end) for span in spans if span.role == "assistant"]
+    if learn == "contents":  # a default system message comes first and is no message of the conversation
+        return [(span.start, span.end) for span in spans[-messages:]]
+    if learn == "text":
+        return [(spans[0].start, spans[-1].end)]
+    raise PlumblineError(f"learn: {learn!r}; give replies, contents or text")
+
+
+def tokenise_conversation(
+    messages: list[dict], template: dict, tokenizer: Any, learn: str = "replies"
+) -> Tokens:
+    """Tokenise a conversation and label what is learned; all else is IGNORED.
+
+    `replies`: the assistant's contents and end tokens. `contents`: those of every message, which leaves out the
+    template's own words (headers, separators, what it starts with, a default system message). `text`: all from the end
+    of the first header to the end of the last message. A token that overlaps a learned character is learned; BOS
+    never is.
+    """
     text, spans = render(messages, template, tokenizer)
     identities, offsets = encode(text, tokenizer)
-    learned = [span for span in spans if span.role == "assistant"]
+    learned = learned_stretches(spans, len(messages), learn)
+    # Only in `text` can BOS stand within a stretch. Where it is also the end token, it is taken for an end.
+    apart = learn == "text" and tokenizer.bos_token_id != tokenizer.eos_token_id
+    bos = tokenizer.bos_token_id if apart else None
     labels = [
         identity
-        if any(start < span.end and end > span.start for span in learned) and end > start
+        if end > start and identity != bos and any(start < last and end > first for first, last in learned)
         else IGNORED
         for identity, (start, end) in zip(identities, offsets, strict=True)
     ]

@@ -27,9 +27,7 @@ def rank_answers(rows: list[dict], by: str, split: str) -> tuple[list[dict], lis
         distinct: dict[str, dict] = {}
         for answer in sorted(answers, key=lambda answer: answer["meta"].get("rank", 0)):
             text, reward = answer["reference"].strip(), answer["rewards"]["final_reward"]
-            if not text:
-                rejected.append({"id": answer["id"], "reason": "empty answer"})
-            elif text in distinct:
+            if text in distinct:
                 rejected.append({"id": answer["id"], "reason": "chosen equals rejected"})
             elif not math.isfinite(reward):
                 raise PlumblineError(f"row {answer['id']}: final_reward is {reward}; mend its annotation")
@@ -38,8 +36,9 @@ def rank_answers(rows: list[dict], by: str, split: str) -> tuple[list[dict], lis
         kept = list(distinct.values())
         if by == "reward":
             kept.sort(key=lambda answer: -answer["rewards"]["final_reward"])
-        if len(kept) < 2:
-            rejected += [{"id": answer["id"], "reason": "no other answer to the prompt"} for answer in kept]
+        if len(kept) < 2 or not kept[0]["reference"].strip():
+            why = "no other answer to the prompt" if len(kept) < 2 else "the best answer is empty"
+            rejected += [{"id": answer["id"], "reason": why} for answer in kept]
             continue
         ranked.append(
             {

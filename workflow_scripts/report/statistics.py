@@ -18,7 +18,12 @@ import numpy as np
 
 from workflow_scripts.common.errors import PlumblineError
 
-COLUMNS = {"mean": ("value",), "perplexity": ("nll", "tokens"), "macro_f1": ("gold", "predicted")}
+COLUMNS = {
+    "mean": ("value",),
+    "ratio": ("numerator", "denominator"),
+    "perplexity": ("nll", "tokens"),
+    "macro_f1": ("gold", "predicted"),
+}
 FIDELITIES = ("paper", "code")
 # Differences below this, relative to the estimate, are rounding of the matrix product and count as none.
 ROUNDING = 1e-12
@@ -55,7 +60,7 @@ def read_cell(raw: dict, where: str) -> Cell:
     """Return a validated Cell from a score file's cell; `where` opens each message.
 
     Raises PlumblineError when a key is missing, lengths differ, an item appears twice, a number is not finite,
-    or a perplexity item has no tokens.
+    a perplexity item has no tokens, or a ratio item no positive denominator.
     """
     estimator = raw.get("estimator")
     if estimator not in COLUMNS:
@@ -88,6 +93,9 @@ def read_cell(raw: dict, where: str) -> Cell:
     if estimator == "perplexity" and arrays["tokens"].min() <= 0:
         bad = items[int(arrays["tokens"].argmin())]
         raise PlumblineError(f"{where}: item {bad!r} has no tokens; perplexity needs at least one per item")
+    if estimator == "ratio" and arrays["denominator"].min() <= 0:
+        bad = items[int(arrays["denominator"].argmin())]
+        raise PlumblineError(f"{where}: the denominator of item {bad!r} is not above 0, as a ratio's must be")
     return Cell(items, tuple(map(str, lists["groups"])), estimator, arrays, fidelity)
 
 
@@ -138,6 +146,11 @@ def mean(weights: np.ndarray, value: np.ndarray) -> np.ndarray:
     return weights @ value / weights.sum(axis=1)
 
 
+def ratio(weights: np.ndarray, numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Return Σ numerator / Σ denominator per draw (draws,), from items (items,) under `weights` (draws, items)."""
+    return weights @ numerator / (weights @ denominator)
+
+
 def perplexity(weights: np.ndarray, nll: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """Return exp(Σ nll / Σ tokens) per draw (draws,); nll in nats summed over an item's tokens."""
     return np.exp(weights @ nll / (weights @ tokens))
@@ -177,6 +190,8 @@ def estimates(cells: Sequence[Cell], weights: np.ndarray) -> np.ndarray:
 def _estimate(cell: Cell, weights: np.ndarray) -> np.ndarray:
     if cell.estimator == "mean":
         return mean(weights, cell.columns["value"])
+    if cell.estimator == "ratio":
+        return ratio(weights, cell.columns["numerator"], cell.columns["denominator"])
     if cell.estimator == "perplexity":
         return perplexity(weights, cell.columns["nll"], cell.columns["tokens"])
     return macro_f1(weights, cell.columns["gold"], cell.columns["predicted"], cell.fidelity)

@@ -80,7 +80,10 @@ def main() -> None:
         rows.append(row)
         if "warning" in row:
             print(f"warning: {row['policy']} (seed {row['seed']}) {row['warning']}", flush=True)
-    with finished_file(arguments.output) as temporary, open(temporary, "w", newline="", encoding="utf-8") as out:
+    with (
+        finished_file(arguments.output) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as out,
+    ):
         table = csv.writer(out, lineterminator="\n")
         table.writerow(COLUMNS)
         table.writerows([written(row.get(name)) for name in COLUMNS] for row in rows)

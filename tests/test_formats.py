@@ -1,0 +1,367 @@
+"""Every source format becomes the messages its source means, and a row that is not of its format says why."""
+
+import math
+
+import pytest
+
+from workflow_scripts.clean import clean, formats
+from workflow_scripts.clean.reading import Fault, RawRow
+from workflow_scripts.clean.schemas import ROLES, check_ranked, read_turns
+
+USER, ASSISTANT = "user", "assistant"
+
+
+def settings_of(schema, **rules):
+    return clean.DEFAULTS | {"schema": schema} | rules
+
+
+def open_all(schema, row, **rules):
+    """Return what each conversation of one raw row holds, and its fault."""
+    parts = formats.split_row(RawRow(0, None, row, None), schema)
+    return [formats.open_row(part, settings_of(schema, **rules)) for part in parts]
+
+
+def said(schema, row, **rules):
+    """Return the (role, text) pairs of each conversation of one raw row."""
+    found = []
+    for opened, fault in open_all(schema, row, **rules):
+        assert fault is None
+        read = read_turns(opened.turns, opened.style, settings_of(schema))
+        assert read.fault is None
+        found.append([(message["role"], message["content"]) for message in read.messages])
+    return found
+
+
+def fault_of(schema, row, **rules):
+    ((_, fault),) = open_all(schema, row, **rules)
+    return fault.reason
+
+
+EXCHANGE = [(USER, "Name a prime."), (ASSISTANT, "Seven.")]
+WITH_INPUT = [(USER, "Name it.\n\nA cat."), (ASSISTANT, "Cat.")]
+TALK = [*EXCHANGE, (USER, "Another."), (ASSISTANT, "Five.")]
+
+
+@pytest.mark.parametrize(
+    ("schema", "row", "wanted"),
+    [
+        ("prompt_completion", {"prompt": "Name a prime.", "completion": "Seven."}, EXCHANGE),
+        (
+            "super_ni",
+            {"id": "t-1", "definition": "Name it.", "inputs": "A cat.", "targets": "Cat."},
+            WITH_INPUT,
+        ),
+        ("cot", {"inputs": "Name a prime.", "targets": "Seven.", "task": "cot"}, EXCHANGE),
+        ("flan_v2", {"inputs": "Name a prime.", "targets": "Seven."}, EXCHANGE),
+        ("dolly", {"instruction": "Name a prime.", "context": "", "response": "Seven."}, EXCHANGE),
+        ("dolly", {"instruction": "Name it.", "context": "A cat.", "response": "Cat."}, WITH_INPUT),
+        ("self_instruct", {"instruction": "Name it.", "input": "A cat.", "output": "Cat."}, WITH_INPUT),
+        ("alpaca", {"instruction": "Name a prime.", "input": "", "output": "Seven."}, EXCHANGE),
+        ("alpaca", {"instruction": "Name it.", "input": "A cat.", "output": "Cat."}, WITH_INPUT),
+        (
+            "sharegpt",
+            {
+                "conversations": [
+                    {"from": "human", "value": "Name a prime."},
+                    {"from": "gpt", "value": "Seven."},
+                    {"from": "user", "value": "Another."},
+                    {"from": "chatgpt", "value": "Five."},
+                ]
+            },
+            TALK,
+        ),
+        (
+            "baize",
+            {
+                "topic": "primes",
+                "input": "A talk of a human and an AI.\n[|Human|] Name a prime.\n[|AI|] Seven.\n"
+                "[|Human|] Another.\n[|AI|] Five.\n[|Human|] ",
+            },
+            TALK,
+        ),
+        ("lima", {"conversations": ["Name a prime.", "Seven.", "Another.", "Five."], "source": "x"}, TALK),
+        ("wizardlm", {"instruction": "Name a prime.", "output": "Seven."}, EXCHANGE),
+        (
+            "wizardlm",
+            {
+                "idx": "q1",
+                "conversations": [
+                    {"from": "human", "value": "Name a prime."},
+                    {"from": "gpt", "value": "Seven."},
+                ],
+            },
+            EXCHANGE,
+        ),
+        ("open_orca", {"system_prompt": "", "question": "Name a prime.", "response": "Seven."}, EXCHANGE),
+        ("hard_coded", {"Prompt": "Name a prime.", "Output": "Seven."}, EXCHANGE),
+        ("science", {"input": "Name a prime.", "output": "Seven.", "dataset": "sums"}, EXCHANGE),
+    ],
+)
+def test_a_row_becomes_the_messages_its_source_means(schema, row, wanted):
+    assert said(schema, row) == [wanted]
+
+
+def test_the_input_stands_under_the_heading_it_is_given():
+    row = {"instruction": "Name it.", "input": "A cat.", "output": "Cat."}
+    ((asked, _),) = said("alpaca", row, input_heading="### Input:")
+    assert asked == (USER, "Name it.\n\n### Input:\nA cat.")
+    ((asked, _),) = said("alpaca", row | {"input": " "}, input_heading="### Input:")
+    assert asked == (USER, "Name it.")
+
+
+def test_an_orca_row_keeps_its_system_prompt_and_a_science_row_its_source():
+    ((opened, _),) = open_all("open_orca", {"system_prompt": "Be brief.", "question": "Q?", "response": "A."})
+    assert opened.system == "Be brief."
+    ((opened, _),) = open_all("science", {"input": "Q?", "output": "A.", "dataset": "sums"})
+    assert opened.meta == {"dataset": "sums"}
+
+
+def message(role, text, *replies, **more):
+    return {"role": role, "text": text, "replies": list(replies)} | more
+
+
+def test_a_tree_becomes_all_its_paths_that_end_on_the_assistant():
+    tree = {
+        "message_tree_id": "t",
+        "prompt": message(
+            "prompter",
+            "Q",
+            message("assistant", "A1", message("prompter", "Q1", message("assistant", "A11"))),
+            message("assistant", "A2", message("prompter", "no more")),
+            message("assistant", "gone", deleted=True),
+            message("assistant", "A3", message("prompter", "gone", deleted=True)),
+        ),
+    }
+    opened = open_all("oasst1", tree)
+    assert [fault and fault.reason for _, fault in opened] == [
+        None,
+        "path does not end on the assistant",
+        None,
+    ]
+    texts = [[turn["text"] for turn in one.turns] for one, fault in opened if not fault]
+    assert texts == [["Q", "A1", "Q1", "A11"], ["Q", "A3"]]
+
+
+def test_a_deep_tree_is_no_recursion():
+    tree = message("assistant", "end")
+    for depth in range(5001):
+        tree = message(("prompter", "assistant")[depth % 2], str(depth), tree)
+    ((opened, fault),) = open_all("oasst1", {"prompt": tree})
+    assert fault is None and len(opened.turns) == 5002
+
+
+def test_a_task_file_becomes_its_instances_with_the_first_right_answer():
+    task = {
+        "Definition": ["Add."],
+        "Instances": [
+            {"id": "a", "input": "1+1", "output": ["2", "two"]},
+            {"id": "b", "input": "2+2", "output": ["4"]},
+        ],
+    }
+    assert said("super_ni", task) == [
+        [(USER, "Add.\n\n1+1"), (ASSISTANT, "2")],
+        [(USER, "Add.\n\n2+2"), (ASSISTANT, "4")],
+    ]
+
+
+def test_constraints_stand_under_an_unnatural_instruction_unless_there_are_none():
+    row = {
+        "instruction": "Add.",
+        "instances": [
+            {"input": "1+1", "constraints": "In words.", "output": "two"},
+            {"input": "2+2", "constraints": "None.", "output": "4"},
+        ],
+    }
+    assert said("unnatural_instructions", row) == [
+        [(USER, "Add.\nIn words.\n\n1+1"), (ASSISTANT, "two")],
+        [(USER, "Add.\n\n2+2"), (ASSISTANT, "4")],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("schema", "row", "reason"),
+    [
+        ("prompt_completion", {"prompt": "Q?"}, "missing field 'completion'"),
+        ("dolly", {"instruction": 3, "response": "A."}, "text is not a string"),
+        ("dolly", {"instruction": "Q?", "context": [1], "response": "A."}, "text is not a string"),
+        ("lima", {"conversations": "text"}, "'conversations' is not a list"),
+        ("sharegpt", {"conversations": [{"from": "bing", "value": "Hi."}]}, "speaker the source leaves out"),
+        ("oasst1", {"prompt": [1]}, "'prompt' is not an object"),
+        (
+            "oasst1",
+            {"prompt": {"role": "prompter", "text": "Q", "replies": [3]}},
+            "replies are not a list of messages",
+        ),
+        ("super_ni", {"Definition": ["Add."], "Instances": []}, "no conversation in the row"),
+        ("super_ni", {"Definition": ["Add."], "Instances": [{"input": "1+1"}]}, "missing field 'targets'"),
+        ("unnatural_instructions", {"instruction": "Add."}, "missing field 'instances'"),
+        ("open_orca", {"system_prompt": "\ud800", "question": "Q?", "response": "A."}, "lone surrogate"),
+    ],
+)
+def test_a_row_that_is_not_of_its_format_says_why(schema, row, reason):
+    assert fault_of(schema, row) == reason
+
+
+# --- ranked rows -----------------------------------------------------------------------------------------------------
+
+
+def hh(suffix=("Six minutes.", "No idea."), reward=(1.3, -0.8), **more):
+    prefix = [
+        "<|prompter|>How do I boil an egg?",
+        "<|assistant|>Gladly. Hard?",
+        "<|prompter|>Soft.",
+        "<|assistant|>",
+    ]
+    return {
+        "prefix": [prefix] * len(suffix),
+        "suffix": list(suffix),
+        "reward": list(reward),
+        "sft_index": 0,
+    } | more
+
+
+def ranked(schema, row, **rules):
+    ((opened, fault),) = open_all(schema, row, **rules)
+    assert fault is None
+    assert check_ranked(opened.system, opened.turns, opened.candidates, settings_of(schema)) is None
+    return opened
+
+
+def test_an_hh_row_is_one_prompt_with_its_replies_and_raw_logits_the_preferred_one_first():
+    opened = ranked("hh", hh(meta={"task": "helpful", "line_num": 3}))
+    assert [(turn["role"], turn["content"]) for turn in opened.turns] == [
+        (USER, "How do I boil an egg?"),
+        (ASSISTANT, "Gladly. Hard?"),
+        (USER, "Soft."),
+    ]
+    assert opened.candidates == [
+        {"content": "Six minutes.", "rewards": {"rm": 1.3}},
+        {"content": "No idea.", "rewards": {"rm": -0.8}},
+    ]
+    assert opened.meta == {"task": "helpful", "line_num": 3}
+    assert ranked("hh", hh(sft_index=1)).candidates[0] == {"content": "No idea.", "rewards": {"rm": -0.8}}
+
+
+def test_a_prefix_in_one_piece_is_read_like_one_in_many():
+    row = hh()
+    row["prefix"] = [["".join(pieces)] for pieces in row["prefix"]]
+    assert ranked("hh", row).turns == ranked("hh", hh()).turns
+
+
+def test_a_reply_that_ends_on_a_colon_rejects_its_row_only_if_asked():
+    row = hh(suffix=("Six minutes.", "Here is how:"))
+    assert ranked("hh", row).candidates[1]["content"] == "Here is how:"
+    assert fault_of("hh", row, reject_colon=True) == "reply ends on a colon"
+    assert ranked("hh", hh(suffix=("Six: minutes.", "No.")), reject_colon=True)
+
+
+@pytest.mark.parametrize("reward", [math.nan, math.inf, -math.inf, None, "1.0", True, 10**400, [1.0]])
+def test_a_reward_that_is_no_finite_number_rejects_its_row(reward):
+    assert fault_of("hh", hh(reward=(reward, 0.5))) == "reward is not a finite number"
+    row = {"prompt_or_input_text": "Q", "references": "A", "reward_components": {"depth": reward}}
+    assert fault_of("rewarded", row) == "reward is not a finite number"
+
+
+def test_a_missing_reward_rejects_its_row():
+    row = hh()
+    del row["reward"]
+    assert fault_of("hh", row) == "reward is not a finite number"
+    row = {"prompt_or_input_text": "Q", "references": "A"}
+    assert fault_of("rewarded", row) == "reward is not a finite number"
+    row["reward_components"] = {"final_reward": 1.0}
+    assert fault_of("rewarded", row) == "reward is not a finite number"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (hh(reward=(1.0,)), "not one reward per candidate"),
+        (hh(suffix=("One.",), reward=(1.0,)), "fewer than 2 candidates"),
+        (hh(sft_index=2), "'sft_index' names no candidate"),
+        (
+            hh(prefix=[["<|prompter|>A<|assistant|>"], ["<|prompter|>B<|assistant|>"]]),
+            "candidates do not share one prompt",
+        ),
+        (hh(prefix=[["<|prompter|>A"]] * 2), "prompt is not marked as one"),
+        (hh(prefix=[["Hi <|prompter|>A<|assistant|>"]] * 2), "prompt is not marked as one"),
+        (hh(prefix=[["A"]] * 2), "prompt is not marked as one"),
+        (hh(prefix=[[1]] * 2), "text is not a string"),
+        (hh(meta={"path": "\ud800"}), "lone surrogate"),
+    ],
+)
+def test_an_hh_row_that_is_not_one_says_why(row, reason):
+    assert fault_of("hh", row) == reason
+
+
+def test_a_prompt_must_lead_up_to_a_reply():
+    twice = [{"role": "user", "content": "A"}, {"role": "user", "content": "B"}]
+    replies = [{"content": "C", "rewards": {}}]
+    rules = settings_of("hh")
+    assert check_ranked(None, twice, replies, rules).reason == "roles do not alternate"
+    assert check_ranked(None, [], replies, rules) == Fault("no prompt")
+    assert check_ranked(None, twice[:1], [{"content": " ", "rewards": {}}], rules).reason == "empty message"
+    assert (
+        check_ranked(None, twice[:1], replies, rules | {"min_messages": 3}).reason == "fewer than 3 messages"
+    )
+
+
+EOS = "<|endoftext|>"
+
+
+def rewarded(text, reply="It is so.", **components):
+    rewards = components or {"fluency": 0.9, "depth": 0.4}
+    return {
+        "id": 4,
+        "prompt_or_input_text": text,
+        "references": f"{reply}{EOS}",
+        "meta_data": {"score": 7, "odd": math.nan},
+        "reward_components": rewards | {"final_reward": sum(rewards.values())},
+    }
+
+
+def test_a_small_task_row_has_one_candidate_with_its_own_rewards_and_no_sum():
+    opened = ranked("rewarded", rewarded(f"What is it?{EOS}"))
+    assert opened.turns == [{"role": USER, "content": "What is it?"}] and opened.system is None
+    assert opened.candidates == [{"content": "It is so.", "rewards": {"fluency": 0.9, "depth": 0.4}}]
+    assert opened.meta == {"meta_data": {"score": 7, "odd": None}}
+    comet = ranked("rewarded", rewarded("<head> PersonX eats </head> <relation> xWant </relation> [GEN] "))
+    assert comet.turns[0]["content"] == "<head> PersonX eats </head> <relation> xWant </relation> [GEN] "
+
+
+@pytest.mark.parametrize(
+    ("history", "roles"),
+    [
+        (["Hi."], [USER]),
+        (["Hi.", "Hello."], [ASSISTANT, USER]),
+        (["Hi.", "Yes?", "So?"], [USER, ASSISTANT, USER]),
+    ],
+)
+def test_knowledge_is_the_system_message_and_the_talk_ends_on_the_user(history, roles):
+    opened = ranked("rewarded", rewarded(f"Knowledge: Cats purr.{EOS}{EOS.join(history)}{EOS}"))
+    assert opened.system == "Knowledge: Cats purr." and opened.meta["knowledge"] == "Cats purr."
+    assert [(turn["role"], turn["content"]) for turn in opened.turns] == list(
+        zip(roles, history, strict=True)
+    )
+
+
+def test_a_comment_that_speaks_of_knowledge_is_no_knowledge():
+    opened = ranked("rewarded", rewarded(f"Knowledge: is it power?{EOS}"))
+    assert opened.system is None and "knowledge" not in opened.meta
+
+
+def test_a_preference_row_ranks_chosen_before_rejected_and_needs_them_to_differ():
+    row = {
+        "instruction": "Name it.",
+        "input": "A cat.",
+        "output": "Cat.",
+        "chosen": "Cat.",
+        "rejected": "Cat, fool.",
+    }
+    opened = ranked("alpaca_preferences", row)
+    assert opened.turns == [{"role": USER, "content": "Name it.\n\nA cat."}]
+    assert opened.candidates == [{"content": "Cat.", "rewards": {}}, {"content": "Cat, fool.", "rewards": {}}]
+    assert fault_of("alpaca_preferences", row | {"rejected": "Cat."}) == "chosen equals rejected"
+
+
+def test_every_style_of_turn_maps_onto_user_and_assistant():
+    assert {role for _, _, names in ROLES.values() for role in names.values()} == {USER, ASSISTANT}

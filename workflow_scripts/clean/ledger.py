@@ -1,0 +1,51 @@
+"""The account of what was read, kept and rejected, which must add up."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from workflow_scripts.clean.reading import Fault
+
+DETAIL_CHARS = 200
+
+
+class Ledger:
+    """What was read and what was rejected, so that nothing is lost in silence."""
+
+    def __init__(self) -> None:
+        self.rejected: list[dict[str, Any]] = []
+        self.rows_read: Counter[str] = Counter()
+        self.turns_read: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()
+
+    def reject(self, place: dict[str, Any], level: str, fault: Fault, turns: int) -> None:
+        """Record a rejected row, or the turns a conversation was cut by, with how many turns went with it."""
+        detail = fault.detail.encode("utf-8", "backslashreplace").decode()[:DETAIL_CHARS]
+        found = {"level": level, "reason": fault.reason, "detail": detail, "turns": turns}
+        self.rejected.append({**place, **found})
+
+    def balance(self, kept: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return the counts per file, asserting that kept + rejected = read for rows and for turns."""
+        counts: dict[str, Any] = {}
+        for file in self.rows_read:
+            lost = [entry for entry in self.rejected if entry["file"] == file]
+            own = [row for row in kept if row["place"]["file"] == file]
+            rows = {"read": self.rows_read[file], "kept": len(own)}
+            rows["rejected"] = sum(entry["level"] == "row" for entry in lost)
+            turns = {"read": self.turns_read[file], "kept": sum(row["turns"] for row in own)}
+            turns["rejected"] = sum(entry["turns"] for entry in lost)
+            for unit, count in (("rows", rows), ("turns", turns)):
+                if count["kept"] + count["rejected"] != count["read"]:
+                    raise AssertionError(f"{file}: {unit} do not add up, {count}: a bug in the cleaner")
+            counts[file] = {"rows": rows, "turns": turns}
+        return counts
+
+
+def count_reasons(rejected: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return how many rows and how many turns each reason cost."""
+    reasons: dict[str, dict[str, int]] = {}
+    for entry in rejected:
+        count = reasons.setdefault(f"{entry['level']}: {entry['reason']}", {"entries": 0, "turns": 0})
+        count["entries"] += 1
+        count["turns"] += entry["turns"]
+    return reasons

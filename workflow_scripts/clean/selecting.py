@@ -1,0 +1,205 @@
+"""Which clean rows stay, and in which split: duplicates, held-out groups, subsets, and three ways to split.
+
+Whatever the way, no group is on two sides of a split, and every row that falls out is in the ledger.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from workflow_scripts.clean.ledger import Ledger
+from workflow_scripts.clean.reading import Fault
+from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.files import digest
+
+Conversation = dict[str, Any]
+Splits = dict[str, list[Conversation]]
+
+
+def drop_repeats(conversations: Iterable[Conversation], ledger: Ledger) -> list[Conversation]:
+    """Return conversations without those that say exactly what an earlier one said."""
+    first: dict[str, str] = {}
+    kept = []
+    for conversation in conversations:
+        parts = ("messages", "original", "altered", "candidates")
+        key = digest([conversation.get(part) for part in parts])
+        if key in first:
+            ledger.reject(
+                conversation["place"], "row", Fault("duplicate", f"of {first[key]}"), conversation["turns"]
+            )
+        else:
+            first[key] = conversation["id"]
+            kept.append(conversation)
+    return kept
+
+
+def drop_held_out(
+    conversations: Iterable[Conversation], held_out: set[str], ledger: Ledger
+) -> list[Conversation]:
+    """Return conversations whose group is not held out for another dataset."""
+    kept = []
+    for conversation in conversations:
+        if conversation["group"] in held_out:
+            fault = Fault("group held out for another dataset", conversation["group"])
+            ledger.reject(conversation["place"], "row", fault, conversation["turns"])
+        else:
+            kept.append(conversation)
+    return kept
+
+
+def length_ratio(conversation: Conversation) -> float:
+    """Return the words of the user over the words of the assistant; of a ranked row its best reply counts."""
+    words = {"system": 0, "user": 0, "assistant": 0}
+    for message in conversation["messages"]:
+        words[message["role"]] += len(message["content"].split())
+    if candidates := conversation.get("candidates"):
+        words["assistant"] = len(candidates[0]["content"].split())
+    return words["user"] / max(words["assistant"], 1)
+
+
+def take_subset(
+    conversations: Sequence[Conversation], rule: dict[str, Any] | None, ledger: Ledger
+) -> list[Conversation]:
+    """Return at most rule["rows"] conversations, in their order: the first, random ones, or those of a length ratio.
+
+    `length_ratio` takes the rows whose instruction-to-output ratio in words is closest to rule["ratio"] (Shi et al.,
+    NeurIPS 2024, section 4.2: how much loss over instructions helps depends on that ratio).
+    """
+    if rule is None:
+        return list(conversations)
+    places = list(range(len(conversations)))
+    if rule["by"] == "random":
+        random.Random(rule.get("seed", 42)).shuffle(places)
+    elif rule["by"] == "length_ratio":
+        places.sort(key=lambda place: abs(length_ratio(conversations[place]) - rule["ratio"]))
+    elif rule["by"] != "first":
+        raise PlumblineError(f"subset.by: {rule['by']!r} is not one of first, random, length_ratio")
+    inside = set(places[: rule["rows"]])
+    for place, row in enumerate(conversations):
+        if place not in inside:
+            ledger.reject(row["place"], "row", Fault("outside the subset", rule["by"]), row["turns"])
+    return [row for place, row in enumerate(conversations) if place in inside]
+
+
+def apportion(total: int, quotas: dict[str, int]) -> dict[str, int]:
+    """Return `total` shared out in proportion to the quotas, by largest remainder, ties to the earlier."""
+    whole = sum(quotas.values())
+    shares = {name: total * quota // whole for name, quota in quotas.items()}
+    by_remainder = sorted(quotas, key=lambda name: -(total * quotas[name] % whole))
+    for name in by_remainder[: total - sum(shares.values())]:
+        shares[name] += 1
+    return shares
+
+
+def deal_groups(groups: Iterable[str], quotas: dict[str, int], seed: int) -> dict[str, str]:
+    """Return {group: split}: groups shuffled by seed and dealt in proportion to the quotas."""
+    order = sorted(set(groups))
+    random.Random(seed).shuffle(order)
+    dealt: dict[str, str] = {}
+    for split, share in apportion(len(order), quotas).items():
+        dealt |= {group: split for group in order[len(dealt) : len(dealt) + share]}
+    return dealt
+
+
+def split_conversations(
+    conversations: Sequence[Conversation], rule: dict[str, Any], ledger: Ledger
+) -> Splits:
+    """Return {split: conversations}, disjoint by group.
+
+    By `by_file` {split: [file names]} if it is set; else by quotas (per file, if so ruled), which groups are dealt to
+    by seed (order `shuffled`) or which are filled one after the other as the rows come (order `file`). PlumblineError
+    if a split that should have rows gets none.
+    """
+    if rule["by_file"]:
+        wanted = list(rule["by_file"])
+        splits = _split_by_file(conversations, rule["by_file"], ledger)
+    else:
+        wanted = [split for split, quota in rule["quotas"].items() if quota]
+        if not wanted:
+            raise PlumblineError("every quota is 0: give split.quotas at least one positive number")
+        ways = {"shuffled": _split_shuffled, "file": _split_in_order}
+        if rule["order"] not in ways:
+            raise PlumblineError(f"split.order: {rule['order']!r} is not one of {', '.join(ways)}")
+        splits = ways[rule["order"]](conversations, rule, ledger)
+    for split in wanted:
+        if not splits[split]:
+            asked = rule["by_file"] or rule["quotas"]
+            raise PlumblineError(
+                f"split '{split}' got no conversation: {len({row['group'] for row in conversations})} groups "
+                f"cannot be dealt to {', '.join(f'{name}: {share}' for name, share in asked.items())}; "
+                "give more data, or ask for fewer splits"
+            )
+    return splits
+
+
+def _split_shuffled(conversations: Sequence[Conversation], rule: dict[str, Any], ledger: Ledger) -> Splits:
+    quotas = rule["quotas"]
+    split_of = deal_groups((row["group"] for row in conversations), quotas, rule["seed"])
+    order = list(conversations)
+    random.Random(rule["seed"]).shuffle(order)
+    splits: Splits = {split: [] for split in quotas}
+    used: Counter[tuple[str, str]] = Counter()
+    for row in order:
+        split = split_of[row["group"]]
+        share = (split, row["place"]["file"] if rule["per_file"] else "")
+        if used[share] < quotas[split]:
+            used[share] += 1
+            splits[split].append(row)
+        else:
+            ledger.reject(row["place"], "row", Fault("over quota", split), row["turns"])
+    return splits
+
+
+def _split_in_order(conversations: Sequence[Conversation], rule: dict[str, Any], ledger: Ledger) -> Splits:
+    splits: Splits = {split: [] for split in rule["quotas"]}
+    split_of: dict[str, str] = {}
+    used: Counter[tuple[str, str]] = Counter()
+    for row in conversations:
+        file = row["place"]["file"] if rule["per_file"] else ""
+        room = [split for split, quota in rule["quotas"].items() if used[split, file] < quota]
+        home = split_of.get(row["group"])
+        if not room or (home and home != room[0]):
+            fault = Fault("group is in another split", home or "") if room else Fault("over quota")
+            ledger.reject(row["place"], "row", fault, row["turns"])
+            continue
+        split_of[row["group"]] = room[0]
+        used[room[0], file] += 1
+        splits[room[0]].append(row)
+    return splits
+
+
+def _split_by_file(
+    conversations: Sequence[Conversation], by_file: dict[str, list[str]], ledger: Ledger
+) -> Splits:
+    splits: Splits = {}
+    split_of: dict[str, str] = {}
+    for split, files in by_file.items():
+        splits[split] = []
+        for row in conversations:
+            if Path(row["place"]["file"]).name not in files:
+                continue
+            home = split_of.setdefault(row["group"], split)
+            if home == split:
+                splits[split].append(row)
+            else:
+                ledger.reject(row["place"], "row", Fault("group is in another split", home), row["turns"])
+    return splits
+
+
+def order_files(inputs: Sequence[str], by_file: dict[str, list[str]] | None) -> list[str]:
+    """Return raw files in the order of their splits, so that of two equal rows the earlier split keeps its own.
+
+    PlumblineError if the files named are not, each once, the files there are.
+    """
+    if not by_file:
+        return list(inputs)
+    named = [file for files in by_file.values() for file in files]
+    there = [Path(path).name for path in inputs]
+    if sorted(named) != sorted(there) or len(set(there)) != len(there):
+        raise PlumblineError(
+            f"split.by_file names {', '.join(sorted(named))}, but the dataset's files are "
+            f"{', '.join(sorted(there))}: name every file in exactly one split"
+        )
+    return sorted(inputs, key=lambda path: named.index(Path(path).name))

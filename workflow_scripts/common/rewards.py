@@ -1,0 +1,408 @@
+"""Reward columns of answers: by rule, as the raw row brought them, or by a classifier; `final_reward` is their sum.
+
+Rows are turns (`common.turns`): an answer, `reference`, in its context, `messages`. Annotation, online reinforcement
+learning and the reward benchmark all take their rewards from here. Torch is imported when a classifier is first asked.
+Not covered: training a reward model, and rewards of single tokens.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import random
+import re
+from collections.abc import Callable, Container, Iterator
+from pathlib import Path
+
+import numpy as np
+from scipy.special import expit
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from workflow_scripts.common.code import code_of
+from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.files import digest, finished_file, read_json, sha256_of
+from workflow_scripts.common.turns import reward_context
+
+FINAL = "final_reward"
+DECIMALS = 6
+Text = str | tuple[str, str]
+Column = Callable[[list[dict]], np.ndarray]  # turns → their rewards, (turns,)
+
+# --- rules ------------------------------------------------------------------------------------------------------
+
+
+def json_validity(replies: list[str]) -> np.ndarray:
+    """Return 1 where a reply parses as JSON, else 0, (replies,)."""
+
+    def parses(text: str) -> float:
+        try:
+            json.loads(text)
+        except (ValueError, RecursionError):
+            return 0.0
+        return 1.0
+
+    return np.array([parses(reply) for reply in replies])
+
+
+def length_reward(replies: list[str], words: int) -> np.ndarray:
+    """Return min(1, words in the reply / wanted words), (replies,): short replies earn less."""
+    return np.minimum(1.0, np.array([len(reply.split()) for reply in replies]) / words)
+
+
+def fit_tfidf(fit_on: list[str]) -> TfidfVectorizer:
+    """Return the tf-idf weights of some replies; PlumblineError where they hold no word."""
+    try:
+        return TfidfVectorizer(norm="l2").fit(fit_on)
+    except ValueError:
+        raise PlumblineError(
+            f"tfidf_diversity: the {len(fit_on)} replies to fit on hold no word; choose another fit_split"
+        ) from None
+
+
+def diversity(vectorizer: TfidfVectorizer, replies: list[str]) -> np.ndarray:
+    """Return the mean of a reply's non-zero tf-idf values, times n/10 where it has n < 5 of them, (replies,).
+
+    The diversity reward of A-LoL (Baheti et al. 2024, section 4.2).
+    """
+    rewards = []
+    for row in vectorizer.transform(replies):
+        factor = row.nnz / 10 if row.nnz < 5 else 1.0
+        rewards.append(row.data.mean() * factor if row.nnz else 0.0)
+    return np.array(rewards)
+
+
+def tfidf_diversity(replies: list[str], fit_on: list[str]) -> np.ndarray:
+    """Return the `diversity` of replies under weights fitted on others, the training replies, (replies,)."""
+    return diversity(fit_tfidf(fit_on), replies)
+
+
+# --- rewards that a row brings ----------------------------------------------------------------------------------
+
+
+def given_reward(turns: list[dict], name: str, squash: str) -> np.ndarray:
+    """Return row["given"][name] of each turn, through a sigmoid if `squash` says so, (turns,).
+
+    Raises PlumblineError, with the row, for a turn that brings no such number.
+    """
+    values = []
+    for turn in turns:
+        given = turn.get("given") or {}
+        value = given.get(name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            has = f"given {name!r} is {value!r}" if name in given else f"no given {name!r}"
+            raise PlumblineError(
+                f"row {turn['id']}: {has} (it brings {', '.join(given) or 'no rewards'}); mend the raw file or "
+                "name a reward that every row has"
+            )
+        values.append(value)
+    values = np.array(values, dtype=float)
+    return expit(values) if squash == "sigmoid" else values
+
+
+# --- the texts classifiers read ---------------------------------------------------------------------------------
+
+# What stands in for the placeholders of an event: the critic was trained on sentences about people.
+NAMES = (
+    "Alice Anna Ben Carl Carol Clara Daniel David Emma Eric Eva Frank Grace Hannah Helen Henry Irene Jack Jane John "
+    "Julia Karen Kevin Laura Linda Lisa Lucas Maria Mark Martin Mary Nina Oliver Paul Peter Rachel Robert Ruth Sam "
+    "Sarah Simon Sophie Steven Susan Thomas Tim Victor William"
+).split()
+# The seven relations of ATOMIC-10X as the critic read them in training (West et al. 2022).
+RELATIONS = {
+    "HinderedBy": "can be hindered by",
+    "xNeed": "but before, PersonX needed",
+    "xWant": "as a result, PersonX wants",
+    "xIntent": "because PersonX wanted",
+    "xReact": "as a result, PersonX feels",
+    "xAttr": "so, PersonX is seen as",
+    "xEffect": "as a result, PersonX",
+}
+EVENT = re.compile(r"<head>(.*?)</head>\s*<relation>(.*?)</relation>", re.DOTALL)
+OASST = {"user": "<|prompter|>", "assistant": "<|assistant|>"}
+
+
+def spoken(turn: dict) -> list[dict]:
+    """Return the messages of a turn without instructions, the reply last."""
+    said = [message for message in turn["messages"] if message["role"] != "system"]
+    return [*said, {"role": "assistant", "content": turn["reference"]}]
+
+
+def dialogue_text(turn: dict, eos: str) -> Text:
+    """Return the problem and the last exchange, a "Speaker: words" line each: what this pipeline's models read."""
+    from workflow_scripts.common.reward import render_pair
+
+    return render_pair(reward_context(turn["messages"]), turn["reference"], eos)
+
+
+def reply_text(turn: dict, eos: str) -> Text:
+    """Return the reply alone."""
+    return turn["reference"].strip()
+
+
+def context_text(turn: dict, eos: str) -> Text:
+    """Return all that is said, joined by the end token: what DialogRPT reads (Gao et al. 2020)."""
+    return eos.join(message["content"].strip() for message in spoken(turn))
+
+
+def oasst_text(turn: dict, eos: str) -> Text:
+    """Return all that is said with OpenAssistant's speaker tokens, an end token after each message."""
+    return "".join(f"{OASST[message['role']]}{message['content'].strip()}{eos}" for message in spoken(turn))
+
+
+def knowledge_text(turn: dict, eos: str) -> Text:
+    """Return the pair (knowledge, reply), as a critic of faithfulness reads it (Dziri et al. 2022)."""
+    knowledge = turn["meta"].get("knowledge")
+    if not isinstance(knowledge, str):
+        raise PlumblineError(
+            f"row {turn['id']}: its meta has no 'knowledge', which this reward reads; clean a dataset that has it"
+        )
+    return knowledge.strip(), turn["reference"].strip()
+
+
+def event_text(turn: dict, eos: str) -> Text:
+    """Return the pair (head, "relation tail") of a commonsense event, PersonX, Y and Z replaced by names.
+
+    Head and relation are the meta's, or stand in the prompt as <head>…</head> <relation>…</relation>. The names are
+    drawn by the row's id, so a row always has the same. A relation that is not ATOMIC's is used as it stands.
+    """
+    head, relation = turn["meta"].get("head"), turn["meta"].get("relation")
+    if head is None or relation is None:
+        asked = EVENT.search(turn["messages"][-1]["content"])
+        if asked is None:
+            raise PlumblineError(
+                f"row {turn['id']}: no event: neither its meta nor its prompt has a head and a relation"
+            )
+        head, relation = asked.groups()
+    pair = [head.strip(), f"{RELATIONS.get(relation.strip(), relation.strip())} {turn['reference'].strip()}"]
+    for person, name in zip("XYZ", random.Random(turn["id"]).sample(NAMES, 3), strict=True):
+        pair = [text.replace(f"Person{person}", name) for text in pair]
+    return pair[0], pair[1]
+
+
+TEXTS = {
+    "dialogue": dialogue_text,
+    "reply": reply_text,
+    "context": context_text,
+    "oasst": oasst_text,
+    "knowledge": knowledge_text,
+    "event": event_text,
+}
+
+# --- classifiers ------------------------------------------------------------------------------------------------
+
+
+def weights_of(folder: Path | str) -> str:
+    """Return the sha256 of what a classifier's folder holds, as {file: sha256}.
+
+    Digests are taken from the manifest beside the folder; those of files that it does not list are computed.
+    """
+    folder = Path(folder)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    if not files:
+        raise PlumblineError(
+            f"{folder}: no classifier here; delete its manifest and run again to make it anew"
+        )
+    manifest = folder.parent / "manifest.json"
+    listed = read_json(manifest).get("files", {}) if manifest.is_file() else {}
+    relative = {path.relative_to(folder).as_posix(): path for path in files}
+    known = {name: listed.get(f"{folder.name}/{name}") for name in relative}
+    return digest({name: known[name] or sha256_of(path) for name, path in relative.items()})
+
+
+def load_classifier(folder: Path | str, head: str) -> tuple[object, object]:
+    """Return (model, tokenizer) of a classifier's folder; head: sequence, critic or offensive."""
+    if head == "sequence":
+        from workflow_scripts.common.reward import load_reward_model
+
+        return load_reward_model(folder)
+    from workflow_scripts.common.heads import load_head_classifier
+
+    return load_head_classifier(folder, head)
+
+
+def store_of(work: Path | str, settings: dict) -> Path:
+    """Return the file of a work folder that keeps a classifier's raw scores.
+
+    It goes by what a score depends on: weights, head, label, cut and code, but not how a score is squashed or weighed.
+    """
+    head = settings.get("head", "sequence")
+    code = code_of(
+        "workflow_scripts.common.reward", *(["workflow_scripts.common.heads"] if head != "sequence" else [])
+    )
+    kept = {name: settings.get(name) for name in ("label", "max_tokens")}
+    kept |= {"weights": weights_of(settings["folder"]), "head": head, "code": code}
+    return Path(work) / f"{digest(kept)[:16]}.jsonl"
+
+
+def key_of(text: Text) -> str:
+    """Return the name a text's score is kept under."""
+    return digest(text)[:32]
+
+
+def read_store(path: Path) -> dict[str, float]:
+    """Return a store's scores by `key_of`; a line is a batch, and one cut short by a kill is dropped."""
+    if not path.is_file():
+        return {}
+    lines = path.read_bytes().split(b"\n")
+    if lines[-1]:  # what follows the last newline is unfinished
+        with finished_file(path) as temporary:
+            temporary.write_bytes(b"".join(line + b"\n" for line in lines[:-1]))
+    return {key: score for line in lines[:-1] for key, score in json.loads(line).items()}
+
+
+def keep_batches(batches: Iterator[dict[Text, float]], store: Path | None) -> dict[Text, float]:
+    """Return the scores of all batches, appending each to the store as it comes.
+
+    A score that is no number is not kept: it is to be asked for again once its source is mended.
+    """
+    scores: dict[Text, float] = {}
+    if store is None:
+        for batch in batches:
+            scores |= batch
+        return scores
+    store.parent.mkdir(parents=True, exist_ok=True)
+    with open(store, "a", encoding="utf-8") as stream:
+        for batch in batches:
+            scores |= batch
+            kept = {key_of(text): score for text, score in batch.items() if math.isfinite(score)}
+            stream.write(json.dumps(kept) + "\n")
+            stream.flush()
+    return scores
+
+
+def classifier_column(settings: dict, work: Path | None) -> Column:
+    """Return the column of a classifier; it is loaded when the first text needs it, and kept.
+
+    Raw scores are a one-output model's logit, which `squash` may send through a sigmoid, or the probability of class
+    `label`. A critic's logit always goes through one: that is its last layer.
+    """
+    head, label = settings.get("head", "sequence"), settings.get("label")
+    squashed = head == "critic" or (label is None and settings.get("squash", "none") == "sigmoid")
+    write_text = TEXTS[settings.get("text", "dialogue")]
+    classifier = functools.cache(lambda: load_classifier(settings["folder"], head))
+    store = None if work is None else store_of(work, settings)
+
+    @functools.cache
+    def end_token() -> str:
+        from workflow_scripts.common.models import load_tokenizer
+
+        return load_tokenizer(settings["folder"]).eos_token or ""
+
+    def text_of(turn: dict) -> Text:
+        text = write_text(turn, end_token())
+        if head != "offensive":
+            return text
+        if not isinstance(text, str):
+            raise PlumblineError("the offensive head reads one text, not a pair; set text: context or reply")
+        return text if text.endswith(end_token()) else text + end_token()
+
+    def missing(texts: list[Text], known: Container[Text]) -> Iterator[dict[Text, float]]:
+        from workflow_scripts.common.reward import context_of, score_batches
+
+        model, tokenizer = classifier()
+        limit = min(settings["max_tokens"], context_of(model, tokenizer))
+        return score_batches(model, tokenizer, texts, settings["batch_size"], limit, label, known)
+
+    def column(turns: list[dict]) -> np.ndarray:
+        texts = [text_of(turn) for turn in turns]
+        kept = {} if store is None else read_store(store)
+        scores = {text: kept[key] for text in texts if (key := key_of(text)) in kept} if kept else {}
+        if any(text not in scores for text in texts):
+            scores |= keep_batches(missing(texts, scores), store)
+        values = np.array([scores[text] for text in texts], dtype=float)
+        return expit(values) if squashed else values
+
+    return column
+
+
+# --- all columns ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def named(column: str) -> Iterator[None]:
+    """Open the message of a PlumblineError with the column it happened in."""
+    try:
+        yield
+    except PlumblineError as error:
+        raise PlumblineError(f"reward {column}: {error}") from None
+
+
+def column_of(settings: dict, fit_on: list[str], work: Path | None = None) -> Column:
+    """Return the function from turns to one reward source's values; tf-idf weights are fitted on `fit_on` here."""
+    if "folder" in settings:
+        return classifier_column(settings, work)
+    if "given" in settings:
+        return lambda turns: given_reward(turns, settings["given"], settings.get("squash", "none"))
+    rule = settings["rule"]
+    if rule == "tfidf_diversity":
+        vectorizer = fit_tfidf(fit_on)
+        return lambda turns: diversity(vectorizer, [turn["reference"] for turn in turns])
+    if rule == "length":
+        return lambda turns: length_reward([turn["reference"] for turn in turns], settings["words"])
+    return lambda turns: json_validity([turn["reference"] for turn in turns])
+
+
+def with_rewards(turns: list[dict], columns: dict[str, np.ndarray], weights: dict[str, float]) -> list[dict]:
+    """Return turns with `rewards`: {column: value, …, final_reward}; a value that is no number is an error."""
+    rows = []
+    for index, turn in enumerate(turns):
+        values = {name: round(float(column[index]), DECIMALS) for name, column in columns.items()}
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            raise PlumblineError(f"row {turn['id']}: reward {bad[0]} is {values[bad[0]]}; mend its source")
+        final = sum(weights[name] * value for name, value in values.items())
+        rows.append(turn | {"rewards": values | {FINAL: round(final, DECIMALS)}})
+    return rows
+
+
+def weights_in(rewards: dict[str, dict]) -> dict[str, float]:
+    """Return each column's weight in final_reward; 1 where none is set: the plain sum of A-LoL (section 4.2)."""
+    return {name: settings.get("weight", 1.0) for name, settings in rewards.items()}
+
+
+def reward_rows(
+    turns: list[dict], fit_on: list[str], rewards: dict[str, dict], store: Path | None = None
+) -> list[dict]:
+    """Return turns with `rewards`: {column: value, …, final_reward}, values rounded to six decimals.
+
+    `rewards` maps columns to their settings, `fit_on` holds the replies that tf-idf weights are fitted on, `store` is a
+    folder where classifiers' scores are kept, for one process at a time (None: nowhere). One classifier is in memory at
+    a time. Raises PlumblineError, with row and column, where a row lacks what a reward needs or a value is no number.
+    """
+    columns = {}
+    for name, settings in rewards.items():
+        with named(name):
+            columns[name] = column_of(settings, fit_on, store)(turns) if turns else np.array([])
+    return with_rewards(turns, columns, weights_in(rewards))
+
+
+def reward_function(
+    fit_on: list[str], rewards: dict[str, dict], store: Path | None = None
+) -> Callable[[list[dict]], list[dict]]:
+    """Return `reward_rows` as a function of turns alone, for many calls: weights are fitted, classifiers loaded, once."""
+    columns = {name: column_of(settings, fit_on, store) for name, settings in rewards.items()}
+
+    def rewarded(turns: list[dict]) -> list[dict]:
+        values = {}
+        for name, column in columns.items():
+            with named(name):
+                values[name] = column(turns) if turns else np.array([])
+        return with_rewards(turns, values, weights_in(rewards))
+
+    return rewarded
+
+
+def provenance(rewards: dict[str, dict]) -> dict[str, dict]:
+    """Return what each column came from: its settings and, for a classifier, the sha256 of its weights and its source.
+
+    Folders are left out: equal rewards have equal provenance wherever they lie.
+    """
+    columns = {}
+    for name, settings in rewards.items():
+        facts = {"settings": {key: settings[key] for key in settings if key not in ("folder", "source")}}
+        if "folder" in settings:
+            facts["weights"] = weights_of(settings["folder"])
+        if settings.get("source"):
+            facts["source"] = settings["source"]
+        columns[name] = facts
+    return columns

@@ -1,0 +1,101 @@
+"""How likely a policy finds the gold replies of a split: summed negative log-likelihood and token count of each.
+
+Asked of the training split and of the test split, it shows how far a policy has learned its rows by heart. Covers every
+reply of a conversation and the preferred candidate of a ranked row. Rows without a model are the calibration: `gold`
+finds every token certain, `empty` finds all tokens equally likely. Not covered: losses over prompts.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.files import read_jsonl, write_jsonl
+from workflow_scripts.common.logprobs import shared_prompt_logps
+from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of, torch
+from workflow_scripts.common.templates import tokenise_reply
+from workflow_scripts.common.turns import turns_of
+
+
+def gold_turns(rows: list[dict], history: int | None, limit: int | None, where: str) -> list[dict]:
+    """Return the first `limit` gold replies of a split's rows as turns; PlumblineError where there are none."""
+    turns = [turn for row in rows for turn in turns_of(row, history) if turn["meta"].get("rank", 0) == 0]
+    if not turns:
+        raise PlumblineError(f"{where}: {len(rows)} rows without a reply; a loss needs a split that has some")
+    return turns[:limit]
+
+
+def token_row(turn: dict, tokenizer: object, settings: dict) -> dict:
+    """Return a turn's id, group, prompt and completion, in token ids, at most `max_tokens` together.
+
+    What is too long loses the prompt's beginning; a completion that alone is too long also loses its end.
+    """
+    prompt, completion = tokenise_reply(turn["messages"], turn["reference"], settings["template"], tokenizer)
+    completion = completion[: settings["max_tokens"] - 1]
+    room = settings["max_tokens"] - len(completion)
+    return {"id": turn["id"], "group": turn["group"], "prompt": prompt[-room:], "completion": completion}
+
+
+def likelihood_rows(model: object, rows: list[dict], batch_size: int, dtype: torch.dtype) -> list[dict]:
+    """Return one row per token row, in order: {id, group, nll (nats, summed), tokens}."""
+    found = [0.0] * len(rows)
+    order = sorted(
+        range(len(rows)), key=lambda index: len(rows[index]["prompt"]) + len(rows[index]["completion"])
+    )
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        with (
+            torch.inference_mode(),
+            torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32),
+        ):
+            logps = shared_prompt_logps(
+                model,
+                [rows[index]["prompt"] for index in chosen],
+                [[rows[index]["completion"]] for index in chosen],
+            )
+        for index, (each,) in zip(chosen, logps, strict=True):
+            found[index] = -each.double().sum().item()
+    return [measured(row, nats) for row, nats in zip(rows, found, strict=True)]
+
+
+def calibration_rows(tokenizer: object, rows: list[dict], policy: str) -> list[dict]:
+    """Return the rows of `gold` (0 nats a token) or `empty` (the logarithm of the vocabulary's size)."""
+    nats = 0.0 if policy == "gold" else math.log(len(tokenizer))
+    return [measured(row, nats * len(row["completion"])) for row in rows]
+
+
+def measured(row: dict, nats: float) -> dict:
+    """Return the likelihood row of a token row."""
+    return {"id": row["id"], "group": row["group"], "nll": round(nats, 4), "tokens": len(row["completion"])}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--model", type=Path, required=True, help="model folder (calibration: the tokenizer's)"
+    )
+    parser.add_argument("--calibration", choices=("gold", "empty"), help="score this pseudo-policy instead")
+    parser.add_argument("--rows", type=Path, required=True, help="conversations or ranked rows of a split")
+    parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    settings = arguments.settings
+    tokenizer = load_tokenizer(arguments.model)
+    turns = gold_turns(
+        read_jsonl(arguments.rows), settings["history_turns"], settings["limit"], str(arguments.rows)
+    )
+    rows = [token_row(turn, tokenizer, settings) for turn in turns]
+    if arguments.calibration:
+        measures = calibration_rows(tokenizer, rows, arguments.calibration)
+    else:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = load_policy(arguments.model, trust_remote_code=settings["trust_remote_code"]).to(device)
+        measures = likelihood_rows(model, rows, settings["batch_size"], precision_of(settings["precision"]))
+    if len(measures) != len(turns):
+        raise AssertionError(f"{len(turns)} replies, {len(measures)} likelihoods")
+    write_jsonl(arguments.output, measures)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,65 @@
+"""Loss of a policy on the gold replies of a split: nats per token, and perplexity, both pooled over all tokens.
+
+Covers two cells of subset "reply". Not covered: the likelihoods themselves, which are computed where the model is
+loaded (`score.reply_likelihoods`).
+"""
+
+import argparse
+import json
+import math
+
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.score.items import make_cell, write_scores
+
+
+def check_rows(rows: list[dict], where: str) -> None:
+    """Raise PlumblineError when there are no rows, one cannot be pooled, or one stands twice."""
+    if not rows:
+        raise PlumblineError(f"{where}: no replies; measure their likelihoods again")
+    seen = set()
+    for number, row in enumerate(rows, 1):
+        place = f"{where}: reply {number}"
+        missing = [name for name in ("id", "group", "nll", "tokens") if name not in row]
+        if missing:
+            raise PlumblineError(f"{place}: lacks {', '.join(missing)}")
+        if not isinstance(row["tokens"], int) or row["tokens"] < 1:
+            raise PlumblineError(f"{place}: tokens is {row['tokens']!r}; a reply has at least one")
+        if not isinstance(row["nll"], int | float) or not math.isfinite(row["nll"]):
+            raise PlumblineError(f"{place}: nll is {row['nll']!r}, not a finite number of nats")
+        if row["id"] in seen:
+            raise PlumblineError(f"{place}: {row['id']!r} occurs twice")
+        seen.add(row["id"])
+
+
+def score(rows: list[dict], where: str) -> list[dict]:
+    """Return the cells nll_per_token = Σ nll / Σ tokens (nats) and perplexity = exp of it; lower is better.
+
+    `where` names the file in messages. Raises PlumblineError for a row that cannot be pooled.
+    """
+    check_rows(rows, where)
+    items, groups = [row["id"] for row in rows], [row["group"] for row in rows]
+    nll, tokens = [float(row["nll"]) for row in rows], [row["tokens"] for row in rows]
+
+    def cell(metric: str, estimator: str, columns: dict[str, list]) -> dict:
+        return make_cell("reply", metric, items, groups, columns, estimator=estimator, higher_is_better=False)
+
+    return [
+        cell("nll_per_token", "ratio", {"numerator": nll, "denominator": tokens}),
+        cell("perplexity", "perplexity", {"nll": nll, "tokens": tokens}),
+    ]
+
+
+def main() -> None:
+    """Write the loss of one policy on one split."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--likelihoods", required=True, help="rows of id, group, nll (nats, summed), tokens")
+    parser.add_argument("--settings", required=True, type=json.loads, help='{"benchmark": its name}')
+    parser.add_argument("--output", required=True, help="score file to write")
+    args = parser.parse_args()
+    cells = score(read_jsonl(args.likelihoods), args.likelihoods)
+    write_scores(args.output, args.settings.get("benchmark", "loss"), cells)
+
+
+if __name__ == "__main__":
+    run(main)
