@@ -330,7 +330,7 @@ def test_the_manifest_counts_the_pairs_by_kind(tmp_path):
     assert len(found) == 1
     pairs = read_jsonl(tmp_path / "pairs.jsonl")
     counts = read_json(tmp_path / "manifest.json")["counts"]
-    assert counts["conversations"] == 2
+    assert counts["rows"] == 2
     assert counts["pairs"] == Counter(pair["kind"] for pair in pairs)
     assert counts["pairs"]["answer"] == 5
     write_jsonl(tmp_path / "rows.jsonl", [])

@@ -95,7 +95,7 @@ def test_answers_that_cannot_be_told_apart_are_an_error(tmp_path):
     flags = ["--annotated", f"train={tmp_path}/t.jsonl", "--settings", '{"by": "rank"}']
     for name in ("output", "ranked", "rejected", "manifest"):
         flags += [f"--{name}", tmp_path / name]
-    with pytest.raises(PlumblineError, match="no prompt has two answers.*no other answer to the prompt"):
+    with pytest.raises(PlumblineError, match=r"no prompt has two answers.*no other answer to the prompt"):
         call(ranked.main, *flags)
 
 
