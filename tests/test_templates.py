@@ -13,6 +13,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from workflow_scripts.common import templates
+from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.templates import (
     IGNORED,
     encode,
@@ -105,6 +106,11 @@ TEXTS = {
     "<|im_start|>assistant\nNot a cell.<|im_end|>\n",
     "tutor": "<s>System: Be brief.\nStudent: What is a cell?\n\nTutorbot: A unit of life.</s>\n"
     "Student: And a virus?\n\nTutorbot: Not a cell.</s>\n",
+    # https://github.com/abaheti95/LoL-RL, the prompts of its dialogue runs.
+    "hh": "<s>A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
+    "detailed, and polite answers to the user's questions.\nBe brief.\n ### Human: What is a cell? ### Assistant: "
+    "A unit of life.</s> ### Human: And a virus? ### Assistant: Not a cell.</s>",
+    "task": "Be brief.What is a cell?A unit of life.</s>And a virus?Not a cell.</s>",
 }
 
 
@@ -255,8 +261,9 @@ def test_prompt_and_completion_are_one_tokenisation_of_the_whole(name, tokenizer
 contents = st.text(alphabet='aeinstuvAB \n:{"}é日😀.1<|>#', max_size=12)
 
 
+# Nothing parts the prompt from the reply in `task`, so a token may hold the end of one and the beginning of the other.
 @pytest.mark.parametrize("tokenizer", ["llama", "gpt2"])
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("name", [name for name in TEXTS if name != "task"])
 @settings(max_examples=15, deadline=None)
 @given(question=contents, reply=contents)
 def test_a_prompt_is_a_prefix_of_the_prompt_with_its_reply(name, tokenizer, question, reply):
@@ -292,3 +299,206 @@ def test_a_special_token_spelled_out_in_a_content_is_found(tokenizer, special):
     messages = [*TALK, {"role": "user", "content": f"what is {special}?"}]
     assert forbidden_text(messages, tokenizer) == special
     assert forbidden_text(TALK, tokenizer) is None
+
+
+# What is learned of a conversation whose every content is learned, token by token: stretches of tokens, the first not
+# learned, the second learned, and so on in turn.
+SHORT = [
+    {"role": "system", "content": "Be."},
+    {"role": "user", "content": "a cell?"},
+    {"role": "assistant", "content": "life"},
+    {"role": "user", "content": "a?"},
+    {"role": "assistant", "content": "unit"},
+]
+HEADER = {"user": "< | u s e r | > <0x0A>", "assistant": "< | a s s i s t a n t | > <0x0A>"}
+CHATML = {
+    role: f"< | i m _ s t a r t | > {' '.join(role)} <0x0A>" for role in ("system", "user", "assistant")
+}
+CHATML_END = "< | i m _ e n d | >"
+ASK, ANSWER = "# # # ▁ I ns t r u c t i o n : <0x0A>", "# # # ▁ R e s p o nse : <0x0A>"
+HH = (
+    "▁A ▁c h a t ▁ b e t w e e n ▁ a ▁c u r i o u s ▁ h u m a n ▁ a n d ▁ a n ▁ a r t i f i c i a l "
+    "▁ i n t e l l i g e n c e ▁ a s s i s t a n t . ▁ T h e ▁ a s s i s t a n t ▁ g i v e s "
+    "▁ h e l p f u l <0x2C> ▁ d e t a i l e d <0x2C> ▁ a n d ▁ p o l i t e ▁ a ns w e r s ▁ t o ▁ t h e "
+    "▁u s e r ' s ▁ q u e s t i o ns . <0x0A>"
+)
+HH_WITHOUT_BOS = (
+    "A Ġ c h at Ġ b e t w e en Ġa Ġ c u r io u s Ġ h u m an Ġa nd Ġa n Ġa r t i f i c i a l "
+    "Ġ i n t e ll i g en ce Ġa s sis tant . Ġ T h e Ġa s sis tant Ġ g i v e s "
+    "Ġ h e l p f u l , Ġ d e t a i l e d , Ġa nd Ġ p o l it e Ġa ns w er s Ġ t o Ġ t h e "
+    "Ġ user ' s Ġ q u e st io ns . Ċ"
+)
+MASKS = {
+    ("tulu", "llama"): [
+        *("<s> ▁ < | s y s t e m | > <0x0A>", "B e .", f"<0x0A> {HEADER['user']}", "a ▁cell ?"),
+        *(f"<0x0A> {HEADER['assistant']}", "l i f e </s>", f"▁ <0x0A> {HEADER['user']}", "a ?"),
+        *(f"<0x0A> {HEADER['assistant']}", "u n i t </s>", "▁ <0x0A>"),
+    ],
+    ("tulu", "gpt2"): [
+        *("<| s y st em |> Ċ", "Be .", "Ċ <| user |> Ċ", "a Ġcell ?"),
+        *("Ċ <| assistant |> Ċ", "life <|endoftext|>", "Ċ <| user |> Ċ", "a ?"),
+        *("Ċ <| assistant |> Ċ", "unit <|endoftext|>", "Ċ"),
+    ],
+    ("alpaca", "llama"): [
+        *("", "▁ B e .", f"<0x0A> <0x0A> {ASK}", "a ▁cell ?"),
+        *(f"<0x0A> <0x0A> {ANSWER}", "l i f e </s>", f"▁ <0x0A> <0x0A> {ASK}", "a ?"),
+        *(f"<0x0A> <0x0A> {ANSWER}", "u n i t </s>"),
+    ],
+    ("alpaca", "gpt2"): [
+        *("", "Be .", "Ċ Ċ ### ĠInstruction : Ċ", "a Ġcell ?"),
+        *("Ċ Ċ ### ĠResponse : Ċ", "life <|endoftext|>", "Ċ Ċ ### ĠInstruction : Ċ", "a ?"),
+        *("Ċ Ċ ### ĠResponse : Ċ", "unit <|endoftext|>"),
+    ],
+    ("phi3", "llama"): [
+        *("▁ < | s y s t e m | > <0x0A>", "B e .", f"< | e n d | > <0x0A> {HEADER['user']}", "a ▁cell ?"),
+        *(f"< | e n d | > <0x0A> {HEADER['assistant']}", "l i f e < | e n d | >"),
+        *(f"<0x0A> {HEADER['user']}", "a ?"),
+        *(f"< | e n d | > <0x0A> {HEADER['assistant']}", "u n i t < | e n d | >", "<0x0A>"),
+    ],
+    ("phi3", "gpt2"): [
+        *("<| s y st em |> Ċ", "Be .", "<|end|> Ċ <| user |> Ċ", "a Ġcell ?"),
+        *("<|end|> Ċ <| assistant |> Ċ", "life <|end|>", "Ċ <| user |> Ċ", "a ?"),
+        *("<|end|> Ċ <| assistant |> Ċ", "unit <|end|>", "Ċ"),
+    ],
+    ("vicuna", "llama"): [
+        *("<s>", "▁ B e .", "▁ USER : ▁", "a ▁cell ?", "▁AS SIST ANT :", "▁life </s>"),
+        *("▁ USER : ▁", "a ?", "▁AS SIST ANT :", "▁unit </s>"),
+    ],
+    ("vicuna", "gpt2"): [  # the space before a question is in its first token
+        *("", "Be .", "Ġ USER :", "Ġa Ġcell ?", "ĠASSISTANT :", "Ġlife <|endoftext|>"),
+        *("USER :", "Ġa ?", "ĠASSISTANT :", "Ġunit <|endoftext|>"),
+    ],
+    ("chatml", "llama"): [
+        *(f"▁ {CHATML['system']}", "B e .", f"{CHATML_END} <0x0A> {CHATML['user']}", "a ▁cell ?"),
+        *(f"{CHATML_END} <0x0A> {CHATML['assistant']}", f"l i f e {CHATML_END}"),
+        *(f"<0x0A> {CHATML['user']}", "a ?"),
+        *(f"{CHATML_END} <0x0A> {CHATML['assistant']}", f"u n i t {CHATML_END}", "<0x0A>"),
+    ],
+    ("chatml", "gpt2"): [
+        *("<|im_start|> s y st em Ċ", "Be .", "<|im_end|> Ċ <|im_start|> user Ċ", "a Ġcell ?"),
+        *("<|im_end|> Ċ <|im_start|> assistant Ċ", "life <|im_end|>", "Ċ <|im_start|> user Ċ", "a ?"),
+        *("<|im_end|> Ċ <|im_start|> assistant Ċ", "unit <|im_end|>", "Ċ"),
+    ],
+    ("tutor", "llama"): [
+        *("<s> ▁ System : ▁", "B e .", "<0x0A> Student : ▁", "a ▁cell ?"),
+        *("<0x0A> <0x0A> Tutor bot :", "▁life </s>", "▁ <0x0A> Student : ▁", "a ?"),
+        *("<0x0A> <0x0A> Tutor bot :", "▁unit </s>", "▁ <0x0A>"),
+    ],
+    ("tutor", "gpt2"): [
+        *("System :", "ĠBe .", "Ċ Student :", "Ġa Ġcell ?"),
+        *("Ċ Ċ Tutorbot :", "Ġlife <|endoftext|>", "Ċ Student :", "Ġa ?"),
+        *("Ċ Ċ Tutorbot :", "Ġunit <|endoftext|>", "Ċ"),
+    ],
+    ("hh", "llama"): [
+        *(f"<s> {HH}", "B e .", "<0x0A> ▁ # # # ▁ H u m a n : ▁", "a ▁cell ?"),
+        *("▁ # # # ▁A s s i s t a n t :", "▁life </s>", "▁ ▁ # # # ▁ H u m a n : ▁", "a ?"),
+        *("▁ # # # ▁A s s i s t a n t :", "▁unit </s>"),
+    ],
+    ("hh", "gpt2"): [
+        *(HH_WITHOUT_BOS, "Be .", "Ċ Ġ ### Ġ H u m an :", "Ġa Ġcell ?"),
+        *("Ġ ### ĠA s sis tant :", "Ġlife <|endoftext|>", "Ġ ### Ġ H u m an :", "Ġa ?"),
+        *("Ġ ### ĠA s sis tant :", "Ġunit <|endoftext|>"),
+    ],
+    ("task", "llama"): ["", "▁ B e . a ▁cell ? l i f e </s> ▁ a ? u n i t </s>"],
+    ("task", "gpt2"): ["", "Be . a Ġcell ? life <|endoftext|> a ? unit <|endoftext|>"],
+}
+
+
+def marked(messages, template, tokenizer, learn):
+    """Return (token, learned) for each token of a conversation."""
+    tokens = tokenise_conversation(messages, template, tokenizer, learn)
+    assert all(label in (IGNORED, token) for token, label in zip(*tokens, strict=True))
+    names = tokenizer.convert_ids_to_tokens(tokens.input_ids)
+    return list(zip(names, [label != IGNORED for label in tokens.labels], strict=True))
+
+
+def test_every_template_has_its_masks_written_down_here():
+    assert set(MASKS) == {(name, tokenizer) for name in TEMPLATES for tokenizer in ("llama", "gpt2")}
+
+
+@pytest.mark.parametrize(("name", "tokenizer"), MASKS)
+def test_contents_are_learned_token_by_token_and_no_word_of_the_template(name, tokenizer):
+    expected = [
+        (token, place % 2 == 1)
+        for place, stretch in enumerate(MASKS[name, tokenizer])
+        for token in stretch.split()
+    ]
+    assert marked(SHORT, TEMPLATES[name], TOKENIZERS[tokenizer], "contents") == expected
+
+
+@pytest.mark.parametrize(("name", "tokenizer"), MASKS)
+def test_text_is_all_but_the_first_header_and_what_follows_the_last_message(name, tokenizer):
+    header, *rest = MASKS[name, tokenizer]
+    after = rest.pop() if len(rest) % 2 == 0 else ""
+    expected = [(token, False) for token in header.split()]
+    expected += [(token, True) for stretch in rest for token in stretch.split()]
+    expected += [(token, False) for token in after.split()]
+    assert marked(SHORT, TEMPLATES[name], TOKENIZERS[tokenizer], "text") == expected
+
+
+def test_the_published_mask_leaves_out_bos_and_the_first_header_alone():
+    found = marked(SHORT[1:], TEMPLATES["tulu"], LLAMA, "text")
+    unlearned = [name for name, learned in found if not learned]
+    assert unlearned == [
+        "<s>",
+        "▁",
+        *"<|user|>",
+        "<0x0A>",
+        "▁",
+        "<0x0A>",
+    ]  # the last two: after the last </s>
+    assert [learned for _, learned in found] == [False] * 11 + [True] * (len(found) - 13) + [False] * 2
+
+
+# The space before vicuna's questions is in their first tokens, ▁What and ▁A.
+@pytest.mark.parametrize(("name", "before", "space"), [("alpaca", "", ""), ("vicuna", "<s>", " ")])
+def test_a_default_system_message_is_the_templates_word_but_part_of_the_text(name, before, space):
+    text = render(TALK[1:], TEMPLATES[name], LLAMA).text
+    contents = tokenise_conversation(TALK[1:], TEMPLATES[name], LLAMA, "contents")
+    lead = TEMPLATES[name]["assistant"].get("lead", "")
+    said = [
+        f"{space}What is a cell?",
+        f"{lead}A unit of life.</s>",
+        f"{space}And a virus?",
+        f"{lead}Not a cell.</s>",
+    ]
+    assert learned_text(text, contents, LLAMA) == said
+    whole = tokenise_conversation(TALK[1:], TEMPLATES[name], LLAMA, "text")
+    assert learned_text(text, whole, LLAMA) == [text.removeprefix(before)]
+
+
+@pytest.mark.parametrize("learn", ["replies", "contents", "text"])
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_token_that_overlaps_a_learned_character_is_learned(name, learn):
+    text, spans = render(TALK, TEMPLATES[name], STRADDLING)
+    stretches = {
+        "replies": [span[1:] for span in spans if span.role == "assistant"],
+        "contents": [span[1:] for span in spans],
+        "text": [(spans[0].start, spans[-1].end)],
+    }[learn]
+    characters = {place for start, end in stretches for place in range(start, end)}
+    tokens = tokenise_conversation(TALK, TEMPLATES[name], STRADDLING, learn)
+    _, offsets = encode(text, STRADDLING)
+    for (begin, end), label in zip(offsets, tokens.labels, strict=True):
+        assert (label != IGNORED) == any(place in characters for place in range(begin, end))
+
+
+@pytest.mark.parametrize("learn", ["replies", "contents", "text"])
+def test_bos_is_never_learned_wherever_a_template_puts_it(learn):
+    template = TEMPLATES["tulu"] | {"user": {"before": "{bos}[", "after": "]"}}
+    found = marked(SHORT[1:], template, LLAMA, learn)
+    assert [learned for name, learned in found if name == "<s>"] == [False] * 3
+    assert [learned for name, learned in found if name == "</s>"] == [True] * 2
+
+
+@pytest.mark.parametrize("learn", ["replies", "contents", "text"])
+def test_where_bos_and_eos_are_one_token_the_ends_are_learned_and_the_start_is_not(learn):
+    both = byte_level(True)
+    both.bos_token = both.eos_token
+    found = marked(SHORT, TEMPLATES["tulu"], both, learn)
+    assert [learned for name, learned in found if name == both.eos_token] == [False, True, True]
+
+
+def test_an_unknown_wish_to_learn_is_an_error():
+    with pytest.raises(PlumblineError, match="give replies, contents or text"):
+        tokenise_conversation(TALK, TEMPLATES["tulu"], LLAMA, "everything")

@@ -13,7 +13,7 @@ from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.templates import IGNORED, tokenise_conversation, tokenise_reply
 from workflow_scripts.common.turns import turns_of
 from workflow_scripts.sft import tokenise
-from workflow_scripts.sft.tokenise import spread, tokenise_rows
+from workflow_scripts.sft.tokenise import cut_blocks, spread, tokenise_rows
 
 with open(templates.__file__.replace(".py", ".yaml"), encoding="utf-8") as stream:
     TEMPLATE = yaml.safe_load(stream)["tutor"]
@@ -36,7 +36,8 @@ ROWS = [
 
 
 def settings_of(**changed):
-    return {"max_tokens": 64, "overflow": "cut", "template": TEMPLATE, "history_turns": None} | changed
+    own = {"objective": "it", "im_mask": "paper", "template": TEMPLATE, "history_turns": None}
+    return {"max_tokens": 64, "overflow": "cut"} | own | changed
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,110 @@ def test_a_special_token_in_a_reply_of_its_own_row_is_rejected(tokenizer):
 
 def test_without_a_limit_the_rows_are_the_conversations():
     assert spread(ROWS, None) is ROWS
+
+
+IM = {"objective": "im", "overflow": "reject", "max_tokens": 200}
+
+
+def learned_of(row, tokenizer):
+    """Return the learned stretches of a row, as text."""
+    stretches, going = [], False
+    for token, label in zip(row["input_ids"], row["labels"], strict=True):
+        if label != IGNORED:
+            stretches[-1:] = [stretches[-1] + [token]] if going else [*stretches[-1:], [token]]
+        going = label != IGNORED
+    return [tokenizer.decode(stretch) for stretch in stretches]
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"objective": "it"}, [" Good!</s>", " Yes</s>"]),
+        ({"im_mask": "paper"}, ["Why?", " Good!</s>", "What is it?", " Yes</s>"]),
+        (
+            {"im_mask": "code"},
+            ["Why?\n\nTutorbot: Good!</s>\nStudent: What is it?\n\nTutorbot: Yes</s>"],
+        ),
+    ],
+)
+def test_objectives_learn_replies_contents_or_all_but_the_first_header(tokenizer, changed, expected):
+    kept, _ = tokenise_rows(ROWS[-1:], tokenizer, settings_of(**(IM | changed)))
+    assert learned_of(kept[0], tokenizer) == expected
+    assert tokenizer.decode(kept[0]["input_ids"]).startswith("<s>Student: Why?")
+
+
+def test_instruction_modelling_learns_the_prompts_of_turns_too(tokenizer):
+    for mask, expected in (
+        ("paper", [["Why?", " Good!</s>"], ["Why?", " Good!</s>", "What is it?", " Yes</s>"]]),
+        (
+            "code",
+            [
+                ["Why?\n\nTutorbot: Good!</s>"],
+                ["Why?\n\nTutorbot: Good!</s>\nStudent: What is it?\n\nTutorbot: Yes</s>"],
+            ],
+        ),
+    ):
+        kept, rejected = tokenise_rows(
+            spread(ROWS[-1:], 1), tokenizer, settings_of(**IM, im_mask=mask, history_turns=1)
+        )
+        assert rejected == []
+        assert [learned_of(row, tokenizer) for row in kept] == expected
+
+
+def test_instruction_modelling_rejects_special_tokens_and_learns_from_a_cut_prompt(tokenizer):
+    kept, rejected = tokenise_rows(
+        ROWS, tokenizer, settings_of(**(IM | {"overflow": "cut", "max_tokens": 64}))
+    )
+    assert [row["id"] for row in rejected] == ["marked", "marking"]
+    late = kept[[row["id"] for row in kept].index("late")]
+    assert (len(late["labels"]), late["labels"][-1]) == (64, late["input_ids"][-1])
+
+
+@pytest.mark.parametrize("size", [17, 23, 65])
+def test_blocks_are_all_texts_one_after_the_other_with_no_template(tokenizer, size):
+    kept, rejected = cut_blocks(ROWS, tokenizer, settings_of(objective="lm", max_tokens=size))
+    texts = ["\n".join(message["content"] for message in row["messages"]) for row in ROWS]
+    texts = [text for text in texts if "</s>" not in text]
+    stream = [token for text in texts for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    assert [row["id"] for row in rejected[:2]] == ["marked", "marking"]
+    whole = len(stream) // size
+    assert [row["input_ids"] for row in kept] == [
+        stream[place * size : (place + 1) * size] for place in range(whole)
+    ]
+    assert [row["id"] for row in kept] == [f"block-{place}" for place in range(whole)]
+    assert all(row["labels"] == row["input_ids"] for row in kept)
+    left = len(stream) - whole * size
+    assert left > 0
+    detail = f"{left} tokens, a block has {size}"
+    assert rejected[2:] == [{"id": "remainder", "reason": "shorter than a block", "detail": detail}]
+    text = tokenizer.decode(stream)
+    assert not set(stream) & set(tokenizer.all_special_ids)
+    assert text.startswith("Why?\nNo.Name two gases.\nGood! Now say why. ")
+    assert "Student" not in text
+
+
+def test_blocks_that_come_out_even_leave_nothing_over(tokenizer):
+    size = len(tokenizer("Why?\nNo.")["input_ids"])
+    kept, rejected = cut_blocks(ROWS[:1] * 3, tokenizer, settings_of(objective="lm", max_tokens=size))
+    assert (len(kept), rejected) == (3, [])
+
+
+def test_blocks_are_counted_as_pieces_and_take_conversations_whole(tmp_path, tiny_model):
+    run_main(tmp_path, tiny_model, {"train": ROWS}, objective="lm", max_tokens=17, history_turns=1)
+    counts = read_json(tmp_path / "manifest.json")["counts"]["train"]
+    blocks = pyarrow.parquet.read_table(tmp_path / "out/train.parquet").to_pylist()
+    rejected = read_jsonl(tmp_path / "out/rejected.jsonl")
+    assert [row["id"] for row in rejected] == ["marked", "marking", "remainder"]
+    assert (counts["kept"], counts["rejected"]) == (len(blocks), 3)
+    assert counts["read"] == counts["kept"] + counts["rejected"]
+    assert counts["tokens"] == counts["learned_tokens"] == 17 * len(blocks)
+    expected, _ = cut_blocks(ROWS, load_tokenizer(tiny_model), settings_of(max_tokens=17))
+    assert blocks == expected
+
+
+def test_less_text_than_a_block_is_an_error_with_its_reason(tmp_path, tiny_model):
+    with pytest.raises(PlumblineError, match=r"no row can be learned from.*shorter than a block"):
+        run_main(tmp_path, tiny_model, {"train": ROWS[:1]}, objective="lm", max_tokens=64)
 
 
 def run_main(folder, model, splits, **changed):

@@ -1,8 +1,17 @@
 """Conversations to token rows with labels: the one place where it is decided what a policy learns from.
 
 Writes `<split>.parquet` (columns id, input_ids, labels) for each split, `rejected.jsonl` and a manifest with counts.
+`objective` says what is learned:
+
+- `it` (instruction tuning): the assistant's contents and end tokens.
+- `im` (instruction modelling, Shi et al. 2024): the prompts too. `im_mask: paper` is their eq. 4, all contents and no
+  word of the template; `im_mask: code` is what their published runs did, all but BOS and the first header.
+- `lm` (their "packed" baseline): no template and no special tokens; the texts of all conversations, one after the other,
+  are cut into blocks of `max_tokens`, and every token is learned.
+
 A conversation longer than `max_tokens` is cut at the end (`overflow: cut`) or rejected (`overflow: reject`). Where the
-dataset limits the history, each tutor turn is a row of its own, with the loss on its reply.
+dataset limits the history, each assistant turn is a row of its own, of which `it` learns the last reply and `im` the
+prompt as well; a message that several turns see is then learned several times. `lm` reads conversations whole.
 """
 
 import argparse
@@ -24,18 +33,34 @@ from workflow_scripts.common.templates import (
 )
 from workflow_scripts.common.turns import turns_of
 
+IM_MASKS = {"paper": "contents", "code": "text"}  # what `tokenise_conversation` learns
+
 
 def spread(rows: list[dict], history: int | None) -> list[dict]:
     """Return the rows to learn from: whole conversations, or with a limited history one row per assistant turn."""
     return rows if history is None else [turn for row in rows for turn in turns_of(row, history)]
 
 
-def tokenise_row(row: dict, template: dict, tokenizer: object) -> Tokens:
-    """Return the tokens of a conversation, or of a turn with the loss on its reply."""
+def tokenise_row(row: dict, tokenizer: object, settings: dict) -> Tokens:
+    """Return the tokens of a conversation or of a turn, labelled for the objective `it` or `im`."""
+    template, messages = settings["template"], row["messages"]
+    if settings["objective"] == "im":
+        if "reference" in row:
+            messages = [*messages, {"role": "assistant", "content": row["reference"]}]
+        return tokenise_conversation(messages, template, tokenizer, IM_MASKS[settings["im_mask"]])
     if "reference" not in row:
-        return tokenise_conversation(row["messages"], template, tokenizer)
-    prompt, reply = tokenise_reply(row["messages"], row["reference"], template, tokenizer)
+        return tokenise_conversation(messages, template, tokenizer)
+    prompt, reply = tokenise_reply(messages, row["reference"], template, tokenizer)
     return Tokens(prompt + reply, [IGNORED] * len(prompt) + reply)
+
+
+def refusal(row: dict, tokenizer: object) -> dict | None:
+    """Return the rejection of a row that spells out a special token, or None."""
+    said = [*row["messages"], {"content": row.get("reference", "")}]
+    special = forbidden_text(said, tokenizer)
+    if special is None:
+        return None
+    return {"id": row["id"], "reason": "special token in content", "detail": special}
 
 
 def tokenise_rows(rows: list[dict], tokenizer: object, settings: dict) -> tuple[list[dict], list[dict]]:
@@ -43,12 +68,11 @@ def tokenise_rows(rows: list[dict], tokenizer: object, settings: dict) -> tuple[
     kept, rejected = [], []
     limit = settings["max_tokens"]
     for row in rows:
-        said = [*row["messages"], {"content": row.get("reference", "")}]
-        special = forbidden_text(said, tokenizer)
-        if special:
-            rejected.append({"id": row["id"], "reason": "special token in content", "detail": special})
+        refused = refusal(row, tokenizer)
+        if refused:
+            rejected.append(refused)
             continue
-        tokens = tokenise_row(row, settings["template"], tokenizer)
+        tokens = tokenise_row(row, tokenizer, settings)
         if len(tokens.input_ids) > limit and settings["overflow"] == "reject":
             detail = f"{len(tokens.input_ids)} tokens, at most {limit}"
             rejected.append({"id": row["id"], "reason": "too long", "detail": detail})
@@ -60,7 +84,33 @@ def tokenise_rows(rows: list[dict], tokenizer: object, settings: dict) -> tuple[
             kept.append(
                 {"id": row["id"], "input_ids": tokens.input_ids[:limit], "labels": tokens.labels[:limit]}
             )
+    assert len(kept) + len(rejected) == len(rows)
     return kept, rejected
+
+
+def cut_blocks(rows: list[dict], tokenizer: object, settings: dict) -> tuple[list[dict], list[dict]]:
+    """Return (blocks of `max_tokens` tokens, rejections) of conversations for the objective `lm`.
+
+    A conversation's text is its contents joined by newlines. What is left at the end, shorter than a block, is a
+    rejection with the id `remainder`.
+    """
+    size, stream, rejected = settings["max_tokens"], [], []
+    for row in rows:
+        refused = refusal(row, tokenizer)
+        if refused:
+            rejected.append(refused)
+            continue
+        text = "\n".join(message["content"] for message in row["messages"])
+        stream += tokenizer(text, add_special_tokens=False)["input_ids"]
+    blocks = [stream[start : start + size] for start in range(0, len(stream) - size + 1, size)]
+    remainder = len(stream) % size
+    if remainder:
+        detail = f"{remainder} tokens, a block has {size}"
+        rejected.append({"id": "remainder", "reason": "shorter than a block", "detail": detail})
+    assert len(blocks) * size + remainder == len(stream)
+    return [
+        {"id": f"block-{place}", "input_ids": block, "labels": block} for place, block in enumerate(blocks)
+    ], rejected
 
 
 def main() -> None:
@@ -74,9 +124,12 @@ def main() -> None:
     tokenizer = load_tokenizer(arguments.tokenizer)
     counts, all_rejected, files = {}, [], []
     for name, path in (item.split("=", 1) for item in arguments.splits):
-        rows = spread(read_jsonl(path), arguments.settings["history_turns"])
-        kept, rejected = tokenise_rows(rows, tokenizer, arguments.settings)
-        assert len(kept) + len(rejected) == len(rows)
+        rows = read_jsonl(path)
+        if arguments.settings["objective"] == "lm":
+            kept, rejected = cut_blocks(rows, tokenizer, arguments.settings)
+        else:
+            rows = spread(rows, arguments.settings["history_turns"])
+            kept, rejected = tokenise_rows(rows, tokenizer, arguments.settings)
         if not kept:
             raise PlumblineError(f"{path}: no row can be learned from; see the reasons: {rejected[:3]}")
         files.append(arguments.output / f"{name}.parquet")
@@ -84,7 +137,8 @@ def main() -> None:
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(kept), temporary)
         all_rejected += [{"split": name, **row} for row in rejected]
         counts[name] = {
-            "read": len(rows),
+            # Of blocks what is read is pieces: blocks, a remainder, conversations refused.
+            "read": len(kept) + len(rejected),
             "kept": len(kept),
             "rejected": len(rejected),
             "tokens": sum(len(row["input_ids"]) for row in kept),

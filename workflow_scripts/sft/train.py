@@ -1,60 +1,176 @@
-"""Supervised fine-tuning on token rows, with TRL's SFTTrainer.
+"""Supervised fine-tuning on token rows, on TRL's SFTTrainer: cross-entropy, and what `objectives` can add to it.
 
-The rows carry their labels (see `tokenise`), so nothing here decides what is learned. Rows are packed best-fit into
-`pack_tokens` without attending across their borders, or batched padding-free. Not covered: LoRA, other objectives.
+The rows carry their labels (see `tokenise`), so nothing here decides which tokens are learned. Rows are packed best-fit
+into `pack_tokens` without attending across their borders, or batched padding-free (padded, where a model cannot tell
+rows laid end to end apart). Loss of a step:
+
+    Σ_t s_t (−log π(t) + λ · kl_t) / Σ_t s_t      over the learned tokens t of all its batches and processes,
+
+with s_t = 1 (`loss_norm: token`) or 1 / the learned tokens of t's row (`example`), and λ, kl_t as `kl` says. With
+`neftune_alpha` the policy, never the parent it is compared to, reads noisy embeddings while it trains. The validation
+loss is the plain mean over learned tokens whatever the objective, so that runs can be compared by it.
+
+The parent that `kl` compares to is held in memory beside the policy, frozen: a stored reference has one number a token,
+and the full KL needs a whole distribution. Not covered: sharding that parent over GPUs, mixtures of experts (their
+balancing loss), tensor and sequence parallelism.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from torch import Tensor
+from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 
 import workflow_scripts.common.models  # noqa: F401  (sets the environment before the libraries load)
 from workflow_scripts.common.code import code_of
-from workflow_scripts.common.errors import run
-from workflow_scripts.common.logprobs import head_of, token_logps
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.logprobs import head_of, through_forward, token_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer
-from workflow_scripts.common.templates import IGNORED
 from workflow_scripts.common.training import (
     add_training_flags,
+    callbacks_of,
     counts_of,
+    load_trainable,
     save_trained,
     train,
     training_arguments,
     work_folder,
 )
+from workflow_scripts.sft.objectives import (
+    full_kl,
+    gold_kl,
+    items_of,
+    learned_of,
+    lengths_of,
+    neftune_noise,
+    real_of,
+    rows_of,
+    shares,
+)
+
+
+def learned_states(policy: Any, batch: dict[str, Tensor], noise_alpha: float | None = None) -> Tensor:
+    """Return the last hidden states (positions, width) that predict a learned token, with NEFTune's noise if asked."""
+    read = {name: batch[name] for name in ("attention_mask", "position_ids") if name in batch}
+    if noise_alpha is None:
+        read["input_ids"] = batch["input_ids"]
+    else:
+        embeddings, real = policy.get_input_embeddings()(batch["input_ids"]), real_of(batch)
+        noise = torch.zeros_like(embeddings)
+        noise[real] = neftune_noise(embeddings.detach()[real], lengths_of(batch)[real], noise_alpha)
+        read["inputs_embeds"] = embeddings + noise
+    states = policy.base_model(**read, use_cache=False).last_hidden_state[:, :-1]
+    return states[learned_of(batch)]
+
+
+def keeps_rows_apart(model: Any) -> bool:
+    """Return whether a model reads rows laid end to end, with positions that restart, as if each stood alone.
+
+    Some architectures (OPT, BLOOM) never tell their attention of positions, and would silently read across the borders.
+    """
+    ids = torch.tensor([[1, 2, 3, 1, 2, 3], [4, 5, 6, 1, 2, 3]], device=model.device)
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2]] * 2, device=model.device)
+    with torch.no_grad():
+        states = model.base_model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+    return torch.allclose(states[0, 3:], states[1, 3:], atol=1e-5)
 
 
 class LearnedPositionsTrainer(SFTTrainer):
-    """An SFTTrainer that projects only the learned positions through the LM head.
+    """An SFTTrainer that projects only the learned positions through the LM head, and takes the losses above.
 
-    TRL does so with its Triton kernels; on a CPU it scores every position, which for prompts that are not learned
-    from is most of the work of a small model. The loss is the same (a test holds it so).
+    With the defaults its loss is TRL's own (a test holds it so). `reference` is the parent, where `kl` needs one.
     """
+
+    def __init__(self, *, settings: dict, reference: Any = None, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        if self.aux_loss_enabled:
+            raise PlumblineError(
+                f"a {self.model.config.model_type} model balances its experts by a loss that is not covered here; "
+                "set router_aux_loss_coef: 0 in its config.json to train it without"
+            )
+        self.settings = settings
+        self.reference = None if reference is None else reference.requires_grad_(False).to(self.args.device)
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the whole step's items itself
+        self.divergence = torch.zeros(2, device=self.args.device)  # Σ s·kl and Σ s since the last log
+        self.validated: list[Tensor] = []  # of each batch: Σ −log π(t), learned tokens
+        through_forward(self.model)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, Tensor]:
+        """Return the batches of an optimiser step and its items over all processes, whatever they are normalised by."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        items = torch.zeros((), dtype=torch.long, device=device)
+        for batch in batches:
+            items += items_of(batch, self.settings["loss_norm"]).to(device)
+        return batches, self.accelerator.gather(items).sum()
 
     def compute_loss(
         self, model: Any, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        if (
-            return_outputs
-            or model is not self.accelerator.unwrap_model(model)
-            or self.args.device.type != "cpu"
-        ):
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        kl, targets = self.settings["kl"], inputs["labels"][:, 1:][learned_of(inputs)]
+
+        def terms(policy: Any) -> tuple[Tensor, Tensor | None]:
+            states = learned_states(
+                policy, inputs, self.settings["neftune_alpha"] if policy.training else None
+            )
+            logps = token_logps(states, targets, head_of(policy))
+            if kl is None:
+                return logps, None
+            with torch.no_grad():
+                parent = learned_states(self.reference, inputs)
+                if kl["form"] == "gold":
+                    parent_logps = token_logps(parent, targets, head_of(self.reference))
+            if kl["form"] == "gold":
+                return logps, gold_kl(logps, parent_logps)
+            return logps, full_kl(states, head_of(policy), parent, head_of(self.reference))
+
         with self.compute_loss_context_manager():
-            labels = inputs["labels"][:, 1:]
-            learned = labels != IGNORED
-            kept = {
-                name: inputs[name]
-                for name in ("input_ids", "attention_mask", "position_ids")
-                if name in inputs
-            }
-            states = model.base_model(**kept, use_cache=False).last_hidden_state[:, :-1]
-            logps = token_logps(states[learned], labels[learned], head_of(model))
-        return -logps.sum() / (learned.sum() if num_items_in_batch is None else num_items_in_batch)
+            logps, distances = model(terms)
+            weights = shares(rows_of(inputs)[:, 1:][learned_of(inputs)], self.settings["loss_norm"])
+        loss = -(weights * logps).sum()
+        if kl is not None:
+            loss = loss + kl["weight"] * (weights * distances).sum()
+            self.divergence += torch.stack([(weights * distances).sum(), weights.sum()]).detach()
+        if num_items_in_batch is None:
+            return loss / items_of(inputs, self.settings["loss_norm"]).clamp(min=1)
+        # The items are those of all processes, whose gradients are then averaged.
+        return loss * self.accelerator.num_processes / num_items_in_batch.clamp(min=1)
+
+    def prediction_step(self, model: Any, inputs: dict, *_: Any, **__: Any) -> tuple[None, None, None]:
+        """Add up a validation batch row by row: at the end processes are given rows twice, which gathering drops."""
+        inputs = self._prepare_inputs(inputs)
+        learned, rows = learned_of(inputs), rows_of(inputs)
+        targets, numbers = inputs["labels"][:, 1:][learned], rows[:, 1:][learned]
+
+        def terms(policy: Any) -> Tensor:
+            return token_logps(learned_states(policy, inputs), targets, head_of(policy))
+
+        with torch.no_grad(), self.compute_loss_context_manager():
+            logps = model(terms)
+        sums = torch.zeros(int(rows.max()) + 1, 2, device=logps.device, dtype=torch.float64)
+        sums.index_add_(0, numbers, torch.stack([-logps, torch.ones_like(logps)], 1).double())
+        self.validated.append(self.accelerator.gather_for_metrics(sums).sum(0))
+        return None, None, None
+
+    def evaluation_loop(
+        self, *arguments: Any, metric_key_prefix: str = "eval", **named: Any
+    ) -> EvalLoopOutput:
+        """Return the mean loss over the learned tokens of the whole validation set, as `<prefix>_loss`."""
+        self.validated = []
+        output = super().evaluation_loop(*arguments, metric_key_prefix=metric_key_prefix, **named)
+        loss, tokens = torch.stack(self.validated).sum(0).tolist()
+        output.metrics[f"{metric_key_prefix}_loss"] = loss / tokens
+        return output
+
+    def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
+        if "loss" in logs and self.reference is not None:
+            distance, weight = self.accelerator.gather(self.divergence).view(-1, 2).sum(0).tolist()
+            logs["kl"] = distance / weight
+            self.divergence.zero_()
+        super().log(logs, *arguments, **named)
 
 
 def main() -> None:
@@ -71,20 +187,31 @@ def main() -> None:
     work = work_folder(arguments.work, inputs, settings, arguments.seed, code)
 
     tokenizer = load_tokenizer(arguments.parent)
-    model = load_policy(arguments.parent, trust_remote_code=settings["trust_remote_code"])
-    packing = settings["pack_tokens"] is not None
+    reference = None
+    if settings["kl"] is not None:
+        reference = load_policy(arguments.parent, trust_remote_code=settings["trust_remote_code"])
+    model, packing = load_trainable(arguments.parent, settings), settings["pack_tokens"] is not None
+    apart = keeps_rows_apart(model)
+    if packing and not apart:
+        raise PlumblineError(
+            f"pack_tokens: a {model.config.model_type} model reads across the borders of packed rows; set it to null"
+        )
     trainer = LearnedPositionsTrainer(
+        settings=settings,
+        reference=reference,
         model=model,
         args=SFTConfig(
             **training_arguments(settings, work, arguments.seed, evaluate=True),
             packing=packing,
-            padding_free=not packing,
+            eval_packing=False,  # so that a validation batch is rows, which can be told apart when processes share them
+            padding_free=not packing and apart,
             max_length=settings["pack_tokens"],
             shuffle_dataset=True,
         ),
         train_dataset=Dataset.from_parquet(str(arguments.tokens / "train.parquet"), keep_in_memory=True),
         eval_dataset=Dataset.from_parquet(str(arguments.tokens / "validation.parquet"), keep_in_memory=True),
         processing_class=tokenizer,
+        callbacks=callbacks_of(settings),
     )
     seconds = train(trainer, work)
     tokens = counts_of(arguments.tokens_manifest)["train"]["tokens"] * trainer.state.epoch
