@@ -13,6 +13,7 @@ from workflow_scripts.align import ranked as ranked_tokens
 from workflow_scripts.align.pro import loss_over_answers, ranking_loss
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
+from workflow_scripts.common.logprobs import flat_logps, shared_prompt_logps
 from workflow_scripts.common.models import load_policy
 from workflow_scripts.pairs import ranked
 from workflow_scripts.pairs.build import held_out_groups, rank_pairs
@@ -177,9 +178,8 @@ def test_pro_scores_every_token_of_an_answer_the_first_one_too(tiny_model):
 
     best, other = (token_logps(answer) for answer in row["answers"])
     wanted = paper([sum(best) / 3, sum(other) / 2], row["rewards"]) + 0.05 * 1 * -sum(best)
-    settings = {"sft_weight": 0.05, "candidates": None, "gradient_checkpointing": False}
-    for checkpointing in (False, True):  # answers behind a shared prompt, and end to end
-        loss, seen = loss_over_answers(settings | {"gradient_checkpointing": checkpointing})(model, [row])
+    for logps_of in (shared_prompt_logps, flat_logps):
+        loss, seen = loss_over_answers({"sft_weight": 0.05, "candidates": None}, logps_of)(model, [row])
         assert loss.item() == pytest.approx(wanted, rel=1e-5)  # log-probs are float32
         assert seen["accuracy"] == float(sum(best) / 3 > sum(other) / 2)
 

@@ -25,13 +25,14 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tests.tiny import conversations, make_tiny_model, run_sft, settings_of, sft_flags, write_tokens
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.logprobs import keeps_rows_apart
 from workflow_scripts.common.models import load_policy, load_tokenizer
 from workflow_scripts.common.templates import IGNORED
 from workflow_scripts.common.training import training_arguments
 from workflow_scripts.sft import objectives
 from workflow_scripts.sft import train as sft_train
 from workflow_scripts.sft.objectives import full_kl, items_of, lengths_of, neftune_noise, rows_of, shares
-from workflow_scripts.sft.train import LearnedPositionsTrainer, keeps_rows_apart, learned_states
+from workflow_scripts.sft.train import LearnedPositionsTrainer, learned_states
 
 COUNT = 9
 PLAIN = {"neftune_alpha": None, "kl": None, "loss_norm": "token"}

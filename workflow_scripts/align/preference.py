@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import TrainingArguments
 
 from workflow_scripts.common.code import code_of
-from workflow_scripts.common.logprobs import flat_logps, shared_prompt_logps
+from workflow_scripts.common.logprobs import ways_of
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.row_trainer import LossOf, RowTrainer, read_splits
 from workflow_scripts.common.training import (
@@ -54,9 +54,8 @@ def sums(logps: list[Tensor]) -> Tensor:
     return torch.stack([row.sum() for row in logps])
 
 
-def pair_logps(model: Any, rows: list[dict], share_prompts: bool, mismatched: bool) -> PairLogps:
+def pair_logps(model: Any, rows: list[dict], logps_of: Any, mismatched: bool) -> PairLogps:
     """Return what a policy says about pairs, beside what its reference said."""
-    logps_of = shared_prompt_logps if share_prompts else flat_logps
     prompts = [row["prompt"] for row in rows]
     found = logps_of(model, prompts, [[row["chosen"], row["rejected"]] for row in rows])
 
@@ -85,11 +84,11 @@ def pair_logps(model: Any, rows: list[dict], share_prompts: bool, mismatched: bo
     )
 
 
-def loss_over_pairs(loss: Loss, settings: dict, mismatched: bool) -> LossOf:
+def loss_over_pairs(loss: Loss, settings: dict, mismatched: bool, logps_of: Any) -> LossOf:
     """Return the loss as a function of model and pair rows; margin and accuracy are of the implicit rewards."""
 
     def loss_of(model: Any, rows: list[dict]) -> tuple[Tensor, dict[str, float]]:
-        batch = pair_logps(model, rows, settings["share_prompts"], mismatched)
+        batch = pair_logps(model, rows, logps_of, mismatched)
         margin = (batch.chosen - batch.reference_chosen - batch.rejected + batch.reference_rejected).detach()
         seen = {"margin": margin.mean().item(), "accuracy": (margin > 0).float().mean().item()}
         return loss(batch, settings), seen
@@ -111,9 +110,10 @@ def align(loss: Loss, module: str, mismatched: bool = False) -> None:
     work = work_folder(arguments.work, inputs, settings, arguments.seed, code_of(module))
     tokenizer = load_tokenizer(arguments.parent)
     learned, held_out = read_splits(arguments.reference)
+    model = load_trainable(arguments.parent, settings)
     trainer = RowTrainer(
-        loss_of=loss_over_pairs(loss, settings, mismatched),
-        model=load_trainable(arguments.parent, settings),
+        loss_of=loss_over_pairs(loss, settings, mismatched, ways_of(model, settings["share_prompts"])),
+        model=model,
         args=TrainingArguments(
             **training_arguments(settings, work, arguments.seed, evaluate=len(held_out) > 0),
             remove_unused_columns=False,

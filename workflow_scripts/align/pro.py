@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.logprobs import flat_logps, shared_prompt_logps
+from workflow_scripts.common.logprobs import ways_of
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.row_trainer import LossOf, RowTrainer, read_splits
 from workflow_scripts.common.training import (
@@ -46,9 +46,8 @@ def ranking_loss(scores: Tensor, rewards: Tensor) -> Tensor:
     return total
 
 
-def loss_over_answers(settings: dict) -> LossOf:
+def loss_over_answers(settings: dict, logps_of: Any) -> LossOf:
     """Return the loss as a function of model and rows of ranked answers; accuracy is of the best answer's rank."""
-    logps_of = flat_logps if settings["gradient_checkpointing"] else shared_prompt_logps
     most = settings["candidates"]
 
     def loss_of(model: Any, rows: list[dict]) -> tuple[Tensor, dict[str, float]]:
@@ -77,9 +76,10 @@ def main() -> None:
     work = work_folder(arguments.work, inputs, settings, arguments.seed, code)
     tokenizer = load_tokenizer(arguments.parent)
     learned, held_out = read_splits(arguments.ranked)
+    model = load_trainable(arguments.parent, settings)
     trainer = RowTrainer(
-        loss_of=loss_over_answers(settings),
-        model=load_trainable(arguments.parent, settings),
+        loss_of=loss_over_answers(settings, ways_of(model, not settings["gradient_checkpointing"])),
+        model=model,
         args=TrainingArguments(
             **training_arguments(settings, work, arguments.seed, evaluate=len(held_out) > 0),
             remove_unused_columns=False,

@@ -133,6 +133,30 @@ def flat_logps(
     return [[next(per_row) for _ in group] for group in completions]
 
 
+def keeps_rows_apart(model: Any) -> bool:
+    """Return whether a model reads rows laid end to end, with positions that restart, as if each stood alone.
+
+    Some architectures (OPT, BLOOM) never tell their attention of positions, and would silently read across the borders.
+    """
+    ids = torch.tensor([[1, 2, 3, 1, 2, 3], [4, 5, 6, 1, 2, 3]], device=model.device)
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2]] * 2, device=model.device)
+    with torch.no_grad():
+        states = model.base_model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+    return torch.allclose(states[0, 3:], states[1, 3:], atol=1e-5)
+
+
+def ways_of(model: Any, share_prompts: bool) -> Any:
+    """Return the function that computes log-probs: `shared_prompt_logps`, or `flat_logps` where that is exact."""
+    if share_prompts:
+        return shared_prompt_logps
+    if not keeps_rows_apart(model):
+        raise PlumblineError(
+            f"a {model.config.model_type} model reads across the borders of rows laid end to end; train it with shared "
+            "(or padded) prompts and without gradient_checkpointing"
+        )
+    return flat_logps
+
+
 def through_forward(model: Any) -> Any:
     """Let `model(function, *arguments)` return function(model, *arguments), and return the model.
 

@@ -124,6 +124,10 @@ def load_trainable(folder: Path | str, settings: dict) -> Any:
             target_modules=lora["targets"],
             task_type="CAUSAL_LM",
         )
+        if isinstance(lora["targets"], list) and "lm_head" in lora["targets"]:
+            raise PlumblineError(
+                "lora.targets: an adapter on lm_head would be left out of the loss; take it out"
+            )
         try:
             adapted = get_peft_model(model, config)
         except ValueError as error:

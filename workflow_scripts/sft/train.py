@@ -28,7 +28,7 @@ from trl import SFTConfig, SFTTrainer
 import workflow_scripts.common.models  # noqa: F401  (sets the environment before the libraries load)
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.logprobs import head_of, through_forward, token_logps
+from workflow_scripts.common.logprobs import head_of, keeps_rows_apart, through_forward, token_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer
 from workflow_scripts.common.training import (
     add_training_flags,
@@ -65,18 +65,6 @@ def learned_states(policy: Any, batch: dict[str, Tensor], noise_alpha: float | N
         read["inputs_embeds"] = embeddings + noise
     states = policy.base_model(**read, use_cache=False).last_hidden_state[:, :-1]
     return states[learned_of(batch)]
-
-
-def keeps_rows_apart(model: Any) -> bool:
-    """Return whether a model reads rows laid end to end, with positions that restart, as if each stood alone.
-
-    Some architectures (OPT, BLOOM) never tell their attention of positions, and would silently read across the borders.
-    """
-    ids = torch.tensor([[1, 2, 3, 1, 2, 3], [4, 5, 6, 1, 2, 3]], device=model.device)
-    positions = torch.tensor([[0, 1, 2, 0, 1, 2]] * 2, device=model.device)
-    with torch.no_grad():
-        states = model.base_model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
-    return torch.allclose(states[0, 3:], states[1, 3:], atol=1e-5)
 
 
 class LearnedPositionsTrainer(SFTTrainer):
