@@ -76,7 +76,7 @@ def main() -> None:
     work = work_folder(arguments.work, inputs, settings, arguments.seed, code)
     tokenizer = load_tokenizer(arguments.parent)
     learned, held_out = read_splits(arguments.ranked)
-    model = load_trainable(arguments.parent, settings)
+    model = load_trainable(arguments.parent, settings, arguments.seed)
     trainer = RowTrainer(
         loss_of=loss_over_answers(settings, ways_of(model, not settings["gradient_checkpointing"])),
         model=model,

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, set_seed
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import (
@@ -90,10 +90,11 @@ def callbacks_of(settings: dict) -> list[TrainerCallback]:
     return [EarlyStoppingCallback(settings["patience"])] if settings["patience"] else []
 
 
-def load_trainable(folder: Path | str, settings: dict) -> Any:
+def load_trainable(folder: Path | str, settings: dict, seed: int = 0) -> Any:
     """Return the policy to be trained: whole, or with low-rank adapters in its layers (Hu et al. 2021), frozen else.
 
-    The adapters are set into the policy itself, which keeps its class; `merged` gives the plain policy back. With
+    The adapters, drawn by `seed`, are set into the policy itself, which keeps its class; `merged` gives the plain policy
+    back. With
     `quantise: nf4` (Dettmers et al. 2023) the frozen weights are held in four bits, which needs CUDA.
     """
     quantise, lora = settings["quantise"], settings["lora"]
@@ -128,6 +129,7 @@ def load_trainable(folder: Path | str, settings: dict) -> Any:
             raise PlumblineError(
                 "lora.targets: an adapter on lm_head would be left out of the loss; take it out"
             )
+        set_seed(seed)
         try:
             adapted = get_peft_model(model, config)
         except ValueError as error:

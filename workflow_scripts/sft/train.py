@@ -178,7 +178,10 @@ def main() -> None:
     reference = None
     if settings["kl"] is not None:
         reference = load_policy(arguments.parent, trust_remote_code=settings["trust_remote_code"])
-    model, packing = load_trainable(arguments.parent, settings), settings["pack_tokens"] is not None
+    model, packing = (
+        load_trainable(arguments.parent, settings, arguments.seed),
+        settings["pack_tokens"] is not None,
+    )
     apart = keeps_rows_apart(model)
     if packing and not apart:
         raise PlumblineError(
