@@ -103,5 +103,5 @@ def test_an_adapter_the_loss_would_leave_out_is_refused(tiny_model):
 def test_four_bits_without_cuda_say_what_to_do(tiny_model, tmp_path):
     tokens = write_tokens(tiny_model, conversations(4), conversations(1), tmp_path / "tokens")
     flags = sft_flags(tiny_model, tokens, settings_of(lora=LORA, quantise="nf4"), tmp_path / "run")
-    with pytest.raises(PlumblineError, match="nf4 needs a CUDA device.*leave it out"):
+    with pytest.raises(PlumblineError, match=r"nf4 needs a CUDA device.*leave it out"):
         call(sft_train.main, *flags)
