@@ -5,7 +5,7 @@ STUDY ?= config.yaml
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) $(if $(filter-out config.yaml,$(STUDY)),--configfile $(STUDY))
 
-.PHONY: results plan test check check-study lock clean
+.PHONY: results plan test test-studies check check-study lock clean
 
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
 	$(SNAKEMAKE)
@@ -14,7 +14,10 @@ plan: .venv/ready          ## show what would run, and why
 	$(SNAKEMAKE) --dry-run
 
 test: .venv/ready          ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests --ignore tests/test_end_to_end.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests --ignore tests/test_small_studies.py --ignore tests/test_end_to_end.py
+
+test-studies: .venv/ready  ## run every small study from start to end
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_small_studies.py
 
 check: .venv/ready         ## lint everything
 	$(BIN)/ruff check .
