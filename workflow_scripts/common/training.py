@@ -37,6 +37,10 @@ CURVE = {
     "kl": "kl",
     "clipped_share": "clipped_share",
     "reward": "reward",
+    "entropy": "entropy",
+    "completions/mean_length": "response_tokens",
+    "clip_ratio/region_mean": "clipped_share",
+    "completions/clipped_ratio": "unfinished",
     "learning_rate": "learning_rate",
 }
 

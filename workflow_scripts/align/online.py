@@ -1,0 +1,133 @@
+"""What the online methods share: prompts as tokens, where an answer ends, and the reward of whatever is answered.
+
+A policy answers a prompt set and its answers are rewarded as annotation rewards gold replies. Prompts are
+conversations that end on the user; what follows up on the first answer is left out, and so are raw text prompts.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from workflow_scripts.common.code import code_of
+from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.rewards import provenance, reward_function
+from workflow_scripts.common.templates import encode, forbidden_text, tokenise_prompt
+from workflow_scripts.common.training import add_training_flags, work_folder
+from workflow_scripts.common.turns import turns_of
+
+# (prompt rows, the tokens answered to each) → one reward each
+Score = Callable[[list[dict], list[list[int]]], list[float]]
+
+
+class Online(NamedTuple):
+    """What a run needs beside its model: prompts (rows with `prompt`, their tokens), `ends` (the ids that end an
+    answer), the reward of answers, how many prompts were kept and cut, and the folder of resumable state."""
+
+    tokenizer: Any
+    prompts: list[dict]
+    ends: list[int]
+    score: Score
+    counts: dict[str, int]
+    work: Path
+
+
+def end_ids(template: dict, tokenizer: Any) -> list[int]:
+    """Return the ids that end an answer: eos and the template's own end, which has to be one token."""
+    end = template["assistant"].get("end", "").replace("{eos}", tokenizer.eos_token or "")
+    own = encode(end, tokenizer)[0] if end else []
+    if len(own) > 1:
+        raise PlumblineError(
+            f"the template ends a reply with {end!r}, which is {len(own)} tokens here; sampling stops at one token: "
+            "choose a template that ends with {eos}"
+        )
+    ends = {*own, tokenizer.eos_token_id} - {None}
+    if not ends:
+        raise PlumblineError(
+            "neither the template nor the tokenizer has an end token, so no answer could end"
+        )
+    return sorted(ends)
+
+
+def tokenise_prompts(
+    rows: list[dict], template: dict, max_prompt_tokens: int, tokenizer: Any
+) -> tuple[list[dict], dict[str, int]]:
+    """Return (rows with `prompt`, their tokens cut on the left to max_prompt_tokens; counts read, kept, rejected, cut).
+
+    A prompt whose content spells out a special token is rejected.
+    """
+    kept, cut = [], 0
+    for row in rows:
+        if "messages" not in row:
+            raise PlumblineError(f"prompt {row['id']}: has no messages; online training needs conversations")
+        if forbidden_text(row["messages"], tokenizer) is None:
+            tokens = tokenise_prompt(row["messages"], template, tokenizer)
+            cut += len(tokens) > max_prompt_tokens
+            kept.append(row | {"prompt": tokens[-max_prompt_tokens:]})
+    return kept, {"read": len(rows), "kept": len(kept), "rejected": len(rows) - len(kept), "cut": cut}
+
+
+def reply_of(answer: list[int], ends: list[int], template: dict, tokenizer: Any) -> str:
+    """Return an answer's text without its end token, stripped where the template strips replies."""
+    kept = answer[:-1] if answer[-1] in ends else answer
+    text = tokenizer.decode(kept, skip_special_tokens=True)
+    return text.strip() if template["strip"] else text
+
+
+def scorer(
+    rewards: dict[str, dict], fit_on: list[str], ends: list[int], template: dict, tokenizer: Any
+) -> Score:
+    """Return the function that rewards answers with final_reward, an answer being the reply to its prompt's messages.
+
+    Its classifiers are loaded once. It raises PlumblineError naming the prompt where a reward is no number.
+    """
+    given = [name for name, part in rewards.items() if "given" in part]
+    if given:
+        raise PlumblineError(
+            f"rewards.{given[0]}: is given for known answers only; new ones need a rule or a model"
+        )
+
+    rewarded = reward_function(fit_on, rewards)
+
+    def score(rows: list[dict], answers: list[list[int]]) -> list[float]:
+        turns = [
+            {name: row[name] for name in ("id", "group", "messages", "meta")}
+            | {"reference": reply_of(answer, ends, template, tokenizer)}
+            for row, answer in zip(rows, answers, strict=True)
+        ]
+        return [turn["rewards"]["final_reward"] for turn in rewarded(turns)]
+
+    return score
+
+
+def prepare(description: str, module: str) -> tuple[Any, Online]:
+    """Parse the command line of an online method; return its arguments and what it needs beside its model."""
+    parser = argparse.ArgumentParser(description=description)
+    add_training_flags(parser)
+    parser.add_argument("--prompts", type=Path, required=True, help="JSON Lines of prompts")
+    parser.add_argument("--prompts-manifest", type=Path, required=True)
+    parser.add_argument("--rewards", type=json.loads, required=True, help='{"rewards": {name: settings}}')
+    parser.add_argument("--fit-rows", type=Path, required=True, help="rows whose replies tf-idf is fitted on")
+    arguments = parser.parse_args()
+    settings, rewards = arguments.settings, arguments.rewards["rewards"]
+    if settings["temperature"] <= 0:
+        raise PlumblineError(
+            f"temperature {settings['temperature']}: online training samples; set it above 0"
+        )
+    tokenizer = load_tokenizer(arguments.parent)
+    template = settings["template"]
+    rows = read_jsonl(arguments.prompts)
+    prompts, counts = tokenise_prompts(rows, template, settings["max_prompt_tokens"], tokenizer)
+    assert counts["kept"] + counts["rejected"] == len(rows)
+    if not prompts:
+        raise PlumblineError(f"{arguments.prompts}: no usable prompt among {len(rows)}")
+    fit_on = [turn["reference"] for row in read_jsonl(arguments.fit_rows) for turn in turns_of(row)]
+    ends = end_ids(template, tokenizer)
+    inputs = [arguments.parent_manifest, arguments.prompts_manifest, arguments.fit_rows]
+    depends = {"settings": settings, "rewards": provenance(rewards)}
+    work = work_folder(arguments.work, inputs, depends, arguments.seed, code_of(module))
+    score = scorer(rewards, fit_on, ends, template, tokenizer)
+    return arguments, Online(tokenizer, prompts, ends, score, counts, work)

@@ -1,0 +1,421 @@
+"""Proximal Policy Optimization against a reward (Schulman et al. 2017; on language models, Ziegler et al. 2019).
+
+Each step samples answers to a batch of prompts, rewards them, charges every token for leaving the parent, and fits
+policy and value head to them for `ppo_epochs` passes. TRL has no PPO any more, so the loop is here and plain: one
+process, no accelerate. Log-probs are those of the policy at `temperature`; what top_p cuts off is not made up for.
+There is no validation, so nothing is kept but the last policy. Steps of the run are batches of answers; every step
+draws from a seed of its own, so that a run that was killed goes on exactly as it would have.
+"""
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import Trainer, TrainingArguments, get_scheduler
+from trl.trainer.utils import disable_dropout_in_model
+
+from workflow_scripts.align.online import Online, prepare
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.files import read_json, write_json
+from workflow_scripts.common.logprobs import CHUNK, head_of, padded, token_logps
+from workflow_scripts.common.models import precision_of
+from workflow_scripts.common.training import (
+    last_checkpoint,
+    load_trainable,
+    merged,
+    save_policy,
+    training_arguments,
+)
+
+STOP_AT = 1.5  # times target_kl, where the passes over a batch end
+KL_GAIN, KL_ERROR = 0.1, 0.2  # K_β and the clip of e_t of the adaptive coefficient
+
+
+def kl_rewards(logps: Tensor, reference: Tensor, score: float, kl_coef: float) -> Tensor:
+    """Return one answer's rewards (time,): r_t = −β (log π(y_t) − log π_ref(y_t)) + [t = last] · score.
+
+    Ziegler et al. 2019, eq. 2, its logarithm spread over the tokens.
+    """
+    rewards = -kl_coef * (logps - reference)
+    rewards[-1] += score
+    return rewards
+
+
+def gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
+    """Return the generalised advantages (time,) of one answer's rewards and values, both (time,).
+
+    δ_t = r_t + γ V_{t+1} − V_t and A_t = δ_t + γλ A_{t+1} (Schulman et al. 2016, eq. 16); V = A = 0 past the last
+    token, whether the answer ended there or was cut.
+    """
+    advantages, following, value_after = [], 0.0, 0.0
+    for reward, value in zip(reversed(rewards.tolist()), reversed(values.tolist()), strict=True):
+        following = reward + gamma * value_after - value + gamma * lam * following
+        value_after = value
+        advantages.append(following)
+    return torch.tensor(advantages[::-1], dtype=values.dtype)
+
+
+def whiten(values: Tensor) -> Tensor:
+    """Return values (tokens,) of a whole batch, shifted to mean 0 and scaled to variance 1."""
+    return (values - values.mean()) * torch.rsqrt(values.var(correction=0) + 1e-8)
+
+
+def ppo_loss(logps: Tensor, old_logps: Tensor, advantages: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """Return (each token's loss, whether the clip binds there), both (tokens,); Schulman et al. 2017, eq. 7.
+
+    ρ = π(y_t) / π_old(y_t); loss = −min(ρ A, clip(ρ, 1 − ε, 1 + ε) A), flat in π where the clip binds.
+    """
+    ratio = (logps - old_logps).exp()
+    free, bounded = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
+    return torch.maximum(free, bounded), bounded > free
+
+
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
+    """Return each token's loss (tokens,): ½ max((V − R)², (clip(V, V_old ± ε) − R)²)."""
+    bounded = old_values + (values - old_values).clamp(-clip, clip)
+    return 0.5 * torch.maximum((values - returns) ** 2, (bounded - returns) ** 2)
+
+
+class Moments(NamedTuple):
+    """Count, mean and sum of squared deviations of all scores so far (Chan et al. 1983, eq. 2.1)."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def updated(self, scores: list[float]) -> "Moments":
+        """Return the moments with more scores taken in."""
+        added, mean = len(scores), fmean(scores)
+        count, apart = self.count + added, mean - self.mean
+        squares = sum((score - mean) ** 2 for score in scores) + apart**2 * self.count * added / count
+        return Moments(count, self.mean + apart * added / count, self.squares + squares)
+
+
+NO_SCORES = Moments()
+
+
+def scaled_scores(scores: list[float], moments: Moments, settings: dict) -> list[float]:
+    """Return scores less the running mean (`score_norm`), over the running deviation (`score_scaling`), clipped."""
+    shift = moments.mean if settings["score_norm"] else 0.0
+    deviation = math.sqrt(moments.squares / max(moments.count - 1, 1))
+    scale = deviation if settings["score_scaling"] and deviation > 1e-8 else 1.0
+    limit = math.inf if settings["score_clip"] is None else settings["score_clip"]
+    return [min(max((score - shift) / scale, -limit), limit) for score in scores]
+
+
+def next_kl_coef(kl_coef: float, kl: float, settings: dict) -> float:
+    """Return the next β given this step's KL per answer: the same, or Ziegler et al. 2019, section 2.2.
+
+    e = clip(KL / target − 1, −0.2, 0.2) and β ← β (1 + 0.1 e).
+    """
+    if settings["kl_control"] == "fixed":
+        return kl_coef
+    error = kl / settings["kl_control_target"] - 1
+    return kl_coef * (1 + KL_GAIN * min(max(error, -KL_ERROR), KL_ERROR))
+
+
+class Experience(NamedTuple):
+    """One sampled answer, and what is to be learned from it: tensors (its tokens,)."""
+
+    prompt: list[int]
+    answer: list[int]
+    logps: Tensor | None = None
+    values: Tensor | None = None
+    advantages: Tensor | None = None
+    returns: Tensor | None = None
+
+
+def minibatches(batch: list[Experience], epochs: int, size: int) -> Iterator[list[Experience]]:
+    """Yield a batch `epochs` times in pieces: first in the order it was scored in, then shuffled."""
+    for epoch in range(epochs):
+        order = torch.randperm(len(batch)).tolist() if epoch else range(len(batch))
+        for start in range(0, len(batch), size):
+            yield [batch[index] for index in order[start : start + size]]
+
+
+@dataclass
+class State:
+    """Where a run stands, beside its weights; `rows` has the numbers of every step."""
+
+    kl_coef: float
+    step: int = 0
+    tokens: int = 0
+    moments: Moments = NO_SCORES
+    rows: list[dict] = field(default_factory=list)
+
+
+class Learner:
+    """A policy, the parent it is held to, a value head on the policy's last hidden state, and their optimiser."""
+
+    def __init__(self, parent: Path, settings: dict, work: Path, seed: int) -> None:
+        arguments = TrainingArguments(**training_arguments(settings, work, seed, evaluate=False))
+        self.settings, self.device = settings, arguments.device
+        torch.manual_seed(seed)  # new adapters are random
+        self.policy = load_trainable(parent, settings).to(self.device)
+        disable_dropout_in_model(self.policy)  # or an answer's ratio would not start at 1
+        if settings["gradient_checkpointing"]:
+            self.policy.gradient_checkpointing_enable()
+        self.parent = None  # the policy without its adapters, or a second model
+        if not settings["lora"]:
+            self.parent = load_trainable(parent, settings).requires_grad_(False).to(self.device)
+        self.value = torch.nn.Linear(head_of(self.policy).shape[1], 1, device=self.device)
+        torch.nn.init.zeros_(self.value.weight)
+        torch.nn.init.zeros_(self.value.bias)
+        named = [*self.policy.named_parameters(prefix="policy"), *self.value.named_parameters(prefix="value")]
+        self.learned = {name: weight for name, weight in named if weight.requires_grad}
+        matrices = [weight for weight in self.learned.values() if weight.ndim > 1]
+        others = [weight for weight in self.learned.values() if weight.ndim <= 1]  # biases, norms: no decay
+        kind, more = Trainer.get_optimizer_cls_and_kwargs(arguments, self.policy)
+        groups = [{"params": matrices, "weight_decay": settings["weight_decay"]}]
+        self.optimizer = kind([*groups, {"params": others, "weight_decay": 0.0}], **more)
+
+    def computing(self) -> torch.autocast:
+        """Return the context that computes in the run's precision."""
+        dtype = precision_of(self.settings["precision"])
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
+    def states(self, model: Any, rows: list[Experience]) -> tuple[Tensor, Tensor]:
+        """Return (hidden states before each answer token over the temperature, (tokens, width); the tokens)."""
+        whole = [row.prompt + row.answer for row in rows]
+        lengths = torch.tensor([[len(row)] for row in whole], device=self.device)
+        starts = torch.tensor([[len(row.prompt)] for row in rows], device=self.device)
+        ids = padded(whole, 0).to(self.device)
+        place = torch.arange(ids.shape[1], device=self.device)[None]
+        mask = (place < lengths).long()
+        hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        answered = (place >= starts) & (place < lengths)
+        # Divided here, so that log-probs and entropy are those of the distribution that is sampled from.
+        return hidden[:, :-1][answered[:, 1:]] / self.settings["temperature"], ids[answered]
+
+    def judged(self, rows: list[Experience]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the policy's (log-probs, values) of answers' tokens and the states behind them."""
+        states, tokens = self.states(self.policy, rows)
+        with torch.autocast(self.device.type, enabled=False):
+            values = self.value(states.float())[:, 0]
+        return token_logps(states, tokens, head_of(self.policy)), values, states
+
+    def reference(self, rows: list[Experience]) -> Tensor:
+        """Return the parent's log-probs of answers' tokens."""
+        with nullcontext() if self.parent else self.policy.adapted[0].disable_adapter():
+            parent = self.parent or self.policy
+            return token_logps(*self.states(parent, rows), head_of(parent))
+
+    def entropy(self, states: Tensor) -> float:
+        """Return the entropy of the policy summed over states, in nats."""
+        total = 0.0
+        for some in states.split(CHUNK):
+            logps = torch.nn.functional.linear(some, head_of(self.policy)).float().log_softmax(-1)
+            total -= (logps.exp() * logps).sum().item()
+        return total
+
+    @torch.no_grad()
+    def sample(self, prompts: list[list[int]], ends: list[int], pad: int) -> list[list[int]]:
+        """Return an answer to each prompt, its end token included where it came to one."""
+        settings, ids = self.settings, padded(prompts, pad, left=True)
+        lengths = torch.tensor([[len(prompt)] for prompt in prompts])
+        mask = (torch.arange(ids.shape[1])[None] >= ids.shape[1] - lengths).long()
+        self.policy.eval()
+        with self.computing():
+            output = self.policy.generate(
+                ids.to(self.device),
+                attention_mask=mask.to(self.device),
+                max_new_tokens=settings["max_new_tokens"],
+                do_sample=True,
+                temperature=settings["temperature"],
+                top_p=settings["top_p"],
+                top_k=0,
+                eos_token_id=ends,
+                pad_token_id=pad,
+            )
+        answers = output[:, ids.shape[1] :].tolist()
+        stops = [next((at for at, token in enumerate(row) if token in ends), len(row)) for row in answers]
+        return [row[: stop + 1] for row, stop in zip(answers, stops, strict=True)]
+
+    def play(self, prompts: list[dict], online: Online, state: State) -> tuple[list[Experience], dict]:
+        """Answer prompts and reward the answers; return what there is to learn from, and numbers for the curve."""
+        settings, size = self.settings, self.settings["per_device_batch"]
+        answers = self.sample([row["prompt"] for row in prompts], online.ends, online.tokenizer.pad_token_id)
+        batch = [Experience(row["prompt"], answer) for row, answer in zip(prompts, answers, strict=True)]
+        cut = [answer[-1] not in online.ends for answer in answers]
+        scores = online.score(prompts, answers)
+        state.moments = state.moments.updated(scores)
+        scaled = scaled_scores(scores, state.moments, settings)
+        penalty = settings["missing_end_penalty"] or 0.0
+        earned = [score - penalty * missing for score, missing in zip(scaled, cut, strict=True)]
+        played, divergences, entropy = [], [], 0.0
+        for start in range(0, len(batch), size):
+            rows = batch[start : start + size]
+            with torch.no_grad(), self.computing():
+                logps, values, states = self.judged(rows)
+                parts = logps, self.reference(rows), values
+                entropy += self.entropy(states)
+            parts = [each.float().cpu().split([len(row.answer) for row in rows]) for each in parts]
+            for row, own, parents, value, score in zip(
+                rows, *parts, earned[start : start + size], strict=True
+            ):
+                rewards = kl_rewards(own, parents, score, state.kl_coef)
+                advantages = gae(rewards, value, settings["gamma"], settings["lam"])
+                divergences.append((own - parents).sum().item())
+                played.append(Experience(row.prompt, row.answer, own, value, advantages, advantages + value))
+        lengths = [len(answer) for answer in answers]
+        whitened = whiten(torch.cat([row.advantages for row in played])).split(lengths)
+        facts = {
+            "reward": fmean(scores),
+            "kl": fmean(divergences),
+            "kl_coef": state.kl_coef,
+            "entropy": entropy / sum(lengths),
+            "response_tokens": fmean(lengths),
+            "unfinished": fmean(cut),
+        }
+        state.kl_coef = next_kl_coef(state.kl_coef, facts["kl"], settings)
+        state.tokens += sum(len(row.prompt) + len(row.answer) for row in played)
+        return [row._replace(advantages=own) for row, own in zip(played, whitened, strict=True)], facts
+
+    def learn(self, rows: list[Experience]) -> dict[str, float]:
+        """Add the gradient of a batch's mean loss over its tokens; return numbers for the curve."""
+        settings, total = self.settings, sum(len(row.answer) for row in rows)
+        seen = dict.fromkeys(("policy_loss", "value_loss", "clipped_share", "step_kl"), 0.0)
+        for start in range(0, len(rows), settings["per_device_batch"]):
+            some = rows[start : start + settings["per_device_batch"]]
+            columns = zip(*(row[2:] for row in some), strict=True)
+            old, before, advantages, returns = (torch.cat(each).to(self.device) for each in columns)
+            with self.computing():
+                logps, values, _ = self.judged(some)
+            policy, clipped = ppo_loss(logps, old, advantages, settings["clip"])
+            value = value_loss(values, before, returns, settings["value_clip"])
+            ((policy + settings["value_coef"] * value).sum() / total).backward()
+            apart = (logps - old).detach()
+            for name, each in zip(seen, (policy, value, clipped, apart.exp() - 1 - apart), strict=True):
+                seen[name] += each.sum().item() / total
+        return seen
+
+    def improve(self, batch: list[Experience], rate: Callable[[int], float]) -> dict[str, float]:
+        """Make up to ppo_epochs passes over a batch, at learning rate rate(updates made); return numbers for the curve.
+
+        The passes end where the estimated KL from the policy that answered, the mean of ρ − 1 − ln ρ, exceeds
+        1.5 target_kl. The first pass takes the batch as it was scored, so its first ratios are 1 to the last digit.
+        """
+        settings, seen, updates = self.settings, [], 0
+        size, most = settings["per_device_batch"] * settings["accumulate"], settings["target_kl"] or math.inf
+        self.policy.train()
+        for rows in minibatches(batch, settings["ppo_epochs"], size):
+            self.optimizer.zero_grad()
+            seen.append(self.learn(rows))
+            if seen[-1]["step_kl"] > STOP_AT * most:
+                break
+            torch.nn.utils.clip_grad_norm_(self.learned.values(), settings["max_grad_norm"])
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate(updates)
+            self.optimizer.step()
+            updates += 1
+        self.optimizer.zero_grad()
+        means = {name: fmean(each[name] for each in seen) for name in seen[0]}
+        return means | {"updates": updates, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+
+    def save(self, folder: Path, state: State) -> None:
+        """Write a checkpoint, its JSON last: weights and optimiser as safetensors; then drop the others."""
+        folder.mkdir(exist_ok=True)
+        tensors, plain = {name: weight.detach() for name, weight in self.learned.items()}, {}
+        for index, known in self.optimizer.state_dict()["state"].items():
+            for name, value in known.items():
+                (tensors if isinstance(value, Tensor) else plain)[f"optimizer.{index}.{name}"] = value
+        save_file({name: each.contiguous() for name, each in tensors.items()}, folder / "state.safetensors")
+        write_json(
+            folder / "trainer_state.json", {"global_step": state.step, "optimizer": plain, **vars(state)}
+        )
+        for other in folder.parent.glob("checkpoint-*"):
+            if other != folder:
+                shutil.rmtree(other)
+
+    def load(self, folder: Path) -> State:
+        """Take up a checkpoint and return where the run stood."""
+        tensors, facts = load_file(folder / "state.safetensors"), read_json(folder / "trainer_state.json")
+        for name, weight in self.learned.items():
+            weight.data.copy_(tensors.pop(name))
+        known: dict[int, dict] = {}
+        for key, value in (tensors | facts["optimizer"]).items():
+            _, index, name = key.split(".", 2)
+            known.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": known})
+        stood = {each.name: facts[each.name] for each in fields(State)}
+        return State(**stood | {"moments": Moments(*stood["moments"])})
+
+
+def batch_of(prompts: list[dict], step: int, size: int, seed: int) -> list[dict]:
+    """Return the prompts of a step: the step-th `size` of shuffled passes over all of them, laid end to end."""
+    count = len(prompts)
+    wanted = range(step * size, (step + 1) * size)
+    passes = {at // count: None for at in wanted}
+    orders = {each: np.random.default_rng([seed, each]).permutation(count) for each in passes}
+    return [prompts[orders[at // count][at % count]] for at in wanted]
+
+
+def averaged(rows: list[dict], every: int) -> list[dict]:
+    """Return one row per `every` steps, the mean of theirs, under the last one's step."""
+    groups = [rows[start : start + every] for start in range(0, len(rows), every)]
+    return [
+        {name: round(fmean(row[name] for row in group), 6) for name in group[0]} | {"step": group[-1]["step"]}
+        for group in groups
+    ]
+
+
+def main() -> None:
+    arguments, online = prepare(__doc__, "workflow_scripts.align.ppo")
+    settings, started = arguments.settings, time.monotonic()
+    size, update = settings["rollout_batch"], settings["per_device_batch"] * settings["accumulate"]
+    if size % update:
+        raise PlumblineError(
+            f"rollout_batch {size} is no multiple of per_device_batch × accumulate = {update}"
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise PlumblineError(
+            "ppo runs in one process: give it one GPU, or take rloo, which spreads over many"
+        )
+    learner = Learner(arguments.parent, settings, online.work, arguments.seed)
+    steps = settings["max_steps"] or math.ceil(settings["epochs"] * len(online.prompts) / size)
+    updates = settings["ppo_epochs"] * size // update
+    warmup = math.ceil(settings["warmup"] * steps * updates)
+    # Asked for its factor only: the learning rate is a function of the step and needs no state.
+    [*_, share] = get_scheduler(settings["schedule"], learner.optimizer, warmup, steps * updates).lr_lambdas
+    state, checkpoint = State(settings["kl_coef"]), last_checkpoint(online.work)
+    if checkpoint:
+        print(f"resuming from {checkpoint}", flush=True)
+        state = learner.load(checkpoint)
+    while state.step < steps:
+        torch.manual_seed(arguments.seed * 1_000_003 + state.step)
+        prompts = batch_of(online.prompts, state.step, size, arguments.seed)
+        batch, facts = learner.play(prompts, online, state)
+        before = state.step * updates
+        facts |= learner.improve(batch, lambda made: settings["learning_rate"] * share(before + made))  # noqa: B023
+        state.step += 1
+        state.rows.append({"step": state.step, **facts})
+        print(json.dumps(state.rows[-1]), flush=True)
+        if state.step % settings["checkpoint_every"] == 0:
+            learner.save(online.work / f"checkpoint-{state.step}", state)
+    save_policy(
+        merged(learner.policy),
+        online.tokenizer,
+        arguments,
+        online.work,
+        curve=averaged(state.rows, settings["log_every"]),
+        seconds=time.monotonic() - started,
+        tokens=state.tokens,
+        steps=state.step,
+        counts=online.counts,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

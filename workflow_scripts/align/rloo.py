@@ -1,0 +1,91 @@
+"""REINFORCE Leave-One-Out against a reward (Ahmadian et al. 2024), with TRL's RLOOTrainer.
+
+Each prompt is answered `num_generations` times; an answer's advantage is its reward, less beta times its KL from the
+parent, less the mean of its siblings' (eq. 8). Prompts come to the trainer as our template's tokens, so it adds no second
+bos. There is no validation, so nothing is kept but the last policy.
+"""
+
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import RLOOConfig, RLOOTrainer
+
+from workflow_scripts.align.online import Online, prepare
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.training import load_trainable, save_trained, train, training_arguments
+
+
+class TokenPromptsTrainer(RLOOTrainer):
+    """An RLOOTrainer whose prompts are token ids already."""
+
+    def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict]:
+        return prompts, None, {}
+
+
+def reward_of(online: Online, penalty: float) -> Any:
+    """Return the reward as TRL calls it: on rows' places among the prompts and the answers' tokens.
+
+    `penalty` is taken off the answers that did not come to an end.
+    """
+
+    def reward(completion_ids: list[list[int]], place: list[int], **_: Any) -> list[float]:
+        scores = online.score([online.prompts[each] for each in place], completion_ids)
+        return [
+            score - penalty * (answer[-1] not in online.ends)
+            for score, answer in zip(scores, completion_ids, strict=True)
+        ]
+
+    return reward
+
+
+def main() -> None:
+    arguments, online = prepare(__doc__, "workflow_scripts.align.rloo")
+    settings = arguments.settings
+    try:
+        config = RLOOConfig(
+            **training_arguments(settings, online.work, arguments.seed, evaluate=False),
+            beta=settings["beta"],
+            num_generations=settings["num_generations"],
+            epsilon=settings["clip"],
+            max_completion_length=settings["max_new_tokens"],
+            temperature=settings["temperature"],
+            top_p=settings["top_p"],
+            disable_dropout=True,
+            trust_remote_code=settings["trust_remote_code"],
+        )
+    except ValueError as error:
+        raise PlumblineError(f"rloo: {error}") from None
+    asked = config.generation_batch_size // config.num_generations
+    if asked > len(online.prompts):
+        raise PlumblineError(
+            f"{arguments.prompts}: {len(online.prompts)} usable prompts, and a step asks {asked}; "
+            "lower per_device_batch or accumulate"
+        )
+    torch.manual_seed(arguments.seed)  # new adapters are random
+    model = load_trainable(arguments.parent, settings)
+    own_ends, model.generation_config.eos_token_id = model.generation_config.eos_token_id, online.ends
+    trainer = TokenPromptsTrainer(
+        model=model,
+        reward_funcs=reward_of(online, settings["missing_end_penalty"] or 0.0),
+        args=config,
+        train_dataset=Dataset.from_list(
+            [{"prompt": row["prompt"], "place": place} for place, row in enumerate(online.prompts)]
+        ),
+        processing_class=online.tokenizer,
+    )
+    model.generation_config.eos_token_id = own_ends  # the trainer has read it; the parent's is what is saved
+    seconds = train(trainer, online.work)
+    save_trained(
+        trainer,
+        online.tokenizer,
+        arguments,
+        online.work,
+        seconds,
+        tokens=trainer.state.num_input_tokens_seen,
+        counts=online.counts,
+    )
+
+
+if __name__ == "__main__":
+    run(main)
