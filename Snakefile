@@ -18,6 +18,8 @@ os.environ |= {
     "PATH": os.pathsep.join(
         [os.path.dirname(sys.executable), os.environ.get("PATH", "")]
     ),
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
 }
 
 if not workflow.configfiles:

@@ -48,6 +48,7 @@ rule train_reward_model:
         settings=lambda wildcards: settings(
             STUDY.reward_models[wildcards.reward],
             drop=["parent", "dataset", "split", "seed", "threads"],
+            keep="last",
             trust_remote_code=remote_code(
                 STUDY.reward_models[wildcards.reward].parent
             ),

@@ -9,6 +9,7 @@ import pytest
 
 from tests.workflow import copy_repository, finish, stale
 
+OFFLINE = ("--configfile", "studies/tutor_offline_rl.yaml")
 TABLES = {"results.csv", "policies.csv", "results.md", "policy_bars.svg", "report.html", "study.json"}
 
 
@@ -57,7 +58,7 @@ def test_touching_every_file_makes_nothing_stale(study):
 
 
 def test_a_comment_in_a_loss_makes_nothing_stale(study):
-    edit(study / "workflow_scripts/align/dpo.py", "    chosen = batch", "    # a remark\n    chosen = batch")
+    edit(study / "workflow_scripts/align/dpo.py", "    gap = settings", "    # a remark\n    gap = settings")
     edit(study / "workflow_scripts/align/dpo.py", "Return the mean DPO loss", "Give the mean DPO loss")
     assert stale(study) == set()
 
@@ -69,7 +70,7 @@ def test_a_changed_beta_costs_that_policy_its_scores_and_the_table(study):
     files = stale(study)
     assert policies(files) == {"tiny.sft.dpo"}
     others = {file for file in files if "/policies/" not in file}
-    assert names(others) == TABLES | {"loss_curves.svg"}
+    assert names(others) == TABLES | {"loss_curves.svg", "training.csv"}
 
 
 @pytest.mark.parametrize("method", ["dpo", "ipo", "kto"])
@@ -124,3 +125,71 @@ def test_a_new_method_computes_only_itself(study):
     )
     files = stale(study)
     assert policies(files) == {"tiny.sft.dpo_sharp"}
+
+
+# Offline RL: the same study with four objectives more.
+
+
+@pytest.fixture(scope="module")
+def finished_offline(tmp_path_factory) -> Path:
+    folder = copy_repository(tmp_path_factory.mktemp("offline"))
+    finish(folder, *OFFLINE)
+    return folder
+
+
+@pytest.fixture
+def offline(finished_offline, tmp_path) -> Path:
+    folder = tmp_path / "offline"
+    shutil.copytree(finished_offline, folder, symlinks=True)
+    return folder
+
+
+def outside_policies(files: set[str]) -> set[str]:
+    return {
+        str(Path(file).relative_to("results/tutor_offline_rl")) for file in files if "/policies/" not in file
+    }
+
+
+TRAINED = {*TABLES, "loss_curves.svg", "training.csv"}
+
+
+@pytest.mark.parametrize("method", ["r_gold", "r_lol", "a_lol_ref_free", "a_lol_kl"])
+def test_a_ninth_method_costs_itself_its_answers_and_its_scores(offline, method):
+    value = "" if method.startswith("r_") else "\n    value: expected"
+    new = f"runs:\n  ninth:\n    <<: *offline\n    method: {method}{value}\n"
+    path = offline / "studies/tutor_offline_rl.yaml"
+    text = path.read_text()
+    assert text.count("runs:\n  nll: &offline\n") == 1
+    last = text.index("\nreport:")
+    path.write_text(text[:last] + new.removeprefix("runs:") + text[last:])
+    files = stale(offline, *OFFLINE)
+    assert policies(files) == {"tiny.sft.ninth"}
+    kinds = {file.split("/")[5] for file in files if "/policies/" in file}
+    assert {"manifest.json", "generations", "scores"} <= kinds
+    # Nothing of the reference, the value head or the advantages is computed again.
+    assert names(outside_policies(files)) == TRAINED | {"scores.json"}
+
+
+@pytest.mark.parametrize("method", ["nll", "wbc", "a_lol", "a_lol_seq"])
+def test_an_edited_weight_function_retrains_exactly_its_policy(offline, method):
+    path = offline / f"workflow_scripts/align/{method}.py"
+    text = path.read_text()
+    path.write_text(re.sub(r"\n    return (.*)", r"\n    return 1.0 * (\1)", text, count=1))
+    assert path.read_text() != text
+    assert policies(stale(offline, *OFFLINE)) == {f"tiny.sft.{method}"}
+
+
+def test_an_edited_value_head_costs_the_policies_that_weigh_by_advantage_and_no_log_probs(offline):
+    edit(offline / "studies/tutor_offline_rl.yaml", "    epochs: 20\n", "    epochs: 21\n")
+    files = stale(offline, *OFFLINE)
+    assert policies(files) == {"tiny.sft.a_lol", "tiny.sft.a_lol_seq"}
+    other = outside_policies(files)
+    assert {file.split("/")[0] for file in other} - TRAINED == {"values", "advantages", "figures"}
+
+
+def test_an_edited_reward_costs_what_learns_from_rewards_alone(offline):
+    edit(offline / "config.yaml", "{rule: length, words: 30}", "{rule: length, words: 31}")
+    files = stale(offline, *OFFLINE)
+    assert {f"tiny.sft.{method}" for method in ("nll", "wbc", "a_lol", "a_lol_seq")} <= policies(files)
+    retrained = {file for file in files if file.endswith("/seed-1/manifest.json") and "/policies/" in file}
+    assert len(retrained) == 4
