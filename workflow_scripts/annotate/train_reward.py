@@ -16,6 +16,7 @@ from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.reward import render_pair
 from workflow_scripts.common.training import (
     add_training_flags,
+    callbacks_of,
     save_trained,
     train,
     training_arguments,
@@ -61,6 +62,7 @@ def main() -> None:
         train_dataset=Dataset.from_list(rows[held_out:]),
         eval_dataset=Dataset.from_list(rows[:held_out]),
         processing_class=tokenizer,
+        callbacks=callbacks_of(settings),
     )
     seconds = train(trainer, work)
     accuracy = trainer.evaluate()["eval_accuracy"]

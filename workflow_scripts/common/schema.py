@@ -393,8 +393,18 @@ class Training(Strict):
     """Optimiser steps between validations; alignment runs have none."""
     checkpoint_every: Count = 25
     """Optimiser steps between checkpoints to resume from."""
+    keep: Literal["last", "best"] = "last"
+    """best: the checkpoint with the lowest validation loss."""
+    patience: Count | None = None
+    """keep: best, and stop after so many validations without a lower loss."""
     threads: Count = 2
     """CPU threads of the job."""
+
+    @model_validator(mode="after")
+    def patience_for_the_best(self) -> "Training":
+        if self.patience and self.keep != "best":
+            raise ValueError("patience needs keep: best")
+        return self
 
 
 class Lora(Strict):
@@ -413,19 +423,13 @@ class Lora(Strict):
 class PolicyTraining(Training):
     """What every training of a policy can set beside."""
 
-    keep: Literal["last", "best"] = "last"
-    """best: the checkpoint with the lowest validation loss."""
-    patience: Count | None = None
-    """keep: best, and stop after so many validations without a lower loss."""
     lora: Lora | None = None
     """Train adapters instead of all weights."""
     quantise: Literal["nf4"] | None = None
     """Hold the frozen weights in four bits (QLoRA); needs lora and CUDA."""
 
     @model_validator(mode="after")
-    def goes_together(self) -> "PolicyTraining":
-        if self.patience and self.keep != "best":
-            raise ValueError("patience needs keep: best")
+    def adapters_on_four_bits(self) -> "PolicyTraining":
         if self.quantise and not self.lora:
             raise ValueError("quantise needs lora: four-bit weights cannot be trained themselves")
         return self

@@ -1,0 +1,172 @@
+"""Fit the value function of a frozen policy on the rewards of its own answers (Baheti et al. 2024).
+
+Mean squared error, AdamW, the epoch of the lowest error on held-out groups; the published code keeps that of the
+lowest *training* error. Fitting starts from the mean training reward for every prompt: so epoch 0 is the guess every
+value function has to beat, and where none does the advantages are rewards less a constant, instead of less the noise of
+a random start. The manifest holds both errors and the epoch.
+"""
+
+import argparse
+import json
+import math
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workflow_scripts.align.value import ValueHead, batched, prompt_states, read_values, save_head
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.files import finished_folder, read_jsonl, write_json, write_manifest
+from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
+from workflow_scripts.common.templates import forbidden_text, tokenise_prompt
+from workflow_scripts.common.turns import window
+
+MIN_ROWS = 8
+
+
+def tokenise_rows(rows: list[dict], tokenizer: Any, settings: dict) -> tuple[list[dict], int]:
+    """Return ({"id", "group", "prompt", "reward"} of each row, how many were left out for a special token in a prompt).
+
+    PlumblineError for a reward that is missing, not finite or outside [0, max_value].
+    """
+    kept, refused = [], 0
+    for row in rows:
+        reward, largest = row.get("rewards", {}).get("final_reward"), settings["max_value"]
+        if not isinstance(reward, int | float) or not math.isfinite(reward):
+            raise PlumblineError(
+                f"row {row['id']}: its final_reward is {reward}; mend the source of the rewards"
+            )
+        if not 0 <= reward <= largest:
+            raise PlumblineError(
+                f"row {row['id']}: its final_reward {reward} is outside [0, {largest}], which values cannot reach; "
+                "raise max_value, or squash rewards below 0"
+            )
+        messages = window(row["messages"], settings["history_turns"])
+        if forbidden_text(messages, tokenizer):
+            refused += 1
+            continue
+        prompt = tokenise_prompt(messages, settings["template"], tokenizer)[-settings["max_prompt_tokens"] :]
+        kept.append({"id": row["id"], "group": row["group"], "prompt": prompt, "reward": float(reward)})
+    return kept, refused
+
+
+def hold_out(groups: list[str], share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Return the indices of the rows fitted on and held out: whole groups, until about `share` of the rows are held.
+
+    At least one group is on either side; PlumblineError if there is but one.
+    """
+    names = sorted(set(groups))
+    if len(names) < 2:
+        raise PlumblineError(
+            f"value function: {len(names)} group of prompts cannot be split; give more prompts"
+        )
+    held: set[str] = set()
+    for place in np.random.default_rng(seed).permutation(len(names))[:-1]:
+        if held and sum(group in held for group in groups) >= share * len(groups):
+            break
+        held.add(names[place])
+    fitted = [index for index, group in enumerate(groups) if group not in held]
+    return fitted, [index for index, group in enumerate(groups) if group in held]
+
+
+def squared_error(head: ValueHead, states: list[Tensor], rewards: Tensor, batch: int) -> float:
+    """Return the mean squared error of a head on prompts, dropout off."""
+    return (read_values(head, states, batch) - rewards).square().mean().item()
+
+
+def fit(
+    states: list[Tensor], rewards: Tensor, fitted: list[int], held: list[int], settings: dict, seed: int
+) -> tuple[ValueHead, list[dict], int]:
+    """Return (the head of the lowest held-out error, a curve row an epoch, the epoch it is of; 0 guesses the mean)."""
+    torch.manual_seed(seed)
+    width = states[0].shape[1]
+    head = ValueHead(width, settings["heads"], settings["dropout"], settings["max_value"]).to(rewards.device)
+    head.start_at(rewards[fitted].mean().item())
+    optimiser = torch.optim.AdamW(head.parameters(), lr=settings["learning_rate"])
+    generator, batch = np.random.default_rng(seed), settings["batch_size"]
+
+    def held_error() -> float:
+        return squared_error(head, [states[index] for index in held], rewards[held], batch)
+
+    best, best_epoch, lowest = deepcopy(head), 0, held_error()
+    curve = [{"step": 0, "validation_loss": round(lowest, 6)}]
+    for epoch in range(1, settings["epochs"] + 1):
+        head.train()
+        order, total = generator.permutation(fitted).tolist(), 0.0
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            loss = (head(*batched([states[index] for index in chosen])) - rewards[chosen]).square().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            total += loss.item() * len(chosen)
+        error = held_error()
+        curve.append(
+            {"step": epoch, "train_loss": round(total / len(order), 6), "validation_loss": round(error, 6)}
+        )
+        if not math.isfinite(error) or not math.isfinite(total):
+            raise PlumblineError(
+                f"value function: the error of epoch {epoch} is {error}; lower learning_rate"
+            )
+        if error < lowest:
+            best, best_epoch, lowest = deepcopy(head), epoch, error
+    return best.eval(), curve, best_epoch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parent", type=Path, required=True)
+    parser.add_argument(
+        "--annotated", type=Path, required=True, help="the parent's own answers, with rewards"
+    )
+    parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="folder for the head")
+    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--curve", type=Path, required=True)
+    arguments = parser.parse_args()
+    settings = arguments.settings
+    tokenizer = load_tokenizer(arguments.parent)
+    annotated = read_jsonl(arguments.annotated)
+    rows, refused = tokenise_rows(annotated, tokenizer, settings)
+    assert len(rows) + refused == len(annotated)
+    if len(rows) < MIN_ROWS:
+        raise PlumblineError(
+            f"{arguments.annotated}: {len(rows)} rows are too few to fit a value function on; it takes {MIN_ROWS}"
+        )
+    fitted, held = hold_out([row["group"] for row in rows], settings["held_out"], arguments.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_policy(arguments.parent, trust_remote_code=settings["trust_remote_code"]).to(device)
+    prompts = list(dict.fromkeys(tuple(row["prompt"]) for row in rows))
+    dtype = precision_of(settings["precision"])
+    of_prompt = dict(
+        prompt_states(model, [list(prompt) for prompt in prompts], settings["batch_size"], dtype)
+    )
+    place = {prompt: index for index, prompt in enumerate(prompts)}
+    states = [of_prompt[place[tuple(row["prompt"])]] for row in rows]
+    rewards = torch.tensor([row["reward"] for row in rows], device=device)
+    head, curve, epoch = fit(states, rewards, fitted, held, settings, arguments.seed)
+    error = squared_error(head, [states[index] for index in held], rewards[held], settings["batch_size"])
+    guess = (rewards[held] - rewards[fitted].mean()).square().mean().item()
+    if epoch == 0:
+        print(f"no epoch beats guessing the mean reward (error {guess:.4g}), so every value is that mean")
+    with finished_folder(arguments.output) as folder:
+        save_head(head.cpu(), folder)
+    write_json(arguments.curve, curve)
+    counts = {"read": len(annotated), "kept": len(rows), "rejected": refused}
+    counts |= {"fitted": len(fitted), "held_out": len(held), "prompts": len(prompts)}
+    write_manifest(
+        arguments.manifest,
+        [arguments.output],
+        counts=counts,
+        best_epoch=epoch,
+        held_out_error=round(error, 6),
+        held_out_error_of_mean=round(guess, 6),
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,339 @@
+"""Offline policy gradients on answers that are already there (Leftover Lunch, Baheti et al. 2024): one trainer.
+
+Every objective is a weighted likelihood, L = mean over rows of Σ_t w_t · nll_t with nll_t = −log π(y_t | x, y_<t) in
+nats; a method is a module with one small function that gives w (nll, wbc, r_gold, r_lol, a_lol ...). No gradient
+flows through w: its importance ratio is that of an off-policy gradient, never PPO's minimum of two surrogates.
+
+No reference model is loaded: what it says is stored beside the rows (`rewarded`), and was said without dropout; so
+the policy too is trained without dropout (its own and LoRA's), and every ratio starts at 1. In bfloat16 it does so up
+to rounding, which adds up over an answer: 0.2 nats over 60 tokens of a small model; `precision: float32` has none.
+
+The validation loss is the same weighted loss over the rank-0 validation rows, their weights those of the policy as it
+stands: by it a run can be stopped early, but it is no likelihood, and losses of two methods cannot be compared.
+Not covered: making answers or rewards (`annotate`), values and advantages (`fit_value`, `advantages`).
+"""
+
+import argparse
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import TrainingArguments
+
+from workflow_scripts.align.summary import positive_share, summary
+from workflow_scripts.common.code import code_of
+from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.common.logprobs import ways_of
+from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.row_trainer import RowTrainer, read_splits
+from workflow_scripts.common.training import (
+    add_training_flags,
+    callbacks_of,
+    load_trainable,
+    save_trained,
+    train,
+    training_arguments,
+    work_folder,
+)
+
+MAX_LOG_RATIO = (
+    20.0  # nats; e^20 ≈ 4.9e8, where a ratio that is not clipped is stopped before float32 overflows
+)
+
+
+class Answers(NamedTuple):
+    """A batch of answers: log-probs (rows, time) in nats, zero behind each answer's end; the others (rows,).
+
+    `advantage` is reward − value of the prompt, None where the run was given none.
+    """
+
+    logps: Tensor
+    reference: Tensor
+    tokens: Tensor
+    reward: Tensor
+    advantage: Tensor | None
+
+
+Weights = Callable[[Answers, dict], Tensor]  # → what broadcasts to (rows, time)
+
+
+def sequence_log_ratio(batch: Answers) -> Tensor:
+    """Return log π(y|x) − log π_ref(y|x) of the whole answer, (rows, 1)."""
+    return (batch.logps - batch.reference).sum(1, keepdim=True)
+
+
+def token_log_ratio(batch: Answers) -> Tensor:
+    """Return log π(y_t) − log π_ref(y_t), (rows, time)."""
+    return batch.logps - batch.reference
+
+
+def clipped(log_ratio: Tensor, clip: float | None) -> Tensor:
+    """Return e^log_ratio held within [1 − clip, 1 + clip]; without a clip it is stopped at e^MAX_LOG_RATIO alone."""
+    if clip is None:
+        return log_ratio.clamp(max=MAX_LOG_RATIO).exp()
+    return log_ratio.exp().clamp(1 - clip, 1 + clip)
+
+
+def count_clipped(log_ratio: Tensor, tokens: Tensor, clip: float | None) -> tuple[int, int]:
+    """Return (ratios that `clipped` changes, ratios): one a row, or one a token, padding left out."""
+    if clip is None:
+        outside = log_ratio > MAX_LOG_RATIO
+    else:
+        outside = (log_ratio.exp() > 1 + clip) | (log_ratio.exp() < 1 - clip)
+    per_row = log_ratio.shape[1] == 1
+    return int(outside.sum()), len(tokens) if per_row else int(tokens.sum())
+
+
+def losses(batch: Answers, weights: Tensor) -> Tensor:
+    """Return Σ_t w_t · nll_t of each row, (rows,); the weights are constants to it."""
+    return (weights.detach() * -batch.logps).sum(1)
+
+
+def priorities(rows: list[dict], sampling: str, by: str) -> np.ndarray:
+    """Return how much each row is to be drawn, (rows,): zero for those never learned from."""
+    first = np.array([row["rank"] == 0 for row in rows], dtype=np.float64)
+    if sampling == "none":
+        return first
+    if rows and by not in rows[0]:
+        raise PlumblineError(
+            f"sampling: {sampling} needs advantages; give a value function, or sample otherwise"
+        )
+    above = np.maximum([row[by] for row in rows], 0.0)
+    return {"good_priority": first * above, "good_random": first * (above > 0), "all_priority": above}[
+        sampling
+    ]
+
+
+def draw(rows: list[dict], sampling: str, epochs: int, seed: int, by: str = "advantage") -> list[int]:
+    """Return the index of each row learned from, in order, for all epochs; more epochs only append to it.
+
+    rows: {"rank", "reward"} and, unless only rewards are used, {"advantage"}. An epoch is as many draws as there are
+    rows with a positive priority, so the steps of a run shrink with the share that is kept, as in the paper.
+
+    none            rank-0 rows, each once an epoch, shuffled
+    good_priority   rank-0 rows with probability ∝ max(`by`, 0), with replacement, as the published code draws:
+                    `by` is the advantage for the A-LoL family, the reward for the others
+    good_random     rank-0 rows of positive advantage, each once an epoch, shuffled
+    all_priority    rows of any rank with probability ∝ max(advantage, 0), with replacement
+    """
+    by = by if sampling == "good_priority" else "advantage"
+    wanted = priorities(rows, sampling, by)
+    (possible,) = np.nonzero(wanted)
+    if not len(possible):
+        raise PlumblineError(
+            f"sampling: {sampling} leaves none of {len(rows)} rows to learn from; it takes "
+            + {"none": "those of rank 0", "all_priority": "those of positive advantage"}.get(
+                sampling, f"those of rank 0 and positive {by}"
+            )
+        )
+    generator = np.random.default_rng(seed)
+    if sampling in ("good_priority", "all_priority"):
+        chances = wanted / wanted.sum()
+        return generator.choice(len(rows), size=epochs * len(possible), p=chances).tolist()
+    return np.concatenate([generator.permutation(possible) for _ in range(epochs)]).tolist()
+
+
+def with_advantages(rows: Dataset, advantages: list[dict]) -> Dataset:
+    """Return rows with a column `advantage`, found by id; PlumblineError where one is missing or of other rewards."""
+    found = {each["id"]: each for each in advantages}
+    column = []
+    for name, reward in zip(rows["id"], rows["reward"], strict=True):
+        if name not in found or not math.isclose(found[name]["reward"], reward, abs_tol=1e-9):
+            raise PlumblineError(f"row {name}: no advantage of its reward {reward}; make the advantages anew")
+        column.append(float(found[name]["advantage"]))
+    return rows.add_column("advantage", column)
+
+
+def refuse_bad_numbers(rows: Dataset) -> None:
+    """Raise PlumblineError for the first row whose reward or advantage is not finite."""
+    for column in ("reward", "advantage"):
+        if column in rows.column_names:
+            for name, value in zip(rows["id"], rows[column], strict=True):
+                if value is None or not math.isfinite(value):
+                    raise PlumblineError(
+                        f"row {name}: its {column} is {value}; mend the source of the rewards"
+                    )
+
+
+def without_dropout(model: Any) -> Any:
+    """Return a model whose training and evaluation modes say the same: every dropout of it, adapters' too, is 0."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if "drop" in name and isinstance(value, float):  # functional dropout, as attention has it
+                setattr(module, name, 0.0)
+    return model
+
+
+class OfflineLoss:
+    """The loss as a function of model and rows; `counts` are of the training batches since they were last cleared."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        settings: dict,
+        logps_of: Callable,
+        log_ratio: Callable[[Answers], Tensor] | None = None,
+        constant: Weights | None = None,
+    ) -> None:
+        self.weights, self.settings, self.logps_of = weights, settings, logps_of
+        self.log_ratio, self.constant = log_ratio, constant
+        self.counts: Counter[str] = Counter()
+
+    def answers(self, model: Any, rows: list[dict]) -> Answers:
+        """Return what the policy says about rows, beside what its reference said."""
+        said = self.logps_of(model, [row["prompt"] for row in rows], [[row["completion"]] for row in rows])
+        stored = [torch.tensor(row["reference"], device=model.device) for row in rows]
+
+        def column(name: str) -> Tensor:
+            return torch.tensor([float(row[name]) for row in rows], device=model.device)
+
+        return Answers(
+            pad_sequence([only for (only,) in said], batch_first=True),
+            pad_sequence(stored, batch_first=True),
+            torch.tensor([len(row["completion"]) for row in rows], device=model.device),
+            column("reward"),
+            column("advantage") if "advantage" in rows[0] else None,
+        )
+
+    def __call__(self, model: Any, rows: list[dict]) -> tuple[Tensor, dict[str, float]]:
+        batch = self.answers(model, rows)
+        constants = batch._replace(logps=batch.logps.detach())
+        weights = self.weights(constants, self.settings)
+        per_row = losses(batch, weights)
+        if self.constant:
+            per_row = per_row + self.constant(constants, self.settings)
+        for row, value in zip(rows, per_row.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise PlumblineError(
+                    f"row {row['id']}: its loss is {value}; lower the learning rate or set a clip"
+                )
+        seen, clips = {}, (0, 0)
+        if self.log_ratio:
+            clips = count_clipped(self.log_ratio(constants), batch.tokens, self.settings["clip"])
+            seen = {"clipped_share": clips[0] / clips[1]}
+        if torch.is_grad_enabled():
+            learned = int((weights != 0).any(1).sum())
+            self.counts.update(rows=len(rows), learned=learned, clipped=clips[0], ratios=clips[1])
+        return per_row.mean(), seen
+
+
+class OfflineTrainer(RowTrainer):
+    """A RowTrainer whose checkpoints keep the loss's counts, so that a killed run's manifest counts it whole."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.state.log_history.append({"step": self.state.global_step, "counts": dict(self.loss_of.counts)})
+        self.loss_of.counts.clear()
+        super()._save_checkpoint(model, trial)
+
+    def counts(self) -> Counter[str]:
+        """Return the counts of the whole run (of this process's batches)."""
+        total = Counter(self.loss_of.counts)
+        for entry in self.state.log_history:
+            total.update(entry.get("counts", {}))
+        return total
+
+
+def draws_of(rows: list[dict], settings: dict, batch: int, seed: int, by: str) -> list[int]:
+    """Return the indices a whole run walks: `epochs` of them, or as many as `max_steps` batches take."""
+    one = len(draw(rows, settings["sampling"], 1, seed, by))
+    wanted = settings["max_steps"] * batch if settings["max_steps"] else round(settings["epochs"] * one)
+    return draw(rows, settings["sampling"], math.ceil(wanted / one), seed, by)[:wanted]
+
+
+def facts_of(rows: list[dict], learned: int, counts: Counter[str], steps: int, by: str) -> dict[str, Any]:
+    """Return what a run's manifest says of it.
+
+    kept_share: of the rows it could have learned from (rank 0, or all), those of positive advantage or reward;
+    clipped_share: of the ratios seen in training, those that were clipped; effective_steps: `steps` times the share of
+    the rows walked whose weight was not zero.
+    """
+    facts: dict[str, Any] = {
+        "rows": learned,
+        "kept_share": positive_share([row[by] for row in rows]),
+        "effective_steps": round(steps * counts["learned"] / counts["rows"], 3),
+        "reward": summary([row["reward"] for row in rows]),
+    }
+    if "advantage" in rows[0]:
+        facts["advantage"] = summary([row["advantage"] for row in rows])
+    if counts["ratios"]:
+        facts["clipped_share"] = round(counts["clipped"] / counts["ratios"], 6)
+    return facts
+
+
+def learn(
+    weights: Weights,
+    module: str,
+    by: str = "reward",
+    log_ratio: Callable[[Answers], Tensor] | None = None,
+    constant: Weights | None = None,
+) -> None:
+    """Run one method from the command line: parse, draw, train (resuming if it can), write.
+
+    by: the column good rows are known by, "reward" or "advantage"; log_ratio: the one the weights clip, if they do;
+    constant: what the loss has beside the weighted likelihood, without a gradient, (rows,).
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_training_flags(parser)
+    parser.add_argument("--rewarded", type=Path, required=True, help="parquet of tokens, reference, reward")
+    parser.add_argument("--rewarded-manifest", type=Path, required=True)
+    parser.add_argument("--advantages", type=Path, help="jsonl of advantages, for what needs them")
+    parser.add_argument("--advantages-manifest", type=Path)
+    arguments = parser.parse_args()
+    settings = arguments.settings
+    inputs = [arguments.parent_manifest, arguments.rewarded_manifest]
+    splits = read_splits(arguments.rewarded)
+    if arguments.advantages:
+        inputs.append(arguments.advantages_manifest)
+        advantages = read_jsonl(arguments.advantages)
+        splits = tuple(with_advantages(rows, advantages) for rows in splits)
+    elif by == "advantage":
+        raise PlumblineError(f"{module}: needs advantages; give --advantages and --advantages-manifest")
+    for rows in splits:
+        refuse_bad_numbers(rows)
+    learned, held_out = splits
+    held_out = held_out.select([place for place, rank in enumerate(held_out["rank"]) if rank == 0])
+    work = work_folder(arguments.work, inputs, settings, arguments.seed, code_of(module))
+
+    # One epoch of the Trainer is the whole run: its rows are drawn beforehand, so it has none of its own.
+    training = TrainingArguments(
+        **training_arguments(settings, work, arguments.seed, evaluate=len(held_out) > 0)
+        | {"num_train_epochs": 1},
+        remove_unused_columns=False,
+    )
+    columns = [name for name in ("rank", "reward", "advantage") if name in learned.column_names]
+    candidates = learned.select_columns(columns).to_list()
+    batch = settings["per_device_batch"] * settings["accumulate"] * training.world_size
+    order = draws_of(candidates, settings, batch, arguments.seed, by)
+    tokenizer = load_tokenizer(arguments.parent)
+    model = without_dropout(load_trainable(arguments.parent, settings, arguments.seed))
+    loss_of = OfflineLoss(
+        weights, settings, ways_of(model, not settings["padding_free"]), log_ratio, constant
+    )
+    trainer = OfflineTrainer(
+        loss_of=loss_of,
+        in_order=True,
+        model=model,
+        args=training,
+        train_dataset=learned.select(order, keep_in_memory=True),
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        callbacks=callbacks_of(settings),
+    )
+    seconds = train(trainer, work)
+    walked = order[: trainer.state.global_step * batch]
+    lengths = [len(row["prompt"]) + len(row["completion"]) for row in learned]
+    eligible = [row for row in candidates if settings["sampling"] == "all_priority" or row["rank"] == 0]
+    by = by if settings["sampling"] in ("none", "good_priority") else "advantage"
+    facts = facts_of(eligible, len(walked), trainer.counts(), trainer.state.global_step, by)
+    tokens = sum(lengths[place] for place in walked)
+    save_trained(trainer, tokenizer, arguments, work, seconds, tokens=tokens, **facts)

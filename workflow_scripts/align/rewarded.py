@@ -1,0 +1,154 @@
+"""What a parent policy says about annotated answers: tokens and per-token log-probs, computed once.
+
+The eight offline methods and every seed read the same file; the value function's advantages are kept beside it. An
+answer's rank (0 is the preferred one) is the annotation's, 0 where it has none. Not covered: rewards, see `annotate`.
+"""
+
+import argparse
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import torch
+
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.files import finished_file, read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.logprobs import shared_prompt_logps
+from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
+from workflow_scripts.common.templates import forbidden_text, tokenise_reply
+from workflow_scripts.common.turns import window
+
+
+def final_reward(row: dict) -> float | None:
+    """Return an annotated row's final reward, None where it is missing or not finite."""
+    value = row.get("rewards", {}).get("final_reward")
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def tokenise_answers(
+    rows: list[dict], split: str, tokenizer: Any, settings: dict
+) -> tuple[list[dict], list[dict], dict[str, int]]:
+    """Return (token rows, rejections, counts of prompts and completions cut), in the rows' order.
+
+    Prompts are cut on the left to max_prompt_tokens, completions on the right to the rest of max_tokens.
+    """
+    kept, rejected, cuts = [], [], {"prompts_cut": 0, "completions_cut": 0}
+    longest, room = settings["max_prompt_tokens"], settings["max_tokens"] - settings["max_prompt_tokens"]
+    for row in rows:
+        messages, reply = window(row["messages"], settings["history_turns"]), row["reference"]
+        special = forbidden_text([*messages, {"content": reply}], tokenizer)
+        reward = final_reward(row)
+        if special:
+            reason, detail = "special token in content", special
+        elif not reply.strip():
+            reason, detail = "empty completion", ""
+        elif reward is None:
+            reason, detail = "no finite final_reward", str(row.get("rewards", {}).get("final_reward"))
+        else:
+            prompt, completion = tokenise_reply(messages, reply, settings["template"], tokenizer)
+            cuts["prompts_cut"] += len(prompt) > longest
+            cuts["completions_cut"] += len(completion) > room
+            tokens = {"prompt": prompt[-longest:], "completion": completion[:room]}
+            rank = row.get("meta", {}).get("rank", 0)
+            facts = {"id": row["id"], "group": row["group"], "reward": reward, "rank": rank, "split": split}
+            kept.append(facts | tokens)
+            continue
+        rejected.append({"id": row["id"], "reason": reason, "detail": detail})
+    return kept, rejected, cuts
+
+
+def batches_of(rows: list[dict], size: int) -> list[list[list[dict]]]:
+    """Return batches of prompts, each prompt the list of its rows; prompts of like length go together.
+
+    A batch holds at most `size` answers, or one prompt that has more.
+    """
+    prompts: dict[tuple[int, ...], list[dict]] = defaultdict(list)
+    for row in rows:
+        prompts[tuple(row["prompt"])].append(row)
+    batches: list[list[list[dict]]] = []
+    room = 0
+    for group in sorted(prompts.values(), key=lambda group: len(group[0]["prompt"])):
+        if len(group) > room:
+            batches.append([])
+            room = size
+        batches[-1].append(group)
+        room -= len(group)
+    return batches
+
+
+def add_reference(model: Any, rows: list[dict], settings: dict) -> None:
+    """Give each row `reference`: the model's log-prob of each completion token, in nats; one encoding a prompt."""
+    dtype = precision_of(settings["precision"])
+    for batch in batches_of(rows, settings["batch_size"]):
+        with (
+            torch.inference_mode(),
+            torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32),
+        ):
+            logps = shared_prompt_logps(
+                model,
+                [group[0]["prompt"] for group in batch],
+                [[row["completion"] for row in group] for group in batch],
+            )
+        for group, found in zip(batch, logps, strict=True):
+            for row, each in zip(group, found, strict=True):
+                row["reference"] = each.tolist()
+
+
+def read_annotated(named: list[str]) -> list[tuple[str, list[dict]]]:
+    """Return [(split, rows)] of name=FILE flags: the one named `validation` is held out, the others are learned from.
+
+    PlumblineError if an id comes twice: rewards, advantages and answers find each other by it.
+    """
+    files, seen = [], set()
+    for flag in named:
+        name, _, path = flag.partition("=")
+        rows = read_jsonl(path)
+        for row in rows:
+            if row["id"] in seen:
+                raise PlumblineError(f"{path}: row {row['id']}: this id comes twice; ids must be unique")
+            seen.add(row["id"])
+        files.append(("validation" if name == "validation" else "train", rows))
+    return files
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parent", type=Path, required=True)
+    parser.add_argument("--annotated", nargs="+", required=True, help="name=FILE.jsonl; validation=FILE")
+    parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="parquet of tokens and log-probs")
+    parser.add_argument("--rejected", type=Path, required=True)
+    parser.add_argument("--manifest", type=Path, required=True)
+    arguments = parser.parse_args()
+    settings = arguments.settings
+    tokenizer = load_tokenizer(arguments.parent)
+    rows, rejected, counts = [], [], {"read": 0, "prompts_cut": 0, "completions_cut": 0}
+    for split, annotated in read_annotated(arguments.annotated):
+        kept, refused, cuts = tokenise_answers(annotated, split, tokenizer, settings)
+        rows += kept
+        rejected += refused
+        counts["read"] += len(annotated)
+        counts |= {name: counts[name] + cuts[name] for name in cuts}
+    assert counts["read"] == len(rows) + len(rejected)
+    if not any(row["split"] == "train" for row in rows):
+        raise PlumblineError(
+            f"{' '.join(arguments.annotated)}: no usable training row; rejected: {rejected[:3]}"
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_policy(arguments.parent, trust_remote_code=settings["trust_remote_code"]).to(device)
+    add_reference(model, rows, settings)
+    with finished_file(arguments.output) as temporary:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary)
+    write_jsonl(arguments.rejected, rejected)
+    counts |= {"kept": len(rows), "rejected": len(rejected)}
+    counts["validation"] = sum(row["split"] == "validation" for row in rows)
+    counts["tokens"] = sum(len(row["prompt"]) + len(row["completion"]) for row in rows)
+    write_manifest(arguments.manifest, [arguments.output, arguments.rejected], counts=counts)
+
+
+if __name__ == "__main__":
+    run(main)
