@@ -81,7 +81,7 @@ class LossOfGiven(OfflineLoss):
 def loss_of(method: str, settings: dict) -> LossOfGiven:
     module = METHODS[method]
     constant = a_lol_kl.constant if method == "a_lol_kl" else None
-    return LossOfGiven(module.weights, settings, RATIOS.get(method), constant)
+    return LossOfGiven(module.weights, settings, None, RATIOS.get(method), constant)
 
 
 def loss(method: str, batch: Answers, settings: dict) -> torch.Tensor:
