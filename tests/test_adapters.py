@@ -18,8 +18,9 @@ from tests.tiny import (
     write_reference,
     write_tokens,
 )
-from workflow_scripts.align import dpo, preference
+from workflow_scripts.align import dpo
 from workflow_scripts.align.preference import align
+from workflow_scripts.common import row_trainer
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.training import load_trainable, merged
 from workflow_scripts.sft import train as sft_train
@@ -81,7 +82,7 @@ def test_a_run_with_adapters_resumes_to_the_same_weights(tiny_model, tmp_path, m
                 raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(preference, "callbacks_of", lambda _: [Stop()])
+        patch.setattr(row_trainer, "callbacks_of", lambda _: [Stop()])
         flags = align_flags(tiny_model, stored, settings, tmp_path / "broken")
         call(lambda: align(dpo.loss, "workflow_scripts.align.dpo"), *flags)
     assert list((tmp_path / "broken/work").glob("*/checkpoint-2"))

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from tests.tiny import pairs, preference_settings, run_align, write_reference
-from workflow_scripts.align import preference
 from workflow_scripts.align.reference import COMPLETIONS
+from workflow_scripts.common import row_trainer
 from workflow_scripts.common.models import load_policy, load_tokenizer
 from workflow_scripts.common.training import training_arguments
 
@@ -165,9 +165,9 @@ def test_batch_4_trains_what_batch_2_accumulated_twice_trains(
 ):
     # KTO is left out: its divergence is the mean of one device's batch, in TRL as here. Plain gradient steps, not
     # clipped: Adam would hide a wrong scale.
-    usual = preference.training_arguments
+    usual = row_trainer.training_arguments
     monkeypatch.setattr(
-        preference, "training_arguments", lambda *given, **named: usual(*given, **named) | {"optim": "sgd"}
+        row_trainer, "training_arguments", lambda *given, **named: usual(*given, **named) | {"optim": "sgd"}
     )
     steps = {"max_steps": 3, "epochs": 3, "max_grad_norm": 0.0, "schedule": "constant", "warmup": 0}
     steps["learning_rate"] = 1e-2 if method == "dpo" else 1e-4

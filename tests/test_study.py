@@ -15,6 +15,7 @@ from workflow_scripts.common.study import (
     Study,
     check_config,
     check_study,
+    extended,
     load_study,
     models_in,
     policies_of,
@@ -54,6 +55,9 @@ def mistakes_in(config: object) -> list[str]:
     return [line.strip() for line in lines]
 
 
+METHODS = (
+    "sft, dpo, ipo, kto, pro, nll, wbc, r_gold, r_lol, a_lol, a_lol_ref_free, a_lol_seq, a_lol_kl, ppo, rloo"
+)
 MISTAKES = [
     # unknown keys: the nearest one, and those that are allowed there
     (
@@ -89,9 +93,9 @@ MISTAKES = [
     (
         "runs.dpo.method",
         "dpoo",
-        "runs.dpo.method: no method 'dpoo'; did you mean 'dpo'? (allowed: sft, dpo, ipo, kto)",
+        "runs.dpo.method: no method 'dpoo'; did you mean 'dpo'? (allowed: " + METHODS + ")",
     ),
-    ("runs.dpo.method", "DROP", "runs.dpo: needs method (one of: sft, dpo, ipo, kto)"),
+    ("runs.dpo.method", "DROP", "runs.dpo: needs method (one of: " + METHODS + ")"),
     ("runs.dpo", "sft", "runs.dpo: must be a mapping (key: value), not 'sft'"),
     (
         "benchmarks.tutor.kind",
@@ -460,7 +464,72 @@ def test_every_key_stands_in_the_reference():
 )
 def test_the_json_schema_accepts_the_studies_that_ship_and_refuses_an_unknown_key(path):
     schema = json.loads((ROOT / "docs/config.schema.json").read_text())
-    study = read_yaml(path)
-    jsonschema.validate(study, schema)
+    jsonschema.validate(read_yaml(path), schema)
+    study = extended(read_yaml(path))
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(put(study, "benchmarks.tutor.splits", "test"), schema)
+        jsonschema.validate(
+            put(study, f"benchmarks.{next(iter(study['benchmarks']))}.splits", "test"), schema
+        )
+
+
+# --- a study on top of another ---------------------------------------------------------------------------------------
+
+
+def test_a_study_that_extends_another_changes_only_what_it_names(study):
+    changed = check_study({"extends": "config.yaml", "study": "mine", "runs": {"dpo": {"beta": 0.3}}})
+    whole = check_study(study)
+    assert changed.study == "mine"
+    assert changed.runs["dpo"].beta == 0.3
+    assert changed.runs["dpo"].model_copy(update={"beta": 0.1}) == whole.runs["dpo"]
+    assert changed.benchmarks == whole.benchmarks
+    assert check_study({"extends": "config.yaml", "seeds": [4, 5]}).seeds == [4, 5]
+
+
+def test_what_is_extended_must_be_there_and_must_not_come_back(tmp_path, monkeypatch):
+    with pytest.raises(PlumblineError, match=r"extends: no such study 'confg.yaml'"):
+        check_study({"extends": "confg.yaml"})
+    monkeypatch.setattr("workflow_scripts.common.study.ROOT", tmp_path)
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(PlumblineError, match=r"a cycle of studies \(b.yaml → a.yaml → b.yaml\)"):
+        check_study({"extends": "b.yaml"})
+
+
+# --- what methods need of each other ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("runs.nll.sampling", "good_random", "needs advantages, which nll has not"),
+        ("runs.a_lol.value", "expectd", "no value head is called 'expectd'; did you mean 'expected'?"),
+        ("runs.a_lol.value", "DROP", "runs.a_lol.value: is required"),
+        ("runs.wbc.annotation", "tutr", "runs.wbc.annotation: no annotation is called 'tutr'"),
+        ("runs.wbc.split", "sft", "no split covered by annotation 'tutor' is called 'sft'"),
+        ("runs.wbc.clip", 0.2, "runs.wbc.clip: unknown key"),
+        ("runs.wbc.max_tokens", 384, "max_tokens must exceed max_prompt_tokens"),
+        ("runs.wbc.patience", 2, "patience needs keep: best"),
+        ("runs.wbc.keep", "best", "best needs a validation split"),
+        ("runs.wbc.quantise", "nf4", "quantise needs lora"),
+        ("runs.wbc.gradient_checkpointing", True, "needs padding_free: true"),
+        ("values.expected.split", "tests", "no split of dataset 'tutor' is called 'tests'"),
+        (
+            "values.expected.targets",
+            "dataset",
+            "no split covered by annotation 'tutor' is called 'validation'",
+        ),
+        ("annotations.tutor.rewards.given", {"given": "rm"}, "new answers have no given rewards"),
+        ("annotations.tutor.rewards.length.word", 3, "annotations.tutor.rewards.length.word: unknown key"),
+        (
+            "sources.dialogues.simulate.rows",
+            "hh",
+            "sources.dialogues.simulate.dialogues_per_problem: unknown key",
+        ),
+        ("datasets.tutor.split.by_file", {"a": ["x.json"]}, "has either quotas or by_file"),
+        ("datasets.tutor.subset", {"rows": 5, "by": "length_ratio"}, "and ratio go together"),
+        ("benchmarks.tutor.kind", "rewards", "benchmarks.tutor.annotation: is required"),
+    ],
+)
+def test_a_mistake_in_a_method_is_named_with_its_path(path, value, message):
+    config = put(extended(read_yaml(ROOT / "studies/tutor_offline_rl.yaml")), path, value)
+    assert any(message in line for line in mistakes_in(config)), list(mistakes_in(config))

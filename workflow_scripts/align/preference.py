@@ -11,22 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import TrainingArguments
 
-from workflow_scripts.common.code import code_of
 from workflow_scripts.common.logprobs import ways_of
-from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.row_trainer import LossOf, RowTrainer, read_splits
-from workflow_scripts.common.training import (
-    add_training_flags,
-    callbacks_of,
-    counts_of,
-    load_trainable,
-    save_trained,
-    train,
-    training_arguments,
-    work_folder,
-)
+from workflow_scripts.common.row_trainer import LossOf, train_on_rows
+from workflow_scripts.common.training import add_training_flags
 
 
 class PairLogps(NamedTuple):
@@ -106,23 +94,8 @@ def align(loss: Loss, module: str, mismatched: bool = False) -> None:
     parser.add_argument("--reference-manifest", type=Path, required=True)
     arguments = parser.parse_args()
     settings = arguments.settings
-    inputs = [arguments.parent_manifest, arguments.reference_manifest]
-    work = work_folder(arguments.work, inputs, settings, arguments.seed, code_of(module))
-    tokenizer = load_tokenizer(arguments.parent)
-    learned, held_out = read_splits(arguments.reference)
-    model = load_trainable(arguments.parent, settings, arguments.seed)
-    trainer = RowTrainer(
-        loss_of=loss_over_pairs(loss, settings, mismatched, ways_of(model, settings["share_prompts"])),
-        model=model,
-        args=TrainingArguments(
-            **training_arguments(settings, work, arguments.seed, evaluate=len(held_out) > 0),
-            remove_unused_columns=False,
-        ),
-        train_dataset=learned,
-        eval_dataset=held_out,
-        processing_class=tokenizer,
-        callbacks=callbacks_of(settings),
-    )
-    seconds = train(trainer, work)
-    tokens = counts_of(arguments.reference_manifest)["tokens"] * trainer.state.epoch
-    save_trained(trainer, tokenizer, arguments, work, seconds, tokens=tokens)
+
+    def loss_for(model: Any) -> LossOf:
+        return loss_over_pairs(loss, settings, mismatched, ways_of(model, settings["share_prompts"]))
+
+    train_on_rows(arguments, module, arguments.reference, arguments.reference_manifest, loss_for)

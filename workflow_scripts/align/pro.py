@@ -12,23 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainingArguments
 
-from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.logprobs import ways_of
-from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.row_trainer import LossOf, RowTrainer, read_splits
-from workflow_scripts.common.training import (
-    add_training_flags,
-    callbacks_of,
-    counts_of,
-    load_trainable,
-    save_trained,
-    train,
-    training_arguments,
-    work_folder,
-)
+from workflow_scripts.common.row_trainer import LossOf, train_on_rows
+from workflow_scripts.common.training import add_training_flags
 
 
 def ranking_loss(scores: Tensor, rewards: Tensor) -> Tensor:
@@ -71,27 +59,13 @@ def main() -> None:
     parser.add_argument("--ranked-manifest", type=Path, required=True)
     arguments = parser.parse_args()
     settings = arguments.settings
-    inputs = [arguments.parent_manifest, arguments.ranked_manifest]
-    code = code_of("workflow_scripts.align.pro")
-    work = work_folder(arguments.work, inputs, settings, arguments.seed, code)
-    tokenizer = load_tokenizer(arguments.parent)
-    learned, held_out = read_splits(arguments.ranked)
-    model = load_trainable(arguments.parent, settings, arguments.seed)
-    trainer = RowTrainer(
-        loss_of=loss_over_answers(settings, ways_of(model, not settings["gradient_checkpointing"])),
-        model=model,
-        args=TrainingArguments(
-            **training_arguments(settings, work, arguments.seed, evaluate=len(held_out) > 0),
-            remove_unused_columns=False,
-        ),
-        train_dataset=learned,
-        eval_dataset=held_out,
-        processing_class=tokenizer,
-        callbacks=callbacks_of(settings),
+
+    def loss_for(model: Any) -> LossOf:
+        return loss_over_answers(settings, ways_of(model, not settings["gradient_checkpointing"]))
+
+    train_on_rows(
+        arguments, "workflow_scripts.align.pro", arguments.ranked, arguments.ranked_manifest, loss_for
     )
-    seconds = train(trainer, work)
-    tokens = counts_of(arguments.ranked_manifest)["tokens"] * trainer.state.epoch
-    save_trained(trainer, tokenizer, arguments, work, seconds, tokens=tokens)
 
 
 if __name__ == "__main__":

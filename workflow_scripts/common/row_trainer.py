@@ -1,7 +1,7 @@
 """A transformers Trainer over lists of rows: ragged token lists go in, a function of model and rows is the loss.
 
-Preference, ranked and offline-RL training share it. Covers logging what the loss function saw, exact evaluation, and
-walking the rows in a given order. Not covered: SFT, whose batches TRL packs.
+Preference, ranked and offline-RL training share it. Covers logging what the loss function saw, exact evaluation,
+walking the rows in a given order, and a whole run from its command line. Not covered: SFT, whose batches TRL packs.
 """
 
 from collections import defaultdict
@@ -13,9 +13,20 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import SequentialSampler
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
+from workflow_scripts.common.code import code_of
 from workflow_scripts.common.logprobs import through_forward
+from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.training import (
+    callbacks_of,
+    counts_of,
+    load_trainable,
+    save_trained,
+    train,
+    training_arguments,
+    work_folder,
+)
 
 # (model, rows) → mean loss over the rows, and numbers to log (each a mean over the rows)
 LossOf = Callable[[Any, list[dict]], tuple[Tensor, dict[str, float]]]
@@ -73,3 +84,39 @@ class RowTrainer(Trainer):
             logs |= {name: sum(values) / len(values) for name, values in self.seen.items()}
             self.seen.clear()
         super().log(logs, *arguments, **named)
+
+
+def train_on_rows(
+    arguments: Any, module: str, rows: Path, manifest: Path, loss_for: Callable[[Any], LossOf]
+) -> None:
+    """Run a training from the flags every training step has: load, train (resuming if it can), write.
+
+    `rows` is a parquet file with a column `split`, `manifest` stands beside it; `loss_for(model)` gives the loss.
+    """
+    settings = arguments.settings
+    inputs = [arguments.parent_manifest, manifest]
+    work = work_folder(arguments.work, inputs, settings, arguments.seed, code_of(module))
+    tokenizer = load_tokenizer(arguments.parent)
+    learned, held_out = read_splits(rows)
+    model = load_trainable(arguments.parent, settings, arguments.seed)
+    trainer = RowTrainer(
+        loss_of=loss_for(model),
+        model=model,
+        args=TrainingArguments(
+            **training_arguments(settings, work, arguments.seed, evaluate=len(held_out) > 0),
+            remove_unused_columns=False,
+        ),
+        train_dataset=learned,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        callbacks=callbacks_of(settings),
+    )
+    seconds = train(trainer, work)
+    save_trained(
+        trainer,
+        tokenizer,
+        arguments,
+        work,
+        seconds,
+        tokens=counts_of(manifest)["tokens"] * trainer.state.epoch,
+    )

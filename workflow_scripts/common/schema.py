@@ -551,7 +551,22 @@ class Sampling(Strict):
     """Prompts at once (vllm batches by itself)."""
 
 
-class Pairs(Sampling):
+class PromptAndReply(Strict):
+    """How much of a prompt with its reply is read."""
+
+    max_prompt_tokens: Count = 768
+    """Longer prompts lose their start."""
+    max_tokens: Count = 1024
+    """Longest prompt with reply."""
+
+    @model_validator(mode="after")
+    def room_for_replies(self) -> "PromptAndReply":
+        if self.max_tokens <= self.max_prompt_tokens:
+            raise ValueError("max_tokens must exceed max_prompt_tokens, the rest is for the reply")
+        return self
+
+
+class Pairs(Sampling, PromptAndReply):
     """Preference pairs from the parent's own answers to a split: a pair where the structured fields mismatch."""
 
     dataset: str
@@ -562,19 +577,9 @@ class Pairs(Sampling):
     """Answer only so many turns."""
     validation_share: Share = 0.0
     """Share of the groups whose pairs are only validated on."""
-    max_prompt_tokens: Count = 768
-    """Longer prompts lose their start."""
-    max_tokens: Count = 1024
-    """Longest prompt with reply."""
-
-    @model_validator(mode="after")
-    def room_for_replies(self) -> "Pairs":
-        if self.max_tokens <= self.max_prompt_tokens:
-            raise ValueError("max_tokens must exceed max_prompt_tokens, the rest is for the reply")
-        return self
 
 
-class RankedPairs(Strict):
+class RankedPairs(PromptAndReply):
     """Preference pairs from answers that came ranked (schemas hh and alpaca_preferences), or that rewards rank."""
 
     annotation: str
@@ -585,16 +590,6 @@ class RankedPairs(Strict):
     """The split that is only validated on."""
     by: Literal["rank", "reward"] = "rank"
     """rank: the order the answers came in; reward: that of final_reward."""
-    max_prompt_tokens: Count = 768
-    """Longer prompts lose their start."""
-    max_tokens: Count = 1024
-    """Longest prompt with reply."""
-
-    @model_validator(mode="after")
-    def room_for_replies(self) -> "RankedPairs":
-        if self.max_tokens <= self.max_prompt_tokens:
-            raise ValueError("max_tokens must exceed max_prompt_tokens, the rest is for the reply")
-        return self
 
 
 def pairs_kind(value: Any) -> str:
@@ -758,7 +753,7 @@ class Pro(FromPairs):
     """At most so many answers to a prompt, the best first; null: all."""
 
 
-class OfflineRl(PolicyTraining):
+class OfflineRl(PolicyTraining, PromptAndReply):
     """What the objectives of Leftover Lunch (Baheti et al. 2024) share: rewarded answers, weighted by the token."""
 
     parent: str | list[str]
@@ -772,17 +767,11 @@ class OfflineRl(PolicyTraining):
     sampling: Literal["none", "good_priority", "good_random", "all_priority"] = "none"
     """none: every preferred answer once; good_priority: these in proportion to their weight; good_random: those of
     positive advantage alike; all_priority: as good_priority, over all answers."""
-    max_prompt_tokens: Count = 768
-    """Longer prompts lose their start."""
-    max_tokens: Count = 1024
-    """Longest prompt with reply."""
     padding_free: bool = False
     """Lay rows end to end instead of padding them; goes with gradient_checkpointing, and wants long rows or a GPU."""
 
     @model_validator(mode="after")
-    def room_for_replies(self) -> "OfflineRl":
-        if self.max_tokens <= self.max_prompt_tokens:
-            raise ValueError("max_tokens must exceed max_prompt_tokens, the rest is for the reply")
+    def checkpointing_needs_flat(self) -> "OfflineRl":
         if self.gradient_checkpointing and not self.padding_free:
             raise ValueError("gradient_checkpointing needs padding_free: true")
         return self
@@ -1177,9 +1166,18 @@ class Resources(Strict):
     """Longest run time."""
 
 
+def required_unless_extending(schema: dict) -> None:
+    """Let a study leave out what the one it extends has."""
+    schema["anyOf"] = [{"required": schema.pop("required")}, {"required": ["extends"]}]
+
+
 class Study(Strict):
     """One YAML: models, datasets, training runs, benchmarks, seeds. Produces one results table."""
 
+    model_config = ConfigDict(json_schema_extra=required_unless_extending)
+
+    extends: str | None = None
+    """Another study this one stands on, a path relative to the repository: mappings are merged, all else replaced."""
     study: Name
     """Its name, and that of its folder under results/."""
     fidelity: Fidelity = "paper"

@@ -548,9 +548,9 @@ def mistakes(origin: str, lines: list[str]) -> PlumblineError:
 
 def extended(config: dict, above: tuple[str, ...] = ()) -> dict:
     """Return a study's config with what it `extends` underneath: mappings are merged, everything else is replaced."""
-    if "extends" not in config:
-        return config
-    name, own = config["extends"], {key: value for key, value in config.items() if key != "extends"}
+    name, own = config.get("extends"), {key: value for key, value in config.items() if key != "extends"}
+    if name is None:
+        return own
     if not isinstance(name, str) or not (ROOT / name).is_file():
         raise PlumblineError(f"extends: no such study {name!r} (a path relative to the repository)")
     if name in above:
