@@ -107,10 +107,12 @@ def places_in(schema: dict, path: str) -> list[tuple[str, str]]:
 def table_of(part: dict, parts: dict[str, dict]) -> list[str]:
     """Return a part's keys as a Markdown table; a key without a text of its own has that of the part it holds."""
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    # What a study must hold may stand in the study it extends.
+    required = part.get("required") or part.get("anyOf", [{}])[0].get("required", [])
     for key, schema in part.get("properties", {}).items():
         held = [parts[name].get("description", "") for name, _ in places_in(schema, key)]
         meaning = " ".join((schema.get("description") or " ".join(held)).split())
-        cells = (f"`{key}`", type_of(schema), default_of(key, schema, part.get("required", [])), meaning)
+        cells = (f"`{key}`", type_of(schema), default_of(key, schema, required), meaning)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return rows
 
