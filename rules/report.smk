@@ -175,7 +175,7 @@ rule render_report:
             path.name: digest(path.read_text())
             for path in sorted(Path("report").glob("*.rst"))
         },
-        study=as_json(STUDY),
+        study=lambda wildcards: as_json(STUDY),  # a function: its text has braces
     message:
         "Rendering the report of {NAME}"
     shell:
