@@ -38,8 +38,8 @@ def moved(one: dict, two: dict) -> set[str]:
 
 
 def test_adapters_start_as_the_parent_and_merge_into_a_scaled_product(tiny_model):
-    plain = load_trainable(tiny_model, settings_of())
-    model = load_trainable(tiny_model, settings_of(lora=LORA))
+    plain = load_trainable(tiny_model, settings_of(), 1)
+    model = load_trainable(tiny_model, settings_of(lora=LORA), 1)
     ids = torch.tensor([[5, 6, 7, 8]])
     torch.testing.assert_close(model(input_ids=ids).logits, plain(input_ids=ids).logits)
     trained = {name for name, part in model.named_parameters() if part.requires_grad}
@@ -92,12 +92,12 @@ def test_a_run_with_adapters_resumes_to_the_same_weights(tiny_model, tmp_path, m
 
 def test_a_layer_that_is_not_there_is_named(tiny_model):
     with pytest.raises(PlumblineError, match=r"lora.targets \['c_attn'\]"):
-        load_trainable(tiny_model, settings_of(lora=LORA | {"targets": ["c_attn"]}))
+        load_trainable(tiny_model, settings_of(lora=LORA | {"targets": ["c_attn"]}), 1)
 
 
 def test_an_adapter_the_loss_would_leave_out_is_refused(tiny_model):
     with pytest.raises(PlumblineError, match="lm_head would be left out"):
-        load_trainable(tiny_model, settings_of(lora=LORA | {"targets": ["q_proj", "lm_head"]}))
+        load_trainable(tiny_model, settings_of(lora=LORA | {"targets": ["q_proj", "lm_head"]}), 1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -317,8 +317,8 @@ def test_every_ratio_is_1_at_step_0_whatever_dropout_the_policy_has(tiny_model, 
         with torch.no_grad():
             return token_log_ratio(OfflineLoss(nll.weights, settings, flat_logps).answers(model, rows)).exp()
 
-    assert (ratios(load_trainable(tmp_path, settings).train()) - 1).abs().max() > 0.01
-    quiet = ratios(without_dropout(load_trainable(tmp_path, settings)).train())
+    assert (ratios(load_trainable(tmp_path, settings, 1).train()) - 1).abs().max() > 0.01
+    quiet = ratios(without_dropout(load_trainable(tmp_path, settings, 1)).train())
     torch.testing.assert_close(quiet, torch.ones_like(quiet), rtol=0, atol=1e-4)
 
 

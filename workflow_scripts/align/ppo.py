@@ -162,14 +162,13 @@ class Learner:
     def __init__(self, parent: Path, settings: dict, work: Path, seed: int) -> None:
         arguments = TrainingArguments(**training_arguments(settings, work, seed, evaluate=False))
         self.settings, self.device = settings, arguments.device
-        torch.manual_seed(seed)  # new adapters are random
-        self.policy = load_trainable(parent, settings).to(self.device)
+        self.policy = load_trainable(parent, settings, seed).to(self.device)
         disable_dropout_in_model(self.policy)  # or an answer's ratio would not start at 1
         if settings["gradient_checkpointing"]:
             self.policy.gradient_checkpointing_enable()
         self.parent = None  # the policy without its adapters, or a second model
         if not settings["lora"]:
-            self.parent = load_trainable(parent, settings).requires_grad_(False).to(self.device)
+            self.parent = load_trainable(parent, settings, seed).requires_grad_(False).to(self.device)
         self.value = torch.nn.Linear(head_of(self.policy).shape[1], 1, device=self.device)
         torch.nn.init.zeros_(self.value.weight)
         torch.nn.init.zeros_(self.value.bias)

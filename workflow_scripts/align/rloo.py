@@ -7,7 +7,6 @@ bos. There is no validation, so nothing is kept but the last policy.
 
 from typing import Any
 
-import torch
 from datasets import Dataset
 from trl import RLOOConfig, RLOOTrainer
 
@@ -62,8 +61,7 @@ def main() -> None:
             f"{arguments.prompts}: {len(online.prompts)} usable prompts, and a step asks {asked}; "
             "lower per_device_batch or accumulate"
         )
-    torch.manual_seed(arguments.seed)  # new adapters are random
-    model = load_trainable(arguments.parent, settings)
+    model = load_trainable(arguments.parent, settings, arguments.seed)
     own_ends, model.generation_config.eos_token_id = model.generation_config.eos_token_id, online.ends
     trainer = TokenPromptsTrainer(
         model=model,

@@ -94,7 +94,7 @@ def callbacks_of(settings: dict) -> list[TrainerCallback]:
     return [EarlyStoppingCallback(settings["patience"])] if settings["patience"] else []
 
 
-def load_trainable(folder: Path | str, settings: dict, seed: int = 0) -> Any:
+def load_trainable(folder: Path | str, settings: dict, seed: int) -> Any:
     """Return the policy to be trained: whole, or with low-rank adapters in its layers (Hu et al. 2021), frozen else.
 
     The adapters, drawn by `seed`, are set into the policy itself, which keeps its class; `merged` gives the plain policy
