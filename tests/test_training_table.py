@@ -61,3 +61,11 @@ def test_the_table_has_a_row_per_run_and_prints_its_warnings(tmp_path, capsys):
     assert [bool(row["warning"]) for row in rows] == [True, False]
     assert rows[0]["kept_share"] == "0.67"
     assert capsys.readouterr().out.startswith("warning: m.a (seed 1) overfits")
+
+
+def test_what_an_online_run_earned_stands_beside_what_it_lost():
+    row = summarise(
+        [{"step": step, "reward": reward} for step, reward in enumerate([0.1, 0.3, 0.5, 0.7])], None
+    )
+    assert (row["reward_first"], row["reward_last"]) == (0.2, 0.6)
+    assert "train_loss_first" not in row

@@ -13,16 +13,16 @@ from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import finished_file, read_json
 
 RISE = 0.01  # of the lowest validation loss: less is the noise of a small validation split
-LAST = 5  # points that a run's last training loss is the mean of: single batches are noisy
+LAST = 5  # points that a run's first and last training losses are means of: single batches are noisy
 COLUMNS = (
     "policy seed method steps train_loss_first train_loss_last validation_loss_first validation_loss_best "
-    "validation_loss_last best_step kept_step kept_share clipped_share effective_steps warning"
+    "validation_loss_last best_step kept_step reward_first reward_last kept_share clipped_share effective_steps warning"
 ).split()
 FACTS = ("kept_share", "clipped_share", "effective_steps")
 
 
-def losses(curve: list[dict], name: str) -> list[tuple[int, float]]:
-    """Return the (step, loss) points of one loss."""
+def points_of(curve: list[dict], name: str) -> list[tuple[int, float]]:
+    """Return the (step, value) points of one column of a curve."""
     return [(row["step"], row[name]) for row in curve if row.get(name) is not None]
 
 
@@ -32,12 +32,13 @@ def mean(values: list[float]) -> float:
 
 def summarise(curve: list[dict], kept_step: int | None) -> dict:
     """Return what a curve says: first and last losses, the best validation, and a warning if the kept step overfits."""
-    train, validation = losses(curve, "train_loss"), losses(curve, "validation_loss")
+    train, validation = points_of(curve, "train_loss"), points_of(curve, "validation_loss")
     row: dict = {"kept_step": kept_step}
-    if train:
-        few = min(LAST, max(1, len(train) // 2))
-        row["train_loss_first"] = mean([loss for _, loss in train[:few]])
-        row["train_loss_last"] = mean([loss for _, loss in train[-few:]])
+    for name, points in (("train_loss", train), ("reward", points_of(curve, "reward"))):
+        if points:  # only online methods earn rewards
+            few = min(LAST, max(1, len(points) // 2))
+            row[f"{name}_first"] = mean([value for _, value in points[:few]])
+            row[f"{name}_last"] = mean([value for _, value in points[-few:]])
     if validation:
         best_step, best = min(validation, key=lambda point: (point[1], point[0]))
         kept = next((loss for step, loss in validation if step == kept_step), validation[-1][1])
