@@ -334,7 +334,7 @@ def test_the_manifest_counts_the_pairs_by_kind(tmp_path):
     assert counts["pairs"] == Counter(pair["kind"] for pair in pairs)
     assert counts["pairs"]["answer"] == 5
     write_jsonl(tmp_path / "rows.jsonl", [])
-    with pytest.raises(PlumblineError, match="no pairs can be made of 0 conversations"):
+    with pytest.raises(PlumblineError, match="no pairs can be made of 0 rows"):
         step(
             reward_pairs.main,
             rows=tmp_path / "rows.jsonl",

@@ -108,6 +108,7 @@ def test_the_plan_has_exactly_the_jobs_of_three_models_two_backends_and_three_al
         "index_scores": 1,
         "build_table": 1,
         "draw_loss_curves": 1,
+        "summarise_training": 1,
         "draw_policy_bars": 1,
         "render_report": 1,
         "results": 1,
