@@ -32,7 +32,7 @@ from workflow_scripts.common.models import load_policy, load_tokenizer, precisio
 from workflow_scripts.common.row_trainer import RowTrainer
 from workflow_scripts.sft.train import LearnedPositionsTrainer
 
-ROWS, BATCHES, ROUNDS = 8, 12, 3
+ROWS, BATCHES, ROUNDS = 8, 6, 2
 
 
 class TokenisedDPOTrainer(DPOTrainer):
@@ -87,7 +87,7 @@ def compare(name: str, batches: list[list[dict]], tokens: Callable[[dict], int],
         print(
             f"  {way:<28} {count / sum(seconds[way]):7.0f} tokens/s   loss {sum(losses[way]) / len(batches):.4f}"
         )
-    first, second = steps
+    first, second = list(steps)[:2]
     apart = max(abs(a - b) for a, b in zip(losses[first], losses[second], strict=True))
     print(f"  ratio {sum(seconds[first]) / sum(seconds[second]):.2f}, losses at most {apart:.4f} apart")
 
