@@ -27,5 +27,9 @@ def loss(batch: PairLogps, settings: dict) -> Tensor:
     return (preference + settings["sft_weight"] * likelihood).mean()
 
 
+def main() -> None:
+    align(loss, "workflow_scripts.align.dpo")
+
+
 if __name__ == "__main__":
-    run(lambda: align(loss, "workflow_scripts.align.dpo"))
+    run(main)

@@ -17,5 +17,9 @@ def loss(batch: PairLogps, settings: dict) -> Tensor:
     return ((chosen - rejected - 1 / (2 * settings["beta"])) ** 2).mean()
 
 
+def main() -> None:
+    align(loss, "workflow_scripts.align.ipo")
+
+
 if __name__ == "__main__":
-    run(lambda: align(loss, "workflow_scripts.align.ipo"))
+    run(main)

@@ -21,5 +21,9 @@ def loss(batch: PairLogps, settings: dict) -> Tensor:
     return torch.cat([desirable, undesirable]).mean()
 
 
+def main() -> None:
+    align(loss, "workflow_scripts.align.kto", mismatched=True)
+
+
 if __name__ == "__main__":
-    run(lambda: align(loss, "workflow_scripts.align.kto", mismatched=True))
+    run(main)
