@@ -3,15 +3,23 @@ SHELL := /bin/bash
 CORES ?= 2
 STUDY ?= config.yaml
 BIN := .venv/bin
+# The folder under results/: the study the YAML names.
+NAME ?= $(shell sed -n "s/^study: *//p" $(STUDY))
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) $(if $(filter-out config.yaml,$(STUDY)),--configfile $(STUDY))
 
-.PHONY: results plan test test-studies check check-study lock clean
+.PHONY: results plan judge-plan verify test test-studies check check-study lock clean
 
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
 	$(SNAKEMAKE)
 
 plan: .venv/ready          ## show what would run, and why
 	$(SNAKEMAKE) --dry-run
+
+judge-plan: .venv/ready    ## what the judges of a study would be asked, and at most for how much
+	$(SNAKEMAKE) judge_plan
+
+verify: .venv/ready        ## hash again what a study's table rests on, and name what has changed
+	$(BIN)/python -m workflow_scripts.report.verify results/$(NAME)
 
 test: .venv/ready          ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests --ignore tests/test_small_studies.py --ignore tests/test_end_to_end.py

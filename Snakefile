@@ -48,6 +48,10 @@ localrules:
     datasets,
     policies,
     scores,
+    judge_plan,
+    plan_judging,
+    total_judging,
+    gather_costs,
     collect_answers,
     calibrate_answers,
     index_scores,
@@ -79,3 +83,8 @@ rule policies:
 rule scores:
     input:
         SCORES,
+
+
+rule judge_plan:
+    input:
+        f"{RESULTS}/judging.csv",

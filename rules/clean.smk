@@ -3,7 +3,11 @@
 
 rule clean_dataset:
     input:
-        lambda wildcards: f"{source_folder(STUDY.datasets[wildcards.dataset].source)}/manifest.json",
+        source=lambda wildcards: f"{source_folder(STUDY.datasets[wildcards.dataset].source)}/manifest.json",
+        held_out=lambda wildcards: [
+            f"{CLEAN}/{name.split('/')[0]}/manifest.json"
+            for name in STUDY.datasets[wildcards.dataset].exclude_groups_of
+        ],
     output:
         f"{CLEAN}/{{dataset}}/manifest.json",
     log:
@@ -17,7 +21,11 @@ rule clean_dataset:
         code=code_of("workflow_scripts.clean.clean"),
         settings=lambda wildcards: settings(
             STUDY.datasets[wildcards.dataset],
-            drop=["source", "files", "history_turns"],
+            drop=["source", "files", "history_turns", "exclude_groups_of"],
+            exclude_groups_of=[
+                clean_rows(*name.split("/"))
+                for name in STUDY.datasets[wildcards.dataset].exclude_groups_of
+            ],
         ),
         files=lambda wildcards: raw_files(
             STUDY.datasets[wildcards.dataset].source,

@@ -1,8 +1,10 @@
 # Functions only: where things are, which policy owes what, and what makes a job stale.
 
 import json
+import os
 import re
 import sys
+from types import SimpleNamespace
 
 from workflow_scripts.common.code import code_of, pins
 from workflow_scripts.common.errors import PlumblineError
@@ -13,6 +15,7 @@ from workflow_scripts.common.schema import (
     OFFLINE_METHODS,
     ONLINE_METHODS,
     PAIR_METHODS,
+    PROGRAMS,
     RankedPairs,
     RowSimulation,
     Sampling,
@@ -395,12 +398,16 @@ def prompted_dataset(part):
     return annotation.dataset if annotation else getattr(part, "dataset", None)
 
 
+def source_file(source, file):
+    return f"{source_folder(source)}/files/{file}"
+
+
 def prompts_input(wildcards):
     """Return the manifest behind a prompt set, or the file itself where it ships with the repository."""
     part = PROMPT_SETS[wildcards.prompts]
     if prompted_dataset(part):
         return f"{CLEAN}/{prompted_dataset(part)}/manifest.json"
-    if part.kind == "humaneval":
+    if part.source:
         return f"{source_folder(part.source)}/manifest.json"
     return part.questions if part.kind == "mt_bench" else part.prompts
 
@@ -409,11 +416,10 @@ def prompts_file(wildcards):
     part = PROMPT_SETS[wildcards.prompts]
     if prompted_dataset(part):
         return clean_rows(prompted_dataset(part), part.split)
-    return (
-        f"{source_folder(part.source)}/files/{part.file}"
-        if part.kind == "humaneval"
-        else prompts_input(wildcards)
-    )
+    if not part.source:
+        return prompts_input(wildcards)
+    name = {"mt_bench": "questions", "alpaca_eval": "prompts"}.get(part.kind, "file")
+    return source_file(part.source, getattr(part, name))
 
 
 def prompts_kind(wildcards):
@@ -422,12 +428,16 @@ def prompts_kind(wildcards):
 
 
 def prompt_cuts(wildcards):
-    """Return the flags that shorten a prompt set: fewer rows, or fewer past exchanges in each."""
+    """Return the flags that shorten a prompt set or bring its references: fewer rows, fewer past exchanges in each."""
     part = PROMPT_SETS[wildcards.prompts]
     dataset = STUDY.datasets.get(prompted_dataset(part))
+    references = getattr(part, "references", None)
     flags = {
         "--limit": getattr(part, "limit", None),
         "--history": dataset.history_turns if dataset else None,
+        "--shots": " ".join(map(str, getattr(part, "shots", []))) or None,
+        "--references": references
+        and (source_file(part.source, references) if part.source else references),
     }
     return " ".join(
         f"{flag} {value}" for flag, value in flags.items() if value is not None
@@ -440,8 +450,11 @@ SAMPLING = list(Sampling.model_fields)
 def sampling_of(wildcards):
     """Return how a prompt set is answered; a set that a run answers while it trains says so itself."""
     part = PROMPT_SETS[wildcards.prompts]
+    by_prompt = getattr(part, "temperatures", None)
     return settings(
-        part, keys=[key for key in SAMPLING if key in type(part).model_fields]
+        part,
+        keys=[key for key in SAMPLING if key in type(part).model_fields],
+        **({"temperatures": by_prompt} if by_prompt else {}),
     )
 
 
@@ -499,14 +512,63 @@ def calibration_flag(flag):
     )
 
 
+def harness_folder(source, file):
+    """Return where the task files made from a package of rows are; studies that pin the same one share them."""
+    return f"data/tasks/{source_key(source)}-{digest(file)[:8]}"
+
+
+PACKAGES = {
+    harness_folder(part.source, part.package_file).removeprefix("data/tasks/"): part
+    for part in STUDY.benchmarks.values()
+    if part.kind == "lm_eval" and part.source
+}
+
+
 def task_files(wildcards):
     """Return the local task files a benchmark reads, so that an edited question is a changed input."""
-    folder = STUDY.benchmarks[wildcards.benchmark].include_path
+    part = STUDY.benchmarks[wildcards.benchmark]
+    if part.source:
+        return f"{harness_folder(part.source, part.package_file)}/manifest.json"
+    folder = part.include_path
     return (
         sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
         if folder
         else []
     )
+
+
+def harness_settings(wildcards):
+    """Return an lm_eval benchmark's settings as JSON, the folder of its task files among them."""
+    part = STUDY.benchmarks[wildcards.benchmark]
+    folder = (
+        f"{harness_folder(part.source, part.package_file)}/tasks"
+        if part.source
+        else part.include_path
+    )
+    return settings(
+        part,
+        drop=["kind", "source", "package_file"],
+        include_path=folder,
+        fidelity=fidelity_of(part),
+    )
+
+
+# --- judges -----------------------------------------------------------------------------------------------------
+
+
+# How a verdict is come by alters no verdict: only these settings of an endpoint make one stale.
+ASKED = ["kind", "model", "version", "temperature", "max_tokens", "seed"]
+
+
+JUDGE_STORE = "work/judge"  # shared by all benchmarks and studies
+# How an endpoint is reached and paid travels apart from params: it makes no verdict stale.
+os.environ["PLUMBLINE_JUDGES"] = as_json(
+    {
+        name: json.loads(settings(judge, drop=ASKED))
+        for name, judge in STUDY.judges.items()
+        if judge.kind == "openai"
+    }
+)
 
 
 def judge_of(wildcards):
@@ -523,39 +585,353 @@ def judge_manifest(wildcards):
 
 
 def judge_settings(wildcards):
-    """Return the judge as JSON; a reward model's folder stands in place of its name."""
-    judge = judge_of(wildcards).model_dump() | {
-        "name": STUDY.benchmarks[wildcards.benchmark].judge
+    """Return what a judge's verdicts depend on, as JSON; a reward model's folder stands in place of its name."""
+    judge = judge_of(wildcards)
+    values = judge.model_dump()
+    if judge.kind == "reward_model":
+        values["model"] = f"{RESULTS}/reward_models/{judge.model}/model"
+    kept = ASKED if judge.kind == "openai" else list(values)
+    name = STUDY.benchmarks[wildcards.benchmark].judge
+    return as_json({key: values[key] for key in kept} | {"name": name})
+
+
+def judging_settings(wildcards):
+    """Return what a benchmark asks of its judge, as JSON."""
+    part = STUDY.benchmarks[wildcards.benchmark]
+    names = {
+        "mt_bench": ["mode"],
+        "alpaca_eval": ["annotator"],
+        "judge_score": ["prompt"],
+        "preference": ["skip"],
     }
-    if judge["kind"] == "reward_model":
-        judge["model"] = f"{RESULTS}/reward_models/{judge['model']}/model"
-    return as_json(judge)
+    return settings(part, keys=names[part.kind])
+
+
+def judge_prompts(wildcards):
+    """Return the file of judge prompts a benchmark brings from its source, or nothing."""
+    part = STUDY.benchmarks[wildcards.benchmark]
+    file = getattr(part, "judge_prompts", None)
+    return [source_file(part.source, file) if part.source else file] if file else []
+
+
+def judge_prompts_input(wildcards):
+    part = STUDY.benchmarks[wildcards.benchmark]
+    if judge_prompts(wildcards) and part.source:
+        return f"{source_folder(part.source)}/manifest.json"
+    return judge_prompts(wildcards)
+
+
+def opponent_answers(wildcards):
+    """Return the answers that a policy's are compared with, where they are another policy's."""
+    part = STUDY.benchmarks[wildcards.benchmark]
+    if part.kind not in ("mt_bench", "preference"):
+        return []
+    opponent = part.opponent
+    if part.kind == "mt_bench":
+        opponent = (
+            part.opponent or STUDY.report.baseline if part.mode == "pairwise" else None
+        )
+    if not opponent:
+        return []
+    seeds = seeds_of(STUDY, POLICIES[opponent])
+    seed = (
+        int(wildcards.seed)
+        if wildcards.policy in POLICIES and int(wildcards.seed) in seeds
+        else seeds[0]
+    )
+    return f"{policy_folder(opponent, seed)}/generations/{wildcards.benchmark}.json"
+
+
+def judging_flags(wildcards):
+    """Return the flags of a judging job that not every benchmark has."""
+    flags = {
+        "--opponent": (
+            f"{opponent_answers(wildcards)}l" if opponent_answers(wildcards) else None
+        ),
+        "--templates": next(iter(judge_prompts(wildcards)), None),
+    }
+    return " ".join(f"{flag} {value}" for flag, value in flags.items() if value)
+
+
+def judged_settings(wildcards):
+    """Return what scoring verdicts takes, as JSON."""
+    part = STUDY.benchmarks[wildcards.benchmark]
+    keys = {
+        "mt_bench": ["mode"],
+        "alpaca_eval": ["length_controlled", "lc_draws", "evaluate"],
+    }
+    more = {"benchmark": wildcards.benchmark}
+    if part.kind == "alpaca_eval":
+        more |= {
+            "seed": STUDY.seeds[0],
+            "gamed": (
+                source_file(part.source, part.gamed)
+                if part.gamed and part.source
+                else part.gamed
+            ),
+        }
+    return settings(part, keys=keys.get(part.kind, ["kind"]), **more)
+
+
+def gamed_input(wildcards):
+    """Return what the source of AlpacaEval's gamed answers is stale by, where a benchmark uses them."""
+    part = STUDY.benchmarks[wildcards.benchmark]
+    if not getattr(part, "gamed", None):
+        return []
+    return f"{source_folder(part.source)}/manifest.json" if part.source else part.gamed
+
+
+def is_judged(benchmark):
+    """Tell whether a benchmark's answers go before a judge."""
+    part = STUDY.benchmarks[benchmark]
+    return part.kind in JUDGED and getattr(part, "evaluate", True)
+
+
+# --- decontamination --------------------------------------------------------------------------------------------
+
+
+def trained_on(run):
+    """Return the (dataset, split) whose rows a run learns from."""
+    part = STUDY.pairs[run.pairs] if getattr(run, "pairs", None) else run
+    annotation = STUDY.annotations.get(getattr(part, "annotation", None))
+    return (annotation.dataset if annotation else part.dataset), part.split
+
+
+def training_sets_of(policy):
+    """Return the names dataset/split of all that a policy and its ancestors were trained on."""
+    sets = []
+    while policy in POLICIES and POLICIES[policy].parent:
+        sets.append("/".join(trained_on(run_of(policy))))
+        policy = POLICIES[policy].parent
+    return list(dict.fromkeys(reversed(sets)))
+
+
+TRAINING_SETS = sorted(
+    {name for policy in POLICIES for name in training_sets_of(policy)}
+)
+
+
+def searched(benchmark):
+    """Tell whether a benchmark's items are looked for in the training sets: it must have texts of its own."""
+    part = STUDY.benchmarks[benchmark]
+    return bool(
+        STUDY.report.decontaminate
+        and TRAINING_SETS
+        and (part.kind in ANSWERED or part.kind == "lm_eval")
+    )
+
+
+def overlap_file(benchmark):
+    return f"{RESULTS}/overlap/{benchmark}.json" if searched(benchmark) else None
+
+
+def items_file(wildcards):
+    """Return the file with the texts of a benchmark's items."""
+    if STUDY.benchmarks[wildcards.benchmark].kind in ANSWERED:
+        return f"{RESULTS}/prompts/{wildcards.benchmark}.jsonl"
+    return f"{RESULTS}/items/{wildcards.benchmark}.jsonl"
+
+
+def items_input(wildcards):
+    if STUDY.benchmarks[wildcards.benchmark].kind in ANSWERED:
+        return prompts_manifest(wildcards.benchmark)
+    return items_file(wildcards)
+
+
+def training_flags(wildcards):
+    return " ".join(f"{name}={clean_rows(*name.split('/'))}" for name in TRAINING_SETS)
 
 
 # --- report -----------------------------------------------------------------------------------------------------
 
 
+TRAINED_BY = {  # the rule that trains with a method, and the module it runs
+    "sft": ("train_sft", "workflow_scripts.sft.train"),
+    "pro": ("train_ranked", "workflow_scripts.align.pro"),
+    **{
+        name: ("train_aligned", f"workflow_scripts.align.{name}")
+        for name in PAIR_METHODS
+    },
+    **{
+        name: ("train_offline", f"workflow_scripts.align.{name}")
+        for name in OFFLINE_METHODS
+    },
+    **{
+        name: ("train_online", f"workflow_scripts.align.{name}")
+        for name in ONLINE_METHODS
+    },
+}
+SCORER_OF = (
+    {  # the module behind a kind of benchmark, where it is not called as the kind
+        "lm_eval": "lm_eval_run",
+        "loss": "reply_loss",
+    }
+)
+
+
+def lineage_of(policy):
+    """Return a policy and its ancestors, the base model last."""
+    return [
+        policy,
+        *(lineage_of(POLICIES[policy].parent) if POLICIES[policy].parent else []),
+    ]
+
+
+def index_cell(policy, seed):
+    """Return what the index says of a policy: its history, and the files and digests its answers rest on."""
+    folder = policy_folder(policy, seed)
+    if policy in CALIBRATION:
+        facts = {"model": None, "template": None, "trained_by": None}
+        known = {"parent": None, "method": None, "kind": "calibration"}
+        return known | {
+            "policy": policy,
+            "seed": seed,
+            "training_sets": [],
+            "folder": folder,
+            "files": [],
+            "facts": facts,
+        }
+    runs = [name for name in lineage_of(policy) if POLICIES[name].parent]
+    methods = [POLICIES[name].method for name in runs]
+    return {
+        "policy": policy,
+        "parent": POLICIES[policy].parent,
+        "method": POLICIES[policy].method,
+        "seed": seed,
+        "kind": "policy",
+        "training_sets": training_sets_of(policy),
+        "folder": folder,
+        "files": [
+            f"{weights_folder(policy, seed)}/manifest.json",
+            *(
+                f"{CLEAN}/{name.split('/')[0]}/manifest.json"
+                for name in training_sets_of(policy)
+            ),
+        ],
+        "facts": {
+            "model": digest(STUDY.models[POLICIES[policy].model].model_dump())[:12],
+            "template": digest(template_of(policy))[:12],
+            "trained_by": digest([code_of(TRAINED_BY[name][1]) for name in methods])[
+                :12
+            ],
+        },
+    }
+
+
+def index_benchmark(name):
+    """Return what the index says of a benchmark: which files each policy has for it, and what it rests on."""
+    part = STUDY.benchmarks[name]
+    scorer = code_of(f"workflow_scripts.score.{SCORER_OF.get(part.kind, part.kind)}")
+    judge = STUDY.judges.get(getattr(part, "judge", None))
+    answered = part.kind in ANSWERED
+    asked = {"benchmark": name, "policy": CALIBRATION[0], "seed": "0"}
+    opponent = part.kind in JUDGED and opponent_answers(SimpleNamespace(**asked))
+    files = [
+        answered and prompts_manifest(name),
+        getattr(part, "dataset", None) and f"{CLEAN}/{part.dataset}/manifest.json",
+        getattr(part, "source", None) and f"{source_folder(part.source)}/manifest.json",
+        getattr(part, "package_file", None)
+        and f"{harness_folder(part.source, part.package_file)}/manifest.json",
+        judge
+        and judge.kind == "reward_model"
+        and f"{RESULTS}/reward_models/{judge.model}/manifest.json",
+        opponent,
+    ]
+    return {
+        "answered": answered,
+        "judged": is_judged(name),
+        "measured": part.kind in ("pair_perplexity", "loss"),
+        "overlap": overlap_file(name),
+        "files": [path for path in files if path],
+        "facts": {
+            "settings": digest(part.model_dump())[:12],
+            "code": digest([scorer, ENGINE_CODE if part.kind in ANSWERED else None])[
+                :12
+            ],
+            "judge": judge and digest(judge.model_dump(include={*ASKED, "rule"}))[:12],
+        },
+    }
+
+
+INDEXED = [*cells(), *((name, 0) for name in CALIBRATION)]
+
+
+SCORES = [
+    f"{policy_folder(name, seed)}/scores/{benchmark}.json"
+    for name, seed in INDEXED
+    for benchmark in STUDY.benchmarks
+]
+
+
 def index_entries():
-    """Return one entry per score file, policies in the order of the study, calibration rows last."""
-    entries = []
-    for name, seed in [*cells(), *((name, 0) for name in CALIBRATION)]:
-        policy = POLICIES.get(name)
-        for benchmark in STUDY.benchmarks:
-            entries.append(
-                {
-                    "policy": name,
-                    "parent": policy.parent if policy else None,
-                    "method": policy.method if policy else None,
-                    "seed": seed,
-                    "benchmark": benchmark,
-                    "file": f"{policy_folder(name, seed)}/scores/{benchmark}.json",
-                    "kind": "policy" if policy else "calibration",
-                }
-            )
-    return entries
+    return as_json(
+        {
+            "cells": [index_cell(*cell) for cell in INDEXED],
+            "benchmarks": {name: index_benchmark(name) for name in STUDY.benchmarks},
+        }
+    )
 
 
-SCORES = [entry["file"] for entry in index_entries()]
+OVERLAPS = [overlap_file(name) for name in STUDY.benchmarks if searched(name)]
+LOCK = digest(Path("envs/requirements.txt").read_text())
+STUDY_DIGEST = digest(STUDY.model_dump(by_alias=True))
+
+
+def cost_entries():
+    """Return one entry per job that writes what it cost."""
+    entries = [
+        ("train_reward_model", "", "", name, f"train_reward_model/{name}")
+        for name in STUDY.reward_models
+    ]
+    for name, seed in cells():
+        if POLICIES[name].parent:
+            stage = TRAINED_BY[POLICIES[name].method][0]
+            entries.append((stage, name, seed, "", f"{stage}/{name}-{seed}"))
+        entries.append(
+            ("answer_prompts", name, seed, "", f"answer_prompts/{name}-{seed}")
+        )
+    for name, seed in INDEXED:
+        for benchmark in filter(is_judged, STUDY.benchmarks):
+            place = f"judge_answers/{name}-{seed}-{benchmark}"
+            entries.append(("judge_answers", name, seed, benchmark, place))
+    keys = ("stage", "policy", "seed", "name", "file")
+    return [
+        dict(zip(keys, (*entry[:-1], f"{RESULTS}/costs/{entry[-1]}.json"), strict=True))
+        for entry in entries
+    ]
+
+
+def judging_plans():
+    """Return one entry per policy and benchmark that go before an endpoint."""
+    return [
+        {
+            "policy": name,
+            "seed": seed,
+            "benchmark": benchmark,
+            "judge": STUDY.benchmarks[benchmark].judge,
+            "file": f"{policy_folder(name, seed)}/judging/{benchmark}.json",
+        }
+        for name, seed in INDEXED
+        for benchmark in filter(is_judged, STUDY.benchmarks)
+        if STUDY.judges[STUDY.benchmarks[benchmark].judge].kind == "openai"
+    ]
+
+
+def agreement_pairs():
+    """Return the pairs of score files whose judges are compared, policy by policy."""
+    return [
+        [
+            {
+                "policy": name,
+                "seed": seed,
+                "benchmark": benchmark,
+                "file": f"{policy_folder(name, seed)}/scores/{benchmark}.json",
+            }
+            for benchmark in pair
+        ]
+        for pair in STUDY.report.agreement
+        for name, seed in cells()
+    ]
 
 
 TRAINED = [(name, seed) for name, seed in cells() if POLICIES[name].parent]
@@ -592,3 +968,24 @@ CURVES = [
     for name, part in STUDY.reward_models.items()
     if any(getattr(judge, "model", None) == name for judge in STUDY.judges.values())
 ]
+
+
+def page_settings():
+    """Return what the report page shows beside the tables, as JSON."""
+    return as_json(
+        {
+            "study": NAME,
+            "file": ", ".join(os.path.relpath(path) for path in workflow.configfiles),
+            "baseline": STUDY.report.baseline,
+            "bars": [bar.model_dump() for bar in STUDY.report.bars],
+            "curves": CURVES,
+            "rewards": [
+                f"{RESULTS}/annotations/{name}/rows/{split}.jsonl"
+                for name, part in STUDY.annotations.items()
+                for split in part.splits
+            ],
+            "prompts": {name: prompts_manifest(name) for name in PROMPTED},
+            "sample_count": STUDY.report.samples,
+            "lock": LOCK[:12],
+        }
+    )

@@ -76,3 +76,28 @@ rule prepare_model:
     shell:
         "python -m workflow_scripts.download.prepare_model --source {params.source} --settings {params.settings:q}"
         " --output data/models/{wildcards.model}/model --manifest {output} 2> {log}"
+
+
+rule prepare_tasks:
+    input:
+        lambda wildcards: f"{source_folder(PACKAGES[wildcards.package].source)}/manifest.json",
+    output:
+        "data/tasks/{package}/manifest.json",
+    log:
+        f"{LOGS}/prepare_tasks/{{package}}.log",
+    wildcard_constraints:
+        package=one_of(PACKAGES),
+    conda:
+        "../envs/plumbline.yaml"
+    params:
+        code=code_of("workflow_scripts.download.harness_tasks"),
+        pins=pins("lm-eval", "datasets"),
+        package=lambda wildcards: source_file(
+            PACKAGES[wildcards.package].source,
+            PACKAGES[wildcards.package].package_file,
+        ),
+    message:
+        "Writing the task files of {wildcards.package}"
+    shell:
+        "python -m workflow_scripts.download.harness_tasks --package {params.package}"
+        " --output data/tasks/{wildcards.package} --manifest {output} > {log} 2>&1"

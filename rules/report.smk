@@ -17,10 +17,33 @@ rule index_scores:
         "python -m workflow_scripts.report.index --output {output} 2> {log} <<< {params.entries:q}"
 
 
+rule record_provenance:
+    input:
+        scores=SCORES,
+        overlap=OVERLAPS,
+        index=rules.index_scores.output,
+    output:
+        f"{RESULTS}/provenance.json",
+    log:
+        f"{LOGS}/record_provenance.log",
+    conda:
+        "../envs/plumbline.yaml"
+    params:
+        code=code_of("workflow_scripts.report.provenance"),
+        settings=as_json({"facts": {"study": STUDY_DIGEST, "lock": LOCK}}),
+    message:
+        "Recording where the scores of {NAME} come from"
+    shell:
+        "python -m workflow_scripts.report.provenance --index {input.index} --settings {params.settings:q}"
+        " --output {output} 2> {log}"
+
+
 rule build_table:
     input:
         scores=SCORES,
         index=rules.index_scores.output,
+        provenance=rules.record_provenance.output,
+        overlap=OVERLAPS,
     output:
         table=report(
             f"{RESULTS}/results.csv",
@@ -33,23 +56,90 @@ rule build_table:
             category="Results",
         ),
         markdown=f"{RESULTS}/results.md",
+        latex=f"{RESULTS}/results.tex",
+        overlap=f"{RESULTS}/overlap.csv",
+        seal=f"{RESULTS}/tables.json",
     log:
         f"{LOGS}/build_table.log",
     conda:
         "../envs/plumbline.yaml"
     params:
-        code=code_of("workflow_scripts.report.table"),
+        code=code_of(
+            "workflow_scripts.report.table", "workflow_scripts.report.provenance"
+        ),
         settings=settings(
             STUDY.report,
-            keys=["baseline", "draws", "confidence", "bars"],
+            keys=["baseline", "draws", "confidence", "bars", "published"],
             study=NAME,
             seed=STUDY.seeds[0],
         ),
     message:
         "Building the results table of {NAME}"
     shell:
-        "python -m workflow_scripts.report.table --index {input.index} --settings {params.settings:q}"
-        " --output {output.table} --wide {output.wide} --markdown {output.markdown} 2> {log}"
+        "python -m workflow_scripts.report.table --index {input.index} --provenance {input.provenance}"
+        " --settings {params.settings:q} --output {output.table} --wide {output.wide} --markdown {output.markdown}"
+        " --latex {output.latex} --overlap-output {output.overlap} 2> {log} &&"
+        " python -m workflow_scripts.report.provenance --tables {output.table} {output.wide} {output.markdown}"
+        " {output.latex} {output.overlap} {input.provenance} {input.index} --output {output.seal} 2>> {log}"
+
+
+# `make judge-plan`: what the judges would be asked, and at most for how much. Nothing is asked.
+rule total_judging:
+    input:
+        [plan["file"] for plan in judging_plans()],
+    output:
+        temp(f"{RESULTS}/judging.csv"),
+    conda:
+        "../envs/plumbline.yaml"
+    params:
+        settings=as_json({"plans": judging_plans()}),
+    message:
+        "What judging {NAME} takes"
+    shell:
+        "python -m workflow_scripts.report.judging --settings - --output {output} <<< {params.settings:q}"
+
+
+# Costs differ from run to run, so nothing but the page reads them.
+rule gather_costs:
+    input:
+        SCORES,
+    output:
+        f"{RESULTS}/costs.csv",
+    log:
+        f"{LOGS}/gather_costs.log",
+    conda:
+        "../envs/plumbline.yaml"
+    params:
+        code=code_of("workflow_scripts.report.costs"),
+        settings=as_json({"files": cost_entries()}),
+    message:
+        "Gathering what {NAME} cost"
+    shell:
+        "python -m workflow_scripts.report.costs --settings - --output {output} 2> {log} <<< {params.settings:q}"
+
+
+rule compare_judges:
+    input:
+        [entry["file"] for pair in agreement_pairs() for entry in pair],
+    output:
+        f"{RESULTS}/judges.csv",
+    log:
+        f"{LOGS}/compare_judges.log",
+    conda:
+        "../envs/plumbline.yaml"
+    params:
+        code=code_of("workflow_scripts.report.agreement"),
+        settings=as_json(
+            {
+                "pairs": agreement_pairs(),
+                "seed": STUDY.seeds[0],
+                "confidence": STUDY.report.confidence,
+            }
+        ),
+    message:
+        "Comparing the judges of {NAME}"
+    shell:
+        "python -m workflow_scripts.report.agreement --settings - --output {output} 2> {log} <<< {params.settings:q}"
 
 
 rule summarise_training:
@@ -155,30 +245,37 @@ rule draw_rewards:
         " --output {output} 2> {log}"
 
 
-# Snakemake writes its own report from the finished files; the inner call plans and runs nothing else.
 rule render_report:
     input:
-        table=f"{RESULTS}/results.csv",
-        wide=f"{RESULTS}/policies.csv",
-        figures=FIGURES,
+        index=rules.index_scores.output,
+        results=f"{RESULTS}/results.csv",
+        overlap=f"{RESULTS}/overlap.csv",
+        costs=f"{RESULTS}/costs.csv",
+        provenance=f"{RESULTS}/provenance.json",
         training=[f"{RESULTS}/training.csv"] if TRAINED else [],
+        agreement=[f"{RESULTS}/judges.csv"] if STUDY.report.agreement else [],
+        curves=[curve["file"] for curve in CURVES],
+        rewards=[
+            f"{RESULTS}/annotations/{name}/manifest.json" for name in STUDY.annotations
+        ],
+        page=sorted(str(path) for path in Path("report").glob("page.*")),
     output:
-        page=f"{RESULTS}/report.html",
-        study=f"{RESULTS}/study.json",
+        f"{RESULTS}/report.html",
     log:
         f"{LOGS}/render_report.log",
     conda:
         "../envs/plumbline.yaml"
     params:
-        code=code_of("workflow_scripts.report.index"),
-        captions={
-            path.name: digest(path.read_text())
-            for path in sorted(Path("report").glob("*.rst"))
-        },
-        study=lambda wildcards: as_json(STUDY),  # a function: its text has braces
+        code=code_of("workflow_scripts.report.page"),
+        settings=page_settings(),
+        flags=lambda wildcards, input: " ".join(
+            f"--{name} {input[name]}"
+            for name in ("training", "agreement")
+            if input[name]
+        ),
     message:
         "Rendering the report of {NAME}"
     shell:
-        "python -m workflow_scripts.report.index --output {output.study} 2> {log} <<< {params.study:q} &&"
-        " python -m snakemake {input.table} {input.wide} {input.figures} {input.training} --nolock --cores 1"
-        " --snakefile $PLUMBLINE/Snakefile --configfile {output.study} --report {output.page} >> {log} 2>&1"
+        "python -m workflow_scripts.report.page --index {input.index} --results {input.results} --overlap {input.overlap}"
+        " --costs {input.costs} --provenance {input.provenance} {params.flags} --settings - --output {output}"
+        " 2> {log} <<< {params.settings:q}"

@@ -26,38 +26,42 @@ rule score_tutor:
         " --settings {params.settings:q} --output {output} 2> {log}"
 
 
-rule score_humaneval:
+rule score_programs:
     input:
         source=lambda wildcards: f"{source_folder(STUDY.benchmarks[wildcards.benchmark].source)}/manifest.json",
+        prompts=f"{RESULTS}/prompts/{{benchmark}}.json",
         generations=f"{CELL}/generations/{{benchmark}}.json",
     output:
         f"{CELL}/scores/{{benchmark}}.json",
     log:
-        f"{LOGS}/score_humaneval/{{policy}}-{{seed}}-{{benchmark}}.log",
+        f"{LOGS}/score_programs/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
         policy=ANYONE,
         seed=r"\d+",
-        benchmark=benchmarks_of("humaneval"),
+        benchmark=benchmarks_of(*PROGRAMS),
     conda:
         "../envs/plumbline.yaml"
     params:
-        code=code_of("workflow_scripts.score.humaneval"),
+        code=lambda wildcards: code_of(
+            f"workflow_scripts.score.{STUDY.benchmarks[wildcards.benchmark].kind}"
+        ),
+        kind=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].kind,
         settings=score_settings(
             "k",
             "timeout_seconds",
             "memory_mb",
             "allow_unsandboxed",
             "workers",
-            "limit",
         ),
-        problems=lambda wildcards: "{}/files/{}".format(
-            source_folder(STUDY.benchmarks[wildcards.benchmark].source),
+        problems=lambda wildcards: source_file(
+            STUDY.benchmarks[wildcards.benchmark].source,
             STUDY.benchmarks[wildcards.benchmark].file,
         ),
     message:
         "Running the programs of {wildcards.policy} (seed {wildcards.seed}) in a sandbox"
     shell:
-        "python -m workflow_scripts.score.humaneval --problems {params.problems} --generations {input.generations}l"
+        "python -m workflow_scripts.score.{params.kind} --problems {params.problems} --prompts {input.prompts}l"
+        " --generations {input.generations}l"
         " --settings {params.settings:q} --output {output} 2> {log}"
 
 
@@ -229,15 +233,7 @@ rule score_lm_eval:
     params:
         code=code_of("workflow_scripts.score.lm_eval_run"),
         pins=pins(*TORCH, "lm-eval"),
-        settings=score_settings(
-            "tasks",
-            "include_path",
-            "num_fewshot",
-            "limit",
-            "batch_size",
-            "dtype",
-            "apply_chat_template",
-        ),
+        settings=harness_settings,
         subject=lambda wildcards: (
             f"--oracle {wildcards.policy}"
             if wildcards.policy in CALIBRATION
@@ -249,10 +245,42 @@ rule score_lm_eval:
         "python -m workflow_scripts.score.lm_eval_run {params.subject} --settings {params.settings:q} --output {output} > {log} 2>&1"
 
 
+rule score_text_overlap:
+    input:
+        prompts=f"{RESULTS}/prompts/{{benchmark}}.json",
+        generations=f"{CELL}/generations/{{benchmark}}.json",
+    output:
+        f"{CELL}/scores/{{benchmark}}.json",
+    log:
+        f"{LOGS}/score_text_overlap/{{policy}}-{{seed}}-{{benchmark}}.log",
+    wildcard_constraints:
+        policy=ANYONE,
+        seed=r"\d+",
+        benchmark=benchmarks_of("text_overlap"),
+    conda:
+        "../envs/plumbline.yaml"
+    params:
+        code=code_of("workflow_scripts.score.text_overlap"),
+        pins=pins("sacrebleu", "nltk"),
+        settings=lambda wildcards: settings(
+            STUDY.benchmarks[wildcards.benchmark],
+            keys=["metrics", "wordnet"],
+            benchmark=wildcards.benchmark,
+        ),
+    message:
+        "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
+    shell:
+        "python -m workflow_scripts.score.text_overlap --prompts {input.prompts}l --generations {input.generations}l"
+        " --settings {params.settings:q} --output {output} 2> {log}"
+
+
+# One endpoint is asked by one job at a time, which has many requests under way; so its rate limit holds.
 rule judge_answers:
     input:
         prompts=f"{RESULTS}/prompts/{{benchmark}}.json",
         generations=f"{CELL}/generations/{{benchmark}}.json",
+        opponent=opponent_answers,
+        templates=judge_prompts_input,
         judge=judge_manifest,
     output:
         f"{CELL}/verdicts/{{benchmark}}.jsonl",
@@ -265,15 +293,54 @@ rule judge_answers:
     conda:
         "../envs/plumbline.yaml"
     threads: 1
+    resources:
+        judge=1,
     params:
         code=code_of("workflow_scripts.score.judge_answers"),
+        pins=pins("alpaca-eval"),
         kind=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].kind,
         judge=judge_settings,
+        settings=judging_settings,
+        flags=judging_flags,
+        cost=f"{RESULTS}/costs/judge_answers/{{policy}}-{{seed}}-{{benchmark}}.json",
     message:
         "Judging {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
         "python -m workflow_scripts.score.judge_answers --benchmark {wildcards.benchmark} --kind {params.kind}"
-        " --prompts {input.prompts}l --generations {input.generations}l --judge {params.judge:q}"
+        " --prompts {input.prompts}l --generations {input.generations}l {params.flags}"
+        ' --judge {params.judge:q} --access "$PLUMBLINE_JUDGES" --settings {params.settings:q}'
+        f" --store {JUDGE_STORE} --study {NAME} --cell {{wildcards.policy}}-{{wildcards.seed}}-{{wildcards.benchmark}}"
+        " --output {output} --cost {params.cost} 2> {log}"
+
+
+rule plan_judging:
+    input:
+        prompts=f"{RESULTS}/prompts/{{benchmark}}.json",
+        generations=f"{CELL}/generations/{{benchmark}}.json",
+        opponent=opponent_answers,
+        templates=judge_prompts_input,
+    output:
+        temp(f"{CELL}/judging/{{benchmark}}.json"),
+    log:
+        f"{LOGS}/plan_judging/{{policy}}-{{seed}}-{{benchmark}}.log",
+    wildcard_constraints:
+        policy=ANYONE,
+        seed=r"\d+",
+        benchmark=benchmarks_of(*JUDGED),
+    conda:
+        "../envs/plumbline.yaml"
+    params:
+        kind=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].kind,
+        judge=judge_settings,
+        settings=judging_settings,
+        flags=judging_flags,
+    message:
+        "Counting what judging {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark} takes"
+    shell:
+        "python -m workflow_scripts.score.judge_answers --plan --benchmark {wildcards.benchmark} --kind {params.kind}"
+        " --prompts {input.prompts}l --generations {input.generations}l {params.flags}"
+        ' --judge {params.judge:q} --access "$PLUMBLINE_JUDGES" --settings {params.settings:q}'
+        f" --store {JUDGE_STORE} --study {NAME} --cell {{wildcards.policy}}-{{wildcards.seed}}-{{wildcards.benchmark}}"
         " --output {output} 2> {log}"
 
 
@@ -281,7 +348,12 @@ rule score_judged:
     input:
         prompts=f"{RESULTS}/prompts/{{benchmark}}.json",
         generations=f"{CELL}/generations/{{benchmark}}.json",
-        verdicts=f"{CELL}/verdicts/{{benchmark}}.jsonl",
+        verdicts=lambda wildcards: (
+            f"{CELL}/verdicts/{{benchmark}}.jsonl"
+            if is_judged(wildcards.benchmark)
+            else []
+        ),
+        gamed=gamed_input,
     output:
         f"{CELL}/scores/{{benchmark}}.json",
     log:
@@ -297,9 +369,59 @@ rule score_judged:
             f"workflow_scripts.score.{STUDY.benchmarks[wildcards.benchmark].kind}"
         ),
         kind=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].kind,
-        settings=lambda wildcards: as_json({"benchmark": wildcards.benchmark}),
+        settings=judged_settings,
+        verdicts=lambda wildcards, input: (
+            f"--verdicts {input.verdicts}" if input.verdicts else ""
+        ),
     message:
         "Scoring the verdicts on {wildcards.policy} (seed {wildcards.seed}), {wildcards.benchmark}"
     shell:
         "python -m workflow_scripts.score.{params.kind} --prompts {input.prompts}l --generations {input.generations}l"
-        " --verdicts {input.verdicts} --settings {params.settings:q} --output {output} 2> {log}"
+        " {params.verdicts} --settings {params.settings:q} --output {output} 2> {log}"
+
+
+rule list_items:
+    input:
+        tasks=task_files,
+    output:
+        f"{RESULTS}/items/{{benchmark}}.jsonl",
+    log:
+        f"{LOGS}/list_items/{{benchmark}}.log",
+    wildcard_constraints:
+        benchmark=benchmarks_of("lm_eval"),
+    conda:
+        "../envs/plumbline.yaml"
+    params:
+        code=code_of("workflow_scripts.score.lm_eval_run"),
+        pins=pins("lm-eval"),
+        settings=harness_settings,
+    message:
+        "Listing the items of {wildcards.benchmark}"
+    shell:
+        "python -m workflow_scripts.score.lm_eval_run --items {output} --settings {params.settings:q} > {log} 2>&1"
+
+
+rule find_overlap:
+    input:
+        asked=items_input,
+        training=[
+            f"{CLEAN}/{name.split('/')[0]}/manifest.json" for name in TRAINING_SETS
+        ],
+    output:
+        f"{RESULTS}/overlap/{{benchmark}}.json",
+    log:
+        f"{LOGS}/find_overlap/{{benchmark}}.log",
+    wildcard_constraints:
+        benchmark=one_of(filter(searched, STUDY.benchmarks)),
+    conda:
+        "../envs/plumbline.yaml"
+    params:
+        code=code_of("workflow_scripts.clean.overlap"),
+        settings=as_json({"sizes": [13, 8], "common": 10}),
+        asked=items_file,
+        training=training_flags,
+    message:
+        "Looking for the items of {wildcards.benchmark} in the training sets"
+    shell:
+        "python -m workflow_scripts.clean.overlap --items {params.asked} --training {params.training}"
+        " --settings {params.settings:q} --output {output} 2> {log}"

@@ -478,6 +478,13 @@ def test_files_can_be_the_splits_and_a_group_stays_in_the_split_listed_first(cle
     assert lost == {("bio-2.json", "group is in another split"), ("bio-2.json", "duplicate")}
 
 
+def test_a_limit_cuts_every_split_and_counts_what_it_cuts(clean_rows):
+    split = {"quotas": {"train": 3, "test": 1}, "order": "file", "limit": 2}
+    result = clean_rows([ask("A?"), ask("B?"), ask("C?"), ask("D?")], split=split, **PLAIN)
+    assert asked(result.splits["train"]) == ["A?", "B?"] and asked(result.splits["test"]) == ["D?"]
+    assert result.reasons == {("row", "over limit"): 1}
+
+
 @pytest.mark.parametrize(
     ("split", "message"),
     [

@@ -466,6 +466,13 @@ def one(member: str, **more) -> dict:
     return {"member": member, **more}
 
 
+def test_a_package_can_be_wanted_whole(index, work):
+    archive = index.pages["/f/toy_data-1.0-py3-none-any.whl"].body
+    assert get({"all.whl": sha256(archive)}, [pypi("wheel", **{"all.whl": {}})], work) == {"all.whl": archive}
+    with pytest.raises(PlumblineError, match=r"whole: all\.whl's sha256 is"):
+        get({"all.whl": sha256(b"other")}, [pypi("wheel", **{"all.whl": {}})], work / "again")
+
+
 def test_an_sdist_is_read_and_never_built(index, work):
     assert get({"x": sha256(BODY)}, [pypi("sdist", x=one("toy-data-1.0/x"))], work) == {"x": BODY}
 

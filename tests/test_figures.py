@@ -1,8 +1,11 @@
 """The figures are drawn from files of the shape the stages write, and the same twice."""
 
 import json
+import re
 import sys
+from xml.etree import ElementTree
 
+import matplotlib.pyplot as plt
 import pytest
 
 from workflow_scripts.common.errors import PlumblineError
@@ -77,3 +80,98 @@ def test_a_picture_of_another_kind_is_refused(tmp_path, monkeypatch):
     )
     with pytest.raises(PlumblineError, match=r"\.svg or \.png"):
         draw(monkeypatch, "policy_bars", *flags)
+
+
+COMPARED = """policy,seed,benchmark,subset,metric,value,ci_low,ci_high,n,groups,higher_is_better,baseline,difference,\
+difference_low,difference_high,p_value,p_adjusted
+m.a,1,toy,all,loss,2,1,3,9,9,false,m,-0.2,-0.3,-0.1,0.01,0.02
+m.b,1,toy,all,loss,2,1,3,9,9,false,m,0.1,0.05,0.2,0.01,0.02
+m.c,1,toy,all,loss,2,1,3,9,9,false,m,0.05,-0.1,0.2,0.5,0.5
+m.d,1,toy,all,loss,99,98,100,9,9,false,m,97,96,98,0.01,0.02
+m,1,toy,all,loss,2,1,3,9,9,false,,,,,,
+"""
+
+
+@pytest.fixture
+def compared(tmp_path) -> list[dict]:
+    (tmp_path / "results.csv").write_text(COMPARED)
+    return figures.read_results(tmp_path / "results.csv")
+
+
+def test_a_forest_marks_gains_and_losses_by_the_metrics_direction(compared):
+    with plt.rc_context(figures.STYLE):
+        figure = figures.draw_forest(compared, ["toy/all/loss"])
+    panel = figure.axes[0]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["m.a", "m.b", "m.c", "m.d"]
+    dots = {line.get_ydata()[0]: line for line in panel.lines if line.get_marker() in ("o", ">", "<")}
+    colours = [dots[place].get_markeredgecolor() for place in range(4)]
+    assert colours == [figures.GREEN, figures.RED, figures.GREY, figures.RED]  # a loss that falls is a gain
+    assert dots[3].get_marker() == ">"  # far outside: an arrow at the edge
+    assert dots[3].get_xdata()[0] == panel.get_xlim()[1] / 1.12 == pytest.approx(0.3)
+    assert "← better" in panel.get_xlabel()
+    plt.close(figure)
+
+
+def test_an_axis_of_differences_reaches_to_the_last_that_is_not_far_out():
+    # the median reach is 0.3, so 1.5 is the last that may stretch the axis
+    assert figures.axis_limit([0.1, 0.2, 0.3, 1.5, 40.0]) == 1.5
+    assert figures.axis_limit([0.0, 0.0]) == 1.0
+
+
+def test_a_forest_of_a_cell_without_differences_is_refused(compared):
+    with pytest.raises(PlumblineError, match="toy/all/gain"):
+        figures.draw_forest(compared, ["toy/all/gain"])
+
+
+def test_a_forest_is_drawn_from_the_command_line(tmp_path, monkeypatch, compared):
+    settings = json.dumps({"cells": ["toy/all/loss"]})
+    flags = ("--results", str(tmp_path / "results.csv"), "--settings", settings)
+    draw(monkeypatch, "forest", *flags, "--output", str(tmp_path / "forest.svg"))
+    assert (tmp_path / "forest.svg").stat().st_size > 1000
+
+
+def test_a_value_without_an_interval_has_a_bar_without_a_whisker(tmp_path):
+    (tmp_path / "results.csv").write_text(RESULTS.replace("0.6,0.5,0.7", "0.6,,"))
+    rows = figures.read_results(tmp_path / "results.csv")
+    figure = figures.draw_policy_bars(rows, ["tutor/evaluation/accuracy"])
+    whiskers = [path for lines in figure.axes[0].collections for path in lines.get_segments()]
+    assert [[point[1] for point in path] for path in whiskers] == [[0.05, 0.2], [0.6, 0.6]]
+    plt.close(figure)
+
+
+def test_a_picture_in_a_page_follows_the_pages_colours_and_shares_no_id():
+    def drawn(name: str) -> str:
+        with plt.rc_context(figures.STYLE):
+            return figures.inline_svg(
+                figures.draw_spread({"m": [1.0, 2.0], "n": [3.0]}, "t", "tokens"), name, "l"
+            )
+
+    one, other = drawn("one"), drawn("other")
+    assert one == drawn("one")
+    assert re.search("#[0-9a-f]{6}", one) is None and "var(--ink)" in one
+    ids = [set(re.findall(r' id="([^"]+)"', text)) for text in (one, other)]
+    assert ids[0] and not ids[0] & ids[1]
+    used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', one))
+    assert {first or second for first, second in used} <= ids[0]
+
+
+def test_names_in_a_picture_are_text_whatever_they_are():
+    name = "<script>alert(1)</script> & $\\x$"
+    with plt.rc_context(figures.STYLE):
+        text = figures.inline_svg(figures.draw_spread({name: [1.0]}, name, name), "one", f'"{name}')
+    root = ElementTree.fromstring(text)  # well formed
+    assert not [element for element in root.iter() if element.tag.endswith("script")]
+    assert root.get("aria-label") == f'"{name}'
+    assert name in [element.text for element in root.iter()]
+
+
+def test_a_spread_has_the_quartiles_of_its_values():
+    values = [float(number) for number in range(1, 102)]  # 5th percentile 6, quartiles 26, 51, 76, 95th 96
+    with plt.rc_context(figures.STYLE):
+        figure = figures.draw_spread({"m": values}, "t", "tokens")
+    panel = figure.axes[0]
+    box = panel.patches[0].get_path().vertices[:, 0]
+    ends = sorted({x for line in panel.lines for x in line.get_xdata()})
+    assert (box.min(), box.max()) == (26, 76)
+    assert (ends[0], ends[-1]) == (6, 96) and 51 in ends
+    plt.close(figure)

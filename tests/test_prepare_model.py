@@ -4,6 +4,7 @@ import json
 import struct
 from itertools import pairwise
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json
 from workflow_scripts.download import prepare_model
 from workflow_scripts.download.prepare_model import (
+    convert_gguf,
     convert_llama2c,
     merges_of,
     nll_per_token,
@@ -268,3 +270,72 @@ def test_a_transformers_folder_is_taken_as_it_is(tmp_path, converted):
     (tmp_path / "empty").mkdir()
     with pytest.raises(PlumblineError, match=r"needs config\.json and \*\.safetensors"):
         run_main(tmp_path / "empty", tmp_path / "none", format="hf")
+
+
+def write_gguf(path, model):
+    """Write a Llama as llama.cpp does: its names, query and key rows in neighbouring pairs, a byte-level tokenizer."""
+    config, writer = model.config, gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "Ġ", *"abcdefghij", "ab", "Ġab"]
+    tokens += [f"<spare{number}>" for number in range(config.vocab_size - len(tokens))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3, 3] + [1] * (len(tokens) - 3))
+    writer.add_token_merges(["a b", "Ġ ab"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    names = {
+        "model.embed_tokens": "token_embd",
+        "model.norm": "output_norm",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+    }
+    heads = {"self_attn.q_proj": config.num_attention_heads, "self_attn.k_proj": config.num_key_value_heads}
+    for name, value in model.state_dict().items():
+        if name == "lm_head.weight":
+            continue  # tied to the embedding
+        key = name.removesuffix(".weight")
+        prefix = ""
+        if key.startswith("model.layers."):
+            layer, key = key.removeprefix("model.layers.").split(".", 1)
+            prefix = f"blk.{layer}."
+        rows = value.numpy()
+        writer.add_tensor(
+            f"{prefix}{names[key]}.weight",
+            np.ascontiguousarray(paired(rows, heads[key]) if key in heads else rows),
+        )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_becomes_a_folder_with_the_same_logits_and_the_ends_its_metadata_names(tmp_path):
+    model = make_model(tied=True)
+    write_gguf(tmp_path / "tiny.gguf", model)
+    convert_gguf(tmp_path / "tiny.gguf", tmp_path / "model")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "model", use_safetensors=True).eval()
+    ids = torch.randint(0, model.config.vocab_size, (2, 40), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(again(ids).logits, model(ids).logits, rtol=0, atol=1e-5)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
+    assert again.generation_config.eos_token_id == tokenizer.eos_token_id == 2
+    assert tokenizer("ab ab<|im_end|>", add_special_tokens=False).input_ids[-1] == 2
+    assert str(tmp_path) not in (tmp_path / "model" / "config.json").read_text()

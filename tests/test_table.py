@@ -7,10 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.files import digest
 from workflow_scripts.report import table
-from workflow_scripts.report.statistics import paired_difference, read_cell, seed_of
+from workflow_scripts.report.statistics import interval, mcnemar, paired_difference, read_cell, seed_of
 
 SETTINGS = {"study": "toy", "baseline": "m.sft", "draws": 300, "seed": 0, "confidence": 0.95, "bars": []}
+OUTPUTS = {
+    "output": "results.csv",
+    "wide": "policies.csv",
+    "markdown": "results.md",
+    "latex": "results.tex",
+    "overlap-output": "overlap.csv",
+}
 
 
 def cell(values, metric="accuracy", better=True, items=None) -> dict:
@@ -26,7 +35,9 @@ def cell(values, metric="accuracy", better=True, items=None) -> dict:
     }
 
 
-def write(folder: Path, policy: str, cells: list[dict], seed: int = 1, refused: str | None = None) -> dict:
+def write(
+    folder: Path, policy: str, cells: list[dict], seed: int = 1, refused: str | None = None, **more
+) -> dict:
     path = folder / f"{policy}-{seed}.json"
     path.write_text(
         json.dumps({"benchmark": "toy", "cells": cells} | ({"refused": refused} if refused else {}))
@@ -41,15 +52,15 @@ def write(folder: Path, policy: str, cells: list[dict], seed: int = 1, refused: 
         "benchmark": "toy",
         "file": str(path),
         "kind": kind,
-    }
+    } | more
 
 
-def build(folder: Path, index: list[dict], settings: dict = SETTINGS) -> list[dict]:
+def build(folder: Path, index: list[dict], settings: dict = SETTINGS, *flags: str) -> list[dict]:
     (folder / "index.json").write_text(json.dumps(index))
     arguments = ["table", "--index", str(folder / "index.json"), "--settings", json.dumps(settings)]
-    for flag, name in (("output", "results.csv"), ("wide", "policies.csv"), ("markdown", "results.md")):
+    for flag, name in OUTPUTS.items():
         arguments += [f"--{flag}", str(folder / name)]
-    before, sys.argv = sys.argv, arguments
+    before, sys.argv = sys.argv, [*arguments, *flags]
     try:
         table.main()
     finally:
@@ -100,11 +111,10 @@ def test_p_values_are_adjusted_over_the_study(index, tmp_path):
 
 
 def test_the_same_scores_give_the_same_bytes(index, tmp_path):
-    names = ("results.csv", "policies.csv", "results.md")
     build(tmp_path, index)
-    first = [(tmp_path / name).read_bytes() for name in names]
+    first = [(tmp_path / name).read_bytes() for name in OUTPUTS.values()]
     build(tmp_path, index)
-    assert [(tmp_path / name).read_bytes() for name in names] == first
+    assert [(tmp_path / name).read_bytes() for name in OUTPUTS.values()] == first
 
 
 def test_only_a_policy_of_several_seeds_gets_a_pooled_row(tmp_path):
@@ -149,3 +159,254 @@ def test_policies_with_different_items_are_compared_on_those_they_share(tmp_path
     row = build(tmp_path, index)[1]
     assert (row["n"], row["difference"]) == ("2", "0.5")
     assert "2 of 3 items" in row["note"]
+
+
+def test_plain_rates_have_wilson_s_interval_and_mcnemar_s_p_value(index, tmp_path):
+    row = {row["policy"]: row for row in build(tmp_path, index)}["m.sft.dpo"]
+    ours, theirs = (read_cell(cell(values), "x") for values in ([1, 1, 1, 1], [0, 1, 0, 1]))
+    expected = interval([ours], 1, 0, plain_rate=True)
+    assert (row["interval"], float(row["ci_low"])) == ("wilson", pytest.approx(expected.low, rel=1e-5))
+    assert float(row["mcnemar_p"]) == mcnemar(ours, theirs)
+    difference = paired_difference([ours], [theirs], 300, seed_of(0, "toy", "all", "accuracy"))
+    assert float(row["mde"]) == pytest.approx(2.8016 * difference.standard_error, rel=1e-4)
+    assert "Wilson" in (tmp_path / "results.md").read_text()
+
+
+def test_a_score_that_is_all_0_for_one_policy_alone_is_no_rate(tmp_path):
+    index = [
+        write(tmp_path, "m.sft", [cell([5, 7], "length", None)]),
+        write(tmp_path, "m.sft.dpo", [cell([0, 0], "length", None)]),
+    ]
+    rows = build(tmp_path, index)
+    assert [row["interval"] for row in rows] == ["bootstrap", "bootstrap"]
+    assert [row["mcnemar_p"] for row in rows] == ["", ""]
+    assert "Wilson" not in (tmp_path / "results.md").read_text()
+
+
+def overlap_file(folder: Path, **sets: dict) -> str:
+    path = folder / "overlap.json"
+    found = {
+        name: {
+            "items": {
+                item: dict(zip(("13", "8", "match"), each, strict=True)) for item, each in items.items()
+            }
+        }
+        for name, items in sets.items()
+    }
+    path.write_text(json.dumps({"benchmark items": 6, "sets": found}))
+    return str(path)
+
+
+ITEMS = ["a", "b", "c", "d", "e", "f"]
+
+
+@pytest.fixture
+def contaminated(tmp_path) -> list[dict]:
+    """Four policies on items a to f: sft has seen a and b (b by its 8-grams only), dpo also "all/c" and d's question."""
+    path = overlap_file(
+        tmp_path,
+        sft={"a": (0.5, 0.7, "a long text"), "b": (0.0, 0.9, "its words")},
+        pairs={"all/c": (1.0, 0.2, "c"), "d": (0.1, 0.1, "d")},
+        unused={"f": (1.0, 1.0, "f")},
+    )
+    items = [*ITEMS[:3], "d#2", *ITEMS[4:]]
+    return [
+        write(tmp_path, "m", [cell([0.2, 0, 0, 0, 0, 1], items=items)], overlap=path, training_sets=[]),
+        write(
+            tmp_path, "m.sft", [cell([1, 1, 0, 0, 0.5, 1], items=items)], overlap=path, training_sets=["sft"]
+        ),
+        write(
+            tmp_path,
+            "m.sft.dpo",
+            [cell([1, 1, 1, 0, 0.5, 1], items=items)],
+            overlap=path,
+            training_sets=["sft", "pairs"],
+        ),
+        write(tmp_path, "gold", [cell([1] * 6, items=items)], seed=0, overlap=None),
+    ]
+
+
+def test_a_clean_value_leaves_out_what_the_policy_s_own_lineage_was_trained_on(contaminated, tmp_path):
+    rows = {row["policy"]: row for row in build(tmp_path, contaminated)}
+    names = ("clean_value", "clean_n", "clean8_value", "clean8_n")
+    found = {
+        policy: [float(row[name]) if row[name] else "" for name in names] for policy, row in rows.items()
+    }
+    assert found["m"] == pytest.approx([0.2, 6, 0.2, 6])
+    assert found["m.sft"] == pytest.approx([2.5 / 5, 5, 1.5 / 4, 4])
+    assert found["m.sft.dpo"] == pytest.approx([2.5 / 3, 3, 2.5 / 4, 4])
+    assert found["gold"] == ["", "", "", ""]
+    assert rows["m"]["clean_low"] == rows["m"]["ci_low"]
+    kept = read_cell(cell([1, 0.5, 1], items=["b", "e", "f"]), "x")
+    expected = interval([kept], 300, seed_of(0, "toy", "all", "accuracy"))
+    low, high = (float(rows["m.sft.dpo"][name]) for name in ("clean_low", "clean_high"))
+    assert (low, high) == pytest.approx((expected.low, expected.high), rel=1e-5)
+
+
+def test_an_item_that_one_seed_has_seen_is_clean_for_none(tmp_path):
+    path = overlap_file(tmp_path, one={"a": (1.0, 1.0, "a")}, two={"b": (1.0, 1.0, "b")})
+    index = [
+        write(
+            tmp_path, "m.sft", [cell([1, 0, 0.5], items=ITEMS[:3])], 1, overlap=path, training_sets=["one"]
+        ),
+        write(
+            tmp_path, "m.sft", [cell([1, 0, 0.1], items=ITEMS[:3])], 2, overlap=path, training_sets=["two"]
+        ),
+    ]
+    rows = build(tmp_path, index)
+    assert [row["clean_n"] for row in rows] == ["2", "2", "1"]
+    assert [float(row["clean_value"]) for row in rows] == pytest.approx([0.25, 0.55, 0.3])
+
+
+def test_results_md_says_where_the_clean_value_is_another_and_where_nothing_is_clean(tmp_path):
+    everything = {item: (1.0, 1.0, item) for item in ITEMS}
+    some = {item: everything[item] for item in ITEMS[:3]}
+    path = overlap_file(tmp_path, some=some, everything=everything, none={})
+    values = [9, 9, 9, 0.9, 1.1, 1.0]
+    index = [
+        write(tmp_path, f"m.{name}", [cell(values, items=ITEMS)], overlap=path, training_sets=[name])
+        for name in ("some", "everything", "none")
+    ]
+    rows = build(tmp_path, index, SETTINGS | {"baseline": "m.none"})
+    assert [(row["clean_n"], row["clean_value"]) for row in rows] == [("3", "1"), ("0", ""), ("6", "5")]
+    text = (tmp_path / "results.md").read_text()
+    assert "- `m.some`: all accuracy 1.000 instead of 5.000 (3 of 6 items)\n" in text
+    assert "with the training data of `m.everything`." in text
+    assert text.count("`m.none`") == 3  # the legend and two tables
+
+
+def test_overlap_csv_lists_each_item_and_training_set_once(contaminated, tmp_path):
+    build(tmp_path, contaminated)
+    with open(tmp_path / "overlap.csv", newline="") as stream:
+        rows = list(csv.reader(stream))
+    assert rows[0] == ["benchmark", "item", "training_set", "share13", "share8", "match"]
+    assert sorted(rows[1:]) == sorted(
+        [
+            ["toy", "a", "sft", "0.5", "0.7", "a long text"],
+            ["toy", "b", "sft", "0", "0.9", "its words"],
+            ["toy", "all/c", "pairs", "1", "0.2", "c"],
+            ["toy", "d", "pairs", "0.1", "0.1", "d"],
+            ["toy", "f", "unused", "1", "1", "f"],
+        ]
+    )
+
+
+def test_a_training_set_that_was_not_looked_at_is_an_error(contaminated, tmp_path):
+    contaminated[1]["training_sets"] = ["other"]
+    with pytest.raises(PlumblineError, match=r"overlap.json: no training set 'other', which made m.sft"):
+        build(tmp_path, contaminated)
+
+
+def test_overlapping_items_under_names_that_no_score_has_are_noted(tmp_path):
+    path = overlap_file(tmp_path, sft={"elsewhere/a": (1.0, 1.0, "a")})
+    index = [write(tmp_path, "m.sft", [cell([0, 1])], overlap=path, training_sets=["sft"])]
+    assert build(tmp_path, index)[0]["note"] == "none of the 1 items that overlap is scored under that name"
+
+
+PUBLISHED = {"policy": "m.sft", "benchmark": "toy", "subset": "all", "metric": "accuracy", "value": 0.75, "source": "A | B 2024"}  # fmt: skip
+
+
+def test_published_values_stand_beside_ours_with_the_difference(index, tmp_path):
+    rows = {row["policy"]: row for row in build(tmp_path, index, SETTINGS | {"published": [PUBLISHED]})}
+    assert (rows["m.sft"]["published_value"], rows["m.sft"]["published_difference"]) == ("0.75", "-0.25")
+    assert rows["m"]["published_value"] == ""
+    text = (tmp_path / "results.md").read_text()
+    half = (float(rows["m.sft"]["ci_high"]) - float(rows["m.sft"]["ci_low"])) / 2
+    assert f"| `m.sft` | toy/all/accuracy | 0.500 ± {half:.3f} | 0.750 | -0.250 | A \\| B 2024 |" in text
+
+
+@pytest.mark.parametrize(
+    ("published", "message"),
+    [
+        ([PUBLISHED | {"metric": "accurasy"}], r"no score m.sft toy/all/accurasy; the nearest are m.sft toy/all/accuracy"),
+        ([PUBLISHED, PUBLISHED], "twice"),
+    ],
+)  # fmt: skip
+def test_a_published_value_belongs_to_one_score(published, message, index, tmp_path):
+    with pytest.raises(PlumblineError, match=message):
+        build(tmp_path, index, SETTINGS | {"published": published})
+
+
+def test_a_published_value_of_a_refused_benchmark_is_no_error(index, tmp_path):
+    index.append(write(tmp_path, "m.sft.kto", [], refused="no sandbox works here"))
+    published = [PUBLISHED | {"policy": "m.sft.kto"}]
+    rows = build(tmp_path, index, SETTINGS | {"published": published})
+    assert all(row["published_value"] == "" for row in rows)
+
+
+def test_rows_carry_the_ids_of_their_provenance(tmp_path):
+    index = [
+        write(tmp_path, "m", [cell([0, 0])]),
+        write(tmp_path, "m.sft", [cell([0, 1])], seed=1),
+        write(tmp_path, "m.sft", [cell([1, 1])], seed=2),
+    ]
+    ids = {"m|1|toy": {"id": "0" * 12}, "m.sft|1|toy": {"id": "1" * 12}, "m.sft|2|toy": {"id": "2" * 12}}
+    (tmp_path / "provenance.json").write_text(json.dumps({"study": "x", "records": ids}))
+    flags = ("--provenance", str(tmp_path / "provenance.json"))
+    rows = build(tmp_path, index, SETTINGS | {"baseline": "m"}, *flags)
+    assert [row["provenance"] for row in rows[:3]] == ["0" * 12, "1" * 12, "2" * 12]
+    assert rows[3]["provenance"] == digest(["1" * 12, "2" * 12])[:12]
+    del ids["m|1|toy"]
+    (tmp_path / "provenance.json").write_text(json.dumps({"study": "x", "records": ids}))
+    with pytest.raises(PlumblineError, match=r"no record 'm\|1\|toy'"):
+        build(tmp_path, index, SETTINGS | {"baseline": "m"}, *flags)
+
+
+def refitted(point: float, replicates: list[float], items: list[str]) -> dict:
+    own = cell([0.0] * len(items), "win_rate", items=items)
+    return own | {"estimator": "replicates", "point": point, "replicates": replicates}
+
+
+def test_replicates_are_compared_draw_by_draw_where_they_can_be(tmp_path):
+    path = overlap_file(tmp_path, none={})
+    more = {"overlap": path, "training_sets": ["none"]}
+    index = [
+        write(tmp_path, "m.sft", [refitted(50.0, [49.0, 50.0, 51.0], ITEMS)], **more),
+        write(tmp_path, "m.sft.dpo", [refitted(52.0, [51.0, 52.5, 53.0], ITEMS)], **more),
+        write(tmp_path, "m.sft.kto", [refitted(53.0, [52.0, 53.0, 54.0], ITEMS[:5])], **more),
+    ]
+    rows = build(tmp_path, index)
+    assert [row["interval"] for row in rows] == ["replicates"] * 3
+    assert (rows[1]["difference"], rows[1]["difference_high"]) == ("2", "2.475")
+    assert (rows[2]["value"], rows[2]["difference"]) == ("53", "")
+    assert rows[2]["note"] == "not compared draw by draw: resampled on other items"
+    assert {row["clean_value"] for row in rows} == {""}
+
+
+def test_seeds_of_replicates_with_other_items_have_a_value_and_no_interval(tmp_path):
+    index = [
+        write(tmp_path, "m.sft", [refitted(50.0, [49.0, 51.0], ITEMS)], 1),
+        write(tmp_path, "m.sft", [refitted(52.0, [51.0, 53.0], ITEMS[:4])], 2),
+    ]
+    pooled = build(tmp_path, index)[-1]
+    assert (pooled["seed"], pooled["value"], pooled["ci_low"], pooled["interval"]) == ("all", "51", "", "")
+    assert "| `m.sft` (2 seeds) | 51.0 |" in (tmp_path / "results.md").read_text()
+
+
+def test_the_latex_table_is_the_headline_table_escaped(tmp_path):
+    index = [
+        write(
+            tmp_path, "m.sft", [cell([0.1, 0.2, 0.1, 0.3], "win_rate"), cell([1, 2, 3, 4], "length", False)]
+        ),
+        write(tmp_path, "m.sft.a_lol", [cell([0.9, 0.8, 0.7, 0.9], "win_rate")]),
+    ]
+    bars = [{"benchmark": "toy", "subset": "all", "metric": name} for name in ("win_rate", "length")]
+    build(tmp_path, index, SETTINGS | {"bars": bars})
+    lines = (tmp_path / "results.tex").read_text().splitlines()
+    assert lines[1:5] == [
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r"policy & toy win\_rate $\uparrow$ & toy length $\downarrow$ \\",
+        r"\midrule",
+    ]
+    assert lines[6].startswith(r"\texttt{m.sft.a\_lol} & \textbf{0.825 $\pm$ ")
+    assert lines[6].endswith(r"} & -- \\")
+    assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
+    bold = (tmp_path / "results.md").read_text().split("## toy")[0].count("**0.825")
+    assert bold == 1
+
+
+def test_latex_text_has_no_commands():
+    escaped = table.latex_text("50 % of $x_1$ & {y} #2 ~ ^ \\end")
+    expected = r"50 \% of \$x\_1\$ \& \{y\} \#2 \textasciitilde{} \textasciicircum{} \textbackslash{}end"
+    assert escaped == expected

@@ -62,6 +62,7 @@ DEFAULTS: dict[str, Any] = {
         "per_file": False,
         "order": "shuffled",  # file: quotas are filled one after the other as the rows come
         "by_file": None,  # {split: [file names]}, in place of quotas
+        "limit": None,  # no split gets more conversations
     },
     "exclude_groups_of": [],  # JSON Lines of ours whose groups must not appear here
     "max_chars": 200_000,

@@ -3,7 +3,7 @@
 A format's function takes a raw row (a JSON object) and the cleaning settings, and returns what the row holds in our
 words, its texts not yet checked; a row that is not of its format raises Unfit with the reason. Formats of which one row
 holds several conversations are cut apart first, by PARTS. Plain formats become turns; ranked ones (`hh`, `rewarded`,
-`alpaca_preferences`) become a prompt with candidate replies, the preferred one first, and the rewards they came with.
+`alpaca_preferences`, `sharegpt_preferences`, `judged_pairs`) become a prompt with candidate replies, the preferred one first, and the rewards they came with.
 
 The plain formats are the sources of the Tulu mixtures (Wang et al. 2023; Ivison et al. 2023). Not covered: Tulu's
 random instruction templates, the few-shot prompts it makes of Super-NaturalInstructions, and files that are not JSON
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from workflow_scripts.clean.reading import Fault, RawRow
-from workflow_scripts.clean.schemas import check_text
+from workflow_scripts.clean.schemas import ROLES, check_text
 
 # The end-of-text tokens that sources write between the turns of a text.
 END_OF_TEXT = re.compile(r"<\|endoftext\|>|</s>|<eos>")
@@ -284,6 +284,40 @@ def alpaca_preferences(row: Row, settings: Settings) -> Opened:
     return Opened([asked], candidates=[{"content": text, "rewards": {}} for text in replies], meta=meta)
 
 
+def sharegpt_preferences(row: Row, settings: Settings) -> Opened:
+    """Read {"conversations": [{"from", "value"}], "chosen": {"from", "value"}, "rejected": …}, a system turn first or not."""
+    turns = list_field(row, "conversations")
+    replies = [text_field(object_field(row, name), "value") for name in ("chosen", "rejected")]
+    if replies[0] == replies[1]:
+        raise Unfit("chosen equals rejected")
+    system = None
+    if turns and isinstance(turns[0], dict) and turns[0].get("from") == "system":
+        system, turns = turns[0].get("value") or None, turns[1:]
+        if fault := system and check_text(system, settings["max_chars"]):
+            raise Unfit(*fault)
+    speakers = ROLES["sharegpt"][2]
+    said = []
+    for turn in turns:
+        if not isinstance(turn, dict) or turn.get("from") not in speakers:
+            raise Unfit("unknown role", str(turn.get("from") if isinstance(turn, dict) else turn)[:40])
+        said.append({"role": speakers[turn["from"]], "content": text_field(turn, "value")})
+    return Opened(said, system=system, candidates=[{"content": text, "rewards": {}} for text in replies])
+
+
+def judged_pairs(row: Row, settings: Settings) -> Opened:
+    """Read {"instruction", "input"?, "output_1", "output_2", "preference": 1|2}, AlpacaEval's stored judgements."""
+    replies = [text_field(row, "output_1"), text_field(row, "output_2")]
+    preference = field(row, "preference")
+    if preference not in (1, 2):
+        raise Unfit("no preference for either answer", str(preference))
+    if replies[0] == replies[1]:
+        raise Unfit("chosen equals rejected")
+    if preference == 2:
+        replies.reverse()
+    asked, meta = read_instruction(row, settings)
+    return Opened([asked], candidates=[{"content": text, "rewards": {}} for text in replies], meta=meta)
+
+
 NO_REWARD = "reward is not a finite number"
 
 
@@ -388,8 +422,10 @@ FORMATS: dict[str, Callable[[Row, Settings], Opened]] = {
     "hh": hh,
     "rewarded": rewarded,
     "alpaca_preferences": alpaca_preferences,
+    "sharegpt_preferences": sharegpt_preferences,
+    "judged_pairs": judged_pairs,
 }
-RANKED = ("hh", "rewarded", "alpaca_preferences")
+RANKED = ("hh", "rewarded", "alpaca_preferences", "sharegpt_preferences", "judged_pairs")
 PARTS: dict[str, Callable[[Row], list[Row]]] = {
     "super_ni": super_ni_parts,
     "unnatural_instructions": unnatural_instructions_parts,

@@ -131,7 +131,15 @@ def split_conversations(
                 f"cannot be dealt to {', '.join(f'{name}: {share}' for name, share in asked.items())}; "
                 "give more data, or ask for fewer splits"
             )
-    return splits
+    return {split: _limited(rows, split, rule.get("limit"), ledger) for split, rows in splits.items()}
+
+
+def _limited(rows: list[Conversation], split: str, limit: int | None, ledger: Ledger) -> list[Conversation]:
+    if limit is None:
+        return rows
+    for row in rows[limit:]:
+        ledger.reject(row["place"], "row", Fault("over limit", split), row["turns"])
+    return rows[:limit]
 
 
 def _split_shuffled(conversations: Sequence[Conversation], rule: dict[str, Any], ledger: Ledger) -> Splits:

@@ -32,8 +32,8 @@ class Strict(BaseModel):
 class Member(Strict):
     """A file inside an archive."""
 
-    member: str
-    """Its path in the archive."""
+    member: str | None = None
+    """Its path in the archive; null: the archive itself."""
     bytes: list[int] | None = Field(None, min_length=2, max_length=2)
     """Only these bytes of it: [first, one past the last]."""
     gunzip: bool = False
@@ -223,10 +223,10 @@ class Model(Strict):
 
     source: str
     """The source of its files."""
-    format: Literal["hf", "llama2c"] = "hf"
-    """hf: a transformers folder; llama2c: a checkpoint of the llama2.c project, converted once."""
+    format: Literal["hf", "llama2c", "gguf"] = "hf"
+    """hf: a transformers folder; llama2c: a checkpoint of the llama2.c project; gguf: dequantised; converted once."""
     weights: str | None = None
-    """llama2c: the file with the weights."""
+    """llama2c, gguf: the file with the weights."""
     tokenizer: str | None = None
     """llama2c: the file with the tokenizer."""
     template: str
@@ -242,6 +242,8 @@ class Model(Strict):
     def llama2c_files(self) -> "Model":
         if self.format == "llama2c" and not (self.weights and self.tokenizer):
             raise ValueError("format llama2c needs weights and tokenizer")
+        if self.format == "gguf" and not self.weights:
+            raise ValueError("format gguf needs weights")
         return self
 
 
@@ -258,6 +260,8 @@ class Split(Strict):
     """file: the first rows fill the first quota, and so on, without shuffling."""
     by_file: dict[Name, list[str]] = {}
     """Split: its files, for data that comes split; a group that is in two stays in the first."""
+    limit: Count | None = None
+    """No split gets more conversations than this, whatever its quota or its files."""
 
     @model_validator(mode="after")
     def one_way(self) -> "Split":
@@ -307,6 +311,8 @@ SCHEMAS = Literal[
     "hh",
     "rewarded",
     "alpaca_preferences",
+    "sharegpt_preferences",
+    "judged_pairs",
 ]
 
 
@@ -318,7 +324,7 @@ class Dataset(Strict):
     files: list[str] = Field(min_length=1)
     """Which of the source's files, in order."""
     data_schema: SCHEMAS = Field(alias="schema")
-    """How a row is written. hh, rewarded and alpaca_preferences rows bring ranked answers, some with rewards."""
+    """How a row is written. hh, rewarded, judged_pairs and …_preferences rows bring ranked answers, some with rewards."""
     system_prompt: str | None = None
     """The system message of every conversation; null: tutorbot rows have none, others keep their own."""
     drop_fields: list[str] = []
@@ -348,7 +354,7 @@ class Dataset(Strict):
     history_turns: Annotated[int, Field(ge=0)] | None = None
     """At most so many past exchanges stand before a turn; null: all. For models of short context."""
     exclude_groups_of: list[str] = []
-    """JSON Lines files of cleaned rows whose groups must not appear here."""
+    """dataset/split of this study whose groups (questions, with group_by: question) must not appear here."""
     subset: Subset | None = None
     """Keep only some rows, chosen before the split."""
     split: Split
@@ -580,7 +586,7 @@ class Pairs(Sampling, PromptAndReply):
 
 
 class RankedPairs(PromptAndReply):
-    """Preference pairs from answers that came ranked (schemas hh and alpaca_preferences), or that rewards rank."""
+    """Preference pairs from answers that came ranked (schemas hh, judged_pairs and …_preferences), or that rewards rank."""
 
     annotation: str
     """The annotation of the dataset whose answers they are."""
@@ -943,11 +949,13 @@ class RewardJudge(Strict):
 
 
 class OpenAIJudge(Strict):
-    """An OpenAI-compatible endpoint."""
+    """An OpenAI-compatible endpoint: hosted, vLLM, Ollama. Its verdicts are kept under work/judge and asked for once."""
 
     kind: Literal["openai"]
     model: str
     """The model's name there."""
+    version: str | None = None
+    """Which version of the model, where its name does not say: another version's verdicts are other verdicts."""
     base_url: str | None = None
     """The endpoint; null: the client's own default."""
     api_key_env: str = "OPENAI_API_KEY"
@@ -956,6 +964,32 @@ class OpenAIJudge(Strict):
     """0 is greedy."""
     max_tokens: Count = 1024
     """Longest verdict, in tokens."""
+    seed: int | None = None
+    """Sent with each request, where the endpoint takes one."""
+    concurrency: Count = 8
+    """Requests under way at once."""
+    requests_per_minute: Positive | None = None
+    """At most so many requests begin in a minute."""
+    retries: Count = 6
+    """How often a request is tried that gets no reply (429, 5xx, time-out, a broken reply)."""
+    timeout_seconds: Positive = 120.0
+    """How long one try may take."""
+    unanswered: Literal["stop", "count"] = "stop"
+    """What never got a reply: stop, and ask for it alone the next time; or count it as a failed verdict."""
+    budget_usd: Positive | None = None
+    """Dollars this study may pay this judge; it stops before they are passed. Needs both prices."""
+    usd_per_million_prompt_tokens: Annotated[float, Field(ge=0)] = 0.0
+    """Price of what is read."""
+    usd_per_million_completion_tokens: Annotated[float, Field(ge=0)] = 0.0
+    """Price of what is written."""
+
+    @model_validator(mode="after")
+    def priced(self) -> "OpenAIJudge":
+        if self.budget_usd and not (
+            self.usd_per_million_prompt_tokens or self.usd_per_million_completion_tokens
+        ):
+            raise ValueError("budget_usd needs usd_per_million_prompt_tokens and …_completion_tokens")
+        return self
 
 
 class RuleJudge(Strict):
@@ -1008,14 +1042,11 @@ class PairPerplexity(Strict):
     """Null: the study's."""
 
 
-class HumanEval(Sampling):
-    """Unbiased pass@k on the 164 problems, the completions run in a sandbox."""
+class Programs(Sampling):
+    """What benchmarks of model-written programs share."""
 
-    kind: Literal["humaneval"]
-    source: str
-    """The source of its file."""
-    file: str = "HumanEval.jsonl"
-    """Which of the source's files."""
+    temperatures: list[Annotated[float, Field(ge=0)]] = []
+    """Answer at each of these, and report the best beside; empty: at `temperature` alone."""
     limit: Count | None = None
     """Only the first so many problems."""
     k: list[Count] = [1]
@@ -1030,12 +1061,51 @@ class HumanEval(Sampling):
     """Run programs without a sandbox where the machine has none: a model's code can do what you can."""
 
 
+class HumanEval(Programs):
+    """Unbiased pass@k on the 164 problems, the completions run in a sandbox."""
+
+    kind: Literal["humaneval"]
+    source: str
+    """The source of its file."""
+    file: str = "HumanEval.jsonl"
+    """Which of the source's files."""
+
+
+class Mbpp(Programs):
+    """Unbiased pass@k on MBPP's short tasks, the programs run in a sandbox."""
+
+    kind: Literal["mbpp"]
+    source: str
+    """The source of its file."""
+    file: str
+    """Which of the source's files: MBPP's own, its sanitised form, or the harness package's requests."""
+    shots: list[Count] = []
+    """Ids of the tasks shown with their solutions; they are not asked."""
+
+
+class Task(Strict):
+    """One task of the harness with settings of its own."""
+
+    task: str
+    """Its name, or a group's."""
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    """Examples in the prompt; null: the benchmark's, else the task's own number."""
+    metrics: list[str] | None = None
+    """Keep only these metrics; null: all."""
+
+
 class LmEval(Strict):
-    """Tasks of the lm-evaluation-harness."""
+    """Tasks of the lm-evaluation-harness, all with one load of the model."""
 
     kind: Literal["lm_eval"]
-    tasks: list[str] = Field(min_length=1)
-    """Their names."""
+    tasks: list[str | Task] = []
+    """Their names, or names with settings."""
+    suite: Literal["instruction_modelling"] | None = None
+    """A published group of tasks: 18 tasks in 6 groups, with few-shot counts and the mean of the group means."""
+    source: str | None = None
+    """A source with the rows of the tasks in one package (package_file); null: the model hub, or include_path."""
+    package_file: str | None = None
+    """Which of the source's files is the package."""
     include_path: str | None = None
     """A folder with task files of one's own, relative to the repository."""
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
@@ -1048,14 +1118,36 @@ class LmEval(Strict):
     """What the model computes in."""
     apply_chat_template: bool = False
     """Wrap the prompts in the tokenizer's chat template."""
+    fidelity: Fidelity | None = None
+    """Null: the study's. code: the suite's mean takes an error rate as the published one does."""
+
+    @model_validator(mode="after")
+    def something_to_do(self) -> "LmEval":
+        if not self.tasks and not self.suite:
+            raise ValueError("needs tasks or suite")
+        if bool(self.source) != bool(self.package_file) or (self.source and self.include_path):
+            raise ValueError("source and package_file go together, and not with include_path")
+        return self
 
 
 class MtBench(Sampling):
-    """Two-turn questions, each answer rated 1 to 10 by a judge."""
+    """Two-turn questions, each answer rated 1 to 10 by a judge, or compared with another policy's."""
 
     kind: Literal["mt_bench"]
     questions: str
-    """The file of questions, relative to the repository."""
+    """The file of questions: relative to the repository, or a file of `source`."""
+    source: str | None = None
+    """The source of questions, references and judge_prompts."""
+    references: str | None = None
+    """The source's file of reference answers."""
+    judge_prompts: str | None = None
+    """The source's file of FastChat's judge prompts; null: our own wording."""
+    temperatures: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Category: the temperature its questions are answered at; others at `temperature`."""
+    mode: Literal["single", "pairwise"] = "single"
+    """single: a rating of each answer; pairwise: a comparison with `opponent`'s, in both orders."""
+    opponent: str | None = None
+    """pairwise: the policy compared with; null: the report's baseline."""
     judge: str
     """Who rates."""
     limit: Count | None = None
@@ -1067,11 +1159,75 @@ class AlpacaEval(Sampling):
 
     kind: Literal["alpaca_eval"]
     prompts: str
-    """The file of instructions with reference answers, relative to the repository."""
+    """The file of instructions with reference answers: relative to the repository, or a file of `source`."""
+    source: str | None = None
+    """The source of prompts and of gamed."""
     judge: str
     """Who compares."""
+    annotator: str | None = None
+    """How the alpaca_eval package asks and reads (alpaca_eval_gpt4, weighted_alpaca_eval_gpt4_turbo, …); null: our way."""
+    length_controlled: bool = False
+    """Also the length-controlled win rate."""
+    gamed: str | None = None
+    """The source's df_gamed.csv, which the full length-controlled model needs; null: its form without difficulty."""
+    lc_draws: Count = 200
+    """Refits on bootstrap samples behind the interval of the length-controlled rate."""
+    evaluate: bool = True
+    """false: answer and measure lengths only; no judge is asked."""
     limit: Count | None = None
     """Only the first so many instructions."""
+
+
+class JudgeScore(Sampling):
+    """A judge's score from 0 to 100 of each answer to a split, the reference beside it."""
+
+    kind: Literal["judge_score"]
+    dataset: str
+    """The dataset."""
+    split: str
+    """The split that is answered."""
+    judge: str
+    """Who scores; an endpoint."""
+    prompt: str | None = None
+    """The judge's prompt with {prompt}, {reference} and {answer}; null: our wording."""
+    limit: Count | None = None
+    """Answer only so many turns."""
+
+
+class JudgedPreference(Sampling):
+    """Which of two answers to a split is more helpful and harmless, in both orders."""
+
+    kind: Literal["preference"]
+    dataset: str
+    """The dataset."""
+    split: str
+    """The split that is answered."""
+    judge: str
+    """Who compares."""
+    opponent: str | None = None
+    """The policy compared with; null: the split's own answers."""
+    skip: list[str] = []
+    """Prompt ids left out."""
+    limit: Count | None = None
+    """Answer only so many prompts."""
+
+
+class TextOverlap(Sampling):
+    """How answers to a split share words with the reference and with what the prompt gives; how varied they are."""
+
+    kind: Literal["text_overlap"]
+    dataset: str
+    """The dataset."""
+    split: str
+    """The split that is answered; a training split shows memorisation."""
+    metrics: list[Literal["bleu", "meteor", "coverage", "density", "distinct", "length"]] = Field(
+        min_length=1
+    )
+    """Which measures."""
+    wordnet: str | None = None
+    """A folder with WordNet's dictionary files, for METEOR's synonyms; null: exact and stem matches only."""
+    limit: Count | None = None
+    """Answer only so many prompts."""
 
 
 class Rewards(Sampling):
@@ -1103,17 +1259,23 @@ class ReplyLoss(Strict):
 
 
 Benchmark = Annotated[
-    Tutor | PairPerplexity | HumanEval | LmEval | MtBench | AlpacaEval | Rewards | ReplyLoss,
+    Tutor
+    | PairPerplexity
+    | HumanEval
+    | Mbpp
+    | LmEval
+    | MtBench
+    | AlpacaEval
+    | JudgeScore
+    | JudgedPreference
+    | Rewards
+    | TextOverlap
+    | ReplyLoss,
     Field(discriminator="kind"),
 ]
-ANSWERED = (
-    "tutor",
-    "humaneval",
-    "mt_bench",
-    "alpaca_eval",
-    "rewards",
-)  # benchmarks that need a policy's generations
-JUDGED = ("mt_bench", "alpaca_eval")
+PROGRAMS = ("humaneval", "mbpp")
+JUDGED = ("mt_bench", "alpaca_eval", "judge_score", "preference")
+ANSWERED = ("tutor", *PROGRAMS, *JUDGED, "rewards", "text_overlap")  # these need a policy's generations
 CALIBRATION = ("gold", "empty")  # scored beside the policies
 TAGGED = ("runs", "judges", "benchmarks")  # parts whose entries are told apart by method or kind
 
@@ -1129,6 +1291,23 @@ class Bar(Strict):
     """As in results.csv."""
 
 
+class Published(Strict):
+    """A number that a paper, a model card or a leaderboard gives for one cell of results.csv."""
+
+    policy: str
+    """The policy it is about."""
+    benchmark: str
+    """The benchmark."""
+    subset: str = ""
+    """As in results.csv."""
+    metric: str
+    """As in results.csv."""
+    value: float
+    """In the unit of results.csv."""
+    source: str
+    """Where it stands."""
+
+
 class Report(Strict):
     """The tables and figures."""
 
@@ -1139,7 +1318,15 @@ class Report(Strict):
     confidence: Share = 0.95
     """Of the intervals."""
     bars: list[Bar] = []
-    """The bar chart."""
+    """The bar chart and the first columns of the headline table."""
+    published: list[Published] = []
+    """Published numbers, set beside ours."""
+    samples: Annotated[int, Field(ge=0)] = 4
+    """Prompts of each answered benchmark shown with every policy's answer."""
+    decontaminate: bool = True
+    """Look for each benchmark's items in the training sets, and score again without those found."""
+    agreement: list[list[str]] = []
+    """Pairs of benchmarks, alike but for their judge, whose verdicts are correlated."""
 
 
 class Engine(Strict):
@@ -1180,6 +1367,8 @@ class Study(Strict):
     """Another study this one stands on, a path relative to the repository: mappings are merged, all else replaced."""
     study: Name
     """Its name, and that of its folder under results/."""
+    limit: Count | None = None
+    """Cut everything short for a first look: at most so many conversations in a split, items in a benchmark (or task)."""
     fidelity: Fidelity = "paper"
     """Where a paper and its code disagree, which of them the scorers follow."""
     seeds: list[int] = Field([1], min_length=1)

@@ -7,7 +7,7 @@ Every mistake is reported with the path to the value and what is allowed.
 import difflib
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -19,6 +19,7 @@ from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.schema import (
     CALIBRATION,
+    JUDGED,
     PATTERNS,
     ROW_FILES,
     TAGGED,
@@ -29,10 +30,14 @@ from workflow_scripts.common.schema import (
     GivenReward,
     HumanEval,
     Judge,
+    JudgedPreference,
+    JudgeScore,
     LmEval,
+    Mbpp,
     MtBench,
     OfflineRl,
     Online,
+    OpenAIJudge,
     PairPerplexity,
     RankedPairs,
     ReplyLoss,
@@ -43,6 +48,7 @@ from workflow_scripts.common.schema import (
     Sft,
     Source,
     Study,
+    TextOverlap,
     Tutor,
     WithValue,
 )
@@ -228,6 +234,11 @@ class References:
                     self.need(
                         f"datasets.{name}.split.by_file.{split}", file, dataset.files, "file of this dataset"
                     )
+            for index, held_out in enumerate(dataset.exclude_groups_of):
+                path = f"datasets.{name}.exclude_groups_of[{index}]"
+                other, _, split = held_out.partition("/")
+                self.need(path, other, self.study.datasets.keys() - {name}, "other dataset")
+                self.need_split(path, other, split)
 
     def rewards(self) -> None:
         study = self.study
@@ -316,27 +327,74 @@ class References:
             path = f"benchmarks.{name}"
             if isinstance(benchmark, Rewards):
                 self.need_answerable(path, benchmark.annotation, benchmark.split)
-            if isinstance(benchmark, Tutor | ReplyLoss):
+            if isinstance(benchmark, Tutor | ReplyLoss | JudgeScore | JudgedPreference | TextOverlap):
                 self.need(f"{path}.dataset", benchmark.dataset, study.datasets, "dataset")
                 self.need_split(f"{path}.split", benchmark.dataset, benchmark.split)
-            if isinstance(benchmark, PairPerplexity | HumanEval):
+            if isinstance(benchmark, PairPerplexity | HumanEval | Mbpp):
                 self.need(f"{path}.source", benchmark.source, study.sources, "source")
                 self.need_file(f"{path}.file", benchmark.source, benchmark.file)
             if isinstance(benchmark, PairPerplexity) and name in study.datasets:
                 self.wrong.append(f"{path}: a dataset has this name already, and both are cleaned")
-            if isinstance(benchmark, MtBench | AlpacaEval):
+            if benchmark.kind in JUDGED:
                 self.need(f"{path}.judge", benchmark.judge, study.judges, "judge")
+                self.judged_by(path, benchmark, study.judges.get(benchmark.judge))
             if isinstance(benchmark, MtBench):
-                self.need_path(f"{path}.questions", benchmark.questions)
+                files = ("questions", "references", "judge_prompts")
+                self.need_files(path, benchmark, files)
             if isinstance(benchmark, AlpacaEval):
-                self.need_path(f"{path}.prompts", benchmark.prompts)
+                self.need_files(path, benchmark, ("prompts", "gamed"))
             if isinstance(benchmark, LmEval):
                 self.need_path(f"{path}.include_path", benchmark.include_path)
+                self.need(f"{path}.source", benchmark.source, study.sources, "source")
+                self.need_file(f"{path}.package_file", benchmark.source, benchmark.package_file)
             for part, taken in (("pairs", study.pairs), ("values", study.values), ("runs", study.runs)):
                 if name.startswith(f"{part}-") and name.removeprefix(f"{part}-") in taken:
                     self.wrong.append(f"{path}: the prompts of {name.replace('-', '.', 1)} have this name")
 
+    def need_files(self, path: str, benchmark: Benchmark, keys: Sequence[str]) -> None:
+        """Need files of the benchmark's source, or, where it names none, files of the repository."""
+        self.need(f"{path}.source", benchmark.source, self.study.sources, "source")
+        for key in keys:
+            if benchmark.source:
+                self.need_file(f"{path}.{key}", benchmark.source, getattr(benchmark, key))
+            else:
+                self.need_path(f"{path}.{key}", getattr(benchmark, key))
+
+    def judged_by(self, path: str, benchmark: Benchmark, judge: Judge | None) -> None:
+        """Refuse a judge that cannot do what the benchmark asks: only an endpoint reads a prompt."""
+        asked = {
+            "kind: judge_score": benchmark.kind == "judge_score",
+            "mode: pairwise": getattr(benchmark, "mode", "") == "pairwise",
+            "judge_prompts": getattr(benchmark, "judge_prompts", None),
+            "annotator": getattr(benchmark, "annotator", None),
+        }
+        for key, wanted in asked.items():
+            if wanted and judge is not None and not isinstance(judge, OpenAIJudge):
+                self.wrong.append(f"{path}.judge: {key} needs a judge of kind openai, not {judge.kind}")
+
+    def opponents(self) -> None:
+        """Need the policies that others' answers are compared with."""
+        for name, benchmark in self.study.benchmarks.items():
+            opponent = getattr(benchmark, "opponent", None)
+            self.need(f"benchmarks.{name}.opponent", opponent, policies_of(self.study), "policy")
+            if getattr(benchmark, "mode", "") == "pairwise" and not (opponent or self.study.report.baseline):
+                self.wrong.append(
+                    f"benchmarks.{name}.opponent: mode pairwise compares with a policy: name one here or as "
+                    "report.baseline"
+                )
+
     def report(self) -> None:
+        known = [*policies_of(self.study), *CALIBRATION]
+        for index, entry in enumerate(self.study.report.published):
+            self.need(f"report.published[{index}].policy", entry.policy, known, "policy")
+            self.need(
+                f"report.published[{index}].benchmark", entry.benchmark, self.study.benchmarks, "benchmark"
+            )
+        for index, pair in enumerate(self.study.report.agreement):
+            if len(pair) != 2:
+                self.wrong.append(f"report.agreement[{index}]: two benchmarks, not {len(pair)}")
+            for name in pair:
+                self.need(f"report.agreement[{index}]", name, self.study.benchmarks, "benchmark")
         self.need("report.baseline", self.study.report.baseline, policies_of(self.study), "policy")
         for index, bar in enumerate(self.study.report.bars):
             self.need(f"report.bars[{index}].benchmark", bar.benchmark, self.study.benchmarks, "benchmark")
@@ -352,6 +410,7 @@ def references(study: Study) -> list[str]:
     looked.runs()
     looked.benchmarks()
     if not looked.wrong:  # lineages exist only where every parent does
+        looked.opponents()
         looked.report()
     return looked.wrong
 
@@ -577,7 +636,20 @@ def check_study(config: dict, origin: str = "the study") -> Study:
     wrong = references(study)
     if wrong:
         raise mistakes(origin, wrong)
-    return study
+    return cut_short(study)
+
+
+def cut_short(study: Study) -> Study:
+    """Return a study with its `limit` put into every part that can be cut; without one, as it is."""
+    if study.limit is None:
+        return study
+    cut = study.model_copy(deep=True)
+    for dataset in cut.datasets.values():
+        dataset.split.limit = min(study.limit, dataset.split.limit or study.limit)
+    for part in [*cut.benchmarks.values(), *cut.pairs.values()]:
+        if "limit" in type(part).model_fields:
+            part.limit = min(study.limit, part.limit or study.limit)
+    return cut
 
 
 def check_config(config: dict, files: Iterable[Path | str]) -> Study:

@@ -180,18 +180,19 @@ def _unpack_files(archive: Path, members: dict, wanted: Wanted, work: Path) -> d
     unpacked = {}
     for name, sha256 in wanted.items():
         part = members[name]
-        path = unpack_member(
-            archive,
-            part["member"],
-            work / "files" / name,
-            span=part.get("bytes"),
-            gunzip=part.get("gunzip", False),
-        )
+        target = work / "files" / name
+        if part.get("member"):
+            path = unpack_member(
+                archive, part["member"], target, span=part.get("bytes"), gunzip=part.get("gunzip", False)
+            )
+        else:  # the archive itself
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path = Path(shutil.copyfile(archive, target))
         if sha256 and not matches(path, ("sha256", sha256)):
             found = hex_digest(path, "sha256")
             path.unlink()
             raise Unavailable(
-                f"{archive.name}: {part['member']}: {name}'s sha256 is {found}, wanted {sha256}"
+                f"{archive.name}: {part.get('member') or 'whole'}: {name}'s sha256 is {found}, wanted {sha256}"
             )
         unpacked[name] = path
     return unpacked

@@ -1,7 +1,8 @@
 """Turn a fetched source into a model folder that transformers loads: safetensors, tokenizer, config.
 
-Formats: `hf` (already such a folder: its files are linked) and `llama2c` (the flat float32 checkpoint and the
-`tokenizer.bin` of the llama2.c project). Not covered: any format that needs unpickling.
+Formats: `hf` (already such a folder: its files are linked), `llama2c` (the flat float32 checkpoint and the
+`tokenizer.bin` of the llama2.c project) and `gguf` (one file with quantised weights and tokenizer, dequantised once).
+Not covered: any format that needs unpickling.
 """
 
 import argparse
@@ -178,6 +179,33 @@ def link_hf(source: Path, folder: Path) -> None:
             shutil.copy2(item, folder / item.name)
 
 
+def convert_gguf(file: Path, folder: Path) -> None:
+    """Write a transformers folder (float32 safetensors, fast tokenizer) from a GGUF file, its weights dequantised.
+
+    The tokenizer that transformers reads from a GGUF file ends its texts with the token that begins them; the ids in
+    the file's own metadata are right and are put in its place.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    config = loaded.config
+    del (
+        config.quantization_config
+    )  # they are plain floats now, and a folder that says otherwise cannot be saved
+    config._name_or_path = ""  # the folder this was read from differs from machine to machine
+    model = type(loaded)(config)
+    model.load_state_dict(loaded.state_dict())
+    ends = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
+    pad = config.pad_token_id if config.pad_token_id is not None else config.eos_token_id
+    model.generation_config = GenerationConfig(**ends, pad_token_id=pad)
+    for name, identity in (ends | {"pad_token_id": pad}).items():
+        setattr(tokenizer, name.removesuffix("_id"), tokenizer.convert_ids_to_tokens(identity))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def nll_per_token(folder: Path, texts: list[str]) -> float:
     """Return the mean negative log-likelihood (nats per token) of texts under a model folder."""
     import torch
@@ -208,6 +236,8 @@ def main() -> None:
             convert_llama2c(
                 arguments.source / settings["weights"], arguments.source / settings["tokenizer"], folder
             )
+        elif settings["format"] == "gguf":
+            convert_gguf(arguments.source / settings["weights"], folder)
         else:
             link_hf(arguments.source, folder)
         check = settings["check"]

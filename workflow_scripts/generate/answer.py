@@ -7,6 +7,7 @@ each set on as a file of its own.
 
 import argparse
 import importlib
+import itertools
 import json
 import resource
 import time
@@ -31,8 +32,12 @@ def store_of(work: Path, fingerprint: str) -> Path:
 def fingerprint_of(
     model_manifest: Path, prompts_manifest: Path, settings: dict, seed: int, code: dict
 ) -> str:
-    """Return what a set's answers depend on: weights, prompts with their sampling, template, engine, seed and code."""
-    contents = [sha256_of(model_manifest), sha256_of(prompts_manifest)]
+    """Return what a set's answers depend on: weights, prompts with their sampling, template, engine, seed and code.
+
+    Not on the set's name: two benchmarks that ask the same in the same way are answered once.
+    """
+    prompts = read_json(prompts_manifest)
+    contents = [sha256_of(model_manifest), sorted(prompts["files"].values()), prompts["sampling"]]
     return digest({"contents": contents, "settings": settings, "seed": seed, "code": code})[:16]
 
 
@@ -57,12 +62,21 @@ def prompt_ids(row: dict, said: list[str], settings: dict, tokenizer: object) ->
     return tokenise_prompt(messages, settings["template"], tokenizer)
 
 
+def by_temperature(rows: list[dict], default: float) -> dict[float, list[dict]]:
+    """Return the rows by the temperature they are answered at, the lowest first, each in its order."""
+    found: dict[float, list[dict]] = {}
+    for row in rows:
+        found.setdefault(row.get("temperature", default), []).append(row)
+    return dict(sorted(found.items()))
+
+
 def answer_set(
     engine: object, rows: list[dict], sampling: dict, settings: dict, seed: int, store: Path
 ) -> int:
     """Answer what a prompt set still lacks, appending to its store; return the number of tokens made.
 
-    A prompt longer than the context leaves room for is cut on the left, and its answer says by how many tokens.
+    Rows of one temperature, their own or the set's, are asked together. A prompt longer than the context leaves room
+    for is cut on the left, and its answer says by how many tokens.
     """
     done = read_store(store)
     room = settings["context"] - sampling["max_new_tokens"]
@@ -71,32 +85,38 @@ def answer_set(
             f"max_new_tokens {sampling['max_new_tokens']} fills the context of {settings['context']}"
         )
     made = 0
-    for turn in range(max(1 + len(row["followups"]) for row in rows)):
-        for sample in range(sampling["samples"]):
-            due = [row for row in rows if turn <= len(row["followups"])]
-            # All prompts of a round are batched alike whether or not some are done, so a resumed run draws the same.
-            prompts, missing = [], []
-            for row in due:
-                said = [done[row["id"], sample, earlier]["text"] for earlier in range(turn)]
-                prompts.append(prompt_ids(row, said, settings, engine.tokenizer))
-                missing.append((row["id"], sample, turn) not in done)
-            if not any(missing):
-                continue
-            cut = [max(0, len(prompt) - room) for prompt in prompts]
-            kept = [prompt[extra:] for prompt, extra in zip(prompts, cut, strict=True)]
-            draw_seed = seed * 10_007 + sample * 101 + turn
-            with open(store, "a", encoding="utf-8") as stream:
-                for index, answer in engine.answer(
-                    kept, sampling, settings["template"]["assistant"].get("end", ""), draw_seed
-                ):
-                    if missing[index]:
-                        row = {"id": due[index]["id"], "sample": sample, "turn": turn, **answer._asdict()}
-                        if cut[index]:
-                            row["prompt_tokens_cut"] = cut[index]
-                        done[row["id"], sample, turn] = row
-                        stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-                        stream.flush()
-                        made += answer.completion_tokens
+    alike = by_temperature(rows, sampling["temperature"])
+    rounds = itertools.product(
+        range(max(1 + len(row["followups"]) for row in rows)), range(sampling["samples"]), enumerate(alike)
+    )
+    for turn, sample, (number, temperature) in rounds:
+        due = [row for row in alike[temperature] if turn <= len(row["followups"])]
+        # All prompts of a round are batched alike whether or not some are done, so a resumed run draws the same.
+        prompts, missing = [], []
+        for row in due:
+            said = [done[row["id"], sample, earlier]["text"] for earlier in range(turn)]
+            prompts.append(prompt_ids(row, said, settings, engine.tokenizer))
+            missing.append((row["id"], sample, turn) not in done)
+        if not any(missing):
+            continue
+        cut = [max(0, len(prompt) - room) for prompt in prompts]
+        kept = [prompt[extra:] for prompt, extra in zip(prompts, cut, strict=True)]
+        draw_seed = seed * 10_007 + sample * 101 + turn + number * 5_000_011
+        with open(store, "a", encoding="utf-8") as stream:
+            for index, answer in engine.answer(
+                kept,
+                sampling | {"temperature": temperature},
+                settings["template"]["assistant"].get("end", ""),
+                draw_seed,
+            ):
+                if missing[index]:
+                    row = {"id": due[index]["id"], "sample": sample, "turn": turn, **answer._asdict()}
+                    if cut[index]:
+                        row["prompt_tokens_cut"] = cut[index]
+                    done[row["id"], sample, turn] = row
+                    stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    stream.flush()
+                    made += answer.completion_tokens
     return made
 
 

@@ -1,7 +1,7 @@
 """Build one prompt set: what a benchmark, or the making of preference pairs, asks every policy.
 
 A prompt set is rows of {id, group, messages or text, followups, reference, meta} and a manifest that also holds the
-sampling settings, so a policy's answers depend on nothing else.
+sampling settings, so a policy's answers depend on nothing else. A row's own "temperature" goes before the set's.
 """
 
 import argparse
@@ -9,11 +9,17 @@ import json
 from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl, write_manifest
 from workflow_scripts.common.turns import turns_of
 
 # Where a completed function ends: the next top-level statement (Chen et al. 2021, section 2.2).
 CODE_STOPS = ["\nclass", "\ndef", "\n#", "\nif", "\nprint"]
+# An MBPP program may have several functions; it ends at its mark, or where it would test or run itself.
+PROGRAM_STOPS = ["[DONE]", "\nassert", "\nif", "\nprint", "\n```"]
+STOPS = {"humaneval": CODE_STOPS, "mbpp": PROGRAM_STOPS}
+MBPP_TEST = range(
+    11, 511
+)  # Austin et al. 2021, section 2.1: the others are for prompting, tuning and training
 
 
 def field(row: dict, name: str, path: Path, number: int) -> object:
@@ -48,9 +54,65 @@ def humaneval_prompts(path: Path) -> list[dict]:
     ]
 
 
-def mt_bench_prompts(path: Path) -> list[dict]:
-    """One row per question with its second turn as followup; references where the question has them."""
+def mbpp_problem(row: dict, path: Path, number: int) -> tuple[int, str, str]:
+    """Return a problem's task id, how its program is asked for, and the program."""
+    task = field(row, "task_id", path, number)
+    if not str(task).isdigit():
+        raise PlumblineError(f"{path}: row {number}: task_id {task!r} is no number; is this mbpp.jsonl?")
+    text = row["text"] if "text" in row else field(row, "prompt", path, number)
+    tests = "\n".join(field(row, "test_list", path, number))
+    asked = f"You are an expert Python programmer. Your task: {text.strip()}\nYour code must pass:\n{tests}\n"
+    code = field(row, "code", path, number).replace("\r\n", "\n").strip()
+    return int(task), f"{asked}[BEGIN]\n", code
+
+
+def mbpp_prompts(path: Path, shots: list[int]) -> list[dict]:
+    """One raw text prompt per test problem, after the solved problems `shots` (task ids), which are not asked.
+
+    The frame is that of Austin et al. (2021), section 3: task, tests, then the program between [BEGIN] and [DONE]; the
+    words are ours. Rows are those of mbpp.jsonl or the sanitised MBPP, plain or as the "doc" of a request.
+    """
+    rows = [row.get("doc", row) for row in read_jsonl(path)]
+    problems = [mbpp_problem(row, path, number) for number, row in enumerate(rows, 1)]
+    solved = {task: f"{asked}{code}\n[DONE]\n\n" for task, asked, code in problems}
+    missing = [str(shot) for shot in shots if shot not in solved]
+    if missing:
+        raise PlumblineError(f"{path}: no task {', '.join(missing)} to show solved; name others as shots")
+    before = "".join(solved[shot] for shot in shots)
     return [
+        {
+            "id": f"MBPP/{task}",
+            "group": f"MBPP/{task}",
+            "text": before + asked,
+            "followups": [],
+            "reference": [code],
+            "meta": {},
+        }
+        for task, asked, code in problems
+        if task in MBPP_TEST and task not in shots
+    ]
+
+
+def read_references(path: Path, turns: dict[str, int]) -> dict[str, list[str]]:
+    """Return the reference answers of FastChat's file by question id; `turns` is how many each question needs."""
+    references = {}
+    for number, row in enumerate(read_jsonl(path), 1):
+        name = str(field(row, "question_id", path, number))
+        references[name] = field(row, "choices", path, number)[0]["turns"]
+        if len(references[name]) != turns.get(name, len(references[name])):
+            raise PlumblineError(
+                f"{path}: row {number} answers {len(references[name])} turns of question {name}, "
+                f"which has {turns[name]}; take the answers to these questions"
+            )
+    return references
+
+
+def mt_bench_prompts(path: Path, references: Path | None = None) -> list[dict]:
+    """One row per question with its second turn as followup; references where the question has them.
+
+    A file of reference answers replaces the questions' own, as FastChat's judge sees only those of the file.
+    """
+    rows = [
         {
             "id": str(field(row, "question_id", path, number)),
             "group": str(row["question_id"]),
@@ -61,10 +123,22 @@ def mt_bench_prompts(path: Path) -> list[dict]:
         }
         for number, row in enumerate(read_jsonl(path), 1)
     ]
+    if references is None:
+        return rows
+    given = read_references(references, {row["id"]: 1 + len(row["followups"]) for row in rows})
+    if not any(row["id"] in given for row in rows):
+        raise PlumblineError(f"{references}: answers none of the questions of {path}")
+    return [row | {"reference": given.get(row["id"])} for row in rows]
 
 
 def alpaca_eval_prompts(path: Path) -> list[dict]:
-    """One row per instruction; the answer to be compared with is the reference."""
+    """One row per instruction, by its place in the file; the answer to be compared with is the reference.
+
+    The file is JSON Lines, or one JSON list as the AlpacaEval package writes its results.
+    """
+    rows = read_json(path) if path.suffix == ".json" else read_jsonl(path)
+    if not isinstance(rows, list):
+        raise PlumblineError(f"{path}: a list of instructions is needed, not one {type(rows).__name__}")
     return [
         {
             "id": str(number - 1),
@@ -74,38 +148,84 @@ def alpaca_eval_prompts(path: Path) -> list[dict]:
             "reference": [field(row, "output", path, number)],
             "meta": {"dataset": row.get("dataset", "")},
         }
-        for number, row in enumerate(read_jsonl(path), 1)
+        for number, row in enumerate(rows, 1)
     ]
 
 
 BUILDERS = {
     "turns": turn_prompts,
     "humaneval": humaneval_prompts,
+    "mbpp": mbpp_prompts,
     "mt_bench": mt_bench_prompts,
     "alpaca_eval": alpaca_eval_prompts,
 }
+
+
+def at_category_temperatures(rows: list[dict], temperatures: dict[str, float], path: Path) -> list[dict]:
+    """Return the rows with their category's temperature; a category without one keeps the set's."""
+    unknown = sorted(temperatures.keys() - {row["meta"]["category"] for row in rows})
+    if unknown:
+        raise PlumblineError(
+            f"temperatures: no question of {path} is in category {', '.join(unknown)}; leave it out"
+        )
+    return [
+        row | {"temperature": temperatures[row["meta"]["category"]]}
+        if row["meta"]["category"] in temperatures
+        else row
+        for row in rows
+    ]
+
+
+def at_each_temperature(rows: list[dict], temperatures: list[float]) -> list[dict]:
+    """Return each row once per temperature T, as "<id>@<T>" with meta "temperature"; its group is as before."""
+    return [
+        row
+        | {
+            "id": f"{row['id']}@{temperature:g}",
+            "temperature": temperature,
+            "meta": row["meta"] | {"temperature": temperature},
+        }
+        for row in rows
+        for temperature in temperatures
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", choices=BUILDERS, required=True)
     parser.add_argument("--input", type=Path, required=True)
-    parser.add_argument("--sampling", type=json.loads, required=True, help="how answers are drawn, as JSON")
+    parser.add_argument(
+        "--sampling",
+        type=json.loads,
+        required=True,
+        help="how answers are drawn, as JSON; its temperatures: {category: T} or a list",
+    )
     parser.add_argument("--history", type=int, help="turns: at most so many past exchanges in a prompt")
+    parser.add_argument("--references", type=Path, help="mt_bench: FastChat's file of reference answers")
+    parser.add_argument(
+        "--shots", type=int, nargs="*", default=[], help="mbpp: ids of the tasks that are shown solved"
+    )
     parser.add_argument("--limit", type=int, help="keep the first so many rows")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--manifest", type=Path, required=True)
     arguments = parser.parse_args()
-    more = {"history": arguments.history} if arguments.kind == "turns" else {}
-    rows = BUILDERS[arguments.kind](arguments.input, **more)[: arguments.limit]
+    own = {"turns": ["history"], "mt_bench": ["references"], "mbpp": ["shots"]}
+    more = {name: getattr(arguments, name) for name in own.get(arguments.kind, [])}
+    rows = BUILDERS[arguments.kind](arguments.input, **more)
+    sampling = arguments.sampling | {"stop": STOPS.get(arguments.kind, [])}
+    temperatures = sampling.pop("temperatures", None) or []
+    if isinstance(temperatures, dict):
+        rows = at_category_temperatures(rows, temperatures, arguments.input)
+    rows = rows[: arguments.limit]
+    if isinstance(temperatures, list) and len(temperatures) == 1:
+        sampling["temperature"] = temperatures[0]
+    elif isinstance(temperatures, list) and temperatures:
+        rows = at_each_temperature(rows, temperatures)
     identities = [row["id"] for row in rows]
     if not rows or len(set(identities)) < len(rows):
         raise PlumblineError(f"{arguments.input}: {'ids repeat' if rows else 'holds no prompts'}")
-    stop = CODE_STOPS if arguments.kind == "humaneval" else []
     count = write_jsonl(arguments.output, rows)
-    write_manifest(
-        arguments.manifest, [arguments.output], count=count, sampling=arguments.sampling | {"stop": stop}
-    )
+    write_manifest(arguments.manifest, [arguments.output], count=count, sampling=sampling)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
-"""The report's pictures: loss curves, policies with their intervals, reward histograms.
+"""The report's pictures: loss curves, policies with their intervals, differences to the baseline, distributions.
 
-One command line, three subcommands, each with --settings (JSON) and --output (.svg or .png). Colours are Okabe and
-Ito's, which colour-blind readers tell apart. The same input gives the same bytes: no dates, a fixed salt for SVG ids.
+One command line, four subcommands, each with --settings (JSON) and --output (.svg or .png); `page` puts the same
+pictures into the report with `inline_svg`. Colours are Okabe and Ito's, which colour-blind readers tell apart. The
+same input gives the same bytes: no dates, a fixed salt for SVG ids.
 """
 
 import argparse
 import csv
+import html
+import io
 import json
 import math
+import re
 import textwrap
 from pathlib import Path
 
@@ -20,21 +24,29 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_json, read_jsonl
-from workflow_scripts.report.table import ALL, cell_name
+from workflow_scripts.report.table import ALL, WHOLE, cell_name, clearly_better
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442",
 )  # fmt: skip
 COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW)
-GREY, INK = "#767676", "#222222"
+GREY, INK, GRID, PAPER = "#767676", "#222222", "#E4E4E4", "#FFFFFF"
+# The CSS variables that stand for the colours where a picture is part of a page, which may be dark.
+VARIABLES = {
+    BLUE: "--blue", ORANGE: "--orange", GREEN: "--green", PINK: "--pink", SKY: "--sky", RED: "--red",
+    YELLOW: "--yellow", GREY: "--muted", INK: "--ink", GRID: "--line", PAPER: "--paper",
+}  # fmt: skip
 FINAL = "final_reward"
 CALIBRATION = {"gold": ("gold answers", (0, (5, 2))), "empty": ("empty answers", (0, (1, 1.5)))}
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+OFF_SCALE = 5  # a difference this many times the median one would squeeze the others into a line
 STYLE = {
     "svg.hashsalt": "plumbline",
+    "text.parse_math": False,  # a name with a dollar sign is a name
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 10.5,
@@ -65,7 +77,7 @@ def draw_loss_curves(curves: list[dict]) -> Figure:
         panel.set_xlabel("optimiser step")
         panel.set_ylabel("loss")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        panel.grid(axis="y", color="#E4E4E4", linewidth=0.8)
+        panel.grid(axis="y", color=GRID, linewidth=0.8)
         panel.set_axisbelow(True)
         for curve in own:
             _draw_curve(panel, curve["rows"], faint=len(own) > 1)
@@ -102,6 +114,12 @@ def _draw_curve(panel: Axes, rows: list[dict], faint: bool) -> None:
             panel.plot(*zip(*points, strict=True), alpha=alpha, **style)
 
 
+def headline_rows(rows: list[dict]) -> list[dict]:
+    """Return the rows that stand for their policy: of one with several seeds those of seed "all"."""
+    averaged = {row["policy"] for row in rows if row["seed"] == ALL}
+    return [row for row in rows if row["policy"] not in averaged or row["seed"] == ALL]
+
+
 def draw_policy_bars(rows: list[dict], cells: list[str]) -> Figure:
     """Return bars of each policy's value with its interval, grouped by cell; calibration rows as grey lines.
 
@@ -109,8 +127,7 @@ def draw_policy_bars(rows: list[dict], cells: list[str]) -> Figure:
     values above 1. Of a policy with several seeds the row of seed "all" is drawn. Raises PlumblineError for a
     cell that no row has, unless its benchmark was refused, and for a study without policies.
     """
-    averaged = {row["policy"] for row in rows if row["seed"] == ALL}
-    rows = [row for row in rows if row["policy"] not in averaged or row["seed"] == ALL]
+    rows = headline_rows(rows)
     policies = list(dict.fromkeys(row["policy"] for row in rows if row["policy"] not in CALIBRATION))
     if not policies:
         raise PlumblineError("no policy has scores: nothing to draw")
@@ -145,18 +162,21 @@ def draw_policy_bars(rows: list[dict], cells: list[str]) -> Figure:
     axes.set_xticks(range(len(cells)), [_cell_label(cell, rows, policies, cells) for cell in cells])
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.55, len(cells) - 0.45)
-    top = max([1.0, *(float(row["ci_high"]) for (_, cell), row in found.items() if cell in cells)])
+    top = max(
+        [1.0, *(float(row["ci_high"] or row["value"]) for (_, cell), row in found.items() if cell in cells)]
+    )
     axes.set_ylim(-0.01 * top, 1.08 * top)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
     axes.set_ylabel("score  (higher is better)" if _all_higher(rows, cells) else "score")
-    axes.grid(axis="y", color="#E4E4E4", linewidth=0.8)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     figure.legend(loc="outside upper left", ncols=min(len(policies) + len(CALIBRATION), 4), columnspacing=1.4)
     return figure
 
 
 def _draw_bar(axes: Axes, place: float, width: float, row: dict, colour: str, hatch: str) -> None:
-    value, low, high = float(row["value"]), float(row["ci_low"]), float(row["ci_high"])
+    value = float(row["value"])
+    low, high = (float(row[end] or value) for end in ("ci_low", "ci_high"))  # some values have no interval
     axes.bar(place, value, width, color=colour, hatch=hatch, edgecolor="white", linewidth=0.4)
     axes.vlines(place, low, high, color=INK, linewidth=1.3, zorder=3)
     axes.annotate(
@@ -181,6 +201,166 @@ def _cell_label(cell: str, rows: list[dict], policies: list[str], cells: list[st
 
 def _all_higher(rows: list[dict], cells: list[str]) -> bool:
     return all(row["higher_is_better"] == "true" for row in rows if row["value"] and cell_name(row) in cells)
+
+
+NUMBERS = (
+    "value ci_low ci_high n groups seeds difference difference_low difference_high p_value p_adjusted mde mcnemar_p "
+    "clean_value clean_low clean_high clean_n clean8_value clean8_n published_value published_difference"
+).split()
+
+
+def typed(row: dict) -> dict:
+    """Return a row of results.csv with its numbers as floats and its truth values as booleans; "" where it has none.
+
+    Columns that the table does not have (it was written before they were) are "" too: the one place that minds them.
+    """
+    numbers = {name: float(row[name]) if row.get(name) else "" for name in NUMBERS}
+    better = {"true": True, "false": False, "": ""}[row["higher_is_better"]]
+    return row | numbers | {"higher_is_better": better, "interval": row.get("interval", "")}
+
+
+def clearly_worse(row: dict) -> bool:
+    """Return whether the interval of the paired difference lies wholly on the bad side of zero (of a typed row)."""
+    if row["higher_is_better"] == "":
+        return False
+    return clearly_better(row | {"higher_is_better": not row["higher_is_better"]})
+
+
+def cell_title(row: dict) -> str:
+    """Return a cell's name for people: benchmark, subset unless it is the whole benchmark, metric."""
+    subset = "" if row["subset"] in (*WHOLE, row["benchmark"]) else row["subset"]
+    return " ".join(filter(None, [row["benchmark"], subset, row["metric"]]))
+
+
+def signed(value: float, decimals: int) -> str:
+    """Return a number with its sign and a true minus; nothing is +0, and dust is written with an exponent."""
+    text = f"{value:+.1e}" if 0 < abs(value) < 1e-4 and decimals > 4 else f"{value:+.{decimals}f}"
+    return (text if float(text) else text[1:]).replace("-", "−")
+
+
+def draw_forest(rows: list[dict], cells: list[str]) -> Figure:
+    """Return a panel per cell: each policy's difference to the baseline as a dot, its interval as a whisker.
+
+    rows: those of results.csv (text). Filled dots are differences whose interval leaves out zero, green on the good
+    side and red on the bad one. What lies far beyond the others is an arrow at the edge, so that those can be read.
+    Raises PlumblineError for a cell without differences.
+    """
+    rows = [typed(row) for row in headline_rows(rows) if row.get("difference")]
+    longest = max((sum(cell_name(row) == cell for row in rows) for cell in cells), default=0)
+    figure, panels = _panels(len(cells), height=0.75 + 0.27 * longest, width=4.4)
+    for panel, cell in zip(panels, cells, strict=True):
+        own = [row for row in rows if cell_name(row) == cell]
+        if not own:
+            raise PlumblineError(f"cell {cell!r} has no difference to a baseline in any row; nothing to draw")
+        _draw_differences(panel, own)
+    return figure
+
+
+def axis_limit(reaches: list[float]) -> float:
+    """Return how far an axis of differences goes: to the farthest that is at most OFF_SCALE times the median."""
+    positive = [reach for reach in reaches if reach > 0]
+    if not positive:
+        return 1.0
+    return max(reach for reach in positive if reach <= OFF_SCALE * float(np.median(positive)))
+
+
+def _draw_differences(panel: Axes, rows: list[dict]) -> None:
+    limit = axis_limit([max(abs(row["difference_low"]), abs(row["difference_high"])) for row in rows])
+    for place, row in enumerate(rows):
+        value, low, high = row["difference"], row["difference_low"], row["difference_high"]
+        good, bad = clearly_better(row), clearly_worse(row)
+        colour = GREEN if good else RED if bad else GREY
+        decimals = min(5, max(0, 1 - math.floor(math.log10(max(limit, abs(value))))))
+        if abs(value) > limit:
+            edge = math.copysign(limit, value)
+            panel.plot([edge], [place], marker=">" if value > 0 else "<", color=colour, markersize=7)
+        else:
+            panel.hlines(place, max(low, -limit), min(high, limit), color=colour, linewidth=1.6)
+            panel.plot(
+                [value],
+                [place],
+                marker="o",
+                markersize=6,
+                markeredgecolor=colour,
+                markerfacecolor=colour if good or bad else PAPER,
+            )
+        panel.annotate(
+            f"{signed(value, decimals)} [{signed(low, decimals)}, {signed(high, decimals)}]", (1, place),
+            xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8.5,
+        )  # fmt: skip
+    panel.axvline(0, color=INK, linewidth=1, zorder=0)
+    panel.set_xlim(-1.12 * limit, 1.12 * limit)
+    panel.set_ylim(len(rows) - 0.4, -0.6)
+    panel.set_yticks(range(len(rows)), [row["policy"] for row in rows])
+    panel.tick_params(axis="y", length=0)
+    panel.spines["left"].set_visible(False)
+    small = limit < 1e-3  # exponents are wide: the zero line needs no number then
+    panel.xaxis.set_major_locator(MaxNLocator(nbins=2 if small else 4))
+    panel.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: "" if small and value == 0 else f"{value:.3g}".replace("-", "−"))
+    )
+    panel.set_title(cell_title(rows[0]))
+    better = {True: "   better →", False: "   ← better", "": ""}[rows[0]["higher_is_better"]]
+    panel.set_xlabel(f"difference to {rows[0]['baseline']}{better}")
+
+
+def draw_spread(values: dict[str, list[float]], title: str, label: str) -> Figure:
+    """Return a box per name: median, quartiles, and whiskers from the 5th to the 95th percentile; the mean as a dot.
+
+    values: {name: numbers}, each with at least one. label: of the horizontal axis.
+    """
+    figure, (panel,) = _panels(1, height=0.75 + 0.27 * len(values), width=4.4)
+    boxes = []
+    for numbers in values.values():
+        low, first, middle, third, high = np.percentile(numbers, [5, 25, 50, 75, 95])
+        boxes.append(
+            {"whislo": low, "q1": first, "med": middle, "q3": third, "whishi": high, "mean": np.mean(numbers)}
+        )
+    panel.bxp(
+        boxes, positions=range(len(boxes)), orientation="horizontal", widths=0.55, showfliers=False, showmeans=True,
+        patch_artist=True, boxprops={"facecolor": SKY, "edgecolor": INK, "linewidth": 0.8},
+        medianprops={"color": INK, "linewidth": 1.6}, whiskerprops={"color": INK}, capprops={"color": INK},
+        meanprops={"marker": "o", "markerfacecolor": PAPER, "markeredgecolor": INK, "markersize": 4.5},
+    )  # fmt: skip
+    counts = {len(numbers) for numbers in values.values()}
+    names = [f"{name} ({len(numbers)})" if len(counts) > 1 else name for name, numbers in values.items()]
+    panel.set_yticks(range(len(names)), names)
+    panel.set_ylim(len(boxes) - 0.4, -0.6)
+    panel.tick_params(axis="y", length=0)
+    panel.grid(axis="x", color=GRID, linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    panel.ticklabel_format(axis="x", useOffset=False)
+    panel.set_title(title + (f"  (n = {counts.pop()} each)" if len(counts) == 1 else ""))
+    panel.set_xlabel(label)
+    return figure
+
+
+def draw_against_length(points: list[dict], title: str, label: str) -> Figure:
+    """Return a scatter of a score against the mean length of the answers, a colour and marker per policy.
+
+    points: {"policy", "length", "value", "low", "high"}; low to high is the value's interval. label: of the score.
+    """
+    figure, (panel,) = _panels(1, height=3.0, width=6.4)
+    place = 0
+    for point in points:
+        reference = point["policy"] in CALIBRATION
+        colour = GREY if reference else COLOURS[place % len(COLOURS)]
+        marker = "*" if reference else MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
+        place += not reference
+        panel.vlines(point["length"], point["low"], point["high"], color=colour, linewidth=1.2)
+        panel.plot(
+            [point["length"]], [point["value"]], linestyle="", color=colour, marker=marker, markersize=7,
+            markeredgecolor=INK, markeredgewidth=0.5, label=point["policy"],
+        )  # fmt: skip
+    panel.set_title(title)
+    panel.set_xlabel("mean length of an answer")
+    panel.set_ylabel(label)
+    panel.grid(color=GRID, linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.margins(0.08)
+    figure.legend(loc="outside right upper", fontsize=8.5, handletextpad=0.3)
+    return figure
 
 
 def draw_reward_histograms(rewards: dict[str, list[float]]) -> Figure:
@@ -255,11 +435,14 @@ def read_results(path: Path) -> list[dict]:
         raise PlumblineError(f"{path}: no such file") from None
 
 
-def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, height: float, width: float = 3.7) -> tuple[Figure, list[Axes]]:
     across = min(count, 2 if count in (2, 4) else 3)
     down = math.ceil(count / across)
     figure, axes = plt.subplots(
-        down, across, figsize=(max(4.6, 3.7 * across), 0.4 + height * down), squeeze=False
+        down,
+        across,
+        figsize=(max(4.4, width * across), 0.4 + height * down),
+        squeeze=False,
     )
     for spare in axes.flat[count:]:
         spare.set_visible(False)
@@ -277,17 +460,39 @@ def save(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
+def inline_svg(figure: Figure, name: str, label: str) -> str:
+    """Return a figure as SVG markup for a page and close it; `label` says in words what it shows.
+
+    Text stays text, colours are the page's CSS variables, ids open with `name`, which no other picture of the page
+    has. Labels are escaped by the SVG writer: the markup is safe whatever a policy or a column is called.
+    """
+    buffer = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    text = text[text.index("<svg ") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = text.replace("font-family: 'DejaVu Sans'", "font-family: var(--sans)")
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour.lower(), f"var({variable})")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     loss = kinds.add_parser("loss_curves", help="settings: curves [{policy, seed, file}]")
     bars = kinds.add_parser("policy_bars", help="settings: cells [benchmark/subset/metric]")
     bars.add_argument("--results", required=True, type=Path, help="results.csv")
+    forest = kinds.add_parser("forest", help="settings: cells [benchmark/subset/metric]")
+    forest.add_argument("--results", required=True, type=Path, help="results.csv")
     rewards = kinds.add_parser("reward_histogram", help="settings: none")
     rewards.add_argument(
         "--annotations", required=True, nargs="+", type=Path, help="annotated JSON Lines files"
     )
-    for kind in (loss, bars, rewards):
+    for kind in (loss, bars, forest, rewards):
         kind.add_argument("--settings", required=True, type=json.loads)
         kind.add_argument("--output", required=True, type=Path, help=".svg or .png")
     arguments = parser.parse_args()
@@ -296,6 +501,8 @@ def main() -> None:
             figure = draw_loss_curves(read_curves(arguments.settings["curves"]))
         elif arguments.kind == "policy_bars":
             figure = draw_policy_bars(read_results(arguments.results), arguments.settings["cells"])
+        elif arguments.kind == "forest":
+            figure = draw_forest(read_results(arguments.results), arguments.settings["cells"])
         else:
             figure = draw_reward_histograms(read_rewards(arguments.annotations))
         save(figure, arguments.output)

@@ -1,4 +1,8 @@
-"""Write a JSON value given on standard input to a file: the list of score files, or the resolved study."""
+"""List every score of a study and what stands behind it: scores.json, which tables, provenance and page read.
+
+The rules give policies and benchmarks, each with what is its own; an entry is one of each. So a study of a hundred
+policies still fits on a command line.
+"""
 
 import argparse
 import json
@@ -8,12 +12,45 @@ from pathlib import Path
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import write_json
 
+COPIED = ("policy", "parent", "method", "seed", "kind", "training_sets")
+
+
+def entry_of(cell: dict, name: str, benchmark: dict) -> dict:
+    """Return one entry: the policy's words, its score file, and the files and facts the score rests on.
+
+    cell: {"policy", "parent", "method", "seed", "kind", "training_sets", "folder", "files", "facts"};
+    benchmark: {"answered", "judged", "measured", "overlap", "files", "facts"}: whether there are answers, verdicts and
+    likelihoods. `generations` and `verdicts` are null where there are none.
+    """
+    folder = cell["folder"]
+    generations = f"{folder}/generations/{name}.json" if benchmark["answered"] else None
+    verdicts = f"{folder}/verdicts/{name}.jsonl" if benchmark["judged"] else None
+    likelihoods = f"{folder}/likelihoods/{name}.jsonl" if benchmark["measured"] else None
+    score = f"{folder}/scores/{name}.json"
+    own = [path for path in (score, generations, verdicts, likelihoods, benchmark["overlap"]) if path]
+    return {key: cell[key] for key in COPIED} | {
+        "benchmark": name,
+        "file": score,
+        "generations": generations,
+        "verdicts": verdicts,
+        "overlap": benchmark["overlap"],
+        "files": list(dict.fromkeys([*own, *benchmark["files"], *cell["files"]])),
+        "facts": benchmark["facts"] | cell["facts"],
+    }
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Write the index of a study whose policies and benchmarks stand on standard input, as JSON."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    write_json(arguments.output, json.load(sys.stdin))
+    given = json.load(sys.stdin)
+    entries = [
+        entry_of(cell, name, benchmark)
+        for cell in given["cells"]
+        for name, benchmark in given["benchmarks"].items()
+    ]
+    write_json(arguments.output, entries)
 
 
 if __name__ == "__main__":

@@ -1,46 +1,66 @@
-"""Item scores of a whole study to its results: results.csv (tidy), policies.csv (wide) and results.md (to read).
+"""Item scores of a whole study to its results: results.csv (tidy), policies.csv (wide), results.md and results.tex.
 
 Deterministic: numbers have six significant digits (`%.6g`; -0 and rounding dust below 1e-12 are written 0), rows
 stand in the order of the index (policies, seeds, then "all" for a policy of several seeds), then benchmarks, subsets
 and metrics by first appearance; no time stamps, no costs, no paths.
 
-Not covered: clean_value (without items that overlap the training data) and published_value.
+Each score stands twice: on all items, and on those that share no text with what the policy was trained on. clean_value
+leaves out every item with one 13-gram of a training set (Brown et al. 2020), clean8_value those of which at least 70 %
+of the 8-grams are found (Chowdhery et al. 2022). A policy that no training set of the study made has only clean items;
+what its base model has read before is not known here.
+
+Not covered: a clean value of scores that cannot be estimated anew from their items (estimator "replicates").
 """
 
 import argparse
 import csv
-import json
+import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, finished_file, read_json, sha256_of
+from workflow_scripts.report.settings import read_settings
 from workflow_scripts.report.statistics import (
     Cell,
+    can_resample,
     holm,
     interval,
+    is_plain_rate,
+    mcnemar,
+    minimum_detectable,
     paired_difference,
+    point_estimate,
     read_cell,
+    reduced,
     seed_of,
     shared_items,
 )
 
 COLUMNS = (
-    "study policy parent method seed seeds benchmark subset metric value ci_low ci_high n groups higher_is_better "
-    "baseline difference difference_low difference_high p_value p_adjusted provenance note"
+    "study policy parent method seed seeds benchmark subset metric value ci_low ci_high interval n groups "
+    "higher_is_better baseline difference difference_low difference_high p_value p_adjusted mcnemar_p mde "
+    "clean_value clean_low clean_high clean_n clean8_value clean8_n published_value published_difference "
+    "provenance note"
 ).split()
+OVERLAP_COLUMNS = "benchmark item training_set share13 share8 match".split()
+MUCH_OF_AN_ITEM = 0.7  # of its 8-grams, from which on the 8-gram rule calls it contaminated
 ALL = "all"
 WHOLE = ("all", "overall")  # subsets that are the whole benchmark: no heading needs to say so
 
 
-def load_scores(index: list[dict]) -> list[dict]:
-    """Return one score per index entry: the entry plus provenance, refused (text or None) and cells.
+def load_scores(index: list[dict], provenance: dict[str, dict] | None = None) -> list[dict]:
+    """Return one score per index entry: the entry plus provenance, refused (text or None), cells and contaminated.
 
-    cells maps (subset, metric) to {"cell": Cell, "higher_is_better": bool or None, "note": str}, in file order.
-    Raises PlumblineError for a malformed score file, a cell named twice, or an entry that stands twice in the index.
+    cells maps (subset, metric) to {"cell": Cell, "higher_is_better": bool or None, "note": str}, in file order;
+    contaminated holds the items of the benchmark that the 13-gram and the 8-gram rule call so, None where the
+    entry has no overlap file. `provenance`, the records of provenance.json, has the ids; without it a score file's
+    digest stands for it. Raises PlumblineError for a malformed score file, a cell named twice, an entry that stands
+    twice in the index, a training set that the overlap file does not know, or a score without a record.
     """
     scores = []
     seen = set()
+    overlaps = load_overlaps(index)
     for number, entry in enumerate(index):
         missing = [key for key in ("policy", "benchmark", "file") if key not in entry]
         if missing:
@@ -53,8 +73,64 @@ def load_scores(index: list[dict]) -> list[dict]:
                 f"index entry {number}: policy, seed and benchmark {key} stand in the index twice"
             )
         seen.add(key)
-        scores.append(entry | load_score(entry["file"]))
+        score = entry | load_score(entry["file"]) | {"contaminated": None}
+        if provenance is not None:
+            record = "|".join(str(part) for part in key)
+            if record not in provenance:
+                raise PlumblineError(f"provenance: no record {record!r}; build provenance.json again")
+            score["provenance"] = provenance[record]["id"]
+        if entry.get("overlap"):
+            score["contaminated"] = contaminated_items(overlaps[entry["overlap"]], entry)
+        scores.append(score)
     return scores
+
+
+def load_overlaps(index: list[dict]) -> dict[str, dict]:
+    """Return the overlap files of the index by path: training set → item → shares of its n-grams and a match."""
+    overlaps = {}
+    for path in in_order(entry["overlap"] for entry in index if entry.get("overlap")):
+        raw = read_json(path)
+        sets = raw.get("sets") if isinstance(raw, dict) else None
+        if not isinstance(sets, dict) or not all("items" in found for found in sets.values()):
+            raise PlumblineError(f"{path}: no 'sets' with 'items'; look for the overlap again")
+        overlaps[path] = {name: found["items"] for name, found in sets.items()}
+        for name, items in overlaps[path].items():
+            for item, found in items.items():
+                if not {"13", "8", "match"} <= set(found):
+                    raise PlumblineError(
+                        f"{path}: item {item!r} of {name!r} needs the shares of its 13-grams and 8-grams and a match; "
+                        "look for the overlap with the sizes 13 and 8"
+                    )
+    return overlaps
+
+
+def contaminated_items(overlap: dict[str, dict], entry: dict) -> dict[str, set[str]]:
+    """Return {"13": items, "8": items} that the two rules call contaminated by any training set of an index entry."""
+    items: dict[str, set[str]] = {"13": set(), "8": set()}
+    for name in entry.get("training_sets") or []:
+        if name not in overlap:
+            raise PlumblineError(
+                f"{entry['overlap']}: no training set {name!r}, which made {entry['policy']}; "
+                f"it has {', '.join(overlap) or 'none'}: look for the overlap again"
+            )
+        for item, found in overlap[name].items():
+            if found["13"] > 0:
+                items["13"].add(item)
+            if found["8"] >= MUCH_OF_AN_ITEM:
+                items["8"].add(item)
+    return items
+
+
+def overlap_rows(index: list[dict]) -> list[dict]:
+    """Return the rows of overlap.csv: each benchmark item that shares text with a training set, policies aside."""
+    overlaps = load_overlaps(index)
+    rows = {}
+    for entry in index:
+        for name, items in overlaps.get(entry.get("overlap"), {}).items():
+            for item, found in items.items():
+                row = [entry["benchmark"], item, name, float(found["13"]), float(found["8"]), found["match"]]
+                rows[entry["benchmark"], name, item] = dict(zip(OVERLAP_COLUMNS, row, strict=True))
+    return list(rows.values())
 
 
 def load_score(path: Path | str) -> dict:
@@ -167,9 +243,11 @@ def results(scores: list[dict], settings: dict) -> list[dict]:
     rows: dict[tuple, dict] = {}
     for benchmark in names:
         for name in names[benchmark]:  # cell by cell, because the policies of one cell share their draws
+            own_scores = [score for score in scores if score["benchmark"] == benchmark]
+            rate = is_plain_rate([s["cells"][name]["cell"] for s in own_scores if name in s["cells"]])
             for number, own in enumerate(sets):
                 if members_of(own, benchmark, name):
-                    rows[number, benchmark, name] = _row(sets, own, benchmark, name, settings)
+                    rows[number, benchmark, name] = _row(sets, own, benchmark, name, settings, rate)
     ordered = []
     for number, own in enumerate(sets):
         for benchmark, members in own["benchmarks"].items():
@@ -182,52 +260,152 @@ def results(scores: list[dict], settings: dict) -> list[dict]:
         compared = [row for row in ordered if row["p_value"] != "" and row["headline"] == headline]
         for row, adjusted in zip(compared, holm([row["p_value"] for row in compared]), strict=True):
             row["p_adjusted"] = adjusted
+    set_beside(ordered, settings.get("published") or [])
     return ordered
 
 
-def _row(sets: list[dict], own: dict, benchmark: str, name: tuple[str, str], settings: dict) -> dict:
-    """Return a cell's row: its estimate and, on the items both have, its difference to the baseline."""
+def set_beside(rows: list[dict], published: list[dict]) -> None:
+    """Fill published_value, published_difference (ours minus theirs) and published_source of the rows they belong to.
+
+    published: [{"policy", "benchmark", "subset", "metric", "value", "source"}], in the scorer's own unit. A benchmark
+    that was refused for the policy has no row to fill. Raises PlumblineError, with the nearest names, for an entry that
+    belongs to no row, and for two that belong to one.
+    """
+    by_name: dict[tuple, list[dict]] = {}
+    for row in rows:
+        by_name.setdefault(_name_of(row), []).append(row)
+    for entry in published:
+        if (entry["policy"], entry["benchmark"], "", "") in by_name:
+            continue
+        own = by_name.get(_name_of(entry), [])
+        if not own:
+            written = {" ".join(filter(None, name)): name for name in by_name}
+            nearest = difflib.get_close_matches(
+                " ".join(filter(None, _name_of(entry))), written, n=3, cutoff=0.0
+            )
+            raise PlumblineError(
+                f"report.published: no score {_shown(_name_of(entry))}; the nearest are "
+                f"{', '.join(_shown(written[name]) for name in nearest)}"
+            )
+        for row in own:
+            if row["published_value"] != "":
+                raise PlumblineError(f"report.published: {_shown(_name_of(entry))} stands there twice")
+            row["published_value"], row["published_source"] = float(entry["value"]), entry["source"]
+            if row["value"] != "":
+                row["published_difference"] = row["value"] - row["published_value"]
+
+
+def _name_of(row: dict) -> tuple[str, str, str, str]:
+    return row["policy"], row["benchmark"], row["subset"] or "", row["metric"]
+
+
+def _shown(name: tuple[str, str, str, str]) -> str:
+    return f"{name[0]} {'/'.join(filter(None, name[1:]))}"
+
+
+def _row(
+    sets: list[dict], own: dict, benchmark: str, name: tuple[str, str], settings: dict, rate: bool
+) -> dict:
+    """Return a cell's row: its estimate on all and on clean items and, on the items both have, its difference."""
     members = members_of(own, benchmark, name)
     other = baseline_set(sets, own, settings.get("baseline"))
-    others = members_of(other, benchmark, name)
     found = [score["cells"][name] for score in members]
     cells = [part["cell"] for part in found]
-    other_cells = [score["cells"][name]["cell"] for score in others]
-    seed = seed_of(settings["seed"], benchmark, *name)
-    arguments = {"draws": settings["draws"], "seed": seed, "confidence": settings["confidence"]}
-    better = found[0]["higher_is_better"]
-    row = _blank(own, benchmark, members, settings)
-    row |= {"subset": name[0], "metric": name[1], "higher_is_better": "" if better is None else better}
-    notes = [found[0]["note"]]
+    other_cells = [score["cells"][name]["cell"] for score in members_of(other, benchmark, name)]
     try:
         own_items = shared_items(cells)
         shared = shared_items([*cells, *other_cells])
     except PlumblineError as error:
         where = "/".join(filter(None, [benchmark, *name]))
         raise PlumblineError(f"{where} of {own['policy']}: {error}; score all policies again") from None
+    seed = seed_of(settings["seed"], benchmark, *name)
+    arguments = {"draws": settings["draws"], "seed": seed, "confidence": settings["confidence"]}
+    better = found[0]["higher_is_better"]
+    row = _blank(own, benchmark, members, settings)
+    row |= {"subset": name[0], "metric": name[1], "higher_is_better": "" if better is None else better}
     row |= {"n": len(own_items[0].items), "groups": len(set(own_items[0].groups))}
+    notes = [found[0]["note"], _items_note("averaged over the seeds", own_items, cells)]
     if own_items[0].items:
-        estimate = interval(own_items, **arguments)
-        row |= {"value": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high}
-    notes.append(_items_note("averaged over the seeds", own_items, cells))
+        row |= _estimated(own_items, rate, arguments)
+        row |= _cleaned(row, own_items, members, rate, arguments)
+        notes += in_order(map(unscored_overlap, members))
     if other_cells:
         row["baseline"] = other["policy"]
-        if shared[0].items:
-            first, second = shared[: len(cells)], shared[len(cells) :]
-            difference = paired_difference(first, second, **arguments)
-            row |= {
-                "difference": difference.value,
-                "difference_low": difference.low,
-                "difference_high": difference.high,
-                "p_value": difference.p_value,
-            }
+        if shared[0].items and can_resample(shared):
+            row |= _compared(shared[: len(cells)], shared[len(cells) :], rate, arguments)
         notes.append(_items_note("compared", shared, [*cells, *other_cells]))
     return row | {"note": "; ".join(filter(None, notes))}
+
+
+def _estimated(cells: list[Cell], rate: bool, arguments: dict) -> dict:
+    if not can_resample(cells):
+        return {"value": point_estimate(cells)}
+    found = interval(cells, **arguments, plain_rate=rate)
+    return {"value": found.value, "ci_low": found.low, "ci_high": found.high, "interval": found.method}
+
+
+def _compared(first: list[Cell], second: list[Cell], rate: bool, arguments: dict) -> dict:
+    """Return the columns of a paired difference; McNemar's where each side is one seed's plain rate.
+
+    Where no draw differs from another, nothing is known of what could have been seen: mde is left empty.
+    """
+    found = paired_difference(first, second, **arguments)
+    detectable = minimum_detectable(found.standard_error, arguments["confidence"])
+    return {
+        "difference": found.value,
+        "difference_low": found.low,
+        "difference_high": found.high,
+        "p_value": found.p_value,
+        "mcnemar_p": mcnemar(first[0], second[0]) if rate and len(first) == len(second) == 1 else "",
+        "mde": detectable if detectable > 0 else "",
+    }
+
+
+def _cleaned(row: dict, cells: list[Cell], members: list[dict], rate: bool, arguments: dict) -> dict:
+    """Return the clean columns of a row; an item that any seed's training has seen is contaminated for all of them."""
+    found = [score["contaminated"] for score in members]
+    if None in found or cells[0].estimator == "replicates":
+        return {}
+    dirty = {rule: set().union(*(each[rule] for each in found)) for rule in ("13", "8")}
+    kept = {rule: clean_items(cells[0].items, row["subset"], dirty[rule]) for rule in dirty}
+    columns: dict = {"clean_n": len(kept["13"]), "clean8_n": len(kept["8"])}
+    if len(kept["13"]) == len(cells[0].items):  # no need to draw again
+        columns |= {"clean_value": row["value"], "clean_low": row["ci_low"], "clean_high": row["ci_high"]}
+    elif kept["13"]:
+        estimate = _estimated([reduced(cell, kept["13"]) for cell in cells], rate, arguments)
+        columns |= {"clean_value": estimate["value"]}
+        columns |= {"clean_low": estimate["ci_low"], "clean_high": estimate["ci_high"]}
+    if kept["8"]:
+        columns["clean8_value"] = point_estimate([reduced(cell, kept["8"]) for cell in cells])
+    return columns
+
+
+def unscored_overlap(score: dict) -> str:
+    """Return a note where no cell of a score has an item by the name of one that overlaps: clean says nothing then."""
+    overlapping = (score["contaminated"] or {"13": set()})["13"]
+    scored = ((item, subset) for (subset, _), c in score["cells"].items() for item in c["cell"].items)
+    if not overlapping or any(item_names(item, subset) & overlapping for item, subset in scored):
+        return ""
+    return f"none of the {len(overlapping)} items that overlap is scored under that name"
+
+
+def item_names(item: str, subset: str) -> set[str]:
+    """Return what an overlap file may call a cell's item: its name, with its subset before it, or without its turn."""
+    return {item, f"{subset}/{item}", item.split("#")[0]}
+
+
+def clean_items(items: tuple[str, ...], subset: str, contaminated: set[str]) -> tuple[str, ...]:
+    """Return the items of a cell that are not contaminated under any of their names, in order."""
+    if not contaminated:
+        return items
+    return tuple(item for item in items if not item_names(item, subset) & contaminated)
 
 
 def _items_note(what: str, shared: list[Cell], cells: list[Cell]) -> str:
     every = len(set().union(*(cell.items for cell in cells)))
     count = len(shared[0].items)
+    if count and not can_resample(shared):
+        return f"not {what} draw by draw: resampled on other items"
     if count == every:
         return ""
     return f"{what} on {count} of {every} items" if count else f"not {what}: no item in common"
@@ -311,10 +489,35 @@ def markdown(rows: list[dict], settings: dict) -> str:
     settings: those of `results`, and bars [{benchmark, subset, metric}], the cells of the bar chart.
     """
     rows = [row for row in rows if row["headline"]]
+    text = [f"# Results of study {settings['study']}", "", _legend(rows, settings)]
+    grid = headline_grid(rows, settings)
+    if grid:
+        text += ["", "## Headlines", "", *_markdown_table(grid)]
+    for benchmark in in_order(row["benchmark"] for row in rows):
+        own = [row for row in rows if row["benchmark"] == benchmark]
+        text += ["", f"## {benchmark}"]
+        if _scored(own):
+            text += ["", *_markdown_table(_grid(_scored(own), in_order(map(cell_name, _scored(own)))))]
+        refused: dict[str, list[str]] = {}
+        for row in own:
+            if row["value"] == "":
+                refused.setdefault(row["note"], []).append(f"`{row['policy']}`")
+        for reason, policies in refused.items():
+            text += ["", f"Not scored ({', '.join(policies)}): {reason}"]
+        text += _clean_lines(_scored(own))
+    published = [row for row in rows if row["published_value"] != ""]
+    if published:
+        text += ["", "## Published values", "", *_published_table(published)]
+    return "\n".join(text) + "\n"
+
+
+def _legend(rows: list[dict], settings: dict) -> str:
     level = number_text(100.0 * settings["confidence"])
+    wilson = "; Wilson's where each item counts alone and is right or wrong"
     legend = (
         f"Each number is a value ± half the width of its {level} % interval (bootstrap over groups of items, "
-        f"{settings['draws']} draws). ↑ higher is better, ↓ lower is better."
+        f"{settings['draws']} draws{wilson if any(row['interval'] == 'wilson' for row in rows) else ''}). "
+        "↑ higher is better, ↓ lower is better."
     )
     if settings.get("baseline"):
         legend += (
@@ -325,44 +528,37 @@ def markdown(rows: list[dict], settings: dict) -> str:
         legend += (
             " `gold` and `empty` are no policies: the scorers' marks for the reference answers and for none."
         )
-    text = [f"# Results of study {settings['study']}", "", legend]
+    return legend
+
+
+def headline_grid(rows: list[dict], settings: dict) -> dict:
+    """Return the grid of the headline cells, {} where nothing is scored; rows and settings as for `markdown`."""
+    rows = [row for row in rows if row["headline"]]
     cells = headline_cells(rows, settings.get("bars") or [])
-    headlines = [row for row in _scored(rows) if cell_name(row) in cells]
-    if headlines:
-        text += ["", "## Headlines", "", *_table(headlines, cells, with_benchmark=True)]
-    for benchmark in in_order(row["benchmark"] for row in rows):
-        own = [row for row in rows if row["benchmark"] == benchmark]
-        text += ["", f"## {benchmark}"]
-        if _scored(own):
-            text += ["", *_table(_scored(own), in_order(map(cell_name, _scored(own))))]
-        refused: dict[str, list[str]] = {}
-        for row in own:
-            if row["value"] == "":
-                refused.setdefault(row["note"], []).append(f"`{row['policy']}`")
-        for reason, policies in refused.items():
-            text += ["", f"Not scored ({', '.join(policies)}): {reason}"]
-    return "\n".join(text) + "\n"
+    own = [row for row in _scored(rows) if cell_name(row) in cells]
+    return _grid(own, cells, with_benchmark=True) if own else {}
 
 
-def _table(rows: list[dict], cells: list[str], with_benchmark: bool = False) -> list[str]:
-    """Return the lines of a Markdown table: policies by cells, with the number of items below."""
+def _grid(rows: list[dict], cells: list[str], with_benchmark: bool = False) -> dict:
+    """Return what a table to read is made of, for each language to write: policies by cells.
+
+    {"columns": [(title, True if higher is better, False or "")], "lines": [(policy, seeds, [row or None])],
+    "counts": [items, and groups where these are fewer]}.
+    """
     found = {(row["policy"], cell_name(row)): row for row in rows}
-    titles, counts = [], []
+    columns, counts = [], []
     for name in cells:
         own = [row for row in rows if cell_name(row) == name]
         subset = "" if own[0]["subset"] in (*WHOLE, own[0]["benchmark"]) else own[0]["subset"]
-        arrow = {True: " ↑", False: " ↓"}.get(own[0]["higher_is_better"], "")
         parts = [own[0]["benchmark"] if with_benchmark else "", subset, own[0]["metric"]]
-        titles.append(" ".join(filter(None, parts)) + arrow)
+        columns.append((" ".join(filter(None, parts)), own[0]["higher_is_better"]))
         items, groups = _span(own, "n"), _span(own, "groups")
         counts.append(items if items == groups else f"{items} in {groups}")
-    lines = [_line(["policy", *titles]), _line(["---"] + ["---:"] * len(titles))]
+    lines = []
     for policy in in_order(row["policy"] for row in rows):
         seeds = max(row["seeds"] for row in rows if row["policy"] == policy)
-        label = f"`{policy}`" + (f" ({seeds} seeds)" if seeds > 1 else "")
-        values = [_markdown_cell(found[policy, n]) if (policy, n) in found else "–" for n in cells]
-        lines.append(_line([label, *values]))
-    return [*lines, _line(["*items (in groups)*", *counts])]
+        lines.append((policy, seeds, [found.get((policy, name)) for name in cells]))
+    return {"columns": columns, "lines": lines, "counts": counts}
 
 
 def _span(rows: list[dict], key: str) -> str:
@@ -370,15 +566,133 @@ def _span(rows: list[dict], key: str) -> str:
     return str(min(counts)) if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"
 
 
+def _markdown_table(grid: dict) -> list[str]:
+    arrows = {True: " ↑", False: " ↓", "": ""}
+    titles = [title + arrows[better] for title, better in grid["columns"]]
+    lines = [_line(["policy", *titles]), _line(["---"] + ["---:"] * len(titles))]
+    for policy, seeds, rows in grid["lines"]:
+        label = f"`{policy}`" + (f" ({seeds} seeds)" if seeds > 1 else "")
+        lines.append(_line([label, *map(_markdown_cell, rows)]))
+    return [*lines, _line(["*items (in groups)*", *grid["counts"]])]
+
+
 def _line(cells: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _markdown_cell(row: dict) -> str:
-    digits = 3 if abs(row["value"]) < 10 else 1
-    half = (row["ci_high"] - row["ci_low"]) / 2
-    text = f"{row['value'] + 0.0:.{digits}f} ± {half:.{digits}f}"
+def _markdown_cell(row: dict | None) -> str:
+    if row is None:
+        return "–"
+    value, half = value_and_half(row)
+    text = f"{value} ± {half}" if half else value
     return f"**{text}**" if clearly_better(row) else text
+
+
+def value_and_half(row: dict) -> tuple[str, str]:
+    """Return a row's value and half the width of its interval as text, the second empty where it has none."""
+    half = "" if row["ci_low"] == "" else _decimals((row["ci_high"] - row["ci_low"]) / 2, row["value"])
+    return _decimals(row["value"], row["value"]), half
+
+
+def _decimals(number: float, beside: float) -> str:
+    """Return a number with the decimals that numbers of the size of `beside` are shown with."""
+    return f"{number + 0.0:.{3 if abs(beside) < 10 else 1}f}"
+
+
+def _clean_lines(rows: list[dict]) -> list[str]:
+    """Return lines on the scores that fall or rise, by more than half their interval, without what overlaps."""
+    moved: dict[str, list[str]] = {}
+    for row in filter(clearly_moved, rows):
+        name = " ".join(filter(None, [row["subset"], row["metric"]]))
+        values = f"{_decimals(row['clean_value'], row['value'])} instead of {value_and_half(row)[0]}"
+        moved.setdefault(row["policy"], []).append(f"{name} {values} ({row['clean_n']} of {row['n']} items)")
+    bare = in_order(f"`{row['policy']}`" for row in rows if row["clean_n"] == 0)
+    text = []
+    if moved:
+        text += ["", "Without the items that share 13 words in a row with the policy's training data:", ""]
+        text += [f"- `{policy}`: {', '.join(scores)}" for policy, scores in moved.items()]
+    if bare:
+        text += [
+            "",
+            f"No clean item is left in some score: each shares 13 words in a row with the training data of {', '.join(bare)}.",
+        ]
+    return text
+
+
+def clearly_moved(row: dict) -> bool:
+    """Return whether a row's clean value is further from its value than half the width of its interval."""
+    if row["clean_value"] == "" or row["ci_low"] == "":
+        return False
+    return abs(row["clean_value"] - row["value"]) > (row["ci_high"] - row["ci_low"]) / 2
+
+
+def _published_table(rows: list[dict]) -> list[str]:
+    lines = [_line(["policy", "score", "here", "published", "difference", "source"])]
+    lines.append(_line(["---", "---", "---:", "---:", "---:", "---"]))
+    for row in rows:
+        there = _decimals(row["published_value"], row["published_value"])
+        here, difference = "–", "–"
+        if row["value"] != "":
+            here = _markdown_cell(row).replace("*", "")
+            difference = f"{'+' if row['published_difference'] > 0 else ''}" + _decimals(
+                row["published_difference"], row["published_value"]
+            )
+        cells = [f"`{row['policy']}`", cell_name(row), here, there, difference, row["published_source"]]
+        lines.append(_line(cells))
+    return lines
+
+
+LATEX_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "±": r"$\pm$",
+} | {sign: f"\\{sign}" for sign in "&%$#_{}"}
+
+
+def latex(rows: list[dict], settings: dict) -> str:
+    """Return results.tex: the headline table of results.md as a booktabs tabular, to be \\input into a table."""
+    grid = headline_grid(rows, settings)
+    if not grid:
+        return "% nothing is scored\n"
+    arrows = {True: r" $\uparrow$", False: r" $\downarrow$", "": ""}
+    titles = [latex_text(title) + arrows[better] for title, better in grid["columns"]]
+    lines = [
+        r"% \usepackage{booktabs}; value $\pm$ half its interval, bold where clearly better than the baseline",
+        r"\begin{tabular}{l" + "r" * len(titles) + "}",
+        r"\toprule",
+        _latex_line(["policy", *titles]),
+        r"\midrule",
+    ]
+    for policy, seeds, own in grid["lines"]:
+        label = rf"\texttt{{{latex_text(policy)}}}" + (f" ({seeds} seeds)" if seeds > 1 else "")
+        lines.append(_latex_line([label, *map(_latex_cell, own)]))
+    counts = [latex_text(count) for count in grid["counts"]]
+    lines += [
+        r"\midrule",
+        _latex_line([r"\emph{items (in groups)}", *counts]),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def latex_text(text: str) -> str:
+    """Return text with everything that LaTeX would read as a command escaped."""
+    return "".join(LATEX_SPECIAL.get(character, character) for character in text)
+
+
+def _latex_line(cells: list[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _latex_cell(row: dict | None) -> str:
+    if row is None:
+        return "--"
+    value, half = (text.replace("-", "$-$") for text in value_and_half(row))
+    text = rf"{value} $\pm$ {half}" if half else value
+    return rf"\textbf{{{text}}}" if clearly_better(row) else text
 
 
 def clearly_better(row: dict) -> bool:
@@ -397,19 +711,28 @@ def main() -> None:
         "--index", required=True, type=Path, help="JSON list of score files with policy and seed"
     )
     parser.add_argument(
-        "--settings", required=True, type=json.loads, help="study, baseline, draws, seed, confidence, bars"
+        "--settings",
+        required=True,
+        type=read_settings,
+        help="study, baseline, draws, seed, confidence, bars, published; - reads standard input",
     )
+    parser.add_argument("--provenance", type=Path, help="provenance.json, whose ids the rows shall carry")
     parser.add_argument("--output", required=True, type=Path, help="tidy table, CSV")
     parser.add_argument("--wide", required=True, type=Path, help="a line per policy and seed, CSV")
     parser.add_argument("--markdown", required=True, type=Path, help="tables to read, Markdown")
+    parser.add_argument("--latex", required=True, type=Path, help="the headline table, LaTeX")
+    parser.add_argument("--overlap-output", required=True, type=Path, help="items that overlap, CSV")
     arguments = parser.parse_args()
     index = read_json(arguments.index)
     if not isinstance(index, list) or not index:
         raise PlumblineError(f"{arguments.index}: expected a list with at least one score file")
-    rows = results(load_scores(index), arguments.settings)
+    records = read_json(arguments.provenance)["records"] if arguments.provenance else None
+    rows = results(load_scores(index, records), arguments.settings)
     write_csv(arguments.wide, *wide(rows))
-    with finished_file(arguments.markdown) as temporary:
-        temporary.write_text(markdown(rows, arguments.settings), encoding="utf-8")
+    write_csv(arguments.overlap_output, OVERLAP_COLUMNS, overlap_rows(index))
+    for path, text in ((arguments.markdown, markdown), (arguments.latex, latex)):
+        with finished_file(path) as temporary:
+            temporary.write_text(text(rows, arguments.settings), encoding="utf-8")
     write_csv(arguments.output, COLUMNS, rows)
 
 

@@ -1,8 +1,10 @@
 """AlpacaEval (Li et al. 2023): how often a judge prefers the policy's answer to a reference answer.
 
-The win rate is the mean preference, 0 to 1 (the published tables show it times 100). A failed verdict is no
-part of it, but its share is a score of its own. The answers' length stands beside, because judges like
-length. Not covered: asking the judge, and the length-controlled win rate.
+The win rate is the mean preference, 0 to 1 (the published tables show it times 100); the discrete one counts wins,
+and draws half; the length-controlled one (Dubois et al. 2024) takes the liking for long answers out. A failed verdict
+is no part of them, but its share is a score of its own. The answers' length stands beside. With evaluate: false
+there is the length alone. The answers can also be written as the package's model_outputs.json. Not covered: asking
+the judge, and the package's standard errors (the report has intervals instead).
 """
 
 import argparse
@@ -10,72 +12,207 @@ import json
 from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.common.files import read_jsonl, write_json
 from workflow_scripts.score.items import first_turns_by_id, make_cell, write_scores
 
+LC_DRAWS = 200
 
-def preferences_of(ids: list[str], verdicts: list[dict], where: str) -> dict[str, list[float | None]]:
-    """Return each prompt's preferences, one per sample, None if failed; PlumblineError if it has none."""
-    preferences: dict[str, list[float | None]] = {name: [] for name in ids}
+Answers = dict[str, list[dict]]
+Preferences = dict[str, dict[int, float | None]]
+
+
+def preferences_of(answers: Answers, verdicts: list[dict], where: str) -> Preferences:
+    """Return each prompt's preferences by sample, None if failed; `where` names the verdicts.
+
+    Raises PlumblineError when an answer has no verdict, two, or a verdict has no answer.
+    """
+    preferences: Preferences = {name: {} for name in answers}
     for row in verdicts:
-        if row["id"] not in preferences:
-            raise PlumblineError(f"{where}: verdict on {row['id']!r}, which is not asked; judge again")
-        preferences[row["id"]].append(row["preference"])
-    for name, values in preferences.items():
-        if not values:
-            raise PlumblineError(f"{where}: no verdict on {name!r}; judge again")
+        name, sample = row["id"], row["sample"]
+        if name not in preferences:
+            raise PlumblineError(f"{where}: verdict on {name!r}, which is not asked; judge again")
+        if sample in preferences[name]:
+            raise PlumblineError(f"{where}: two verdicts on sample {sample} of {name!r}; judge again")
+        preferences[name][sample] = row["preference"]
+    for name, rows in answers.items():
+        odd = preferences[name].keys() ^ {row["sample"] for row in rows}
+        if odd:
+            raise PlumblineError(
+                f"{where}: no verdict on {name!r}, sample {min(odd)}, or no answer; judge again"
+            )
     return preferences
 
 
-def score(
-    prompts: list[dict], lengths: dict[str, float], verdicts: list[dict], where: str
-) -> list[dict[str, Any]]:
-    """Return the cells of one policy: win_rate, length (mean characters of its answers) and failed.
+def discrete(preference: float) -> float:
+    """Return 1 for a win, 0.5 for a draw and 0 for a loss."""
+    return 0.5 if preference == 0.5 else float(preference > 0.5)
 
-    An item is a prompt, the mean over its samples. More length is neither better nor worse: its
-    higher_is_better is null. With no verdict at all there is no win rate.
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def mean_cell(
+    prompts: list[dict], metric: str, values: dict[str, list[float]], **extra: Any
+) -> dict[str, Any]:
+    """Return the cell of a mean over prompts, an item being the mean over its samples; prompts without are left out."""
+    rows = [row for row in prompts if values[row["id"]]]
+    columns = {"value": [mean(values[row["id"]]) for row in rows]}
+    ids, groups = [row["id"] for row in rows], [row["group"] for row in rows]
+    return make_cell("overall", metric, ids, groups, columns, **extra)
+
+
+def length_cell(prompts: list[dict], answers: Answers) -> dict[str, Any]:
+    """Return the mean number of characters of the answers: more is neither better nor worse."""
+    lengths = {name: [float(len(row["text"])) for row in rows] for name, rows in answers.items()}
+    return mean_cell(prompts, "length", lengths, higher_is_better=None)
+
+
+def win_cells(prompts: list[dict], preferences: Preferences) -> list[dict[str, Any]]:
+    """Return win_rate and discrete_win_rate; none where every verdict failed."""
+    given = {
+        name: [value for value in values.values() if value is not None]
+        for name, values in preferences.items()
+    }
+    if not any(given.values()):
+        return []
+    rounded = {name: [discrete(value) for value in values] for name, values in given.items()}
+    return [mean_cell(prompts, "win_rate", given), mean_cell(prompts, "discrete_win_rate", rounded)]
+
+
+def failed_cell(prompts: list[dict], preferences: Preferences) -> dict[str, Any]:
+    """Return the share of failed verdicts."""
+    failed = {
+        name: [float(value is None) for value in values.values()] for name, values in preferences.items()
+    }
+    return mean_cell(prompts, "failed", failed, higher_is_better=False)
+
+
+def length_controlled(
+    rows: list[tuple[dict, dict]], preferences: Preferences, settings: dict
+) -> tuple[list[float], float, list[float]]:
+    """Return each (prompt, answer)'s preference at equal lengths, the rate of all, and that of each refit.
+
+    One half throughout by definition where the policy is the reference.
     """
-    groups = {row["id"]: row["group"] for row in prompts}
-    ids = list(groups)
-    preferences = preferences_of(ids, verdicts, where)
-    given = {name: [value for value in values if value is not None] for name, values in preferences.items()}
-    wins = {name: sum(values) / len(values) for name, values in given.items() if values}
-    failed = {name: 1 - len(given[name]) / len(values) for name, values in preferences.items()}
+    draws, seed = settings.get("lc_draws", LC_DRAWS), settings.get("seed", 0)
+    if all(prompt["reference"][0] == row["text"] for prompt, row in rows):
+        return [0.5] * len(rows), 0.5, [0.5] * draws
+    import numpy as np  # these take two seconds, which the other scores need not pay
 
-    def cell(metric: str, values: dict[str, float], **extra: Any) -> dict[str, Any]:
-        items = [name for name in ids if name in values]
-        columns = {"value": [values[name] for name in items]}
-        return make_cell("overall", metric, items, [groups[name] for name in items], columns, **extra)
+    from workflow_scripts.score.length_control import (
+        Judged,
+        difficulties,
+        gamed_features,
+        predict,
+        rate,
+        read_gamed,
+        refit,
+    )
 
-    cells = [cell("win_rate", wins)] if wins else []
-    return [
-        *cells,
-        cell("length", lengths, higher_is_better=None),
-        cell("failed", failed, higher_is_better=False),
-    ]
+    difficulty, prior = None, None
+    if settings.get("gamed"):
+        gamed = read_gamed(settings["gamed"])
+        known = difficulties(gamed, [prompt for prompt, _ in rows])
+        difficulty, prior = np.array([known[prompt["id"]] for prompt, _ in rows]), gamed_features(gamed)
+    judged = Judged(
+        np.array([preferences[prompt["id"]][row["sample"]] for prompt, row in rows], dtype=float),
+        np.array([float(len(prompt["reference"][0]) - len(row["text"])) for prompt, row in rows]),
+        difficulty,
+    )
+    once = np.ones(len(rows), dtype=int)
+    predicted = predict(judged, once, prior)
+    groups = [prompt["group"] for prompt, _ in rows]
+    return predicted.tolist(), rate(predicted, once), refit(judged, groups, prior, draws, seed)
+
+
+def length_controlled_cell(
+    prompts: list[dict], answers: Answers, preferences: Preferences, settings: dict
+) -> dict[str, Any]:
+    """Return the length-controlled win rate with its refits; an item is a prompt, failed verdicts included.
+
+    With settings["gamed"] it is the package's length_controlled_winrate (length_controlled_v1), without its
+    length_controlled_minimal. Raises PlumblineError when a prompt has no reference, or no known difficulty.
+    """
+    lacking = next((row["id"] for row in prompts if not row["reference"]), None)
+    if lacking is not None:
+        raise PlumblineError(
+            f"prompt {lacking!r} has no reference to compare lengths with; set length_controlled: false"
+        )
+    rows = [(prompt, row) for prompt in prompts for row in answers[prompt["id"]]]
+    predicted, point, replicates = length_controlled(rows, preferences, settings)
+    values: dict[str, list[float]] = {row["id"]: [] for row in prompts}
+    for (prompt, _), value in zip(rows, predicted, strict=True):
+        values[prompt["id"]].append(value)
+    metric = "lc_win_rate" if settings.get("gamed") else "lc_win_rate_minimal"
+    return mean_cell(prompts, metric, values, estimator="replicates", point=point, replicates=replicates)
+
+
+def score(
+    prompts: list[dict], answers: Answers, verdicts: list[dict], settings: dict, where: str
+) -> list[dict[str, Any]]:
+    """Return the cells of one judged policy; `where` names the verdicts. `settings` are those of `main`."""
+    preferences = preferences_of(answers, verdicts, where)
+    cells = win_cells(prompts, preferences)
+    if cells and settings.get("length_controlled"):
+        cells.append(length_controlled_cell(prompts, answers, preferences, settings))
+    return [*cells, length_cell(prompts, answers), failed_cell(prompts, preferences)]
+
+
+def model_outputs(prompts: list[dict], answers: Answers, generator: str) -> list[dict[str, str]]:
+    """Return the answers as the rows of the package's model_outputs.json.
+
+    Raises PlumblineError when a prompt has several answers or is a dialogue: the file has one per instruction.
+    """
+    rows = []
+    for prompt in prompts:
+        if len(answers[prompt["id"]]) > 1 or len(prompt["messages"]) > 1:
+            raise PlumblineError(
+                f"prompt {prompt['id']!r}: model_outputs.json has one answer to one instruction; "
+                f"it has {len(answers[prompt['id']])} samples and {len(prompt['messages'])} messages"
+            )
+        rows.append(
+            {
+                "instruction": prompt["messages"][0]["content"],
+                "output": answers[prompt["id"]][0]["text"],
+                "generator": generator,
+                "dataset": prompt["meta"].get("dataset", ""),
+            }
+        )
+    return rows
 
 
 def main() -> None:
-    """Write the AlpacaEval scores of one policy."""
+    """Write the AlpacaEval scores of one policy, or with --export its answers as the package's file."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--prompts", required=True, help="the prompt set")
-    parser.add_argument("--generations", required=True, help="the policy's answers, for their length")
-    parser.add_argument("--verdicts", required=True, help="the judge's preferences")
+    parser.add_argument("--prompts", required=True, help="the prompt set, with the reference answers")
+    parser.add_argument("--generations", required=True, help="the policy's answers")
+    parser.add_argument("--verdicts", help="the judge's preferences; none with evaluate: false and --export")
     parser.add_argument(
-        "--settings", required=True, type=json.loads, help='{"benchmark": its name in the study}'
+        "--settings",
+        default={},
+        type=json.loads,
+        help='{"benchmark": its name in the study, "evaluate": false for lengths alone, "length_controlled": true, '
+        '"gamed": path of df_gamed.csv or null, "lc_draws": refits, "seed": of their draws}',
     )
-    parser.add_argument("--output", required=True, help="score file to write")
+    parser.add_argument(
+        "--export", metavar="GENERATOR", help="write model_outputs.json under this generator's name"
+    )
+    parser.add_argument("--output", required=True, help="file to write")
     args = parser.parse_args()
     prompts = read_jsonl(args.prompts)
     answers = first_turns_by_id(
         read_jsonl(args.generations), [row["id"] for row in prompts], args.generations
     )
-    lengths = {name: sum(len(row["text"]) for row in rows) / len(rows) for name, rows in answers.items()}
-    write_scores(
-        args.output,
-        args.settings["benchmark"],
-        score(prompts, lengths, read_jsonl(args.verdicts), args.verdicts),
-    )
+    if args.export:
+        write_json(args.output, model_outputs(prompts, answers, args.export))
+    elif not args.settings.get("evaluate", True):
+        write_scores(args.output, args.settings["benchmark"], [length_cell(prompts, answers)])
+    elif args.verdicts is None:
+        raise PlumblineError("--verdicts is missing; set evaluate: false to measure lengths alone")
+    else:
+        cells = score(prompts, answers, read_jsonl(args.verdicts), args.settings, args.verdicts)
+        write_scores(args.output, args.settings["benchmark"], cells)
 
 
 if __name__ == "__main__":

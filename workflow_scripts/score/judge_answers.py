@@ -1,343 +1,236 @@
-"""Ask a judge about a policy's answers: a rating (MT-Bench) or a preference over a reference (AlpacaEval).
+"""Ask a judge about a policy's answers: a rating (MT-Bench), a score from 0 to 100, or a preference over a rival.
 
-A judge is a function from a list of questions to as many verdicts, in the same order. There are three kinds:
-a reward model, a rule, and an OpenAI-compatible endpoint. Not covered: verdicts kept across runs, a budget,
-many requests at once, and the original benchmarks' own judge prompts: ours are worded anew and only the
-grammar of the verdict is theirs.
+A judge is a reward model, a rule, or an OpenAI-compatible endpoint, which is asked about all questions at once and
+never twice the same (see judge_client). Covers, by --kind: mt_bench, single and pairwise, in FastChat's own wording
+where its judge prompts are given; judge_score; preference, which of two answers is safer and more helpful;
+alpaca_eval, in our wording or by an annotator of the alpaca_eval package. Every answer gets a row: a verdict, a
+verdict that failed with its reason, or one that the study skips. Not covered: what the verdicts amount to (the scorers).
 """
 
 import argparse
 import json
 import math
-import os
-import re
+import resource
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import read_jsonl, write_jsonl
-
-LONG_ANSWER = 1000  # characters from which the length rule gives its best rating
-BATCH_SIZE = 16
-RETRIES = 4
-TIMEOUT = 120  # seconds a single request may take
-
-# [[7]] or [[7.5]], or with one pair of brackets where a judge forgets the other: FastChat's grammar for the
-# verdicts of MT-Bench (Zheng et al. 2023).
-RATINGS = [re.compile(r"\[\[(\d+\.?\d*)\]\]"), re.compile(r"\[(\d+\.?\d*)\]")]
-CHOICE = re.compile(r"\[\[([ABC])\]\]")
-
-RATE = (
-    "You grade the reply of an AI assistant to a user. Weigh whether the reply is right, to the point, "
-    "helpful, deep enough and clear. Do not reward length for its own sake. First write a short "
-    "explanation of your grade. Then end with the grade, a number from 1 (useless) to 10 (excellent), in "
-    "double square brackets, for example: Rating: [[5]]"
+from workflow_scripts.common.files import read_jsonl, write_json, write_jsonl
+from workflow_scripts.score import judge_client, judge_prompts
+from workflow_scripts.score.judge_client import Reply, Request
+from workflow_scripts.score.judge_prompts import HIGHEST, LOWEST
+from workflow_scripts.score.judge_questions import (
+    Question,
+    Verdict,
+    against_opponent,
+    against_references,
+    compares,
+    questions_of,
 )
-COMPARE = (
-    "You compare two replies, A and B, of AI assistants to the same user. Weigh which of them is more "
-    "right, to the point, helpful and clear. Neither the order of the replies nor their length should "
-    "sway you. First write a short explanation. Then end with your choice in double square brackets: "
-    "[[A]] if reply A is better, [[B]] if reply B is better, [[C]] if they are equally good."
-)
+from workflow_scripts.score.judge_reward import PREFERENCES, SHARES
+from workflow_scripts.score.judge_words import Ask, by_endpoint
 
-# {"rating"} or {"preference", "order"}, plus "failed": the reason where the value is None
-Verdict = dict[str, Any]
-
-
-class Question(NamedTuple):
-    """An answer to be judged: `messages` come before it, `reference` is another to the same, or None."""
-
-    id: str
-    turn: int
-    sample: int
-    messages: list[dict]
-    answer: str
-    reference: str | None
+# kind → what its settings may hold
+KINDS = {
+    "mt_bench": ("mode",),
+    "alpaca_eval": ("annotator",),
+    "judge_score": ("prompt",),
+    "preference": ("skip",),
+}
+NOTHING = dict.fromkeys(("requests", "stored", "missing", "prompt_tokens", "completion_tokens", "usd"), 0)
+SCALES = {"mt_bench": (LOWEST, HIGHEST), "judge_score": (0, 100)}
 
 
-def questions_of(prompts: list[dict], generations: list[dict], where: str) -> list[Question]:
-    """Return a question per answer of a prompt set, by prompt, sample and turn; `where` names the
-    generations.
+def check_settings(kind: str, settings: dict) -> None:
+    """Raise PlumblineError for a setting that a kind does not have."""
+    unknown = sorted(settings.keys() - set(KINDS[kind]))
+    if unknown:
+        raise PlumblineError(f"settings: {kind} has no {unknown[0]!r}; it has {', '.join(KINDS[kind])}")
 
-    The messages of a later turn hold the policy's own earlier answers. Raises PlumblineError when an answer
-    is missing, stands twice, or belongs to no prompt.
-    """
-    texts: dict[tuple[str, int, int], str] = {}
-    for row in generations:
-        key = (row["id"], row["sample"], row["turn"])
-        if key in texts:
-            raise PlumblineError(
-                f"{where}: turn {key[2]}, sample {key[1]} of {key[0]!r} stands twice; generate again"
-            )
-        texts[key] = row["text"]
-    samples = sorted({sample for _, sample, _ in texts})
-    questions = []
-    for prompt in prompts:
-        asked = [prompt["messages"], *([{"role": "user", "content": text}] for text in prompt["followups"])]
-        references = prompt.get("reference") or [None] * len(asked)
-        for sample in samples:
-            messages: list[dict] = []
-            for turn, (new, reference) in enumerate(zip(asked, references, strict=True)):
-                answer = texts.pop((prompt["id"], sample, turn), None)
-                if answer is None:
-                    raise PlumblineError(
-                        f"{where}: no answer to turn {turn}, sample {sample} of {prompt['id']!r}; "
-                        "generate again"
-                    )
-                messages = [*messages, *new]
-                questions.append(Question(prompt["id"], turn, sample, messages, answer, reference))
-                messages = [*messages, {"role": "assistant", "content": answer}]
-    if texts:
+
+def by_numbers(questions: list[Question], kind: str, settings: dict, judge: dict) -> list[Verdict]:
+    """Return the verdicts of a rule or a reward model; an empty answer's score from 0 to 100 is 0, as elsewhere."""
+    if kind == "alpaca_eval" and settings.get("annotator") is not None:
         raise PlumblineError(
-            f"{where}: answer to {next(iter(texts))[0]!r}, which is not asked; generate again"
+            f"annotator {settings['annotator']!r} needs a judge of kind openai; this one is of kind {judge['kind']}"
         )
-    if not questions:
-        raise PlumblineError(f"{where}: holds no answers; generate again")
-    return questions
+    if compares(kind, settings):
+        return [
+            {"preference": value, "order": None} for value in PREFERENCES[judge["kind"]](questions, judge)
+        ]
+    low, high = SCALES[kind]
+    ratings = [low + (high - low) * share for share in SHARES[judge["kind"]](questions, judge)]
+    if kind == "judge_score":
+        ratings = [
+            rating if question.answer.strip() else 0.0
+            for question, rating in zip(questions, ratings, strict=True)
+        ]
+    return [{"rating": rating} for rating in ratings]
 
 
-def sigmoid(value: float) -> float:
-    """Return 1 / (1 + exp(-value)) without overflow."""
-    return 0.5 * (1 + math.tanh(value / 2))
+def verdicts_of(
+    questions: list[Question], kind: str, settings: dict, judge: dict, templates: dict | None, ask: Ask
+) -> list[Verdict]:
+    """Return a verdict per question; one whose value is no number is failed."""
+    if judge["kind"] == "openai":
+        verdicts = by_endpoint(questions, kind, settings, judge, templates, ask)
+    else:
+        verdicts = by_numbers(questions, kind, settings, judge)
+    value = "preference" if compares(kind, settings) else "rating"
+    for verdict in verdicts:
+        if verdict[value] is not None and not math.isfinite(verdict[value]):
+            verdict |= {value: None, "failed": "the score is not a number"}
+    return verdicts
 
 
-def rate_by_length(questions: list[Question], settings: dict) -> list[Verdict]:
-    """Rate 1 + 9 min(1, characters / 1000): a judge to test with, and a warning of what length alone would
-    earn.
+def judge_all(
+    questions: list[Question],
+    kind: str,
+    settings: dict,
+    judge: dict,
+    templates: dict | None,
+    ask: Ask,
+) -> list[dict]:
+    """Return the verdict rows of a judge on a benchmark's questions; failed ones are kept with their reason.
+
+    A question whose id the settings skip is not judged: its row says so. Raises PlumblineError when an answer has
+    nothing to be compared with, or when not one verdict came.
     """
-    return [{"rating": 1 + 9 * min(1.0, len(question.answer) / LONG_ANSWER)} for question in questions]
-
-
-def compare_by_length(questions: list[Question], settings: dict) -> list[Verdict]:
-    """Prefer the longer answer: 1, or 0.5 where both are as long, or 0."""
-    differences = [len(question.answer) - len(question.reference) for question in questions]
-    return [{"preference": 0.5 + 0.5 * ((gap > 0) - (gap < 0)), "order": None} for gap in differences]
-
-
-def rewards_of(pairs: list[tuple[list[dict], str]], settings: dict) -> list[float]:
-    """Return the reward model's raw score of each (messages, reply)."""
-    from workflow_scripts.common import reward  # torch: needed by this judge alone
-
-    model, tokenizer = reward.load_reward_model(settings["model"])
-    texts = [reward.render_pair(messages, reply, tokenizer.eos_token or "") for messages, reply in pairs]
-    if model.config.num_labels != 1:
-        raise PlumblineError(
-            f"{settings['model']}: a judge needs a reward model of one output, not of classes"
-        )
-    return reward.score_texts(model, tokenizer, texts, BATCH_SIZE, reward.context_of(model, tokenizer))
-
-
-def rate_by_reward(questions: list[Question], settings: dict) -> list[Verdict]:
-    """Rate 1 + 9 sigmoid(r), r the reward of the answer: comparable between policies, not with a language
-    model's.
-    """
-    rewards = rewards_of([(question.messages, question.answer) for question in questions], settings)
-    return [{"rating": 1 + 9 * sigmoid(reward)} for reward in rewards]
-
-
-def compare_by_reward(questions: list[Question], settings: dict) -> list[Verdict]:
-    """Return sigmoid(r - r of the reference): the reward model's own probability (Bradley and Terry 1952)."""
-    pairs = [
-        (question.messages, text) for question in questions for text in (question.answer, question.reference)
+    skip = set(settings.get("skip", []))
+    due = [question for question in questions if question.id not in skip]
+    verdicts = verdicts_of(due, kind, settings, judge, templates, ask) if due else []
+    if all("failed" in verdict for verdict in verdicts):
+        reason = f"; the first reason: {verdicts[0]['failed']}" if verdicts else ": every question is skipped"
+        raise PlumblineError(f"the judge gave not one verdict{reason}")
+    value = "preference" if compares(kind, settings) else "rating"
+    given = iter(verdicts)
+    return [
+        {"id": question.id, "turn": question.turn, "sample": question.sample}
+        | ({value: None, "skipped": True} if question.id in skip else next(given))
+        for question in questions
     ]
-    rewards = rewards_of(pairs, settings)
-    gaps = [own - other for own, other in zip(rewards[::2], rewards[1::2], strict=True)]
-    return [{"preference": sigmoid(gap), "order": None} for gap in gaps]
 
 
-def read_rating(text: str) -> float | None:
-    """Return the first rating in a judge's words, if it lies in 1 to 10."""
-    for pattern in RATINGS:
-        found = pattern.search(text)
-        if found:
-            rating = float(found[1])
-            return rating if 1 <= rating <= 10 else None
-    return None
+def requests_of(
+    questions: list[Question], kind: str, settings: dict, judge: dict, templates: dict | None
+) -> list[Request]:
+    """Return what an endpoint would be asked; a reward model and a rule are asked nothing."""
+    wanted: list[Request] = []
+
+    def note(requests: list[Request]) -> list[Reply]:
+        wanted.extend(requests)
+        return [Reply(None, "not asked", None)] * len(requests)
+
+    skip = set(settings.get("skip", []))
+    due = [question for question in questions if question.id not in skip]
+    if judge["kind"] == "openai" and due:
+        verdicts_of(due, kind, settings, judge, templates, note)
+    return wanted
 
 
-def read_choice(text: str) -> str | None:
-    """Return the last of [[A]], [[B]] and [[C]] in a judge's words: the explanation comes first."""
-    found = CHOICE.findall(text)
-    return found[-1] if found else None
+def load_questions(
+    prompts: Path, generations: Path, opponent: Path | None, kind: str, settings: dict
+) -> list[Question]:
+    """Return a benchmark's questions with their rivals: the opponent's answers, else the references.
 
-
-def transcript(messages: list[dict]) -> str:
-    """Return a dialogue as labelled blocks for a judge to read."""
-    return "\n\n".join(
-        f"<{message['role']}>\n{message['content']}\n</{message['role']}>" for message in messages
-    )
-
-
-def rating_request(question: Question) -> list[dict]:
-    """Return the messages that ask for a rating of an answer in its dialogue."""
-    parts = [f"The dialogue so far:\n\n{transcript(question.messages)}"]
-    if question.reference:
-        parts.append(f"A good reply, to compare with:\n\n<reference>\n{question.reference}\n</reference>")
-    parts.append(f"The reply to grade:\n\n<reply>\n{question.answer}\n</reply>")
-    return [{"role": "system", "content": RATE}, {"role": "user", "content": "\n\n".join(parts)}]
-
-
-def comparison_request(question: Question, swapped: bool) -> list[dict]:
-    """Return the messages that ask for a choice; the policy's answer is A, or B if `swapped`."""
-    first, second = question.answer, question.reference
-    if swapped:
-        first, second = second, first
-    shown = (
-        f"The dialogue so far:\n\n{transcript(question.messages)}\n\n"
-        f"<reply A>\n{first}\n</reply A>\n\n<reply B>\n{second}\n</reply B>"
-    )
-    return [{"role": "system", "content": COMPARE}, {"role": "user", "content": shown}]
-
-
-class NoVerdictError(Exception):
-    """The judge could not be brought to say anything about one question."""
-
-
-def endpoint_of(settings: dict) -> Callable[[list[dict]], str]:
-    """Return a function from messages to the words of an OpenAI-compatible endpoint.
-
-    The key is read from the environment variable the study names. The client tries again by itself. The
-    function raises NoVerdictError where one request fails, PlumblineError where every request would.
+    Raises PlumblineError where a pairwise MT-Bench has no opponent, or an opponent is given that nothing compares.
     """
-    import openai  # takes half a second: needed by this judge alone
+    rows = read_jsonl(prompts)
+    questions = questions_of(rows, read_jsonl(generations), str(generations))
+    if not compares(kind, settings):
+        if opponent is not None:
+            raise PlumblineError("an opponent is given, and answers are rated one by one; leave it out")
+        return questions
+    if opponent is not None:
+        others = questions_of(rows, read_jsonl(opponent), str(opponent))
+        return against_opponent(questions, others, str(opponent))
+    if kind == "mt_bench":
+        raise PlumblineError("pairwise MT-Bench compares with another policy's answers; name an opponent")
+    return against_references(questions)
 
-    key = os.environ.get(settings["api_key_env"])
-    if not key:
-        raise PlumblineError(
-            f"judge {settings['model']!r}: the environment variable {settings['api_key_env']} holds no key; "
-            "set it (a server that asks for none takes any word)"
-        )
-    client = openai.OpenAI(
-        api_key=key, base_url=settings.get("base_url"), max_retries=RETRIES, timeout=TIMEOUT
-    )
-    hopeless = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 
-    def ask(messages: list[dict]) -> str:
-        try:
-            reply = client.chat.completions.create(
-                model=settings["model"],
-                messages=messages,
-                temperature=settings["temperature"],
-                max_tokens=settings["max_tokens"],
-            )
-        except hopeless as error:
-            raise PlumblineError(
-                f"judge {settings['model']!r} at {client.base_url} refused: {error}"
-            ) from None
-        except openai.APITimeoutError:
-            raise NoVerdictError("no reply in time") from None
-        except openai.APIConnectionError as error:
-            reason = error.__cause__ or error
-            raise PlumblineError(f"judge at {client.base_url} cannot be reached: {reason}") from None
-        except openai.APIError as error:
-            raise NoVerdictError(f"{type(error).__name__}: {error}") from None
-        text = reply.choices[0].message.content if reply.choices else None
-        if not text:
-            raise NoVerdictError("the reply is empty")
-        return text
+def asking(judge: dict, store: Path, cell: str, study: str, facts: dict) -> Ask:
+    """Return a function from requests to replies that adds what it cost to `facts`."""
+
+    def ask(requests: list[Request]) -> list[Reply]:
+        if not requests:
+            return []
+        replies, cost = judge_client.ask(requests, judge, store, cell, study)
+        for key, value in cost.items():
+            facts[key] = facts.get(key, 0) + value
+        return replies
 
     return ask
 
 
-def rate_by_endpoint(questions: list[Question], settings: dict) -> list[Verdict]:
-    """Ask the endpoint for a rating from 1 to 10 of each answer; its words are kept as `text`."""
-    ask = endpoint_of(settings)
-    verdicts = []
-    for question in questions:
-        try:
-            text = ask(rating_request(question))
-        except NoVerdictError as error:
-            verdicts.append({"rating": None, "failed": str(error)})
-            continue
-        rating = read_rating(text)
-        failed = {} if rating is not None else {"failed": "the reply holds no [[rating]] from 1 to 10"}
-        verdicts.append({"rating": rating, "text": text} | failed)
-    return verdicts
+def cost_of(seconds: float, judge: dict, facts: dict) -> dict:
+    """Return the cost of a judging job: seconds, MiB and what the endpoint took."""
+    gpus = 0
+    if judge["kind"] == "reward_model":
+        import torch
 
-
-def compare_by_endpoint(questions: list[Question], settings: dict) -> list[Verdict]:
-    """Ask the endpoint which answer is better, in both orders; the preference is the mean of the two.
-
-    `order` holds both: [the policy's answer first, the policy's answer second]. Both are needed for a
-    verdict: one alone would carry the judge's liking for a place.
-    """
-    ask = endpoint_of(settings)
-    verdicts = []
-    for question in questions:
-        texts, order, failed = [], [], {}
-        for swapped in (False, True):
-            try:
-                texts.append(ask(comparison_request(question, swapped)))
-            except NoVerdictError as error:
-                failed = {"failed": str(error)}
-                break
-            choice = read_choice(texts[-1])
-            if choice is None:
-                failed = {"failed": "the reply holds none of [[A]], [[B]], [[C]]"}
-                break
-            order.append(0.5 if choice == "C" else float((choice == "A") != swapped))
-        preference = None if failed else sum(order) / 2
-        verdicts.append(
-            {"preference": preference, "order": None if failed else order, "text": texts} | failed
-        )
-    return verdicts
-
-
-JUDGES = {
-    ("rule", "mt_bench"): rate_by_length,
-    ("rule", "alpaca_eval"): compare_by_length,
-    ("reward_model", "mt_bench"): rate_by_reward,
-    ("reward_model", "alpaca_eval"): compare_by_reward,
-    ("openai", "mt_bench"): rate_by_endpoint,
-    ("openai", "alpaca_eval"): compare_by_endpoint,
-}
-
-
-def judge(questions: list[Question], kind: str, settings: dict) -> list[dict]:
-    """Return the verdict rows of a judge on a benchmark's questions; failed ones are kept with their reason.
-
-    Raises PlumblineError when an answer has nothing to be compared with, or when not one verdict came.
-    """
-    if kind == "alpaca_eval":
-        lacking = next((question.id for question in questions if question.reference is None), None)
-        if lacking is not None:
-            raise PlumblineError(
-                f"alpaca_eval prompt {lacking!r} has no reference answer to be compared with"
-            )
-    verdicts = JUDGES[settings["kind"], kind](questions, settings)
-    value = "rating" if kind == "mt_bench" else "preference"
-    for verdict in verdicts:
-        if verdict[value] is not None and not math.isfinite(verdict[value]):
-            verdict |= {value: None, "failed": "the score is not a number"}
-    if all("failed" in verdict for verdict in verdicts):
-        raise PlumblineError(f"the judge gave not one verdict; the first reason: {verdicts[0]['failed']}")
-    return [
-        {"id": question.id, "turn": question.turn, "sample": question.sample} | verdict
-        for question, verdict in zip(questions, verdicts, strict=True)
-    ]
+        gpus = torch.cuda.device_count()
+    return {
+        "wall_seconds": round(seconds, 1),
+        "gpu_seconds": round(seconds * gpus, 1),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        **facts,
+    }
 
 
 def main() -> None:
-    """Write a judge's verdicts on a policy's answers."""
+    """Write a judge's verdicts on a policy's answers, or with --plan what they would take."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--benchmark", required=True, help="the benchmark's name in the study, for messages")
-    parser.add_argument("--kind", required=True, choices=["mt_bench", "alpaca_eval"])
+    parser.add_argument("--kind", required=True, choices=KINDS)
     parser.add_argument("--prompts", required=True, type=Path, help="the benchmark's prompt set")
     parser.add_argument("--generations", required=True, type=Path, help="the policy's answers")
+    parser.add_argument("--opponent", type=Path, help="another policy's answers, to compare with")
+    parser.add_argument("--templates", type=Path, help="mt_bench: FastChat's judge prompts; else our wording")
     parser.add_argument("--judge", required=True, type=json.loads, help="the judge's settings, as JSON")
+    parser.add_argument(
+        "--access",
+        type=json.loads,
+        default={},
+        help="how judges are reached and paid, by name, as JSON: more of the judge's settings, which alter no verdict",
+    )
+    parser.add_argument(
+        "--settings",
+        type=json.loads,
+        default={},
+        help="the benchmark's, as JSON: mode; annotator; prompt; or skip, by its kind",
+    )
+    parser.add_argument(
+        "--store", type=Path, default=Path("work/judge"), help="folder of the verdicts paid for"
+    )
+    parser.add_argument("--study", default="", help="whose budget pays")
+    parser.add_argument("--cell", default="", help="policy, seed and benchmark, for the ledger")
     parser.add_argument("--output", required=True, type=Path, help="verdicts to write")
+    parser.add_argument("--cost", type=Path, help="what judging took, to write")
+    parser.add_argument("--plan", action="store_true", help="ask nothing; write the calls and the price")
     args = parser.parse_args()
-    questions = questions_of(read_jsonl(args.prompts), read_jsonl(args.generations), str(args.generations))
+    started, facts = time.monotonic(), {}
+    kind, settings = args.kind, args.settings
+    judge = args.judge | args.access.get(args.judge.get("name"), {})
     try:
-        rows = judge(questions, args.kind, args.judge)
+        check_settings(kind, settings)
+        questions = load_questions(args.prompts, args.generations, args.opponent, kind, settings)
+        templates = judge_prompts.read_templates(args.templates) if args.templates else None
+        if args.plan:
+            wanted = requests_of(questions, kind, settings, judge, templates)
+            write_json(args.output, judge_client.plan(wanted, judge, args.store) if wanted else NOTHING)
+            return
+        ask = asking(judge, args.store, args.cell, args.study, facts)
+        rows = judge_all(questions, kind, settings, judge, templates, ask)
     except PlumblineError as error:
         raise PlumblineError(f"benchmark {args.benchmark!r}: {error}") from None
     failed = sum("failed" in row for row in rows)
     if failed:
         print(f"warning: {args.benchmark}: {failed} of {len(rows)} verdicts failed", file=sys.stderr)
     write_jsonl(args.output, rows)
+    if args.cost:
+        write_json(args.cost, cost_of(time.monotonic() - started, judge, facts))
 
 
 if __name__ == "__main__":

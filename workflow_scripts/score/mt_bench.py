@@ -1,72 +1,86 @@
-"""MT-Bench (Zheng et al. 2023): the mean rating, 1 to 10, of answers to two-turn questions.
+"""MT-Bench (Zheng et al. 2023): the mean rating, 1 to 10, of answers to two-turn questions, or their win rates.
 
-A verdict that failed has no rating and, as in MT-Bench, is no part of any mean; but its share is a score of
-its own, and each mean's n is the number of answers rated. Not covered: asking the judge, and pairwise
-MT-Bench.
+The numbers are those of FastChat's show_result on the same judgments. Like there, a verdict that failed is part of no
+mean; unlike there, its share is a score of its own, and so is the share of ratings off the scale, which FastChat's
+grammar lets pass. Pairwise, a (question, turn) is a win or a loss only where both orders agree, else a tie; the adjusted
+win rate counts a tie as half a win. Not covered: asking the judge.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
 from typing import Any
 
-from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.items import make_cell, write_scores
+from workflow_scripts.score.verdicts import Values, failed_cell, lost, mean_cell, names_of, values_of, won
 
-Ratings = dict[tuple[str, int], list[float | None]]
-
-
-def ratings_of(prompts: list[dict], generations: list[dict], verdicts: list[dict], where: str) -> Ratings:
-    """Return the ratings of each (question id, turn): one per sample, None if failed.
-
-    Raises PlumblineError when a turn has no answer, an answer has no verdict, or a verdict has no answer;
-    `where` names the verdicts.
-    """
-    given = {(row["id"], row["sample"], row["turn"]): row["rating"] for row in verdicts}
-    due = {(row["id"], row["sample"], row["turn"]) for row in generations}
-    odd = sorted(due ^ given.keys())
-    if odd or len(given) < len(verdicts):
-        name = f"; see turn {odd[0][2]}, sample {odd[0][1]} of {odd[0][0]!r}" if odd else ""
-        raise PlumblineError(f"{where}: not one verdict per answer{name}; judge again")
-    ratings: Ratings = {(row["id"], turn): [] for row in prompts for turn in range(1 + len(row["followups"]))}
-    wrong = sorted({(name, turn) for name, _, turn in due} ^ ratings.keys())
-    if wrong:
-        name, turn = wrong[0]
-        raise PlumblineError(f"turn {turn} of {name!r} is only asked or only answered; generate again")
-    for (name, _, turn), rating in given.items():
-        ratings[name, turn].append(rating)
-    return ratings
+LOWEST, HIGHEST = 1, 10
 
 
-def score(prompts: list[dict], ratings: Ratings) -> list[dict[str, Any]]:
-    """Return one policy's cells: rating overall, by turn and category, and the share of failed verdicts.
-
-    Items are question ids within a turn and "<question id>#<turn>" elsewhere; groups are question ids. An
-    item is the mean over its samples. A mean with no verdict at all is left out.
-    """
+def subsets_of(prompts: list[dict], values: Values) -> dict[str, Values]:
+    """Return the values overall, by turn and by category."""
     category = {row["id"]: row["meta"]["category"] for row in prompts}
-    means = {}
-    for key, values in ratings.items():
-        given = [value for value in values if value is not None]
-        if given:
-            means[key] = sum(given) / len(given)
 
-    def cell(subset: str, keys: Sequence[tuple[str, int]], named_by_turn: bool) -> list[dict[str, Any]]:
-        rated = [key for key in keys if key in means]
-        items = [f"{name}#{turn + 1}" if named_by_turn else name for name, turn in rated]
-        value = {"value": [means[key] for key in rated]}
-        return [make_cell(subset, "rating", items, [name for name, _ in rated], value)] if rated else []
+    def chosen(wanted: Any) -> Values:
+        return {key: found for key, found in values.items() if wanted(key)}
 
-    keys = list(ratings)
-    cells = cell("overall", keys, True)
-    for turn in sorted({turn for _, turn in keys}):
-        cells += cell(f"turn{turn + 1}", [key for key in keys if key[1] == turn], False)
-    for name in dict.fromkeys(category.values()):
-        cells += cell(name, [key for key in keys if category[key[0]] == name], True)
-    failed = [sum(value is None for value in ratings[key]) / len(ratings[key]) for key in keys]
-    items, groups = [f"{name}#{turn + 1}" for name, turn in keys], [name for name, _ in keys]
-    return [*cells, make_cell("overall", "failed", items, groups, {"value": failed}, higher_is_better=False)]
+    turns = {
+        f"turn{turn + 1}": chosen(lambda key, turn=turn: key[1] == turn)
+        for turn in sorted({turn for _, turn in values})
+    }
+    categories = {
+        name: chosen(lambda key, name=name: category[key[0]] == name)
+        for name in dict.fromkeys(category.values())
+    }
+    return {"overall": values} | turns | categories
+
+
+def mean_cells(prompts: list[dict], values: Values, metric: str) -> list[dict[str, Any]]:
+    """Return a mean overall, by turn and by category.
+
+    Items are question ids within a turn and "<question id>#<turn>" elsewhere; groups are question ids. A mean with
+    no verdict at all is left out.
+    """
+    groups = {row["id"]: row["id"] for row in prompts}
+    return [
+        cell
+        for subset, part in subsets_of(prompts, values).items()
+        for cell in mean_cell(subset, metric, part, groups, not subset.startswith("turn"))
+    ]
+
+
+def off_scale_cells(prompts: list[dict], values: Values) -> list[dict[str, Any]]:
+    """Return the share of verdicts that rate outside 1 to 10, if there are any."""
+    shares = [
+        sum(value is not None and not LOWEST <= value <= HIGHEST for value in found) / len(found)
+        for found in values.values()
+    ]
+    if not any(shares):
+        return []
+    items, groups = names_of(values, True), [name for name, _ in values]
+    return [make_cell("overall", "off_scale", items, groups, {"value": shares}, higher_is_better=False)]
+
+
+def score(prompts: list[dict], ratings: Values) -> list[dict[str, Any]]:
+    """Return one policy's cells: rating overall, by turn and category, and the share of failed verdicts."""
+    groups = {row["id"]: row["id"] for row in prompts}
+    return [
+        *mean_cells(prompts, ratings, "rating"),
+        failed_cell(ratings, groups, True),
+        *off_scale_cells(prompts, ratings),
+    ]
+
+
+def score_pairwise(prompts: list[dict], preferences: Values) -> list[dict[str, Any]]:
+    """Return one policy's cells: adjusted win rate overall, by turn and category, win and loss rate, failed share."""
+    groups = {row["id"]: row["id"] for row in prompts}
+    return [
+        *mean_cells(prompts, preferences, "win_rate_adjusted"),
+        *mean_cell("overall", "win_rate", preferences, groups, True, won),
+        *mean_cell("overall", "loss_rate", preferences, groups, True, lost, higher_is_better=False),
+        failed_cell(preferences, groups, True),
+    ]
 
 
 def main() -> None:
@@ -76,15 +90,26 @@ def main() -> None:
     parser.add_argument(
         "--generations", required=True, help="the policy's answers, each of which needs a verdict"
     )
-    parser.add_argument("--verdicts", required=True, help="the judge's ratings")
+    parser.add_argument("--verdicts", required=True, help="the judge's ratings, or pairwise its preferences")
     parser.add_argument(
-        "--settings", required=True, type=json.loads, help='{"benchmark": its name in the study}'
+        "--settings",
+        required=True,
+        type=json.loads,
+        help='{"benchmark": its name in the study, "mode": single (default) or pairwise}',
     )
     parser.add_argument("--output", required=True, help="score file to write")
     args = parser.parse_args()
+    pairwise = args.settings.get("mode", "single") == "pairwise"
     prompts = read_jsonl(args.prompts)
-    ratings = ratings_of(prompts, read_jsonl(args.generations), read_jsonl(args.verdicts), args.verdicts)
-    write_scores(args.output, args.settings["benchmark"], score(prompts, ratings))
+    values = values_of(
+        prompts,
+        read_jsonl(args.generations),
+        read_jsonl(args.verdicts),
+        "preference" if pairwise else "rating",
+        args.verdicts,
+    )
+    cells = score_pairwise(prompts, values) if pairwise else score(prompts, values)
+    write_scores(args.output, args.settings["benchmark"], cells)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,316 @@
+"""Do two judges agree? Correlations, exact agreement and mean difference of two lists of ratings, with intervals.
+
+Two ways in. `agreement A.json B.json` takes flat JSON lists, the same item at the same place of both (null: no
+verdict). `--settings` takes pairs of score files, the cells they both have joined by item; where two judges rate
+several policies, rows of policy "all" follow, over all their answers. Intervals are percentiles of a bootstrap over
+groups of items (two turns of one question, answers of several policies to it, are drawn together).
+
+Not covered: agreement beyond chance (kappa needs categories), and which of the judges is right.
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.files import finished_file, read_json
+from workflow_scripts.report.settings import read_settings
+from workflow_scripts.report.statistics import group_draws, seed_of
+from workflow_scripts.report.table import ALL, number_text
+
+COLUMNS = (
+    "policy seed first second subset metric measure value ci_low ci_high n groups only_first only_second note"
+).split()
+# A judge's word on one item: no count, no length.
+RATINGS = ("rating", "score", "win_rate", "win_rate_adjusted")
+DEFAULTS = {"draws": 2_000, "seed": 0, "confidence": 0.95}
+BLOCK = 2**21  # numbers of a block of draws: 16 MiB
+
+
+def pearson(weights: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the product-moment correlation per draw (draws,), NaN where one side has one value only.
+
+    first, second: values (items,), or one row per draw (draws, items); weights (draws, items) count each item.
+    """
+    total = weights.sum(axis=1, keepdims=True)
+    first = first - (weights * first).sum(axis=1, keepdims=True) / total
+    second = second - (weights * second).sum(axis=1, keepdims=True) / total
+    together = (weights * first * second).sum(axis=1)
+    spread = np.sqrt((weights * first**2).sum(axis=1) * (weights * second**2).sum(axis=1))
+    return _share(together, spread)
+
+
+def spearman(weights: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the rank correlation per draw (draws,): Pearson's of the ranks within the draw, ties at their middle."""
+    return pearson(weights, _ranks(weights, first), _ranks(weights, second))
+
+
+def kendall(weights: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return Kendall's tau-b per draw (draws,): (P − Q) / √((N − T_1)(N − T_2)), N pairs, T ties (Kendall 1945).
+
+    P and Q count the pairs of items that both sides order alike and unlike. Time is quadratic in the items.
+    """
+    total = weights.sum(axis=1)
+    pairs = total * (total - 1) / 2
+    surplus = np.zeros(len(weights))
+    step = max(1, BLOCK // len(first))
+    for start in range(0, len(first), step):
+        some = slice(start, start + step)
+        signs = np.sign(first[:, None] - first[some]) * np.sign(second[:, None] - second[some])
+        surplus += ((weights @ signs) * weights[:, some]).sum(axis=1) / 2
+    return _share(surplus, np.sqrt((pairs - _ties(weights, first)) * (pairs - _ties(weights, second))))
+
+
+def exact_agreement(weights: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the share of items with equal values per draw (draws,)."""
+    return weights @ (first == second) / weights.sum(axis=1)
+
+
+def mean_difference(weights: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the mean of `first` minus `second` per draw (draws,)."""
+    return weights @ (first - second) / weights.sum(axis=1)
+
+
+MEASURES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "pearson": pearson,
+    "spearman": spearman,
+    "kendall": kendall,
+    "exact_agreement": exact_agreement,
+    "mean_difference": mean_difference,
+}
+CORRELATIONS = ("pearson", "spearman", "kendall")
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
+
+
+def _counts(weights: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how often each distinct value was drawn (draws, distinct), in rising order, and each item's place in it."""
+    distinct, place = np.unique(values, return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    starts = np.searchsorted(place[order], np.arange(len(distinct)))
+    return np.add.reduceat(weights[:, order], starts, axis=1), place
+
+
+def _ranks(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    counts, place = _counts(weights, values)
+    return (counts.cumsum(axis=1) - (counts - 1) / 2)[:, place]
+
+
+def _ties(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    counts, _ = _counts(weights, values)
+    return (counts * (counts - 1)).sum(axis=1) / 2
+
+
+def compare(first: np.ndarray, second: np.ndarray, groups: list[str], settings: dict) -> list[dict]:
+    """Return a row per measure: n, groups, value, ci_low, ci_high, and a note where there is something to say.
+
+    first, second: ratings (items,) of the same items, which are in `groups`; settings: draws, seed, confidence.
+    A correlation is undefined where a side has one value for all items; draws of that kind are left out, and counted.
+    """
+    if not len(first):
+        return [{"measure": name, "n": 0, "groups": 0, "note": "no item in common"} for name in MEASURES]
+    # Items that were rated alike count as one: with whole ratings that leaves few, however many items there are.
+    rated, of_item = np.unique(np.column_stack([first, second]), axis=0, return_inverse=True)
+    names, of_group = np.unique(groups, return_inverse=True)
+    together = np.zeros((len(names), len(rated)))
+    np.add.at(together, (of_group, of_item.ravel()), 1)
+    samples = _samples(rated, group_draws(len(names), settings["draws"], settings["seed"]), together)
+    points = _samples(rated, np.ones((1, len(names))), together)
+    return [
+        {"measure": name, "n": len(first), "groups": len(names)}
+        | _interval(points[name][0], samples[name], settings["confidence"])
+        for name in MEASURES
+    ]
+
+
+def _samples(rated: np.ndarray, counts: np.ndarray, together: np.ndarray) -> dict[str, np.ndarray]:
+    """Return each measure of each draw (draws,), NaN where undefined.
+
+    rated: distinct pairs of ratings (distinct, 2); counts: how often a group was drawn (draws, groups); together: how
+    often each pair of ratings is in each group (groups, distinct).
+    """
+    first, second = rated.T
+    step = max(1, BLOCK // sum(together.shape))
+    blocks: dict[str, list[np.ndarray]] = {name: [] for name in MEASURES}
+    for start in range(0, len(counts), step):
+        weights = counts[start : start + step].astype(float) @ together
+        constant = [(_counts(weights, side)[0] > 0).sum(axis=1) < 2 for side in (first, second)]
+        for name, measure in MEASURES.items():
+            values = measure(weights, first, second)
+            undefined = (constant[0] | constant[1]) & (name in CORRELATIONS)
+            blocks[name].append(np.where(undefined, np.nan, values))
+    return {name: np.concatenate(parts) for name, parts in blocks.items()}
+
+
+def _interval(value: float, samples: np.ndarray, confidence: float) -> dict:
+    """Return value, ci_low, ci_high and note; without numbers where the value is undefined (NaN)."""
+    if np.isnan(value):
+        return {"note": "undefined: one side has the same value for every item"}
+    kept = samples[~np.isnan(samples)]
+    low, high = np.percentile(kept, [50 * (1 - confidence), 50 * (1 + confidence)])
+    row = {"value": float(value), "ci_low": float(low), "ci_high": float(high)}
+    if len(kept) < len(samples):
+        row["note"] = f"interval from the {len(kept)} of {len(samples)} draws where it is defined"
+    return row
+
+
+def read_ratings(path: Path) -> list[float | None]:
+    """Return a flat JSON list of finite numbers, null where there is no verdict; PlumblineError for anything else."""
+    values = read_json(path)
+    if not isinstance(values, list):
+        raise PlumblineError(f"{path}: expected a flat JSON list of ratings")
+    for place, value in enumerate(values):
+        number = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+        if value is not None and not number:
+            raise PlumblineError(
+                f"{path}: rating {place} is {value!r}; ratings are numbers, or null for no verdict"
+            )
+    return values
+
+
+def list_rows(paths: list[Path], settings: dict) -> list[dict]:
+    """Return the rows that compare two flat lists; PlumblineError when their lengths differ."""
+    first, second = map(read_ratings, paths)
+    if len(first) != len(second):
+        raise PlumblineError(
+            f"{paths[0]} has {len(first)} ratings and {paths[1]} {len(second)}: they are paired by place, so a list "
+            "needs every item (null where there is no verdict)"
+        )
+    rated = [
+        {str(place): value for place, value in enumerate(side) if value is not None}
+        for side in (first, second)
+    ]
+    named = {
+        "policy": "",
+        "seed": "",
+        "first": paths[0].stem,
+        "second": paths[1].stem,
+        "subset": "",
+        "metric": "",
+    }
+    groups = {item: item for side in rated for item in side}
+    return joined_rows(named, *rated, groups, settings)
+
+
+def joined_rows(
+    named: dict, first: dict[str, float], second: dict[str, float], groups: dict[str, str], settings: dict
+) -> list[dict]:
+    """Return the rows of two {item: rating}, on the items both have; the others are counted in only_first, only_second."""
+    shared = [item for item in first if item in second]
+    seed = seed_of(settings["seed"], named["first"], named["second"], named["subset"], named["metric"])
+    rows = compare(
+        np.array([first[item] for item in shared], dtype=float),
+        np.array([second[item] for item in shared], dtype=float),
+        [groups[item] for item in shared],
+        settings | {"seed": seed},
+    )
+    alone = {"only_first": len(first) - len(shared), "only_second": len(second) - len(shared)}
+    return [named | row | alone for row in rows]
+
+
+def read_cells(entry: dict) -> dict[tuple[str, str], dict[str, dict]]:
+    """Return {(subset, metric): {"ratings": {item: value}, "groups": {item: group}}} of a score file's ratings.
+
+    A refused score has none.
+    """
+    score = read_json(entry["file"])
+    return {
+        (cell["subset"], cell["metric"]): {
+            "ratings": dict(zip(cell["items"], cell["columns"]["value"], strict=True)),
+            "groups": dict(zip(cell["items"], cell["groups"], strict=True)),
+        }
+        for cell in score.get("cells") or []
+        if cell["metric"] in RATINGS
+    }
+
+
+def pair_rows(pairs: list[list[dict]], settings: dict) -> list[dict]:
+    """Return the rows of pairs of score files, each entry {"policy", "seed", "benchmark", "file"}.
+
+    A pair is one policy's answers under two judges, that is two benchmarks. Cells are those that both files have;
+    where two judges share several policies, rows of policy "all" follow, with an item per policy, seed and item.
+    """
+    rows: list[dict] = []
+    pooled: dict[tuple, list[tuple[str, dict, dict]]] = {}
+    for first, second in pairs:
+        who = {"policy": first["policy"], "seed": first["seed"]}
+        if who != {"policy": second["policy"], "seed": second["seed"]}:
+            raise PlumblineError(
+                f"{first['file']} and {second['file']}: answers of two policies or seeds; judges are compared on the same"
+            )
+        judges = {"first": first["benchmark"], "second": second["benchmark"]}
+        ours, theirs = read_cells(first), read_cells(second)
+        names = [name for name in ours if name in theirs]
+        if not names:
+            rows.append(
+                who
+                | judges
+                | {
+                    "note": f"no ratings in common ({', '.join(RATINGS)}): refused, or another kind of judging"
+                }
+            )
+        for subset, metric in names:
+            cells = ours[subset, metric], theirs[subset, metric]
+            named = judges | {"subset": subset, "metric": metric}
+            rows += _cell_rows(who | named, [("", *cells)], settings)
+            prefix = f"{first['policy']}|{first['seed']}|"
+            pooled.setdefault(tuple(named.items()), []).append((prefix, *cells))
+    for named, parts in pooled.items():
+        if len(parts) > 1:
+            rows += _cell_rows({"policy": ALL, "seed": ALL} | dict(named), parts, settings)
+    return rows
+
+
+def _cell_rows(named: dict, parts: list[tuple[str, dict, dict]], settings: dict) -> list[dict]:
+    """Return the rows of one or more (prefix, first cell, second cell); an item is its name after its prefix."""
+    first, second, groups = {}, {}, {}
+    for prefix, ours, theirs in parts:
+        first |= {prefix + item: value for item, value in ours["ratings"].items()}
+        second |= {prefix + item: value for item, value in theirs["ratings"].items()}
+        groups |= {prefix + item: group for item, group in ours["groups"].items()}
+    return joined_rows(named, first, second, groups, settings)
+
+
+def write_rows(stream: TextIO, rows: list[dict]) -> None:
+    """Write the rows as CSV, numbers with six significant digits."""
+    table = csv.writer(stream, lineterminator="\n")
+    table.writerow(COLUMNS)
+    table.writerows([number_text(row.get(name, "")) for name in COLUMNS] for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("lists", nargs="*", type=Path, help="two JSON lists of ratings, paired by place")
+    parser.add_argument(
+        "--settings",
+        type=read_settings,
+        default={},
+        help='{"pairs": [[entry, entry]], "draws": 2000, "seed": 0, "confidence": 0.95}, entry: policy, seed, '
+        "benchmark, file; or - to read it from standard input",
+    )
+    parser.add_argument("--output", type=Path, help="judges.csv; without it the rows are printed")
+    arguments = parser.parse_args()
+    pairs = arguments.settings.get("pairs")
+    if len(arguments.lists) != (2 if pairs is None else 0):
+        parser.error("give two lists, or settings with pairs")
+    settings = DEFAULTS | arguments.settings
+    rows = list_rows(arguments.lists, settings) if pairs is None else pair_rows(pairs, settings)
+    if arguments.output is None:
+        write_rows(sys.stdout, rows)
+        return
+    with (
+        finished_file(arguments.output) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as out,
+    ):
+        write_rows(out, rows)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,39 @@
+"""What judging a study still takes: requests, those whose verdict is stored, tokens and dollars, per policy and benchmark.
+
+An upper bound: prompts are counted by their bytes, and every verdict as its longest. Nothing is asked.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas
+
+from workflow_scripts.common.errors import run
+from workflow_scripts.common.files import finished_file, read_json
+from workflow_scripts.report.settings import read_settings
+
+COUNTS = ["requests", "stored", "missing", "prompt_tokens", "completion_tokens", "usd"]
+
+
+def plan_table(plans: list[dict]) -> pandas.DataFrame:
+    """Return a row per plan file ({"policy", "seed", "benchmark", "judge", "file"}) and one of the sums of each judge."""
+    rows = [plan | {key: read_json(plan["file"])[key] for key in COUNTS} for plan in plans]
+    table = pandas.DataFrame(rows, columns=["judge", "benchmark", "policy", "seed", *COUNTS])
+    sums = table.groupby("judge", sort=False)[COUNTS].sum().reset_index()
+    return pandas.concat([table, sums.assign(benchmark="total", policy="", seed="")], ignore_index=True)
+
+
+def main() -> None:
+    """Write the plan of a study's judging as CSV, and print it."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--settings", required=True, type=read_settings, help='{"plans": [...]}; - reads it')
+    parser.add_argument("--output", required=True, type=Path)
+    arguments = parser.parse_args()
+    table = plan_table(arguments.settings["plans"])
+    print(table.to_string(index=False))
+    with finished_file(arguments.output) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+if __name__ == "__main__":
+    run(main)

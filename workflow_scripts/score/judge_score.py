@@ -1,0 +1,43 @@
+"""A judge's score from 0 to 100 of answers to instructions that have a correct output (Raschka 2024, chapter 7).
+
+The score is the mean over the answers that got one; an empty answer has 0. The share of failed verdicts, replies that
+were no lone integer, is a score of its own: the source leaves them out and shows how many are left. Not covered: asking
+the judge.
+"""
+
+import argparse
+import json
+from typing import Any
+
+from workflow_scripts.common.errors import run
+from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.score.items import write_scores
+from workflow_scripts.score.verdicts import Values, failed_cell, mean_cell, values_of
+
+
+def score(prompts: list[dict], ratings: Values) -> list[dict[str, Any]]:
+    """Return one policy's cells: score and failed. An item is a prompt, the mean over its samples."""
+    groups = {row["id"]: row["group"] for row in prompts}
+    return [*mean_cell("overall", "score", ratings, groups), failed_cell(ratings, groups)]
+
+
+def main() -> None:
+    """Write the scores from 0 to 100 of one policy."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--prompts", required=True, help="the prompt set")
+    parser.add_argument("--generations", required=True, help="the policy's answers")
+    parser.add_argument("--verdicts", required=True, help="the judge's ratings, one per answer")
+    parser.add_argument(
+        "--settings", required=True, type=json.loads, help='{"benchmark": its name in the study}'
+    )
+    parser.add_argument("--output", required=True, help="score file to write")
+    args = parser.parse_args()
+    prompts = read_jsonl(args.prompts)
+    ratings = values_of(
+        prompts, read_jsonl(args.generations), read_jsonl(args.verdicts), "rating", args.verdicts
+    )
+    write_scores(args.output, args.settings["benchmark"], score(prompts, ratings))
+
+
+if __name__ == "__main__":
+    run(main)
