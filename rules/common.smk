@@ -537,6 +537,18 @@ def task_files(wildcards):
     )
 
 
+def counted_programs(wildcards):
+    """Return the policy's HumanEval scores, where a suite of the harness counts them in."""
+    name = STUDY.benchmarks[wildcards.benchmark].humaneval
+    return f"{CELL}/scores/{name}.json".format(**wildcards) if name else []
+
+
+def suites_file(wildcards):
+    """Return the file of suites where a benchmark is one: code does not tell when it changes."""
+    part = STUDY.benchmarks[wildcards.benchmark]
+    return "workflow_scripts/score/lm_eval_suites.yaml" if part.suite else []
+
+
 def harness_settings(wildcards):
     """Return an lm_eval benchmark's settings as JSON, the folder of its task files among them."""
     part = STUDY.benchmarks[wildcards.benchmark]
@@ -547,7 +559,7 @@ def harness_settings(wildcards):
     )
     return settings(
         part,
-        drop=["kind", "source", "package_file"],
+        drop=["kind", "source", "package_file", "humaneval"],
         include_path=folder,
         fidelity=fidelity_of(part),
     )

@@ -215,6 +215,8 @@ rule score_lm_eval:
     input:
         model=lambda wildcards: f"{scored_weights(wildcards)}/manifest.json",
         tasks=task_files,
+        suites=suites_file,
+        programs=counted_programs,
     output:
         f"{CELL}/scores/{{benchmark}}.json",
     log:
@@ -239,10 +241,14 @@ rule score_lm_eval:
             if wildcards.policy in CALIBRATION
             else f"--model {scored_weights(wildcards)}/model"
         ),
+        programs=lambda wildcards, input: (
+            f"--human-eval {input.programs}" if input.programs else ""
+        ),
     message:
         "lm-eval {wildcards.benchmark} of {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        "python -m workflow_scripts.score.lm_eval_run {params.subject} --settings {params.settings:q} --output {output} > {log} 2>&1"
+        "python -m workflow_scripts.score.lm_eval_run {params.subject} {params.programs} --settings {params.settings:q}"
+        " --output {output} > {log} 2>&1"
 
 
 rule score_text_overlap:
@@ -368,6 +374,11 @@ rule score_judged:
         code=lambda wildcards: code_of(
             f"workflow_scripts.score.{STUDY.benchmarks[wildcards.benchmark].kind}"
         ),
+        pins=lambda wildcards: (
+            pins("alpaca-eval", "scikit-learn", "pandas")
+            if STUDY.benchmarks[wildcards.benchmark].kind == "alpaca_eval"
+            else {}
+        ),
         kind=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].kind,
         settings=judged_settings,
         verdicts=lambda wildcards, input: (
@@ -383,6 +394,7 @@ rule score_judged:
 rule list_items:
     input:
         tasks=task_files,
+        suites=suites_file,
     output:
         f"{RESULTS}/items/{{benchmark}}.jsonl",
     log:

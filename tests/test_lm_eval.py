@@ -161,6 +161,14 @@ def test_a_missing_model_or_chat_template_is_said(model, tmp_path):
         lm_eval_run.load_model(model, SETTINGS | {"apply_chat_template": True})
 
 
+def test_answers_longer_than_the_models_context_are_said_before_anything_runs(model, monkeypatch, tmp_path):
+    write = 'output_type: generate_until\ndoc_to_text: "{{question}}"\ndoc_to_target: "{{answer}}"\n'
+    write += "generation_kwargs: {until: ['.'], max_gen_toks: 256}\n"
+    folder = task(tmp_path / "tasks", "long", [{"question": "a", "answer": "b"}], write)
+    with pytest.raises(PlumblineError, match=r"'long': answers of 256 tokens .* context of 256"):
+        run_main(monkeypatch, tmp_path, ["--model", model], tasks=["long"], include_path=str(folder))
+
+
 @pytest.mark.parametrize("changes", [{}, {"num_fewshot": 2, "apply_chat_template": True}])
 def test_gold_answers_are_all_right(monkeypatch, tmp_path, changes):
     found = values(run_main(monkeypatch, tmp_path, ["--oracle", "gold"], **changes))

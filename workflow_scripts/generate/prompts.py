@@ -6,6 +6,7 @@ sampling settings, so a policy's answers depend on nothing else. A row's own "te
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError, run
@@ -131,14 +132,42 @@ def mt_bench_prompts(path: Path, references: Path | None = None) -> list[dict]:
     return [row | {"reference": given.get(row["id"])} for row in rows]
 
 
-def alpaca_eval_prompts(path: Path) -> list[dict]:
-    """One row per instruction, by its place in the file; the answer to be compared with is the reference.
-
-    The file is JSON Lines, or one JSON list as the AlpacaEval package writes its results.
-    """
+def read_rows(path: Path) -> list[dict]:
+    """Return the rows of JSON Lines, or of one JSON list as the AlpacaEval package writes its results."""
     rows = read_json(path) if path.suffix == ".json" else read_jsonl(path)
     if not isinstance(rows, list):
-        raise PlumblineError(f"{path}: a list of instructions is needed, not one {type(rows).__name__}")
+        raise PlumblineError(f"{path}: a list of rows is needed, not one {type(rows).__name__}")
+    return rows
+
+
+def judged_references(path: Path) -> dict[str, str]:
+    """Return each instruction's reference in AlpacaEval's stored judgements: what most models were compared with.
+
+    Their `output_1` is the reference's answer, but for what other comparisons are kept beside; so the most frequent
+    one counts, and of equals the first.
+    """
+    seen: dict[str, Counter] = {}
+    for number, row in enumerate(read_rows(path), 1):
+        answers = seen.setdefault(field(row, "instruction", path, number), Counter())
+        answers[field(row, "output_1", path, number)] += 1
+    return {instruction: answers.most_common(1)[0][0] for instruction, answers in seen.items()}
+
+
+def alpaca_eval_prompts(path: Path, references: Path | None = None) -> list[dict]:
+    """One row per instruction, by its place in the file; the answer to be compared with is the reference.
+
+    It is the row's own output, or that in a file of stored judgements. Raises PlumblineError for an instruction
+    without one.
+    """
+    rows = read_rows(path)
+    if references is not None:
+        judged = judged_references(references)
+        for number, row in enumerate(rows, 1):
+            if field(row, "instruction", path, number) not in judged:
+                raise PlumblineError(
+                    f"{references}: no judgement of the instruction in row {number} of {path}"
+                )
+        rows = [row | {"output": judged[row["instruction"]]} for row in rows]
     return [
         {
             "id": str(number - 1),
@@ -201,7 +230,11 @@ def main() -> None:
         help="how answers are drawn, as JSON; its temperatures: {category: T} or a list",
     )
     parser.add_argument("--history", type=int, help="turns: at most so many past exchanges in a prompt")
-    parser.add_argument("--references", type=Path, help="mt_bench: FastChat's file of reference answers")
+    parser.add_argument(
+        "--references",
+        type=Path,
+        help="mt_bench: FastChat's file of reference answers; alpaca_eval: a file of stored judgements",
+    )
     parser.add_argument(
         "--shots", type=int, nargs="*", default=[], help="mbpp: ids of the tasks that are shown solved"
     )
@@ -209,7 +242,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--manifest", type=Path, required=True)
     arguments = parser.parse_args()
-    own = {"turns": ["history"], "mt_bench": ["references"], "mbpp": ["shots"]}
+    own = {
+        "turns": ["history"],
+        "mt_bench": ["references"],
+        "alpaca_eval": ["references"],
+        "mbpp": ["shots"],
+    }
     more = {name: getattr(arguments, name) for name in own.get(arguments.kind, [])}
     rows = BUILDERS[arguments.kind](arguments.input, **more)
     sampling = arguments.sampling | {"stop": STOPS.get(arguments.kind, [])}

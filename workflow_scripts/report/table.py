@@ -159,7 +159,11 @@ def load_score(path: Path | str) -> dict:
         cells[name] = {
             "cell": read_cell(cell, f"{where} ({'/'.join(filter(None, name))})"),
             "higher_is_better": cell["higher_is_better"],
-            "note": f"fidelity: {cell['fidelity']}" if "fidelity" in cell else "",
+            "note": "; ".join(
+                filter(
+                    None, [f"fidelity: {cell['fidelity']}" if "fidelity" in cell else "", cell.get("note")]
+                )
+            ),
         }
     return {"provenance": provenance, "refused": refused, "cells": cells}
 

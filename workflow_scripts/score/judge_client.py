@@ -118,7 +118,8 @@ def reply_of(entry: dict) -> Reply:
         return Reply(None, f"refused by the judge: {reply['refusal']}", None)
     if reply["finish_reason"] == "content_filter":
         return Reply(None, "refused by the judge: its content filter ended the reply", None)
-    if not (reply["text"] or "").strip():
+    # A choice read from log-probs may begin with a token of white space alone.
+    if not (reply["text"] or "").strip() and not reply["logprobs"]:
         spent = ": max_tokens were spent before a word" if reply["finish_reason"] == "length" else ""
         return Reply(None, f"the judge's reply is empty{spent}", None)
     return Reply(reply["text"], None, reply["logprobs"])

@@ -16,6 +16,7 @@ without such statistics (ROUGE over a corpus), SQuAD's parts and thresholds.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -172,10 +173,12 @@ def replicates_of(gold: list, predicted: list, reported: float, aggregate: Calla
     """
     pairs = np.array([gold, predicted]).T
     kind = int if np.issubdtype(pairs.dtype, np.integer) else float
-    values = [
-        float(aggregate([(kind(truth), kind(guess)) for truth, guess in pairs[chosen]]))
-        for chosen in draws_of(len(gold))
-    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of draws that lack a class
+        values = [
+            float(aggregate([(kind(truth), kind(guess)) for truth, guess in pairs[chosen]]))
+            for chosen in draws_of(len(gold))
+        ]
     replicates = [value if math.isfinite(value) else float(reported) for value in values]
     right = [float(truth == guess) for truth, guess in zip(gold, predicted, strict=True)]
     return Found("replicates", {"value": right}, {"point": float(reported), "replicates": replicates})

@@ -120,6 +120,18 @@ def load_model(folder: Path, settings: dict) -> HFLM:
     return model
 
 
+def check_lengths(model: HFLM, tasks: dict[str, Task]) -> None:
+    """Raise PlumblineError for a task whose answers alone would fill the model's context."""
+    for name, task in tasks.items():
+        if task.OUTPUT_TYPE == "generate_until":
+            longest = (task.get_config("generation_kwargs") or {}).get("max_gen_toks", model.max_gen_toks)
+            if longest >= model.max_length:
+                raise PlumblineError(
+                    f"task {name!r}: answers of {longest} tokens do not fit this model's context of "
+                    f"{model.max_length}; leave the task out, or score a model with a longer one"
+                )
+
+
 # --- running --------------------------------------------------------------------------------------
 
 
@@ -142,6 +154,8 @@ def score(args: argparse.Namespace, loaded: list[Loaded], manager: TaskManager) 
     settings = args.settings
     tasks = {name: task for entry in loaded for name, task in entry.tasks.items()}
     model = load_model(args.model, settings) if args.model else Oracle(args.oracle, tasks)
+    if args.model:
+        check_lengths(model, tasks)
     results = evaluate(model, loaded, manager, settings)
     own, listed = loaded[: len(settings["tasks"])], loaded[len(settings["tasks"]) :]
     cells, left_out = cells_of(own, results)
