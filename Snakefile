@@ -63,6 +63,7 @@ rule results:
     input:
         f"{RESULTS}/results.csv",
         f"{RESULTS}/report.html",
+        FIGURES,
 
 
 rule sources:

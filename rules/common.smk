@@ -574,13 +574,15 @@ ASKED = ["kind", "model", "version", "temperature", "max_tokens", "seed"]
 
 JUDGE_STORE = "work/judge"  # shared by all benchmarks and studies
 # How an endpoint is reached and paid travels apart from params: it makes no verdict stale.
-os.environ["PLUMBLINE_JUDGES"] = as_json(
-    {
-        name: json.loads(settings(judge, drop=ASKED))
-        for name, judge in STUDY.judges.items()
-        if judge.kind == "openai"
-    }
-)
+os.environ |= {
+    "PLUMBLINE_JUDGES": as_json(
+        {
+            name: json.loads(settings(judge, drop=ASKED))
+            for name, judge in STUDY.judges.items()
+            if judge.kind == "openai"
+        }
+    )
+}
 
 
 def judge_of(wildcards):

@@ -10,7 +10,7 @@ rule index_scores:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.index"),
-        entries=as_json(index_entries()),
+        entries=index_entries(),
     message:
         "Listing the score files of {NAME}"
     shell:
@@ -89,6 +89,8 @@ rule total_judging:
         [plan["file"] for plan in judging_plans()],
     output:
         temp(f"{RESULTS}/judging.csv"),
+    log:
+        f"{LOGS}/total_judging.log",
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -96,7 +98,7 @@ rule total_judging:
     message:
         "What judging {NAME} takes"
     shell:
-        "python -m workflow_scripts.report.judging --settings - --output {output} <<< {params.settings:q}"
+        "python -m workflow_scripts.report.judging --settings - --output {output} <<< {params.settings:q} | tee {log}"
 
 
 # Costs differ from run to run, so nothing but the page reads them.
