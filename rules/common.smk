@@ -6,7 +6,7 @@ import re
 import sys
 from types import SimpleNamespace
 
-from workflow_scripts.common.code import code_of, pins
+from workflow_scripts.common.code import code_of, locked_versions, pins
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest
 from workflow_scripts.common.schema import (
@@ -852,6 +852,7 @@ def index_benchmark(name):
         opponent,
     ]
     return {
+        "name": name,
         "answered": answered,
         "judged": is_judged(name),
         "measured": part.kind in ("pair_perplexity", "loss"),
@@ -881,14 +882,28 @@ def index_entries():
     return as_json(
         {
             "cells": [index_cell(*cell) for cell in INDEXED],
-            "benchmarks": {name: index_benchmark(name) for name in STUDY.benchmarks},
+            "benchmarks": [index_benchmark(name) for name in STUDY.benchmarks],
         }
     )
 
 
 OVERLAPS = [overlap_file(name) for name in STUDY.benchmarks if searched(name)]
-LOCK = digest(Path("envs/requirements.txt").read_text())
-STUDY_DIGEST = digest(STUDY.model_dump(by_alias=True))
+LOCK = digest(locked_versions())
+
+
+def rested_on():
+    """Return all of the study but how its judges are reached and paid and what its jobs may take."""
+    values = STUDY.model_dump(
+        by_alias=True, exclude={"training_resources", "generation_resources"}
+    )
+    for judge in values["judges"].values():
+        if judge["kind"] == "openai":
+            for key in judge.keys() - set(ASKED):
+                del judge[key]
+    return values
+
+
+STUDY_DIGEST = digest(rested_on())
 
 
 def cost_entries():

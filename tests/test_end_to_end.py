@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -122,6 +123,10 @@ def test_the_same_study_in_two_folders_gives_the_same_bytes(runs):
         "results.csv",
         "policies.csv",
         "results.md",
+        "results.tex",
+        "overlap.csv",
+        "provenance.json",
+        "tables.json",
         "figures/policy_bars.svg",
         "figures/loss_curves.svg",
     )
@@ -134,11 +139,45 @@ def test_a_finished_run_has_nothing_to_do(runs):
     assert stale(runs[0]) == set()
 
 
-def test_the_report_is_one_page_with_the_figures(runs):
+def test_the_report_is_one_page_with_its_figures_and_every_policy(runs):
     page = (runs[0] / "results/tutor/report.html").read_text()
-    assert len(page) > 100_000
-    for name in ("results.csv", "policy_bars.svg", "loss_curves.svg"):
-        assert name in page
+    sections = (
+        "headlines",
+        "forest",
+        "results",
+        "decontamination",
+        "samples",
+        "training",
+        "costs",
+        "provenance",
+    )
+    assert [name for name in sections if f'<section id="{name}">' not in page] == []
+    assert page.count("<svg") > 1
+    assert not re.findall(r'(?:src|href)="(?!#|data:)', page), "it needs nothing beside it"
+    assert all(f"{row['policy']}<" in page for row in rows_of(runs[0]))
+
+
+def test_a_finished_study_verifies_until_a_score_behind_it_is_edited(runs):
+    def verify() -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "workflow_scripts.report.verify", "results/tutor"]
+        return subprocess.run(command, cwd=runs[1], capture_output=True, text=True, check=False)
+
+    assert verify().returncode == 0
+    score = runs[1] / "results/tutor/policies/tiny.sft/seed-1/scores/mt_bench.json"
+    whole = score.read_bytes()
+    score.write_bytes(whole.replace(b'"items"', b'"items" '))
+    broken = verify()
+    score.write_bytes(whole)
+    assert broken.returncode == 1
+    assert "policies/tiny.sft/seed-1/scores/mt_bench.json" in broken.stdout
+
+
+def test_every_row_names_its_record_and_two_policies_never_share_one(runs):
+    records = json.loads((runs[0] / "results/tutor/provenance.json").read_text())["records"]
+    ids = {key: record["id"] for key, record in records.items()}
+    assert len(set(ids.values())) == len(ids)
+    for row in rows_of(runs[0]):
+        assert row["provenance"] == ids[f"{row['policy']}|{row['seed']}|{row['benchmark']}"]
 
 
 def test_no_pickle_is_left_in_the_results(runs):

@@ -317,6 +317,31 @@ def test_a_set_answered_before_does_not_even_load_the_engine(study, echo):
     assert (echo.loaded, len(echo.asked)) == (1, 1)
 
 
+def test_two_sets_that_ask_the_same_with_the_same_sampling_are_answered_once(study, engine, monkeypatch):
+    asked = []
+
+    class Counted:
+        tokenizer = engine.tokenizer
+
+        def answer(self, prompts, *more):
+            asked.extend(prompts)
+            return engine.answer(prompts, *more)
+
+    monkeypatch.setattr(engine_module, "TransformersEngine", lambda *_: Counted())
+    for name, sampling in {"rewards": {}, "words": {}, "warmer": {"temperature": 0.5}}.items():
+        study.add(name, rows_of(QUESTIONS), **({"temperature": 1.0, "max_new_tokens": 6} | sampling))
+    answered = study.answer("rewards", "words")
+    assert answered["rewards"] == answered["words"]
+    assert len(asked) == len(QUESTIONS)
+    assert study.collect("rewards") == study.collect("words")
+    both = study.answer("rewards", "words", "warmer")
+    assert both["warmer"] != both["words"] == answered["words"]
+    assert len(asked) == 2 * len(QUESTIONS), "other sampling is asked for itself"
+    assert study.collect("warmer") != study.collect("words")
+    study.answer("words")
+    assert study.collect("words"), "the store of a set outlives another set that shared it"
+
+
 @pytest.mark.parametrize("change", ["seed", "sampling", "template", "weights", "code"])
 def test_what_answers_depend_on_has_them_made_anew_and_the_old_ones_removed(study, echo, monkeypatch, change):
     study.add("one", rows_of(["One?"]))
@@ -330,7 +355,8 @@ def test_what_answers_depend_on_has_them_made_anew_and_the_old_ones_removed(stud
     template = {"template": TEMPLATE | {"start": ""}} if change == "template" else {}
     study.answer("one", seed=2 if change == "seed" else 1, **template)
     assert len(echo.asked) == 2
-    assert len(list((study.folder / "work").iterdir())) == 1
+    left = {path.name.split(".")[0] for path in (study.folder / "work").iterdir()}
+    assert len(left) == 1, "of what was answered before neither answers nor costs are left"
 
 
 @pytest.mark.parametrize("cut", [0, 1, 30, "inside a character", "after the line"])
@@ -593,8 +619,47 @@ def test_a_json_list_of_instructions_makes_the_same_set_as_json_lines(tmp_path):
     assert (tmp_path / "set.json").read_bytes() == manifest
     assert [row["id"] for row in lines] == ["0", "1", "2"]
     write_json(tmp_path / "outputs.json", {"rows": rows})
-    with pytest.raises(PlumblineError, match="a list of instructions is needed, not one dict"):
+    with pytest.raises(PlumblineError, match="a list of rows is needed, not one dict"):
         build_from(tmp_path / "outputs.json", tmp_path, "alpaca_eval")
+
+
+INSTRUCTIONS = [{"instruction": word, "output": f"own {word}", "dataset": "koala"} for word in ("a", "b")]
+
+
+def judgement(instruction, reference):
+    return {"instruction": instruction, "output_1": reference, "output_2": "a model's", "preference": 1}
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_alpaca_eval_takes_its_references_from_most_of_the_stored_judgements(tmp_path, suffix):
+    given = [("b", "odd"), ("a", "A"), ("b", "B"), ("c", "unasked"), ("b", "B"), ("a", "tied with A")]
+    (write_json if suffix == "json" else write_jsonl)(
+        tmp_path / f"judged.{suffix}", [judgement(*each) for each in given]
+    )
+    flags = ("--references", str(tmp_path / f"judged.{suffix}"))
+    rows = build(tmp_path, "alpaca_eval", INSTRUCTIONS, *flags)
+    assert [row["reference"] for row in rows] == [["A"], ["B"]]
+    own = build(tmp_path, "alpaca_eval", INSTRUCTIONS)
+    assert [row["reference"] for row in own] == [["own a"], ["own b"]]
+    assert [row | {"reference": None} for row in rows] == [row | {"reference": None} for row in own]
+    bare = [{"instruction": row["instruction"]} for row in INSTRUCTIONS]
+    asked = build(tmp_path, "alpaca_eval", bare, *flags)
+    assert [row["reference"] for row in asked] == [["A"], ["B"]]
+
+
+@pytest.mark.parametrize(
+    ("judged", "message"),
+    [
+        ([judgement("a", "A")], "no judgement of the instruction in row 2 of "),
+        ([judgement("a", "A"), {"instruction": "b"}], r"judged\.jsonl: row 2 has no 'output_1'"),
+        ([judgement("a", "A"), {"output_1": "B"}], r"judged\.jsonl: row 2 has no 'instruction'"),
+    ],
+)
+def test_judgements_that_leave_an_instruction_without_a_reference_are_refused(tmp_path, judged, message):
+    write_jsonl(tmp_path / "judged.jsonl", judged)
+    with pytest.raises(PlumblineError, match=message):
+        build(tmp_path, "alpaca_eval", INSTRUCTIONS, "--references", str(tmp_path / "judged.jsonl"))
+    assert not (tmp_path / "set.json").exists()
 
 
 FUNCTIONS = [

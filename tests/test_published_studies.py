@@ -8,10 +8,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.test_tutorbot_plan import Job, of_policy, of_rule, plan_of
 from tests.workflow import ROOT, copy_repository
-from workflow_scripts.common.schema import GivenReward, Study
+from workflow_scripts.common.schema import ANSWERED, JUDGED, GivenReward, OpenAIJudge, Study
 from workflow_scripts.common.study import bundled_templates, load_study, policies_of
 
 EIGHT = ("nll", "wbc", "r_gold", "r_lol", "a_lol", "a_lol_seq", "a_lol_ref_free", "a_lol_kl")
@@ -24,6 +25,7 @@ NAMES = (
     "leftover_lunch_wow",
     "follow_instructions",
 )
+PLANNED = (*NAMES, "smollm2")  # which runs anywhere, so it has no small study
 
 
 def study_of(name: str) -> Study:
@@ -41,7 +43,7 @@ def fresh(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def plans(fresh) -> dict[str, list[Job]]:
-    return {name: plan_of(fresh, f"studies/{name}.yaml") for name in NAMES}
+    return {name: plan_of(fresh, f"studies/{name}.yaml") for name in PLANNED}
 
 
 def batch_of(job: Job, processes: int = 1) -> int:
@@ -55,7 +57,7 @@ def module_of(job: Job) -> str:
 # --- what holds for all ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PLANNED)
 def test_every_policy_is_trained_once_and_scored_on_every_benchmark(plans, name):
     study, jobs = study_of(name), plans[name]
     policies = policies_of(study)
@@ -68,7 +70,7 @@ def test_every_policy_is_trained_once_and_scored_on_every_benchmark(plans, name)
     assert Counter((job.wildcards["policy"], job.wildcards["benchmark"]) for job in scores) == Counter(wanted)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PLANNED)
 def test_each_policy_is_trained_by_the_module_of_its_method(plans, name):
     policies = policies_of(study_of(name))
     for job in of_rule(plans[name], "train_aligned", "train_ranked", "train_offline", "train_online"):
@@ -77,7 +79,7 @@ def test_each_policy_is_trained_by_the_module_of_its_method(plans, name):
         assert module_of(job) == "sft.train"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PLANNED)
 def test_all_the_methods_from_one_parent_learn_from_one_reference_and_one_value_head(plans, name):
     study, jobs = study_of(name), plans[name]
     policies = policies_of(study)
@@ -99,6 +101,63 @@ def test_files_from_the_web_are_pinned_by_a_commit(name):
             for url in place.https.files.values() if place.https else ():
                 assert url.startswith("https://raw.githubusercontent.com/")
                 assert len(url.split("/")[5]) == 40, url
+
+
+def test_the_study_that_runs_anywhere_pins_every_file_by_its_sha256():
+    for source in study_of("smollm2").sources.values():
+        assert source.files
+        assert all(len(sha256 or "") == 64 for sha256 in source.files.values())
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_every_answer_to_a_judged_benchmark_goes_before_its_judge_once(plans, name):
+    study, jobs = study_of(name), plans[name]
+    judged = [key for key, part in study.benchmarks.items() if part.kind in JUDGED]
+    wanted = {(policy, key) for policy in [*policies_of(study), "gold", "empty"] for key in judged}
+    asked = of_rule(jobs, "judge_answers")
+    assert Counter((job.wildcards["policy"], job.wildcards["benchmark"]) for job in asked) == Counter(wanted)
+    assert all(job.resources["judge"] == "1" for job in asked)
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_a_judge_that_is_paid_has_a_budget_and_stands_in_no_command(plans, name):
+    study = study_of(name)
+    for key, judge in study.judges.items():
+        if isinstance(judge, OpenAIJudge) and judge.base_url is None:
+            assert judge.budget_usd, key
+    for job in of_rule(plans[name], "judge_answers"):
+        assert not {"usd", "api_key", "base_url"} & set(re.findall(r"api_key|base_url|usd", job.command))
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_every_benchmark_with_texts_of_its_own_is_looked_for_in_all_that_is_trained_on(plans, name):
+    study = study_of(name)
+    texts = {key for key, part in study.benchmarks.items() if part.kind in (*ANSWERED, "lm_eval")}
+    found = of_rule(plans[name], "find_overlap")
+    assert Counter(job.wildcards["benchmark"] for job in found) == Counter(texts)
+    sets = {tuple(re.findall(r"(\S+)=data/clean", job.command)) for job in found}
+    assert len(sets) == 1
+    learned = {part.dataset for part in study.runs.values() if part.method == "sft"}
+    assert {f"{rows}/train" for rows in learned} <= set(*sets)
+
+
+@pytest.mark.parametrize(
+    ("name", "benchmarks"),
+    [
+        ("leftover_lunch_comet", ("test", "words")),
+        ("leftover_lunch_reddit", ("test_pos", "test_neg", "words")),
+        ("leftover_lunch_wow", ("test", "words")),
+        ("follow_instructions", ("score_llama3", "score_gpt4", "test_answers")),
+        ("smollm2", ("alpaca_eval", "alpaca_eval_length")),
+    ],
+)
+def test_benchmarks_that_ask_the_same_differ_in_the_names_of_their_prompt_sets_alone(plans, name, benchmarks):
+    jobs = {job.wildcards["prompts"]: job.command for job in of_rule(plans[name], "build_prompts")}
+    asked = {
+        re.sub(rf"/(prompts|build_prompts)/{key}\.", r"/\1/X.", jobs[key]).replace("/neg/", "/pos/")
+        for key in benchmarks
+    }
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -136,6 +195,22 @@ def kinds_of(study: Study) -> dict[str, set]:
         "texts": {getattr(reward, "text", "dialogue") for reward in rewards} - {"dialogue"},
         "templates": {model.template for model in study.models.values()} - {"llama2_chat"},
         "benchmarks": {part.kind for part in study.benchmarks.values()},
+        "temperatures": {
+            type(part.temperatures)
+            for part in study.benchmarks.values()
+            if getattr(part, "temperatures", None)
+        },
+        "measures": {
+            measure
+            for part in study.benchmarks.values()
+            if part.kind == "text_overlap"
+            for measure in part.metrics
+        },
+        "length_controlled": {
+            getattr(part, "length_controlled", False) for part in study.benchmarks.values()
+        },
+        "opponents": {bool(part.opponent) for part in study.benchmarks.values() if part.kind == "preference"},
+        "report": {key for key in ("agreement", "published") if getattr(study.report, key)},
     }
 
 
@@ -202,36 +277,108 @@ def test_instruction_modelling_trains_on_every_row_the_paper_counts():
     assert not any(part.subset for part in datasets.values())
 
 
-def test_instruction_modelling_asks_the_papers_tasks_with_its_numbers_of_examples():
+def test_instruction_modelling_asks_the_papers_tasks_with_its_numbers_of_examples(plans):
     benchmarks = study_of("instruction_modelling").benchmarks
-    asked = {
-        task: part.num_fewshot
-        for part in benchmarks.values()
-        if part.kind == "lm_eval"
-        for task in part.tasks
-    }
-    assert asked == {
+    (suite,) = [part for part in benchmarks.values() if part.kind == "lm_eval"]
+    assert (suite.suite, suite.tasks, suite.num_fewshot, suite.limit) == (
+        "instruction_modelling",
+        [],
+        None,
+        None,
+    )
+    suites = yaml.safe_load((ROOT / "workflow_scripts/score/lm_eval_suites.yaml").read_text())
+    groups = suites["instruction_modelling"]
+    assert {task: row["num_fewshot"] for rows in groups.values() for task, row in rows.items()} == {
         "mmlu": 5,
         "piqa": 10,
         "openbookqa": 0,
         "hellaswag": 10,
         "lambada": 0,
         "lambada_multilingual": 0,
+        "gpt3_translation_benchmarks": 0,
         "wsc273": 0,
         "winogrande": 5,
         "ai2_arc": 25,
         "coqa": 0,
-        "gsm8k_cot": None,
-        "bbh_cot_fewshot": None,
-        "truthfulqa_mc2": None,
+        "gsm8k_cot": 8,
+        "human_eval": 0,
+        "bbh_cot_fewshot": None,  # three, written in its prompts
+        "truthfulqa_mc2": 0,  # six, written in its prompts
         "toxigen": 0,
         "hendrycks_ethics": 0,
     }
-    programs = [part for part in benchmarks.values() if part.kind == "humaneval"]
-    assert {part.temperature for part in programs} == {0.1, 0.7}
-    assert {(part.samples, part.top_p, part.max_new_tokens) for part in programs} == {(20, 0.95, 512)}
+    assert len(groups) == 6
     kinds = Counter(part.kind for part in benchmarks.values())
-    assert (kinds["mt_bench"], kinds["alpaca_eval"], kinds["loss"]) == (1, 2, 4)
+    assert (kinds["mt_bench"], kinds["alpaca_eval"], kinds["loss"], kinds["text_overlap"]) == (1, 2, 4, 7)
+
+
+def test_instruction_modelling_counts_each_policys_own_humaneval_into_its_suite(plans):
+    (programs,) = [
+        part for part in study_of("instruction_modelling").benchmarks.values() if part.kind == "humaneval"
+    ]
+    assert programs.temperatures == [0.1, 0.7]
+    assert (programs.samples, programs.top_p, programs.max_new_tokens) == (20, 0.95, 512)
+    jobs = of_rule(plans["instruction_modelling"], "score_lm_eval")
+    assert jobs
+    for job in jobs:
+        seed = job.wildcards["seed"]
+        own = f"results/instruction_modelling/policies/{job.wildcards['policy']}/seed-{seed}/scores/humaneval.json"
+        assert f" --human-eval {own} " in job.command
+        assert own in job.inputs
+
+
+def test_instruction_modellings_judges_ask_as_fastchat_and_alpaca_eval_do(plans):
+    study = study_of("instruction_modelling")
+    talk, first, second = (study.benchmarks[key] for key in ("mt_bench", "alpaca_eval_1", "alpaca_eval_2"))
+    assert talk.temperatures == {
+        "writing": 0.7,
+        "roleplay": 0.7,
+        "extraction": 0.0,
+        "math": 0.0,
+        "coding": 0.0,
+        "reasoning": 0.0,
+        "stem": 0.1,
+        "humanities": 0.1,
+    }
+    assert (talk.mode, talk.references, talk.judge_prompts) == (
+        "single",
+        "reference.jsonl",
+        "judge_prompts.jsonl",
+    )
+    assert (first.annotator, first.references) == ("alpaca_eval_gpt4", "judgements.json")
+    assert (second.annotator, second.prompts) == ("weighted_alpaca_eval_gpt4_turbo", "gpt4_1106_preview.json")
+    models = {
+        key: study.judges[part.judge].model for key, part in study.benchmarks.items() if part.kind in JUDGED
+    }
+    assert models == {
+        "mt_bench": "gpt-4-0613",
+        "alpaca_eval_1": "gpt-4-0613",
+        "alpaca_eval_2": "gpt-4-1106-preview",
+    }
+    for job in of_rule(plans["instruction_modelling"], "judge_answers"):
+        assert (" --templates " in job.command) == (job.wildcards["benchmark"] == "mt_bench")
+
+
+def test_instruction_modelling_shows_the_papers_numbers_beside_every_7b_policy_they_are_of():
+    given = study_of("instruction_modelling").report.published
+    found = {(entry.policy, entry.benchmark): entry.value for entry in given}
+    assert len(found) == len(given)
+    main = ("nlp", "mt_bench", "alpaca_eval_1", "alpaca_eval_2")
+    policies = ["llama2_7b", "llama2_7b_chat"]
+    policies += [f"llama2_7b.{rows}_{how}" for rows in SETS for how in ("it", "neftune", "im")]
+    assert {key for key in found if key[1] in main} == {(policy, key) for policy in policies for key in main}
+    recalled = {(f"llama2_7b.{rows}_{how}", f"recall_{rows}") for rows in SETS for how in ("it", "im")}
+    assert {key for key in found if key[1] not in main} == recalled
+    table = {  # Table 1, per cent but for MT-Bench
+        "llama2_7b": (49.32, 1.16, 0.01, 0.01),
+        "llama2_7b_chat": (49.15, 6.63, 79.04, 6.48),
+        "llama2_7b.lima_it": (48.79, 4.77, 33.06, 2.58),
+        "llama2_7b.lima_im": (49.60, 4.83, 32.94, 2.47),
+    }
+    for policy, row in table.items():
+        shares = [found[policy, key] * (1 if key == "mt_bench" else 100) for key in main]
+        assert shares == pytest.approx(row)
+    assert all(0 <= value <= 1 for (_, key), value in found.items() if key in ("nlp", *main[2:]))
 
 
 # --- leftover lunch: the assistant ----------------------------------------------------------------------------------
@@ -325,9 +472,21 @@ def test_the_assistant_learns_from_the_logits_in_the_file_and_is_tested_by_the_m
     assert (given.squash, asked.squash) == ("sigmoid", "sigmoid")
     assert (asked.text, asked.max_tokens) == ("oasst", 1024)
     assert {run.annotation for run in study.runs.values() if run.method in EIGHT} == {"given"}
-    assert {part.annotation for part in study.benchmarks.values()} == {"asked_test"}
+    rewarded = [part for part in study.benchmarks.values() if part.kind == "rewards"]
+    assert {part.annotation for part in rewarded} == {"asked_test"}
     subsets = {"harmless_base", "helpful_base", "helpful_online", "helpful_rejection"}
-    assert {part.split for part in study.benchmarks.values()} == subsets
+    assert {part.split for part in rewarded} == subsets
+
+
+def test_the_assistants_answers_are_compared_with_the_references_on_a_hundred_prompts_of_two_subsets(plans):
+    study = study_of("leftover_lunch_hh")
+    compared = [part for part in study.benchmarks.values() if part.kind == "preference"]
+    assert Counter(part.split for part in compared) == {"harmless_base": 1, "helpful_base": 1}
+    assert {(part.dataset, part.opponent, part.limit) for part in compared} == {("hh_test", "llama.ref", 100)}
+    assert {study.judges[part.judge].model for part in compared} == {"gpt-4-0613"}
+    for job in of_rule(plans["leftover_lunch_hh"], "judge_answers"):
+        answers = f"policies/llama.ref/seed-{study.seeds[0]}/generations/{job.wildcards['benchmark']}.json"
+        assert f"--opponent results/leftover_lunch_hh/{answers}l" in job.command
 
 
 def test_of_the_assistants_rows_only_training_pairs_with_a_colon_at_the_end_are_left_out():
@@ -509,3 +668,35 @@ def test_the_books_rows_are_split_in_the_order_of_the_file():
         assert datasets[name].split.quotas == {"train": 935, "test": 110, "validation": 55}
     assert list(datasets["instructions"].split.quotas) == ["train", "test", "validation"]
     assert sum(datasets["alpaca_52k"].split.quotas.values()) == 52002
+
+
+def test_the_books_judges_are_asked_in_its_own_words_and_compared_with_each_other():
+    study = study_of("follow_instructions")
+    scored = {key: part for key, part in study.benchmarks.items() if part.kind == "judge_score"}
+    assert study.report.agreement == [list(scored)]
+    assert {key: study.judges[part.judge].model for key, part in scored.items()} == {
+        "score_llama3": "llama3",
+        "score_gpt4": "gpt-4-turbo",
+    }
+    asked = (
+        "Given the input `Below is an instruction that describes a task. Write a response that appropriately "
+        "completes the request.\n\n### Instruction:\n{prompt}` and correct output `{reference}`, score the model "
+        "response `{answer}` on a scale from 0 to 100, where 100 is the best score. Respond with the integer number "
+        "only."
+    )
+    assert {part.prompt for part in scored.values()} == {asked}
+    llama = study.judges["llama3"]
+    assert (llama.base_url, llama.seed, llama.temperature) == ("http://localhost:11434/v1", 123, 0.0)
+    assert {
+        (part.dataset, part.split, part.max_new_tokens, part.temperature) for part in scored.values()
+    } == {("instructions", "test", 256, 0.0)}
+
+
+def test_the_books_own_scores_stand_beside_ours():
+    given = study_of("follow_instructions").report.published
+    assert {(entry.benchmark, entry.subset, entry.metric) for entry in given} == {
+        ("score_llama3", "overall", "score")
+    }
+    found = {entry.policy.removeprefix("gpt2."): entry.value for entry in given}
+    assert {"masked": 47.73, "phi3": 48.87, "lora": 50.23}.items() <= found.items()
+    assert set(found) == {"full", "masked", "phi3", "lora", "alpaca_52k"}

@@ -1,4 +1,4 @@
-"""What a change costs: dry-run plans of the default study after it was finished."""
+"""What a change costs: dry-run plans of finished studies, the default one, one with offline RL, one with endpoint judges."""
 
 import os
 import re
@@ -7,10 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow import copy_repository, finish, stale
+from tests.workflow import copy_repository, finish, snakemake, stale, summary
 
 OFFLINE = ("--configfile", "studies/tutor_offline_rl.yaml")
-TABLES = {"results.csv", "policies.csv", "results.md", "policy_bars.svg", "report.html", "study.json"}
+TABLES = {
+    "results.csv",
+    "policies.csv",
+    "results.md",
+    "results.tex",
+    "overlap.csv",
+    "provenance.json",
+    "tables.json",
+    "costs.csv",
+    "policy_bars.svg",
+    "report.html",
+}
+INDEXED = TABLES | {"scores.json"}  # the index holds each benchmark's settings, and which policies there are
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +101,7 @@ def test_a_scoring_setting_costs_that_benchmark_and_the_table(study):
     assert scored == of_benchmark("humaneval", scored)
     assert all("/scores/" in file for file in scored)
     assert len(scored) == 7
-    assert names(files - scored) == TABLES
+    assert names(files - scored) == INDEXED
 
 
 def test_a_generation_setting_costs_that_benchmark_alone(study):
@@ -98,7 +110,10 @@ def test_a_generation_setting_costs_that_benchmark_alone(study):
     held = {file for file in files if "/policies/" in file and Path(file).name != "answered.json"}
     assert held == of_benchmark("humaneval", held)
     assert not any("manifest.json" in file for file in files)
-    assert names(files) - TABLES - names(held) == {"answered.json", "humaneval.json"} - names(held)
+    assert {file for file in files - held if "/policies/" not in file and Path(file).name not in INDEXED} == {
+        "results/tutor/prompts/humaneval.json",
+        "results/tutor/overlap/humaneval.json",
+    }
 
 
 def test_a_changed_problem_makes_everything_below_it_stale(study):
@@ -107,6 +122,33 @@ def test_a_changed_problem_makes_everything_below_it_stale(study):
     assert {"tiny.sft", "tiny.sft.dpo", "tiny.sft.ipo", "tiny.sft.kto"} <= policies(files)
     assert any("data/clean/tutor/tutor" in file for file in files)
     assert not any(file.startswith(("data/models", "data/sources/stories15m")) for file in files)
+
+
+def test_an_edited_training_row_costs_the_overlap_with_questions_that_are_as_they_were(study):
+    edit(study / "data/bundled/biology_problems.jsonl", "Why does water form", "Why does rain form")
+    files = stale(study)
+    for name in ("mt_bench", "alpaca_eval", "humaneval", "biology_quiz"):
+        assert f"results/tutor/overlap/{name}.json" in files
+        assert not {f"results/tutor/prompts/{name}.json", f"results/tutor/items/{name}.jsonl"} & files
+
+
+def test_a_limit_cuts_every_split_and_benchmark_and_leaves_the_study_itself_alone(study):
+    cut = ("--config", "limit=3", "study=cut")
+    rows = summary(study, *cut)
+    assert not any(row["output_file"].startswith("results/tutor/") for row in rows)
+    shared = [row for row in rows if row["output_file"].startswith(("data/sources", "data/models"))]
+    assert {row["plan"] for row in shared} == {"no update"}
+    for path in study.glob("rules/*.smk"):  # without messages a dry-run shows each job's details
+        path.write_text(re.sub(r"^    message:\n.*\n", "", path.read_text(), flags=re.MULTILINE))
+    plan = snakemake(study, "--dry-run", "--printshellcmds", *cut).stdout
+    commands = re.findall(r"^Shell command: python -m workflow_scripts\.(\S+) (.*)$", plan, re.MULTILINE)
+    limits: dict[str, set[int]] = {}
+    for module, flags in commands:
+        found = {int(number) for number in re.findall(r"(?:--limit |\"limit\": )(\d+)", flags)}
+        limits[module] = limits.get(module, set()) | found
+    cut_short = {"clean.clean", "generate.prompts", "score.lm_eval_run"}
+    assert {module: found for module, found in limits.items() if found} == {key: {3} for key in cut_short}
+    assert stale(study) == set()
 
 
 def test_an_upgraded_trainer_retrains_and_a_comment_in_the_lock_does_not(study):
@@ -167,7 +209,7 @@ def test_a_ninth_method_costs_itself_its_answers_and_its_scores(offline, method)
     kinds = {file.split("/")[5] for file in files if "/policies/" in file}
     assert {"manifest.json", "generations", "scores"} <= kinds
     # Nothing of the reference, the value head or the advantages is computed again.
-    assert names(outside_policies(files)) == TRAINED | {"scores.json"}
+    assert names(outside_policies(files)) == TRAINED | INDEXED
 
 
 @pytest.mark.parametrize("method", ["nll", "wbc", "a_lol", "a_lol_seq"])
@@ -193,3 +235,140 @@ def test_an_edited_reward_costs_what_learns_from_rewards_alone(offline):
     assert {f"tiny.sft.{method}" for method in ("nll", "wbc", "a_lol", "a_lol_seq")} <= policies(files)
     retrained = {file for file in files if file.endswith("/seed-1/manifest.json") and "/policies/" in file}
     assert len(retrained) == 4
+
+
+# Judges: benchmarks with verdicts of two endpoints, and one without a judge.
+
+JUDGED = """
+study: judged
+sources:
+  weights: {places: [{hf: {repo: nobody/tiny, revision: "0000000000000000000000000000000000000000"}}]}
+  lessons: {simulate: {rows: alpaca, problems: data/bundled/lessons.jsonl, seed: 7, count: 40}}
+  exam: {simulate: {rows: alpaca, problems: data/bundled/biology_problems.jsonl, seed: 8, count: 20}}
+models:
+  tiny: {source: weights, template: alpaca, context: 512}
+datasets:
+  lessons: &rows
+    {source: lessons, files: [instruction-data.json], schema: alpaca, split: {quotas: {train: 20, validation: 5}}}
+  exam: {<<: *rows, source: exam, split: {quotas: {test: 10}}}
+runs:
+  sft: {method: sft, parent: tiny, dataset: lessons, split: train, learning_rate: 1.0e-3}
+judges:
+  first: {kind: openai, model: one}
+  second: {kind: openai, model: two}
+benchmarks:
+  talk: {kind: mt_bench, questions: data/bundled/mt_bench_biology.jsonl, judge: first}
+  scored: {kind: judge_score, dataset: exam, split: test, judge: first}
+  wins: {kind: alpaca_eval, prompts: data/bundled/alpaca_biology.jsonl, judge: second}
+  preferred: {kind: preference, dataset: exam, split: test, judge: second, opponent: tiny.sft}
+  words: {kind: text_overlap, dataset: exam, split: test, metrics: [bleu]}
+report:
+  baseline: tiny
+  agreement: [[talk, scored]]
+"""
+ENDPOINTS = ("--configfile", "studies/judged.yaml")
+EVERYONE = {"tiny", "tiny.sft", "gold", "empty"}
+JUDGED_TABLES = INDEXED - {"policy_bars.svg"}  # the study names no bars
+
+
+@pytest.fixture(scope="module")
+def finished_judged(tmp_path_factory) -> Path:
+    folder = copy_repository(tmp_path_factory.mktemp("judged"))
+    (folder / "studies/judged.yaml").write_text(JUDGED)
+    shutil.copy(folder / "data/bundled/biology_problems.jsonl", folder / "data/bundled/lessons.jsonl")
+    finish(folder, *ENDPOINTS)
+    return folder
+
+
+@pytest.fixture
+def judged(finished_judged, tmp_path) -> Path:
+    folder = tmp_path / "judged"
+    shutil.copytree(finished_judged, folder, symlinks=True)
+    return folder
+
+
+def after(judged: Path, old: str, new: str) -> set[str]:
+    """Return the files that a change to the study has made again."""
+    edit(judged / "studies/judged.yaml", old, new)
+    return stale(judged, *ENDPOINTS)
+
+
+def by_benchmark(files: set[str]) -> dict[str, dict[str, set[str]]]:
+    """Return {benchmark: {generations, verdicts or scores: policies}} of the files that are a policy's."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for file in files:
+        place = re.search(r"/policies/([^/]+)/seed-\d+/(generations|verdicts|scores)/(\w+)\.", file)
+        if place:
+            policy, kind, benchmark = place.groups()
+            found.setdefault(benchmark, {}).setdefault(kind, set()).add(policy)
+    return found
+
+
+JUDGED_AGAIN = {"verdicts": EVERYONE, "scores": EVERYONE}
+COMPARED = {"judges.csv"}  # talk with scored
+
+
+def test_how_a_judge_is_reached_and_paid_makes_nothing_stale(judged):
+    reached = "base_url: http://localhost:8000/v1, api_key_env: KEY, concurrency: 1, requests_per_minute: 9.0"
+    paid = "budget_usd: 5.0, usd_per_million_prompt_tokens: 1.0, retries: 2, timeout_seconds: 9.0, unanswered: count"
+    assert after(judged, "model: one}", f"model: one, {reached}, {paid}}}") == set()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "benchmarks", "compared"),
+    [
+        ("model: one", "model: three", {"talk", "scored"}, COMPARED),
+        ("model: one", "model: one, version: b", {"talk", "scored"}, COMPARED),
+        ("model: two", "model: two, temperature: 1.0", {"wins", "preferred"}, set()),
+    ],
+)
+def test_another_judge_costs_its_own_verdicts_and_their_scores(judged, old, new, benchmarks, compared):
+    files = after(judged, old, new)
+    assert by_benchmark(files) == dict.fromkeys(benchmarks, JUDGED_AGAIN)
+    assert names({file for file in files if "/policies/" not in file}) == JUDGED_TABLES | compared
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "old", "new"),
+    [
+        ("wins", "biology.jsonl, judge: second", "biology.jsonl, judge: second, length_controlled: true"),
+        ("words", "metrics: [bleu]", "metrics: [bleu, length]"),
+    ],
+)
+def test_what_scoring_alone_reads_costs_scores_provenance_and_tables(judged, benchmark, old, new):
+    files = after(judged, old, new)
+    assert by_benchmark(files) == {benchmark: {"scores": EVERYONE}}
+    assert names({file for file in files if "/policies/" not in file}) == JUDGED_TABLES
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "old", "new"),
+    [
+        ("scored", "test, judge: first", 'test, judge: first, prompt: "{prompt} {reference} {answer}"'),
+        ("preferred", "test, judge: second", 'test, judge: second, skip: ["0"]'),
+        ("preferred", "opponent: tiny.sft", "opponent: tiny"),
+    ],
+)
+def test_what_a_judge_is_asked_costs_that_benchmarks_verdicts_and_no_answers(judged, benchmark, old, new):
+    assert by_benchmark(after(judged, old, new)) == {benchmark: JUDGED_AGAIN}
+
+
+def test_an_opponent_trained_anew_costs_the_verdicts_of_all_that_are_compared_with_it(judged):
+    found = by_benchmark(after(judged, "1.0e-3", "2.0e-3"))
+    own = {"generations": {"tiny.sft"}, "verdicts": {"tiny.sft"}, "scores": {"tiny.sft"}}
+    assert found == {
+        "talk": own,
+        "scored": own,
+        "wins": own,
+        "words": {kind: {"tiny.sft"} for kind in ("generations", "scores")},
+        "preferred": own | JUDGED_AGAIN,
+    }
+
+
+def test_an_edited_training_row_costs_training_and_every_overlap_but_no_prompts(judged):
+    edit(judged / "data/bundled/lessons.jsonl", "Why does water form", "Why does rain form")
+    files = stale(judged, *ENDPOINTS)
+    found = {file for file in files if "/overlap/" in file}
+    assert {Path(file).stem for file in found} == {"talk", "scored", "wins", "preferred", "words"}
+    assert not any("/prompts/" in file or "/clean/judged/exam/" in file for file in files)
+    assert policies({file for file in files if "/generations/" in file}) == {"tiny.sft"}

@@ -231,6 +231,44 @@ MISTAKES = [
         "models.gold: the calibration rows",
     ),
     ("runs.a\u00e9", {"method": "dpo"}, "must be a name of letters, digits, _ and -"),
+    # judges
+    (
+        "benchmarks.alpaca_eval.annotator",
+        "alpaca_eval_gpt4",
+        "benchmarks.alpaca_eval.judge: annotator needs a judge of kind openai, not reward_model",
+    ),
+    (
+        "benchmarks.mt_bench.judge_prompts",
+        "config.yaml",
+        "benchmarks.mt_bench.judge: judge_prompts needs a judge of kind openai, not reward_model",
+    ),
+    (
+        "benchmarks.scored",
+        {"kind": "judge_score", "dataset": "tutor", "split": "test", "judge": "reward", "prompt": "{answer}"},
+        "benchmarks.scored.judge: prompt needs a judge of kind openai, not reward_model",
+    ),
+    (
+        "benchmarks.compared",
+        {
+            "kind": "preference",
+            "dataset": "tutor",
+            "split": "test",
+            "judge": "reward",
+            "opponent": "tiny.stf",
+        },
+        "benchmarks.compared.opponent: no policy is called 'tiny.stf'; did you mean 'tiny.sft'?",
+    ),
+    ("report.agreement", [["mt_bench"]], "report.agreement[0]: two benchmarks, not 1"),
+    (
+        "report.agreement",
+        [["mt_bench", "mt_bnech"]],
+        "report.agreement[0]: no benchmark is called 'mt_bnech'; did you mean 'mt_bench'?",
+    ),
+    (
+        "report.published",
+        [{"policy": "tny", "benchmark": "tutor", "metric": "accuracy", "value": 1, "source": "a paper"}],
+        "report.published[0].policy: no policy is called 'tny'; did you mean 'tiny'?",
+    ),
     # files
     (
         "sources.dialogues.simulate.problems",
@@ -411,6 +449,34 @@ def test_the_check_command_names_revisions_that_are_still_to_be_filled_in(capsys
     said = capsys.readouterr().out
     assert "to be filled in before it can run: sources.zephyr_dpo.places[0].hf.revision" in said
     assert "sources.zephyr_sft" not in said
+
+
+def test_a_judge_without_words_may_score_and_compare(study):
+    scored = {"kind": "judge_score", "dataset": "tutor", "split": "test", "judge": "reward"}
+    study = put(put(study, "benchmarks.scored", scored), "judges.length", {"kind": "rule", "rule": "length"})
+    study = put(study, "benchmarks.mt_bench", study["benchmarks"]["mt_bench"] | {"mode": "pairwise"})
+    for judge in ("reward", "length"):
+        for name in ("scored", "mt_bench", "alpaca_eval"):
+            study = put(study, f"benchmarks.{name}.judge", judge)
+        assert check_study(study).benchmarks["scored"].judge == judge
+
+
+def test_a_pairwise_benchmark_needs_somebody_to_compare_with(study):
+    pairwise = put(study, "benchmarks.mt_bench.mode", "pairwise")
+    assert check_study(pairwise)
+    (line,) = mistakes_in(put(pairwise, "report.baseline", None))
+    assert line.startswith("benchmarks.mt_bench.opponent: mode pairwise compares with a policy")
+
+
+def test_a_limit_cuts_every_split_and_every_part_that_can_be_cut_and_lengthens_none(study):
+    study = put(study, "benchmarks.mt_bench.limit", 3)
+    cut = check_study(put(study, "limit", 5))
+    assert cut.datasets["tutor"].split.limit == 5
+    assert cut.pairs["mistakes"].limit == 5
+    limits = {name: part.limit for name, part in cut.benchmarks.items() if "limit" in type(part).model_fields}
+    assert limits == dict.fromkeys(cut.benchmarks.keys() - {"pair_perplexity"}, 5) | {"mt_bench": 3}
+    whole = check_study(study)
+    assert (whole.datasets["tutor"].split.limit, whole.benchmarks["tutor"].limit) == (None, None)
 
 
 # --- the reference --------------------------------------------------------------------------------------------------

@@ -105,7 +105,10 @@ def test_the_plan_has_exactly_the_jobs_of_three_models_two_backends_and_three_al
         "score_tutor": scored,
         "measure_likelihoods": scored,
         "score_pair_perplexity": scored,
+        "find_overlap": 1,  # of the test turns; hints and solutions are scored on texts that are given
         "index_scores": 1,
+        "record_provenance": 1,
+        "gather_costs": 1,
         "build_table": 1,
         "draw_loss_curves": 1,
         "summarise_training": 1,
@@ -221,6 +224,15 @@ def test_cleaning_follows_the_source(plan):
     assert (pairs.settings["system_prompt"], pairs.settings["reply_format"]) == (None, "raw")
 
 
+def test_the_test_turns_are_looked_for_in_both_training_sets(plan):
+    (job,) = of_rule(plan, "find_overlap")
+    words = shlex.split(job.command)
+    training = words[words.index("--training") + 1 : words.index("--settings")]
+    rows = "data/clean/tutorbot/tutor/rows"
+    assert training == [f"tutor/{split}={rows}/{split}.jsonl" for split in ("preference", "sft")]
+    assert job.settings["sizes"] == [13, 8]
+
+
 def test_the_system_prompt_names_every_field_and_label():
     prompt = load_study(ROOT / "studies/tutorbot.yaml").datasets["tutor"].system_prompt
     assert all(f"{letter})" in prompt for letter in "abcdefgwxyz")
@@ -249,6 +261,8 @@ def test_the_published_checkpoints_are_scored_without_training(published):
         "measure_likelihoods": 11,
         "score_pair_perplexity": 11,
         "index_scores": 1,
+        "record_provenance": 1,
+        "gather_costs": 1,
         "build_table": 1,
         "draw_policy_bars": 1,
         "render_report": 1,

@@ -1194,9 +1194,9 @@ class JudgeScore(Sampling):
     split: str
     """The split that is answered."""
     judge: str
-    """Who scores; an endpoint."""
+    """Who scores."""
     prompt: str | None = None
-    """The judge's prompt with {prompt}, {reference} and {answer}; null: our wording."""
+    """The judge's prompt with {prompt}, {reference} and {answer}, for an endpoint; null: our wording."""
     limit: Count | None = None
     """Answer only so many turns."""
 

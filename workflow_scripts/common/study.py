@@ -363,10 +363,9 @@ class References:
                 self.need_path(f"{path}.{key}", getattr(benchmark, key))
 
     def judged_by(self, path: str, benchmark: Benchmark, judge: Judge | None) -> None:
-        """Refuse a judge that cannot do what the benchmark asks: only an endpoint reads a prompt."""
+        """Refuse a judge that cannot do what the benchmark asks: only an endpoint reads words."""
         asked = {
-            "kind: judge_score": benchmark.kind == "judge_score",
-            "mode: pairwise": getattr(benchmark, "mode", "") == "pairwise",
+            "prompt": getattr(benchmark, "prompt", None),
             "judge_prompts": getattr(benchmark, "judge_prompts", None),
             "annotator": getattr(benchmark, "annotator", None),
         }

@@ -120,6 +120,32 @@ def answer_set(
     return made
 
 
+def add_cost(store: Path, seconds: float, tokens: int) -> None:
+    """Add to what a store's answers have cost so far: a resumed run goes on, and what was answered before stays paid."""
+    path = store.with_suffix(".cost.json")
+    spent = read_json(path) if path.is_file() else {}
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    spent = {
+        "wall_seconds": spent.get("wall_seconds", 0.0) + seconds,
+        "gpu_seconds": spent.get("gpu_seconds", 0.0) + seconds * gpus,
+        "tokens": spent.get("tokens", 0) + tokens,
+        "peak_memory_mb": max(spent.get("peak_memory_mb", 0), peak),
+    }
+    write_json(path, spent)
+
+
+def total_cost(stores: list[Path]) -> dict:
+    """Return what the answers of these stores have cost: seconds and tokens added up, the largest peak memory."""
+    costs = [
+        read_json(path) for path in (store.with_suffix(".cost.json") for store in stores) if path.is_file()
+    ]
+    total = {
+        key: round(sum(cost[key] for cost in costs), 1) for key in ("wall_seconds", "gpu_seconds", "tokens")
+    }
+    return total | {"peak_memory_mb": max((cost["peak_memory_mb"] for cost in costs), default=0)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
@@ -136,43 +162,33 @@ def main() -> None:
     parser.add_argument("--cost", type=Path, required=True)
     arguments = parser.parse_args()
     settings = arguments.settings
-    started = time.monotonic()
     arguments.work.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(arguments.model)
     module, name = ENGINES[settings["engine"]["name"]]
     engine_class = getattr(importlib.import_module(f"workflow_scripts.generate.{module}"), name)
     code = code_of("workflow_scripts.generate.answer", f"workflow_scripts.generate.{module}")
-    engine, answered, tokens = None, {}, 0
+    engine, answered = None, {}
     for manifest in arguments.prompts:
         fingerprint = fingerprint_of(arguments.model_manifest, manifest, settings, arguments.seed, code)
         rows, sampling = read_jsonl(manifest.with_suffix(".jsonl")), read_json(manifest)["sampling"]
         store = store_of(arguments.work, fingerprint)
         expected = sum(1 + len(row["followups"]) for row in rows) * sampling["samples"]
         if len(read_store(store)) < expected:
+            before = time.monotonic()
             engine = engine or engine_class(
                 arguments.model, tokenizer, settings["engine"], settings["trust_remote_code"]
             )
-            before = time.monotonic()
             made = answer_set(engine, rows, sampling, settings, arguments.seed, store)
-            tokens += made
+            add_cost(store, time.monotonic() - before, made)
             print(f"{manifest.stem}: {made} tokens in {time.monotonic() - before:.0f} s", flush=True)
         else:
             print(f"{manifest.stem}: answered before", flush=True)
         answered[manifest.stem] = fingerprint
-    for old in arguments.work.glob("*.jsonl"):
-        if old.stem not in answered.values():
+    for old in arguments.work.iterdir():
+        if old.name.split(".")[0] not in answered.values():
             old.unlink()
-    seconds = time.monotonic() - started
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    write_json(
-        arguments.cost,
-        {
-            "wall_seconds": round(seconds, 1),
-            "gpu_seconds": round(seconds * gpus, 1),
-            "tokens": tokens,
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        },
-    )
+    stores = [store_of(arguments.work, name) for name in dict.fromkeys(answered.values())]
+    write_json(arguments.cost, total_cost(stores))
     write_json(arguments.output, answered)
 
 

@@ -15,14 +15,14 @@ from workflow_scripts.common.files import write_json
 COPIED = ("policy", "parent", "method", "seed", "kind", "training_sets")
 
 
-def entry_of(cell: dict, name: str, benchmark: dict) -> dict:
+def entry_of(cell: dict, benchmark: dict) -> dict:
     """Return one entry: the policy's words, its score file, and the files and facts the score rests on.
 
     cell: {"policy", "parent", "method", "seed", "kind", "training_sets", "folder", "files", "facts"};
-    benchmark: {"answered", "judged", "measured", "overlap", "files", "facts"}: whether there are answers, verdicts and
+    benchmark: {"name", "answered", "judged", "measured", "overlap", "files", "facts"}: whether there are answers, verdicts and
     likelihoods. `generations` and `verdicts` are null where there are none.
     """
-    folder = cell["folder"]
+    folder, name = cell["folder"], benchmark["name"]
     generations = f"{folder}/generations/{name}.json" if benchmark["answered"] else None
     verdicts = f"{folder}/verdicts/{name}.jsonl" if benchmark["judged"] else None
     likelihoods = f"{folder}/likelihoods/{name}.jsonl" if benchmark["measured"] else None
@@ -45,11 +45,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     given = json.load(sys.stdin)
-    entries = [
-        entry_of(cell, name, benchmark)
-        for cell in given["cells"]
-        for name, benchmark in given["benchmarks"].items()
-    ]
+    entries = [entry_of(cell, benchmark) for cell in given["cells"] for benchmark in given["benchmarks"]]
     write_json(arguments.output, entries)
 
 
