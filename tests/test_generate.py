@@ -763,3 +763,8 @@ def test_gold_gives_every_reference_and_empty_says_nothing(tmp_path):
         assert len({(row["id"], row["sample"], row["turn"]) for row in found}) == len(found) == 8
         texts[policy] = [row["text"] for row in found]
     assert texts == {"gold": ["first", "second"] * 2 + [""] * 4, "empty": [""] * 8}
+
+
+def test_a_limit_takes_mt_bench_questions_from_the_categories_in_turn():
+    rows = [{"id": str(n), "meta": {"category": category}} for n, category in enumerate("aaabbc")]
+    assert [row["id"] for row in prompts.in_turn(rows)] == ["0", "3", "5", "1", "4", "2"]

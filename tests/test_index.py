@@ -23,6 +23,7 @@ CELL = {
 GOLD = CELL | {"policy": "gold", "parent": None, "method": None, "seed": 0, "kind": "calibration"}
 GOLD |= {"training_sets": [], "folder": "results/s/policies/gold/seed-0", "files": []}
 PLAIN = {
+    "name": "quiz",
     "answered": False,
     "judged": False,
     "measured": False,
@@ -31,6 +32,7 @@ PLAIN = {
     "facts": {"settings": "s", "code": "k", "judge": None},
 }
 JUDGED = PLAIN | {
+    "name": "talk",
     "answered": True,
     "judged": True,
     "overlap": "results/s/overlap/talk.json",
@@ -39,7 +41,7 @@ JUDGED = PLAIN | {
 
 
 def test_an_entry_names_the_policy_its_score_and_the_facts_of_both():
-    entry = index.entry_of(CELL, "quiz", PLAIN)
+    entry = index.entry_of(CELL, PLAIN)
     assert entry == {
         "policy": "tiny.sft",
         "parent": "tiny",
@@ -65,7 +67,7 @@ def test_an_entry_names_the_policy_its_score_and_the_facts_of_both():
 
 
 def test_answers_verdicts_and_the_overlap_are_among_the_files_each_once():
-    entry = index.entry_of(CELL, "talk", JUDGED)
+    entry = index.entry_of(CELL, JUDGED)
     assert entry["generations"] == f"{FOLDER}/generations/talk.json"
     assert entry["verdicts"] == f"{FOLDER}/verdicts/talk.jsonl"
     assert sorted(entry["files"]) == sorted(
@@ -82,14 +84,14 @@ def test_answers_verdicts_and_the_overlap_are_among_the_files_each_once():
 
 
 def test_likelihoods_are_a_file_of_what_is_measured_and_no_answers():
-    entry = index.entry_of(CELL, "loss", PLAIN | {"measured": True})
+    entry = index.entry_of(CELL, PLAIN | {"name": "loss", "measured": True})
     assert f"{FOLDER}/likelihoods/loss.jsonl" in entry["files"]
     assert (entry["generations"], entry["verdicts"]) == (None, None)
 
 
 @pytest.fixture
 def entries(tmp_path, monkeypatch) -> list[dict]:
-    given = {"cells": [CELL, GOLD], "benchmarks": {"talk": JUDGED, "quiz": PLAIN}}
+    given = {"cells": [CELL, GOLD], "benchmarks": [JUDGED, PLAIN]}
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(given)))
     call(index.main, "--output", tmp_path / "scores.json")
     return json.loads((tmp_path / "scores.json").read_text())

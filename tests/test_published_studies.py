@@ -25,7 +25,7 @@ NAMES = (
     "leftover_lunch_wow",
     "follow_instructions",
 )
-PLANNED = (*NAMES, "smollm2")  # which runs anywhere, so it has no small study
+PLANNED = (*NAMES, "smollm2")  # which runs anywhere
 
 
 def study_of(name: str) -> Study:

@@ -7,6 +7,8 @@ already is not fetched again.
 import csv
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,42 @@ def test_a_small_study_trains_every_run_to_its_last_step(finished):
     with open(folder / f"results/{study.stem}/training.csv", newline="") as stream:
         steps = {row["policy"]: int(row["steps"]) for row in csv.DictReader(stream)}
     assert steps == {name: wanted.runs[facts.run].max_steps for name, facts in trained.items()}
+
+
+def test_a_small_study_sets_what_was_published_beside_its_own_numbers(finished):
+    folder, study = finished
+    wanted = {
+        (each.policy, each.benchmark, each.metric): each.value
+        for each in load_study(ROOT / study).report.published
+    }
+    shown = {
+        (row["policy"], row["benchmark"], row["metric"]): row
+        for row in rows_of(folder, study)
+        if row["published_value"]
+    }
+    assert {key: float(row["published_value"]) for key, row in shown.items()} == wanted
+    for row in shown.values():
+        difference = float(row["value"]) - float(row["published_value"])
+        assert float(row["published_difference"]) == pytest.approx(difference, abs=1e-4)
+
+
+def test_a_small_study_compares_its_judges_policy_by_policy(finished):
+    folder, study = finished
+    wanted = load_study(ROOT / study)
+    table = folder / f"results/{study.stem}/judges.csv"
+    assert table.exists() == bool(wanted.report.agreement)
+    if table.exists():
+        with open(table, newline="") as stream:
+            compared = {(row["policy"], row["first"], row["second"]) for row in csv.DictReader(stream)}
+        pairs = [tuple(pair) for pair in wanted.report.agreement]
+        assert {(policy, *pair) for policy in policies_of(wanted) for pair in pairs} <= compared
+
+
+def test_everything_behind_the_table_of_a_small_study_verifies(finished):
+    folder, study = finished
+    command = [sys.executable, "-m", "workflow_scripts.report.verify", f"results/{study.stem}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
 
 
 def test_a_small_study_that_has_run_has_nothing_to_do(finished):

@@ -1155,7 +1155,7 @@ class MtBench(Sampling):
     judge: str
     """Who rates."""
     limit: Count | None = None
-    """Only the first so many questions."""
+    """Only so many questions, taken from the categories in turn."""
 
 
 class AlpacaEval(Sampling):
@@ -1399,7 +1399,7 @@ class Study(Strict):
     runs: dict[Name, Run] = {}
     """Training runs; a policy is its parent plus one run, and is called by its lineage: tiny.sft.dpo."""
     judges: dict[Name, Judge] = {}
-    """Judges, for mt_bench and alpaca_eval."""
+    """Judges, for mt_bench, alpaca_eval, judge_score and preference."""
     benchmarks: dict[Name, Benchmark] = {}
     """What every policy is scored on."""
     engine: Engine = Engine()

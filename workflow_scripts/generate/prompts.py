@@ -132,6 +132,17 @@ def mt_bench_prompts(path: Path, references: Path | None = None) -> list[dict]:
     return [row | {"reference": given.get(row["id"])} for row in rows]
 
 
+def in_turn(rows: list[dict]) -> list[dict]:
+    """Return questions by category in turn, so that the first few are not all of one kind."""
+    place: Counter = Counter()
+    order = []
+    for row in rows:
+        category = row["meta"]["category"]
+        order.append((place[category], len(order)))
+        place[category] += 1
+    return [rows[number] for _, number in sorted(order)]
+
+
 def read_rows(path: Path) -> list[dict]:
     """Return the rows of JSON Lines, or of one JSON list as the AlpacaEval package writes its results."""
     rows = read_json(path) if path.suffix == ".json" else read_jsonl(path)
@@ -254,6 +265,8 @@ def main() -> None:
     temperatures = sampling.pop("temperatures", None) or []
     if isinstance(temperatures, dict):
         rows = at_category_temperatures(rows, temperatures, arguments.input)
+    if arguments.kind == "mt_bench" and arguments.limit:
+        rows = in_turn(rows)
     rows = rows[: arguments.limit]
     if isinstance(temperatures, list) and len(temperatures) == 1:
         sampling["temperature"] = temperatures[0]
