@@ -25,7 +25,6 @@ import pytest
 import yaml
 
 from tests.judge_server import (
-    LONG,
     Handler,
     JudgeServer,
     completion,
@@ -123,7 +122,7 @@ class Judge:
 
 def hold(handler: Handler) -> None:
     """Say nothing until the gate opens, and no verdict then."""
-    handler.owner.gate.wait(LONG)
+    handler.owner.gate.wait()
     reset(handler)
 
 
@@ -452,22 +451,20 @@ def test_a_killed_run_is_taken_up_where_it_was(planned, finished, server, judge,
         command, cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        deadline = time.monotonic() + 120
         while not judge.held:
-            assert job.poll() is None and time.monotonic() < deadline
+            assert job.poll() is None
             time.sleep(0.05)
         time.sleep(0.5)  # the other threads are on their way
     finally:
         os.killpg(job.pid, signal.SIGKILL)
         job.wait()
     while running_in(job.pid):
-        assert time.monotonic() < deadline
         time.sleep(0.05)
-    server.gate.set()
-    in_flight, judge.hold_after = set(judge.held), 10**6
-    assert 0 < len(in_flight) <= 8
+    assert 0 < len(judge.held) <= 8
     assert 0 < len(stored(folder)) <= judge.replies.total() == len(finished.replies) // 3
     assert not (folder / RESULTS / "results.csv").exists()
+    judge.hold_after = 10**6
+    server.gate.set()
 
     locked = snakemake(folder, check=False)
     assert locked.returncode and "unlock" in locked.stderr
@@ -477,7 +474,7 @@ def test_a_killed_run_is_taken_up_where_it_was(planned, finished, server, judge,
     assert judge.replies.keys() == finished.replies.keys()
     # A reply that was on its way at the kill may be lost.
     assert judge.replies.total() <= len(finished.replies) + 8
-    assert judge.tries.total() == judge.replies.total() + judge.failures.total() + len(in_flight)
+    assert judge.tries.total() == judge.replies.total() + judge.failures.total() + len(judge.held)
 
 
 def test_a_benchmarks_setting_costs_its_own_verdicts_alone(study, judge):
