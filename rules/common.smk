@@ -971,6 +971,7 @@ TRAININGS = [
         "policy": name,
         "seed": seed,
         "method": POLICIES[name].method,
+        "warmup": run_of(name).warmup,
         "curve": f"{policy_folder(name, seed)}/curve.json",
         "manifest": f"{policy_folder(name, seed)}/manifest.json",
     }

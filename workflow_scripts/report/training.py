@@ -1,4 +1,5 @@
-"""How each training went: one row per policy and seed, from curves and manifests, with a warning where it overfitted.
+"""How each training went: one row per policy and seed, from curves and manifests, with a warning where it overfitted
+or did not learn at all.
 
 A run overfits when its validation loss has risen above its lowest by more than `RISE` of it while the training loss
 still fell: the check of Raschka's chapter on instruction fine-tuning. Deterministic, like every table.
@@ -7,6 +8,7 @@ still fell: the check of Raschka's chapter on instruction fine-tuning. Determini
 import argparse
 import csv
 import json
+import math
 from pathlib import Path
 
 from workflow_scripts.common.errors import run
@@ -57,6 +59,19 @@ def summarise(curve: list[dict], kept_step: int | None) -> dict:
     return row
 
 
+def unlearned(steps: int | None, warmup: float) -> str | None:
+    """Return a warning where all steps were warm-up's first, whose learning rate is 0: the weights are the parent's.
+
+    A warm-up of a share of the steps is rounded up to whole steps, and rises from 0; so one step alone learns nothing.
+    """
+    if steps and steps <= 1 and math.ceil(warmup * steps) >= 1:
+        return (
+            "learned nothing: its one step had the learning rate 0 of a warm-up's start; give it more steps "
+            "(less accumulate, more epochs) or warmup: 0.0"
+        )
+    return None
+
+
 def written(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
 
@@ -67,7 +82,7 @@ def main() -> None:
         "--settings",
         type=json.loads,
         required=True,
-        help='{"runs": [{policy, seed, method, curve, manifest}]}',
+        help='{"runs": [{policy, seed, method, warmup, curve, manifest}]}',
     )
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
@@ -78,6 +93,8 @@ def main() -> None:
         row = {name: entry[name] for name in ("policy", "seed", "method")} | {"steps": manifest.get("steps")}
         row |= summarise(curve, manifest.get("best_step"))
         row |= {name: manifest[name] for name in FACTS if name in manifest}
+        if warning := unlearned(row["steps"], entry["warmup"]):
+            row["warning"] = warning
         rows.append(row)
         if "warning" in row:
             print(f"warning: {row['policy']} (seed {row['seed']}) {row['warning']}", flush=True)
