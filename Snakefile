@@ -50,7 +50,6 @@ localrules:
     scores,
     judge_plan,
     plan_judging,
-    total_judging,
     gather_costs,
     collect_answers,
     calibrate_answers,
@@ -84,8 +83,3 @@ rule policies:
 rule scores:
     input:
         SCORES,
-
-
-rule judge_plan:
-    input:
-        f"{RESULTS}/judging.csv",

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import time
 from types import SimpleNamespace
 
 from workflow_scripts.common.code import code_of, locked_versions, pins

@@ -83,14 +83,13 @@ rule build_table:
         " {output.latex} {output.overlap} {input.provenance} {input.index} --output {output.seal} 2>> {log}"
 
 
-# `make judge-plan`: what the judges would be asked, and at most for how much. Nothing is asked.
-rule total_judging:
+# `make judge-plan`: what the judges would be asked, and at most for how much. Nothing is asked. No output: the store
+# may hold more than at the last look, so it is counted anew each time.
+rule judge_plan:
     input:
         [plan["file"] for plan in judging_plans()],
-    output:
-        temp(f"{RESULTS}/judging.csv"),
     log:
-        f"{LOGS}/total_judging.log",
+        f"{LOGS}/judge_plan.log",
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -98,7 +97,8 @@ rule total_judging:
     message:
         "What judging {NAME} takes"
     shell:
-        "python -m workflow_scripts.report.judging --settings - --output {output} <<< {params.settings:q} | tee {log}"
+        f"python -m workflow_scripts.report.judging --settings - --output {RESULTS}/judging.csv <<< {{params.settings:q}}"
+        " | tee {log}"
 
 
 # Costs differ from run to run, so nothing but the page reads them.

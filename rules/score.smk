@@ -340,6 +340,7 @@ rule plan_judging:
         judge=judge_settings,
         settings=judging_settings,
         flags=judging_flags,
+        at=time.time_ns(),  # the store and the prices are no inputs: it is counted anew each time
     message:
         "Counting what judging {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark} takes"
     shell:
