@@ -118,8 +118,21 @@ def table_of(part: dict, parts: dict[str, dict]) -> list[str]:
 
 
 def render_schema() -> str:
-    """Return docs/config.schema.json."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Study.model_json_schema()}
+    """Return docs/config.schema.json.
+
+    A study that extends another may leave out anything and give parts in part, so of that one only the first keys are
+    checked here; `check_study` checks it whole, on top of the other.
+    """
+    whole = Study.model_json_schema()
+    parts = whole.pop("$defs")
+    partial = {"properties": dict.fromkeys(whole["properties"], True), "additionalProperties": False}
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$defs": parts,
+        "if": {"required": ["extends"]},
+        "then": partial,
+        "else": whole,
+    }
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 

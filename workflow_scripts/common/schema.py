@@ -1360,15 +1360,8 @@ class Resources(Strict):
     """Longest run time."""
 
 
-def required_unless_extending(schema: dict) -> None:
-    """Let a study leave out what the one it extends has."""
-    schema["anyOf"] = [{"required": schema.pop("required")}, {"required": ["extends"]}]
-
-
 class Study(Strict):
     """One YAML: models, datasets, training runs, benchmarks, seeds. Produces one results table."""
-
-    model_config = ConfigDict(json_schema_extra=required_unless_extending)
 
     extends: str | None = None
     """Another study this one stands on, a path relative to the repository: mappings are merged, all else replaced."""
