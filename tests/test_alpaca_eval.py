@@ -212,6 +212,15 @@ def test_the_reference_itself_wins_exactly_half(simulated):
     assert found["lc_win_rate_minimal"]["replicates"] == [0.5] * 5
 
 
+@pytest.mark.parametrize("count", [3, 9])
+@pytest.mark.parametrize("verdict", [0, 1])
+def test_unanimous_verdicts_are_the_length_controlled_rate_too(verdict, count):
+    prompts, answers, verdicts = study_of([verdict] * count, [-5, 8, 120, -300, 20, 1, 0, 40, -2][:count])
+    settings = {"length_controlled": True, "gamed": None, "lc_draws": 3, "seed": 0}
+    cell = score(prompts, answers, verdicts, settings, "v")[2]
+    assert cell["point"] == verdict and cell["replicates"] == [verdict] * 3
+
+
 @pytest.mark.parametrize(
     ("preferences", "shorter_by"),
     [

@@ -105,13 +105,17 @@ def predict(judged: Judged, counts: np.ndarray, gamed: tuple[pd.DataFrame, np.nd
     """Return the preference, 0 to 1, that each row would have at equal lengths, fitted with row i counts[i] times.
 
     A row that counts twice is one row of weight two, so that cross-validation holds it out whole. With fewer
-    rows than folds there is no cross-validation, and without any nothing speaks for either side: 0.5.
+    rows than folds there is no cross-validation, and without any nothing speaks for either side: 0.5. Where all
+    verdicts are 0, or all 1, that is the prediction too: a regression of one class alone takes it for the other.
     """
     columns = features(judged, counts)
     used = (counts > 0) & ~np.isnan(judged.preference)
     training, weights = columns[used].assign(preference=judged.preference[used]), counts[used].astype(float)
     if not len(training):
         return np.full(len(columns), 0.5)
+    unanimous = training["preference"].min() == training["preference"].max()
+    if gamed is None and unanimous and training["preference"].iloc[0] in (0, 1):
+        return np.full(len(columns), float(training["preference"].iloc[0]))
     if gamed is not None:
         training, weights = pd.concat([gamed[0], training]), np.concatenate([gamed[1], weights])
     folds = (MINIMAL if gamed is None else FULL)["kwargs"]["n_splits"]
