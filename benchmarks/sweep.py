@@ -19,7 +19,9 @@ import time
 from pathlib import Path
 
 from workflow_scripts.align import advantages, reference, rewarded
+from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
+from workflow_scripts.common.study import all_templates, load_study
 
 PAIRWISE, OFFLINE = ("dpo", "ipo", "kto"), ("r_lol", "a_lol", "a_lol_seq")
 TRAINING = {
@@ -57,13 +59,11 @@ class Sweep:
         pairs = next((results / "pairs").glob(f"*/{policy}/seed-1"))
         annotation = next((results / "annotations").glob("*/rows/*.jsonl"))
         self.head = next((results / "values").glob(f"*/{policy}/seed-1"))
-        study = read_json(results / "study.json")
-        template = study["models"][policy.split(".")[0]]["template"]
-        from workflow_scripts.common.study import bundled_templates
-
-        history = next(iter(study["datasets"].values()))["history_turns"]
+        study = load_study(arguments.study)
+        template = all_templates(study)[study.models[policy.split(".")[0]].template]
+        history = next(iter(study.datasets.values())).history_turns
         shared = {"max_prompt_tokens": 384, "max_tokens": 512, "batch_size": 16, "precision": "auto"}
-        shared |= {"trust_remote_code": False, "template": bundled_templates()[template]}
+        shared |= {"trust_remote_code": False, "template": template}
         self.settings = {"pairs": shared, "rewarded": shared | {"history_turns": history}}
         self.settings["advantages"] = {
             key: shared[key] for key in ("batch_size", "precision", "trust_remote_code")
@@ -140,6 +140,7 @@ def run_sweep(arguments: argparse.Namespace, shared: bool) -> tuple[int, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, help="results/<study> of a study with pairs and a value head")
+    parser.add_argument("--study", type=Path, default=ROOT / "config.yaml", help="its YAML")
     parser.add_argument("--policy", required=True, help="the parent, by its lineage")
     parser.add_argument("--rows", type=int, default=160, help="pairs and answers at most")
     parser.add_argument("--steps", type=int, default=10, help="optimiser steps of each training")

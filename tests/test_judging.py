@@ -54,3 +54,8 @@ def test_what_is_asked_for_is_printed_too(tmp_path, plans, capsys):
 
 def test_a_study_without_an_endpoint_has_an_empty_plan(tmp_path):
     assert table_of(tmp_path, []) == []
+
+
+def test_a_study_without_an_endpoint_says_that_nothing_is_asked(tmp_path, capsys):
+    assert table_of(tmp_path, []) == []
+    assert capsys.readouterr().out == "no judge of this study is asked: none is of kind openai\n"
