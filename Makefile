@@ -2,18 +2,26 @@
 SHELL := /bin/bash
 CORES ?= 2
 STUDY ?= config.yaml
+# A cluster's profile, profiles/slurm-a100 say; none: this machine. FLAGS are Snakemake's own, --cache say.
+PROFILE ?=
+FLAGS ?=
+# --wait: let the jobs finish that a killed run left behind, instead of cancelling them.
+ORPHANS ?=
 BIN := .venv/bin
 # The folder under results/: the study the YAML names.
 NAME ?= $(shell sed -n "s/^study: *//p" $(STUDY))
-SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) $(if $(filter-out config.yaml,$(STUDY)),--configfile $(STUDY))
+ALL_FLAGS := $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES)) \
+    $(if $(filter-out config.yaml,$(STUDY)),--configfile $(STUDY)) $(FLAGS)
+SNAKEMAKE := $(BIN)/snakemake $(ALL_FLAGS)
 
 .PHONY: results plan judge-plan verify test test-studies check check-study lock clean
 
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
+	$(BIN)/python -m workflow_scripts.common.orphans $(ORPHANS)
 	$(SNAKEMAKE)
 
-plan: .venv/ready          ## show what would run, and why
-	$(SNAKEMAKE) --dry-run
+plan: .venv/ready          ## what would run and why, and what it would take by what earlier runs took
+	$(BIN)/python -m workflow_scripts.report.plan -- $(ALL_FLAGS)
 
 judge-plan: .venv/ready    ## what the judges of a study would be asked, and at most for how much
 	$(SNAKEMAKE) judge_plan

@@ -9,6 +9,9 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 sys.path.insert(0, workflow.basedir)
+
+from workflow_scripts.common.gpu_lease import found_gpus
+
 # Jobs find our package and the Python that runs this, wherever they are started.
 os.environ |= {
     "PLUMBLINE": workflow.basedir,
@@ -28,6 +31,15 @@ if not workflow.configfiles:
 
 
 report: "report/workflow.rst"
+
+
+# On one machine no job gets more GPUs than are there; without any, all run on the CPU. A scheduler knows better.
+if (
+    workflow.is_main_process
+    and workflow.resource_settings.nodes is None
+    and "gpu" not in workflow.global_resources
+):
+    workflow.register_resource("gpu", len(found_gpus()))
 
 
 include: "rules/common.smk"

@@ -6,21 +6,22 @@ rule score_reference:
         pairs=lambda wildcards: f"{pairs_folder(**wildcards)}/manifest.json",
         parent=lambda wildcards: f"{weights_folder(wildcards.policy, wildcards.seed)}/manifest.json",
     output:
-        f"{RESULTS}/reference/{{pairs}}/{{policy}}/seed-{{seed}}/manifest.json",
+        manifest=f"{RESULTS}/reference/{{pairs}}/{{policy}}/seed-{{seed}}/manifest.json",
+        rows=f"{RESULTS}/reference/{{pairs}}/{{policy}}/seed-{{seed}}/rows.parquet",
+        rejected=f"{RESULTS}/reference/{{pairs}}/{{policy}}/seed-{{seed}}/rejected.jsonl",
     log:
         f"{LOGS}/score_reference/{{pairs}}-{{policy}}-{{seed}}.log",
     wildcard_constraints:
         pairs=one_of(STUDY.pairs),
         policy=one_of(POLICIES),
         seed=r"\d+",
+    cache: STORED
     priority: 80
     conda:
         "../envs/plumbline.yaml"
     threads: STUDY.generation_resources.cpus
     resources:
-        gpu=STUDY.generation_resources.gpu,
-        mem_mb=STUDY.generation_resources.mem_mb,
-        runtime=STUDY.generation_resources.runtime_minutes,
+        **READING,
     params:
         code=code_of("workflow_scripts.align.reference"),
         pins=pins(*TRAINERS),
@@ -32,15 +33,13 @@ rule score_reference:
             precision=STUDY.engine.precision,
             trust_remote_code=remote_code(wildcards.policy),
         ),
-        parent=lambda wildcards: weights_folder(wildcards.policy, wildcards.seed),
-        pairs=lambda wildcards: f"{pairs_folder(**wildcards)}/pairs.jsonl",
-        folder=f"{RESULTS}/reference/{{pairs}}/{{policy}}/seed-{{seed}}",
     message:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on pairs {wildcards.pairs}"
     shell:
-        "python -m workflow_scripts.align.reference --parent {params.parent}/model --pairs {params.pairs}"
-        " --settings {params.settings:q} --output {params.folder}/rows.parquet"
-        " --rejected {params.folder}/rejected.jsonl --manifest {output} > {log} 2>&1"
+        f"{LAUNCH} --cost $RESULTS/costs/{{rule}}/{{wildcards.pairs}}-{{wildcards.policy}}-{{wildcards.seed}}.json --"
+        " workflow_scripts.align.reference --parent $(dirname {input.parent})/model"
+        " --pairs $(dirname {input.pairs})/pairs.jsonl --settings {params.settings:q}"
+        " --output {output.rows} --rejected {output.rejected} --manifest {output.manifest} > {log} 2>&1"
 
 
 rule train_aligned:
@@ -50,36 +49,30 @@ rule train_aligned:
     output:
         manifest=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/manifest.json",
         curve=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/curve.json",
+        model=directory(f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/model"),
     log:
         f"{LOGS}/train_aligned/{{policy}}-{{seed}}.log",
     wildcard_constraints:
         policy=one_of(policies_by(*PAIR_METHODS)),
         seed=r"\d+",
+    cache: STORED
     priority: 70
     conda:
         "../envs/plumbline.yaml"
     threads: lambda wildcards: run_of(wildcards.policy).threads
     resources:
-        gpu=STUDY.training_resources.gpu,
-        mem_mb=STUDY.training_resources.mem_mb,
-        runtime=STUDY.training_resources.runtime_minutes,
+        **TRAINING,
     params:
         code=lambda wildcards: code_of(method_module(wildcards)),
         pins=pins(*TRAINERS),
         settings=lambda wildcards: training_settings(wildcards, drop=["pairs"]),
         module=method_module,
-        parent=parent_weights,
-        reference=reference_folder,
-        cost=f"{RESULTS}/costs/train_aligned/{{policy}}-{{seed}}.json",
     message:
         "Aligning {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        "python -m {params.module} --parent {params.parent}/model --parent-manifest {input.parent}"
-        " --reference {params.reference}/rows.parquet --reference-manifest {input.reference}"
-        " --settings {params.settings:q} --seed {wildcards.seed}"
-        f" --work {WORK}/train/{{wildcards.policy}}-{{wildcards.seed}}"
-        f" --output {RESULTS}/policies/{{wildcards.policy}}/seed-{{wildcards.seed}}/model"
-        " --manifest {output.manifest} --curve {output.curve} --cost {params.cost} > {log} 2>&1"
+        f"{LAUNCH_POLICY} -- {{params.module}}"
+        " --reference $(dirname {input.reference})/rows.parquet --reference-manifest {input.reference}"
+        f" {POLICY_FLAGS} > {{log}} 2>&1"
 
 
 rule tokenise_ranked:
@@ -87,13 +80,16 @@ rule tokenise_ranked:
         pairs=lambda wildcards: f"{pairs_folder(**wildcards)}/manifest.json",
         model=lambda wildcards: f"data/models/{model_key(POLICIES[wildcards.policy].model)}/manifest.json",
     output:
-        f"{RESULTS}/ranked/{{pairs}}/{{policy}}/seed-{{seed}}/manifest.json",
+        manifest=f"{RESULTS}/ranked/{{pairs}}/{{policy}}/seed-{{seed}}/manifest.json",
+        rows=f"{RESULTS}/ranked/{{pairs}}/{{policy}}/seed-{{seed}}/rows.parquet",
+        rejected=f"{RESULTS}/ranked/{{pairs}}/{{policy}}/seed-{{seed}}/rejected.jsonl",
     log:
         f"{LOGS}/tokenise_ranked/{{pairs}}-{{policy}}-{{seed}}.log",
     wildcard_constraints:
         pairs=one_of(STUDY.pairs),
         policy=one_of(POLICIES),
         seed=r"\d+",
+    cache: STORED
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -104,15 +100,12 @@ rule tokenise_ranked:
             keys=["max_prompt_tokens", "max_tokens"],
             template=template_of(wildcards.policy),
         ),
-        model=lambda wildcards: f"data/models/{model_key(POLICIES[wildcards.policy].model)}",
-        pairs=lambda wildcards: f"{pairs_folder(**wildcards)}/ranked.jsonl",
-        folder=f"{RESULTS}/ranked/{{pairs}}/{{policy}}/seed-{{seed}}",
     message:
         "Tokenising the ranked answers of {wildcards.pairs} for {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        "python -m workflow_scripts.align.ranked --ranked {params.pairs} --parent {params.model}/model"
-        " --settings {params.settings:q} --output {params.folder}/rows.parquet"
-        " --rejected {params.folder}/rejected.jsonl --manifest {output} > {log} 2>&1"
+        "python -m workflow_scripts.align.ranked --ranked $(dirname {input.pairs})/ranked.jsonl"
+        " --parent $(dirname {input.model})/model --settings {params.settings:q}"
+        " --output {output.rows} --rejected {output.rejected} --manifest {output.manifest} > {log} 2>&1"
 
 
 rule train_ranked:
@@ -122,36 +115,30 @@ rule train_ranked:
     output:
         manifest=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/manifest.json",
         curve=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/curve.json",
+        model=directory(f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/model"),
     log:
         f"{LOGS}/train_ranked/{{policy}}-{{seed}}.log",
     wildcard_constraints:
         policy=one_of(policies_by("pro")),
         seed=r"\d+",
+    cache: STORED
     priority: 70
     conda:
         "../envs/plumbline.yaml"
     threads: lambda wildcards: run_of(wildcards.policy).threads
     resources:
-        gpu=STUDY.training_resources.gpu,
-        mem_mb=STUDY.training_resources.mem_mb,
-        runtime=STUDY.training_resources.runtime_minutes,
+        **TRAINING,
     params:
         code=lambda wildcards: code_of(method_module(wildcards)),
         pins=pins(*TRAINERS),
         settings=lambda wildcards: training_settings(wildcards, drop=["pairs"]),
         module=method_module,
-        parent=parent_weights,
-        ranked=ranked_folder,
-        cost=f"{RESULTS}/costs/train_ranked/{{policy}}-{{seed}}.json",
     message:
         "Ranking {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        "python -m {params.module} --parent {params.parent}/model --parent-manifest {input.parent}"
-        " --ranked {params.ranked}/rows.parquet --ranked-manifest {input.ranked}"
-        " --settings {params.settings:q} --seed {wildcards.seed}"
-        f" --work {WORK}/train/{{wildcards.policy}}-{{wildcards.seed}}"
-        f" --output {RESULTS}/policies/{{wildcards.policy}}/seed-{{wildcards.seed}}/model"
-        " --manifest {output.manifest} --curve {output.curve} --cost {params.cost} > {log} 2>&1"
+        f"{LAUNCH_POLICY} -- {{params.module}}"
+        " --ranked $(dirname {input.ranked})/rows.parquet --ranked-manifest {input.ranked}"
+        f" {POLICY_FLAGS} > {{log}} 2>&1"
 
 
 rule score_rewarded:
@@ -159,21 +146,22 @@ rule score_rewarded:
         annotation=lambda wildcards: f"{RESULTS}/annotations/{REWARDED_OF[wildcards.rewarded].annotation}/manifest.json",
         parent=lambda wildcards: f"{weights_folder(wildcards.policy, wildcards.seed)}/manifest.json",
     output:
-        f"{RESULTS}/rewarded/{{rewarded}}/{{policy}}/seed-{{seed}}/manifest.json",
+        manifest=f"{RESULTS}/rewarded/{{rewarded}}/{{policy}}/seed-{{seed}}/manifest.json",
+        rows=f"{RESULTS}/rewarded/{{rewarded}}/{{policy}}/seed-{{seed}}/rows.parquet",
+        rejected=f"{RESULTS}/rewarded/{{rewarded}}/{{policy}}/seed-{{seed}}/rejected.jsonl",
     log:
         f"{LOGS}/score_rewarded/{{rewarded}}-{{policy}}-{{seed}}.log",
     wildcard_constraints:
         rewarded=one_of(REWARDED_OF),
         policy=one_of(POLICIES),
         seed=r"\d+",
+    cache: STORED
     priority: 80
     conda:
         "../envs/plumbline.yaml"
     threads: STUDY.generation_resources.cpus
     resources:
-        gpu=STUDY.generation_resources.gpu,
-        mem_mb=STUDY.generation_resources.mem_mb,
-        runtime=STUDY.generation_resources.runtime_minutes,
+        **READING,
     params:
         code=code_of("workflow_scripts.align.rewarded"),
         pins=pins(*TRAINERS),
@@ -186,15 +174,14 @@ rule score_rewarded:
             precision=STUDY.engine.precision,
             trust_remote_code=remote_code(wildcards.policy),
         ),
-        parent=lambda wildcards: weights_folder(wildcards.policy, wildcards.seed),
-        rows=lambda wildcards: annotated_rows(REWARDED_OF[wildcards.rewarded]),
-        folder=f"{RESULTS}/rewarded/{{rewarded}}/{{policy}}/seed-{{seed}}",
+        rows=lambda wildcards: in_shell(annotated_rows(REWARDED_OF[wildcards.rewarded])),
     message:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on rewarded answers {wildcards.rewarded}"
     shell:
-        "python -m workflow_scripts.align.rewarded --parent {params.parent}/model --annotated {params.rows}"
-        " --settings {params.settings:q} --output {params.folder}/rows.parquet"
-        " --rejected {params.folder}/rejected.jsonl --manifest {output} > {log} 2>&1"
+        f"{LAUNCH} --cost $RESULTS/costs/{{rule}}/{{wildcards.rewarded}}-{{wildcards.policy}}-{{wildcards.seed}}.json --"
+        " workflow_scripts.align.rewarded --parent $(dirname {input.parent})/model --annotated {params.rows}"
+        " --settings {params.settings:q} --output {output.rows} --rejected {output.rejected}"
+        " --manifest {output.manifest} > {log} 2>&1"
 
 
 rule fit_value:
@@ -204,20 +191,20 @@ rule fit_value:
     output:
         manifest=f"{RESULTS}/values/{{value}}/{{policy}}/seed-{{seed}}/manifest.json",
         curve=f"{RESULTS}/values/{{value}}/{{policy}}/seed-{{seed}}/curve.json",
+        head=directory(f"{RESULTS}/values/{{value}}/{{policy}}/seed-{{seed}}/head"),
     log:
         f"{LOGS}/fit_value/{{value}}-{{policy}}-{{seed}}.log",
     wildcard_constraints:
         value=one_of(STUDY.values),
         policy=one_of(POLICIES),
         seed=r"\d+",
+    cache: STORED
     priority: 80
     conda:
         "../envs/plumbline.yaml"
     threads: STUDY.generation_resources.cpus
     resources:
-        gpu=STUDY.generation_resources.gpu,
-        mem_mb=STUDY.generation_resources.mem_mb,
-        runtime=STUDY.generation_resources.runtime_minutes,
+        **READING,
     params:
         code=code_of("workflow_scripts.align.fit_value"),
         pins=pins(*TORCH),
@@ -239,14 +226,13 @@ rule fit_value:
             trust_remote_code=remote_code(wildcards.policy),
         ),
         seed=lambda wildcards: STUDY.values[wildcards.value].seed,
-        parent=lambda wildcards: weights_folder(wildcards.policy, wildcards.seed),
-        rows=value_rows,
-        folder=f"{RESULTS}/values/{{value}}/{{policy}}/seed-{{seed}}",
+        rows=lambda wildcards: in_shell(value_rows(wildcards)),
     message:
         "Fitting value head {wildcards.value} on {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        "python -m workflow_scripts.align.fit_value --parent {params.parent}/model --annotated {params.rows}"
-        " --settings {params.settings:q} --seed {params.seed} --output {params.folder}/head"
+        f"{LAUNCH} --cost $RESULTS/costs/{{rule}}/{{wildcards.value}}-{{wildcards.policy}}-{{wildcards.seed}}.json --"
+        " workflow_scripts.align.fit_value --parent $(dirname {input.parent})/model --annotated {params.rows}"
+        " --settings {params.settings:q} --seed {params.seed} --output {output.head}"
         " --manifest {output.manifest} --curve {output.curve} > {log} 2>&1"
 
 
@@ -256,7 +242,8 @@ rule estimate_advantages:
         rewarded=f"{RESULTS}/rewarded/{{rewarded}}/{{policy}}/seed-{{seed}}/manifest.json",
         parent=lambda wildcards: f"{weights_folder(wildcards.policy, wildcards.seed)}/manifest.json",
     output:
-        f"{RESULTS}/advantages/{{rewarded}}/{{value}}/{{policy}}/seed-{{seed}}/manifest.json",
+        manifest=f"{RESULTS}/advantages/{{rewarded}}/{{value}}/{{policy}}/seed-{{seed}}/manifest.json",
+        advantages=f"{RESULTS}/advantages/{{rewarded}}/{{value}}/{{policy}}/seed-{{seed}}/advantages.jsonl",
     log:
         f"{LOGS}/estimate_advantages/{{rewarded}}-{{value}}-{{policy}}-{{seed}}.log",
     wildcard_constraints:
@@ -264,14 +251,13 @@ rule estimate_advantages:
         value=one_of(STUDY.values),
         policy=one_of(POLICIES),
         seed=r"\d+",
+    cache: STORED
     priority: 80
     conda:
         "../envs/plumbline.yaml"
     threads: STUDY.generation_resources.cpus
     resources:
-        gpu=STUDY.generation_resources.gpu,
-        mem_mb=STUDY.generation_resources.mem_mb,
-        runtime=STUDY.generation_resources.runtime_minutes,
+        **READING,
     params:
         code=code_of("workflow_scripts.align.advantages"),
         pins=pins(*TORCH),
@@ -282,16 +268,13 @@ rule estimate_advantages:
                 "trust_remote_code": remote_code(wildcards.policy),
             }
         ),
-        parent=lambda wildcards: weights_folder(wildcards.policy, wildcards.seed),
-        head=f"{RESULTS}/values/{{value}}/{{policy}}/seed-{{seed}}/head",
-        rows=f"{RESULTS}/rewarded/{{rewarded}}/{{policy}}/seed-{{seed}}/rows.parquet",
-        folder=f"{RESULTS}/advantages/{{rewarded}}/{{value}}/{{policy}}/seed-{{seed}}",
     message:
         "Advantages over {wildcards.policy} (seed {wildcards.seed}) on {wildcards.rewarded}"
     shell:
-        "python -m workflow_scripts.align.advantages --parent {params.parent}/model --head {params.head}"
-        " --rewarded {params.rows} --settings {params.settings:q} --output {params.folder}/advantages.jsonl"
-        " --manifest {output} > {log} 2>&1"
+        f"{LAUNCH} --cost $RESULTS/costs/{{rule}}/{{wildcards.rewarded}}-{{wildcards.value}}-{{wildcards.policy}}-{{wildcards.seed}}.json --"
+        " workflow_scripts.align.advantages --parent $(dirname {input.parent})/model --head $(dirname {input.head})/head"
+        " --rewarded $(dirname {input.rewarded})/rows.parquet --settings {params.settings:q}"
+        " --output {output.advantages} --manifest {output.manifest} > {log} 2>&1"
 
 
 rule train_offline:
@@ -302,19 +285,19 @@ rule train_offline:
     output:
         manifest=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/manifest.json",
         curve=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/curve.json",
+        model=directory(f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/model"),
     log:
         f"{LOGS}/train_offline/{{policy}}-{{seed}}.log",
     wildcard_constraints:
         policy=one_of(policies_by(*OFFLINE_METHODS)),
         seed=r"\d+",
+    cache: STORED
     priority: 70
     conda:
         "../envs/plumbline.yaml"
     threads: lambda wildcards: run_of(wildcards.policy).threads
     resources:
-        gpu=STUDY.training_resources.gpu,
-        mem_mb=STUDY.training_resources.mem_mb,
-        runtime=STUDY.training_resources.runtime_minutes,
+        **TRAINING,
     params:
         code=lambda wildcards: code_of(method_module(wildcards)),
         pins=pins(*TRAINERS),
@@ -322,19 +305,13 @@ rule train_offline:
             wildcards, drop=[*REWARDED, "value"]
         ),
         module=method_module,
-        parent=parent_weights,
-        rewarded=rewarded_folder,
         advantages=advantages_flags,
-        cost=f"{RESULTS}/costs/train_offline/{{policy}}-{{seed}}.json",
     message:
         "Training {wildcards.policy} (seed {wildcards.seed}) on rewarded answers"
     shell:
-        "python -m {params.module} --parent {params.parent}/model --parent-manifest {input.parent}"
-        " --rewarded {params.rewarded}/rows.parquet --rewarded-manifest {input.rewarded} {params.advantages}"
-        " --settings {params.settings:q} --seed {wildcards.seed}"
-        f" --work {WORK}/train/{{wildcards.policy}}-{{wildcards.seed}}"
-        f" --output {RESULTS}/policies/{{wildcards.policy}}/seed-{{wildcards.seed}}/model"
-        " --manifest {output.manifest} --curve {output.curve} --cost {params.cost} > {log} 2>&1"
+        f"{LAUNCH_POLICY} -- {{params.module}}"
+        " --rewarded $(dirname {input.rewarded})/rows.parquet --rewarded-manifest {input.rewarded} {params.advantages}"
+        f" {POLICY_FLAGS} > {{log}} 2>&1"
 
 
 rule train_online:
@@ -347,19 +324,19 @@ rule train_online:
     output:
         manifest=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/manifest.json",
         curve=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/curve.json",
+        model=directory(f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/model"),
     log:
         f"{LOGS}/train_online/{{policy}}-{{seed}}.log",
     wildcard_constraints:
         policy=one_of(policies_by(*ONLINE_METHODS)),
         seed=r"\d+",
+    cache: STORED
     priority: 70
     conda:
         "../envs/plumbline.yaml"
     threads: lambda wildcards: run_of(wildcards.policy).threads
     resources:
-        gpu=STUDY.training_resources.gpu,
-        mem_mb=STUDY.training_resources.mem_mb,
-        runtime=STUDY.training_resources.runtime_minutes,
+        **ONLINE,
     params:
         code=lambda wildcards: code_of(method_module(wildcards)),
         pins=pins(*TRAINERS),
@@ -369,17 +346,14 @@ rule train_online:
             template=template_of(POLICIES[wildcards.policy].parent),
         ),
         module=method_module,
-        parent=parent_weights,
         rewards=lambda wildcards: reward_settings(run_of(wildcards.policy).annotation),
-        fit_rows=lambda wildcards: fit_rows(run_of(wildcards.policy).annotation),
-        cost=f"{RESULTS}/costs/train_online/{{policy}}-{{seed}}.json",
+        fit_rows=lambda wildcards: in_shell(
+            fit_rows(run_of(wildcards.policy).annotation)
+        ),
     message:
         "Training {wildcards.policy} (seed {wildcards.seed}) on its own rewarded answers"
     shell:
-        "python -m {params.module} --parent {params.parent}/model --parent-manifest {input.parent}"
+        f"{LAUNCH_POLICY} -- {{params.module}}"
         " --prompts {input.prompts}l --prompts-manifest {input.prompts} --rewards {params.rewards:q}"
         " --fit-rows {params.fit_rows}"
-        " --settings {params.settings:q} --seed {wildcards.seed}"
-        f" --work {WORK}/train/{{wildcards.policy}}-{{wildcards.seed}}"
-        f" --output {RESULTS}/policies/{{wildcards.policy}}/seed-{{wildcards.seed}}/model"
-        " --manifest {output.manifest} --curve {output.curve} --cost {params.cost} > {log} 2>&1"
+        f" {POLICY_FLAGS} > {{log}} 2>&1"

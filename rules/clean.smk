@@ -9,11 +9,13 @@ rule clean_dataset:
             for name in STUDY.datasets[wildcards.dataset].exclude_groups_of
         ],
     output:
-        f"{CLEAN}/{{dataset}}/manifest.json",
+        manifest=f"{CLEAN}/{{dataset}}/manifest.json",
+        rows=directory(f"{CLEAN}/{{dataset}}/rows"),
     log:
         f"{LOGS}/clean_dataset/{{dataset}}.log",
     wildcard_constraints:
         dataset=one_of(STUDY.datasets),
+    cache: STORED
     priority: 90
     conda:
         "../envs/plumbline.yaml"
@@ -23,7 +25,7 @@ rule clean_dataset:
             STUDY.datasets[wildcards.dataset],
             drop=["source", "files", "history_turns", "exclude_groups_of"],
             exclude_groups_of=[
-                clean_rows(*name.split("/"))
+                in_shell(clean_rows(*name.split("/")))
                 for name in STUDY.datasets[wildcards.dataset].exclude_groups_of
             ],
         ),
@@ -35,14 +37,15 @@ rule clean_dataset:
         "Cleaning dataset {wildcards.dataset}"
     shell:
         "python -m workflow_scripts.clean.clean --inputs {params.files} --settings {params.settings:q}"
-        f" --output {CLEAN}/{{wildcards.dataset}}/rows --manifest {{output}} 2> {{log}}"
+        " --output {output.rows} --manifest {output.manifest} 2> {log}"
 
 
 rule clean_reply_pairs:
     input:
         lambda wildcards: f"{source_folder(STUDY.benchmarks[wildcards.benchmark].source)}/manifest.json",
     output:
-        f"{CLEAN}/{{benchmark}}/manifest.json",
+        manifest=f"{CLEAN}/{{benchmark}}/manifest.json",
+        rows=directory(f"{CLEAN}/{{benchmark}}/rows"),
     log:
         f"{LOGS}/clean_reply_pairs/{{benchmark}}.log",
     wildcard_constraints:
@@ -51,6 +54,7 @@ rule clean_reply_pairs:
             for name, part in STUDY.benchmarks.items()
             if part.kind == "pair_perplexity"
         ),
+    cache: STORED
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -68,4 +72,4 @@ rule clean_reply_pairs:
         "Cleaning the reply pairs of {wildcards.benchmark}"
     shell:
         "python -m workflow_scripts.clean.clean --inputs {params.files} --settings {params.settings:q}"
-        f" --output {CLEAN}/{{wildcards.benchmark}}/rows --manifest {{output}} 2> {{log}}"
+        " --output {output.rows} --manifest {output.manifest} 2> {log}"

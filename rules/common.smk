@@ -21,6 +21,7 @@ from workflow_scripts.common.schema import (
     RowSimulation,
     Sampling,
 )
+from workflow_scripts.common.shared_store import check_links, check_store
 from workflow_scripts.common.study import (
     all_templates,
     check_config,
@@ -28,8 +29,16 @@ from workflow_scripts.common.study import (
     seeds_of,
 )
 
+STORED = workflow.workflow_settings.cache is not None
 try:
     STUDY = check_config(config, workflow.configfiles)
+    if STORED:
+        check_store(os.environ.get("SNAKEMAKE_OUTPUT_CACHE"))
+        os.environ["PLUMBLINE_STORED"] = (
+            "yes"  # jobs know by it that the store is in use
+        )
+    if workflow.is_main_process:
+        check_links(["data", f"results/{STUDY.study}"])
 except PlumblineError as error:
     sys.exit(
         f"error: {error}"
@@ -40,10 +49,23 @@ RESULTS = f"results/{NAME}"
 WORK = f"work/{NAME}"
 CLEAN = f"data/clean/{NAME}"
 LOGS = f"{RESULTS}/logs"
+# The shell has the study's folders as variables: so a job's command and params are the same in every study, and a store
+# that several studies share (--cache) knows it again.
+FOLDERS = {"RESULTS": RESULTS, "WORK": WORK, "CLEAN": CLEAN}
+os.environ |= FOLDERS
 POLICIES = policies_of(STUDY)
 CALIBRATION = ("gold", "empty")
 TORCH = ("torch", "transformers")
 TRAINERS = ("torch", "transformers", "trl", "accelerate")
+
+
+def in_shell(path):
+    """Return a path (or a list of them) as the shell and the scripts read it: the study's folder as a variable."""
+    if isinstance(path, list):
+        return [in_shell(each) for each in path]
+    for name, folder in FOLDERS.items():
+        path = re.sub(rf"(^|=){re.escape(folder)}/", rf"\g<1>${name}/", path)
+    return path
 
 
 def as_json(value):
@@ -65,6 +87,53 @@ def one_of(names):
 
 
 CELL = f"{RESULTS}/policies/{{policy}}/seed-{{seed}}"
+
+
+# --- jobs that may have GPUs ------------------------------------------------------------------------------------
+
+
+def asked(resources):
+    """Return what a part of the study asks for, as a rule's resources; a profile's set-resources go before them."""
+    values = resources.model_dump(exclude={"cpus", "runtime_minutes"})
+    return values | {"runtime": resources.runtime_minutes}
+
+
+TRAINING = asked(STUDY.training_resources)
+ANSWERING = asked(STUDY.generation_resources)
+ONLINE = TRAINING | {  # PPO is one process
+    "gpu": lambda wildcards: (
+        min(1, TRAINING["gpu"])
+        if run_of(wildcards.policy).method == "ppo"
+        else TRAINING["gpu"]
+    )
+}
+# What only reads (log-probs, rewards, harness) is one process on one GPU, and none where no model is read.
+ONE_GPU = min(1, ANSWERING["gpu"])
+READING = ANSWERING | {"gpu": ONE_GPU}
+SCORING = ANSWERING | {
+    "gpu": lambda wildcards: 0 if wildcards.policy in CALIBRATION else ONE_GPU
+}
+REWARDING = ANSWERING | {
+    "gpu": lambda wildcards: (
+        ONE_GPU if reward_manifests(annotation_of(wildcards)) else 0
+    )
+}
+LAUNCH = "python -m workflow_scripts.common.launch --gpus {resources.gpu}"
+LAUNCH_TRAINING = LAUNCH + " --nodes {resources.nodes} --parallel {resources.parallel}"
+LAUNCH_POLICY = (
+    LAUNCH_TRAINING + " --claim $WORK/train/{wildcards.policy}-{wildcards.seed}.lock"
+)
+LAUNCH_SCORE = (
+    LAUNCH
+    + " --cost $RESULTS/costs/{rule}/{wildcards.policy}-{wildcards.seed}-{wildcards.benchmark}.json"
+)
+POLICY_FLAGS = (
+    "--parent $(dirname {input.parent})/model --parent-manifest {input.parent}"
+    " --settings {params.settings:q} --seed {wildcards.seed}"
+    " --work $WORK/train/{wildcards.policy}-{wildcards.seed} --output {output.model}"
+    " --manifest {output.manifest} --curve {output.curve}"
+    " --cost $RESULTS/costs/{rule}/{wildcards.policy}-{wildcards.seed}.json"
+)
 
 
 ANYONE = one_of([*POLICIES, *CALIBRATION])
@@ -260,13 +329,18 @@ def reward_settings(annotation):
     for name, part in STUDY.annotations[annotation].rewards.items():
         rewards[name] = part.model_dump()
         if getattr(part, "model", None):
-            rewards[name]["folder"] = f"{RESULTS}/reward_models/{part.model}/model"
+            rewards[name]["folder"] = f"$RESULTS/reward_models/{part.model}/model"
         elif getattr(part, "source", None):
             rewards[name] |= {
                 "folder": f"{source_folder(part.source)}/files",
                 "source": origin_of(part.source),
             }
     return as_json({"rewards": rewards})
+
+
+def annotation_of(wildcards):
+    """Return the annotation of a job: its own, or that of the prompt set whose answers it rewards."""
+    return getattr(wildcards, "annotation", None) or annotated_by(wildcards)
 
 
 def annotated_by(wildcards):
@@ -353,7 +427,7 @@ def advantages_manifest(wildcards):
 def advantages_flags(wildcards):
     manifest = advantages_manifest(wildcards)
     return (
-        f"--advantages {Path(manifest).parent}/advantages.jsonl --advantages-manifest {manifest}"
+        f"--advantages {in_shell(str(Path(manifest).parent))}/advantages.jsonl --advantages-manifest {in_shell(manifest)}"
         if manifest
         else ""
     )
@@ -826,6 +900,7 @@ def index_cell(policy, seed):
         "facts": {
             "model": digest(STUDY.models[POLICIES[policy].model].model_dump())[:12],
             "template": digest(template_of(policy))[:12],
+            "trust_remote_code": remote_code(policy),
             "trained_by": digest([code_of(TRAINED_BY[name][1]) for name in methods])[
                 :12
             ],
@@ -907,27 +982,62 @@ def rested_on():
 STUDY_DIGEST = digest(rested_on())
 
 
+# What a job is called that measures a benchmark on a model, or rewards a policy's answers to it.
+MEASURED_BY = {
+    "pair_perplexity": "measure_likelihoods",
+    "loss": "measure_reply_likelihoods",
+    "lm_eval": "score_lm_eval",
+    "rewards": "annotate_answers",
+}
+
+
+def learned_from(policy, seed):
+    """Return (rule, name, parent, its seed) of the jobs that prepare what a policy learns from."""
+    parent, seed = parent_of(SimpleNamespace(policy=policy, seed=seed))
+    run, method = run_of(policy), POLICIES[policy].method
+    if method in PAIR_METHODS:
+        return [("score_reference", run.pairs, parent, seed)]
+    if method not in OFFLINE_METHODS:
+        return []
+    key, value = rewarded_key(run), getattr(run, "value", None)
+    jobs = [("score_rewarded", key, parent, seed)]
+    if value:
+        jobs.append(("fit_value", value, parent, seed))
+        jobs.append(("estimate_advantages", f"{key}-{value}", parent, seed))
+    return jobs
+
+
 def cost_entries():
-    """Return one entry per job that writes what it cost."""
-    entries = [
-        ("train_reward_model", "", "", name, f"train_reward_model/{name}")
-        for name in STUDY.reward_models
-    ]
+    """Return one entry per job that writes what it cost, in costs/<rule>/<its wildcards joined by hyphens>.json."""
+    jobs = [("train_reward_model", "", "", name, name) for name in STUDY.reward_models]
+    jobs += [("annotate_dataset", "", "", name, name) for name in STUDY.annotations]
     for name, seed in cells():
         if POLICIES[name].parent:
+            jobs += [
+                (stage, parent, at, what, f"{what}-{parent}-{at}")
+                for stage, what, parent, at in learned_from(name, seed)
+            ]
             stage = TRAINED_BY[POLICIES[name].method][0]
-            entries.append((stage, name, seed, "", f"{stage}/{name}-{seed}"))
-        entries.append(
-            ("answer_prompts", name, seed, "", f"answer_prompts/{name}-{seed}")
-        )
+            jobs.append((stage, name, seed, "", f"{name}-{seed}"))
+        jobs.append(("answer_prompts", name, seed, "", f"{name}-{seed}"))
     for name, seed in INDEXED:
-        for benchmark in filter(is_judged, STUDY.benchmarks):
-            place = f"judge_answers/{name}-{seed}-{benchmark}"
-            entries.append(("judge_answers", name, seed, benchmark, place))
+        for benchmark, part in STUDY.benchmarks.items():
+            stage = (
+                "judge_answers" if is_judged(benchmark) else MEASURED_BY.get(part.kind)
+            )
+            if stage:
+                place = f"{name}-{seed}-{benchmark}"
+                jobs.append((stage, name, seed, benchmark, place))
     keys = ("stage", "policy", "seed", "name", "file")
     return [
-        dict(zip(keys, (*entry[:-1], f"{RESULTS}/costs/{entry[-1]}.json"), strict=True))
-        for entry in entries
+        dict(
+            zip(
+                keys,
+                (*job[:-1], f"{RESULTS}/costs/{job[0]}/{job[-1]}.json"),
+                strict=True,
+            )
+        )
+        for job in dict.fromkeys(jobs)
     ]
 
 

@@ -3,11 +3,13 @@
 
 rule fetch_source:
     output:
-        "data/sources/{source}/manifest.json",
+        manifest="data/sources/{source}/manifest.json",
+        files=directory("data/sources/{source}/files"),
     log:
         f"{LOGS}/fetch_source/{{source}}.log",
     wildcard_constraints:
         source=one_of(FETCHED),
+    cache: STORED
     priority: 90
     conda:
         "../envs/plumbline.yaml"
@@ -21,7 +23,7 @@ rule fetch_source:
         "Fetching {wildcards.source}"
     shell:
         "python -m workflow_scripts.download.fetch --name {params.name} --settings {params.settings:q}"
-        " --output data/sources/{wildcards.source}/files --manifest {output}"
+        " --output {output.files} --manifest {output.manifest}"
         " --work work/downloads/{wildcards.source} 2> {log}"
 
 
@@ -29,11 +31,13 @@ rule simulate_source:
     input:
         lambda wildcards: STUDY.sources[SOURCE_OF[wildcards.source]].simulate.problems,
     output:
-        "data/sources/{source}/manifest.json",
+        manifest="data/sources/{source}/manifest.json",
+        files=directory("data/sources/{source}/files"),
     log:
         f"{LOGS}/simulate_source/{{source}}.log",
     wildcard_constraints:
         source=one_of(SIMULATED),
+    cache: STORED
     priority: 90
     conda:
         "../envs/plumbline.yaml"
@@ -49,18 +53,20 @@ rule simulate_source:
         "Simulating source {wildcards.source} over {input}"
     shell:
         "python -m workflow_scripts.download.{params.simulator} --problems {input} --settings {params.settings:q}"
-        " --output data/sources/{wildcards.source}/files --manifest {output} 2> {log}"
+        " --output {output.files} --manifest {output.manifest} 2> {log}"
 
 
 rule prepare_model:
     input:
         lambda wildcards: f"{source_folder(STUDY.models[MODEL_OF[wildcards.model]].source)}/manifest.json",
     output:
-        "data/models/{model}/manifest.json",
+        manifest="data/models/{model}/manifest.json",
+        model=directory("data/models/{model}/model"),
     log:
         f"{LOGS}/prepare_model/{{model}}.log",
     wildcard_constraints:
         model=one_of(MODEL_OF),
+    cache: STORED
     priority: 90
     conda:
         "../envs/plumbline.yaml"
@@ -70,12 +76,11 @@ rule prepare_model:
             STUDY.models[MODEL_OF[wildcards.model]],
             keys=["format", "weights", "tokenizer", "check"],
         ),
-        source=lambda wildcards: f"{source_folder(STUDY.models[MODEL_OF[wildcards.model]].source)}/files",
     message:
         "Preparing base model {wildcards.model}"
     shell:
-        "python -m workflow_scripts.download.prepare_model --source {params.source} --settings {params.settings:q}"
-        " --output data/models/{wildcards.model}/model --manifest {output} 2> {log}"
+        "python -m workflow_scripts.download.prepare_model --source $(dirname {input})/files --settings {params.settings:q}"
+        " --output {output.model} --manifest {output.manifest} 2> {log}"
 
 
 rule prepare_tasks:

@@ -5,7 +5,8 @@ rule build_prompts:
     input:
         prompts_input,
     output:
-        f"{RESULTS}/prompts/{{prompts}}.json",
+        manifest=f"{RESULTS}/prompts/{{prompts}}.json",
+        rows=f"{RESULTS}/prompts/{{prompts}}.jsonl",
     log:
         f"{LOGS}/build_prompts/{{prompts}}.log",
     wildcard_constraints:
@@ -16,14 +17,14 @@ rule build_prompts:
     params:
         code=code_of("workflow_scripts.generate.prompts"),
         kind=prompts_kind,
-        file=prompts_file,
+        file=lambda wildcards: in_shell(prompts_file(wildcards)),
         sampling=sampling_of,
         cuts=prompt_cuts,
     message:
         "Building prompt set {wildcards.prompts}"
     shell:
         "python -m workflow_scripts.generate.prompts --kind {params.kind} --input {params.file} --sampling {params.sampling:q}"
-        f" {{params.cuts}} --output {RESULTS}/prompts/{{wildcards.prompts}}.jsonl --manifest {{output}} 2> {{log}}"
+        " {params.cuts} --output {output.rows} --manifest {output.manifest} 2> {log}"
 
 
 rule answer_prompts:
@@ -33,20 +34,20 @@ rule answer_prompts:
             prompts_manifest(name) for name in owed_by(wildcards.policy)
         ],
     output:
-        f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/answered.json",
+        answered=f"{CELL}/answered.json",
+        answers=directory(f"{CELL}/answers"),
     log:
         f"{LOGS}/answer_prompts/{{policy}}-{{seed}}.log",
     wildcard_constraints:
         policy=one_of(POLICIES),
         seed=r"\d+",
+    cache: STORED
     priority: 60
     conda:
         "../envs/plumbline.yaml"
     threads: STUDY.generation_resources.cpus
     resources:
-        gpu=STUDY.generation_resources.gpu,
-        mem_mb=STUDY.generation_resources.mem_mb,
-        runtime=STUDY.generation_resources.runtime_minutes,
+        **(ANSWERING if STUDY.engine.name == "vllm" else READING),
     params:
         code=ENGINE_CODE,
         pins=ENGINE_PINS,
@@ -58,26 +59,26 @@ rule answer_prompts:
                 "trust_remote_code": remote_code(wildcards.policy),
             }
         ),
-        model=lambda wildcards: weights_folder(wildcards.policy, wildcards.seed),
-        cost=f"{RESULTS}/costs/answer_prompts/{{policy}}-{{seed}}.json",
     message:
         "{wildcards.policy} (seed {wildcards.seed}) answers its prompt sets"
     shell:
-        "python -m workflow_scripts.generate.answer --model {params.model}/model --model-manifest {input.model}"
+        f"{LAUNCH} --claim $WORK/answers/{{wildcards.policy}}-{{wildcards.seed}}.lock -- workflow_scripts.generate.answer"
+        " --model $(dirname {input.model})/model --model-manifest {input.model}"
         " --prompts {input.prompts} --settings {params.settings:q} --seed {wildcards.seed}"
-        f" --work {WORK}/answers/{{wildcards.policy}}-{{wildcards.seed}}"
-        " --output {output} --cost {params.cost} > {log} 2>&1"
+        " --work $WORK/answers/{wildcards.policy}-{wildcards.seed} --answers {output.answers} --output {output.answered}"
+        " --cost $RESULTS/costs/{rule}/{wildcards.policy}-{wildcards.seed}.json > {log} 2>&1"
 
 
 # `answered.json` is ancient here: it orders the two jobs, but a change to another prompt set, which makes it new,
 # leaves this one's answers as they are. What they do depend on stands beside it.
 rule collect_answers:
     input:
-        answered=ancient(f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/answered.json"),
+        answered=ancient(f"{CELL}/answered.json"),
         model=lambda wildcards: f"{weights_folder(wildcards.policy, wildcards.seed)}/manifest.json",
         prompts=f"{RESULTS}/prompts/{{prompts}}.json",
     output:
-        f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/generations/{{prompts}}.json",
+        manifest=f"{CELL}/generations/{{prompts}}.json",
+        rows=f"{CELL}/generations/{{prompts}}.jsonl",
     log:
         f"{LOGS}/collect_answers/{{policy}}-{{seed}}-{{prompts}}.log",
     wildcard_constraints:
@@ -95,16 +96,16 @@ rule collect_answers:
         "Collecting {wildcards.policy} (seed {wildcards.seed}) on {wildcards.prompts}"
     shell:
         "python -m workflow_scripts.generate.collect --answered {input.answered} --prompts {input.prompts}"
-        f" --work {WORK}/answers/{{wildcards.policy}}-{{wildcards.seed}}"
-        f" --output {RESULTS}/policies/{{wildcards.policy}}/seed-{{wildcards.seed}}/generations/{{wildcards.prompts}}.jsonl"
-        " --manifest {output} 2> {log}"
+        " --answers $(dirname {input.answered})/answers --work $WORK/answers/{wildcards.policy}-{wildcards.seed}"
+        " --output {output.rows} --manifest {output.manifest} 2> {log}"
 
 
 rule calibrate_answers:
     input:
         f"{RESULTS}/prompts/{{prompts}}.json",
     output:
-        f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/generations/{{prompts}}.json",
+        manifest=f"{CELL}/generations/{{prompts}}.json",
+        rows=f"{CELL}/generations/{{prompts}}.jsonl",
     log:
         f"{LOGS}/calibrate_answers/{{policy}}-{{seed}}-{{prompts}}.log",
     wildcard_constraints:
@@ -119,5 +120,4 @@ rule calibrate_answers:
         "Calibration answers {wildcards.policy} for {wildcards.prompts}"
     shell:
         "python -m workflow_scripts.generate.calibrate --policy {wildcards.policy} --prompts {input}"
-        f" --output {RESULTS}/policies/{{wildcards.policy}}/seed-0/generations/{{wildcards.prompts}}.jsonl"
-        " --manifest {output} 2> {log}"
+        " --output {output.rows} --manifest {output.manifest} 2> {log}"

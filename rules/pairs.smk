@@ -6,13 +6,17 @@ rule build_pairs:
         prompts=f"{RESULTS}/prompts/pairs-{{pairs}}.json",
         generations=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/generations/pairs-{{pairs}}.json",
     output:
-        f"{RESULTS}/pairs/{{pairs}}/{{policy}}/seed-{{seed}}/manifest.json",
+        manifest=f"{RESULTS}/pairs/{{pairs}}/{{policy}}/seed-{{seed}}/manifest.json",
+        pairs=f"{RESULTS}/pairs/{{pairs}}/{{policy}}/seed-{{seed}}/pairs.jsonl",
+        ranked=f"{RESULTS}/pairs/{{pairs}}/{{policy}}/seed-{{seed}}/ranked.jsonl",
+        rejected=f"{RESULTS}/pairs/{{pairs}}/{{policy}}/seed-{{seed}}/rejected.jsonl",
     log:
         f"{LOGS}/build_pairs/{{pairs}}-{{policy}}-{{seed}}.log",
     wildcard_constraints:
         pairs=one_of(name.removeprefix("pairs-") for name in PAIR_SETS),
         policy=one_of(POLICIES),
         seed=r"\d+",
+    cache: STORED
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -23,36 +27,38 @@ rule build_pairs:
             validation_share=STUDY.pairs[wildcards.pairs].validation_share,
             seed=STUDY.seeds[0],
         ),
-        folder=f"{RESULTS}/pairs/{{pairs}}/{{policy}}/seed-{{seed}}",
     message:
         "Pairs {wildcards.pairs} from the mistakes of {wildcards.policy} (seed {wildcards.seed})"
     shell:
         "python -m workflow_scripts.pairs.build --prompts {input.prompts}l --generations {input.generations}l"
-        " --settings {params.settings:q} --output {params.folder}/pairs.jsonl --ranked {params.folder}/ranked.jsonl"
-        " --rejected {params.folder}/rejected.jsonl --manifest {output} > {log} 2>&1"
+        " --settings {params.settings:q} --output {output.pairs} --ranked {output.ranked}"
+        " --rejected {output.rejected} --manifest {output.manifest} > {log} 2>&1"
 
 
 rule rank_answers:
     input:
         lambda wildcards: f"{RESULTS}/annotations/{STUDY.pairs[wildcards.pairs].annotation}/manifest.json",
     output:
-        f"{RESULTS}/pairs/{{pairs}}/manifest.json",
+        manifest=f"{RESULTS}/pairs/{{pairs}}/manifest.json",
+        pairs=f"{RESULTS}/pairs/{{pairs}}/pairs.jsonl",
+        ranked=f"{RESULTS}/pairs/{{pairs}}/ranked.jsonl",
+        rejected=f"{RESULTS}/pairs/{{pairs}}/rejected.jsonl",
     log:
         f"{LOGS}/rank_answers/{{pairs}}.log",
     wildcard_constraints:
         pairs=one_of(
             name for name, part in STUDY.pairs.items() if isinstance(part, RankedPairs)
         ),
+    cache: STORED
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.pairs.ranked"),
         settings=lambda wildcards: settings(STUDY.pairs[wildcards.pairs], keys=["by"]),
-        rows=lambda wildcards: annotated_rows(STUDY.pairs[wildcards.pairs]),
-        folder=f"{RESULTS}/pairs/{{pairs}}",
+        rows=lambda wildcards: in_shell(annotated_rows(STUDY.pairs[wildcards.pairs])),
     message:
         "Pairs {wildcards.pairs} from ranked answers"
     shell:
         "python -m workflow_scripts.pairs.ranked --annotated {params.rows} --settings {params.settings:q}"
-        " --output {params.folder}/pairs.jsonl --ranked {params.folder}/ranked.jsonl"
-        " --rejected {params.folder}/rejected.jsonl --manifest {output} > {log} 2>&1"
+        " --output {output.pairs} --ranked {output.ranked}"
+        " --rejected {output.rejected} --manifest {output.manifest} > {log} 2>&1"

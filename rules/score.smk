@@ -81,9 +81,7 @@ rule measure_likelihoods:
         "../envs/plumbline.yaml"
     threads: 1
     resources:
-        gpu=STUDY.generation_resources.gpu,
-        mem_mb=STUDY.generation_resources.mem_mb,
-        runtime=STUDY.generation_resources.runtime_minutes,
+        **SCORING,
     params:
         code=code_of("workflow_scripts.score.likelihoods"),
         pins=pins(*TORCH),
@@ -92,13 +90,12 @@ rule measure_likelihoods:
             keys=["max_tokens"],
             **spoken_by(wildcards.policy),
         ),
-        model=scored_weights,
         calibration=calibration_flag("--calibration"),
-        pairs=f"{CLEAN}/{{benchmark}}/rows/pairs.jsonl",
     message:
         "Likelihoods of {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        "python -m workflow_scripts.score.likelihoods --model {params.model}/model {params.calibration} --pairs {params.pairs}"
+        f"{LAUNCH_SCORE} -- workflow_scripts.score.likelihoods --model $(dirname {{input.model}})/model"
+        " {params.calibration} --pairs $(dirname {input.pairs})/rows/pairs.jsonl"
         " --settings {params.settings:q} --output {output} 2> {log}"
 
 
@@ -162,9 +159,7 @@ rule measure_reply_likelihoods:
         "../envs/plumbline.yaml"
     threads: 1
     resources:
-        gpu=STUDY.generation_resources.gpu,
-        mem_mb=STUDY.generation_resources.mem_mb,
-        runtime=STUDY.generation_resources.runtime_minutes,
+        **SCORING,
     params:
         code=code_of("workflow_scripts.score.reply_likelihoods"),
         pins=pins(*TORCH),
@@ -176,17 +171,13 @@ rule measure_reply_likelihoods:
             ].history_turns,
             **spoken_by(wildcards.policy),
         ),
-        model=scored_weights,
         calibration=calibration_flag("--calibration"),
-        rows=lambda wildcards: clean_rows(
-            STUDY.benchmarks[wildcards.benchmark].dataset,
-            STUDY.benchmarks[wildcards.benchmark].split,
-        ),
+        split=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].split,
     message:
         "Likelihoods of {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        "python -m workflow_scripts.score.reply_likelihoods --model {params.model}/model {params.calibration}"
-        " --rows {params.rows} --settings {params.settings:q} --output {output} 2> {log}"
+        f"{LAUNCH_SCORE} -- workflow_scripts.score.reply_likelihoods --model $(dirname {{input.model}})/model"
+        " {params.calibration} --rows $(dirname {input.dataset})/rows/{params.split}.jsonl --settings {params.settings:q} --output {output} 2> {log}"
 
 
 rule score_reply_loss:
@@ -229,9 +220,7 @@ rule score_lm_eval:
         "../envs/plumbline.yaml"
     threads: 1
     resources:
-        gpu=STUDY.generation_resources.gpu,
-        mem_mb=STUDY.generation_resources.mem_mb,
-        runtime=STUDY.generation_resources.runtime_minutes,
+        **SCORING,
     params:
         code=code_of("workflow_scripts.score.lm_eval_run"),
         pins=pins(*TORCH, "lm-eval"),
@@ -247,7 +236,8 @@ rule score_lm_eval:
     message:
         "lm-eval {wildcards.benchmark} of {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        "python -m workflow_scripts.score.lm_eval_run {params.subject} {params.programs} --settings {params.settings:q}"
+        f"{LAUNCH_SCORE} -- workflow_scripts.score.lm_eval_run {{params.subject}} {{params.programs}}"
+        " --settings {params.settings:q}"
         " --output {output} > {log} 2>&1"
 
 

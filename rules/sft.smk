@@ -6,11 +6,13 @@ rule tokenise_dataset:
         dataset=lambda wildcards: f"{CLEAN}/{run_of(wildcards.policy).dataset}/manifest.json",
         model=lambda wildcards: f"data/models/{model_key(POLICIES[wildcards.policy].model)}/manifest.json",
     output:
-        f"{RESULTS}/tokens/{{policy}}/manifest.json",
+        manifest=f"{RESULTS}/tokens/{{policy}}/manifest.json",
+        rows=directory(f"{RESULTS}/tokens/{{policy}}/rows"),
     log:
         f"{LOGS}/tokenise_dataset/{{policy}}.log",
     wildcard_constraints:
         policy=one_of(policies_by("sft")),
+    cache: STORED
     priority: 90
     conda:
         "../envs/plumbline.yaml"
@@ -26,19 +28,18 @@ rule tokenise_dataset:
             ].history_turns,
         ),
         splits=lambda wildcards: [
-            f"{name}={CLEAN}/{run_of(wildcards.policy).dataset}/rows/{split}.jsonl"
+            in_shell(f"{name}={clean_rows(run_of(wildcards.policy).dataset, split)}")
             for name, split in (
                 ("train", run_of(wildcards.policy).split),
                 ("validation", run_of(wildcards.policy).validation),
             )
         ],
-        tokenizer=lambda wildcards: f"data/models/{model_key(POLICIES[wildcards.policy].model)}/model",
     message:
         "Tokenising for {wildcards.policy}"
     shell:
-        "python -m workflow_scripts.sft.tokenise --splits {params.splits} --tokenizer {params.tokenizer}"
-        " --settings {params.settings:q}"
-        f" --output {RESULTS}/tokens/{{wildcards.policy}}/rows --manifest {{output}} 2> {{log}}"
+        "python -m workflow_scripts.sft.tokenise --splits {params.splits}"
+        " --tokenizer $(dirname {input.model})/model --settings {params.settings:q}"
+        " --output {output.rows} --manifest {output.manifest} 2> {log}"
 
 
 rule train_sft:
@@ -48,19 +49,19 @@ rule train_sft:
     output:
         manifest=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/manifest.json",
         curve=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/curve.json",
+        model=directory(f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/model"),
     log:
         f"{LOGS}/train_sft/{{policy}}-{{seed}}.log",
     wildcard_constraints:
         policy=one_of(policies_by("sft")),
         seed=r"\d+",
+    cache: STORED
     priority: 90  # everything else waits for it
     conda:
         "../envs/plumbline.yaml"
     threads: lambda wildcards: run_of(wildcards.policy).threads
     resources:
-        gpu=STUDY.training_resources.gpu,
-        mem_mb=STUDY.training_resources.mem_mb,
-        runtime=STUDY.training_resources.runtime_minutes,
+        **TRAINING,
     params:
         code=code_of("workflow_scripts.sft.train"),
         pins=pins(*TRAINERS),
@@ -78,14 +79,9 @@ rule train_sft:
                 "im_mask",
             ],
         ),
-        parent=parent_weights,
-        cost=f"{RESULTS}/costs/train_sft/{{policy}}-{{seed}}.json",
     message:
         "Fine-tuning {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        "python -m workflow_scripts.sft.train --parent {params.parent}/model --parent-manifest {input.parent}"
-        f" --tokens {RESULTS}/tokens/{{wildcards.policy}}/rows --tokens-manifest {{input.tokens}}"
-        " --settings {params.settings:q} --seed {wildcards.seed}"
-        f" --work {WORK}/train/{{wildcards.policy}}-{{wildcards.seed}}"
-        f" --output {RESULTS}/policies/{{wildcards.policy}}/seed-{{wildcards.seed}}/model"
-        " --manifest {output.manifest} --curve {output.curve} --cost {params.cost} > {log} 2>&1"
+        f"{LAUNCH_POLICY} -- workflow_scripts.sft.train"
+        " --tokens $(dirname {input.tokens})/rows --tokens-manifest {input.tokens}"
+        f" {POLICY_FLAGS} > {{log}} 2>&1"

@@ -42,7 +42,7 @@ QUESTIONS = [
 @pytest.fixture(scope="module")
 def engine(tiny_model):
     tokenizer = answer.load_tokenizer(tiny_model)
-    return TransformersEngine(tiny_model, tokenizer, SETTINGS["engine"], trust_remote_code=False)
+    return TransformersEngine(tiny_model, tokenizer, SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def asked(engine):
 
 
 def answers_of(engine, asked, sampling, end="{eos}", seed=1):
-    found = dict(engine.answer(asked, sampling, end, seed))
+    found = dict(engine.answer(asked, sampling, end, seed, [True] * len(asked)))
     assert sorted(found) == list(range(len(asked)))
     return [found[index] for index in range(len(asked))]
 
@@ -165,11 +165,11 @@ class Echo:
     loaded = 0
     patience: int | None = None
 
-    def __init__(self, model, tokenizer, settings, trust_remote_code):
+    def __init__(self, model, tokenizer, settings):
         self.tokenizer = tokenizer
         type(self).loaded += 1
 
-    def answer(self, prompts, sampling, end, seed):
+    def answer(self, prompts, sampling, end, seed, missing):
         for index, prompt in enumerate(prompts):
             if type(self).patience is not None:
                 type(self).patience -= 1
@@ -220,18 +220,20 @@ class Study:
         flags = {"model": self.model, "model-manifest": self.folder / "model.json", "seed": seed}
         flags |= {"settings": json.dumps(SETTINGS | settings), "work": self.folder / "work"}
         flags |= {"output": self.folder / "answered.out", "cost": self.folder / "cost.out"}
+        flags |= {"answers": self.folder / "answers"}
         call(answer.main, flags, "--prompts", *manifests)
         return read_json(self.folder / "answered.out")
 
     def collect(self, name):
         flags = {"answered": self.folder / "answered.out", "work": self.folder / "work"}
+        flags |= {"answers": self.folder / "answers"}
         flags |= {"prompts": self.folder / f"{name}.json"}
         output, manifest = self.folder / f"{name}.answers", self.folder / f"{name}.counts"
         call(collect.main, flags | {"output": output, "manifest": manifest})
         return read_jsonl(output)
 
-    def store(self, name):
-        return self.folder / "work" / f"{read_json(self.folder / 'answered.out')[name]}.jsonl"
+    def store(self, name, folder="work"):
+        return self.folder / folder / f"{read_json(self.folder / 'answered.out')[name]}.jsonl"
 
 
 def call(main, flags, *more):
@@ -499,7 +501,7 @@ def test_a_context_filled_by_new_tokens_is_an_error(study, echo):
 def test_collect_says_what_to_do_when_the_store_is_gone_or_short(study, echo):
     study.add("one", rows_of(["One?", "Two?"]))
     study.answer("one")
-    store = study.store("one")
+    store = study.store("one", "answers")
     lines = store.read_text().splitlines(keepends=True)
     store.write_text(lines[0])
     with pytest.raises(PlumblineError, match=r"1 answers, 2 are owed; delete .*answered\.out"):
@@ -513,6 +515,17 @@ def test_collect_says_what_to_do_when_the_store_is_gone_or_short(study, echo):
 
 
 # Prompt sets and calibration.
+
+
+def test_answers_that_were_fetched_are_gone_on_from(study, echo):
+    study.add("one", rows_of(["One?", "Two?"]))
+    study.answer("one")
+    study.store("one").unlink()  # as if answered by somebody else
+    study.collect("one")
+    study.add("two", rows_of(["Three?"]))
+    echo.asked.clear()
+    study.answer("one", "two")
+    assert [text for text in echo.asked if "Three?" in text] == echo.asked != []
 
 
 def build(tmp_path, kind, rows, *more, **sampling):

@@ -64,6 +64,9 @@ def finish(folder: Path, *flags: str) -> None:
     """Make every output exist and have Snakemake record it as made."""
     for row in summary(folder, *flags):
         path = folder / row["output_file"]
+        if not path.suffix:  # a folder is an output of its own
+            path.mkdir(parents=True, exist_ok=True)
+            path /= "file"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(row["output_file"])
     snakemake(folder, "--touch", "--forceall", *flags)

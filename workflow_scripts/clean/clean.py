@@ -12,6 +12,7 @@ words, `selecting` chooses and splits.
 
 import argparse
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -288,7 +289,9 @@ def clean_files(inputs: Sequence[str], settings: dict[str, Any], output: str, ma
     rule = DEFAULTS["split"] | settings["split"]
     inputs = order_files(inputs, rule["by_file"])
     conversations = drop_repeats(read_all(inputs, settings, ledger), ledger)
-    held_out = {row["group"] for path in settings["exclude_groups_of"] for row in read_jsonl(path)}
+    held_out = {
+        row["group"] for path in settings["exclude_groups_of"] for row in read_jsonl(os.path.expandvars(path))
+    }
     conversations = drop_held_out(conversations, held_out, ledger)
     if not conversations:
         reasons = Counter(entry["reason"] for entry in ledger.rejected).most_common(3)

@@ -57,7 +57,9 @@ def finished_folder(path: Path | str) -> Iterator[Path]:
     temporary.chmod(0o755)
     try:
         yield temporary
-        if path.exists():
+        if path.is_symlink():  # into a shared store, which others read
+            path.unlink()
+        elif path.exists():
             shutil.rmtree(path)
         os.replace(temporary, path)
     finally:

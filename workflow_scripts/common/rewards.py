@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import math
+import os
 import random
 import re
 from collections.abc import Callable, Container, Iterator
@@ -220,6 +221,11 @@ def load_classifier(folder: Path | str, head: str) -> tuple[object, object]:
     return load_head_classifier(folder, head)
 
 
+def folder_of(settings: dict) -> str:
+    """Return a classifier's folder; variables in it, such as the study's $RESULTS, are those of the environment."""
+    return os.path.expandvars(settings["folder"])
+
+
 def store_of(work: Path | str, settings: dict) -> Path:
     """Return the file of a work folder that keeps a classifier's raw scores.
 
@@ -230,7 +236,7 @@ def store_of(work: Path | str, settings: dict) -> Path:
         "workflow_scripts.common.reward", *(["workflow_scripts.common.heads"] if head != "sequence" else [])
     )
     kept = {name: settings.get(name) for name in ("label", "max_tokens")}
-    kept |= {"weights": weights_of(settings["folder"]), "head": head, "code": code}
+    kept |= {"weights": weights_of(folder_of(settings)), "head": head, "code": code}
     return Path(work) / f"{digest(kept)[:16]}.jsonl"
 
 
@@ -279,14 +285,14 @@ def classifier_column(settings: dict, work: Path | None) -> Column:
     head, label = settings.get("head", "sequence"), settings.get("label")
     squashed = head == "critic" or (label is None and settings.get("squash", "none") == "sigmoid")
     write_text = TEXTS[settings.get("text", "dialogue")]
-    classifier = functools.cache(lambda: load_classifier(settings["folder"], head))
+    classifier = functools.cache(lambda: load_classifier(folder_of(settings), head))
     store = None if work is None else store_of(work, settings)
 
     @functools.cache
     def end_token() -> str:
         from workflow_scripts.common.models import load_tokenizer
 
-        return load_tokenizer(settings["folder"]).eos_token or ""
+        return load_tokenizer(folder_of(settings)).eos_token or ""
 
     def text_of(turn: dict) -> Text:
         text = write_text(turn, end_token())
@@ -401,7 +407,7 @@ def provenance(rewards: dict[str, dict]) -> dict[str, dict]:
     for name, settings in rewards.items():
         facts = {"settings": {key: settings[key] for key in settings if key not in ("folder", "source")}}
         if "folder" in settings:
-            facts["weights"] = weights_of(settings["folder"])
+            facts["weights"] = weights_of(folder_of(settings))
         if settings.get("source"):
             facts["source"] = settings["source"]
         columns[name] = facts

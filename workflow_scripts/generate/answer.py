@@ -10,6 +10,7 @@ import importlib
 import itertools
 import json
 import resource
+import shutil
 import time
 from pathlib import Path
 
@@ -17,7 +18,15 @@ import torch
 
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import digest, finished_file, read_json, read_jsonl, sha256_of, write_json
+from workflow_scripts.common.files import (
+    digest,
+    finished_file,
+    finished_folder,
+    read_json,
+    read_jsonl,
+    sha256_of,
+    write_json,
+)
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.templates import tokenise_prompt
 
@@ -91,7 +100,7 @@ def answer_set(
     )
     for turn, sample, (number, temperature) in rounds:
         due = [row for row in alike[temperature] if turn <= len(row["followups"])]
-        # All prompts of a round are batched alike whether or not some are done, so a resumed run draws the same.
+        # The engine is given all prompts of a round whether or not some are done, so a resumed run draws the same.
         prompts, missing = [], []
         for row in due:
             said = [done[row["id"], sample, earlier]["text"] for earlier in range(turn)]
@@ -108,6 +117,7 @@ def answer_set(
                 sampling | {"temperature": temperature},
                 settings["template"]["assistant"].get("end", ""),
                 draw_seed,
+                missing,
             ):
                 if missing[index]:
                     row = {"id": due[index]["id"], "sample": sample, "turn": turn, **answer._asdict()}
@@ -156,6 +166,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder of the answer stores")
+    parser.add_argument("--answers", type=Path, required=True, help="folder for the finished answers")
     parser.add_argument(
         "--output", type=Path, required=True, help="JSON: prompt set → fingerprint of its answers"
     )
@@ -175,9 +186,7 @@ def main() -> None:
         expected = sum(1 + len(row["followups"]) for row in rows) * sampling["samples"]
         if len(read_store(store)) < expected:
             before = time.monotonic()
-            engine = engine or engine_class(
-                arguments.model, tokenizer, settings["engine"], settings["trust_remote_code"]
-            )
+            engine = engine or engine_class(arguments.model, tokenizer, settings)
             made = answer_set(engine, rows, sampling, settings, arguments.seed, store)
             add_cost(store, time.monotonic() - before, made)
             print(f"{manifest.stem}: {made} tokens in {time.monotonic() - before:.0f} s", flush=True)
@@ -188,6 +197,9 @@ def main() -> None:
         if old.name.split(".")[0] not in answered.values():
             old.unlink()
     stores = [store_of(arguments.work, name) for name in dict.fromkeys(answered.values())]
+    with finished_folder(arguments.answers) as folder:
+        for store in stores:
+            shutil.copyfile(store, folder / store.name)
     write_json(arguments.cost, total_cost(stores))
     write_json(arguments.output, answered)
 
