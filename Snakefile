@@ -11,6 +11,7 @@ min_version("9.0")
 sys.path.insert(0, workflow.basedir)
 
 from workflow_scripts.common.gpu_lease import found_gpus
+from workflow_scripts.common.orphans import note_head
 
 # Jobs find our package and the Python that runs this, wherever they are started.
 os.environ |= {
@@ -31,6 +32,13 @@ if not workflow.configfiles:
 
 
 report: "report/workflow.rst"
+
+
+container: "plumbline.sif"  # for --sdm apptainer: apptainer build plumbline.sif envs/plumbline.def
+
+
+onstart:
+    note_head(workflow)
 
 
 # On one machine no job gets more GPUs than are there; without any, all run on the CPU. A scheduler knows better.

@@ -18,7 +18,7 @@ rule score_reference:
     cache: STORED
     priority: 80
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     threads: STUDY.generation_resources.cpus
     resources:
         **READING,
@@ -58,7 +58,7 @@ rule train_aligned:
     cache: STORED
     priority: 70
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     threads: lambda wildcards: run_of(wildcards.policy).threads
     resources:
         **TRAINING,
@@ -91,7 +91,7 @@ rule tokenise_ranked:
         seed=r"\d+",
     cache: STORED
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     params:
         code=code_of("workflow_scripts.align.ranked"),
         pins=pins(*TORCH),
@@ -124,7 +124,7 @@ rule train_ranked:
     cache: STORED
     priority: 70
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     threads: lambda wildcards: run_of(wildcards.policy).threads
     resources:
         **TRAINING,
@@ -158,7 +158,7 @@ rule score_rewarded:
     cache: STORED
     priority: 80
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     threads: STUDY.generation_resources.cpus
     resources:
         **READING,
@@ -201,7 +201,7 @@ rule fit_value:
     cache: STORED
     priority: 80
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     threads: STUDY.generation_resources.cpus
     resources:
         **READING,
@@ -254,7 +254,7 @@ rule estimate_advantages:
     cache: STORED
     priority: 80
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     threads: STUDY.generation_resources.cpus
     resources:
         **READING,
@@ -294,7 +294,7 @@ rule train_offline:
     cache: STORED
     priority: 70
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     threads: lambda wildcards: run_of(wildcards.policy).threads
     resources:
         **TRAINING,
@@ -333,7 +333,7 @@ rule train_online:
     cache: STORED
     priority: 70
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     threads: lambda wildcards: run_of(wildcards.policy).threads
     resources:
         **ONLINE,

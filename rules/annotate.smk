@@ -38,7 +38,7 @@ rule train_reward_model:
     cache: STORED
     priority: 50
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     threads: lambda wildcards: STUDY.reward_models[wildcards.reward].threads
     resources:
         **TRAINING,
@@ -78,7 +78,7 @@ rule annotate_dataset:
         annotation=one_of(STUDY.annotations),
     cache: STORED
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     threads: 1
     resources:
         **REWARDING,
@@ -119,7 +119,7 @@ rule annotate_answers:
         ),
     cache: STORED
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     threads: 1
     resources:
         **REWARDING,

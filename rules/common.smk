@@ -539,7 +539,15 @@ ENGINE_CODE = code_of(
 )
 
 
-ENGINE_PINS = pins(*TORCH)
+# vLLM has environments of its own, since it wants other versions of some packages: .venv-vllm here, another YAML for conda.
+VLLM = STUDY.engine.name == "vllm"
+ENGINE_PINS = pins("vllm", *TORCH, lock="vllm.txt") if VLLM else pins(*TORCH)
+os.environ["ENGINE_PATH"] = (
+    f"{workflow.basedir}/.venv-vllm/bin:"
+    if VLLM and not workflow.deployment_settings.deployment_method
+    else ""
+)
+ENGINE_ENVIRONMENT = "../envs/vllm.yaml" if VLLM else "../envs/train.yaml"
 
 
 # --- score ------------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ rule prepare_model:
     cache: STORED
     priority: 90
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     params:
         code=code_of("workflow_scripts.download.prepare_model"),
         settings=lambda wildcards: settings(

@@ -44,10 +44,10 @@ rule answer_prompts:
     cache: STORED
     priority: 60
     conda:
-        "../envs/plumbline.yaml"
+        ENGINE_ENVIRONMENT
     threads: STUDY.generation_resources.cpus
     resources:
-        **(ANSWERING if STUDY.engine.name == "vllm" else READING),
+        **(ANSWERING if VLLM else READING),
     params:
         code=ENGINE_CODE,
         pins=ENGINE_PINS,
@@ -62,7 +62,8 @@ rule answer_prompts:
     message:
         "{wildcards.policy} (seed {wildcards.seed}) answers its prompt sets"
     shell:
-        f"{LAUNCH} --claim $WORK/answers/{{wildcards.policy}}-{{wildcards.seed}}.lock -- workflow_scripts.generate.answer"
+        f'PATH="$ENGINE_PATH$PATH" {LAUNCH}'
+        " --claim $WORK/answers/{wildcards.policy}-{wildcards.seed}.lock -- workflow_scripts.generate.answer"
         " --model $(dirname {input.model})/model --model-manifest {input.model}"
         " --prompts {input.prompts} --settings {params.settings:q} --seed {wildcards.seed}"
         " --work $WORK/answers/{wildcards.policy}-{wildcards.seed} --answers {output.answers} --output {output.answered}"

@@ -78,7 +78,7 @@ rule measure_likelihoods:
         seed=r"\d+",
         benchmark=benchmarks_of("pair_perplexity"),
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     threads: 1
     resources:
         **SCORING,
@@ -156,7 +156,7 @@ rule measure_reply_likelihoods:
         seed=r"\d+",
         benchmark=benchmarks_of("loss"),
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     threads: 1
     resources:
         **SCORING,
@@ -217,7 +217,7 @@ rule score_lm_eval:
         seed=r"\d+",
         benchmark=benchmarks_of("lm_eval"),
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     threads: 1
     resources:
         **SCORING,
@@ -287,7 +287,7 @@ rule judge_answers:
         seed=r"\d+",
         benchmark=benchmarks_of(*JUDGED),
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     threads: 1
     resources:
         judge=1,
@@ -324,7 +324,7 @@ rule plan_judging:
         seed=r"\d+",
         benchmark=benchmarks_of(*JUDGED),
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     params:
         kind=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].kind,
         judge=judge_settings,
@@ -393,7 +393,7 @@ rule list_items:
     wildcard_constraints:
         benchmark=benchmarks_of("lm_eval"),
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     params:
         code=code_of("workflow_scripts.score.lm_eval_run"),
         pins=pins("lm-eval"),

@@ -15,7 +15,7 @@ rule tokenise_dataset:
     cache: STORED
     priority: 90
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     params:
         code=code_of("workflow_scripts.sft.tokenise"),
         pins=pins(*TORCH),
@@ -58,7 +58,7 @@ rule train_sft:
     cache: STORED
     priority: 90  # everything else waits for it
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     threads: lambda wildcards: run_of(wildcards.policy).threads
     resources:
         **TRAINING,

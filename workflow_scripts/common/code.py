@@ -66,12 +66,12 @@ def code_of(*modules: str) -> dict[str, str]:
 
 
 @functools.cache
-def locked_versions() -> dict[str, str]:
-    """Return {package: version} of the lock file the local install uses."""
-    lock = (ROOT / "envs" / "requirements.txt").read_text(encoding="utf-8")
-    return dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", lock, re.MULTILINE))
+def locked_versions(lock: str = "requirements.txt") -> dict[str, str]:
+    """Return {package: version} of a lock file in envs/, by default the one the local install uses."""
+    text = (ROOT / "envs" / lock).read_text(encoding="utf-8")
+    return dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", text, re.MULTILINE))
 
 
-def pins(*packages: str) -> dict[str, str]:
+def pins(*packages: str, lock: str = "requirements.txt") -> dict[str, str]:
     """Return the locked versions of packages: an upgrade is visible to the rules whose results it may alter."""
-    return {package: locked_versions()[package] for package in packages}
+    return {package: locked_versions(lock)[package] for package in packages}
