@@ -1,7 +1,10 @@
-"""Low-rank adapters: what is trained, what is frozen, and that what is saved is a plain policy."""
+"""Low-rank adapters: what is trained, what is frozen, that what is saved is a plain policy, and one left unmerged."""
+
+import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -22,6 +25,8 @@ from workflow_scripts.align import dpo
 from workflow_scripts.align.preference import align
 from workflow_scripts.common import row_trainer
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.files import read_json, write_json
+from workflow_scripts.common.models import adapter_base, load_policy, load_tokenizer
 from workflow_scripts.common.training import load_trainable, merged
 from workflow_scripts.sft import train as sft_train
 
@@ -106,3 +111,68 @@ def test_four_bits_without_cuda_say_what_to_do(tiny_model, tmp_path):
     flags = sft_flags(tiny_model, tokens, settings_of(lora=LORA, quantise="nf4"), tmp_path / "run")
     with pytest.raises(PlumblineError, match=r"nf4 needs a CUDA device.*leave it out"):
         call(sft_train.main, *flags)
+
+
+# Left unmerged: the folder holds PEFT's own files and the tokenizer.
+
+
+@pytest.fixture
+def unmerged(tiny_model, tmp_path):
+    """An adapter folder as PEFT writes it, its weights drawn at random."""
+    config = LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    adapted = get_peft_model(load_policy(tiny_model), config)
+    torch.manual_seed(0)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    adapted.save_pretrained(tmp_path / "adapter")
+    load_tokenizer(tiny_model).save_pretrained(tmp_path / "adapter")
+    adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
+    load_tokenizer(tiny_model).save_pretrained(tmp_path / "merged")
+    return tmp_path / "adapter"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_unmerged_adapter_loads_as_the_merged_policy(tiny_model, unmerged, dtype):
+    found = load_policy(unmerged, dtype).state_dict()
+    expected = load_policy(unmerged.parent / "merged", dtype).state_dict()
+    assert not moved(found, expected)
+    assert moved(found, load_policy(tiny_model, dtype).state_dict())
+    assert {weight.dtype for weight in found.values()} == {dtype}
+    assert load_tokenizer(unmerged)("Name two gases.") == load_tokenizer(tiny_model)("Name two gases.")
+
+
+def test_a_policy_is_an_adapter_or_stands_alone(tiny_model, unmerged):
+    assert adapter_base(tiny_model) is None
+    assert adapter_base(unmerged) == tiny_model
+
+
+def test_an_adapter_whose_base_is_gone_says_which(unmerged):
+    config = read_json(unmerged / "adapter_config.json") | {"base_model_name_or_path": "data/models/gone"}
+    write_json(unmerged / "adapter_config.json", config)
+    with pytest.raises(PlumblineError, match="adapts the model in data/models/gone, which is not there"):
+        load_policy(unmerged)
+
+
+def test_only_safetensors_are_loaded(tiny_model, unmerged, tmp_path):
+    (unmerged / "adapter_model.safetensors").rename(unmerged / "adapter_model.bin")
+    with pytest.raises(PlumblineError, match=r"adapter: no adapter_model\.safetensors here"):
+        load_policy(unmerged)
+    shutil.copytree(tiny_model, tmp_path / "pickled")
+    (tmp_path / "pickled/model.safetensors").rename(tmp_path / "pickled/pytorch_model.bin")
+    with pytest.raises(PlumblineError, match=r"pickled: no \*\.safetensors here"):
+        load_policy(tmp_path / "pickled")
+
+
+def test_the_harness_scores_an_unmerged_adapter_as_the_merged_policy(unmerged):
+    from workflow_scripts.score.lm_eval_run import Instance, load_model
+
+    settings = {"dtype": "float32", "batch_size": 2, "apply_chat_template": False}
+    asked = [
+        Instance("loglikelihood", {}, (prompt, " Name two gases."), 0)
+        for prompt in ("Yes?", "What is osmosis?", "Why")
+    ]
+    scores = [
+        load_model(folder, settings).loglikelihood(asked) for folder in (unmerged, unmerged.parent / "merged")
+    ]
+    assert scores[0] == scores[1]

@@ -281,7 +281,7 @@ def of_plan(rows: list[dict], name: str) -> float:
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory, server, judge) -> Planned:
-    from tests.tiny import make_tiny_model
+    from tests.tiny_model import make_tiny_model
 
     models = [
         make_tiny_model(tmp_path_factory.mktemp("model") / name, seed) for seed, name in enumerate("ab")

@@ -24,7 +24,7 @@ CELL = Path("policies/tiny.sft/seed-1")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    from tests.tiny import make_tiny_model
+    from tests.tiny_model import make_tiny_model
 
     return make_tiny_model(tmp_path_factory.mktemp("weights") / "model")
 

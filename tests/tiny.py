@@ -1,77 +1,21 @@
-"""A tiny random Llama with a tokenizer of its own, and training runs on it, for tests that need a model."""
+"""Training runs, and what they need, on the tiny model: for tests that need a trained policy."""
 
 import json
 import sys
 from pathlib import Path
 
-import torch
 import yaml
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests.tiny_model import ANSWERS, QUESTIONS
 from workflow_scripts.align import dpo, ipo, kto, reference
 from workflow_scripts.align.preference import align
 from workflow_scripts.common.files import write_jsonl, write_manifest
 from workflow_scripts.sft import tokenise
 from workflow_scripts.sft import train as sft_train
 
-torch.set_num_threads(1)  # the sums of a killed and of an unbroken run must be made in one order
-
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = yaml.safe_load((ROOT / "workflow_scripts/common/templates.yaml").read_text())["tutor"]
 LOSSES = {"dpo": dpo.loss, "ipo": ipo.loss, "kto": kto.loss}
-QUESTIONS = [
-    "What does a cell wall do?",
-    "Why is the sky blue",
-    "Is a whale a fish, or is it a mammal? I keep mixing the two up.",
-    "Name two gases.",
-    "How do plants make sugar out of light, water and air?",
-    "Where does digestion begin",
-    "What is osmosis?",
-    "Which blood cells carry oxygen, and what is the name of the pigment in them?",
-]
-ANSWERS = [
-    "Think of what holds a plant upright. Which part of the cell would that be?",
-    "No.",
-    "Good! Now say why.",
-    "That is right: what happens to the blue part of the light on its way through the air?",
-    "Yes",
-    "Not quite. Where does its young get milk from?",
-    "Try once more, with the word water.",
-    "It is the mouth, so think about chewing first and about the stomach after it.",
-]
-
-
-def make_tiny_model(folder: Path, seed: int = 0) -> Path:
-    """Write a random 2-layer Llama (hidden 32, vocabulary about 200) and its fast tokenizer as a folder."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=200, special_tokens=["<unk>", "<s>", "</s>", "<pad>"], show_progress=False
-    )
-    texts = [*QUESTIONS, *ANSWERS, "System: Tutor the student.\nStudent: \n\nTutorbot: "] * 3
-    tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    )
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.2,  # log-probs far from uniform, gradients far from rounding
-        bos_token_id=fast.bos_token_id,
-        eos_token_id=fast.eos_token_id,
-        pad_token_id=fast.pad_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    fast.save_pretrained(folder)
-    return folder
 
 
 def conversations(count: int) -> list[dict]:
@@ -103,11 +47,11 @@ def pairs(count: int) -> list[dict]:
 
 def settings_of(**changed: object) -> dict:
     """Return the settings of a training run, as the rules hand them over, with some of them changed."""
-    return {
+    settings = {
         "epochs": 1,
         "max_steps": None,
+        "batch_size": None,
         "per_device_batch": 4,
-        "accumulate": 1,
         "learning_rate": 1e-3,
         "schedule": "cosine",
         "warmup": 0.1,
@@ -126,6 +70,7 @@ def settings_of(**changed: object) -> dict:
         "lora": None,
         "quantise": None,
     } | changed
+    return settings | {"batch_size": settings["batch_size"] or settings["per_device_batch"]}
 
 
 def preference_settings(**changed: object) -> dict:

@@ -1,7 +1,10 @@
 """Load policies and tokenizers one way everywhere: safetensors only, no remote code unless the study says so."""
 
+import functools
+import importlib
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import is_flash_attn_2_available
 
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.files import read_json
 
 transformers.utils.logging.disable_progress_bar()
 logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -39,18 +44,97 @@ def load_tokenizer(folder: Path | str) -> Any:
     return tokenizer
 
 
+def check_safetensors(folder: Path, weights: str = "*.safetensors") -> None:
+    """Raise PlumblineError unless a folder holds weights as safetensors: pickled ones can run code as they load."""
+    if not any(folder.glob(weights)):
+        raise PlumblineError(
+            f"{folder}: no {weights} here, and weights in other formats are not loaded; convert them, or delete the "
+            "manifest of a policy made here and run again to make it anew"
+        )
+
+
+def adapter_base(folder: Path | str) -> Path | None:
+    """Return the base model's folder where a policy is an adapter that was left unmerged (PEFT's files), else None.
+
+    It stands in the adapter relative to the working directory. PlumblineError if it or the adapter's weights are gone.
+    """
+    folder = Path(folder)
+    if not (folder / "adapter_config.json").is_file():
+        return None
+    check_safetensors(folder, "adapter_model.safetensors")
+    base = Path(read_json(folder / "adapter_config.json")["base_model_name_or_path"])
+    if not (base / "config.json").is_file():
+        raise PlumblineError(
+            f"{folder}: adapts the model in {base}, which is not there; start from the folder the policy was made in, "
+            "or delete that model's manifest and run again to make it anew"
+        )
+    return base
+
+
+def attention_of(dtype: torch.dtype, config: Any) -> tuple[str, str]:
+    """Return the attention for a model that computes in `dtype` on this machine, and the reason for it.
+
+    FlashAttention-2 (Dao 2023) where device, package, number format and architecture allow it, else PyTorch's own.
+    """
+    if not torch.cuda.is_available():
+        return "sdpa", "there is no CUDA device"
+    major, minor = torch.cuda.get_device_capability()
+    if major < 8:
+        return "sdpa", f"the device has compute capability {major}.{minor}, FlashAttention needs 8.0"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return "sdpa", f"FlashAttention does not compute in {str(dtype).removeprefix('torch.')}"
+    try:
+        package = importlib.import_module("flash_attn")
+    except ModuleNotFoundError:
+        return "sdpa", "flash_attn is not installed"
+    except ImportError as error:
+        return "sdpa", f"flash_attn cannot be loaded: {error}"
+    if not is_flash_attn_2_available():
+        return "sdpa", f"flash_attn {package.__version__} is not a version 2 that transformers takes"
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        return "sdpa", f"whether a {config.model_type} model can use FlashAttention is not known"
+    if not AutoModelForCausalLM._model_mapping[type(config)]._supports_flash_attn:
+        return "sdpa", f"a {config.model_type} model cannot use FlashAttention"
+    return "flash_attention_2", f"flash_attn {package.__version__}"
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """Print a line into the log, the first time it is said."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def load_policy(
-    folder: Path | str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False, **more: Any
+    folder: Path | str,
+    dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
+    computing: torch.dtype | None = None,
+    **more: Any,
 ) -> Any:
-    """Return the causal language model of a folder in evaluation mode; `more` goes to `from_pretrained`."""
-    if not (Path(folder) / "config.json").is_file():
+    """Return the causal language model of a folder in evaluation mode; `more` goes to `from_pretrained`.
+
+    `computing` is what it computes in where that is not `dtype`, its weights': the format of the autocast that all of
+    its calls are under. An unmerged adapter is merged into its base model in memory, in float32, as a policy saved
+    merged has been.
+    """
+    adapted = adapter_base(folder)
+    source = Path(folder) if adapted is None else adapted
+    if not (source / "config.json").is_file():
         raise PlumblineError(f"{folder}: no model here; delete its manifest and run again to make it anew")
+    check_safetensors(source)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    attention, reason = attention_of(computing or dtype, config)
+    say_once(f"attention: {attention} ({reason})")
     model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
+        source,
+        dtype=dtype if adapted is None else torch.float32,
         use_safetensors=True,
         trust_remote_code=trust_remote_code,
-        attn_implementation="sdpa",
+        attn_implementation=attention,
         **more,
     )
+    if adapted is not None:
+        from peft import PeftModel  # here: most that load a policy need none of it
+
+        model = PeftModel.from_pretrained(model, folder).merge_and_unload().to(dtype)
     return model.eval()

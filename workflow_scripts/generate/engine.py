@@ -1,13 +1,15 @@
 """Answer prompts with transformers: batches sorted by length, left-padded, stopped at the turn's end.
 
-An engine is a function (prompts as token ids, sampling, seed) → answers; `vllm_engine` is the other one.
+An engine is a function (prompts as token ids, sampling, seed) → answers; `vllm_engine` is the other one. What ends an
+answer, its text and its length are read off its tokens here, the same way for both.
 """
 
+import bisect
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from transformers import StoppingCriteria
+from transformers import GenerationConfig, StoppingCriteria
 
 from workflow_scripts.common.models import load_policy, precision_of
 
@@ -34,6 +36,28 @@ def end_tokens(tokenizer: Any, end: str) -> list[int]:
     if own is not None and own != tokenizer.unk_token_id:
         identities.add(own)
     return sorted(identities)
+
+
+def answer_of(
+    tokenizer: Any, prompt: list[int], tokens: list[int], enders: list[int], sampling: dict
+) -> Answer:
+    """Return the answer that tokens spell, which end at the first of `enders` or stop string, or go on past it.
+
+    It counts the end token, or all tokens up to the one that completes the stop string.
+    """
+    ended = next((place for place, token in enumerate(tokens) if token in enders), None)
+    kept, stops = tokens[:ended], sampling["stop"]
+
+    def cut(count: int) -> tuple[str, bool]:
+        return cut_at(tokenizer.decode(kept[:count], skip_special_tokens=True), stops)
+
+    text, stopped = cut(len(kept))
+    if stopped:
+        made = bisect.bisect_left(range(len(kept)), True, key=lambda count: cut(count)[1])
+    else:
+        made = len(kept) + (ended is not None)
+    finished = stopped or ended is not None or made < sampling["max_new_tokens"]
+    return Answer(text, "stop" if finished else "length", len(prompt), made)
 
 
 def left_padded(prompts: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,19 +90,27 @@ class StopsAt(StoppingCriteria):
 class TransformersEngine:
     """One loaded policy that answers any number of prompt sets."""
 
-    def __init__(self, model: Any, tokenizer: Any, settings: dict, trust_remote_code: bool) -> None:
+    def __init__(self, model: Any, tokenizer: Any, settings: dict) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = precision_of(settings["engine"]["precision"])
         self.tokenizer = tokenizer
-        self.model = load_policy(model, precision_of(settings["precision"]), trust_remote_code).to(device)
+        self.model = load_policy(model, dtype, settings["trust_remote_code"]).to(device)
+        # The study says how answers are drawn: not a repetition penalty, say, that a base model brings along.
+        self.model.generation_config = GenerationConfig()
 
     def answer(
-        self, prompts: list[list[int]], sampling: dict, end: str, seed: int
+        self, prompts: list[list[int]], sampling: dict, end: str, seed: int, missing: list[bool]
     ) -> Iterator[tuple[int, Answer]]:
-        """Yield (index of the prompt, answer) batch by batch, longest prompts first; the seed fixes every draw."""
+        """Yield (index of the prompt, answer) batch by batch, longest prompts first; the seed fixes every draw.
+
+        A batch without an answer that is `missing` is left out; another is made whole, as its draws hang together.
+        """
         order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
         size = sampling["batch_size"]
         for number, start in enumerate(range(0, len(order), size)):
             batch = order[start : start + size]
+            if not any(missing[index] for index in batch):
+                continue
             torch.manual_seed(seed * 1_000_003 + number)
             yield from zip(batch, self.answer_batch([prompts[i] for i in batch], sampling, end), strict=True)
 
@@ -107,14 +139,8 @@ class TransformersEngine:
             stopping_criteria=stopping,
             **drawn,
         )
-        answers = []
-        for prompt, row in zip(prompts, output[:, ids.shape[1] :].tolist(), strict=True):
-            ended = next((place for place, token in enumerate(row) if token in enders), None)
-            kept = row if ended is None else row[:ended]
-            while sampling["stop"] and kept and kept[-1] == self.tokenizer.pad_token_id:
-                kept.pop()  # stopped by a string, then padded to the longest answer of the batch
-            text, stopped = cut_at(self.tokenizer.decode(kept, skip_special_tokens=True), sampling["stop"])
-            made = len(kept) + (ended is not None and not stopped)
-            reason = "stop" if stopped or ended is not None or made < sampling["max_new_tokens"] else "length"
-            answers.append(Answer(text, reason, len(prompt), made))
-        return answers
+        made = output[:, ids.shape[1] :].tolist()
+        return [
+            answer_of(self.tokenizer, prompt, tokens, enders, sampling)
+            for prompt, tokens in zip(prompts, made, strict=True)
+        ]

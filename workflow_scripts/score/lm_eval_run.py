@@ -16,7 +16,7 @@ from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_json, write_jsonl
-from workflow_scripts.common.models import precision_of
+from workflow_scripts.common.models import load_policy, precision_of
 from workflow_scripts.score.items import write_scores
 from workflow_scripts.score.lm_eval_cells import cells_of, suite_cells
 from workflow_scripts.score.lm_eval_tasks import (
@@ -104,16 +104,12 @@ class Oracle(LM):
 
 
 def load_model(folder: Path, settings: dict) -> HFLM:
-    """Return a local model (safetensors only) as the harness sees one."""
-    if not (folder / "config.json").is_file():
-        raise PlumblineError(f"{folder}: no model here; delete its manifest and run again to make it anew")
+    """Return a policy as the harness sees one."""
+    policy = load_policy(folder, precision_of(settings["dtype"]))
     model = HFLM(
-        pretrained=str(folder),
-        dtype=precision_of(settings["dtype"]),
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        pretrained=policy.to("cuda" if torch.cuda.is_available() else "cpu"),
+        tokenizer=str(folder),
         batch_size=settings["batch_size"],
-        trust_remote_code=False,
-        use_safetensors=True,
     )
     if settings["apply_chat_template"] and model.tokenizer.chat_template is None:
         raise PlumblineError(f"{folder}: its tokenizer has no chat template; set apply_chat_template: false")
