@@ -25,7 +25,7 @@ from workflow_scripts.common.study import all_templates, load_study
 
 PAIRWISE, OFFLINE = ("dpo", "ipo", "kto"), ("r_lol", "a_lol", "a_lol_seq")
 TRAINING = {
-    "epochs": 1.0, "per_device_batch": 8, "accumulate": 1, "learning_rate": 5e-6, "schedule": "cosine",
+    "epochs": 1.0, "batch_size": 8, "per_device_batch": 8, "learning_rate": 5e-6, "schedule": "cosine",
     "warmup": 0.1, "weight_decay": 0.0, "max_grad_norm": 1.0, "adam_beta2": 0.999, "optimizer": "adamw_torch",
     "precision": "auto", "gradient_checkpointing": False, "log_every": 5, "evaluate_every": 1000,
     "checkpoint_every": 1000, "trust_remote_code": False, "keep": "last", "patience": None, "lora": None,

@@ -4,13 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -x .venv/bin/uv ] || { echo "error: there is no .venv yet; make it first (make .venv/ready)" >&2; exit 1; }
-configured() { .venv/bin/python -m pip config list | sed -n "s/^.*[.]$1='\(.*\)'\$/\1/p" | tail -n 1; }
-links=$(configured find-links); index=$(configured index-url); extra=$(configured extra-index-url)
-arguments=()
-for link in $links; do arguments+=(--find-links "$link"); done
-[ -z "$index" ] || arguments+=(--default-index "$index")
-for address in $extra; do arguments+=(--index "$address"); done
-[ -z "$extra" ] || arguments+=(--index-strategy unsafe-best-match)
+. envs/places.sh
 # It is published as source only, and asks at build time for the torch it is to run with; nothing is compiled yet.
 export DS_BUILD_OPS=0 VIRTUAL_ENV=$PWD/.venv PATH=$PWD/.venv/bin:$PATH
 rm -rf .venv/deepspeed

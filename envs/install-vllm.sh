@@ -9,13 +9,7 @@ case ${1:-} in
     *) echo "usage: envs/install-vllm.sh cuda|cpu" >&2; exit 2 ;;
 esac
 [ -x .venv/bin/uv ] || { echo "error: there is no .venv yet; make it first (make .venv/ready)" >&2; exit 1; }
-configured() { .venv/bin/python -m pip config list | sed -n "s/^.*[.]$1='\(.*\)'\$/\1/p" | tail -n 1; }
-links=$(configured find-links); index=$(configured index-url); extra=$(configured extra-index-url)
-arguments=()
-for link in $links; do arguments+=(--find-links "$link"); done
-[ -z "$index" ] || arguments+=(--default-index "$index")
-for address in $extra; do arguments+=(--index "$address"); done
-[ -z "$extra" ] || arguments+=(--index-strategy unsafe-best-match)
+. envs/places.sh
 [ -x .venv-vllm/bin/python ] || .venv/bin/uv venv --quiet --python .venv/bin/python .venv-vllm
 # sync, not install: a package of the other list would stay.
 .venv/bin/uv pip sync --quiet --compile-bytecode --python .venv-vllm/bin/python "${arguments[@]}" "$lock"

@@ -9,14 +9,7 @@ sys.exit(sys.version_info < (3, 11) and f"error: Python 3.11 or newer is needed,
 P
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 .venv/bin/python -m pip install --quiet uv
-configured() { .venv/bin/python -m pip config list | sed -n "s/^.*[.]$1='\(.*\)'\$/\1/p" | tail -n 1; }
-links=$(configured find-links); index=$(configured index-url); extra=$(configured extra-index-url)
-arguments=()
-for link in $links; do arguments+=(--find-links "$link"); done
-[ -z "$index" ] || arguments+=(--default-index "$index")
-# pip looks in all indexes for the best version; uv must be told to.
-for address in $extra; do arguments+=(--index "$address"); done
-[ -z "$extra" ] || arguments+=(--index-strategy unsafe-best-match)
+. envs/places.sh
 # Bytecode now and once: each of the study's hundred short jobs would else compile torch's and transformers' modules.
 VIRTUAL_ENV=$PWD/.venv .venv/bin/uv pip install --quiet --compile-bytecode "${arguments[@]}" -r envs/requirements.txt
 # The npm client is one way to reach a source; PyPI carries one for machines without.

@@ -46,11 +46,13 @@ def small_study(model: Path, humaneval: Path) -> dict:
         "validation": 2,
         "test": 2,
     }
-    brief = {"max_steps": 2, "accumulate": 1, "checkpoint_every": 1, "log_every": 1, "precision": "float32"}
+    brief = {"max_steps": 2, "batch_size": 4, "checkpoint_every": 1, "log_every": 1, "precision": "float32"}
     study["reward_models"]["tutor_rm"] |= {**brief, "per_device_batch": 4, "max_tokens": 256}
     study["runs"] = {
-        "sft": study["runs"]["sft"] | brief | {"pack_tokens": 2048, "max_tokens": 2048, "evaluate_every": 2},
-        "dpo": study["runs"]["dpo"] | brief | {"per_device_batch": 2},
+        "sft": study["runs"]["sft"]
+        | brief
+        | {"batch_size": 1, "pack_tokens": 2048, "max_tokens": 2048, "evaluate_every": 2},
+        "dpo": study["runs"]["dpo"] | brief | {"batch_size": 2, "per_device_batch": 2},
     }
     study["pairs"]["mistakes"] |= {
         "limit": 4,

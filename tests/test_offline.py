@@ -344,9 +344,7 @@ def test_the_first_loss_of_a_run_is_its_formula_on_the_stored_reference(tiny_mod
 
 
 @pytest.mark.parametrize("method", ["r_lol", "a_lol", "a_lol_seq", "a_lol_kl"])
-def test_batch_8_trains_what_batch_1_accumulated_eight_times_trains(
-    tiny_model, stored, tmp_path, monkeypatch, method
-):
+def test_batch_8_trains_the_same_in_one_pass_and_in_eight(tiny_model, stored, tmp_path, monkeypatch, method):
     # Plain gradient steps: Adam would hide a wrong scale and blow up the rounding of gradients near zero.
     usual = offline.training_arguments
     monkeypatch.setattr(
@@ -360,7 +358,7 @@ def test_batch_8_trains_what_batch_1_accumulated_eight_times_trains(
         "warmup": 0,
     }
     whole = run_offline(method, tiny_model, stored, tmp_path / "whole", per_device_batch=8, **options)
-    parts = {"per_device_batch": 1, "accumulate": 8} | options
+    parts = {"batch_size": 8, "per_device_batch": 1} | options
     parts = run_offline(method, tiny_model, stored, tmp_path / "parts", **parts)
     assert distance(whole, tiny_model) > 1e-3
     assert distance(whole, parts) < 1e-5

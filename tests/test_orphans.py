@@ -40,6 +40,11 @@ rule second:
     output: "second.txt"
     params: beta=config.get("beta", 1)
     shell: "for i in $(seq {config[tenths]}); do echo $$ >> writers; sleep 0.1; done; echo {params.beta} > {output}"
+
+rule third:
+    input: "second.txt"
+    output: "third.txt"
+    shell: "cp {input} {output}"
 """
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
@@ -85,12 +90,7 @@ def await_writer(folder: Path) -> int:
 def folder(tmp_path) -> Iterator[Path]:
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     yield tmp_path
-    for process in psutil.process_iter():
-        try:
-            if process.cwd() == str(tmp_path):
-                process.kill()
-        except psutil.Error:
-            continue
+    end_all_in(tmp_path)
 
 
 @pytest.fixture
@@ -162,14 +162,19 @@ def test_nothing_is_unlocked_while_slurm_does_not_say_who_runs(killed, tmp_path)
     assert any((killed / ".snakemake").glob("locks/*"))
 
 
-def finish_unseen(folder: Path, text: str) -> None:
-    """Have the killed head's second job finish, as a cluster's job does: its file is there and not marked incomplete."""
+def end_all_in(folder: Path) -> None:
+    """Kill every process that works in a folder."""
     for process in psutil.process_iter():
         try:
             if process.cwd() == str(folder):
                 process.kill()
         except psutil.Error:
             continue
+
+
+def finish_unseen(folder: Path, text: str) -> None:
+    """Have the killed head's second job finish, as a cluster's job does: its file is there and not marked incomplete."""
+    end_all_in(folder)
     (folder / "second.txt").write_text(text)
     for mark in (folder / ".snakemake/incomplete").iterdir():
         mark.unlink()
@@ -193,6 +198,23 @@ def test_what_finished_unseen_is_made_again_where_nobody_noted_its_settings(kill
     assert not (killed / "second.txt").exists()
     assert (killed / "first.txt").exists(), "what the head saw finished is kept"
     assert planned(killed) == {"second"}
+
+
+def test_what_was_cut_short_is_made_again(killed):
+    end_all_in(killed)
+    (killed / "second.txt").write_text("ha")
+    assert "were finished" not in orphans(killed).stdout
+    assert planned(killed) == {"second"}
+
+
+def test_a_file_from_before_the_killed_run_is_left_as_it_is(folder):
+    (folder / "third.txt").write_text("brought along")
+    head = snakemake(folder, 600, 1, "third.txt")
+    await_writer(folder)
+    head.kill()
+    head.wait()
+    assert "were finished" not in orphans(folder).stdout
+    assert (folder / "third.txt").read_text() == "brought along"
 
 
 def test_a_file_of_a_killed_run_is_not_taken_for_one_of_the_run_before(folder):

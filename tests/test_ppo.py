@@ -247,7 +247,7 @@ def test_the_first_ratios_after_sampling_are_exactly_1_and_later_ones_are_not(
     tiny_model, tmp_path, monkeypatch, lora
 ):
     seen = spied_ratios(monkeypatch)
-    run_ppo(tiny_model, ppo_settings(accumulate=1, per_device_batch=4, top_p=0.9, lora=lora), tmp_path)
+    run_ppo(tiny_model, ppo_settings(batch_size=4, per_device_batch=4, top_p=0.9, lora=lora), tmp_path)
     assert len(seen) == 2 * 2 * 2  # steps × passes × minibatches
     for step in (0, 1):
         first, *later = seen[4 * step : 4 * step + 4]
@@ -294,7 +294,7 @@ def test_an_update_takes_the_clipped_gradient_of_its_own_rows_alone(learner, mon
         Experience(row.prompt, row.answer, *(0.1 * drawn(4, len(row.answer), seed=seed).float()))
         for seed, row in enumerate([*ROWS, *ROWS])
     ]
-    learner.settings |= {"per_device_batch": 2, "ppo_epochs": 1, "max_grad_norm": 0.001}
+    learner.settings |= {"batch_size": 2, "per_device_batch": 2, "ppo_epochs": 1, "max_grad_norm": 0.001}
     seen = []
 
     def gradient():

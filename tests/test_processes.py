@@ -1,4 +1,4 @@
-"""Two processes (gloo, on this CPU) train the weights that one does with the same rows a step."""
+"""Processes (gloo, on this CPU) that share the rows of a step train the weights that one does, up to rounding."""
 
 import json
 import os
@@ -26,15 +26,17 @@ from tests.tiny import (
     write_tokens,
 )
 from workflow_scripts.align import rewarded
-from workflow_scripts.common.files import read_json, write_jsonl
+from workflow_scripts.common.files import read_json, write_jsonl, write_manifest
+from workflow_scripts.common.training import split_batch
 
 STEPS = 3
 
 
 def run(module: str, flags: list[str], processes: int) -> list[float]:
     """Run a training in fresh processes, as a job would; return the gradient norms it logged, which Adam would hide."""
-    launch = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
-    command = [sys.executable, "-m", *(launch if processes > 1 else []), module, *flags]
+    launch = ["workflow_scripts.common.launch", "--gpus", "0", "--parallel", "ddp"]
+    launch += ["--processes", str(processes), "--"]
+    command = [sys.executable, "-m", *launch, module, *flags]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -46,8 +48,7 @@ def trained(
 ) -> tuple[dict, list[float]]:
     """Return (weights, gradient norms) of a run whose step takes four rows, however many processes share them."""
     folder.mkdir()
-    per_process = 4 // processes
-    flags = flags_of(settings | {"per_device_batch": per_process, "max_steps": STEPS}, folder)
+    flags = flags_of({"batch_size": 4, "per_device_batch": 4, "max_steps": STEPS} | settings, folder)
     norms = run(module, flags, processes)
     assert len(norms) == STEPS
     assert read_json(folder / "manifest.json")["steps"] == STEPS
@@ -93,16 +94,49 @@ def start(tiny_model) -> dict[str, torch.Tensor]:
     return load_file(tiny_model / "model.safetensors")
 
 
-def test_two_processes_align_as_one_does(tiny_model, tmp_path, start):
-    stored = write_reference(tiny_model, pairs(12), tmp_path / "reference")
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_two_processes_align_as_one_does(tiny_model, tmp_path, start, method):
+    # Nine pairs: in the last step there is but one, and one of the processes has none.
+    stored = write_reference(tiny_model, pairs(9), tmp_path / "reference")
 
     def flags_of(settings: dict, folder: Path) -> list[str]:
         return align_flags(tiny_model, stored, preference_settings(**settings), folder)
 
     one, two = (
-        trained("workflow_scripts.align.dpo", flags_of, tmp_path / f"by-{count}", count) for count in (1, 2)
+        trained(f"workflow_scripts.align.{method}", flags_of, tmp_path / f"by-{count}", count)
+        for count in (1, 2)
     )
     assert_equal(one, two, start)
+    curves = [read_json(tmp_path / f"by-{count}/curve.json") for count in (1, 2)]
+    for first, second in zip(*curves, strict=True):
+        # accuracy is left out: where policy and parent agree, rounding decides it
+        assert first | {"accuracy": 0} == pytest.approx(second | {"accuracy": 0}, abs=2e-3)
+
+
+def test_a_step_is_the_same_in_four_passes_in_two_by_two_and_in_one_on_four_processes(
+    tiny_model, tmp_path, start
+):
+    # KTO, whose divergence is a statistic of the step; seven pairs, so that the last step is shared out unevenly.
+    stored = write_reference(tiny_model, pairs(7), tmp_path / "reference")
+
+    def flags_of(settings: dict, folder: Path) -> list[str]:
+        return align_flags(tiny_model, stored, preference_settings(**settings), folder)
+
+    shapes = {
+        (1, 1): (1, 4),
+        (2, 1): (1, 2),
+        (4, 1): (1, 1),
+        (1, 4): (4, 1),
+    }  # (processes, most rows): (rows, passes)
+    found = []
+    for (processes, most), (rows, passes) in shapes.items():
+        assert split_batch(4, most, processes) == (rows, passes)
+        folder = tmp_path / f"{processes}-{most}"
+        found.append(
+            trained("workflow_scripts.align.kto", flags_of, folder, processes, per_device_batch=most)
+        )
+    for other in found[1:]:
+        assert_equal(found[0], other, start)
 
 
 def test_two_processes_learn_from_rewarded_answers_as_one_does(tiny_model, tmp_path, start):
@@ -118,11 +152,43 @@ def test_two_processes_learn_from_rewarded_answers_as_one_does(tiny_model, tmp_p
         trained("workflow_scripts.align.r_lol", flags_of, tmp_path / f"by-{count}", count) for count in (1, 2)
     )
     assert_equal(one, two, start)
+    manifests = [read_json(tmp_path / f"by-{count}/manifest.json") for count in (1, 2)]
+    assert manifests[0]["effective_steps"] == manifests[1]["effective_steps"]
+    assert manifests[0]["clipped_share"] == pytest.approx(manifests[1]["clipped_share"], abs=0.1)
+
+
+def test_a_reward_model_is_the_same_by_two_processes_and_by_one(tiny_model, tmp_path):
+    rows = pairs(15)
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    write_manifest(tmp_path / "pairs.json", [tmp_path / "pairs.jsonl"])
+
+    def flags_of(settings: dict, folder: Path) -> list[str]:
+        # ten to learn from, so that the last of three steps has two; five to validate on, of which one process has two
+        own = settings | {"validation_share": 1 / 3, "max_tokens": 128, "evaluate_every": 2}
+        flags = training_flags(tiny_model, settings_of(**own), folder)
+        return [
+            *flags,
+            "--pairs",
+            str(tmp_path / "pairs.jsonl"),
+            "--pairs-manifest",
+            str(tmp_path / "pairs.json"),
+        ]
+
+    one, two = (
+        trained("workflow_scripts.annotate.train_reward", flags_of, tmp_path / f"by-{count}", count)
+        for count in (1, 2)
+    )
+    assert_equal(one, two, one[0] | load_file(tiny_model / "model.safetensors"))
+    facts = [read_json(tmp_path / f"by-{count}/manifest.json") for count in (1, 2)]
+    assert facts[0]["validation_accuracy"] == facts[1]["validation_accuracy"]
+    losses = [read_json(tmp_path / f"by-{count}/curve.json")[-1]["validation_loss"] for count in (1, 2)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
 @pytest.mark.parametrize("loss_norm", ["token", "example"])
 def test_two_processes_fine_tune_as_one_does(tiny_model, tmp_path, start, loss_norm):
-    tokens = write_tokens(tiny_model, conversations(12), conversations(2), tmp_path / "tokens")
+    # Nine rows: in the last step there is but one, and one of the processes has none.
+    tokens = write_tokens(tiny_model, conversations(9), conversations(2), tmp_path / "tokens")
 
     def flags_of(settings: dict, folder: Path) -> list[str]:
         own = {"pack_tokens": None, "loss_norm": loss_norm, "neftune_alpha": None, "kl": None}

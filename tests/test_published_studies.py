@@ -46,10 +46,6 @@ def plans(fresh) -> dict[str, list[Job]]:
     return {name: plan_of(fresh, f"studies/{name}.yaml") for name in PLANNED}
 
 
-def batch_of(job: Job, processes: int = 1) -> int:
-    return job.settings["per_device_batch"] * job.settings["accumulate"] * processes
-
-
 def module_of(job: Job) -> str:
     return job.command.split("workflow_scripts.")[1].split()[0]
 
@@ -250,7 +246,7 @@ def test_instruction_modelling_trains_with_the_published_hyper_parameters(plans)
         "lora": None,
     }
     for job in jobs:
-        assert batch_of(job, processes=4) == 128
+        assert job.settings["batch_size"] == 128
         assert job.settings["per_device_batch"] == 1
         assert published.items() <= job.settings.items()
         wanted = 5.0 if "neftune" in job.wildcards["policy"] else None
@@ -408,9 +404,8 @@ def test_the_assistant_is_trained_with_the_published_hyper_parameters(plans):
     }
     for job in trained:
         assert published.items() <= job.settings.items()
-        assert batch_of(job) == 16
-        shape = (4, 4) if job.rule in ("train_offline", "train_online") else (2, 8)
-        assert (job.settings["per_device_batch"], job.settings["accumulate"]) == shape
+        assert job.settings["batch_size"] == 16
+        assert job.settings["per_device_batch"] == (4 if job.rule in ("train_offline", "train_online") else 2)
         assert job.settings["learning_rate"] == (2e-5 if job.rule == "train_online" else 2e-4)
         if job.rule != "train_online":
             assert (job.settings["epochs"], job.settings["max_steps"]) == (1, None)
@@ -497,13 +492,13 @@ def test_of_the_assistants_rows_only_training_pairs_with_a_colon_at_the_end_are_
 # --- leftover lunch: the small tasks --------------------------------------------------------------------------------
 
 SMALL_TASKS = {
-    "comet": {"sets": ("",), "max_value": 1.0, "epochs": 1, "batch": (16, 1), "reply": 30},
-    "reddit": {"sets": ("_pos", "_neg"), "max_value": 5.0, "epochs": 3, "batch": (8, 2), "reply": 128},
+    "comet": {"sets": ("",), "max_value": 1.0, "epochs": 1, "batch": (16, 16), "reply": 30},
+    "reddit": {"sets": ("_pos", "_neg"), "max_value": 5.0, "epochs": 3, "batch": (16, 8), "reply": 128},
     "wow": {
         "sets": ("_wow", "_faithdial", "_faithdial_wow"),
         "max_value": 4.0,
         "epochs": 3,
-        "batch": (8, 2),
+        "batch": (16, 8),
         "reply": 128,
     },
 }
@@ -536,7 +531,7 @@ def test_a_small_task_is_trained_with_the_published_hyper_parameters(plans, task
     }
     for job in of_rule(plans[f"leftover_lunch_{task}"], "train_offline"):
         assert published.items() <= job.settings.items()
-        assert (job.settings["per_device_batch"], job.settings["accumulate"]) == facts["batch"]
+        assert (job.settings["batch_size"], job.settings["per_device_batch"]) == facts["batch"]
         reference = job.wildcards["policy"].rsplit(".", 1)[1].startswith("ref_")
         assert job.settings["epochs"] == (6 if reference else facts["epochs"])
         method = module_of(job).removeprefix("align.")
@@ -629,7 +624,7 @@ def test_the_books_fine_tuning_has_its_hyper_parameters(plans):
         }
         assert published.items() <= job.settings.items()
         large = job.wildcards["policy"] == "gpt2.alpaca_52k"
-        assert batch_of(job) == (4 if large else 8)
+        assert job.settings["batch_size"] == (4 if large else 8)
         assert " --seed 123 " in job.command
         limit = of_policy(jobs, "tokenise_dataset", job.wildcards["policy"]).settings["max_tokens"]
         assert limit == (512 if large else 1024)
@@ -658,7 +653,7 @@ def test_the_books_dpo_averages_log_probs(plans):
         "epochs": 1,
     }
     assert published.items() <= job.settings.items()
-    assert batch_of(job) == 8
+    assert job.settings["batch_size"] == 8
 
 
 def test_the_books_rows_are_split_in_the_order_of_the_file():

@@ -111,7 +111,7 @@ def test_the_settings_reach_the_trainer(tiny_model, tmp_path, monkeypatch):
 
 def test_the_templates_own_end_ends_an_answer_and_the_parents_ends_are_saved(tiny_model, tmp_path, asked):
     template = TEMPLATE | {"assistant": TEMPLATE["assistant"] | {"end": "a"}}
-    folder = run_rloo(tiny_model, rloo_settings(template=template, accumulate=4, max_steps=1), tmp_path)
+    folder = run_rloo(tiny_model, rloo_settings(template=template, batch_size=32, max_steps=1), tmp_path)
     tokenizer = load_tokenizer(tiny_model)
     own = tokenizer.convert_tokens_to_ids("a")
     answers = [answer for _, batch, _, _ in asked for answer in batch]
@@ -154,7 +154,7 @@ class Killed(BaseException):
 def test_rloo_killed_and_run_again_ends_with_the_bytes_of_an_unbroken_run(
     tiny_model, tmp_path, monkeypatch, capsys
 ):
-    settings = rloo_settings(max_steps=5, checkpoint_every=1, per_device_batch=4, accumulate=2)
+    settings = rloo_settings(max_steps=5, checkpoint_every=1, batch_size=8, per_device_batch=4)
     unbroken = run_rloo(tiny_model, settings, tmp_path / "unbroken")
     calls, own = [], reward_rules.length_reward
 

@@ -23,7 +23,8 @@ from transformers import (
 from trl import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from tests.tiny import conversations, make_tiny_model, run_sft, settings_of, sft_flags, write_tokens
+from tests.tiny import conversations, run_sft, settings_of, sft_flags, write_tokens
+from tests.tiny_model import make_tiny_model
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.logprobs import keeps_rows_apart
 from workflow_scripts.common.models import load_policy, load_tokenizer
@@ -416,9 +417,9 @@ def test_two_processes_train_and_validate_what_one_does(tiny_model, tmp_path):
     rows = conversations(15)
     tokens = write_tokens(tiny_model, rows[:8], rows[8:], tmp_path / "tokens")  # validated: seven, not even
     own = {"kl": FULL, "loss_norm": "example", "max_steps": 4, "epochs": 4, "evaluate_every": 4}
-    one = run_sft(tiny_model, tokens, settings_of(per_device_batch=4, accumulate=2, **own), tmp_path / "one")
+    one = run_sft(tiny_model, tokens, settings_of(batch_size=8, per_device_batch=4, **own), tmp_path / "one")
     flags = sft_flags(
-        tiny_model, tokens, settings_of(per_device_batch=2, accumulate=2, **own), tmp_path / "two"
+        tiny_model, tokens, settings_of(batch_size=4, per_device_batch=2, **own), tmp_path / "two"
     )
     launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run([*launched, "-m", "workflow_scripts.sft.train", *flags], check=True, timeout=300)

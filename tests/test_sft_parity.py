@@ -93,7 +93,7 @@ def test_projecting_only_learned_positions_trains_what_trl_trains(
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{name}.parquet")
         (folder / "manifest.json").write_text((tokens / "manifest.json").read_text())
         tokens = folder
-    batches = {"per_device_batch": 2, "accumulate": 2, "max_steps": 4, "epochs": 4, "evaluate_every": 2}
+    batches = {"batch_size": 4, "per_device_batch": 2, "max_steps": 4, "epochs": 4, "evaluate_every": 2}
     settings = settings_of(**batches, pack_tokens=pack_tokens)
     ours = weights(run_sft(tiny_model, tokens, settings, tmp_path / "ours"))
     monkeypatch.setattr(sft_train, "LearnedPositionsTrainer", stock_trainer)

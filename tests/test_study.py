@@ -68,7 +68,7 @@ MISTAKES = [
     (
         "runs.dpo.bta",
         0.1,
-        "runs.dpo.bta: unknown key; did you mean 'beta'? (allowed here: accumulate, adam_beta2,",
+        "runs.dpo.bta: unknown key; did you mean 'beta'? (allowed here: adam_beta2, batch_size,",
     ),
     ("runs.ipo.sft_weight", 0.1, "runs.ipo.sft_weight: unknown key"),
     ("models.tiny.check.max_nl", 1.0, "models.tiny.check.max_nl: unknown key; did you mean 'max_nll'?"),
@@ -122,7 +122,7 @@ MISTAKES = [
     ("runs.sft.learning_rate", "2.5e3", "not '2.5e3' (YAML reads this as text: write 2.5e+3)"),
     ("runs.sft.learning_rate", "0.1", "not '0.1' (a number, in quotes: leave them out)"),
     ("runs.sft.warmup", 5, "runs.sft.warmup: must be less than or equal to 1, not 5"),
-    ("runs.sft.accumulate", 1.5, "runs.sft.accumulate: must be a whole number ≥ 1, not 1.5"),
+    ("runs.sft.batch_size", 1.5, "runs.sft.batch_size: must be a whole number, not 1.5"),
     ("seeds", ["1"], "seeds[0]: must be a whole number, not '1'"),
     ("seeds", [], "seeds: must have at least 1, not []"),
     # missing, empty, of the wrong shape

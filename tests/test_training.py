@@ -24,8 +24,9 @@ from tests.tiny import (
     write_tokens,
 )
 from workflow_scripts.common import training
+from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import sha256_of
-from workflow_scripts.common.training import curve_of, last_checkpoint, work_folder
+from workflow_scripts.common.training import curve_of, last_checkpoint, split_batch, work_folder
 
 STEPS, KILL_AFTER = 16, 6  # a checkpoint every 2 steps
 
@@ -131,8 +132,44 @@ def test_a_batch_size_is_the_same_in_training_and_evaluation_and_a_null_max_step
         settings_of(per_device_batch=3, max_steps=None), tmp_path, 7, evaluate=True
     )
     assert found["per_device_train_batch_size"] == found["per_device_eval_batch_size"] == 3
+    assert found["gradient_accumulation_steps"] == 1
     assert (found["max_steps"], found["seed"], found["data_seed"]) == (-1, 7, 7)
     assert found["eval_strategy"] == "steps"
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "per_device_batch", "processes", "rows", "passes"),
+    [
+        (16, 2, 1, 2, 8),
+        (16, 2, 4, 2, 2),
+        (16, 4, 8, 2, 1),  # a process's share is less than it could take
+        (16, 5, 1, 4, 4),  # passes are of one size
+        (128, 1, 4, 1, 32),
+        (7, 4, 1, 1, 7),
+        (1, 8, 1, 1, 1),
+    ],
+)
+def test_a_step_has_the_same_rows_however_many_processes_share_it(
+    batch_size, per_device_batch, processes, rows, passes
+):
+    assert split_batch(batch_size, per_device_batch, processes) == (rows, passes)
+    assert rows * passes * processes == batch_size
+
+
+def test_a_step_is_never_made_smaller_or_larger_to_suit_the_processes():
+    with pytest.raises(PlumblineError, match=r"take 2 of them, or set batch_size to 15 or 18"):
+        split_batch(16, 4, 3)
+    with pytest.raises(PlumblineError, match=r"take 1 of them, or set batch_size to 2$"):
+        split_batch(1, 4, 2)
+
+
+def test_the_log_says_how_a_step_is_made_up(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    found = training.training_arguments(
+        settings_of(batch_size=16, per_device_batch=2), tmp_path, 7, evaluate=False
+    )
+    assert (found["per_device_train_batch_size"], found["gradient_accumulation_steps"]) == (2, 2)
+    assert capsys.readouterr().out == "a step: 16 rows = 4 processes × 2 passes of 2\n"
 
 
 def kill_once_checkpointed(module: str, flags: list[str], work: Path) -> None:

@@ -140,8 +140,7 @@ def test_training_and_answering_ask_for_four_gpus(plan):
 @pytest.mark.parametrize("run", ["sft", "sft_fastchat"])
 def test_fine_tuning_has_the_published_hyper_parameters(plan, base, run):
     settings = of_policy(plan, "train_sft", f"{base}.{run}").settings
-    gpus = 4
-    assert settings["per_device_batch"] * gpus * settings["accumulate"] == 16
+    assert settings["batch_size"] == 16
     published = {
         "learning_rate": 2e-5,
         "epochs": 3,
@@ -162,7 +161,7 @@ def test_fine_tuning_has_the_published_hyper_parameters(plan, base, run):
 def test_alignment_has_the_published_hyper_parameters(plan, base, method):
     job = of_policy(plan, "train_aligned", f"{base}.sft.{method}")
     assert f"workflow_scripts.align.{method} " in job.command
-    assert job.settings["per_device_batch"] * 4 * job.settings["accumulate"] == 32
+    assert job.settings["batch_size"] == 32
     published = {
         "learning_rate": 1e-7,
         "epochs": 3,

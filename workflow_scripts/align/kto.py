@@ -1,6 +1,7 @@
 """Kahneman-Tversky Optimization (Ethayarajh et al. 2024, eqs. 7 and 8) on both sides of each pair.
 
-r = log π − log π_ref summed over the completion; z = max(0, mean of r over mismatched completions), no gradient;
+r = log π − log π_ref summed over the completion; z = max(0, mean of r over mismatched completions), no gradient, over
+all of an optimiser step, whichever pass and process its pairs are in, and without dropout (TRL takes a pass's own);
 L = w⁺ (1 − σ(β(r − z))) for a chosen completion, w⁻ (1 − σ(β(z − r))) for a rejected one; mean over both.
 """
 
@@ -13,7 +14,7 @@ from workflow_scripts.common.errors import run
 
 def loss(batch: PairLogps, settings: dict) -> Tensor:
     """Return the mean KTO loss of a batch of pairs; (w⁺ + w⁻)/4 where policy and reference agree."""
-    divergence = (batch.mismatched - batch.reference_mismatched).mean().clamp(min=0).detach()
+    divergence = batch.divergence.clamp(min=0).detach()
     chosen = batch.chosen - batch.reference_chosen - divergence
     rejected = divergence - (batch.rejected - batch.reference_rejected)
     desirable = settings["desirable_weight"] * (1 - torch.sigmoid(settings["beta"] * chosen))

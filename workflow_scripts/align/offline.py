@@ -41,6 +41,7 @@ from workflow_scripts.common.training import (
     save_trained,
     train,
     training_arguments,
+    without_dropout,
     work_folder,
 )
 
@@ -163,17 +164,6 @@ def refuse_bad_numbers(rows: Dataset) -> None:
                     )
 
 
-def without_dropout(model: Any) -> Any:
-    """Return a model whose training and evaluation modes say the same: every dropout of it, adapters' too, is 0."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        for name, value in list(vars(module).items()):
-            if "drop" in name and isinstance(value, float):  # functional dropout, as attention has it
-                setattr(module, name, 0.0)
-    return model
-
-
 class OfflineLoss:
     """The loss as a function of model and rows; `counts` are of the training batches since they were last cleared."""
 
@@ -230,14 +220,28 @@ class OfflineLoss:
 class OfflineTrainer(RowTrainer):
     """A RowTrainer whose checkpoints keep the loss's counts, so that a killed run's manifest counts it whole."""
 
+    def compute_loss(self, model: Any, inputs: list[dict], *arguments: Any, **named: Any) -> Tensor:
+        before = Counter(self.loss_of.counts)
+        loss = super().compute_loss(model, inputs, *arguments, **named)
+        if not inputs:  # what stands in for a process's missing rows is not learned from
+            self.loss_of.counts = before
+        return loss
+
+    def taken_counts(self) -> dict[str, int]:
+        """Return the loss's counts over all processes since they were last taken."""
+        counts = self.loss_of.counts
+        names = ("rows", "learned", "clipped", "ratios")
+        own = torch.tensor([[counts[name] for name in names]], device=self.args.device)
+        counts.clear()
+        return dict(zip(names, self.accelerator.gather(own).sum(0).tolist(), strict=True))
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self.state.log_history.append({"step": self.state.global_step, "counts": dict(self.loss_of.counts)})
-        self.loss_of.counts.clear()
+        self.state.log_history.append({"step": self.state.global_step, "counts": self.taken_counts()})
         super()._save_checkpoint(model, trial)
 
     def counts(self) -> Counter[str]:
-        """Return the counts of the whole run (of this process's batches)."""
-        total = Counter(self.loss_of.counts)
+        """Return the counts of the whole run; every process has to ask, and to ask once."""
+        total = Counter(self.taken_counts())
         for entry in self.state.log_history:
             total.update(entry.get("counts", {}))
         return total
@@ -304,20 +308,20 @@ def learn(
     held_out = held_out.select([place for place, rank in enumerate(held_out["rank"]) if rank == 0])
     work = work_folder(arguments.work, inputs, settings, arguments.seed, code_of(module))
 
-    # One epoch of the Trainer is the whole run: its rows are drawn beforehand, so it has none of its own.
-    training = TrainingArguments(
-        **training_arguments(settings, work, arguments.seed, evaluate=len(held_out) > 0)
-        | {"num_train_epochs": 1},
-        remove_unused_columns=False,
-    )
     columns = [name for name in ("rank", "reward", "advantage") if name in learned.column_names]
     candidates = learned.select_columns(columns).to_list()
-    batch = settings["per_device_batch"] * settings["accumulate"] * training.world_size
+    batch = settings["batch_size"]
     order = draws_of(candidates, settings, batch, arguments.seed, by)
     tokenizer = load_tokenizer(arguments.parent)
     model = without_dropout(load_trainable(arguments.parent, settings, arguments.seed))
     loss_of = OfflineLoss(
         weights, settings, ways_of(model, not settings["padding_free"]), log_ratio, constant
+    )
+    # One epoch of the Trainer is the whole run: its rows are drawn beforehand, so it has none of its own.
+    training = TrainingArguments(
+        **training_arguments(settings, work, arguments.seed, evaluate=len(held_out) > 0)
+        | {"num_train_epochs": 1},
+        remove_unused_columns=False,
     )
     trainer = OfflineTrainer(
         loss_of=loss_of,

@@ -34,7 +34,6 @@ from workflow_scripts.common.models import precision_of
 from workflow_scripts.common.training import (
     last_checkpoint,
     load_trainable,
-    merged,
     save_policy,
     training_arguments,
 )
@@ -307,7 +306,7 @@ class Learner:
         1.5 target_kl. The first pass takes the batch as it was scored, so its first ratios are 1 to the last digit.
         """
         settings, seen, updates = self.settings, [], 0
-        size, most = settings["per_device_batch"] * settings["accumulate"], settings["target_kl"] or math.inf
+        size, most = settings["batch_size"], settings["target_kl"] or math.inf
         self.policy.train()
         for rows in minibatches(batch, settings["ppo_epochs"], size):
             self.optimizer.zero_grad()
@@ -373,11 +372,9 @@ def averaged(rows: list[dict], every: int) -> list[dict]:
 def main() -> None:
     arguments, online = prepare(__doc__, "workflow_scripts.align.ppo")
     settings, started = arguments.settings, time.monotonic()
-    size, update = settings["rollout_batch"], settings["per_device_batch"] * settings["accumulate"]
+    size, update = settings["rollout_batch"], settings["batch_size"]
     if size % update:
-        raise PlumblineError(
-            f"rollout_batch {size} is no multiple of per_device_batch × accumulate = {update}"
-        )
+        raise PlumblineError(f"rollout_batch {size} is no multiple of batch_size {update}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise PlumblineError(
             "ppo runs in one process: give it one GPU, or take rloo, which spreads over many"
@@ -404,7 +401,7 @@ def main() -> None:
         if state.step % settings["checkpoint_every"] == 0:
             learner.save(online.work / f"checkpoint-{state.step}", state)
     save_policy(
-        merged(learner.policy),
+        learner.policy,
         online.tokenizer,
         arguments,
         online.work,

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from workflow_scripts.common.logprobs import ways_of
-from workflow_scripts.common.row_trainer import LossOf, train_on_rows
+from workflow_scripts.common.row_trainer import LossOf, SumsOf, train_on_rows
 from workflow_scripts.common.training import add_training_flags
 
 
 class PairLogps(NamedTuple):
     """Log-probs of a batch of pairs, each (pairs,), summed over the completion's tokens, in nats.
 
-    `mismatched` and `reference_mismatched` are (2 × pairs,) and None unless the method asks for them; no gradient
-    flows through them.
+    `divergence` (): the mean of log π − log π_ref over the mismatched completions of all pairs of the optimiser step,
+    whichever pass and process they are in; None unless the method asks for it.
     """
 
     chosen: Tensor
@@ -30,8 +30,7 @@ class PairLogps(NamedTuple):
     reference_rejected: Tensor
     chosen_tokens: Tensor
     rejected_tokens: Tensor
-    mismatched: Tensor | None = None
-    reference_mismatched: Tensor | None = None
+    divergence: Tensor | None = None
 
 
 Loss = Callable[[PairLogps, dict], Tensor]
@@ -42,41 +41,57 @@ def sums(logps: list[Tensor]) -> Tensor:
     return torch.stack([row.sum() for row in logps])
 
 
-def pair_logps(model: Any, rows: list[dict], logps_of: Any, mismatched: bool) -> PairLogps:
+def stored(rows: list[dict], name: str, model: Any) -> Tensor:
+    """Return what the reference said of a completion of each row, (rows,)."""
+    return torch.tensor([sum(row[f"reference_{name}"]) for row in rows], device=model.device)
+
+
+def pair_logps(model: Any, rows: list[dict], logps_of: Any, divergence: Tensor | None) -> PairLogps:
     """Return what a policy says about pairs, beside what its reference said."""
     prompts = [row["prompt"] for row in rows]
     found = logps_of(model, prompts, [[row["chosen"], row["rejected"]] for row in rows])
 
-    def stored(name: str) -> Tensor:
-        return torch.tensor([sum(row[f"reference_{name}"]) for row in rows], device=model.device)
-
     def tokens(name: str) -> Tensor:
         return torch.tensor([float(len(row[name])) for row in rows], device=model.device)
 
-    others = reference_others = None
-    if mismatched:
-        names = ("mismatched_chosen", "mismatched_rejected")
-        with torch.no_grad():
-            said = logps_of(model, prompts, [[row[name] for name in names] for row in rows])
-        others = sums([each for pair in said for each in pair])
-        reference_others = torch.stack([stored(name) for name in names], 1).flatten()
     return PairLogps(
         sums([chosen for chosen, _ in found]),
         sums([rejected for _, rejected in found]),
-        stored("chosen"),
-        stored("rejected"),
+        stored(rows, "chosen", model),
+        stored(rows, "rejected", model),
         tokens("chosen"),
         tokens("rejected"),
-        others,
-        reference_others,
+        divergence,
     )
 
 
-def loss_over_pairs(loss: Loss, settings: dict, mismatched: bool, logps_of: Any) -> LossOf:
-    """Return the loss as a function of model and pair rows; margin and accuracy are of the implicit rewards."""
+def divergence_over(logps_of: Any) -> SumsOf:
+    """Return the function that gives (Σ log π − log π_ref over the mismatched completions of rows, how many), (2,)."""
+    names = ("mismatched_chosen", "mismatched_rejected")
 
-    def loss_of(model: Any, rows: list[dict]) -> tuple[Tensor, dict[str, float]]:
-        batch = pair_logps(model, rows, logps_of, mismatched)
+    def sums_of(model: Any, rows: list[dict]) -> Tensor:
+        said = logps_of(
+            model, [row["prompt"] for row in rows], [[row[name] for name in names] for row in rows]
+        )
+        ratios = sums([each for pair in said for each in pair])
+        ratios = ratios - torch.stack([stored(rows, name, model) for name in names], 1).flatten()
+        return torch.stack([ratios.sum(), ratios.new_tensor(len(ratios))])
+
+    return sums_of
+
+
+def loss_over_pairs(loss: Loss, settings: dict, logps_of: Any) -> LossOf:
+    """Return the loss as a function of model and pair rows; margin and accuracy are of the implicit rewards.
+
+    Where `divergence_over` is asked for, the loss is given what it says of the whole step.
+    """
+
+    def loss_of(
+        model: Any, rows: list[dict], mismatched: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
+        batch = pair_logps(
+            model, rows, logps_of, None if mismatched is None else mismatched[0] / mismatched[1]
+        )
         margin = (batch.chosen - batch.reference_chosen - batch.rejected + batch.reference_rejected).detach()
         seen = {"margin": margin.mean().item(), "accuracy": (margin > 0).float().mean().item()}
         return loss(batch, settings), seen
@@ -85,7 +100,7 @@ def loss_over_pairs(loss: Loss, settings: dict, mismatched: bool, logps_of: Any)
 
 
 def align(loss: Loss, module: str, mismatched: bool = False) -> None:
-    """Run one method from the command line: parse, train (resuming if it can), write."""
+    """Run one method from the command line: parse, train (resuming if it can), write; `mismatched` asks for divergence."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_training_flags(parser)
     parser.add_argument(
@@ -95,7 +110,8 @@ def align(loss: Loss, module: str, mismatched: bool = False) -> None:
     arguments = parser.parse_args()
     settings = arguments.settings
 
-    def loss_for(model: Any) -> LossOf:
-        return loss_over_pairs(loss, settings, mismatched, ways_of(model, settings["share_prompts"]))
+    def loss_for(model: Any) -> tuple[LossOf, SumsOf | None]:
+        logps_of = ways_of(model, settings["share_prompts"])
+        return loss_over_pairs(loss, settings, logps_of), divergence_over(logps_of) if mismatched else None
 
     train_on_rows(arguments, module, arguments.reference, arguments.reference_manifest, loss_for)

@@ -60,8 +60,8 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = arguments.settings
 
-    def loss_for(model: Any) -> LossOf:
-        return loss_over_answers(settings, ways_of(model, not settings["gradient_checkpointing"]))
+    def loss_for(model: Any) -> tuple[LossOf, None]:
+        return loss_over_answers(settings, ways_of(model, not settings["gradient_checkpointing"])), None
 
     train_on_rows(
         arguments, "workflow_scripts.align.pro", arguments.ranked, arguments.ranked_manifest, loss_for

@@ -2,7 +2,9 @@
 
 Each prompt is answered `num_generations` times; an answer's advantage is its reward, less beta times its KL from the
 parent, less the mean of its siblings' (eq. 8). Prompts come to the trainer as our template's tokens, so it adds no second
-bos. There is no validation, so nothing is kept but the last policy.
+bos. There is no validation, so nothing is kept but the last policy. A prompt's answers are compared wherever they were
+made, but each process draws its own from a seed of its own: other than for the methods that learn from given answers,
+the number of processes alters what is answered, as another seed would.
 """
 
 from typing import Any
@@ -12,10 +14,16 @@ from trl import RLOOConfig, RLOOTrainer
 
 from workflow_scripts.align.online import Online, prepare
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.training import load_trainable, save_trained, train, training_arguments
+from workflow_scripts.common.training import (
+    Shared,
+    load_trainable,
+    save_trained,
+    train,
+    training_arguments,
+)
 
 
-class TokenPromptsTrainer(RLOOTrainer):
+class TokenPromptsTrainer(Shared, RLOOTrainer):
     """An RLOOTrainer whose prompts are token ids already."""
 
     def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict]:
@@ -59,7 +67,7 @@ def main() -> None:
     if asked > len(online.prompts):
         raise PlumblineError(
             f"{arguments.prompts}: {len(online.prompts)} usable prompts, and a step asks {asked}; "
-            "lower per_device_batch or accumulate"
+            "lower batch_size"
         )
     model = load_trainable(arguments.parent, settings, arguments.seed)
     own_ends, model.generation_config.eos_token_id = model.generation_config.eos_token_id, online.ends

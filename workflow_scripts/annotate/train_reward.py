@@ -1,25 +1,34 @@
-"""Train a reward model on pairs with TRL's RewardTrainer: a scalar head on the parent (Ouyang et al. 2022, eq. 1)."""
+"""Train a reward model on pairs: a scalar head on the parent, L = −log σ(r⁺ − r⁻) (Ouyang et al. 2022, eq. 1).
+
+Trained without dropout, as TRL's RewardTrainer does, whose weights these are; its loss is here so that a step, and the
+accuracy on the held-out pairs, is the same however many processes share the rows.
+"""
 
 import argparse
 import random
 from pathlib import Path
+from typing import Any
 
+import torch
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification, set_seed
-from trl import RewardConfig, RewardTrainer
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, TrainingArguments, set_seed
 
 import workflow_scripts.common.models  # noqa: F401  (sets the environment before the libraries load)
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.common.logprobs import padded
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.reward import render_pair
+from workflow_scripts.common.row_trainer import RowTrainer
 from workflow_scripts.common.training import (
     add_training_flags,
     callbacks_of,
     save_trained,
     train,
     training_arguments,
+    without_dropout,
     work_folder,
 )
 
@@ -33,6 +42,18 @@ def token_rows(pairs: list[dict], tokenizer: object, max_tokens: int) -> list[di
         ]
 
     return [{"chosen_ids": ids(pair, "chosen"), "rejected_ids": ids(pair, "rejected")} for pair in pairs]
+
+
+def pair_loss(model: Any, rows: list[dict]) -> tuple[Tensor, dict[str, float]]:
+    """Return the mean loss over pairs, and the mean margin r⁺ − r⁻ and how often it is above 0."""
+    ids = [row["chosen_ids"] for row in rows] + [row["rejected_ids"] for row in rows]
+    lengths = torch.tensor([[len(each)] for each in ids], device=model.device)
+    tokens = padded(ids, model.config.pad_token_id).to(model.device)
+    mask = (torch.arange(tokens.shape[1], device=model.device)[None] < lengths).long()
+    chosen, rejected = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits[:, 0].chunk(2)
+    margin = (chosen - rejected).detach()
+    seen = {"margin": margin.mean().item(), "accuracy": (margin > 0).float().mean().item()}
+    return -torch.nn.functional.logsigmoid(chosen - rejected).mean(), seen
 
 
 def main() -> None:
@@ -54,10 +75,11 @@ def main() -> None:
         arguments.parent, num_labels=1, use_safetensors=True, trust_remote_code=settings["trust_remote_code"]
     )
     model.config.pad_token_id = tokenizer.pad_token_id
-    trainer = RewardTrainer(
-        model=model,
-        args=RewardConfig(
-            **training_arguments(settings, work, arguments.seed, evaluate=True), max_length=None
+    trainer = RowTrainer(
+        loss_of=pair_loss,
+        model=without_dropout(model),
+        args=TrainingArguments(
+            **training_arguments(settings, work, arguments.seed, evaluate=True), remove_unused_columns=False
         ),
         train_dataset=Dataset.from_list(rows[held_out:]),
         eval_dataset=Dataset.from_list(rows[:held_out]),

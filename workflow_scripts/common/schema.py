@@ -365,16 +365,16 @@ class Dataset(Strict):
 
 
 class Training(Strict):
-    """What every training run can set; batch size = per_device_batch × accumulate × processes."""
+    """What every training run can set. How many GPUs share it alters no result beyond rounding."""
 
     epochs: Positive = 1.0
     """Passes over the data."""
     max_steps: Count | None = None
     """Stop after so many optimiser steps."""
+    batch_size: Count | None = None
+    """Rows (pairs, packs of pack_tokens) per optimiser step, all GPUs together; null: per_device_batch."""
     per_device_batch: Count = 1
-    """Rows per device and forward pass."""
-    accumulate: Count = 1
-    """Forward passes per optimiser step."""
+    """Most rows of one GPU's forward pass: memory alone. The passes of a step follow from batch_size and the GPUs."""
     learning_rate: Positive
     """Highest learning rate; YAML wants the dot in 1.0e-4."""
     schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
@@ -407,6 +407,12 @@ class Training(Strict):
     """CPU threads of the job."""
 
     @model_validator(mode="after")
+    def rows_of_a_step(self) -> "Training":
+        if self.batch_size is None:
+            self.batch_size = self.per_device_batch
+        return self
+
+    @model_validator(mode="after")
     def patience_for_the_best(self) -> "Training":
         if self.patience and self.keep != "best":
             raise ValueError("patience needs keep: best")
@@ -414,7 +420,7 @@ class Training(Strict):
 
 
 class Lora(Strict):
-    """Low-rank adapters (Hu et al. 2021): W x + (alpha / rank) B A x, merged into the weights after training."""
+    """Low-rank adapters (Hu et al. 2021): W x + (alpha / rank) B A x."""
 
     rank: Count
     """Rank of the update."""
@@ -424,6 +430,8 @@ class Lora(Strict):
     """Dropout before the adapter."""
     targets: str | list[str] = "all-linear"
     """Names of the layers adapted, or all-linear."""
+    merge: bool = True
+    """Add the trained adapters into the weights; false: keep them alone, a few MB beside their base model."""
 
 
 class PolicyTraining(Training):
@@ -740,7 +748,7 @@ class Ipo(Preference):
 
 
 class Kto(Preference):
-    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024); per_device_batch must be at least 2."""
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024); its KL is the mean over the batch_size pairs of a step."""
 
     method: Literal["kto"]
     desirable_weight: Positive = 1.0
@@ -878,7 +886,7 @@ class Ppo(Online):
 
     method: Literal["ppo"]
     rollout_batch: Count = 16
-    """Answers drawn per step, which max_steps and epochs count; a multiple of per_device_batch × accumulate."""
+    """Answers drawn per step, which max_steps and epochs count; a multiple of batch_size."""
     ppo_epochs: Count = 4
     """Passes over a step's answers."""
     target_kl: Positive | None = 0.1
@@ -910,7 +918,7 @@ class Rloo(Online):
 
     method: Literal["rloo"]
     num_generations: Annotated[int, Field(ge=2)] = 4
-    """Answers per prompt; they divide per_device_batch × accumulate."""
+    """Answers per prompt; they divide batch_size."""
     beta: Annotated[float, Field(ge=0)] = 0.05
     """Penalty per nat of leaving the parent."""
 
@@ -1348,16 +1356,30 @@ class Engine(Strict):
 
 
 class Resources(Strict):
-    """What one training or generating job asks a cluster for."""
+    """What one job asks for. A profile's set-resources go before it; on one machine no job gets more GPUs than are there."""
 
     gpu: Annotated[int, Field(ge=0)] = 0
-    """GPUs; 0 on a machine without."""
-    cpus: Count = 2
-    """CPU cores of a generating job (a training run has threads)."""
+    """GPUs of a job, over all its nodes; where there are none it runs on the CPU."""
     mem_mb: Count = 6000
     """Memory, in MB."""
     runtime_minutes: Count = 120
     """Longest run time."""
+
+
+class TrainingResources(Resources):
+    """What a training job asks for. None of it alters the result: a step has batch_size rows however many share them."""
+
+    nodes: Count = 1
+    """Machines the job's GPUs are on."""
+    parallel: Literal["ddp", "fsdp", "zero2", "zero3", "zero2-offload", "zero3-offload"] = "ddp"
+    """How several GPUs share a training: every one holds all (ddp), or shards (fsdp, DeepSpeed's ZeRO)."""
+
+
+class GenerationResources(Resources):
+    """What a job asks for that answers prompts, or computes likelihoods, references or rewards."""
+
+    cpus: Count = 2
+    """CPU cores of a generating job (a training run has threads)."""
 
 
 class Study(Strict):
@@ -1397,9 +1419,9 @@ class Study(Strict):
     """What every policy is scored on."""
     engine: Engine = Engine()
     """What answers prompts."""
-    training_resources: Resources = Resources()
+    training_resources: TrainingResources = TrainingResources()
     """What a training job asks for."""
-    generation_resources: Resources = Resources()
+    generation_resources: GenerationResources = GenerationResources()
     """What a generating job asks for."""
     report: Report = Report()
     """The tables and figures."""

@@ -1,20 +1,33 @@
 """What every training step shares: loading (LoRA, 4-bit), arguments, resuming from the last whole checkpoint, curves, costs.
 
 Resumable state lives in a work folder named by a fingerprint of settings, data, parent and code: the same
-fingerprint resumes, another starts afresh. A checkpoint counts once its `trainer_state.json`, written last, parses.
+fingerprint resumes, another starts afresh. A checkpoint counts once its `trainer_state.json`, written last, parses; it
+is resumed by as many processes, sharing in the same manner, as wrote it.
+
+Many processes share the rows of a step (`split_batch`, `ProcessShare`) and, by envs/accelerate, weights, gradients and
+AdamW's two moments: 4 bytes a parameter each, 16 in all, since the weights that are trained are always held in 32 bits,
+and bfloat16 is only computed in. Low-rank adapters need the 4 bytes of the weights, and 16 for each of their own.
+Each process reads all weights at first, into the machine's memory, and ZeRO puts them onto its GPU before it shares
+them out: a policy has to fit there once in 32 bits, alone. Not covered: weights that no single GPU could ever hold
+(DeepSpeed's zero.Init), tensor and sequence parallelism.
 """
 
 import json
+import math
 import os
 import resource
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, set_seed
+from torch.utils.data import BatchSampler, DataLoader, Sampler
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import (
@@ -26,6 +39,7 @@ from workflow_scripts.common.files import (
     write_manifest,
 )
 from workflow_scripts.common.models import load_policy, precision_of
+from workflow_scripts.common.shared_store import refuse_full_store
 
 # What a Trainer logs, and what the curve calls it.
 CURVE = {
@@ -45,13 +59,114 @@ CURVE = {
 }
 
 
+def process_count() -> int:
+    """Return how many processes share this training, as their launcher says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def shards_weights() -> bool:
+    """Return whether this training's processes were started to share the weights themselves: by FSDP, or ZeRO stage 3."""
+    zero = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") if zero else None
+    return stage == "3" or os.environ.get("ACCELERATE_USE_FSDP") == "true"
+
+
+def split_batch(batch_size: int, per_device_batch: int, processes: int) -> tuple[int, int]:
+    """Return (rows of a forward pass, passes of a step on each process): their product, on all processes, is batch_size.
+
+    A pass takes the most rows up to per_device_batch that divide a process's share, so that all passes are of one size.
+    PlumblineError where the processes cannot share a step evenly.
+    """
+    share, left = divmod(batch_size, processes)
+    if left:
+        fewer = max(count for count in range(1, processes) if batch_size % count == 0)
+        fits = [str(each * processes) for each in (share, share + 1) if each]
+        raise PlumblineError(
+            f"batch_size {batch_size}: {processes} processes cannot share so many rows evenly; take {fewer} of them, or "
+            f"set batch_size to {' or '.join(fits)}"
+        )
+    rows = max(size for size in range(1, min(per_device_batch, share) + 1) if share % size == 0)
+    return rows, share // rows
+
+
+def step_text(rows: int, passes: int, processes: int) -> str:
+    """Return how an optimiser step is made up, for the log."""
+    return (
+        f"a step: {rows * passes * processes} rows = {processes} process{'es' * (processes > 1)} "
+        f"× {passes} pass{'es' * (passes > 1)} of {rows}"
+    )
+
+
+class ProcessShare(BatchSampler):
+    """The rows of one process's forward passes: of every `batch_size` rows that a sampler gives, this process's part.
+
+    A step is cut into passes of `rows`. What is left at the end of an epoch is a smaller step, shared as evenly as may
+    be and no row twice; where a process has fewer passes to make of it than another, it is given empty ones, for all
+    have to pass together.
+    """
+
+    def __init__(self, sampler: Sampler, batch_size: int, rows: int, processes: int, process: int) -> None:
+        self.sampler, self.batch_size, self.rows = sampler, batch_size, rows
+        self.processes, self.process, self.drop_last = processes, process, False
+
+    def passes(self, count: int) -> int:
+        """Return how many passes every process makes of a step of `count` rows."""
+        return math.ceil(math.ceil(count / self.processes) / self.rows)
+
+    def __len__(self) -> int:
+        full, left = divmod(len(self.sampler), self.batch_size)
+        return full * self.passes(self.batch_size) + self.passes(left)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in BatchSampler(self.sampler, self.batch_size, drop_last=False):
+            first, end = (len(step) * each // self.processes for each in (self.process, self.process + 1))
+            own = step[first:end]
+            for number in range(self.passes(len(step))):
+                yield own[number * self.rows : (number + 1) * self.rows]
+
+
+def share_steps(
+    loader: DataLoader, arguments: TrainingArguments, collate: Callable[[list], Any]
+) -> DataLoader:
+    """Return a Trainer's training loader with the rows of each step shared out by `ProcessShare`, in its sampler's order.
+
+    As it stands the loader would fill up the last step of an epoch with rows from its start, as many as there are
+    processes to fill: another step than one process makes. `collate` is given [] where a process has nothing left.
+    """
+    rows, processes = arguments.per_device_train_batch_size, arguments.world_size
+    size = rows * processes * arguments.gradient_accumulation_steps
+    theirs = loader.batch_sampler
+    sampler = (theirs.batch_sampler if isinstance(theirs, BatchSamplerShard) else theirs).sampler
+    share = ProcessShare(sampler, size, rows, processes, arguments.process_index)
+    return DataLoaderShard(loader.dataset, device=loader.device, batch_sampler=share, collate_fn=collate)
+
+
+def without_dropout(model: Any) -> Any:
+    """Return a model whose training and evaluation modes say the same: every dropout of it, adapters' too, is 0."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if "drop" in name and isinstance(value, float):  # functional dropout, as attention has it
+                setattr(module, name, 0.0)
+    return model
+
+
 def training_arguments(settings: dict, work: Path, seed: int, evaluate: bool) -> dict[str, Any]:
     """Return the keyword arguments of `transformers.TrainingArguments` for a method's settings.
 
-    Steps are optimiser steps; `warmup` is a share of them; batch size = per_device_batch × accumulate × processes.
-    To keep the best checkpoint is to keep that of the lowest validation loss, so every validation saves one.
+    Steps are optimiser steps of `batch_size` rows, however many processes share them (the log says how); `warmup` is a
+    share of them. To keep the best checkpoint is to keep that of the lowest validation loss, so every validation saves one.
     """
     on_cpu = not torch.cuda.is_available()
+    if not on_cpu and process_count() == 1 and torch.cuda.device_count() > 1:
+        raise PlumblineError(
+            f"one process sees {torch.cuda.device_count()} GPUs, and would train on all of them at a larger batch; "
+            "run it through common.launch --parallel ddp, or set CUDA_VISIBLE_DEVICES to one"
+        )
+    rows, passes = split_batch(settings["batch_size"], settings["per_device_batch"], process_count())
+    if os.environ.get("RANK", "0") == "0":
+        print(step_text(rows, passes, process_count()), flush=True)
     best = settings["keep"] == "best"
     if best and not evaluate:
         raise PlumblineError("keep: best needs validation rows to choose by, and this run has none")
@@ -59,9 +174,9 @@ def training_arguments(settings: dict, work: Path, seed: int, evaluate: bool) ->
         "output_dir": str(work),
         "num_train_epochs": settings["epochs"],
         "max_steps": settings["max_steps"] or -1,
-        "per_device_train_batch_size": settings["per_device_batch"],
+        "per_device_train_batch_size": rows,
         "per_device_eval_batch_size": settings["per_device_batch"],
-        "gradient_accumulation_steps": settings["accumulate"],
+        "gradient_accumulation_steps": passes,
         "learning_rate": settings["learning_rate"],
         "lr_scheduler_type": settings["schedule"],
         "warmup_steps": settings["warmup"],
@@ -106,8 +221,13 @@ def load_trainable(folder: Path | str, settings: dict, seed: int) -> Any:
         raise PlumblineError(
             "quantise: nf4 needs a CUDA device, and there is none; leave it out to train LoRA whole"
         )
+    if quantise and shards_weights():
+        raise PlumblineError(
+            "quantise: nf4 needs whole weights on each GPU; train it with parallel: ddp (or zero2), where they are a quarter"
+        )
     more = {}
     if quantise:
+        more["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}  # each process onto its own GPU
         from transformers import BitsAndBytesConfig
 
         more["quantization_config"] = BitsAndBytesConfig(
@@ -189,14 +309,88 @@ def curve_of(history: list[dict]) -> list[dict]:
     return rows
 
 
+class Shared:
+    """What a Trainer that many processes share needs beside; the first of its bases.
+
+    A checkpoint counts as whole by the first process's last file, so all others have to have written theirs before.
+    Under FSDP our losses use the LM head's weight without calling the head: it has to be a part of the outermost unit,
+    which is whole from the forward pass to the end of the backward one (accelerate would make it a unit of its own).
+    """
+
+    def _prepare_for_training(self, *arguments: Any, **named: Any) -> Any:
+        if not self.is_fsdp_enabled:
+            return super()._prepare_for_training(*arguments, **named)
+        hidden = {"get_input_embeddings": lambda: None, "get_output_embeddings": lambda: None}
+        self.model.__dict__.update(hidden)
+        prepared = super()._prepare_for_training(*arguments, **named)
+        for name in hidden:
+            del self.model.__dict__[name]
+        return prepared
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # The Trainer notes a best checkpoint whose folder is there: before any process has written to it, if in shards.
+        Path(self.args.output_dir, f"checkpoint-{self.state.global_step}").mkdir(exist_ok=True)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+
+
+def finish_sharding(trainer: Trainer) -> None:
+    """Fill in what envs/accelerate leaves open for ZeRO: the precision, and what depends on the policy.
+
+    DeepSpeed's own bfloat16 would hold and save the weights themselves in 16 bits. Here they stay in 32, as with one
+    process, and what is computed (and, for linear layers, sent around) in bfloat16 is torch's autocast, by DeepSpeed.
+    """
+    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+    if plugin is None:
+        return
+    config = plugin.deepspeed_config
+    if trainer.args.bf16:
+        config["bf16"] = {"enabled": False}
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    if plugin.zero_stage == 3:
+        # "auto": by the width of the policy; DeepSpeed's own numbers would leave small policies unsharded.
+        sizes = ("reduce_bucket_size", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold")
+        config["zero_optimization"] |= dict.fromkeys(sizes, "auto")
+
+
 def train(trainer: Trainer, work: Path) -> float:
     """Train, resuming if a checkpoint is there; return the wall seconds of this process."""
     started = time.monotonic()
-    checkpoint = last_checkpoint(work)
-    if checkpoint:
+    finish_sharding(trainer)
+    with (
+        trainer.accelerator.main_process_first()
+    ):  # one alone removes what is half-written, before any other looks
+        checkpoint = last_checkpoint(work)
+    if checkpoint and trainer.is_world_process_zero():
         print(f"resuming from {checkpoint}", flush=True)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return time.monotonic() - started
+
+
+def settle(model: Any, weights: dict[str, torch.Tensor]) -> Any:
+    """Return a policy whose shards are replaced by whole weights, by name: an ordinary module, no longer to be trained."""
+    unset_hf_deepspeed_config()  # or what is saved next would be gathered from processes that have ended
+    for name, weight in weights.items():
+        owner, _, own = name.rpartition(".")
+        parameters = model.get_submodule(owner)._parameters
+        if own in parameters:
+            parameters[own] = torch.nn.Parameter(weight, requires_grad=False)
+    model.tie_weights()
+    return model
+
+
+def whole_policy(trainer: Trainer) -> Any:
+    """Return a trained policy with all its weights: to the first process; every process has to ask."""
+    model, state = trainer.accelerator.unwrap_model(trainer.model), trainer.accelerator.state
+    plugin = getattr(state, "deepspeed_plugin", None)
+    if not (trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)):
+        return model
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return settle(model, weights) if trainer.is_world_process_zero() else model
 
 
 def save_trained(
@@ -204,22 +398,39 @@ def save_trained(
 ) -> None:
     """Write model folder, curve, cost and last the manifest; then drop the work folder. One process writes."""
     trainer.accelerator.wait_for_everyone()
+    model = whole_policy(trainer)
     if not trainer.is_world_process_zero():
         return
     if trainer.args.load_best_model_at_end:
         facts["best_step"] = trainer.state.best_global_step
-    processes = trainer.args.world_size
     save_policy(
-        merged(trainer.accelerator.unwrap_model(trainer.model)),
+        model,
         tokenizer,
         arguments,
         work,
         curve=curve_of(trainer.state.log_history),
         seconds=seconds,
-        processes=processes,
+        processes=trainer.args.world_size,
         steps=trainer.state.global_step,
         **facts,
     )
+
+
+def write_policy(model: Any, folder: Path, settings: dict) -> None:
+    """Write a trained policy: its weights with the adapters added in, or, `lora.merge: false`, PEFT's own files alone.
+
+    The latter name their base model by the folder it was loaded from, which is relative to the working directory.
+    """
+    if not settings.get("lora") or settings["lora"].get("merge", True):
+        merged(model).save_pretrained(folder)
+        return
+    [adapted] = model.adapted
+    adapted.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink()  # a card that says nothing but PEFT's version
+    config = read_json(folder / "adapter_config.json")
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()  # a set, written in another order by every process
+    write_json(folder / "adapter_config.json", config)
 
 
 def save_policy(
@@ -236,12 +447,11 @@ def save_policy(
 ) -> None:
     """Write a trained policy's model folder, curve, cost and last its manifest with `facts`; drop the work folder."""
     with finished_folder(arguments.output) as folder:
-        model.save_pretrained(folder)
+        write_policy(model, folder, arguments.settings)
         tokenizer.save_pretrained(folder)
+    refuse_full_store([arguments.output])
     write_json(arguments.curve, curve)
-    gpus = (
-        max(torch.cuda.device_count() if processes == 1 else processes, 1) if torch.cuda.is_available() else 0
-    )
+    gpus = processes if torch.cuda.is_available() else 0
     write_json(
         arguments.cost,
         {

@@ -67,7 +67,7 @@ def unlearned(steps: int | None, warmup: float) -> str | None:
     if steps and steps <= 1 and math.ceil(warmup * steps) >= 1:
         return (
             "learned nothing: its one step had the learning rate 0 of a warm-up's start; give it more steps "
-            "(less accumulate, more epochs) or warmup: 0.0"
+            "(a smaller batch_size, more epochs) or warmup: 0.0"
         )
     return None
 

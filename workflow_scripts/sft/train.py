@@ -28,14 +28,16 @@ from trl import SFTConfig, SFTTrainer
 import workflow_scripts.common.models  # noqa: F401  (sets the environment before the libraries load)
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.logprobs import head_of, keeps_rows_apart, through_forward, token_logps
+from workflow_scripts.common.logprobs import IGNORED, head_of, keeps_rows_apart, through_forward, token_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer
 from workflow_scripts.common.training import (
+    Shared,
     add_training_flags,
     callbacks_of,
     counts_of,
     load_trainable,
     save_trained,
+    share_steps,
     train,
     training_arguments,
     work_folder,
@@ -67,7 +69,7 @@ def learned_states(policy: Any, batch: dict[str, Tensor], noise_alpha: float | N
     return states[learned_of(batch)]
 
 
-class LearnedPositionsTrainer(SFTTrainer):
+class LearnedPositionsTrainer(Shared, SFTTrainer):
     """An SFTTrainer that projects only the learned positions through the LM head, and takes the losses above.
 
     With the defaults its loss is TRL's own (a test holds it so). `reference` is the parent, where `kl` needs one.
@@ -86,6 +88,18 @@ class LearnedPositionsTrainer(SFTTrainer):
         self.divergence = torch.zeros(2, device=self.args.device)  # Σ s·kl and Σ s since the last log
         self.validated: list[Tensor] = []  # of each batch: Σ −log π(t), learned tokens
         through_forward(self.model)
+
+    def get_train_dataloader(self) -> Any:
+        inner = super().get_train_dataloader()
+
+        def collate(rows: list[dict]) -> dict[str, Tensor]:
+            if rows:
+                return inner.collate_fn(rows)
+            # Nothing left for this process, but it has to pass with the others: a row of which nothing is learned.
+            batch = inner.collate_fn([inner.dataset[0]])
+            return batch | {"labels": torch.full_like(batch["labels"], IGNORED)}
+
+        return share_steps(inner, self.args, collate)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, Tensor]:
         """Return the batches of an optimiser step and its items over all processes, whatever they are normalised by."""

@@ -1,0 +1,227 @@
+"""Sharded training (FSDP, ZeRO) on two CPU processes: the same weights as one process, resumed, with adapters.
+
+What needs DeepSpeed is skipped where `make deepspeed` has not been run; the first run with offloading compiles its optimiser.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.tiny import (
+    ROOT,
+    align_flags,
+    conversations,
+    pairs,
+    preference_settings,
+    settings_of,
+    sft_flags,
+    write_reference,
+    write_tokens,
+)
+from workflow_scripts.common import logprobs
+from workflow_scripts.common.files import read_json
+
+STEPS = 4
+DPO = {"batch_size": 4, "per_device_batch": 2, "max_steps": STEPS, "checkpoint_every": 2}
+LORA = {"rank": 2, "alpha": 8.0, "dropout": 0.0, "targets": "all-linear", "merge": True}
+deepspeed = pytest.mark.skipif(
+    not (Path(sys.prefix) / "deepspeed").is_dir(), reason="DeepSpeed is not installed (make deepspeed)"
+)
+
+
+def command_of(module: str, flags: list[str], parallel: str | None) -> list[str]:
+    """Return the command of a training on two processes, or on one where `parallel` is None."""
+    if parallel is None:
+        return [sys.executable, "-m", module, *flags]
+    launch = [
+        "workflow_scripts.common.launch",
+        "--gpus",
+        "0",
+        "--parallel",
+        parallel,
+        "--processes",
+        "2",
+        "--",
+    ]
+    return [
+        sys.executable,
+        "-m",
+        *launch,
+        *(["tests.fsdp_on_cpu"] if parallel == "fsdp" else []),
+        module,
+        *flags,
+    ]
+
+
+def run(command: list[str]) -> str:
+    """Run a training; return what it printed."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def norms_of(printed: str) -> list[float]:
+    """Return the gradient norms of a run's steps, which Adam would hide."""
+    lines = [line for line in printed.splitlines() if "'grad_norm'" in line]
+    return [float(line.split("'grad_norm': '")[1].split("'")[0]) for line in lines]
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model/model.safetensors")
+
+
+def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Return the largest difference of two policies' weights."""
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+@pytest.fixture(scope="module")
+def stored(tiny_model, tmp_path_factory) -> Path:
+    return write_reference(tiny_model, pairs(14), tmp_path_factory.mktemp("reference"))
+
+
+@pytest.fixture(scope="module")
+def dpo(tiny_model, stored, tmp_path_factory):
+    """Return a function: (parallel, settings) → (folder of a finished run of DPO, what it printed)."""
+
+    def trained(parallel: str | None, **settings: object) -> tuple[Path, str]:
+        folder = tmp_path_factory.mktemp(parallel or "one")
+        flags = align_flags(tiny_model, stored, preference_settings(**(DPO | settings)), folder)
+        return folder, run(command_of("workflow_scripts.align.dpo", flags, parallel))
+
+    return trained
+
+
+@pytest.fixture(scope="module")
+def one(dpo) -> tuple[Path, str]:
+    """DPO on one process."""
+    return dpo(None)
+
+
+@pytest.fixture(scope="module")
+def sharded(dpo) -> dict[str, tuple[Path, str]]:
+    """DPO on two processes by each way of sharding, once it has been asked for."""
+    return {}
+
+
+def hold_to_one(found: tuple[Path, str], one: tuple[Path, str], start: Path) -> None:
+    """Hold a sharded run to the weights, the gradient norms and the curve of one process."""
+    (folder, printed), (whole, said) = found, one
+    moved = distance(weights_of(whole), load_file(start / "model.safetensors"))
+    assert moved > 1e-3
+    assert distance(weights_of(whole), weights_of(folder)) < moved / 100
+    assert all(weight.dtype == torch.float32 for weight in weights_of(folder).values())
+    assert len(norms_of(said)) == STEPS
+    assert norms_of(printed) == pytest.approx(norms_of(said), rel=1e-2)
+    assert (folder / "model/config.json").read_text() == (whole / "model/config.json").read_text()
+    assert read_json(folder / "manifest.json")["steps"] == STEPS
+    assert read_json(folder / "cost.json")["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    "parallel", ["fsdp", pytest.param("zero2", marks=deepspeed), pytest.param("zero3", marks=deepspeed)]
+)
+def test_a_sharded_run_trains_the_weights_of_one_process(parallel, dpo, one, sharded, tiny_model):
+    sharded[parallel] = dpo(parallel)
+    hold_to_one(sharded[parallel], one, tiny_model)
+
+
+def started_by(folder: Path) -> list[psutil.Process]:
+    """Return the processes that have a folder among their arguments."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if any(str(folder) in part for part in process.info["cmdline"] or ()):
+            found.append(process)
+    return found
+
+
+@pytest.mark.parametrize("parallel", ["fsdp", pytest.param("zero3", marks=deepspeed)])
+def test_a_sharded_run_that_was_killed_is_resumed_to_the_weights_of_an_unbroken_one(
+    parallel, dpo, sharded, tiny_model, stored, tmp_path
+):
+    if parallel not in sharded:
+        sharded[parallel] = dpo(parallel)
+    flags = align_flags(tiny_model, stored, preference_settings(**DPO), tmp_path)
+    command = command_of("workflow_scripts.align.dpo", flags, parallel)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as job:
+        deadline = time.monotonic() + 240
+        while not list(tmp_path.glob("work/*/checkpoint-2/trainer_state.json")):
+            assert job.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        for process in started_by(tmp_path):
+            process.kill()
+    while started_by(tmp_path):
+        time.sleep(0.05)
+    assert not (tmp_path / "model").exists()
+    [state] = tmp_path.glob("work/*/checkpoint-2")
+    assert (
+        len(list(state.glob("rng_state_*.pth"))) == 2
+    )  # of both processes, or it would not have counted as whole
+    printed = run(command)
+    assert printed.count("resuming from") == 1
+    assert len(norms_of(printed)) == STEPS - 2
+    unbroken, _ = sharded[parallel]
+    assert distance(weights_of(unbroken), weights_of(tmp_path)) < 1e-6
+    assert (tmp_path / "curve.json").read_text() == (unbroken / "curve.json").read_text()
+
+
+@pytest.mark.parametrize("parallel", ["fsdp", pytest.param("zero3", marks=deepspeed)])
+def test_adapters_trained_in_shards_are_merged_into_whole_weights_of_the_best_checkpoint(
+    parallel, tiny_model, tmp_path
+):
+    # Enough rows in a pass that the LM head's logits are made in chunks, and again for their gradient.
+    tokens = write_tokens(tiny_model, conversations(72), conversations(3), tmp_path / "tokens")
+    settings = {
+        "batch_size": 72,
+        "per_device_batch": 36,
+        "max_steps": STEPS,
+        "epochs": STEPS,
+        "learning_rate": 1e-2,
+    }
+    settings |= {"lora": LORA, "keep": "best", "evaluate_every": 2, "gradient_checkpointing": True}
+    folders = {}
+    for how in (None, parallel):
+        folders[how] = tmp_path / str(how)
+        folders[how].mkdir()
+        flags = sft_flags(tiny_model, tokens, settings_of(**settings), folders[how])
+        printed = run(command_of("workflow_scripts.sft.train", flags, how))
+        assert f"{72 // (2 if how else 1)}" in printed.split("passes of ")[-1] or "pass of 36" in printed
+    counts = read_json(tokens / "manifest.json")["counts"]["train"]
+    assert counts["tokens"] / 2 > 2 * logprobs.CHUNK
+    one, many = weights_of(folders[None]), weights_of(folders[parallel])
+    moved = distance(one, load_file(tiny_model / "model.safetensors"))
+    assert moved > 1e-3
+    assert distance(one, many) < moved / 100
+    manifests = [read_json(folder / "manifest.json") for folder in folders.values()]
+    assert manifests[0]["best_step"] == manifests[1]["best_step"] == STEPS
+    curves = [json.loads((folder / "curve.json").read_text()) for folder in folders.values()]
+    losses = [[row["validation_loss"] for row in curve if "validation_loss" in row] for curve in curves]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@deepspeed
+def test_weights_and_moments_in_the_machines_memory_train_in_bfloat16_and_stay_in_32_bits(
+    dpo, one, tiny_model
+):
+    folder, printed = dpo("zero3-offload", precision="bfloat16")
+    whole, said = one
+    found = weights_of(folder)
+    assert norms_of(printed) == pytest.approx(norms_of(said), rel=0.1)
+    assert all(weight.dtype == torch.float32 for weight in found.values())
+    assert any((weight != weight.bfloat16().float()).any() for weight in found.values())
+    moved = distance(weights_of(whole), load_file(tiny_model / "model.safetensors"))
+    assert 0 < distance(found, weights_of(whole)) < 2 * moved
