@@ -14,7 +14,7 @@ ALL_FLAGS := $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES)) \
     $(if $(filter-out config.yaml,$(STUDY)),--configfile $(STUDY)) $(FLAGS)
 SNAKEMAKE := $(BIN)/snakemake $(ALL_FLAGS)
 
-.PHONY: results plan judge-plan verify gpu deepspeed slurm test test-studies test-vllm check check-study lock clean
+.PHONY: results plan judge-plan verify gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
 
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
 	$(BIN)/python -m workflow_scripts.common.orphans $(ORPHANS)
@@ -30,7 +30,8 @@ verify: .venv/ready        ## hash again what a study's table rests on, and name
 	$(BIN)/python -m workflow_scripts.report.verify results/$(NAME)
 
 test: .venv/ready          ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests --ignore tests/test_small_studies.py --ignore tests/test_end_to_end.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests --ignore tests/test_small_studies.py --ignore tests/test_end_to_end.py \
+	    --ignore tests/test_slurm_study.py
 
 test-studies: .venv/ready  ## run every small study from start to end
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_small_studies.py
@@ -46,6 +47,9 @@ check: .venv/ready         ## lint everything
 
 check-study: .venv/ready   ## name every mistake in a study
 	$(BIN)/python -m workflow_scripts.common.check $(STUDY)
+
+test-slurm: .venv/ready slurm  ## run the default study, cut small, on a SLURM of its own
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_slurm.py tests/test_slurm_study.py
 
 test-vllm: .venv-vllm/ready ## run vLLM's tests, with its CPU build unless .venv-vllm is there already
 	.venv-vllm/bin/python -m pytest tests/test_vllm.py

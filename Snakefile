@@ -62,6 +62,7 @@ include: "rules/score.smk"
 include: "rules/report.smk"
 
 
+# Light enough to run beside the head; on a cluster starting such a job takes longer than it. (Fetching wants the head's network.)
 localrules:
     results,
     sources,
@@ -70,10 +71,26 @@ localrules:
     scores,
     judge_plan,
     plan_judging,
+    fetch_source,
+    simulate_source,
+    prepare_tasks,
+    build_prompts,
     gather_costs,
     collect_answers,
     calibrate_answers,
+    score_tutor,
+    score_pair_perplexity,
+    score_rewards,
+    score_reply_loss,
+    score_judged,
     index_scores,
+    record_provenance,
+    build_table,
+    compare_judges,
+    summarise_training,
+    draw_loss_curves,
+    draw_policy_bars,
+    draw_rewards,
     render_report,
 
 

@@ -209,7 +209,7 @@ def test_what_was_cut_short_is_made_again(killed):
 
 def test_a_file_from_before_the_killed_run_is_left_as_it_is(folder):
     (folder / "third.txt").write_text("brought along")
-    head = snakemake(folder, 600, 1, "third.txt")
+    head = snakemake(folder, 600, 1, "third.txt", "--forcerun", "second")
     await_writer(folder)
     head.kill()
     head.wait()

@@ -47,7 +47,7 @@ def plans(fresh) -> dict[str, list[Job]]:
 
 
 def module_of(job: Job) -> str:
-    return job.command.split("workflow_scripts.")[1].split()[0]
+    return re.search(r" workflow_scripts\.(?!common\.launch )(\S+)", job.command)[1]
 
 
 # --- what holds for all ---------------------------------------------------------------------------------------------
@@ -400,7 +400,7 @@ def test_the_assistant_is_trained_with_the_published_hyper_parameters(plans):
         "max_grad_norm": 0.3,
         "optimizer": "paged_adamw_32bit",
         "quantise": "nf4",
-        "lora": {"rank": 64, "alpha": 16.0, "dropout": 0.05, "targets": "all-linear"},
+        "lora": {"rank": 64, "alpha": 16.0, "dropout": 0.05, "targets": "all-linear", "merge": True},
     }
     for job in trained:
         assert published.items() <= job.settings.items()

@@ -419,7 +419,7 @@ def test_two_processes_train_and_validate_what_one_does(tiny_model, tmp_path):
     own = {"kl": FULL, "loss_norm": "example", "max_steps": 4, "epochs": 4, "evaluate_every": 4}
     one = run_sft(tiny_model, tokens, settings_of(batch_size=8, per_device_batch=4, **own), tmp_path / "one")
     flags = sft_flags(
-        tiny_model, tokens, settings_of(batch_size=4, per_device_batch=2, **own), tmp_path / "two"
+        tiny_model, tokens, settings_of(batch_size=8, per_device_batch=2, **own), tmp_path / "two"
     )
     launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run([*launched, "-m", "workflow_scripts.sft.train", *flags], check=True, timeout=300)

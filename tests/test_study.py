@@ -321,6 +321,14 @@ def test_a_run_that_is_its_own_parent_is_a_cycle(study):
     ]
 
 
+def test_adapters_are_kept_alone_beside_a_base_model_only(study):
+    lora = {"rank": 4, "alpha": 8, "merge": False}
+    check_study(put(study, "runs.sft.lora", lora))
+    (mistake,) = mistakes_in(put(study, "runs.dpo.lora", lora))
+    assert mistake.startswith("runs.dpo.lora.merge: adapters are kept alone beside a base model only")
+    check_study(put(study, "runs.dpo.lora", lora | {"merge": True}))
+
+
 def test_a_dataset_and_a_benchmark_that_would_share_a_folder_are_refused(study):
     config = put(study, "benchmarks.tutor", study["benchmarks"]["pair_perplexity"])
     assert "benchmarks.tutor: a dataset has this name already, and both are cleaned" in mistakes_in(config)

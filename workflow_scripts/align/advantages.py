@@ -30,7 +30,10 @@ def main() -> None:
     columns = ["id", "prompt", "reward", "rank", "split"]
     rows = pyarrow.parquet.read_table(arguments.rewarded, columns=columns).to_pylist()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_policy(arguments.parent, trust_remote_code=settings["trust_remote_code"]).to(device)
+    computing = precision_of(settings["precision"])
+    model = load_policy(
+        arguments.parent, trust_remote_code=settings["trust_remote_code"], computing=computing
+    ).to(device)
     head = load_head(arguments.head).to(device)
     width = model.get_input_embeddings().embedding_dim
     if head.config["width"] != width:

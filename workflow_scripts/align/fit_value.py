@@ -139,7 +139,10 @@ def main() -> None:
         )
     fitted, held = hold_out([row["group"] for row in rows], settings["held_out"], arguments.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_policy(arguments.parent, trust_remote_code=settings["trust_remote_code"]).to(device)
+    computing = precision_of(settings["precision"])
+    model = load_policy(
+        arguments.parent, trust_remote_code=settings["trust_remote_code"], computing=computing
+    ).to(device)
     prompts = list(dict.fromkeys(tuple(row["prompt"]) for row in rows))
     dtype = precision_of(settings["precision"])
     of_prompt = dict(

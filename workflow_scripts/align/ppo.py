@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers import GenerationConfig, Trainer, TrainingArguments, get_scheduler
 from trl.trainer.utils import disable_dropout_in_model
 
 from workflow_scripts.align.online import Online, prepare
@@ -225,6 +225,8 @@ class Learner:
         lengths = torch.tensor([[len(prompt)] for prompt in prompts])
         mask = (torch.arange(ids.shape[1])[None] >= ids.shape[1] - lengths).long()
         self.policy.eval()
+        own = self.policy.generation_config
+        self.policy.generation_config = GenerationConfig()  # a base model's may penalise repetition
         with self.computing():
             output = self.policy.generate(
                 ids.to(self.device),
@@ -237,6 +239,7 @@ class Learner:
                 eos_token_id=ends,
                 pad_token_id=pad,
             )
+        self.policy.generation_config = own
         answers = output[:, ids.shape[1] :].tolist()
         stops = [next((at for at, token in enumerate(row) if token in ends), len(row)) for row in answers]
         return [row[: stop + 1] for row, stop in zip(answers, stops, strict=True)]

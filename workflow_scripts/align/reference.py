@@ -92,7 +92,10 @@ def main() -> None:
         for row in with_mismatched([row for row in rows if row["split"] == split])
     ]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_policy(arguments.parent, trust_remote_code=settings["trust_remote_code"]).to(device)
+    computing = precision_of(settings["precision"])
+    model = load_policy(
+        arguments.parent, trust_remote_code=settings["trust_remote_code"], computing=computing
+    ).to(device)
     dtype = precision_of(settings["precision"])
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]["prompt"]))
     for start in range(0, len(order), settings["batch_size"]):

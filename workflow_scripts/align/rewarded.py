@@ -139,7 +139,10 @@ def main() -> None:
             f"{' '.join(arguments.annotated)}: no usable training row; rejected: {rejected[:3]}"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_policy(arguments.parent, trust_remote_code=settings["trust_remote_code"]).to(device)
+    computing = precision_of(settings["precision"])
+    model = load_policy(
+        arguments.parent, trust_remote_code=settings["trust_remote_code"], computing=computing
+    ).to(device)
     add_reference(model, rows, settings)
     with finished_file(arguments.output) as temporary:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary)

@@ -9,6 +9,7 @@ the number of processes alters what is answered, as another seed would.
 
 from typing import Any
 
+import torch
 from datasets import Dataset
 from trl import RLOOConfig, RLOOTrainer
 
@@ -69,7 +70,8 @@ def main() -> None:
             f"{arguments.prompts}: {len(online.prompts)} usable prompts, and a step asks {asked}; "
             "lower batch_size"
         )
-    model = load_trainable(arguments.parent, settings, arguments.seed)
+    # TRL lets it answer outside of autocast, in its weights' float32.
+    model = load_trainable(arguments.parent, settings, arguments.seed, computing=torch.float32)
     own_ends, model.generation_config.eos_token_id = model.generation_config.eos_token_id, online.ends
     trainer = TokenPromptsTrainer(
         model=model,

@@ -282,6 +282,11 @@ class References:
                 self.wrong.append(f"{path}.parent: names each parent once, and at least one, not {parents}")
             for parent in parents:
                 self.need(f"{path}.parent", parent, [*study.models, *study.runs], "model or run")
+                if run.lora and not run.lora.merge and parent in study.runs:
+                    self.wrong.append(
+                        f"{path}.lora.merge: adapters are kept alone beside a base model only, and {parent!r} is a run; "
+                        "leave it out, or train from the base model"
+                    )
             if isinstance(run, Sft):
                 self.need(f"{path}.dataset", run.dataset, study.datasets, "dataset")
                 self.need_split(f"{path}.split", run.dataset, run.split)

@@ -209,7 +209,9 @@ def callbacks_of(settings: dict) -> list[TrainerCallback]:
     return [EarlyStoppingCallback(settings["patience"])] if settings["patience"] else []
 
 
-def load_trainable(folder: Path | str, settings: dict, seed: int) -> Any:
+def load_trainable(
+    folder: Path | str, settings: dict, seed: int, computing: torch.dtype | None = None
+) -> Any:
     """Return the policy to be trained: whole, or with low-rank adapters in its layers (Hu et al. 2021), frozen else.
 
     The adapters, drawn by `seed`, are set into the policy itself, which keeps its class; `merged` gives the plain policy
@@ -236,7 +238,8 @@ def load_trainable(folder: Path | str, settings: dict, seed: int) -> Any:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=precision_of(settings["precision"]),
         )
-    model = load_policy(folder, trust_remote_code=settings["trust_remote_code"], **more)
+    computing = computing or precision_of(settings["precision"])
+    model = load_policy(folder, trust_remote_code=settings["trust_remote_code"], computing=computing, **more)
     if quantise:
         model = prepare_model_for_kbit_training(
             model, use_gradient_checkpointing=settings["gradient_checkpointing"]
@@ -293,7 +296,7 @@ def work_folder(base: Path, inputs: list[Path], settings: dict, seed: int, code:
     fingerprint = digest({"inputs": contents, "settings": settings, "seed": seed, "code": code})[:16]
     for other in base.glob("*") if os.environ.get("LOCAL_RANK", "0") == "0" else ():
         if other.name != fingerprint:
-            shutil.rmtree(other)
+            shutil.rmtree(other, ignore_errors=True)  # another node's first process may do so too
     folder = base / fingerprint
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -317,6 +320,10 @@ class Shared:
     which is whole from the forward pass to the end of the backward one (accelerate would make it a unit of its own).
     """
 
+    def seconds(self) -> float:
+        """Return the wall seconds of this training so far, those before it was resumed with them."""
+        return time.monotonic() - self.started
+
     def _prepare_for_training(self, *arguments: Any, **named: Any) -> Any:
         if not self.is_fsdp_enabled:
             return super()._prepare_for_training(*arguments, **named)
@@ -331,6 +338,7 @@ class Shared:
         # The Trainer notes a best checkpoint whose folder is there: before any process has written to it, if in shards.
         Path(self.args.output_dir, f"checkpoint-{self.state.global_step}").mkdir(exist_ok=True)
         self.accelerator.wait_for_everyone()
+        self.state.log_history.append({"step": self.state.global_step, "seconds": self.seconds()})
         super()._save_checkpoint(model, trial)
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -358,17 +366,20 @@ def finish_sharding(trainer: Trainer) -> None:
 
 
 def train(trainer: Trainer, work: Path) -> float:
-    """Train, resuming if a checkpoint is there; return the wall seconds of this process."""
-    started = time.monotonic()
+    """Train, resuming if a checkpoint is there; return the wall seconds, those up to that checkpoint with them."""
+    trainer.started = time.monotonic()
     finish_sharding(trainer)
     with (
         trainer.accelerator.main_process_first()
     ):  # one alone removes what is half-written, before any other looks
         checkpoint = last_checkpoint(work)
-    if checkpoint and trainer.is_world_process_zero():
-        print(f"resuming from {checkpoint}", flush=True)
+    if checkpoint:
+        history = read_json(checkpoint / "trainer_state.json")["log_history"]
+        trainer.started -= max((entry.get("seconds", 0.0) for entry in history), default=0.0)
+        if trainer.is_world_process_zero():
+            print(f"resuming from {checkpoint}", flush=True)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return time.monotonic() - started
+    return time.monotonic() - trainer.started
 
 
 def settle(model: Any, weights: dict[str, torch.Tensor]) -> Any:

@@ -77,7 +77,10 @@ def main() -> None:
         rows = calibration_rows(tokenizer, pairs, settings, arguments.calibration)
     else:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_policy(arguments.model, trust_remote_code=settings["trust_remote_code"]).to(device)
+        computing = precision_of(settings["precision"])
+        model = load_policy(
+            arguments.model, trust_remote_code=settings["trust_remote_code"], computing=computing
+        ).to(device)
         rows = likelihood_rows(
             model, tokenizer, pairs, settings | {"dtype": precision_of(settings["precision"])}
         )

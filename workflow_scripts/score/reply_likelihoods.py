@@ -90,7 +90,10 @@ def main() -> None:
         measures = calibration_rows(tokenizer, rows, arguments.calibration)
     else:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_policy(arguments.model, trust_remote_code=settings["trust_remote_code"]).to(device)
+        computing = precision_of(settings["precision"])
+        model = load_policy(
+            arguments.model, trust_remote_code=settings["trust_remote_code"], computing=computing
+        ).to(device)
         measures = likelihood_rows(model, rows, settings["batch_size"], precision_of(settings["precision"]))
     if len(measures) != len(turns):
         raise AssertionError(f"{len(turns)} replies, {len(measures)} likelihoods")

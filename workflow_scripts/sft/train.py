@@ -29,7 +29,7 @@ import workflow_scripts.common.models  # noqa: F401  (sets the environment befor
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.logprobs import IGNORED, head_of, keeps_rows_apart, through_forward, token_logps
-from workflow_scripts.common.models import load_policy, load_tokenizer
+from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
 from workflow_scripts.common.training import (
     Shared,
     add_training_flags,
@@ -191,7 +191,11 @@ def main() -> None:
     tokenizer = load_tokenizer(arguments.parent)
     reference = None
     if settings["kl"] is not None:
-        reference = load_policy(arguments.parent, trust_remote_code=settings["trust_remote_code"])
+        reference = load_policy(
+            arguments.parent,
+            trust_remote_code=settings["trust_remote_code"],
+            computing=precision_of(settings["precision"]),
+        )
     model, packing = (
         load_trainable(arguments.parent, settings, arguments.seed),
         settings["pack_tokens"] is not None,
