@@ -36,7 +36,7 @@ rule score_reference:
     message:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on pairs {wildcards.pairs}"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/{{rule}}/{{wildcards.pairs}}-{{wildcards.policy}}-{{wildcards.seed}}.json --"
+        f"{LAUNCH} --cost $RESULTS/costs/score_reference/{{wildcards.pairs}}-{{wildcards.policy}}-{{wildcards.seed}}.json --"
         " workflow_scripts.align.reference --parent $(dirname {input.parent})/model"
         " --pairs $(dirname {input.pairs})/pairs.jsonl --settings {params.settings:q}"
         " --output {output.rows} --rejected {output.rejected} --manifest {output.manifest} > {log} 2>&1"
@@ -72,7 +72,8 @@ rule train_aligned:
     shell:
         f"{LAUNCH_POLICY} -- {{params.module}}"
         " --reference $(dirname {input.reference})/rows.parquet --reference-manifest {input.reference}"
-        f" {POLICY_FLAGS} > {{log}} 2>&1"
+        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_aligned/{{wildcards.policy}}-{{wildcards.seed}}.json"
+        " > {log} 2>&1"
 
 
 rule tokenise_ranked:
@@ -138,7 +139,8 @@ rule train_ranked:
     shell:
         f"{LAUNCH_POLICY} -- {{params.module}}"
         " --ranked $(dirname {input.ranked})/rows.parquet --ranked-manifest {input.ranked}"
-        f" {POLICY_FLAGS} > {{log}} 2>&1"
+        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_ranked/{{wildcards.policy}}-{{wildcards.seed}}.json"
+        " > {log} 2>&1"
 
 
 rule score_rewarded:
@@ -178,7 +180,7 @@ rule score_rewarded:
     message:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on rewarded answers {wildcards.rewarded}"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/{{rule}}/{{wildcards.rewarded}}-{{wildcards.policy}}-{{wildcards.seed}}.json --"
+        f"{LAUNCH} --cost $RESULTS/costs/score_rewarded/{{wildcards.rewarded}}-{{wildcards.policy}}-{{wildcards.seed}}.json --"
         " workflow_scripts.align.rewarded --parent $(dirname {input.parent})/model --annotated {params.rows}"
         " --settings {params.settings:q} --output {output.rows} --rejected {output.rejected}"
         " --manifest {output.manifest} > {log} 2>&1"
@@ -230,7 +232,7 @@ rule fit_value:
     message:
         "Fitting value head {wildcards.value} on {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/{{rule}}/{{wildcards.value}}-{{wildcards.policy}}-{{wildcards.seed}}.json --"
+        f"{LAUNCH} --cost $RESULTS/costs/fit_value/{{wildcards.value}}-{{wildcards.policy}}-{{wildcards.seed}}.json --"
         " workflow_scripts.align.fit_value --parent $(dirname {input.parent})/model --annotated {params.rows}"
         " --settings {params.settings:q} --seed {params.seed} --output {output.head}"
         " --manifest {output.manifest} --curve {output.curve} > {log} 2>&1"
@@ -271,7 +273,7 @@ rule estimate_advantages:
     message:
         "Advantages over {wildcards.policy} (seed {wildcards.seed}) on {wildcards.rewarded}"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/{{rule}}/{{wildcards.rewarded}}-{{wildcards.value}}-{{wildcards.policy}}-{{wildcards.seed}}.json --"
+        f"{LAUNCH} --cost $RESULTS/costs/estimate_advantages/{{wildcards.rewarded}}-{{wildcards.value}}-{{wildcards.policy}}-{{wildcards.seed}}.json --"
         " workflow_scripts.align.advantages --parent $(dirname {input.parent})/model --head $(dirname {input.head})/head"
         " --rewarded $(dirname {input.rewarded})/rows.parquet --settings {params.settings:q}"
         " --output {output.advantages} --manifest {output.manifest} > {log} 2>&1"
@@ -311,7 +313,8 @@ rule train_offline:
     shell:
         f"{LAUNCH_POLICY} -- {{params.module}}"
         " --rewarded $(dirname {input.rewarded})/rows.parquet --rewarded-manifest {input.rewarded} {params.advantages}"
-        f" {POLICY_FLAGS} > {{log}} 2>&1"
+        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_offline/{{wildcards.policy}}-{{wildcards.seed}}.json"
+        " > {log} 2>&1"
 
 
 rule train_online:
@@ -356,4 +359,5 @@ rule train_online:
         f"{LAUNCH_POLICY} -- {{params.module}}"
         " --prompts {input.prompts}l --prompts-manifest {input.prompts} --rewards {params.rewards:q}"
         " --fit-rows {params.fit_rows}"
-        f" {POLICY_FLAGS} > {{log}} 2>&1"
+        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_online/{{wildcards.policy}}-{{wildcards.seed}}.json"
+        " > {log} 2>&1"

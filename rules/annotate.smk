@@ -62,7 +62,7 @@ rule train_reward_model:
         " --pairs {input.pairs}l --pairs-manifest {input.pairs}"
         " --settings {params.settings:q} --seed {params.seed} --work $WORK/train/{wildcards.reward}"
         " --output {output.model} --manifest {output.manifest} --curve {output.curve}"
-        " --cost $RESULTS/costs/{rule}/{wildcards.reward}.json > {log} 2>&1"
+        " --cost $RESULTS/costs/train_reward_model/{wildcards.reward}.json > {log} 2>&1"
 
 
 rule annotate_dataset:
@@ -92,7 +92,7 @@ rule annotate_dataset:
         "Annotating {wildcards.annotation}"
     shell:
         f"{LAUNCH} --claim $WORK/annotate/{{wildcards.annotation}}.lock"
-        " --cost $RESULTS/costs/{rule}/{wildcards.annotation}.json -- workflow_scripts.annotate.annotate"
+        " --cost $RESULTS/costs/annotate_dataset/{wildcards.annotation}.json -- workflow_scripts.annotate.annotate"
         " --rows $(dirname {input.dataset})/rows --splits {params.splits} --fit-split {params.fit_split}"
         " --settings {params.settings:q} --work $WORK/annotate/{wildcards.annotation}"
         " --output {output.rows} --manifest {output.manifest} 2> {log}"
@@ -131,7 +131,7 @@ rule annotate_answers:
     message:
         "Rewarding {wildcards.policy} (seed {wildcards.seed}) on {wildcards.prompts}"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/{{rule}}/{{wildcards.policy}}-{{wildcards.seed}}-{{wildcards.prompts}}.json --"
+        f"{LAUNCH} --cost $RESULTS/costs/annotate_answers/{{wildcards.policy}}-{{wildcards.seed}}-{{wildcards.prompts}}.json --"
         " workflow_scripts.annotate.answers --prompts {input.prompts}l --generations {input.generations}l"
         " --fit-rows $(dirname {input.dataset})/rows/{params.fit_split}.jsonl --settings {params.settings:q}"
         " --work $WORK/annotate/{wildcards.policy}-{wildcards.seed}-{wildcards.prompts}"

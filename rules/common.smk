@@ -34,9 +34,9 @@ try:
     STUDY = check_config(config, workflow.configfiles)
     if STORED:
         check_store(os.environ.get("SNAKEMAKE_OUTPUT_CACHE"))
-        os.environ["PLUMBLINE_STORED"] = (
-            "yes"  # jobs know by it that the store is in use
-        )
+        os.environ |= {
+            "PLUMBLINE_STORED": "yes"
+        }  # jobs know by it that the store is in use
     if workflow.is_main_process:
         check_links(["data", f"results/{STUDY.study}"])
 except PlumblineError as error:
@@ -119,22 +119,16 @@ REWARDING = ANSWERING | {
     )
 }
 LAUNCH = "python -m workflow_scripts.common.launch --gpus {resources.gpu}"
-LAUNCH_TRAINING = LAUNCH + " --nodes {resources.nodes} --parallel {resources.parallel}"
-LAUNCH_POLICY = (
-    LAUNCH_TRAINING + " --claim $WORK/train/{wildcards.policy}-{wildcards.seed}.lock"
+LAUNCH_TRAINING = (
+    f"{LAUNCH} --nodes {{resources.nodes}} --parallel {{resources.parallel}}"
 )
-LAUNCH_SCORE = (
-    LAUNCH
-    + " --cost $RESULTS/costs/{rule}/{wildcards.policy}-{wildcards.seed}-{wildcards.benchmark}.json"
-)
+LAUNCH_POLICY = f"{LAUNCH_TRAINING} --claim $WORK/train/{{wildcards.policy}}-{{wildcards.seed}}.lock"
 POLICY_FLAGS = (
     "--parent $(dirname {input.parent})/model --parent-manifest {input.parent}"
     " --settings {params.settings:q} --seed {wildcards.seed}"
     " --work $WORK/train/{wildcards.policy}-{wildcards.seed} --output {output.model}"
     " --manifest {output.manifest} --curve {output.curve}"
-    " --cost $RESULTS/costs/{rule}/{wildcards.policy}-{wildcards.seed}.json"
 )
-
 
 ANYONE = one_of([*POLICIES, *CALIBRATION])
 
@@ -542,11 +536,13 @@ ENGINE_CODE = code_of(
 # vLLM has environments of its own, since it wants other versions of some packages: .venv-vllm here, another YAML for conda.
 VLLM = STUDY.engine.name == "vllm"
 ENGINE_PINS = pins("vllm", *TORCH, lock="vllm.txt") if VLLM else pins(*TORCH)
-os.environ["ENGINE_PATH"] = (
-    f"{workflow.basedir}/.venv-vllm/bin:"
-    if VLLM and not workflow.deployment_settings.deployment_method
-    else ""
-)
+os.environ |= {
+    "ENGINE_PATH": (
+        f"{workflow.basedir}/.venv-vllm/bin:"
+        if VLLM and not workflow.deployment_settings.deployment_method
+        else ""
+    )
+}
 ENGINE_ENVIRONMENT = "../envs/vllm.yaml" if VLLM else "../envs/train.yaml"
 
 

@@ -67,7 +67,7 @@ rule answer_prompts:
         " --model $(dirname {input.model})/model --model-manifest {input.model}"
         " --prompts {input.prompts} --settings {params.settings:q} --seed {wildcards.seed}"
         " --work $WORK/answers/{wildcards.policy}-{wildcards.seed} --answers {output.answers} --output {output.answered}"
-        " --cost $RESULTS/costs/{rule}/{wildcards.policy}-{wildcards.seed}.json > {log} 2>&1"
+        " --cost $RESULTS/costs/answer_prompts/{wildcards.policy}-{wildcards.seed}.json > {log} 2>&1"
 
 
 # `answered.json` is ancient here: it orders the two jobs, but a change to another prompt set, which makes it new,

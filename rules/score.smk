@@ -94,7 +94,8 @@ rule measure_likelihoods:
     message:
         "Likelihoods of {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        f"{LAUNCH_SCORE} -- workflow_scripts.score.likelihoods --model $(dirname {{input.model}})/model"
+        f"{LAUNCH} --cost $RESULTS/costs/measure_likelihoods/{{wildcards.policy}}-{{wildcards.seed}}-{{wildcards.benchmark}}.json --"
+        f" workflow_scripts.score.likelihoods --model $(dirname {{input.model}})/model"
         " {params.calibration} --pairs $(dirname {input.pairs})/rows/pairs.jsonl"
         " --settings {params.settings:q} --output {output} 2> {log}"
 
@@ -176,7 +177,8 @@ rule measure_reply_likelihoods:
     message:
         "Likelihoods of {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        f"{LAUNCH_SCORE} -- workflow_scripts.score.reply_likelihoods --model $(dirname {{input.model}})/model"
+        f"{LAUNCH} --cost $RESULTS/costs/measure_reply_likelihoods/{{wildcards.policy}}-{{wildcards.seed}}-{{wildcards.benchmark}}.json --"
+        f" workflow_scripts.score.reply_likelihoods --model $(dirname {{input.model}})/model"
         " {params.calibration} --rows $(dirname {input.dataset})/rows/{params.split}.jsonl --settings {params.settings:q} --output {output} 2> {log}"
 
 
@@ -236,7 +238,8 @@ rule score_lm_eval:
     message:
         "lm-eval {wildcards.benchmark} of {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        f"{LAUNCH_SCORE} -- workflow_scripts.score.lm_eval_run {{params.subject}} {{params.programs}}"
+        f"{LAUNCH} --cost $RESULTS/costs/score_lm_eval/{{wildcards.policy}}-{{wildcards.seed}}-{{wildcards.benchmark}}.json --"
+        f" workflow_scripts.score.lm_eval_run {{params.subject}} {{params.programs}}"
         " --settings {params.settings:q}"
         " --output {output} > {log} 2>&1"
 

@@ -84,4 +84,5 @@ rule train_sft:
     shell:
         f"{LAUNCH_POLICY} -- workflow_scripts.sft.train"
         " --tokens $(dirname {input.tokens})/rows --tokens-manifest {input.tokens}"
-        f" {POLICY_FLAGS} > {{log}} 2>&1"
+        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_sft/{{wildcards.policy}}-{{wildcards.seed}}.json"
+        " > {log} 2>&1"
