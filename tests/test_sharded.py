@@ -21,6 +21,7 @@ from tests.tiny import (
     conversations,
     pairs,
     preference_settings,
+    run_align,
     settings_of,
     sft_flags,
     write_reference,
@@ -28,6 +29,7 @@ from tests.tiny import (
 )
 from workflow_scripts.common import logprobs
 from workflow_scripts.common.files import read_json
+from workflow_scripts.common.models import load_policy
 
 STEPS = 4
 DPO = {"batch_size": 4, "per_device_batch": 2, "max_steps": STEPS, "checkpoint_every": 2}
@@ -199,7 +201,9 @@ def test_adapters_trained_in_shards_are_merged_into_whole_weights_of_the_best_ch
         folders[how].mkdir()
         flags = sft_flags(tiny_model, tokens, settings_of(**settings), folders[how])
         printed = run(command_of("workflow_scripts.sft.train", flags, how))
-        assert f"{72 // (2 if how else 1)}" in printed.split("passes of ")[-1] or "pass of 36" in printed
+        assert (
+            f"a step: 72 rows = {'2 processes × 1 pass' if how else '1 process × 2 passes'} of 36" in printed
+        )
     counts = read_json(tokens / "manifest.json")["counts"]["train"]
     assert counts["tokens"] / 2 > 2 * logprobs.CHUNK
     one, many = weights_of(folders[None]), weights_of(folders[parallel])
@@ -211,6 +215,28 @@ def test_adapters_trained_in_shards_are_merged_into_whole_weights_of_the_best_ch
     curves = [json.loads((folder / "curve.json").read_text()) for folder in folders.values()]
     losses = [[row["validation_loss"] for row in curve if "validation_loss" in row] for curve in curves]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_a_policy_kept_as_adapters_alone_loads_as_the_merged_one(tiny_model, stored, tmp_path):
+    settings = {"max_steps": 2, "warmup": 0, "schedule": "constant", "learning_rate": 1e-2}
+    merged, alone = (
+        run_align(
+            "dpo",
+            tiny_model,
+            stored,
+            preference_settings(**settings, lora=LORA | {"targets": ["v_proj", "q_proj"], "merge": merge}),
+            tmp_path / str(merge),
+        )
+        for merge in (True, False)
+    )
+    files = {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in alone.iterdir()} == files
+    config = read_json(alone / "adapter_config.json")
+    assert config["base_model_name_or_path"] == str(tiny_model)
+    assert config["target_modules"] == ["q_proj", "v_proj"]  # in one order, whatever the hash seed
+    found, expected = load_policy(alone).state_dict(), load_policy(merged).state_dict()
+    assert distance(expected, load_policy(tiny_model).state_dict()) > 1e-3
+    assert distance(found, expected) < 1e-6
 
 
 @deepspeed

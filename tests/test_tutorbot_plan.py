@@ -127,12 +127,16 @@ def test_the_policies_carry_their_lineage():
     }
 
 
-def test_training_and_answering_ask_for_four_gpus(plan):
-    heavy = of_rule(plan, *TRAINING, "answer_prompts", "score_reference", "measure_likelihoods")
+def test_training_and_answering_ask_for_four_gpus_and_reading_for_one(plan):
+    heavy = of_rule(plan, *TRAINING, "answer_prompts")
     assert {job.resources["gpu"] for job in heavy} == {"4"}
+    reading = of_rule(plan, "score_reference", "measure_likelihoods")
+    assert {job.resources["gpu"] for job in reading} == {"0", "1"}, (
+        "0: no model is read for the calibration rows"
+    )
     assert {job.threads for job in of_rule(plan, *TRAINING)} == {32}
     assert {job.resources["mem_mb"] for job in of_rule(plan, *TRAINING)} == {"400000"}
-    others = [job for job in plan if job not in heavy]
+    others = [job for job in plan if job not in heavy + reading]
     assert not any("gpu" in job.resources for job in others)
 
 

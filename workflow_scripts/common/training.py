@@ -320,6 +320,10 @@ class Shared:
     which is whole from the forward pass to the end of the backward one (accelerate would make it a unit of its own).
     """
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.started = time.monotonic()
+
     def seconds(self) -> float:
         """Return the wall seconds of this training so far, those before it was resumed with them."""
         return time.monotonic() - self.started
