@@ -30,6 +30,9 @@ from workflow_scripts.common.study import (
 )
 
 STORED = workflow.workflow_settings.cache is not None
+if STORED and not workflow.workflow_settings.cache:
+    # A plain --cache is not handed on to a cluster's jobs, one with a rule's name is; all others have their directive.
+    workflow.workflow_settings.cache = ["train_sft"]
 try:
     STUDY = check_config(config, workflow.configfiles)
     if STORED:

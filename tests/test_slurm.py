@@ -284,3 +284,19 @@ def test_a_training_that_is_cancelled_and_then_loses_its_node_ends_in_the_weight
     assert "1 process on GPU" in log, "the device that SLURM gave is used as it is"
     assert (stormy.folder / target).read_text() == (calm / target).read_text()
     assert stale(stormy.folder, target) == set()
+
+
+def test_what_one_study_made_on_a_node_another_fetches_on_a_node(cluster, workflow_in, tmp_path, tiny_model):
+    store = tmp_path / "store"
+    store.mkdir()
+    clone = copy_repository(tmp_path / "clone")
+    for name in ("first", "second"):
+        folder = Path(shutil.copytree(clone, tmp_path / name))
+        (folder / "config.yaml").write_text(yaml.safe_dump(chain_of(tiny_model, name), sort_keys=False))
+        workflow = workflow_in(folder)
+        workflow.env["SNAKEMAKE_OUTPUT_CACHE"] = str(store)
+        workflow.run(f"data/clean/{name}/chat/manifest.json", "--cache")
+        assert workflow.jobs("%k %T") == [["rule_clean_dataset_wildcards_chat", "COMPLETED"]]
+    rows = tmp_path / "second/data/clean/second/chat/rows/train.jsonl"
+    assert rows.resolve().is_relative_to(store)
+    assert rows.read_text() == (tmp_path / "first/data/clean/first/chat/rows/train.jsonl").read_text()
