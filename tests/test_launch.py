@@ -49,7 +49,9 @@ MODULES = {
     f"{TELL}\ntime.sleep(60)",
     "counting": "import signal, sys, time\nseen = []\n"
     "signal.signal(signal.SIGINT, lambda *_: seen.append(1))\n"
-    f"{TELL}\ntime.sleep(1.5)\nsys.exit(40 + len(seen))",
+    f"{TELL}\nend = time.monotonic() + 60\n"
+    "while not seen and time.monotonic() < end: time.sleep(0.05)\n"
+    "time.sleep(1)\nsys.exit(40 + len(seen))",
     "littering": "import subprocess, sys\n"
     "child = subprocess.Popen(['sleep', '60'], start_new_session=True, stdout=-3, stderr=-3)\n"
     "print(child.pid, flush=True)",
