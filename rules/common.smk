@@ -103,13 +103,18 @@ def asked(resources):
 
 TRAINING = asked(STUDY.training_resources)
 ANSWERING = asked(STUDY.generation_resources)
-ONLINE = TRAINING | {  # PPO is one process
-    "gpu": lambda wildcards: (
-        min(1, TRAINING["gpu"])
+
+
+def unless_ppo(name):
+    """Return how much of a resource a training asks for; PPO is one process, on one machine."""
+    return lambda wildcards: (
+        min(1, TRAINING[name])
         if run_of(wildcards.policy).method == "ppo"
-        else TRAINING["gpu"]
+        else TRAINING[name]
     )
-}
+
+
+ONLINE = TRAINING | {name: unless_ppo(name) for name in ("gpu", "nodes")}
 # What only reads (log-probs, rewards, harness) is one process on one GPU, and none where no model is read.
 ONE_GPU = min(1, ANSWERING["gpu"])
 READING = ANSWERING | {"gpu": ONE_GPU}
@@ -120,6 +125,12 @@ REWARDING = ANSWERING | {
     "gpu": lambda wildcards: (
         ONE_GPU if reward_manifests(annotation_of(wildcards)) else 0
     )
+}
+JUDGING = ANSWERING | {
+    "judge": 1,
+    "gpu": lambda wildcards: (
+        ONE_GPU if judge_of(wildcards).kind == "reward_model" else 0
+    ),
 }
 LAUNCH = "python -m workflow_scripts.common.launch --gpus {resources.gpu}"
 LAUNCH_TRAINING = (

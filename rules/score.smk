@@ -293,7 +293,7 @@ rule judge_answers:
         "../envs/train.yaml"
     threads: 1
     resources:
-        judge=1,
+        **JUDGING,
     params:
         code=code_of("workflow_scripts.score.judge_answers"),
         pins=pins("alpaca-eval"),
@@ -301,15 +301,14 @@ rule judge_answers:
         judge=judge_settings,
         settings=judging_settings,
         flags=judging_flags,
-        cost=f"{RESULTS}/costs/judge_answers/{{policy}}-{{seed}}-{{benchmark}}.json",
     message:
         "Judging {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        "python -m workflow_scripts.score.judge_answers --benchmark {wildcards.benchmark} --kind {params.kind}"
+        f"{LAUNCH} -- workflow_scripts.score.judge_answers --benchmark {{wildcards.benchmark}} --kind {{params.kind}}"
         " --prompts {input.prompts}l --generations {input.generations}l {params.flags}"
         ' --judge {params.judge:q} --access "$PLUMBLINE_JUDGES" --settings {params.settings:q}'
         f" --store {JUDGE_STORE} --study {NAME} --cell {{wildcards.policy}}-{{wildcards.seed}}-{{wildcards.benchmark}}"
-        " --output {output} --cost {params.cost} 2> {log}"
+        " --output {output} --cost $RESULTS/costs/judge_answers/{wildcards.policy}-{wildcards.seed}-{wildcards.benchmark}.json 2> {log}"
 
 
 rule plan_judging:

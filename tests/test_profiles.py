@@ -12,6 +12,7 @@ import yaml
 from snakemake.cli import get_argument_parser
 
 from tests.workflow import copy_repository
+from workflow_scripts.common.code import code_of, module_file
 from workflow_scripts.common.environments import read_rules
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,3 +141,16 @@ def test_a_study_can_be_planned_with_the_profile(copy, name):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Fine-tuning tiny.full (seed 1)" in done.stdout
+
+
+def test_every_rule_whose_code_takes_a_gpu_starts_through_the_launcher_which_leases_it():
+    texts = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    lists_only = {"plan_judging", "list_items"}  # they run with --plan and --items, and load no model
+    assert all(re.search(rf"rule {name}:.*?(--plan|--items) ", texts, re.DOTALL) for name in lists_only)
+    taking = set()
+    for rule in read_rules(ROOT / "rules"):
+        ours = code_of(*(f"workflow_scripts.{module}" for module in rule.modules))
+        if any('"cuda" if torch.cuda' in module_file(each).read_text() for each in ours):
+            taking.add(rule.name)
+    assert {"judge_answers", "score_reference", "score_lm_eval", "annotate_dataset"} <= taking
+    assert taking - lists_only <= rules_on_gpus()
