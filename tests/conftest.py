@@ -1,10 +1,15 @@
 """Fixtures shared by the tests. Nothing here imports torch before a test asks for a model."""
 
 import os
+import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.slurm_cluster import Cluster, Unavailable, slurm_cluster
+from tests.workflow import copy_repository, finish
 
 # A shell's background job, as a test run may be, ignores interrupts, and what it starts would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -19,3 +24,29 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_model import make_tiny_model
 
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default study, finished without its cost: see tests.workflow."""
+    folder = copy_repository(tmp_path_factory.mktemp("study"))
+    finish(folder)
+    return folder
+
+
+@pytest.fixture
+def study(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished study that a test may change; time stamps are kept."""
+    folder = tmp_path / "study"
+    shutil.copytree(finished, folder, symlinks=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A real SLURM on this machine; without one the tests that ask for it are skipped."""
+    try:
+        with slurm_cluster() as running:
+            yield running
+    except Unavailable as reason:
+        pytest.skip(str(reason))

@@ -2,14 +2,13 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.workflow import copy_repository, finish
+from tests.workflow import edit
 from workflow_scripts.common.files import write_json
 from workflow_scripts.report.plan import Job, Range, changed_params, estimate, plan_text, read_records
 
@@ -145,26 +144,6 @@ def test_a_parameter_that_came_went_or_is_long_is_named_and_not_printed():
 
 
 # --- on a finished study ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    folder = copy_repository(tmp_path_factory.mktemp("study"))
-    finish(folder)
-    return folder
-
-
-@pytest.fixture
-def study(finished, tmp_path) -> Path:
-    folder = tmp_path / "study"
-    shutil.copytree(finished, folder, symlinks=True)
-    return folder
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text, f"{path} has no {old!r}"
-    path.write_text(text.replace(old, new, 1))
 
 
 def make_plan(folder: Path, *flags: str) -> subprocess.CompletedProcess:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.chain import chain_of
-from tests.slurm_cluster import Cluster, Unavailable, slurm_cluster
+from tests.slurm_cluster import Cluster
 from tests.workflow import ROOT, copy_repository, snakemake, stale
 
 PROFILE = ROOT / "profiles/slurm-a100"
@@ -28,15 +28,6 @@ from workflow_scripts.common.orphans import note_head
 onstart:
     note_head(workflow)
 """
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    try:
-        with slurm_cluster() as running:
-            yield running
-    except Unavailable as reason:
-        pytest.skip(str(reason))
 
 
 class Workflow:

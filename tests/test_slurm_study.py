@@ -8,26 +8,15 @@ import json
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.slurm_cluster import Cluster, Unavailable, slurm_cluster
 from tests.test_end_to_end import PROBLEMS, small_study
 from tests.test_slurm import PROFILE, Workflow
 from tests.workflow import copy_repository, stale
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    try:
-        with slurm_cluster() as running:
-            yield running
-    except Unavailable as reason:
-        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="module")

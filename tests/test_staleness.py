@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow import copy_repository, finish, snakemake, stale, summary
+from tests.workflow import copy_repository, edit, finish, snakemake, stale, summary
 
 OFFLINE = ("--configfile", "studies/tutor_offline_rl.yaml")
 TABLES = {
@@ -23,27 +23,6 @@ TABLES = {
     "report.html",
 }
 INDEXED = TABLES | {"scores.json"}  # the index holds each benchmark's settings, and which policies there are
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    folder = copy_repository(tmp_path_factory.mktemp("study"))
-    finish(folder)
-    return folder
-
-
-@pytest.fixture
-def study(finished, tmp_path) -> Path:
-    """A copy of the finished study that a test may change; time stamps are kept."""
-    folder = tmp_path / "study"
-    shutil.copytree(finished, folder, symlinks=True)
-    return folder
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text, f"{path} has no {old!r}"
-    path.write_text(text.replace(old, new, 1))
 
 
 def names(files: set[str]) -> set[str]:

@@ -70,3 +70,10 @@ def finish(folder: Path, *flags: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(row["output_file"])
     snakemake(folder, "--touch", "--forceall", *flags)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace the first `old` in a file, which has to be there."""
+    text = path.read_text()
+    assert old in text, f"{path} has no {old!r}"
+    path.write_text(text.replace(old, new, 1))
