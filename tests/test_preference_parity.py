@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from tests.tiny import pairs, preference_settings, run_align, write_reference
-from workflow_scripts.align.reference import COMPLETIONS
+from workflow_scripts.align.preference import divergence_over
+from workflow_scripts.align.reference import COMPLETIONS, with_mismatched
 from workflow_scripts.common import row_trainer
+from workflow_scripts.common.files import read_json
 from workflow_scripts.common.models import load_policy, load_tokenizer
 from workflow_scripts.common.training import training_arguments
 
@@ -152,11 +154,69 @@ def test_the_stored_reference_does_not_depend_on_the_batch_size(tiny_model, stor
             assert row[f"reference_{name}"] == pytest.approx(other[f"reference_{name}"], abs=2e-5)
 
 
-def test_mismatched_completions_are_those_of_the_next_pair(stored):
+def test_mismatched_completions_are_those_of_the_next_pair_where_prompts_differ(stored):
     rows = rows_of(stored)
     for row, following in zip(rows, rows[1:] + rows[:1], strict=True):
         assert row["mismatched_chosen"] == following["chosen"]
         assert row["mismatched_rejected"] == following["rejected"]
+
+
+def rows_with_prompts(prompts: str) -> list[dict]:
+    """Return a row per letter, which is its prompt; its completions name it."""
+    return [
+        {"prompt": [ord(prompt)], "chosen": [ord(prompt), place, 1], "rejected": [ord(prompt), place, 0]}
+        for place, prompt in enumerate(prompts)
+    ]
+
+
+@pytest.mark.parametrize("prompts", ["aabb", "aaab", "abab", "abcabc", "aaabbbccc", "baaaaaaaa", "abca"])
+def test_a_mismatched_completion_is_never_the_same_prompt_s(prompts):
+    for row in with_mismatched(rows_with_prompts(prompts)):
+        assert row["mismatched_chosen"][0] == row["mismatched_rejected"][0] != row["prompt"][0]
+        assert (row["mismatched_chosen"][2], row["mismatched_rejected"][2]) == (1, 0)
+
+
+def test_the_pairs_of_one_prompt_take_different_completions_of_the_next():
+    taken = [row["mismatched_chosen"][1] for row in with_mismatched(rows_with_prompts("aaabbb"))]
+    assert taken == [3, 4, 5, 0, 1, 2]
+
+
+def test_pairs_of_one_prompt_alone_have_no_estimate_and_it_is_said(tiny_model, tmp_path, capsys):
+    rows = [
+        pairs(1)[0] | {"id": f"p{n}", "chosen": text} for n, text in enumerate(("One.", "Two.", "Three."))
+    ]
+    held_out = [row | {"id": f"v{place}", "split": "validation"} for place, row in enumerate(pairs(2))]
+    stored = write_reference(tiny_model, rows + held_out, tmp_path)
+    assert "3 pairs have the only prompt of their split" in capsys.readouterr().err
+    assert read_json(stored / "manifest.json")["counts"]["without_mismatched"] == 3
+    assert [bool(row["reference_mismatched_chosen"]) for row in rows_of(stored)] == [False] * 3 + [True] * 2
+    learned = [row for row in rows_of(stored) if row["split"] == "train"]
+
+    def said(_, prompts, completions):
+        return [[torch.full((len(each),), -2.0) for each in group] for group in completions]
+
+    assert divergence_over(said)(None, learned).tolist() == [0.0, 0.0]
+    settings = preference_settings(max_steps=2, epochs=2, per_device_batch=3)
+    assert (
+        distance(
+            weights(run_align("kto", tiny_model, stored, settings, tmp_path / "kto")), weights(tiny_model)
+        )
+        > 0
+    )
+
+
+def test_a_row_without_a_mismatched_completion_counts_for_nothing():
+    row = {"prompt": [1], "chosen": [2, 3], "rejected": [4], "reference_chosen": [-9.0, -9.0]}
+    row |= {"reference_rejected": [-9.0], "mismatched_chosen": [5], "mismatched_rejected": [6, 7]}
+    row |= {"reference_mismatched_chosen": [-1.0], "reference_mismatched_rejected": [-1.0, -1.5]}
+
+    def said(_, prompts, completions):
+        return [[torch.full((len(each),), -0.5) for each in group] for group in completions]
+
+    alone = row | {"mismatched_chosen": [], "mismatched_rejected": []}
+    expected = [(-0.5 + 1.0) + (-1.0 + 2.5), 2.0]
+    assert divergence_over(said)(None, [row]).tolist() == expected
+    assert divergence_over(said)(None, [alone, row, alone]).tolist() == expected
 
 
 @pytest.mark.parametrize("method", ["dpo", "ipo"])

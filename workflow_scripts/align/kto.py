@@ -1,7 +1,9 @@
 """Kahneman-Tversky Optimization (Ethayarajh et al. 2024, eqs. 7 and 8) on both sides of each pair.
 
 r = log π − log π_ref summed over the completion; z = max(0, mean of r over mismatched completions), no gradient, over
-all of an optimiser step, whichever pass and process its pairs are in, and without dropout (TRL takes a pass's own);
+all of an optimiser step, whichever pass and process its pairs are in, and without dropout (TRL takes a pass's own). A
+mismatched completion is another prompt's (TRL takes the neighbour's in the batch, which may answer the same prompt);
+where all pairs have one prompt there is none, and z is 0.
 L = w⁺ (1 − σ(β(r − z))) for a chosen completion, w⁻ (1 − σ(β(z − r))) for a rejected one; mean over both.
 """
 

@@ -21,7 +21,7 @@ class PairLogps(NamedTuple):
     """Log-probs of a batch of pairs, each (pairs,), summed over the completion's tokens, in nats.
 
     `divergence` (): the mean of log π − log π_ref over the mismatched completions of all pairs of the optimiser step,
-    whichever pass and process they are in; None unless the method asks for it.
+    whichever pass and process they are in, 0 where none has one; None unless the method asks for it.
     """
 
     chosen: Tensor
@@ -66,16 +66,26 @@ def pair_logps(model: Any, rows: list[dict], logps_of: Any, divergence: Tensor |
 
 
 def divergence_over(logps_of: Any) -> SumsOf:
-    """Return the function that gives (Σ log π − log π_ref over the mismatched completions of rows, how many), (2,)."""
-    names = ("mismatched_chosen", "mismatched_rejected")
+    """Return the function that gives (Σ log π − log π_ref over the mismatched completions of rows, how many), (2,).
+
+    A row without any counts for nothing, but passes its own completions: every process has to pass (see RowTrainer).
+    """
 
     def sums_of(model: Any, rows: list[dict]) -> Tensor:
+        kinds = ["mismatched_" * bool(row["mismatched_chosen"]) for row in rows]
+        names = [(f"{kind}chosen", f"{kind}rejected") for kind in kinds]
         said = logps_of(
-            model, [row["prompt"] for row in rows], [[row[name] for name in names] for row in rows]
+            model,
+            [row["prompt"] for row in rows],
+            [[row[name] for name in pair] for row, pair in zip(rows, names, strict=True)],
         )
         ratios = sums([each for pair in said for each in pair])
-        ratios = ratios - torch.stack([stored(rows, name, model) for name in names], 1).flatten()
-        return torch.stack([ratios.sum(), ratios.new_tensor(len(ratios))])
+        theirs = [
+            sum(row[f"reference_{name}"]) for row, pair in zip(rows, names, strict=True) for name in pair
+        ]
+        counted = ratios.new_tensor([bool(kind) for kind in kinds for _ in range(2)])
+        ratios = (ratios - ratios.new_tensor(theirs)) * counted
+        return torch.stack([ratios.sum(), counted.sum()])
 
     return sums_of
 
@@ -89,9 +99,8 @@ def loss_over_pairs(loss: Loss, settings: dict, logps_of: Any) -> LossOf:
     def loss_of(
         model: Any, rows: list[dict], mismatched: Tensor | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        batch = pair_logps(
-            model, rows, logps_of, None if mismatched is None else mismatched[0] / mismatched[1]
-        )
+        divergence = None if mismatched is None else mismatched[0] / mismatched[1].clamp(min=1)
+        batch = pair_logps(model, rows, logps_of, divergence)
         margin = (batch.chosen - batch.reference_chosen - batch.rejected + batch.reference_rejected).detach()
         seen = {"margin": margin.mean().item(), "accuracy": (margin > 0).float().mean().item()}
         return loss(batch, settings), seen

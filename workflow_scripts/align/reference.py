@@ -2,11 +2,14 @@
 
 DPO, IPO and KTO, every seed and every beta read the same file. Beside each pair's own completions it scores the
 *mismatched* ones that KTO's estimate of the divergence needs (Ethayarajh et al. 2024, eq. 8): the prompt with the
-completions of the next pair.
+completions of a pair of the next prompt. Several pairs may share a prompt (ranked answers, several samples), so the next
+pair will not do: its completions may be the row's own.
 """
 
 import argparse
 import json
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pyarrow
@@ -59,12 +62,25 @@ def tokenise_pairs(pairs: list[dict], tokenizer: object, settings: dict) -> tupl
 
 
 def with_mismatched(rows: list[dict]) -> list[dict]:
-    """Return rows with the next row's completions as mismatched ones (the last takes the first's)."""
-    following = rows[1:] + rows[:1]
-    return [
-        row | {"mismatched_chosen": other["chosen"], "mismatched_rejected": other["rejected"]}
-        for row, other in zip(rows, following, strict=True)
-    ]
+    """Return rows with completions of the next prompt as mismatched ones (the last prompt takes the first's).
+
+    A prompt's first pair takes those of the next prompt's first, its second those of the second, and so on. Prompts are
+    one where their tokens are. Where there is one prompt alone the completions are empty: nothing is mismatched.
+    """
+    own: dict[tuple[int, ...], list[dict]] = {}
+    for row in rows:
+        own.setdefault(tuple(row["prompt"]), []).append(row)
+    prompts = list(own)
+    following = dict(zip(prompts, prompts[1:] + prompts[:1], strict=True))
+    taken: Counter = Counter()
+    paired = []
+    for row in rows:
+        prompt = tuple(row["prompt"])
+        others = own[following[prompt]] if len(prompts) > 1 else [{"chosen": [], "rejected": []}]
+        other = others[taken[prompt] % len(others)]
+        taken[prompt] += 1
+        paired.append(row | {"mismatched_chosen": other["chosen"], "mismatched_rejected": other["rejected"]})
+    return paired
 
 
 def main() -> None:
@@ -104,15 +120,23 @@ def main() -> None:
             logps = shared_prompt_logps(
                 model,
                 [row["prompt"] for row in batch],
-                [[row[name] for name in COMPLETIONS] for row in batch],
+                [[row[name] for name in COMPLETIONS if row[name]] for row in batch],
             )
         for row, found in zip(batch, logps, strict=True):
-            row |= {f"reference_{name}": each.tolist() for name, each in zip(COMPLETIONS, found, strict=True)}
+            said = iter(found)
+            row |= {f"reference_{name}": next(said).tolist() if row[name] else [] for name in COMPLETIONS}
     with finished_file(arguments.output) as temporary:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary)
     write_jsonl(arguments.rejected, rejected)
     counts = {"read": len(pairs), "kept": len(rows), "rejected": len(rejected)}
     counts["prompts_cut"] = sum(row["prompt_tokens_cut"] > 0 for row in rows)
+    counts["without_mismatched"] = sum(not row["mismatched_chosen"] for row in rows)
+    if counts["without_mismatched"]:
+        print(
+            f"{arguments.pairs}: {counts['without_mismatched']} pairs have the only prompt of their split: no completion is "
+            "another prompt's, so KTO takes their divergence as 0",
+            file=sys.stderr,
+        )
     counts["tokens"] = sum(len(row["prompt"]) + len(row["chosen"]) + len(row["rejected"]) for row in rows)
     write_manifest(arguments.manifest, [arguments.output, arguments.rejected], counts=counts)
 
