@@ -8,11 +8,14 @@ FLAGS ?=
 # --wait: let the jobs finish that a killed run left behind, instead of cancelling them.
 ORPHANS ?=
 BIN := .venv/bin
+# One word of a shell line, whatever characters a path has.
+quoted = '$(subst ','\'',$(1))'
 # The folder under results/: the study the YAML names.
-NAME ?= $(shell sed -n "s/^study: *//p" $(STUDY))
-ALL_FLAGS := $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES)) \
-    $(if $(filter-out config.yaml,$(STUDY)),--configfile $(STUDY)) $(FLAGS)
-SNAKEMAKE := $(BIN)/snakemake $(ALL_FLAGS)
+# Its characters alone: what else a file holds never becomes a part of a command.
+NAME ?= $(shell sed -n "s/^study: *[\"']\{0,1\}\([A-Za-z0-9_-]*\).*/\1/p" $(call quoted,$(STUDY)))
+ALL_FLAGS = $(if $(PROFILE),--workflow-profile $(call quoted,$(PROFILE)),--cores $(CORES)) \
+    $(if $(filter-out config.yaml,$(STUDY)),--configfile $(call quoted,$(STUDY))) $(FLAGS)
+SNAKEMAKE = $(BIN)/snakemake $(ALL_FLAGS)
 
 .PHONY: results plan judge-plan verify gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
 
@@ -24,10 +27,10 @@ plan: .venv/ready          ## what would run and why, and what it would take by 
 	$(BIN)/python -m workflow_scripts.report.plan -- $(ALL_FLAGS)
 
 judge-plan: .venv/ready    ## what the judges of a study would be asked, and at most for how much
-	$(SNAKEMAKE) judge_plan
+	$(SNAKEMAKE) -- judge_plan
 
 verify: .venv/ready        ## hash again what a study's table rests on, and name what has changed
-	$(BIN)/python -m workflow_scripts.report.verify results/$(NAME)
+	$(BIN)/python -m workflow_scripts.report.verify $(call quoted,results/$(NAME))
 
 test: .venv/ready          ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests --ignore tests/test_small_studies.py --ignore tests/test_end_to_end.py \
@@ -46,7 +49,7 @@ check: .venv/ready         ## lint everything
 	$(BIN)/snakemake --lint
 
 check-study: .venv/ready   ## name every mistake in a study
-	$(BIN)/python -m workflow_scripts.common.check $(STUDY)
+	$(BIN)/python -m workflow_scripts.common.check $(call quoted,$(STUDY))
 
 test-slurm: .venv/ready slurm  ## run the default study, cut small, on a SLURM of its own
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_slurm.py tests/test_slurm_study.py

@@ -36,10 +36,10 @@ rule score_reference:
     message:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on pairs {wildcards.pairs}"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/score_reference/{{wildcards.pairs}}-{{wildcards.policy}}-{{wildcards.seed}}.json --"
-        " workflow_scripts.align.reference --parent $(dirname {input.parent})/model"
-        " --pairs $(dirname {input.pairs})/pairs.jsonl --settings {params.settings:q}"
-        " --output {output.rows} --rejected {output.rejected} --manifest {output.manifest} > {log} 2>&1"
+        f"{LAUNCH} --cost $RESULTS/costs/score_reference/{{wildcards.pairs:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
+        ' workflow_scripts.align.reference --parent "$(dirname {input.parent:q})"/model'
+        ' --pairs "$(dirname {input.pairs:q})"/pairs.jsonl --settings {params.settings:q}'
+        " --output {output.rows:q} --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
 
 
 rule train_aligned:
@@ -70,10 +70,10 @@ rule train_aligned:
     message:
         "Aligning {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        f"{LAUNCH_POLICY} -- {{params.module}}"
-        " --reference $(dirname {input.reference})/rows.parquet --reference-manifest {input.reference}"
-        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_aligned/{{wildcards.policy}}-{{wildcards.seed}}.json"
-        " > {log} 2>&1"
+        f"{LAUNCH_POLICY} -- {{params.module:q}}"
+        ' --reference "$(dirname {input.reference:q})"/rows.parquet --reference-manifest {input.reference:q}'
+        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_aligned/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
+        " > {log:q} 2>&1"
 
 
 rule tokenise_ranked:
@@ -104,9 +104,9 @@ rule tokenise_ranked:
     message:
         "Tokenising the ranked answers of {wildcards.pairs} for {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        "python -m workflow_scripts.align.ranked --ranked $(dirname {input.pairs})/ranked.jsonl"
-        " --parent $(dirname {input.model})/model --settings {params.settings:q}"
-        " --output {output.rows} --rejected {output.rejected} --manifest {output.manifest} > {log} 2>&1"
+        'python -m workflow_scripts.align.ranked --ranked "$(dirname {input.pairs:q})"/ranked.jsonl'
+        ' --parent "$(dirname {input.model:q})"/model --settings {params.settings:q}'
+        " --output {output.rows:q} --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
 
 
 rule train_ranked:
@@ -137,10 +137,10 @@ rule train_ranked:
     message:
         "Ranking {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        f"{LAUNCH_POLICY} -- {{params.module}}"
-        " --ranked $(dirname {input.ranked})/rows.parquet --ranked-manifest {input.ranked}"
-        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_ranked/{{wildcards.policy}}-{{wildcards.seed}}.json"
-        " > {log} 2>&1"
+        f"{LAUNCH_POLICY} -- {{params.module:q}}"
+        ' --ranked "$(dirname {input.ranked:q})"/rows.parquet --ranked-manifest {input.ranked:q}'
+        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_ranked/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
+        " > {log:q} 2>&1"
 
 
 rule score_rewarded:
@@ -180,10 +180,10 @@ rule score_rewarded:
     message:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on rewarded answers {wildcards.rewarded}"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/score_rewarded/{{wildcards.rewarded}}-{{wildcards.policy}}-{{wildcards.seed}}.json --"
-        " workflow_scripts.align.rewarded --parent $(dirname {input.parent})/model --annotated {params.rows}"
-        " --settings {params.settings:q} --output {output.rows} --rejected {output.rejected}"
-        " --manifest {output.manifest} > {log} 2>&1"
+        f"{LAUNCH} --cost $RESULTS/costs/score_rewarded/{{wildcards.rewarded:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
+        ' workflow_scripts.align.rewarded --parent "$(dirname {input.parent:q})"/model --annotated {params.rows:u}'
+        " --settings {params.settings:q} --output {output.rows:q} --rejected {output.rejected:q}"
+        " --manifest {output.manifest:q} > {log:q} 2>&1"
 
 
 rule fit_value:
@@ -232,10 +232,10 @@ rule fit_value:
     message:
         "Fitting value head {wildcards.value} on {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/fit_value/{{wildcards.value}}-{{wildcards.policy}}-{{wildcards.seed}}.json --"
-        " workflow_scripts.align.fit_value --parent $(dirname {input.parent})/model --annotated {params.rows}"
-        " --settings {params.settings:q} --seed {params.seed} --output {output.head}"
-        " --manifest {output.manifest} --curve {output.curve} > {log} 2>&1"
+        f"{LAUNCH} --cost $RESULTS/costs/fit_value/{{wildcards.value:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
+        ' workflow_scripts.align.fit_value --parent "$(dirname {input.parent:q})"/model --annotated {params.rows:u}'
+        " --settings {params.settings:q} --seed {params.seed:q} --output {output.head:q}"
+        " --manifest {output.manifest:q} --curve {output.curve:q} > {log:q} 2>&1"
 
 
 rule estimate_advantages:
@@ -273,10 +273,10 @@ rule estimate_advantages:
     message:
         "Advantages over {wildcards.policy} (seed {wildcards.seed}) on {wildcards.rewarded}"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/estimate_advantages/{{wildcards.rewarded}}-{{wildcards.value}}-{{wildcards.policy}}-{{wildcards.seed}}.json --"
-        " workflow_scripts.align.advantages --parent $(dirname {input.parent})/model --head $(dirname {input.head})/head"
-        " --rewarded $(dirname {input.rewarded})/rows.parquet --settings {params.settings:q}"
-        " --output {output.advantages} --manifest {output.manifest} > {log} 2>&1"
+        f"{LAUNCH} --cost $RESULTS/costs/estimate_advantages/{{wildcards.rewarded:q}}-{{wildcards.value:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
+        ' workflow_scripts.align.advantages --parent "$(dirname {input.parent:q})"/model --head "$(dirname {input.head:q})"/head'
+        ' --rewarded "$(dirname {input.rewarded:q})"/rows.parquet --settings {params.settings:q}'
+        " --output {output.advantages:q} --manifest {output.manifest:q} > {log:q} 2>&1"
 
 
 rule train_offline:
@@ -307,14 +307,14 @@ rule train_offline:
             wildcards, drop=[*REWARDED, "value"]
         ),
         module=method_module,
-        advantages=advantages_flags,
+        advantages=lambda wildcards: in_shell(advantages_flags(wildcards)),
     message:
         "Training {wildcards.policy} (seed {wildcards.seed}) on rewarded answers"
     shell:
-        f"{LAUNCH_POLICY} -- {{params.module}}"
-        " --rewarded $(dirname {input.rewarded})/rows.parquet --rewarded-manifest {input.rewarded} {params.advantages}"
-        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_offline/{{wildcards.policy}}-{{wildcards.seed}}.json"
-        " > {log} 2>&1"
+        f"{LAUNCH_POLICY} -- {{params.module:q}}"
+        ' --rewarded "$(dirname {input.rewarded:q})"/rows.parquet --rewarded-manifest {input.rewarded:q} {params.advantages:u}'
+        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_offline/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
+        " > {log:q} 2>&1"
 
 
 rule train_online:
@@ -356,8 +356,8 @@ rule train_online:
     message:
         "Training {wildcards.policy} (seed {wildcards.seed}) on its own rewarded answers"
     shell:
-        f"{LAUNCH_POLICY} -- {{params.module}}"
-        " --prompts {input.prompts}l --prompts-manifest {input.prompts} --rewards {params.rewards:q}"
-        " --fit-rows {params.fit_rows}"
-        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_online/{{wildcards.policy}}-{{wildcards.seed}}.json"
-        " > {log} 2>&1"
+        f"{LAUNCH_POLICY} -- {{params.module:q}}"
+        " --prompts {input.prompts:q}l --prompts-manifest {input.prompts:q} --rewards {params.rewards:q}"
+        " --fit-rows {params.fit_rows:u}"
+        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_online/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
+        " > {log:q} 2>&1"

@@ -21,8 +21,8 @@ rule build_reward_pairs:
     message:
         "Building the pairs of reward model {wildcards.reward}"
     shell:
-        "python -m workflow_scripts.annotate.reward_pairs --rows $(dirname {input})/rows/{params.split}.jsonl"
-        " --settings {params.settings:q} --output {output.pairs} --manifest {output.manifest} 2> {log}"
+        'python -m workflow_scripts.annotate.reward_pairs --rows "$(dirname {input:q})"/rows/{params.split:q}.jsonl'
+        " --settings {params.settings:q} --output {output.pairs:q} --manifest {output.manifest:q} 2> {log:q}"
 
 
 rule train_reward_model:
@@ -57,12 +57,12 @@ rule train_reward_model:
     message:
         "Training reward model {wildcards.reward}"
     shell:
-        f"{LAUNCH_TRAINING} --claim $WORK/train/{{wildcards.reward}}.lock -- workflow_scripts.annotate.train_reward"
-        " --parent $(dirname {input.parent})/model --parent-manifest {input.parent}"
-        " --pairs {input.pairs}l --pairs-manifest {input.pairs}"
-        " --settings {params.settings:q} --seed {params.seed} --work $WORK/train/{wildcards.reward}"
-        " --output {output.model} --manifest {output.manifest} --curve {output.curve}"
-        " --cost $RESULTS/costs/train_reward_model/{wildcards.reward}.json > {log} 2>&1"
+        f"{LAUNCH_TRAINING} --claim $WORK/train/{{wildcards.reward:q}}.lock -- workflow_scripts.annotate.train_reward"
+        ' --parent "$(dirname {input.parent:q})"/model --parent-manifest {input.parent:q}'
+        " --pairs {input.pairs:q}l --pairs-manifest {input.pairs:q}"
+        " --settings {params.settings:q} --seed {params.seed:q} --work $WORK/train/{wildcards.reward:q}"
+        " --output {output.model:q} --manifest {output.manifest:q} --curve {output.curve:q}"
+        " --cost $RESULTS/costs/train_reward_model/{wildcards.reward:q}.json > {log:q} 2>&1"
 
 
 rule annotate_dataset:
@@ -91,11 +91,11 @@ rule annotate_dataset:
     message:
         "Annotating {wildcards.annotation}"
     shell:
-        f"{LAUNCH} --claim $WORK/annotate/{{wildcards.annotation}}.lock"
-        " --cost $RESULTS/costs/annotate_dataset/{wildcards.annotation}.json -- workflow_scripts.annotate.annotate"
-        " --rows $(dirname {input.dataset})/rows --splits {params.splits} --fit-split {params.fit_split}"
-        " --settings {params.settings:q} --work $WORK/annotate/{wildcards.annotation}"
-        " --output {output.rows} --manifest {output.manifest} 2> {log}"
+        f"{LAUNCH} --claim $WORK/annotate/{{wildcards.annotation:q}}.lock"
+        " --cost $RESULTS/costs/annotate_dataset/{wildcards.annotation:q}.json -- workflow_scripts.annotate.annotate"
+        ' --rows "$(dirname {input.dataset:q})"/rows --splits {params.splits:q} --fit-split {params.fit_split:q}'
+        " --settings {params.settings:q} --work $WORK/annotate/{wildcards.annotation:q}"
+        " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
 
 
 rule annotate_answers:
@@ -131,8 +131,8 @@ rule annotate_answers:
     message:
         "Rewarding {wildcards.policy} (seed {wildcards.seed}) on {wildcards.prompts}"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/annotate_answers/{{wildcards.policy}}-{{wildcards.seed}}-{{wildcards.prompts}}.json --"
-        " workflow_scripts.annotate.answers --prompts {input.prompts}l --generations {input.generations}l"
-        " --fit-rows $(dirname {input.dataset})/rows/{params.fit_split}.jsonl --settings {params.settings:q}"
-        " --work $WORK/annotate/{wildcards.policy}-{wildcards.seed}-{wildcards.prompts}"
-        " --output {output.rows} --manifest {output.manifest} 2> {log}"
+        f"{LAUNCH} --cost $RESULTS/costs/annotate_answers/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.prompts:q}}.json --"
+        " workflow_scripts.annotate.answers --prompts {input.prompts:q}l --generations {input.generations:q}l"
+        ' --fit-rows "$(dirname {input.dataset:q})"/rows/{params.fit_split:q}.jsonl --settings {params.settings:q}'
+        " --work $WORK/annotate/{wildcards.policy:q}-{wildcards.seed:q}-{wildcards.prompts:q}"
+        " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"

@@ -25,7 +25,7 @@ rule clean_dataset:
             STUDY.datasets[wildcards.dataset],
             drop=["source", "files", "history_turns", "exclude_groups_of"],
             exclude_groups_of=[
-                in_shell(clean_rows(*name.split("/")))
+                with_folders(clean_rows(*name.split("/")))
                 for name in STUDY.datasets[wildcards.dataset].exclude_groups_of
             ],
         ),
@@ -36,8 +36,8 @@ rule clean_dataset:
     message:
         "Cleaning dataset {wildcards.dataset}"
     shell:
-        "python -m workflow_scripts.clean.clean --inputs {params.files} --settings {params.settings:q}"
-        " --output {output.rows} --manifest {output.manifest} 2> {log}"
+        "python -m workflow_scripts.clean.clean --inputs {params.files:q} --settings {params.settings:q}"
+        " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
 
 
 rule clean_reply_pairs:
@@ -71,5 +71,5 @@ rule clean_reply_pairs:
     message:
         "Cleaning the reply pairs of {wildcards.benchmark}"
     shell:
-        "python -m workflow_scripts.clean.clean --inputs {params.files} --settings {params.settings:q}"
-        " --output {output.rows} --manifest {output.manifest} 2> {log}"
+        "python -m workflow_scripts.clean.clean --inputs {params.files:q} --settings {params.settings:q}"
+        " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import sys
 import time
 from types import SimpleNamespace
@@ -62,13 +63,23 @@ TORCH = ("torch", "transformers")
 TRAINERS = ("torch", "transformers", "trl", "accelerate")
 
 
-def in_shell(path):
-    """Return a path (or a list of them) as the shell and the scripts read it: the study's folder as a variable."""
-    if isinstance(path, list):
-        return [in_shell(each) for each in path]
+def with_folders(path):
+    """Return a path as scripts read it in their settings: the study's folder as a variable."""
     for name, folder in FOLDERS.items():
-        path = re.sub(rf"(^|=){re.escape(folder)}/", rf"\g<1>${name}/", path)
+        path = re.sub(rf"^{re.escape(folder)}/", f"${name}/", path)
     return path
+
+
+# In a shell line every placeholder is quoted, {params.x:q}; :u is for what in_shell has quoted already. So no value of a
+# study is ever more than the words of a command (tests/test_shell_lines.py).
+def in_shell(word):
+    """Return a word (or a list of them) quoted for a shell line, the study's folder in it as a variable."""
+    if isinstance(word, list):
+        return [in_shell(each) for each in word]
+    for name, folder in FOLDERS.items():
+        if found := re.match(rf"([\w-]+=)?{re.escape(folder)}/", word):
+            return f"{found[1] or ''}${name}/{shlex.quote(word[found.end() :])}"
+    return shlex.quote(word)
 
 
 def as_json(value):
@@ -82,6 +93,12 @@ def settings(part, keys=None, drop=(), **more):
     values = part.model_dump(by_alias=True)
     kept = {key: values[key] for key in (keys or values) if key not in drop}
     return as_json(kept | more)
+
+
+def flag_words(flags):
+    """Return the words of those flags that have a value."""
+    given = {flag: value for flag, value in flags.items() if value is not None}
+    return [word for flag, value in given.items() for word in (flag, str(value))]
 
 
 def one_of(names):
@@ -132,16 +149,16 @@ JUDGING = ANSWERING | {
         ONE_GPU if judge_of(wildcards).kind == "reward_model" else 0
     ),
 }
-LAUNCH = "python -m workflow_scripts.common.launch --gpus {resources.gpu}"
+LAUNCH = "python -m workflow_scripts.common.launch --gpus {resources.gpu:q}"
 LAUNCH_TRAINING = (
-    f"{LAUNCH} --nodes {{resources.nodes}} --parallel {{resources.parallel}}"
+    f"{LAUNCH} --nodes {{resources.nodes:q}} --parallel {{resources.parallel:q}}"
 )
-LAUNCH_POLICY = f"{LAUNCH_TRAINING} --claim $WORK/train/{{wildcards.policy}}-{{wildcards.seed}}.lock"
+LAUNCH_POLICY = f"{LAUNCH_TRAINING} --claim $WORK/train/{{wildcards.policy:q}}-{{wildcards.seed:q}}.lock"
 POLICY_FLAGS = (
-    "--parent $(dirname {input.parent})/model --parent-manifest {input.parent}"
-    " --settings {params.settings:q} --seed {wildcards.seed}"
-    " --work $WORK/train/{wildcards.policy}-{wildcards.seed} --output {output.model}"
-    " --manifest {output.manifest} --curve {output.curve}"
+    '--parent "$(dirname {input.parent:q})"/model --parent-manifest {input.parent:q}'
+    " --settings {params.settings:q} --seed {wildcards.seed:q}"
+    " --work $WORK/train/{wildcards.policy:q}-{wildcards.seed:q} --output {output.model:q}"
+    " --manifest {output.manifest:q} --curve {output.curve:q}"
 )
 
 ANYONE = one_of([*POLICIES, *CALIBRATION])
@@ -434,11 +451,10 @@ def advantages_manifest(wildcards):
 
 def advantages_flags(wildcards):
     manifest = advantages_manifest(wildcards)
-    return (
-        f"--advantages {in_shell(str(Path(manifest).parent))}/advantages.jsonl --advantages-manifest {in_shell(manifest)}"
-        if manifest
-        else ""
-    )
+    if not manifest:
+        return []
+    rows = f"{Path(manifest).parent}/advantages.jsonl"
+    return ["--advantages", rows, "--advantages-manifest", manifest]
 
 
 def value_rows(wildcards):
@@ -518,13 +534,14 @@ def prompt_cuts(wildcards):
     flags = {
         "--limit": getattr(part, "limit", None),
         "--history": dataset.history_turns if dataset else None,
-        "--shots": " ".join(map(str, getattr(part, "shots", []))) or None,
         "--references": references
         and (source_file(part.source, references) if part.source else references),
     }
-    return " ".join(
-        f"{flag} {value}" for flag, value in flags.items() if value is not None
-    )
+    shots = getattr(part, "shots", [])
+    return [
+        *flag_words(flags),
+        *(["--shots", *map(str, shots)] if shots else []),
+    ]
 
 
 SAMPLING = list(Sampling.model_fields)
@@ -601,7 +618,7 @@ def spoken_by(policy):
 
 def calibration_flag(flag):
     return lambda wildcards: (
-        f"{flag} {wildcards.policy}" if wildcards.policy in CALIBRATION else ""
+        [flag, wildcards.policy] if wildcards.policy in CALIBRATION else []
     )
 
 
@@ -757,7 +774,7 @@ def judging_flags(wildcards):
         ),
         "--templates": next(iter(judge_prompts(wildcards)), None),
     }
-    return " ".join(f"{flag} {value}" for flag, value in flags.items() if value)
+    return flag_words(flags)
 
 
 def judged_settings(wildcards):
@@ -846,7 +863,7 @@ def items_input(wildcards):
 
 
 def training_flags(wildcards):
-    return " ".join(f"{name}={clean_rows(*name.split('/'))}" for name in TRAINING_SETS)
+    return [f"{name}={clean_rows(*name.split('/'))}" for name in TRAINING_SETS]
 
 
 # --- report -----------------------------------------------------------------------------------------------------

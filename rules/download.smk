@@ -22,9 +22,9 @@ rule fetch_source:
     message:
         "Fetching {wildcards.source}"
     shell:
-        "python -m workflow_scripts.download.fetch --name {params.name} --settings {params.settings:q}"
-        " --output {output.files} --manifest {output.manifest}"
-        " --work work/downloads/{wildcards.source} 2> {log}"
+        "python -m workflow_scripts.download.fetch --name {params.name:q} --settings {params.settings:q}"
+        " --output {output.files:q} --manifest {output.manifest:q}"
+        " --work work/downloads/{wildcards.source:q} 2> {log:q}"
 
 
 rule simulate_source:
@@ -52,8 +52,8 @@ rule simulate_source:
     message:
         "Simulating source {wildcards.source} over {input}"
     shell:
-        "python -m workflow_scripts.download.{params.simulator} --problems {input} --settings {params.settings:q}"
-        " --output {output.files} --manifest {output.manifest} 2> {log}"
+        "python -m workflow_scripts.download.{params.simulator:q} --problems {input:q} --settings {params.settings:q}"
+        " --output {output.files:q} --manifest {output.manifest:q} 2> {log:q}"
 
 
 rule prepare_model:
@@ -79,8 +79,8 @@ rule prepare_model:
     message:
         "Preparing base model {wildcards.model}"
     shell:
-        "python -m workflow_scripts.download.prepare_model --source $(dirname {input})/files --settings {params.settings:q}"
-        " --output {output.model} --manifest {output.manifest} 2> {log}"
+        'python -m workflow_scripts.download.prepare_model --source "$(dirname {input:q})"/files --settings {params.settings:q}'
+        " --output {output.model:q} --manifest {output.manifest:q} 2> {log:q}"
 
 
 rule prepare_tasks:
@@ -104,5 +104,5 @@ rule prepare_tasks:
     message:
         "Writing the task files of {wildcards.package}"
     shell:
-        "python -m workflow_scripts.download.harness_tasks --package {params.package}"
-        " --output data/tasks/{wildcards.package} --manifest {output} > {log} 2>&1"
+        "python -m workflow_scripts.download.harness_tasks --package {params.package:q}"
+        " --output data/tasks/{wildcards.package:q} --manifest {output:q} > {log:q} 2>&1"

@@ -23,8 +23,8 @@ rule build_prompts:
     message:
         "Building prompt set {wildcards.prompts}"
     shell:
-        "python -m workflow_scripts.generate.prompts --kind {params.kind} --input {params.file} --sampling {params.sampling:q}"
-        " {params.cuts} --output {output.rows} --manifest {output.manifest} 2> {log}"
+        "python -m workflow_scripts.generate.prompts --kind {params.kind:q} --input {params.file:u} --sampling {params.sampling:q}"
+        " {params.cuts:q} --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
 
 
 rule answer_prompts:
@@ -63,11 +63,11 @@ rule answer_prompts:
         "{wildcards.policy} (seed {wildcards.seed}) answers its prompt sets"
     shell:
         f'PATH="$ENGINE_PATH$PATH" {LAUNCH}'
-        " --claim $WORK/answers/{wildcards.policy}-{wildcards.seed}.lock -- workflow_scripts.generate.answer"
-        " --model $(dirname {input.model})/model --model-manifest {input.model}"
-        " --prompts {input.prompts} --settings {params.settings:q} --seed {wildcards.seed}"
-        " --work $WORK/answers/{wildcards.policy}-{wildcards.seed} --answers {output.answers} --output {output.answered}"
-        " --cost $RESULTS/costs/answer_prompts/{wildcards.policy}-{wildcards.seed}.json > {log} 2>&1"
+        " --claim $WORK/answers/{wildcards.policy:q}-{wildcards.seed:q}.lock -- workflow_scripts.generate.answer"
+        ' --model "$(dirname {input.model:q})"/model --model-manifest {input.model:q}'
+        " --prompts {input.prompts:q} --settings {params.settings:q} --seed {wildcards.seed:q}"
+        " --work $WORK/answers/{wildcards.policy:q}-{wildcards.seed:q} --answers {output.answers:q} --output {output.answered:q}"
+        " --cost $RESULTS/costs/answer_prompts/{wildcards.policy:q}-{wildcards.seed:q}.json > {log:q} 2>&1"
 
 
 # `answered.json` is ancient here: it orders the two jobs, but a change to another prompt set, which makes it new,
@@ -96,9 +96,9 @@ rule collect_answers:
     message:
         "Collecting {wildcards.policy} (seed {wildcards.seed}) on {wildcards.prompts}"
     shell:
-        "python -m workflow_scripts.generate.collect --answered {input.answered} --prompts {input.prompts}"
-        " --answers $(dirname {input.answered})/answers --work $WORK/answers/{wildcards.policy}-{wildcards.seed}"
-        " --output {output.rows} --manifest {output.manifest} 2> {log}"
+        "python -m workflow_scripts.generate.collect --answered {input.answered:q} --prompts {input.prompts:q}"
+        ' --answers "$(dirname {input.answered:q})"/answers --work $WORK/answers/{wildcards.policy:q}-{wildcards.seed:q}'
+        " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
 
 
 rule calibrate_answers:
@@ -120,5 +120,5 @@ rule calibrate_answers:
     message:
         "Calibration answers {wildcards.policy} for {wildcards.prompts}"
     shell:
-        "python -m workflow_scripts.generate.calibrate --policy {wildcards.policy} --prompts {input}"
-        " --output {output.rows} --manifest {output.manifest} 2> {log}"
+        "python -m workflow_scripts.generate.calibrate --policy {wildcards.policy:q} --prompts {input:q}"
+        " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"

@@ -30,9 +30,9 @@ rule build_pairs:
     message:
         "Pairs {wildcards.pairs} from the mistakes of {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        "python -m workflow_scripts.pairs.build --prompts {input.prompts}l --generations {input.generations}l"
-        " --settings {params.settings:q} --output {output.pairs} --ranked {output.ranked}"
-        " --rejected {output.rejected} --manifest {output.manifest} > {log} 2>&1"
+        "python -m workflow_scripts.pairs.build --prompts {input.prompts:q}l --generations {input.generations:q}l"
+        " --settings {params.settings:q} --output {output.pairs:q} --ranked {output.ranked:q}"
+        " --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
 
 
 rule rank_answers:
@@ -59,6 +59,6 @@ rule rank_answers:
     message:
         "Pairs {wildcards.pairs} from ranked answers"
     shell:
-        "python -m workflow_scripts.pairs.ranked --annotated {params.rows} --settings {params.settings:q}"
-        " --output {output.pairs} --ranked {output.ranked}"
-        " --rejected {output.rejected} --manifest {output.manifest} > {log} 2>&1"
+        "python -m workflow_scripts.pairs.ranked --annotated {params.rows:u} --settings {params.settings:q}"
+        " --output {output.pairs:q} --ranked {output.ranked:q}"
+        " --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"

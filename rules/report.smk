@@ -14,7 +14,7 @@ rule index_scores:
     message:
         "Listing the score files of {NAME}"
     shell:
-        "python -m workflow_scripts.report.index --output {output} 2> {log} <<< {params.entries:q}"
+        "python -m workflow_scripts.report.index --output {output:q} 2> {log:q} <<< {params.entries:q}"
 
 
 rule record_provenance:
@@ -34,8 +34,8 @@ rule record_provenance:
     message:
         "Recording where the scores of {NAME} come from"
     shell:
-        "python -m workflow_scripts.report.provenance --index {input.index} --settings {params.settings:q}"
-        " --output {output} 2> {log}"
+        "python -m workflow_scripts.report.provenance --index {input.index:q} --settings {params.settings:q}"
+        " --output {output:q} 2> {log:q}"
 
 
 rule build_table:
@@ -76,11 +76,11 @@ rule build_table:
     message:
         "Building the results table of {NAME}"
     shell:
-        "python -m workflow_scripts.report.table --index {input.index} --provenance {input.provenance}"
-        " --settings {params.settings:q} --output {output.table} --wide {output.wide} --markdown {output.markdown}"
-        " --latex {output.latex} --overlap-output {output.overlap} 2> {log} &&"
-        " python -m workflow_scripts.report.provenance --tables {output.table} {output.wide} {output.markdown}"
-        " {output.latex} {output.overlap} {input.provenance} {input.index} --output {output.seal} 2>> {log}"
+        "python -m workflow_scripts.report.table --index {input.index:q} --provenance {input.provenance:q}"
+        " --settings {params.settings:q} --output {output.table:q} --wide {output.wide:q} --markdown {output.markdown:q}"
+        " --latex {output.latex:q} --overlap-output {output.overlap:q} 2> {log:q} &&"
+        " python -m workflow_scripts.report.provenance --tables {output.table:q} {output.wide:q} {output.markdown:q}"
+        " {output.latex:q} {output.overlap:q} {input.provenance:q} {input.index:q} --output {output.seal:q} 2>> {log:q}"
 
 
 # `make judge-plan`: what the judges would be asked, and at most for how much. Nothing is asked. No output: the store
@@ -98,7 +98,7 @@ rule judge_plan:
         "What judging {NAME} takes"
     shell:
         f"python -m workflow_scripts.report.judging --settings - --output {RESULTS}/judging.csv <<< {{params.settings:q}}"
-        " | tee {log}"
+        " | tee {log:q}"
 
 
 # Costs differ from run to run, so nothing but the page reads them.
@@ -117,7 +117,7 @@ rule gather_costs:
     message:
         "Gathering what {NAME} cost"
     shell:
-        "python -m workflow_scripts.report.costs --settings - --output {output} 2> {log} <<< {params.settings:q}"
+        "python -m workflow_scripts.report.costs --settings - --output {output:q} 2> {log:q} <<< {params.settings:q}"
 
 
 rule compare_judges:
@@ -141,7 +141,7 @@ rule compare_judges:
     message:
         "Comparing the judges of {NAME}"
     shell:
-        "python -m workflow_scripts.report.agreement --settings - --output {output} 2> {log} <<< {params.settings:q}"
+        "python -m workflow_scripts.report.agreement --settings - --output {output:q} 2> {log:q} <<< {params.settings:q}"
 
 
 rule summarise_training:
@@ -164,7 +164,7 @@ rule summarise_training:
     message:
         "Summing up the trainings of {NAME}"
     shell:
-        "python -m workflow_scripts.report.training --settings {params.settings:q} --output {output} > {log} 2>&1"
+        "python -m workflow_scripts.report.training --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule draw_loss_curves:
@@ -186,7 +186,7 @@ rule draw_loss_curves:
     message:
         "Drawing the loss curves"
     shell:
-        "python -m workflow_scripts.report.figures loss_curves --settings {params.settings:q} --output {output} 2> {log}"
+        "python -m workflow_scripts.report.figures loss_curves --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
 rule draw_policy_bars:
@@ -215,8 +215,8 @@ rule draw_policy_bars:
     message:
         "Drawing the policies side by side"
     shell:
-        "python -m workflow_scripts.report.figures policy_bars --results {input} --settings {params.settings:q}"
-        " --output {output} 2> {log}"
+        "python -m workflow_scripts.report.figures policy_bars --results {input:q} --settings {params.settings:q}"
+        " --output {output:q} 2> {log:q}"
 
 
 rule draw_rewards:
@@ -243,8 +243,8 @@ rule draw_rewards:
     message:
         "Drawing the reward distributions"
     shell:
-        "python -m workflow_scripts.report.figures reward_histogram --annotations {params.rows} --settings {params.settings:q}"
-        " --output {output} 2> {log}"
+        "python -m workflow_scripts.report.figures reward_histogram --annotations {params.rows:q} --settings {params.settings:q}"
+        " --output {output:q} 2> {log:q}"
 
 
 rule render_report:
@@ -254,8 +254,8 @@ rule render_report:
         overlap=f"{RESULTS}/overlap.csv",
         costs=f"{RESULTS}/costs.csv",
         provenance=f"{RESULTS}/provenance.json",
-        training=[f"{RESULTS}/training.csv"] if TRAINED else [],
-        agreement=[f"{RESULTS}/judges.csv"] if STUDY.report.agreement else [],
+        training=f"{RESULTS}/training.csv" if TRAINED else [],
+        agreement=f"{RESULTS}/judges.csv" if STUDY.report.agreement else [],
         curves=[curve["file"] for curve in CURVES],
         rewards=[
             f"{RESULTS}/annotations/{name}/manifest.json" for name in STUDY.annotations
@@ -270,14 +270,12 @@ rule render_report:
     params:
         code=code_of("workflow_scripts.report.page"),
         settings=page_settings(),
-        flags=lambda wildcards, input: " ".join(
-            f"--{name} {input[name]}"
-            for name in ("training", "agreement")
-            if input[name]
+        flags=lambda wildcards, input: flag_words(
+            {f"--{name}": input[name] or None for name in ("training", "agreement")}
         ),
     message:
         "Rendering the report of {NAME}"
     shell:
-        "python -m workflow_scripts.report.page --index {input.index} --results {input.results} --overlap {input.overlap}"
-        " --costs {input.costs} --provenance {input.provenance} {params.flags} --settings - --output {output}"
-        " 2> {log} <<< {params.settings:q}"
+        "python -m workflow_scripts.report.page --index {input.index:q} --results {input.results:q} --overlap {input.overlap:q}"
+        " --costs {input.costs:q} --provenance {input.provenance:q} {params.flags:q} --settings - --output {output:q}"
+        " 2> {log:q} <<< {params.settings:q}"

@@ -22,8 +22,8 @@ rule score_tutor:
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        "python -m workflow_scripts.score.tutor --prompts {input.prompts}l --generations {input.generations}l"
-        " --settings {params.settings:q} --output {output} 2> {log}"
+        "python -m workflow_scripts.score.tutor --prompts {input.prompts:q}l --generations {input.generations:q}l"
+        " --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
 rule score_programs:
@@ -60,9 +60,9 @@ rule score_programs:
     message:
         "Running the programs of {wildcards.policy} (seed {wildcards.seed}) in a sandbox"
     shell:
-        "python -m workflow_scripts.score.{params.kind} --problems {params.problems} --prompts {input.prompts}l"
-        " --generations {input.generations}l"
-        " --settings {params.settings:q} --output {output} 2> {log}"
+        "python -m workflow_scripts.score.{params.kind:q} --problems {params.problems:q} --prompts {input.prompts:q}l"
+        " --generations {input.generations:q}l"
+        " --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
 rule measure_likelihoods:
@@ -94,10 +94,10 @@ rule measure_likelihoods:
     message:
         "Likelihoods of {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/measure_likelihoods/{{wildcards.policy}}-{{wildcards.seed}}-{{wildcards.benchmark}}.json --"
-        f" workflow_scripts.score.likelihoods --model $(dirname {{input.model}})/model"
-        " {params.calibration} --pairs $(dirname {input.pairs})/rows/pairs.jsonl"
-        " --settings {params.settings:q} --output {output} 2> {log}"
+        f"{LAUNCH} --cost $RESULTS/costs/measure_likelihoods/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}.json --"
+        f' workflow_scripts.score.likelihoods --model "$(dirname {{input.model:q}})"/model'
+        ' {params.calibration:q} --pairs "$(dirname {input.pairs:q})"/rows/pairs.jsonl'
+        " --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
 rule score_pair_perplexity:
@@ -119,7 +119,7 @@ rule score_pair_perplexity:
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        "python -m workflow_scripts.score.pair_perplexity --likelihoods {input} --settings {params.settings:q} --output {output} 2> {log}"
+        "python -m workflow_scripts.score.pair_perplexity --likelihoods {input:q} --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
 rule score_rewards:
@@ -141,7 +141,7 @@ rule score_rewards:
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        "python -m workflow_scripts.score.rewards --annotated {input}l --settings {params.settings:q} --output {output} 2> {log}"
+        "python -m workflow_scripts.score.rewards --annotated {input:q}l --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
 rule measure_reply_likelihoods:
@@ -177,9 +177,9 @@ rule measure_reply_likelihoods:
     message:
         "Likelihoods of {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/measure_reply_likelihoods/{{wildcards.policy}}-{{wildcards.seed}}-{{wildcards.benchmark}}.json --"
-        f" workflow_scripts.score.reply_likelihoods --model $(dirname {{input.model}})/model"
-        " {params.calibration} --rows $(dirname {input.dataset})/rows/{params.split}.jsonl --settings {params.settings:q} --output {output} 2> {log}"
+        f"{LAUNCH} --cost $RESULTS/costs/measure_reply_likelihoods/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}.json --"
+        f' workflow_scripts.score.reply_likelihoods --model "$(dirname {{input.model:q}})"/model'
+        ' {params.calibration:q} --rows "$(dirname {input.dataset:q})"/rows/{params.split:q}.jsonl --settings {params.settings:q} --output {output:q} 2> {log:q}'
 
 
 rule score_reply_loss:
@@ -201,7 +201,7 @@ rule score_reply_loss:
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        "python -m workflow_scripts.score.reply_loss --likelihoods {input} --settings {params.settings:q} --output {output} 2> {log}"
+        "python -m workflow_scripts.score.reply_loss --likelihoods {input:q} --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
 rule score_lm_eval:
@@ -228,20 +228,20 @@ rule score_lm_eval:
         pins=pins(*TORCH, "lm-eval"),
         settings=harness_settings,
         subject=lambda wildcards: (
-            f"--oracle {wildcards.policy}"
+            ["--oracle", wildcards.policy]
             if wildcards.policy in CALIBRATION
-            else f"--model {scored_weights(wildcards)}/model"
+            else ["--model", f"{scored_weights(wildcards)}/model"]
         ),
         programs=lambda wildcards, input: (
-            f"--human-eval {input.programs}" if input.programs else ""
+            ["--human-eval", input.programs] if input.programs else []
         ),
     message:
         "lm-eval {wildcards.benchmark} of {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/score_lm_eval/{{wildcards.policy}}-{{wildcards.seed}}-{{wildcards.benchmark}}.json --"
-        f" workflow_scripts.score.lm_eval_run {{params.subject}} {{params.programs}}"
+        f"{LAUNCH} --cost $RESULTS/costs/score_lm_eval/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}.json --"
+        f" workflow_scripts.score.lm_eval_run {{params.subject:q}} {{params.programs:q}}"
         " --settings {params.settings:q}"
-        " --output {output} > {log} 2>&1"
+        " --output {output:q} > {log:q} 2>&1"
 
 
 rule score_text_overlap:
@@ -269,8 +269,8 @@ rule score_text_overlap:
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        "python -m workflow_scripts.score.text_overlap --prompts {input.prompts}l --generations {input.generations}l"
-        " --settings {params.settings:q} --output {output} 2> {log}"
+        "python -m workflow_scripts.score.text_overlap --prompts {input.prompts:q}l --generations {input.generations:q}l"
+        " --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
 # One endpoint is asked by one job at a time, which has many requests under way; so its rate limit holds.
@@ -304,11 +304,11 @@ rule judge_answers:
     message:
         "Judging {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        f"{LAUNCH} -- workflow_scripts.score.judge_answers --benchmark {{wildcards.benchmark}} --kind {{params.kind}}"
-        " --prompts {input.prompts}l --generations {input.generations}l {params.flags}"
+        f"{LAUNCH} -- workflow_scripts.score.judge_answers --benchmark {{wildcards.benchmark:q}} --kind {{params.kind:q}}"
+        " --prompts {input.prompts:q}l --generations {input.generations:q}l {params.flags:q}"
         ' --judge {params.judge:q} --access "$PLUMBLINE_JUDGES" --settings {params.settings:q}'
-        f" --store {JUDGE_STORE} --study {NAME} --cell {{wildcards.policy}}-{{wildcards.seed}}-{{wildcards.benchmark}}"
-        " --output {output} --cost $RESULTS/costs/judge_answers/{wildcards.policy}-{wildcards.seed}-{wildcards.benchmark}.json 2> {log}"
+        f" --store {JUDGE_STORE} --study {NAME} --cell {{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}"
+        " --output {output:q} --cost $RESULTS/costs/judge_answers/{wildcards.policy:q}-{wildcards.seed:q}-{wildcards.benchmark:q}.json 2> {log:q}"
 
 
 rule plan_judging:
@@ -336,11 +336,11 @@ rule plan_judging:
     message:
         "Counting what judging {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark} takes"
     shell:
-        "python -m workflow_scripts.score.judge_answers --plan --benchmark {wildcards.benchmark} --kind {params.kind}"
-        " --prompts {input.prompts}l --generations {input.generations}l {params.flags}"
+        "python -m workflow_scripts.score.judge_answers --plan --benchmark {wildcards.benchmark:q} --kind {params.kind:q}"
+        " --prompts {input.prompts:q}l --generations {input.generations:q}l {params.flags:q}"
         ' --judge {params.judge:q} --access "$PLUMBLINE_JUDGES" --settings {params.settings:q}'
-        f" --store {JUDGE_STORE} --study {NAME} --cell {{wildcards.policy}}-{{wildcards.seed}}-{{wildcards.benchmark}}"
-        " --output {output} 2> {log}"
+        f" --store {JUDGE_STORE} --study {NAME} --cell {{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}"
+        " --output {output:q} 2> {log:q}"
 
 
 rule score_judged:
@@ -375,13 +375,13 @@ rule score_judged:
         kind=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].kind,
         settings=judged_settings,
         verdicts=lambda wildcards, input: (
-            f"--verdicts {input.verdicts}" if input.verdicts else ""
+            ["--verdicts", input.verdicts] if input.verdicts else []
         ),
     message:
         "Scoring the verdicts on {wildcards.policy} (seed {wildcards.seed}), {wildcards.benchmark}"
     shell:
-        "python -m workflow_scripts.score.{params.kind} --prompts {input.prompts}l --generations {input.generations}l"
-        " {params.verdicts} --settings {params.settings:q} --output {output} 2> {log}"
+        "python -m workflow_scripts.score.{params.kind:q} --prompts {input.prompts:q}l --generations {input.generations:q}l"
+        " {params.verdicts:q} --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
 rule list_items:
@@ -403,7 +403,7 @@ rule list_items:
     message:
         "Listing the items of {wildcards.benchmark}"
     shell:
-        "python -m workflow_scripts.score.lm_eval_run --items {output} --settings {params.settings:q} > {log} 2>&1"
+        "python -m workflow_scripts.score.lm_eval_run --items {output:q} --settings {params.settings:q} > {log:q} 2>&1"
 
 
 rule find_overlap:
@@ -428,5 +428,5 @@ rule find_overlap:
     message:
         "Looking for the items of {wildcards.benchmark} in the training sets"
     shell:
-        "python -m workflow_scripts.clean.overlap --items {params.asked} --training {params.training}"
-        " --settings {params.settings:q} --output {output} 2> {log}"
+        "python -m workflow_scripts.clean.overlap --items {params.asked:q} --training {params.training:q}"
+        " --settings {params.settings:q} --output {output:q} 2> {log:q}"

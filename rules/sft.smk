@@ -37,9 +37,9 @@ rule tokenise_dataset:
     message:
         "Tokenising for {wildcards.policy}"
     shell:
-        "python -m workflow_scripts.sft.tokenise --splits {params.splits}"
-        " --tokenizer $(dirname {input.model})/model --settings {params.settings:q}"
-        " --output {output.rows} --manifest {output.manifest} 2> {log}"
+        "python -m workflow_scripts.sft.tokenise --splits {params.splits:u}"
+        ' --tokenizer "$(dirname {input.model:q})"/model --settings {params.settings:q}'
+        " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
 
 
 rule train_sft:
@@ -83,6 +83,6 @@ rule train_sft:
         "Fine-tuning {wildcards.policy} (seed {wildcards.seed})"
     shell:
         f"{LAUNCH_POLICY} -- workflow_scripts.sft.train"
-        " --tokens $(dirname {input.tokens})/rows --tokens-manifest {input.tokens}"
-        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_sft/{{wildcards.policy}}-{{wildcards.seed}}.json"
-        " > {log} 2>&1"
+        ' --tokens "$(dirname {input.tokens:q})"/rows --tokens-manifest {input.tokens:q}'
+        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_sft/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
+        " > {log:q} 2>&1"

@@ -4,17 +4,52 @@ The text under a key is its documentation: docs/config.md and docs/config.schema
 exist and lineages are the business of `study`.
 """
 
+import re
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 NAME, COMMIT, SHA256 = r"^[A-Za-z0-9][A-Za-z0-9_-]*$", r"^[0-9a-f]{40}$", r"^[0-9a-f]{64}$"
+PYPI, NPM = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", r"^(@[a-z0-9~][a-z0-9._~-]*/)?[a-z0-9~][a-z0-9._~-]*$"
+REPOSITORY = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$"
+VERSION = r"^[A-Za-z0-9][A-Za-z0-9._+!-]*$"
 PATTERNS = {
     NAME: "a name of letters, digits, _ and - (dots join the names of a lineage)",
     COMMIT: "a full commit hash, 40 hex digits: a branch or a tag can move",
     SHA256: "a sha256, 64 hex digits, or null",
+    PYPI: "a package's name, of letters, digits, dots, _ and -",
+    NPM: "a package's name, @scope/name or name, in lower case",
+    REPOSITORY: "a repository's name, owner/name",
+    VERSION: "a version, of letters, digits and . _ + ! -",
 }
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def plain_path(path: str) -> str:
+    """Return a path that a job can get as an argument, and Snakemake as an input; ValueError for any other."""
+    if not path or CONTROL.search(path):
+        raise ValueError(f"must be a path in one line of text, not {path!r}")
+    if path.startswith("-"):
+        raise ValueError(f"reads as an option: write ./{path}")
+    if "{" in path or "}" in path:
+        raise ValueError(f"has braces, which Snakemake takes for wildcards: rename {path!r}")
+    return path
+
+
+def plain_name(name: str) -> str:
+    """Return a file's name that stays in the folder it is put into or looked for; ValueError for any other."""
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name:
+        raise ValueError(f"must stay in its folder: relative, without .. and backslashes, not {name!r}")
+    if CONTROL.search(name):
+        raise ValueError(f"must be a file's name in one line of text, not {name!r}")
+    return name
+
+
 Name = Annotated[str, Field(pattern=NAME)]
+RepositoryPath = Annotated[str, AfterValidator(plain_path)]
+FileName = Annotated[str, AfterValidator(plain_name)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -32,7 +67,7 @@ class Strict(BaseModel):
 class Member(Strict):
     """A file inside an archive."""
 
-    member: str | None = None
+    member: FileName | None = None
     """Its path in the archive; null: the archive itself."""
     bytes: list[int] | None = Field(None, min_length=2, max_length=2)
     """Only these bytes of it: [first, one past the last]."""
@@ -43,51 +78,51 @@ class Member(Strict):
 class HfPlace(Strict):
     """A repository of the model hub; HF_ENDPOINT and HF_TOKEN are honoured."""
 
-    repo: str
+    repo: Annotated[str, Field(pattern=REPOSITORY)]
     """owner/name."""
     revision: Annotated[str, Field(pattern=COMMIT)]
     """A full commit hash."""
     repo_type: Literal["model", "dataset"] = "model"
     """Which kind of repository."""
-    files: dict[str, str] = {}
+    files: dict[FileName, FileName] = {}
     """Name here: path in the repository; empty if they are the same."""
 
 
 class HttpsPlace(Strict):
     """Files by URL."""
 
-    files: dict[str, str]
+    files: dict[FileName, str]
     """Name here: URL."""
 
 
 class PypiPlace(Strict):
     """Files inside a Python package, from wherever pip is configured to look; the package is never run."""
 
-    package: str
+    package: Annotated[str, Field(pattern=PYPI)]
     """Its name."""
-    version: str
+    version: Annotated[str, Field(pattern=VERSION)]
     """Its exact version."""
     archive: Literal["wheel", "sdist"] = "wheel"
     """Which of its archives."""
-    files: dict[str, Member]
+    files: dict[FileName, Member]
     """Name here: where it is in the archive."""
 
 
 class NpmPlace(Strict):
     """Files inside an npm package, from wherever npm is configured to look; the package is never run."""
 
-    package: str
+    package: Annotated[str, Field(pattern=NPM)]
     """Its name."""
-    version: str
+    version: Annotated[str, Field(pattern=VERSION)]
     """Its exact version."""
-    files: dict[str, Member]
+    files: dict[FileName, Member]
     """Name here: where it is in the archive."""
 
 
 class FilePlace(Strict):
     """Files that are on this machine already."""
 
-    files: dict[str, str]
+    files: dict[FileName, RepositoryPath]
     """Name here: path, relative to the repository or absolute."""
 
 
@@ -113,7 +148,7 @@ class Place(Strict):
 class Simulation(Strict):
     """Dialogues made from the bundled problem bank by the seeded simulator."""
 
-    problems: str
+    problems: RepositoryPath
     """The problem bank, relative to the repository."""
     seed: int = 7
     """Seed of the simulator."""
@@ -169,7 +204,7 @@ class RowSimulation(Strict):
 
     rows: Literal["messages", "hh", "comet", "reddit", "wow", "faithdial", "alpaca", "alpaca_preferences"]
     """Whose schema they have."""
-    problems: str
+    problems: RepositoryPath
     """The problem bank, relative to the repository."""
     seed: int = 7
     """Seed of the simulator."""
@@ -186,7 +221,7 @@ def simulation_kind(value: Any) -> str:
 class Source(Strict):
     """Files wanted and the places they may come from in order, or a simulation."""
 
-    files: dict[str, Annotated[str, Field(pattern=SHA256)] | None] = {}
+    files: dict[FileName, Annotated[str, Field(pattern=SHA256)] | None] = {}
     """Name: sha256, or null where any content will do. Empty: a hub repository whole, without pickles."""
     places: list[Place] = []
     """Where to ask, in order; the first that gives every file with its sha256 is taken."""
@@ -225,9 +260,9 @@ class Model(Strict):
     """The source of its files."""
     format: Literal["hf", "llama2c", "gguf"] = "hf"
     """hf: a transformers folder; llama2c: a checkpoint of the llama2.c project; gguf: dequantised; converted once."""
-    weights: str | None = None
+    weights: FileName | None = None
     """llama2c, gguf: the file with the weights."""
-    tokenizer: str | None = None
+    tokenizer: FileName | None = None
     """llama2c: the file with the tokenizer."""
     template: str
     """The template it speaks in, unless a fine-tuning run names another."""
@@ -258,7 +293,7 @@ class Split(Strict):
     """The quotas count for each file, not for all files together."""
     order: Literal["shuffled", "file"] = "shuffled"
     """file: the first rows fill the first quota, and so on, without shuffling."""
-    by_file: dict[Name, list[str]] = {}
+    by_file: dict[Name, list[FileName]] = {}
     """Split: its files, for data that comes split; a group that is in two stays in the first."""
     limit: Count | None = None
     """No split gets more conversations than this, whatever its quota or its files."""
@@ -321,7 +356,7 @@ class Dataset(Strict):
 
     source: str
     """The source of its files."""
-    files: list[str] = Field(min_length=1)
+    files: list[FileName] = Field(min_length=1)
     """Which of the source's files, in order."""
     data_schema: SCHEMAS = Field(alias="schema")
     """How a row is written. hh, rewarded, judged_pairs and …_preferences rows bring ranked answers, some with rewards."""
@@ -1034,7 +1069,7 @@ class PairPerplexity(Strict):
     kind: Literal["pair_perplexity"]
     source: str
     """The source of its file."""
-    file: str
+    file: FileName
     """Which of the source's files."""
     system_prompt: str | None = None
     """The system message; null: the rows keep their own instructions."""
@@ -1075,7 +1110,7 @@ class HumanEval(Programs):
     kind: Literal["humaneval"]
     source: str
     """The source of its file."""
-    file: str = "HumanEval.jsonl"
+    file: FileName = "HumanEval.jsonl"
     """Which of the source's files."""
 
 
@@ -1085,7 +1120,7 @@ class Mbpp(Programs):
     kind: Literal["mbpp"]
     source: str
     """The source of its file."""
-    file: str
+    file: FileName
     """Which of the source's files: MBPP's own, its sanitised form, or the harness package's requests."""
     shots: list[Count] = []
     """Ids of the tasks shown with their solutions; they are not asked."""
@@ -1114,9 +1149,9 @@ class LmEval(Strict):
     """suite: the humaneval benchmark of this study that counts in it; null: its row is left out, and a note says so."""
     source: str | None = None
     """A source with the rows of the tasks in one package (package_file); null: the model hub, or include_path."""
-    package_file: str | None = None
+    package_file: FileName | None = None
     """Which of the source's files is the package."""
-    include_path: str | None = None
+    include_path: RepositoryPath | None = None
     """A folder with task files of one's own, relative to the repository."""
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
     """Examples in the prompt; null: the task's own number."""
@@ -1146,13 +1181,13 @@ class MtBench(Sampling):
     """Two-turn questions, each answer rated 1 to 10 by a judge, or compared with another policy's."""
 
     kind: Literal["mt_bench"]
-    questions: str
+    questions: RepositoryPath
     """The file of questions: relative to the repository, or a file of `source`."""
     source: str | None = None
     """The source of questions, references and judge_prompts."""
-    references: str | None = None
+    references: RepositoryPath | None = None
     """The source's file of reference answers."""
-    judge_prompts: str | None = None
+    judge_prompts: RepositoryPath | None = None
     """The source's file of FastChat's judge prompts; null: our own wording."""
     temperatures: dict[str, Annotated[float, Field(ge=0)]] = {}
     """Category: the temperature its questions are answered at; others at `temperature`."""
@@ -1170,11 +1205,11 @@ class AlpacaEval(Sampling):
     """Single instructions; a judge compares each answer with a reference answer."""
 
     kind: Literal["alpaca_eval"]
-    prompts: str
+    prompts: RepositoryPath
     """The file of instructions with reference answers: relative to the repository, or a file of `source`."""
     source: str | None = None
     """The source of prompts, references and gamed."""
-    references: str | None = None
+    references: RepositoryPath | None = None
     """A file of AlpacaEval's stored judgements, whose most frequent first outputs are the references; null: the prompts'
     own outputs."""
     judge: str
@@ -1183,7 +1218,7 @@ class AlpacaEval(Sampling):
     """How the alpaca_eval package asks and reads (alpaca_eval_gpt4, weighted_alpaca_eval_gpt4_turbo, …); null: our way."""
     length_controlled: bool = False
     """Also the length-controlled win rate."""
-    gamed: str | None = None
+    gamed: RepositoryPath | None = None
     """The source's df_gamed.csv, which the full length-controlled model needs; null: its form without difficulty."""
     lc_draws: Count = 200
     """Refits on bootstrap samples behind the interval of the length-controlled rate."""
@@ -1239,7 +1274,7 @@ class TextOverlap(Sampling):
         min_length=1
     )
     """Which measures."""
-    wordnet: str | None = None
+    wordnet: RepositoryPath | None = None
     """A folder with WordNet's dictionary files, for METEOR's synonyms; null: exact and stem matches only."""
     limit: Count | None = None
     """Answer only so many prompts."""
@@ -1385,7 +1420,7 @@ class GenerationResources(Resources):
 class Study(Strict):
     """One YAML: models, datasets, training runs, benchmarks, seeds. Produces one results table."""
 
-    extends: str | None = None
+    extends: RepositoryPath | None = None
     """Another study this one stands on, a path relative to the repository: mappings are merged, all else replaced."""
     study: Name
     """Its name, and that of its folder under results/."""

@@ -51,6 +51,7 @@ from workflow_scripts.common.schema import (
     TextOverlap,
     Tutor,
     WithValue,
+    plain_name,
 )
 
 PLAIN = {
@@ -206,6 +207,11 @@ class References:
         names = files_of(self.study.sources[source]) if source in self.study.sources else None
         if names is not None:
             self.need(path, file, names, f"file of source {source!r}")
+        elif file is not None:
+            try:
+                plain_name(file)
+            except ValueError as error:
+                self.wrong.append(f"{path}: {error}")
 
     def sources(self) -> None:
         for name, source in self.study.sources.items():
