@@ -679,7 +679,16 @@ def harness_settings(wildcards):
 
 
 # How a verdict is come by alters no verdict: only these settings of an endpoint make one stale.
-ASKED = ["kind", "model", "version", "temperature", "max_tokens", "seed"]
+ASKED = [
+    "kind",
+    "model",
+    "version",
+    "temperature",
+    "max_tokens",
+    "max_completion_tokens",
+    "params",
+    "seed",
+]
 
 
 JUDGE_STORE = "work/judge"  # shared by all benchmarks and studies

@@ -21,6 +21,7 @@ from workflow_scripts.score.judge_prompts import (
     read_choice,
     read_integer,
     read_mark,
+    read_number,
     read_rating,
     read_rating_pair,
 )
@@ -124,16 +125,39 @@ def test_several_samples_are_each_judged_in_their_own_dialogue():
     [
         ("Good. Rating: [[7]]", 7),
         ("[[7.5]]", 7.5),
-        ("Rating: [8]", 8),
+        ("Rating: [8]", None),
         ("see [1], hence [[6]]", 6),
+        ("a [[3]] for style, all in all [[6]]", 6),
+        ("[[6]], not [[60]]", None),
         ("[[11]]", None),
         ("[[0]]", None),
         ("seven", None),
         ("", None),
     ],
 )
-def test_ratings_are_read_in_mt_benchs_grammar(text, rating):
+def test_in_our_own_wording_the_last_rating_in_double_brackets_counts(text, rating):
     assert read_rating(text) == rating
+
+
+@pytest.mark.parametrize(
+    ("text", "rating"),
+    [("[[7]] or [[8]]", 7), ("Rating: [8]", 8), ("[[7.5]]", 7.5), ("[[0]]", 0), ("[[1.5.2]]", None)],
+)
+def test_fastchats_grammar_takes_the_first_and_single_brackets_too(text, rating):
+    assert read_number(text) == rating
+
+
+READERS = (read_rating, read_number, read_rating_pair, read_choice, read_mark, read_integer)
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize(
+    "text",
+    ["[[" + "9" * 200_000, "[" * 200_000, "[[1," * 50_000, "[[7" * 60_000, "*" * 200_000, "1\n" * 100_000],
+    ids=["digits", "brackets", "pairs", "ratings", "stars", "lines"],
+)
+def test_reading_a_reply_takes_no_longer_than_it_is_long(read, text):
+    assert read(text) is None  # what backtracks would take hours
 
 
 def test_the_last_choice_counts():

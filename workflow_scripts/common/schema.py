@@ -8,7 +8,16 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 NAME, COMMIT, SHA256 = r"^[A-Za-z0-9][A-Za-z0-9_-]*$", r"^[0-9a-f]{40}$", r"^[0-9a-f]{64}$"
 PYPI, NPM = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", r"^(@[a-z0-9~][a-z0-9._~-]*/)?[a-z0-9~][a-z0-9._~-]*$"
@@ -1003,10 +1012,15 @@ class OpenAIJudge(Strict):
     """The endpoint; null: the client's own default."""
     api_key_env: str = "OPENAI_API_KEY"
     """The environment variable that holds the key; keys never stand in a study."""
-    temperature: float = 0.0
-    """0 is greedy."""
+    temperature: float | None = 0.0
+    """0 is greedy; null: none is sent, for models that refuse it."""
     max_tokens: Count = 1024
     """Longest verdict, in tokens."""
+    max_completion_tokens: Count | None = None
+    """The limit under the name that models want which think before they answer; their thoughts count in it. It is sent in
+    place of max_tokens."""
+    params: dict[str, Any] = {}
+    """What else each request holds, as it stands, say `reasoning_effort: low`; null takes out what would be sent."""
     seed: int | None = None
     """Sent with each request, where the endpoint takes one."""
     concurrency: Count = 8
@@ -1033,6 +1047,26 @@ class OpenAIJudge(Strict):
         ):
             raise ValueError("budget_usd needs usd_per_million_prompt_tokens and …_completion_tokens")
         return self
+
+    @field_validator("params")
+    @classmethod
+    def further(cls, params: dict[str, Any]) -> dict[str, Any]:
+        taken = {
+            "model",
+            "messages",
+            "temperature",
+            "max_tokens",
+            "max_completion_tokens",
+            "seed",
+            "n",
+            "stream",
+        }
+        for name in sorted(taken & params.keys()):
+            keyed = name in cls.model_fields
+            raise ValueError(
+                f"{name} {'is a key of the judge' if keyed else 'cannot be chosen'}; take it out of params"
+            )
+        return params
 
 
 class RuleJudge(Strict):

@@ -18,7 +18,7 @@ from alpaca_eval.constants import EVALUATORS_CONFIG_DIR
 from alpaca_eval.utils import load_configs, prompt_to_chatml
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.score.judge_client import Reply, Request
+from workflow_scripts.score.judge_client import Reply, Request, params_of
 from workflow_scripts.score.judge_questions import Question, Verdict
 
 # The package sets INFO for the whole process, which would print every request of every client.
@@ -54,10 +54,10 @@ def words_of(reply: Reply, key: str) -> Any:
 class AskingAnnotator(SinglePairwiseAnnotator):
     """One of the package's annotators that asks through `ask`, and keeps each pair's reply in `replies`."""
 
-    def __init__(self, *args: Any, fn_completions: str, ask: Ask, seed_sent: int | None, **kwargs: Any):
+    def __init__(self, *args: Any, fn_completions: str, ask: Ask, judge: dict, **kwargs: Any):
         super().__init__(*args, fn_completions=self.complete, **kwargs)
         self.ask = ask
-        self.sent = {} if seed_sent is None else {"seed": seed_sent}
+        self.judge = judge
         self.rows = pd.DataFrame()
         self.replies: dict[tuple[str, ...], Reply] = {}
 
@@ -69,9 +69,8 @@ class AskingAnnotator(SinglePairwiseAnnotator):
 
     def complete(self, prompts: list[str], **kwargs: Any) -> dict[str, list]:
         """Ask for a reply per prompt: what stands in the place of the package's `openai_completions`."""
-        params = (
-            DEFAULTS | {name: value for name, value in kwargs.items() if name not in NOT_SENT} | self.sent
-        )
+        usual = DEFAULTS | {name: value for name, value in kwargs.items() if name not in NOT_SENT}
+        params = params_of(self.judge, usual)
         dialogues = [messages_of(prompt) for prompt in prompts]
         given = iter(self.ask([Request(messages, params) for messages in dialogues if messages]))
         replies = [next(given) if messages else BROKEN for messages in dialogues]
@@ -150,9 +149,7 @@ def compare(questions: list[Question], annotator: str, judge: dict, ask: Ask) ->
     rows = [row_of(question) for question in questions]
     logging.disable(logging.CRITICAL)  # the package logs each failed reply with its traceback; we count them
     try:
-        pool = AskingAnnotators(
-            annotators_config=annotator, caching_path=None, ask=ask, seed_sent=judge.get("seed")
-        )
+        pool = AskingAnnotators(annotators_config=annotator, caching_path=None, ask=ask, judge=judge)
         batched = any(single.batch_size > 1 for single in pool.annotators.values())
         annotated = pool(rows, **({} if batched else {"chunksize": None}))
     finally:

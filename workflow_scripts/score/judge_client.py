@@ -73,6 +73,22 @@ def request_of(request: Request, judge: dict) -> dict:
     }
 
 
+def params_of(judge: dict, usual: dict | None = None) -> dict:
+    """Return what a judge is told beside the messages: its keys' values, and its `params` as they stand.
+
+    `usual` are an annotator's own parameters, which a judge's temperature and limit give way to: but where the judge
+    takes no temperature none is sent, and where it wants the limit by its newer name it has the judge's, as thinking
+    counts in it. What is null is not sent.
+    """
+    usual = usual or {key: judge[key] for key in ("temperature", "max_tokens")}
+    told = usual | {"seed": judge.get("seed")}
+    if judge.get("temperature", usual["temperature"]) is None:
+        told |= {"temperature": None, "top_p": None}
+    if judge.get("max_completion_tokens") is not None:
+        told |= {"max_tokens": None, "max_completion_tokens": judge["max_completion_tokens"]}
+    return {key: value for key, value in (told | judge.get("params", {})).items() if value is not None}
+
+
 def price(judge: dict, prompt_tokens: int, completion_tokens: int) -> float:
     """Return dollars."""
     per_million = (
@@ -112,8 +128,10 @@ def paid_for(request: Request, reply: dict, usage: dict | None, judge: dict) -> 
 
 
 def reply_of(entry: dict) -> Reply:
-    """Return a stored verdict as a reply: failed where the judge refused or said nothing."""
+    """Return a stored verdict as a reply: failed where the judge refused, said nothing, or sent what is no verdict."""
     reply = entry["reply"]
+    if "unusable" in reply:
+        return Reply(None, f"the judge's reply is of no use: {reply['unusable']}", None)
     if reply["refusal"]:
         return Reply(None, f"refused by the judge: {reply['refusal']}", None)
     if reply["finish_reason"] == "content_filter":

@@ -17,10 +17,13 @@ from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.judge_questions import Question
 
 LOWEST, HIGHEST = 1, 10  # MT-Bench's scale
-RATINGS = [re.compile(r"\[\[(\d+\.?\d*)\]\]"), re.compile(r"\[(\d+\.?\d*)\]")]
+# Of bounded length, so that reading takes no longer than the reply is long. A rating of more digits is none.
+NUMBER = r"(\d{1,9}(?:\.\d{0,9})?)"
+RATING = re.compile(rf"\[\[{NUMBER}\]\]")
+RATINGS = [RATING, re.compile(rf"\[{NUMBER}\]")]
 RATING_PAIRS = [
-    re.compile(r"\[\[(\d+\.?\d*),\s?(\d+\.?\d*)\]\]"),
-    re.compile(r"\[(\d+\.?\d*),\s?(\d+\.?\d*)\]"),
+    re.compile(rf"\[\[{NUMBER},\s?{NUMBER}\]\]"),
+    re.compile(rf"\[{NUMBER},\s?{NUMBER}\]"),
 ]
 TIE = 0.1  # ratings so close are a tie
 CHOICE = re.compile(r"\[\[([ABC])\]\]")
@@ -74,9 +77,9 @@ def read_number(text: str) -> float | None:
 
 
 def read_rating(text: str) -> float | None:
-    """Return the rating in a judge's words, if it lies in 1 to 10."""
-    rating = read_number(text)
-    return rating if rating is not None and LOWEST <= rating <= HIGHEST else None
+    """Return the last [[rating]] in a judge's words, if it lies in 1 to 10: the explanation comes first."""
+    found = RATING.findall(text)
+    return float(found[-1]) if found and LOWEST <= float(found[-1]) <= HIGHEST else None
 
 
 def read_choice(text: str) -> str | None:

@@ -10,17 +10,11 @@ from functools import partial
 from statistics import fmean
 
 from workflow_scripts.score import judge_prompts
-from workflow_scripts.score.judge_client import Reply, Request
+from workflow_scripts.score.judge_client import Reply, Request, params_of
 from workflow_scripts.score.judge_prompts import Form
 from workflow_scripts.score.judge_questions import Question, Verdict, compares
 
 Ask = Callable[[list[Request]], list[Reply]]
-
-
-def params_of(judge: dict) -> dict:
-    """Return the sampling parameters of a judge's requests; a seed only where the study sets one."""
-    seed = {} if judge.get("seed") is None else {"seed": judge["seed"]}
-    return {"temperature": judge["temperature"], "max_tokens": judge["max_tokens"]} | seed
 
 
 def heard(form: Form, reply: Reply) -> dict:
