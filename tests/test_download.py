@@ -12,6 +12,7 @@ import sys
 import tarfile
 import threading
 import time
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -675,6 +676,16 @@ def test_a_broken_archive_is_a_reason_and_not_a_traceback(tmp_path, pack):
     refuse(tmp_path, b"BZh9 not really", "x", "broken")
     refuse(tmp_path, whole, "y", "no such member")
     refuse(tmp_path, tarball(("x", b"not gzip")), "x", "broken", gunzip=True)
+
+
+def test_a_name_that_two_members_have_is_refused(tmp_path):
+    refuse(tmp_path, tarball(("x", b"one"), ("y", b"y"), ("./x", b"two")), "x", "stands 2 times")
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w") as bundle:
+        warnings.simplefilter("ignore")
+        bundle.writestr("x", b"one")
+        bundle.writestr("x", b"two")
+    refuse(tmp_path, buffer.getvalue(), "x", "stands 2 times")
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])

@@ -2,7 +2,7 @@
 
 Only the named member is read, its bytes go to a path of our choosing, and nothing is imported, unpickled or
 extracted elsewhere. Refused: absolute names, "..", links, devices, encrypted members, members over a size
-limit, archive bombs.
+limit, archive bombs, a name that two members have (which of them is meant depends on who unpacks).
 Not covered: formats other than tar (plain, gz, bz2, xz) and zip.
 """
 
@@ -55,8 +55,8 @@ def unpack_member(
     refuse_unsafe_name(member, archive.name)
     try:
         with (
-            _open_member(archive, member, limit, where) as (stream, size),
             finished_file(target) as temporary,
+            _open_member(archive, member, limit, where) as (stream, size),
         ):
             if span:
                 start, stop = span
@@ -108,6 +108,7 @@ def _open_zip_member(archive: Path, member: str, limit: int, where: str) -> Iter
             info = bundle.getinfo(member)
         except KeyError:
             raise Unavailable(f"{where}: no such member") from None
+        _refuse_twins(sum(name == member for name in bundle.namelist()), where)
         kind = stat.S_IFMT(info.external_attr >> 16)
         if info.is_dir() or kind not in (0, stat.S_IFREG):
             raise Unavailable(f"{where}: not a regular file (a link, a device or a folder)")
@@ -136,6 +137,9 @@ def _open_tar_member(archive: Path, member: str, limit: int, where: str) -> Iter
                 raise Unavailable(f"{where}: not a regular file (a link, a device or a folder)")
             _refuse_size(info.size, limit, where)
             yield bundle.extractfile(info), info.size
+            _refuse_twins(
+                sum(other.name.removeprefix("./") == info.name.removeprefix("./") for other in bundle), where
+            )
 
 
 def _allowed(packed: int, limit: int) -> int:
@@ -147,6 +151,11 @@ def _refuse_size(size: int, allowed: int, where: str) -> None:
         raise Unavailable(
             f"{where}: {size} bytes unpacked, allowed are {allowed}: too large, or an archive bomb"
         )
+
+
+def _refuse_twins(count: int, where: str) -> None:
+    if count > 1:
+        raise Unavailable(f"{where}: stands {count} times in the archive")
 
 
 def _skip(stream: BinaryIO, count: int) -> None:
