@@ -10,7 +10,7 @@ rule index_scores:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.index"),
-        entries=index_entries(),
+        entries=lambda wildcards: index_entries(),
     message:
         "Listing the score files of {NAME}"
     shell:
@@ -30,7 +30,9 @@ rule record_provenance:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.provenance"),
-        settings=as_json({"facts": {"study": STUDY_DIGEST, "lock": LOCK}}),
+        settings=lambda wildcards: as_json(
+            {"facts": {"study": STUDY_DIGEST, "lock": LOCK}}
+        ),
     message:
         "Recording where the scores of {NAME} come from"
     shell:
@@ -67,7 +69,7 @@ rule build_table:
         code=code_of(
             "workflow_scripts.report.table", "workflow_scripts.report.provenance"
         ),
-        settings=settings(
+        settings=lambda wildcards: settings(
             STUDY.report,
             keys=["baseline", "draws", "confidence", "bars", "published"],
             study=NAME,
@@ -93,7 +95,7 @@ rule judge_plan:
     conda:
         "../envs/plumbline.yaml"
     params:
-        settings=as_json({"plans": judging_plans()}),
+        settings=lambda wildcards: as_json({"plans": judging_plans()}),
     message:
         "What judging {NAME} takes"
     shell:
@@ -113,7 +115,7 @@ rule gather_costs:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.costs"),
-        settings=as_json({"files": cost_entries()}),
+        settings=lambda wildcards: as_json({"files": cost_entries()}),
     message:
         "Gathering what {NAME} cost"
     shell:
@@ -131,7 +133,7 @@ rule compare_judges:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.agreement"),
-        settings=as_json(
+        settings=lambda wildcards: as_json(
             {
                 "pairs": agreement_pairs(),
                 "seed": STUDY.seeds[0],
@@ -160,7 +162,7 @@ rule summarise_training:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.training"),
-        settings=as_json({"runs": TRAININGS}),
+        settings=lambda wildcards: as_json({"runs": TRAININGS}),
     message:
         "Summing up the trainings of {NAME}"
     shell:
@@ -182,7 +184,7 @@ rule draw_loss_curves:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.figures"),
-        settings=as_json({"curves": CURVES}),
+        settings=lambda wildcards: as_json({"curves": CURVES}),
     message:
         "Drawing the loss curves"
     shell:
@@ -204,7 +206,7 @@ rule draw_policy_bars:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.figures"),
-        settings=as_json(
+        settings=lambda wildcards: as_json(
             {
                 "cells": [
                     f"{bar.benchmark}/{bar.subset}/{bar.metric}"
@@ -234,7 +236,7 @@ rule draw_rewards:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.figures"),
-        settings=as_json({}),
+        settings=lambda wildcards: as_json({}),
         rows=[
             f"{RESULTS}/annotations/{name}/rows/{split}.jsonl"
             for name, part in STUDY.annotations.items()
@@ -269,7 +271,7 @@ rule render_report:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.page"),
-        settings=page_settings(),
+        settings=lambda wildcards: page_settings(),
         flags=lambda wildcards, input: flag_words(
             {f"--{name}": input[name] or None for name in ("training", "agreement")}
         ),

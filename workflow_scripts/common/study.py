@@ -19,6 +19,7 @@ from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.schema import (
     CALIBRATION,
+    CONTROL,
     JUDGED,
     PATTERNS,
     ROW_FILES,
@@ -612,7 +613,7 @@ def read_yaml(path: Path | str) -> dict:
 
 def mistakes(origin: str, lines: list[str]) -> PlumblineError:
     """Return the error that lists every mistake once."""
-    lines = list(dict.fromkeys(lines))
+    lines = [CONTROL.sub(lambda found: repr(found[0])[1:-1], line) for line in dict.fromkeys(lines)]
     listing = "\n".join(f"  {line}" for line in lines)
     return PlumblineError(f"{origin} has {len(lines)} mistake{'s' * (len(lines) > 1)}:\n{listing}")
 
