@@ -519,7 +519,7 @@ def test_only_safetensors_are_loaded(classifiers, tmp_path):
 
     folder = shutil.copytree(classifiers[1], tmp_path / "model")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(PlumblineError, match="cannot be loaded"):
+    with pytest.raises(PlumblineError, match="cannot be read as a model"):
         load_reward_model(folder)
     with pytest.raises(PlumblineError, match="no reward model here"):
         load_reward_model(tmp_path / "nowhere")

@@ -19,7 +19,7 @@ from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.logprobs import padded
-from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.models import load_tokenizer, load_whole
 from workflow_scripts.common.reward import render_pair
 from workflow_scripts.common.row_trainer import RowTrainer
 from workflow_scripts.common.training import (
@@ -71,8 +71,12 @@ def main() -> None:
     random.Random(arguments.seed).shuffle(rows)
     held_out = max(1, round(settings["validation_share"] * len(rows)))
     set_seed(arguments.seed)  # the new scalar head is drawn here
-    model = AutoModelForSequenceClassification.from_pretrained(
-        arguments.parent, num_labels=1, use_safetensors=True, trust_remote_code=settings["trust_remote_code"]
+    model = load_whole(
+        AutoModelForSequenceClassification,
+        arguments.parent,
+        new="score",
+        num_labels=1,
+        trust_remote_code=settings["trust_remote_code"],
     )
     model.config.pad_token_id = tokenizer.pad_token_id
     trainer = RowTrainer(

@@ -1,10 +1,13 @@
 """Load policies and tokenizers one way everywhere: safetensors only, no remote code unless the study says so."""
 
+import contextlib
 import functools
 import importlib
 import logging
 import os
+import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import is_flash_attn_2_available
 
@@ -34,9 +38,64 @@ def precision_of(wanted: str) -> torch.dtype:
     return {"bfloat16": torch.bfloat16, "float32": torch.float32}[wanted]
 
 
+# What a broken or hostile folder makes the libraries raise.
+BROKEN = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    RecursionError,
+    SafetensorError,
+    struct.error,
+)
+
+
+@contextlib.contextmanager
+def reading(folder: Path | str, what: str) -> Iterator[None]:
+    """Say of a folder that cannot be read which one and why; the machine's own errors (memory, disk) pass."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except BROKEN as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        if "ignore_mismatched_sizes" in reason:
+            reason = "its weights have other shapes than its config.json says"
+        raise PlumblineError(f"{folder}: cannot be read as {what}: {reason}") from error
+
+
+def load_whole(kind: Any, folder: Path | str, new: str | None = None, **options: Any) -> Any:
+    """Return the model of a folder (`kind`: an AutoModel class), all of whose weights are in the folder's files.
+
+    The library draws what is missing at random; here it is an error, but for the part `new`, which is to be trained.
+    What is in the files and not in the model is left out, and said. Safetensors only.
+    """
+    with reading(folder, "a model"):
+        model, report = kind.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **options
+        )
+    missing = sorted(name for name in report["missing_keys"] if new is None or name.split(".")[0] != new)
+    if missing:
+        raise PlumblineError(
+            f"{folder}: {len(missing)} of the weights that its config.json speaks of are in none of its files, first "
+            f"{missing[0]}; fetch or convert it again"
+        )
+    left = sorted(report["unexpected_keys"])
+    if left:
+        say_once(
+            f"warning: {folder}: {len(left)} weights have no place in the model and are left out, first {left[0]}"
+        )
+    return model
+
+
 def load_tokenizer(folder: Path | str) -> Any:
     """Return the fast tokenizer of a model folder, with a padding token; masks need its character offsets."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with reading(folder, "a tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise PlumblineError(f"{folder}: has no fast tokenizer, so tokens cannot be traced to characters")
     if tokenizer.pad_token is None:
@@ -122,13 +181,14 @@ def load_policy(
     if not (source / "config.json").is_file():
         raise PlumblineError(f"{folder}: no model here; delete its manifest and run again to make it anew")
     check_safetensors(source)
-    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    with reading(source, "a model"):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     attention, reason = attention_of(computing or dtype, config)
     say_once(f"attention: {attention} ({reason})")
-    model = AutoModelForCausalLM.from_pretrained(
+    model = load_whole(
+        AutoModelForCausalLM,
         source,
         dtype=dtype if adapted is None else torch.float32,
-        use_safetensors=True,
         trust_remote_code=trust_remote_code,
         attn_implementation=attention,
         **more,
@@ -136,5 +196,6 @@ def load_policy(
     if adapted is not None:
         from peft import PeftModel  # here: most that load a policy need none of it
 
-        model = PeftModel.from_pretrained(model, folder).merge_and_unload().to(dtype)
+        with reading(folder, "an adapter"):
+            model = PeftModel.from_pretrained(model, folder).merge_and_unload().to(dtype)
     return model.eval()

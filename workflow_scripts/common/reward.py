@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.models import load_tokenizer, precision_of
+from workflow_scripts.common.models import load_tokenizer, load_whole, precision_of
 
 # isort: split
 import torch
@@ -43,12 +43,9 @@ def load_reward_model(folder: Path | str, dtype: str = "float32") -> tuple[Any, 
             f"{folder}: no reward model here; delete its manifest and run again to make it anew"
         )
     tokenizer = load_tokenizer(folder)
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=precision_of(dtype), use_safetensors=True, trust_remote_code=False
-        )
-    except OSError as error:
-        raise PlumblineError(f"{folder}: cannot be loaded as a sequence classifier: {error}") from None
+    model = load_whole(
+        AutoModelForSequenceClassification, folder, dtype=precision_of(dtype), trust_remote_code=False
+    )
     model.config.pad_token_id = tokenizer.pad_token_id
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 

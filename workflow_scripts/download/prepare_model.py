@@ -21,6 +21,8 @@ HEADER = (
     "<7i"  # dim, hidden_dim, layers, heads, kv_heads, vocabulary (negative: separate output matrix), context
 )
 
+LEAST_ENTRY = 13  # bytes of a GGUF file's shortest entry: a name's length, a type and a value
+
 
 def read_llama2c(path: Path | str) -> tuple[dict[str, int], dict[str, np.ndarray]]:
     """Return (sizes, tensors under transformers' Llama names) of a llama2.c version-0 checkpoint.
@@ -172,7 +174,7 @@ def link_hf(source: Path, folder: Path) -> None:
     """Hard-link (or copy, across file systems) a downloaded transformers folder."""
     if not (source / "config.json").is_file() or not list(source.glob("*.safetensors")):
         raise PlumblineError(f"{source}: needs config.json and *.safetensors to be a model of format hf")
-    for item in sorted(source.iterdir()):
+    for item in sorted(filter(Path.is_file, source.iterdir())):
         try:
             os.link(item, folder / item.name)
         except OSError:
@@ -188,8 +190,13 @@ def convert_gguf(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    from workflow_scripts.common.models import reading
+
+    check_gguf(file)
+    options = {"gguf_file": file.name, "trust_remote_code": False}
+    with reading(file, "a GGUF model"):
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
+        loaded = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
     config = loaded.config
     del (
         config.quantization_config
@@ -206,13 +213,48 @@ def convert_gguf(file: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def check_gguf(file: Path) -> None:
+    """Raise PlumblineError unless a file begins as GGUF, with no more tensors and values than it has bytes for.
+
+    A reader would go through as many as the header says: 2^60 of them are not waited for.
+    """
+    head = struct.Struct("<4sIQQ")
+    size = file.stat().st_size
+    with open(file, "rb") as stream:
+        first = stream.read(head.size)
+    magic, _, tensors, values = head.unpack(first.ljust(head.size, b"\0"))
+    if magic != b"GGUF":
+        raise PlumblineError(f"{file}: is no GGUF file")
+    if (tensors + values) * LEAST_ENTRY > size:
+        raise PlumblineError(
+            f"{file}: speaks of {tensors} tensors and {values} values, and has {size} bytes: it is cut or broken"
+        )
+
+
+def check_finite(folder: Path) -> None:
+    """Raise PlumblineError where a weight is no finite number: a policy of it would say nothing."""
+    import torch
+    from safetensors import safe_open
+
+    from workflow_scripts.common.models import reading
+
+    for path in sorted(folder.glob("*.safetensors")):
+        with reading(path, "safetensors"), safe_open(path, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  (no mapping: it has no __iter__)
+                tensor = tensors.get_tensor(name)
+                if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
+                    raise PlumblineError(
+                        f"{path}: {name} holds numbers that are not finite; fetch or convert the model again"
+                    )
+
+
 def nll_per_token(folder: Path, texts: list[str]) -> float:
     """Return the mean negative log-likelihood (nats per token) of texts under a model folder."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True).eval()
+    from workflow_scripts.common.models import load_policy, load_tokenizer
+
+    tokenizer, model = load_tokenizer(folder), load_policy(folder)
     total, count = 0.0, 0
     for text in texts:
         ids = tokenizer(text, return_tensors="pt").input_ids
@@ -240,6 +282,7 @@ def main() -> None:
             convert_gguf(arguments.source / settings["weights"], folder)
         else:
             link_hf(arguments.source, folder)
+        check_finite(folder)
         check = settings["check"]
         facts = {}
         if check:
