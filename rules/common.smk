@@ -534,6 +534,7 @@ def prompt_cuts(wildcards):
     flags = {
         "--limit": getattr(part, "limit", None),
         "--history": dataset.history_turns if dataset else None,
+        "--form": getattr(part, "form", None),
         "--references": references
         and (source_file(part.source, references) if part.source else references),
     }

@@ -47,6 +47,7 @@ rule score_programs:
         ),
         kind=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].kind,
         settings=score_settings(
+            "form",
             "k",
             "timeout_seconds",
             "memory_mb",

@@ -14,7 +14,14 @@ from workflow_scripts.common.files import read_json, write_jsonl
 from workflow_scripts.score import humaneval, programs
 from workflow_scripts.score.sandbox import SandboxMissing, find_sandbox
 
-SETTINGS = {"k": [1], "timeout_seconds": 3.0, "memory_mb": 512, "allow_unsandboxed": False, "workers": 2}
+SETTINGS = {
+    "form": "completion",
+    "k": [1],
+    "timeout_seconds": 3.0,
+    "memory_mb": 512,
+    "allow_unsandboxed": False,
+    "workers": 2,
+}
 PROBLEM = {
     "task_id": "T/0",
     "prompt": "def double(x):\n",
@@ -126,9 +133,10 @@ def test_stop_strings_leave_every_canonical_solution_its_meaning(problems):
 @pytest.mark.parametrize("stop", humaneval.STOPS)
 def test_a_completion_ends_at_the_first_stop_string(stop):
     program = humaneval.make_program(PROBLEM, f"    return 1\n{stop} and more\nclass C")
-    assert program == f"def double(x):\n    return 1\n\n{PROBLEM['test']}\ncheck(double)\n"
+    assert (program.code, program.names) == ("def double(x):\n    return 1\n\n", ("double",))
+    assert program.tests == f"{PROBLEM['test']}\ncheck(double)\n"
     indented = "    if x:\n        print(x)\n    # yes\n"
-    assert indented in humaneval.make_program(PROBLEM, indented)
+    assert indented in humaneval.make_program(PROBLEM, indented).code
 
 
 @pytest.mark.usefixtures("sandbox")

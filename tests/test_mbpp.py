@@ -11,7 +11,14 @@ from workflow_scripts.generate import calibrate, prompts
 from workflow_scripts.score import mbpp
 from workflow_scripts.score.sandbox import SandboxMissing, find_sandbox
 
-SETTINGS = {"k": [1], "timeout_seconds": 10.0, "memory_mb": 512, "allow_unsandboxed": False, "workers": 2}
+SETTINGS = {
+    "form": "completion",
+    "k": [1],
+    "timeout_seconds": 10.0,
+    "memory_mb": 512,
+    "allow_unsandboxed": False,
+    "workers": 2,
+}
 SAMPLING = {"temperature": 0.0, "samples": 1}
 PROBLEMS = [
     {
@@ -145,8 +152,11 @@ def test_requests_that_wrap_the_rows_score_alike(monkeypatch, tmp_path):
 @pytest.mark.parametrize("stop", mbpp.STOPS)
 def test_a_program_ends_where_its_answer_goes_on_to_something_else(stop):
     problem = {"test_list": ["assert f() == 1"]}
-    assert mbpp.make_program(problem, f"def f():\n    return 1{stop} f() == 2") == (
-        "def f():\n    return 1\nassert f() == 1\n"
+    program = mbpp.make_program(problem, f"def f():\n    return 1{stop} f() == 2")
+    assert (program.code, program.names, program.tests.strip()) == (
+        "def f():\n    return 1",
+        ("f",),
+        "assert f() == 1",
     )
 
 

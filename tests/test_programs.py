@@ -7,9 +7,10 @@ import pytest
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.score import programs
-from workflow_scripts.score.sandbox import Outcome
+from workflow_scripts.score.channel import UNSEEN
+from workflow_scripts.score.sandbox import Outcome, Program
 
-SETTINGS = {"k": [1], "timeout_seconds": 3.0, "memory_mb": 512, "workers": 2}
+SETTINGS = {"form": "completion", "k": [1], "timeout_seconds": 3.0, "memory_mb": 512, "workers": 2}
 
 
 @pytest.fixture
@@ -18,10 +19,10 @@ def ran(monkeypatch):
     programs_run = []
 
     def fake(program, seconds, memory_mb, sandbox):
-        programs_run.append(program)
-        return Outcome("right" in program, "")
+        programs_run.append(program.code)
+        return Outcome("right" in program.code, UNSEEN if "strange" in program.code else "")
 
-    monkeypatch.setattr(programs, "run_python", fake)
+    monkeypatch.setattr(programs, "run_program", fake)
     return programs_run
 
 
@@ -38,11 +39,18 @@ def asked(temperatures=(None,), tasks=("a", "b")):
     ]
 
 
+def answers(*texts, **facts):
+    """Return answers, each of the program that a text is."""
+    return [programs.Written(Program(text), **facts) for text in texts]
+
+
 def score(prompts, counts, k, samples):
     """Return the cells where the prompt of each id has so many right programs among its samples."""
     written = {
-        name: [f"right {number}" for number in range(right)]
-        + [f"wrong {number}" for number in range(samples - right)]
+        name: answers(
+            *[f"right {number}" for number in range(right)],
+            *[f"wrong {number}" for number in range(samples - right)],
+        )
         for name, right in counts.items()
     }
     return programs.score(prompts, written, SETTINGS | {"k": k}, "bwrap")
@@ -71,7 +79,7 @@ def test_pass_at_k_is_the_share_of_all_choices_with_a_right_one():
 
 
 def test_each_distinct_program_runs_once_and_every_sample_counts(ran):
-    written = {"a": ["right", "right", "wrong", "wrong"]}
+    written = {"a": answers("right", "right", "wrong", "wrong")}
     first, second = programs.score(asked(tasks=["a"]), written, SETTINGS | {"k": [1, 2]}, "bwrap")
     assert sorted(ran) == ["right", "wrong"]
     assert (first["metric"], first["columns"]["value"]) == ("pass@1", [0.5])
@@ -128,7 +136,7 @@ def test_equal_answers_have_equal_bytes_whatever_the_order_they_are_run_in():
 
 def test_too_few_samples_for_k_are_refused_by_name(ran):
     with pytest.raises(PlumblineError, match=r"a has 1 completions, too few for pass@5"):
-        programs.score(asked(tasks=["a"]), {"a": ["x"]}, SETTINGS | {"k": [1, 5]}, "bwrap")
+        programs.score(asked(tasks=["a"]), {"a": answers("x")}, SETTINGS | {"k": [1, 5]}, "bwrap")
     assert not ran
 
 
@@ -138,3 +146,24 @@ def test_too_few_samples_for_k_are_refused_by_name(ran):
 )
 def test_an_answer_is_cut_at_the_first_of_the_stop_strings(text, expected):
     assert programs.cut_at(text, ("\nif", "\nprint")) == expected
+
+
+@pytest.mark.usefixtures("ran")
+@pytest.mark.parametrize(
+    ("form", "note"),
+    [
+        ("completion", f"2 of 4 {programs.CHAT}; 1 of 4 {programs.BLIND}"),
+        ("instruct", f"form: instruct; 2 of 4 {programs.CUT}; 1 of 4 {programs.BLIND}"),
+        (None, f"3 of 4 {programs.READ}; 1 of 4 {programs.BLIND}"),
+    ],
+)
+def test_a_row_says_how_answers_were_read_and_which_failed_for_being_odd(form, note):
+    written = answers("right 1", "wrong 1", "wrong 2", chat=True, cut=True) + answers("strange")
+    (cell,) = programs.score(asked(tasks=["a"]), {"a": written}, SETTINGS | {"form": form}, "bwrap")
+    assert cell["note"] == note
+
+
+@pytest.mark.usefixtures("ran")
+def test_a_row_of_plain_completions_has_no_note():
+    (cell,) = programs.score(asked(tasks=["a"]), {"a": answers("wrong", cut=True)}, SETTINGS, "bwrap")
+    assert "note" not in cell

@@ -73,7 +73,7 @@ def test_a_fork_bomb_is_stopped_and_nothing_survives(run):
     assert not run(code, seconds=1.0).passed
     assert time.monotonic() - started < 8
     time.sleep(0.2)
-    assert not survivors("RLIMIT_NPROC")
+    assert not survivors("marshal.loads")
     assert run("pass\n").passed
 
 
@@ -83,7 +83,7 @@ def test_no_process_outlives_its_program(run):
     assert run(code).passed
     assert time.monotonic() - started < 4
     time.sleep(0.2)
-    assert not survivors("RLIMIT_NPROC")
+    assert not survivors("marshal.loads")
 
 
 def test_nothing_can_be_written_anywhere(run, tmp_path):

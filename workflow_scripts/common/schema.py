@@ -1122,6 +1122,10 @@ class PairPerplexity(Strict):
 class Programs(Sampling):
     """What benchmarks of model-written programs share."""
 
+    form: Literal["completion", "instruct"] = "completion"
+    """completion: the prompt's text goes on, up to a stop string, as the papers have it. instruct: a user asks for the
+    program through the policy's chat template, and it is taken from the answer's code block; longest answer then 1024
+    tokens, if not set."""
     temperatures: list[Annotated[float, Field(ge=0)]] = []
     """Answer at each of these, and report the best beside; empty: at `temperature` alone."""
     limit: Count | None = None
@@ -1136,6 +1140,12 @@ class Programs(Sampling):
     """Programs that run at once."""
     allow_unsandboxed: bool = False
     """Run programs without a sandbox where the machine has none: a model's code can do what you can."""
+
+    @model_validator(mode="after")
+    def room_to_talk(self) -> "Programs":
+        if self.form == "instruct" and "max_new_tokens" not in self.model_fields_set:
+            self.max_new_tokens = 1024  # words and a whole program; a cut code block is a failed one
+        return self
 
 
 class HumanEval(Programs):

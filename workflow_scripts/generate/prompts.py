@@ -40,56 +40,96 @@ def turn_prompts(path: Path, history: int | None = None) -> list[dict]:
     ]
 
 
-def humaneval_prompts(path: Path) -> list[dict]:
-    """One raw text prompt per problem; the canonical solution is the reference."""
-    return [
-        {
-            "id": field(row, "task_id", path, number),
-            "group": row["task_id"],
-            "text": field(row, "prompt", path, number),
-            "followups": [],
-            "reference": [field(row, "canonical_solution", path, number)],
-            "meta": {},
-        }
-        for number, row in enumerate(read_jsonl(path), 1)
-    ]
+def fenced(code: str) -> str:
+    """Return code as a Markdown block."""
+    return f"```python\n{code.strip(chr(10))}\n```"
 
 
-def mbpp_problem(row: dict, path: Path, number: int) -> tuple[int, str, str]:
-    """Return a problem's task id, how its program is asked for, and the program."""
+def humaneval_prompts(path: Path, form: str = "completion") -> list[dict]:
+    """One prompt per problem, with the canonical solution as the reference.
+
+    completion: the problem's text, raw, to be gone on with. instruct: a user asks for the whole function in a code
+    block, in words of ours.
+    """
+    rows = []
+    for number, row in enumerate(read_jsonl(path), 1):
+        text = field(row, "prompt", path, number)
+        solution = field(row, "canonical_solution", path, number)
+        asked = {"text": text}
+        if form == "instruct":
+            words = (
+                "Complete this Python function as its docstring says. Answer with one code block that holds the "
+                f"complete function, with its signature and all that it needs.\n\n{fenced(text)}"
+            )
+            asked, solution = {"messages": [{"role": "user", "content": words}]}, fenced(text + solution)
+        rows.append(
+            {
+                "id": field(row, "task_id", path, number),
+                "group": row["task_id"],
+                **asked,
+                "followups": [],
+                "reference": [solution],
+                "meta": {},
+            }
+        )
+    return rows
+
+
+def mbpp_problem(row: dict, path: Path, number: int) -> tuple[int, str, str, str]:
+    """Return a problem's task id, its text, its tests, and its program."""
     task = field(row, "task_id", path, number)
     if not str(task).isdigit():
         raise PlumblineError(f"{path}: row {number}: task_id {task!r} is no number; is this mbpp.jsonl?")
     text = row["text"] if "text" in row else field(row, "prompt", path, number)
     tests = "\n".join(field(row, "test_list", path, number))
-    asked = f"You are an expert Python programmer. Your task: {text.strip()}\nYour code must pass:\n{tests}\n"
     code = field(row, "code", path, number).replace("\r\n", "\n").strip()
-    return int(task), f"{asked}[BEGIN]\n", code
+    return int(task), text.strip(), tests, code
 
 
-def mbpp_prompts(path: Path, shots: list[int]) -> list[dict]:
-    """One raw text prompt per test problem, after the solved problems `shots` (task ids), which are not asked.
+def mbpp_prompts(path: Path, shots: list[int], form: str = "completion") -> list[dict]:
+    """One prompt per test problem, after the solved problems `shots` (task ids), which are not asked.
 
-    The frame is that of Austin et al. (2021), section 3: task, tests, then the program between [BEGIN] and [DONE]; the
-    words are ours. Rows are those of mbpp.jsonl or the sanitised MBPP, plain or as the "doc" of a request.
+    completion: raw text in the frame of Austin et al. (2021), section 3: task, tests, then the program between [BEGIN]
+    and [DONE]. instruct: a user asks for a code block, and the solved problems are turns before. The words are ours.
+    Rows are those of mbpp.jsonl or the sanitised MBPP, plain or as the "doc" of a request.
     """
     rows = [row.get("doc", row) for row in read_jsonl(path)]
     problems = [mbpp_problem(row, path, number) for number, row in enumerate(rows, 1)]
-    solved = {task: f"{asked}{code}\n[DONE]\n\n" for task, asked, code in problems}
-    missing = [str(shot) for shot in shots if shot not in solved]
+    missing = [str(shot) for shot in shots if shot not in {task for task, *_ in problems}]
     if missing:
         raise PlumblineError(f"{path}: no task {', '.join(missing)} to show solved; name others as shots")
-    before = "".join(solved[shot] for shot in shots)
+
+    def completed(text: str, tests: str) -> str:
+        return f"You are an expert Python programmer. Your task: {text}\nYour code must pass:\n{tests}\n[BEGIN]\n"
+
+    def turn(text: str, tests: str) -> dict:
+        words = (
+            f"{text}\n\nWrite it in Python, and answer with one code block that holds the complete program. It must "
+            f"pass these tests:\n\n{fenced(tests)}"
+        )
+        return {"role": "user", "content": words}
+
+    solved = {task: (text, tests, code) for task, text, tests, code in problems}
+    before = "".join(f"{completed(*solved[shot][:2])}{solved[shot][2]}\n[DONE]\n\n" for shot in shots)
+    turns = [
+        message
+        for shot in shots
+        for message in (turn(*solved[shot][:2]), {"role": "assistant", "content": fenced(solved[shot][2])})
+    ]
     return [
         {
             "id": f"MBPP/{task}",
             "group": f"MBPP/{task}",
-            "text": before + asked,
+            **(
+                {"messages": [*turns, turn(text, tests)]}
+                if form == "instruct"
+                else {"text": before + completed(text, tests)}
+            ),
             "followups": [],
-            "reference": [code],
+            "reference": [fenced(code) if form == "instruct" else code],
             "meta": {},
         }
-        for task, asked, code in problems
+        for task, text, tests, code in problems
         if task in MBPP_TEST and task not in shots
     ]
 
@@ -249,6 +289,12 @@ def main() -> None:
     parser.add_argument(
         "--shots", type=int, nargs="*", default=[], help="mbpp: ids of the tasks that are shown solved"
     )
+    parser.add_argument(
+        "--form",
+        choices=("completion", "instruct"),
+        default="completion",
+        help="humaneval, mbpp: a text to go on with, or a turn of a chat",
+    )
     parser.add_argument("--limit", type=int, help="keep the first so many rows")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--manifest", type=Path, required=True)
@@ -257,11 +303,14 @@ def main() -> None:
         "turns": ["history"],
         "mt_bench": ["references"],
         "alpaca_eval": ["references"],
-        "mbpp": ["shots"],
+        "humaneval": ["form"],
+        "mbpp": ["shots", "form"],
     }
     more = {name: getattr(arguments, name) for name in own.get(arguments.kind, [])}
     rows = BUILDERS[arguments.kind](arguments.input, **more)
-    sampling = arguments.sampling | {"stop": STOPS.get(arguments.kind, [])}
+    # A stop string would end a chat's answer within its code block, where lines of code begin with it.
+    stops = STOPS.get(arguments.kind, []) if arguments.form == "completion" else []
+    sampling = arguments.sampling | {"stop": stops}
     temperatures = sampling.pop("temperatures", None) or []
     if isinstance(temperatures, dict):
         rows = at_category_temperatures(rows, temperatures, arguments.input)

@@ -1,21 +1,32 @@
 """HumanEval (Chen et al. 2021): complete a function from its docstring, and let its tests decide.
 
-Covers pass@k on the 164 problems, at one temperature or the best of several, the programs run in a sandbox. Not
-covered: drawing completions.
+Covers pass@k on the 164 problems, at one temperature or the best of several, the programs run in a sandbox; raw
+completions, and whole functions from policies that chat. Not covered: drawing answers.
 """
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.score.chat_code import closed, looks_like_chat, read_program
 from workflow_scripts.score.programs import cut_at, parse_flags, score_answers
+from workflow_scripts.score.sandbox import Program
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 NEEDED = ("task_id", "prompt", "test", "entry_point")
 
 
-def make_program(problem: dict[str, str], completion: str) -> str:
-    """Return the program that fails unless the completed function passes its problem's tests."""
-    kept = cut_at(completion, STOPS)
-    return f"{problem['prompt']}{kept}\n{problem['test']}\ncheck({problem['entry_point']})\n"
+def make_program(problem: dict[str, str], answer: str, chat: bool = False) -> Program:
+    """Return an answer with its problem's tests: as a completion of the prompt, or as what a policy that chats says.
+
+    The tests may use what the prompt defines, such as the function whose inverse is asked for.
+    """
+    prompt, name = problem["prompt"], problem["entry_point"]
+    code = read_program(answer, [name], prompt) if chat else f"{prompt}{cut_at(answer, STOPS)}\n"
+    return Program(code, (name,), closed(prompt), f"{problem['test']}\ncheck({name})\n")
+
+
+def is_chat(problem: dict[str, str], answer: dict) -> bool:
+    """Return whether a row of generations looks like the answer of a policy that chats."""
+    return looks_like_chat(answer, cut_at(answer["text"], STOPS), problem["entry_point"])
 
 
 def read_problems(path: str) -> dict[str, dict]:
@@ -33,7 +44,7 @@ def read_problems(path: str) -> dict[str, dict]:
 def main() -> None:
     """Write the pass@k scores of one policy, or why they were refused where no sandbox works."""
     args = parse_flags(main.__doc__, "HumanEval.jsonl")
-    score_answers(args, "humaneval", read_problems(args.problems), make_program)
+    score_answers(args, "humaneval", read_problems(args.problems), make_program, is_chat)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,71 @@
 """MBPP (Austin et al. 2021): write a short program from one sentence, and let its three tests decide.
 
 Covers pass@k on the problems that were asked, at one temperature or the best of several, the programs run in a
-sandbox; the file of mbpp.jsonl, of the sanitised MBPP, or of requests whose "doc" is such a row. Not covered: drawing
-completions, the challenge tests, and programs inside Markdown fences.
+sandbox; raw completions, and programs from policies that chat; the file of mbpp.jsonl, of the sanitised MBPP, or of
+requests whose "doc" is such a row. Not covered: drawing answers, and the challenge tests.
 """
+
+import ast
+import builtins
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.score.chat_code import bound_names, defined, looks_like_chat, parse, read_program
 from workflow_scripts.score.programs import cut_at, parse_flags, score_answers
+from workflow_scripts.score.sandbox import Program
 
+IMPORTS = (ast.Import, ast.ImportFrom)
 STOPS = ("[DONE]", "\nassert", "\nif", "\nprint", "\n```")
 
 
-def make_program(problem: dict, completion: str) -> str:
-    """Return the program that fails unless a completion passes its problem's tests.
+def used_names(code: str) -> set[str]:
+    """Return the names that code reads, anywhere in it."""
+    tree = parse(code)
+    nodes = ast.walk(tree) if isinstance(tree, ast.Module) else []
+    return {node.id for node in nodes if isinstance(node, ast.Name)}
 
-    What the tests need first (test_setup_code, or the sanitised test_imports) may use the completion, so it follows it.
+
+def tests_of(problem: dict) -> tuple[tuple[str, ...], str, str]:
+    """Return the names that a problem's tests take from the program, what the tests need first, and the tests.
+
+    They take what the problem's own solution defines, and no other name: a `sum` of the program is no `sum` of theirs.
+    What that solution imports for them is imported. Without a solution it is each name that nothing else defines.
     """
-    setup = [problem.get("test_setup_code", ""), *problem.get("test_imports", [])]
-    parts = [cut_at(completion, STOPS), *setup, *problem["test_list"]]
-    return "\n".join(filter(None, parts)) + "\n"
+    tests = "\n".join(
+        [problem.get("test_setup_code", ""), *problem.get("test_imports", []), *problem["test_list"]]
+    )
+    used = used_names(tests)
+    solution = parse(problem.get("code", "").replace("\r\n", "\n"))
+    if not isinstance(solution, ast.Module) or not solution.body:
+        return tuple(sorted(used - defined(tests) - set(dir(builtins)))), "", tests
+    own = set().union(*map(bound_names, solution.body))
+    imports = [node for node in solution.body if isinstance(node, IMPORTS)]
+    wanted = [
+        node
+        for node in imports
+        if {(name.asname or name.name).split(".")[0] for name in node.names} & {*used, "*"}
+    ]
+    return tuple(sorted(used & own)), "\n".join(map(ast.unparse, wanted)), tests
+
+
+def make_program(problem: dict, answer: str, chat: bool = False) -> Program:
+    """Return an answer with its problem's tests: a program up to the first stop string, or what a policy that chats says.
+
+    What the tests import may be used by the answer, too, as it was where they shared an interpreter.
+    """
+    names, setup, tests = tests_of(problem)
+    code = read_program(answer, names) if chat else cut_at(answer, STOPS)
+    first = [problem.get("test_setup_code", ""), *problem.get("test_imports", [])]
+    imports = [
+        node for part in first for node in getattr(parse(part), "body", []) if isinstance(node, IMPORTS)
+    ]
+    return Program("\n".join([code, *map(ast.unparse, imports)]), names, setup, tests)
+
+
+def is_chat(problem: dict, answer: dict) -> bool:
+    """Return whether a row of generations looks like the answer of a policy that chats; a program has its own function."""
+    kept = cut_at(answer["text"], STOPS)
+    return not defined(kept) and looks_like_chat(answer, kept, "")
 
 
 def read_problems(path: str) -> dict[str, dict]:
@@ -34,7 +80,7 @@ def read_problems(path: str) -> dict[str, dict]:
 def main() -> None:
     """Write the pass@k scores of one policy, or why they were refused where no sandbox works."""
     args = parse_flags(main.__doc__, "mbpp.jsonl")
-    score_answers(args, "mbpp", read_problems(args.problems), make_program)
+    score_answers(args, "mbpp", read_problems(args.problems), make_program, is_chat)
 
 
 if __name__ == "__main__":

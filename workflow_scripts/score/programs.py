@@ -10,12 +10,18 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.score.channel import UNSEEN
 from workflow_scripts.score.items import first_turns_by_id, make_cell, write_scores
-from workflow_scripts.score.sandbox import SandboxMissing, find_sandbox, run_python
+from workflow_scripts.score.sandbox import Outcome, Program, SandboxMissing, find_sandbox, run_program
 
+CHAT = "answers failed and look like chat (a fence, the function anew, no word before a stop): try form: instruct"
+READ = "answers were read as chat"
+CUT = "answers failed and were cut at max_new_tokens"
+BLIND = "answers returned what the tests cannot see"
 CHOSEN = "T={:g} was chosen on these same items, which favours it; the interval takes the choice as given"
 
 
@@ -35,39 +41,71 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     return 1.0 - math.prod(1.0 - k / i for i in range(samples - correct + 1, samples + 1))
 
 
-def run_programs(programs: Iterable[str], settings: dict, sandbox: str) -> dict[str, bool]:
-    """Return whether each distinct program passed, `workers` of them running at a time."""
+class Written(NamedTuple):
+    """One answer: its program, and what is worth saying of it beside whether it passes."""
+
+    program: Program
+    chat: bool = False  # looks like the answer of a policy that chats
+    cut: bool = False  # ended at the longest length
+
+
+def run_programs(programs: Iterable[Program], settings: dict, sandbox: str) -> dict[Program, Outcome]:
+    """Return what became of each distinct program, `workers` of them running at a time."""
     distinct = list(dict.fromkeys(programs))
 
-    def passed(program: str) -> bool:
-        return run_python(program, settings["timeout_seconds"], settings["memory_mb"], sandbox).passed
+    def outcome(program: Program) -> Outcome:
+        return run_program(program, settings["timeout_seconds"], settings["memory_mb"], sandbox)
 
     with ThreadPoolExecutor(settings["workers"]) as pool:
-        return dict(zip(distinct, pool.map(passed, distinct), strict=True))
+        return dict(zip(distinct, pool.map(outcome, distinct), strict=True))
 
 
-def score(prompts: list[dict], programs: dict[str, list[str]], settings: dict, sandbox: str) -> list[dict]:
-    """Return the pass@k cells for each k in the settings; `programs` holds each prompt's, one per sample.
+def notes_on(written: list[Written], outcomes: dict[Program, Outcome], form: str | None) -> list[str]:
+    """Return what a reader of the scores must know: how the answers were read, and which failed for being odd."""
+    failed = [answer for answer in written if not outcomes[answer.program].passed]
+    counts = {
+        CHAT: sum(answer.chat for answer in failed) if form == "completion" else 0,
+        READ: sum(answer.chat for answer in written) if form is None else 0,
+        CUT: sum(answer.cut for answer in failed) if form == "instruct" else 0,
+        BLIND: sum(outcomes[answer.program].reason.startswith(UNSEEN) for answer in failed),
+    }
+    said = [f"{count} of {len(written)} {what}" for what, count in counts.items() if count]
+    return ["form: instruct", *said] if form == "instruct" else said
+
+
+def score(prompts: list[dict], answers: dict[str, list[Written]], settings: dict, sandbox: str) -> list[dict]:
+    """Return the pass@k cells for each k in the settings; `answers` holds each prompt's, one per sample.
 
     Items are tasks, the prompts' groups. Prompts at one temperature are subset "all". At several (meta "temperature")
     they are a subset "T=<temperature>" each, and "best": for each k the temperature of the highest pass@k, the lowest
-    of equals. Raises PlumblineError when a prompt has fewer than k programs.
+    of equals. Raises PlumblineError when a prompt has fewer than k answers.
     """
-    for name, written in programs.items():
+    for name, written in answers.items():
         if len(written) < max(settings["k"]):
             raise PlumblineError(
                 f"{name} has {len(written)} completions, too few for pass@{max(settings['k'])}: "
                 "draw more samples, or lower this benchmark's k"
             )
-    passed = run_programs((program for row in prompts for program in programs[row["id"]]), settings, sandbox)
+    outcomes = run_programs(
+        (answer.program for row in prompts for answer in answers[row["id"]]), settings, sandbox
+    )
     results: dict[float | None, dict[str, tuple[int, int]]] = {}
+    written_at: dict[float | None, list[Written]] = {}
     for row in prompts:
-        counts = len(programs[row["id"]]), sum(passed[program] for program in programs[row["id"]])
-        results.setdefault(row["meta"].get("temperature"), {})[row["group"]] = counts
+        written, temperature = answers[row["id"]], row["meta"].get("temperature")
+        counts = len(written), sum(outcomes[answer.program].passed for answer in written)
+        results.setdefault(temperature, {})[row["group"]] = counts
+        written_at.setdefault(temperature, []).extend(written)
+    notes = {
+        temperature: notes_on(written, outcomes, settings.get("form"))
+        for temperature, written in written_at.items()
+    }
 
-    def cell(subset: str, temperature: float | None, k: int, **extra: str) -> dict:
+    def cell(subset: str, temperature: float | None, k: int, *more: str) -> dict:
         tasks = list(results[temperature])
         values = [pass_at_k(*counts, k) for counts in results[temperature].values()]
+        note = "; ".join([*more, *notes[temperature]])
+        extra = {"note": note} if note else {}
         return make_cell(subset, f"pass@{k}", tasks, tasks, {"value": values}, **extra)
 
     if len(results) == 1:
@@ -80,7 +118,7 @@ def score(prompts: list[dict], programs: dict[str, list[str]], settings: dict, s
             for temperature, tasks in results.items()
         }
         best = max(sorted(means), key=means.__getitem__)
-        cells.append(cell("best", best, k, note=CHOSEN.format(best)))
+        cells.append(cell("best", best, k, CHOSEN.format(best)))
     return cells
 
 
@@ -98,12 +136,17 @@ def parse_flags(description: str | None, problems: str) -> Namespace:
 
 
 def score_answers(
-    args: Namespace, benchmark: str, problems: dict[str, dict], make_program: Callable[[dict, str], str]
+    args: Namespace,
+    benchmark: str,
+    problems: dict[str, dict],
+    make_program: Callable[[dict, str, bool], Program],
+    is_chat: Callable[[dict, dict], bool],
 ) -> None:
     """Write the scores of a prompt set's answers, or why they were refused where no sandbox works.
 
-    `problems` are by task; `make_program` gives a problem's program from a completion. Raises PlumblineError when a
-    task that was asked is no problem, or has no completion.
+    `problems` are by task; `make_program` gives a problem's program from an answer's text, read as a completion or as
+    chat: as the setting `form` says, and without one (by hand) as `is_chat` finds each answer to look. Raises
+    PlumblineError when a task that was asked is no problem, or has no answer.
     """
     prompts = read_jsonl(args.prompts)
     names = [row["id"] for row in prompts]
@@ -113,8 +156,15 @@ def score_answers(
         raise PlumblineError(
             f"{args.problems}: no problem {unknown[0]!r}, which was asked; build the prompts again"
         )
+    form = args.settings.get("form")
+
+    def written(problem: dict, answer: dict) -> Written:
+        chat = is_chat(problem, answer)
+        program = make_program(problem, answer["text"], form == "instruct" or (form is None and chat))
+        return Written(program, chat, answer.get("finish_reason") == "length")
+
     programs = {
-        row["id"]: [make_program(problems[row["group"]], answer["text"]) for answer in answers[row["id"]]]
+        row["id"]: [written(problems[row["group"]], answer) for answer in answers[row["id"]]]
         for row in prompts
     }
     try:
@@ -123,4 +173,8 @@ def score_answers(
         print(f"warning: {benchmark} is not scored: {error}", file=sys.stderr)
         write_scores(args.output, benchmark, [], refused=str(error))
         return
-    write_scores(args.output, benchmark, score(prompts, programs, args.settings, sandbox))
+    cells = score(prompts, programs, args.settings, sandbox)
+    for cell in cells:
+        if "note" in cell:
+            print(f"{benchmark} {cell['subset']} {cell['metric']}: {cell['note']}", file=sys.stderr)
+    write_scores(args.output, benchmark, cells)

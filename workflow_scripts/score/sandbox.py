@@ -4,14 +4,15 @@ Two sandboxes with the same promises: bubblewrap, and util-linux namespaces wher
 does not work. The program sees /usr, the Python installation and /dev/null, all read-only; no /proc, no
 home, no repository, no writable place; no network; an environment of ours; its own process ids, all of which
 die with it. Limits: wall time, CPU time, address space, processes, file size and open files. Started as
-root, it runs as `nobody`.
+root, it runs as `nobody`. Its tests run beside it in a process of their own, which it can neither read nor
+patch (`channel`).
 
-Not covered: kernel bugs, and honesty. The test of a program shares its interpreter, so a program that looks
-for the token in its interpreter's frames can claim to have passed, as it can by an object that equals
-everything.
+Not covered: kernel bugs; and "none", where a program that runs as root can do what it likes to its tests, too.
 """
 
 import functools
+import inspect
+import marshal
 import os
 import re
 import secrets
@@ -27,55 +28,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.score import channel
 
 SANDBOXES = ("bwrap", "unshare")
 UNSANDBOXED = "none"
 NOBODY = 65534
-PROCESSES = 8  # per program; with memory_mb each this bounds a fork bomb's memory
+PROCESSES = 9  # its tests' and eight per program; with memory_mb each this bounds a fork bomb's memory
 START_SECONDS = 5.0  # allowed on top of a program's own time for namespaces and interpreter on a busy machine
 LONGEST_OUTPUT = 4096  # bytes read from a sandbox; a verdict is shorter than this
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
 PYTHON = os.path.realpath(sys.executable)
 PYTHON_FLAGS = ("-B", "-P", "-S", "-s")
 
-# Runs inside the sandbox. Its input is a token, a newline, and the program; its only output is the token or
-# a reason.
+# Starts `channel` inside the sandbox, compiled already: its code stands before the program in the input.
 BOOTSTRAP = """
-import os, resource, signal, sys
-
-def limit(kind, value):
-    hard = resource.getrlimit(kind)[1]
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (value, value))
-
-def main(seconds, memory, processes, user):
-    token, code = sys.stdin.buffer.read().split(b"\\n", 1)
-    channel, null = os.dup(1), os.open("/dev/null", os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(null, standard)
-    if user:
-        os.setgroups([])
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
-    limit(resource.RLIMIT_AS, memory)
-    limit(resource.RLIMIT_NPROC, processes)
-    limit(resource.RLIMIT_CPU, int(seconds) + 2)
-    limit(resource.RLIMIT_FSIZE, 2**20)
-    limit(resource.RLIMIT_NOFILE, 64)
-    limit(resource.RLIMIT_CORE, 0)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    program = type(sys)("program")
-    sys.modules["program"] = program
-    sys.argv = ["program"]
-    try:
-        exec(compile(code, "program", "exec"), program.__dict__)
-    except BaseException as error:
-        os.write(channel, f"{type(error).__name__}: {error}"[:500].encode(errors="replace"))
-        os._exit(1)
-    os.write(channel, token)
-    os._exit(0)
-
-main(float(sys.argv[1]), *map(int, sys.argv[2:]))
+import marshal, os, sys
+space = {"__name__": "channel"}
+exec(marshal.loads(os.read(0, int(sys.argv[1]))), space)
+space["main"](float(sys.argv[2]), *map(int, sys.argv[3:]))
 """
 
 # A sandbox is used only if it proves that it is closed and that a fork bomb would end: a limit on processes
@@ -133,22 +103,48 @@ def probe(sandbox: str) -> Outcome:
     return run_python(PROBE, 10.0, 512, sandbox)
 
 
+@dataclass(frozen=True)
+class Program:
+    """What a policy wrote, and the tests that decide about it.
+
+    `code` runs alone in its process. In the tests' process runs `setup`, then `tests`; `names` are the functions,
+    classes and values of the program that the tests use, in the place of any that `setup` made.
+    """
+
+    code: str
+    names: tuple[str, ...] = ()
+    setup: str = ""
+    tests: str = ""
+
+
+@functools.cache
+def compiled_channel() -> bytes:
+    """Return the code of `channel` for this interpreter: compiling it costs more than starting a program."""
+    return marshal.dumps(compile(inspect.getsource(channel), "channel", "exec", optimize=2))
+
+
 def run_python(code: str, seconds: float, memory_mb: int, sandbox: str) -> Outcome:
-    """Run a program in what find_sandbox returned: passed if its last line was reached within the limits.
+    """Run code of ours, which has no tests: passed if its last line was reached within the limits."""
+    return run_program(Program(code), seconds, memory_mb, sandbox)
+
+
+def run_program(program: Program, seconds: float, memory_mb: int, sandbox: str) -> Outcome:
+    """Run a program in what find_sandbox returned: passed if it and its tests reached their last lines in the limits.
 
     The limits are wall time in seconds and memory_mb MiB of address space for each process. Leaving early
-    with status 0 is no pass: only a token told after the last line is. The program's output is thrown away;
-    its input is empty. Safe to call from several threads.
+    with status 0 is no pass: only a token is that the tests' process tells after their last line. Output is thrown
+    away; the input is empty. Safe to call from several threads.
     """
-    token = secrets.token_hex(16).encode()
+    token = secrets.token_hex(16)
     deadline = time.monotonic() + seconds + START_SECONDS
     isolated = sandbox in SANDBOXES
     user = NOBODY if isolated and os.getuid() == 0 else 0
     limits = [seconds, memory_mb * 2**20, _process_limit(isolated), user]
-    python = [PYTHON, *PYTHON_FLAGS, "-c", BOOTSTRAP, *map(str, limits)]
+    python = [PYTHON, *PYTHON_FLAGS, "-c", BOOTSTRAP, *map(str, [len(compiled_channel()), *limits])]
+    parts = (program.code, program.names, program.setup, program.tests)
     with ExitStack() as stack:
         source = stack.enter_context(tempfile.TemporaryFile())
-        source.write(token + b"\n" + code.encode(errors="surrogatepass"))
+        source.write(compiled_channel() + channel.packed(token, *parts))
         source.seek(0)
         folder = os.path.realpath(stack.enter_context(tempfile.TemporaryDirectory(prefix="plumbline-")))
         if sandbox == "bwrap":
@@ -179,7 +175,7 @@ def run_python(code: str, seconds: float, memory_mb: int, sandbox: str) -> Outco
                 os.killpg(process.pid, signal.SIGKILL)  # the namespace's first process dies with its parent
             status = process.wait()
             process.stdout.close()
-    if output == token and status == 0:
+    if output == token.encode() and status == 0:
         return Outcome(True, "passed")
     return Outcome(False, _reason(output, status, seconds))
 
