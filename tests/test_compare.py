@@ -12,7 +12,7 @@ import pytest
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.report import compare
-from workflow_scripts.report.table import COLUMNS, load_scores, results, write_csv
+from workflow_scripts.report.table import COLUMNS, load_scores, results, write_table
 
 SETTINGS = {"study": "toy", "baseline": None, "draws": 200, "seed": 3, "confidence": 0.95}
 
@@ -36,7 +36,7 @@ def study(
         index[-1] |= {"benchmark": "quiz", "file": str(path.relative_to(root))}
     (folder / "scores.json").write_text(json.dumps(index))
     entries = [entry | {"file": str(root / entry["file"])} for entry in index]
-    write_csv(folder / "results.csv", COLUMNS, results(load_scores(entries), SETTINGS))
+    write_table(folder / "results.csv", COLUMNS, results(load_scores(entries), SETTINGS))
     return folder
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.report import figures
+from workflow_scripts.report.spreadsheets import read_csv
 
 RESULTS = """study,policy,parent,method,seed,seeds,benchmark,subset,metric,value,ci_low,ci_high,n,groups,higher_is_better,note
 toy,m,,,1,1,tutor,evaluation,accuracy,0.1,0.05,0.2,40,8,true,
@@ -95,7 +96,7 @@ m,1,toy,all,loss,2,1,3,9,9,false,,,,,,
 @pytest.fixture
 def compared(tmp_path) -> list[dict]:
     (tmp_path / "results.csv").write_text(COMPARED)
-    return figures.read_results(tmp_path / "results.csv")
+    return read_csv(tmp_path / "results.csv")
 
 
 def test_a_forest_marks_gains_and_losses_by_the_metrics_direction(compared):
@@ -132,7 +133,7 @@ def test_a_forest_is_drawn_from_the_command_line(tmp_path, monkeypatch, compared
 
 def test_a_value_without_an_interval_has_a_bar_without_a_whisker(tmp_path):
     (tmp_path / "results.csv").write_text(RESULTS.replace("0.6,0.5,0.7", "0.6,,"))
-    rows = figures.read_results(tmp_path / "results.csv")
+    rows = read_csv(tmp_path / "results.csv")
     figure = figures.draw_policy_bars(rows, ["tutor/evaluation/accuracy"])
     whiskers = [path for lines in figure.axes[0].collections for path in lines.get_segments()]
     assert [[point[1] for point in path] for path in whiskers] == [[0.05, 0.2], [0.6, 0.6]]

@@ -9,17 +9,16 @@ Not covered: agreement beyond chance (kappa needs categories), and which of the 
 """
 
 import argparse
-import csv
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import finished_file, read_json
+from workflow_scripts.common.files import read_json
 from workflow_scripts.report.settings import read_settings
+from workflow_scripts.report.spreadsheets import csv_text, write_csv
 from workflow_scripts.report.statistics import group_draws, seed_of
 from workflow_scripts.report.table import ALL, number_text
 
@@ -278,11 +277,9 @@ def _cell_rows(named: dict, parts: list[tuple[str, dict, dict]], settings: dict)
     return joined_rows(named, first, second, groups, settings)
 
 
-def write_rows(stream: TextIO, rows: list[dict]) -> None:
-    """Write the rows as CSV, numbers with six significant digits."""
-    table = csv.writer(stream, lineterminator="\n")
-    table.writerow(COLUMNS)
-    table.writerows([number_text(row.get(name, "")) for name in COLUMNS] for row in rows)
+def fields_of(rows: list[dict]) -> Iterator[list[str]]:
+    """Yield the rows' fields as text, numbers with six significant digits."""
+    return ([number_text(row.get(name, "")) for name in COLUMNS] for row in rows)
 
 
 def main() -> None:
@@ -303,13 +300,9 @@ def main() -> None:
     settings = DEFAULTS | arguments.settings
     rows = list_rows(arguments.lists, settings) if pairs is None else pair_rows(pairs, settings)
     if arguments.output is None:
-        write_rows(sys.stdout, rows)
-        return
-    with (
-        finished_file(arguments.output) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as out,
-    ):
-        write_rows(out, rows)
+        sys.stdout.write(csv_text(COLUMNS, fields_of(rows)))
+    else:
+        write_csv(arguments.output, COLUMNS, fields_of(rows))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ which lie in prompts/; the items of log-likelihood tasks go by their names).
 """
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +20,9 @@ from typing import NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_json, read_jsonl
-from workflow_scripts.report.figures import cell_title, read_results, signed, typed
+from workflow_scripts.report.figures import cell_title, signed, typed
 from workflow_scripts.report.page import ARROWS, field, heading, render, show, table
+from workflow_scripts.report.spreadsheets import csv_text, read_csv
 from workflow_scripts.report.statistics import (
     Cell,
     can_resample,
@@ -78,7 +77,7 @@ def read_side(path: Path, names: dict[str, str]) -> Results:
     Raises PlumblineError where there is no table, a policy of `names` is not in it, or two would share a name.
     """
     results = path / "results.csv" if path.is_dir() else path
-    rows = [typed(row) for row in read_results(results)]
+    rows = [typed(row) for row in read_csv(results)]
     policies = in_order(row["policy"] for row in rows)
     for own, other in names.items():
         if own not in policies:
@@ -222,11 +221,7 @@ def plain_number(value: float | str) -> str:
 
 def as_csv(rows: list[dict]) -> str:
     """Return the comparison as CSV, every row and column."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([plain_number(row[name]) for name in COLUMNS] for row in rows)
-    return out.getvalue()
+    return csv_text(COLUMNS, ([plain_number(row[name]) for name in COLUMNS] for row in rows))
 
 
 def shown_value(row: dict, side: str) -> tuple[str, str]:

@@ -8,13 +8,13 @@ Not covered: jobs that measure nothing (cleaning, tokenising, scoring on a CPU),
 """
 
 import argparse
-import csv
 import math
 from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import finished_file, read_json
+from workflow_scripts.common.files import read_json
 from workflow_scripts.report.settings import read_settings
+from workflow_scripts.report.spreadsheets import write_csv
 
 SUMMED = ("wall_seconds", "gpu_seconds", "tokens")
 JUDGED = ("judge_calls", "judge_stored", "judge_retries", "prompt_tokens", "completion_tokens", "usd")
@@ -80,11 +80,8 @@ def written(value: object) -> str:
 
 
 def write_costs(path: Path, rows: list[dict]) -> None:
-    """Write the rows as CSV with Unix line ends, atomically."""
-    with finished_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as out:
-        table = csv.writer(out, lineterminator="\n")
-        table.writerow(COLUMNS)
-        table.writerows([written(row.get(name)) for name in COLUMNS] for row in rows)
+    """Write the rows as CSV, atomically."""
+    write_csv(path, COLUMNS, ([written(row.get(name)) for name in COLUMNS] for row in rows))
 
 
 def main() -> None:

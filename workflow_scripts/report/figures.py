@@ -6,7 +6,6 @@ same input gives the same bytes: no dates, a fixed salt for SVG ids.
 """
 
 import argparse
-import csv
 import html
 import io
 import json
@@ -28,6 +27,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_json, read_jsonl
+from workflow_scripts.report.spreadsheets import read_csv
 from workflow_scripts.report.table import ALL, WHOLE, cell_name, clearly_better
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW = (
@@ -426,15 +426,6 @@ def read_curves(curves: list[dict]) -> list[dict]:
     return loaded
 
 
-def read_results(path: Path) -> list[dict]:
-    """Return the rows of a results.csv as text; PlumblineError when there is no such file."""
-    try:
-        with open(path, encoding="utf-8", newline="") as stream:
-            return list(csv.DictReader(stream))
-    except FileNotFoundError:
-        raise PlumblineError(f"{path}: no such file") from None
-
-
 def _panels(count: int, height: float, width: float = 3.7) -> tuple[Figure, list[Axes]]:
     across = min(count, 2 if count in (2, 4) else 3)
     down = math.ceil(count / across)
@@ -500,9 +491,9 @@ def main() -> None:
         if arguments.kind == "loss_curves":
             figure = draw_loss_curves(read_curves(arguments.settings["curves"]))
         elif arguments.kind == "policy_bars":
-            figure = draw_policy_bars(read_results(arguments.results), arguments.settings["cells"])
+            figure = draw_policy_bars(read_csv(arguments.results), arguments.settings["cells"])
         elif arguments.kind == "forest":
-            figure = draw_forest(read_results(arguments.results), arguments.settings["cells"])
+            figure = draw_forest(read_csv(arguments.results), arguments.settings["cells"])
         else:
             figure = draw_reward_histograms(read_rewards(arguments.annotations))
         save(figure, arguments.output)

@@ -32,13 +32,13 @@ from workflow_scripts.report.figures import (
     headline_rows,
     inline_svg,
     read_curves,
-    read_results,
     read_rewards,
     signed,
     typed,
 )
 from workflow_scripts.report.samples import read_samples, rows_beside
 from workflow_scripts.report.settings import read_settings
+from workflow_scripts.report.spreadsheets import read_csv
 from workflow_scripts.report.table import (
     MUCH_OF_AN_ITEM,
     cell_name,
@@ -131,11 +131,6 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
-
-
-def read_csv(path: Path | None) -> list[dict[str, str]]:
-    """Return a CSV file's rows as text, [] where no file was given."""
-    return read_results(path) if path else []
 
 
 def supported_best(rows: list[dict]) -> set[tuple[str, str]]:
@@ -506,17 +501,19 @@ def digests(settings: dict, provenance: dict, results: Path) -> list[tuple[str, 
 
 def build(settings: dict, inputs: argparse.Namespace) -> dict:
     """Return everything that the template shows; inputs: the paths of the command line, None where not given."""
-    text_rows = headline_rows(read_results(inputs.results))
+    text_rows = headline_rows(read_csv(inputs.results))
     rows = [typed(row) for row in text_rows]
     provenance = read_json(inputs.provenance) if inputs.provenance else {}
     index = read_json(inputs.index) if inputs.index else []
     rewarded = {row["benchmark"] for row in rows if row["metric"] == "reward"}
-    training, costs, overlap = read_csv(inputs.training), read_csv(inputs.costs), read_csv(inputs.overlap)
+    training, costs, overlap, agreement = (
+        read_csv(path) if path else []
+        for path in (inputs.training, inputs.costs, inputs.overlap, inputs.agreement)
+    )
     sets = [
         read_samples(benchmark, rows_beside(manifest), index, settings["sample_count"])
         for benchmark, manifest in settings["prompts"].items()
     ]
-    agreement = read_csv(inputs.agreement)
     looked = any(row["clean_n"] != "" for row in rows)  # else an empty overlap.csv says nothing
     cells = headline_cells(rows, settings["bars"])
     best = supported_best(rows)

@@ -13,7 +13,6 @@ Not covered: a clean value of scores that cannot be estimated anew from their it
 """
 
 import argparse
-import csv
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, finished_file, read_json, sha256_of
 from workflow_scripts.report.settings import read_settings
+from workflow_scripts.report.spreadsheets import write_csv
 from workflow_scripts.report.statistics import (
     Cell,
     can_resample,
@@ -446,12 +446,9 @@ def number_text(value: float | int | bool | str) -> str:
     return str(value)
 
 
-def write_csv(path: Path, columns: list[str], rows: list[dict]) -> None:
-    """Write rows as CSV with Unix line ends, atomically."""
-    with finished_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([number_text(row.get(column, "")) for column in columns] for row in rows)
+def write_table(path: Path, columns: list[str], rows: list[dict]) -> None:
+    """Write rows as CSV, atomically."""
+    write_csv(path, columns, ([number_text(row.get(column, "")) for column in columns] for row in rows))
 
 
 def cell_name(row: dict) -> str:
@@ -732,12 +729,12 @@ def main() -> None:
         raise PlumblineError(f"{arguments.index}: expected a list with at least one score file")
     records = read_json(arguments.provenance)["records"] if arguments.provenance else None
     rows = results(load_scores(index, records), arguments.settings)
-    write_csv(arguments.wide, *wide(rows))
-    write_csv(arguments.overlap_output, OVERLAP_COLUMNS, overlap_rows(index))
+    write_table(arguments.wide, *wide(rows))
+    write_table(arguments.overlap_output, OVERLAP_COLUMNS, overlap_rows(index))
     for path, text in ((arguments.markdown, markdown), (arguments.latex, latex)):
         with finished_file(path) as temporary:
             temporary.write_text(text(rows, arguments.settings), encoding="utf-8")
-    write_csv(arguments.output, COLUMNS, rows)
+    write_table(arguments.output, COLUMNS, rows)
 
 
 if __name__ == "__main__":

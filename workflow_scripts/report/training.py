@@ -6,13 +6,13 @@ still fell: the check of Raschka's chapter on instruction fine-tuning. Determini
 """
 
 import argparse
-import csv
 import json
 import math
 from pathlib import Path
 
 from workflow_scripts.common.errors import run
-from workflow_scripts.common.files import finished_file, read_json
+from workflow_scripts.common.files import read_json
+from workflow_scripts.report.spreadsheets import write_csv
 
 RISE = 0.01  # of the lowest validation loss: less is the noise of a small validation split
 LAST = 5  # points that a run's first and last training losses are means of: single batches are noisy
@@ -98,13 +98,7 @@ def main() -> None:
         rows.append(row)
         if "warning" in row:
             print(f"warning: {row['policy']} (seed {row['seed']}) {row['warning']}", flush=True)
-    with (
-        finished_file(arguments.output) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as out,
-    ):
-        table = csv.writer(out, lineterminator="\n")
-        table.writerow(COLUMNS)
-        table.writerows([written(row.get(name)) for name in COLUMNS] for row in rows)
+    write_csv(arguments.output, COLUMNS, ([written(row.get(name)) for name in COLUMNS] for row in rows))
 
 
 if __name__ == "__main__":

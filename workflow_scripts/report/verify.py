@@ -10,7 +10,6 @@ whether running the study again would give these files.
 """
 
 import argparse
-import csv
 import itertools
 import math
 import os
@@ -22,6 +21,7 @@ from typing import Any
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, read_json, sha256_of
 from workflow_scripts.report.provenance import ID_DIGITS, PROVENANCE, TABLES, record_id, record_key
+from workflow_scripts.report.spreadsheets import read_csv
 from workflow_scripts.report.statistics import Cell, point_estimate, shared_items
 from workflow_scripts.report.table import ALL, cell_name, load_score, number_text
 
@@ -147,9 +147,8 @@ def check_rows(checked: Checked, path: Path, records: dict[str, dict]) -> list[d
     A row of several seeds carries the digest of its records' ids, in the order of the seeds as text.
     """
     try:
-        with open(path, encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except OSError:
+        rows = read_csv(path)
+    except (OSError, PlumblineError):
         checked.missing.append(f"{path}: expected a results table, found no file to read")
         return []
     lacking = sorted(NEEDED - set(rows[0])) if rows else []

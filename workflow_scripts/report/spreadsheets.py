@@ -1,0 +1,65 @@
+"""CSV files that no spreadsheet runs: how every table of a study is written and read.
+
+A spreadsheet takes a field that begins with = + - or @ for a formula, and names in our tables can come from files of
+others (a category of questions, the id of an item, a judge's words). Such a field is written behind an apostrophe, which
+spreadsheets take for "text follows", and read without it. Numbers are left as they are.
+"""
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.files import finished_file
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def guarded(field: str) -> str:
+    """Return a field as it is written: behind an apostrophe where a spreadsheet would run it."""
+    text = field.lstrip("'")
+    return f"'{field}" if text.startswith(FORMULA) and not is_number(field) else field
+
+
+def unguarded(field: str) -> str:
+    """Return a field as it was before it was written."""
+    return field[1:] if field.startswith("'") and field.lstrip("'").startswith(FORMULA) else field
+
+
+def csv_text(columns: list[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a table as CSV with Unix line ends."""
+    out = io.StringIO(newline="")
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows(map(guarded, row) for row in rows)
+    return out.getvalue()
+
+
+def write_csv(path: Path, columns: list[str], rows: Iterable[Iterable[str]]) -> None:
+    """Write a table as CSV, atomically."""
+    with finished_file(path) as temporary:
+        temporary.write_text(csv_text(columns, rows), encoding="utf-8", newline="")
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Return a CSV file's rows as text; PlumblineError when there is no such file."""
+    try:
+        with open(path, encoding="utf-8", newline="") as stream:
+            return [
+                {
+                    column: unguarded(field) if isinstance(field, str) else field
+                    for column, field in row.items()
+                }
+                for row in csv.DictReader(stream)
+            ]
+    except FileNotFoundError:
+        raise PlumblineError(f"{path}: no such file") from None
