@@ -81,7 +81,7 @@ def test_unreadable_files_are_named_with_their_line(tmp_path, read):
     with pytest.raises(PlumblineError, match=f"{path}:2: not JSON"):
         read(path)
     path.write_bytes(b'{"a": "\xff"}\n')
-    with pytest.raises(PlumblineError, match=f"{path}: not UTF-8"):
+    with pytest.raises(PlumblineError, match=f"{path}:1: not UTF-8"):
         read(path)
 
 

@@ -1,10 +1,20 @@
-"""Reading raw dataset files: a JSON array, JSON Lines or one JSON object, from anywhere, in any state."""
+"""Reading raw dataset files: a JSON array, JSON Lines, one JSON object or a Parquet table, from anywhere, in any state."""
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.raw_files import (
+    bare,
+    is_table,
+    line_of_depth,
+    open_text,
+    read_table,
+    why_not_json,
+)
 
 
 class Fault(NamedTuple):
@@ -18,64 +28,84 @@ class RawRow(NamedTuple):
     """One row of a raw file: its place, and its value or why it has none."""
 
     index: int  # from 0
-    line: int | None  # from 1; None in a JSON array
+    line: int | None  # from 1; None in a JSON array or a table
     value: Any
     fault: Fault | None
+    unread: frozenset[str] = frozenset()  # of a part: keys of the whole row that no part was made from
 
 
-def read_rows(path: Path | str, max_chars: int) -> list[RawRow]:
-    """Return the rows of a JSON array or JSON Lines file; a bad line is a row with a fault.
+class GivenTwice:
+    """What stands in place of a value whose key its object has twice: of a type that no field may have."""
 
-    A file that is one object written over several lines is one row.
 
-    PlumblineError, with the place, if the whole file is missing, empty, not UTF-8, or a broken array.
+def load_json(text: str) -> Any:
+    """Return what `json.loads` does, but with GivenTwice where it would drop the first of two values."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        found |= {key: GivenTwice() for key, count in counts.items() if count > 1}
+    return found
+
+
+def read_rows(path: Path | str, max_chars: int) -> Iterator[RawRow]:
+    """Yield the rows of a JSON array, of JSON Lines, or of a Parquet table; a bad line is a row with a fault.
+
+    A file that is one object written over several lines is one row. One line, or one table's few rows, is in memory
+    at a time, but for an array.
+
+    PlumblineError, with the place, if the whole file is missing, empty, no text, or a broken array.
     """
-    text = _decode(path)
-    if not text.strip():
+    rows = enumerate(read_table(path)) if is_table(path) else None
+    found = _read_text(path, max_chars) if rows is None else (RawRow(n, None, row, None) for n, row in rows)
+    first = next(found, None)
+    if first is None:
         raise PlumblineError(f"{path}: holds no rows; check that the download is complete")
-    if text.lstrip().startswith("["):
-        return _read_array(path, text)
-    if (whole := _read_object(text)) is not None:
-        return [RawRow(0, 1, whole, None)]
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    return [_read_line(index, number, line, max_chars) for index, (number, line) in enumerate(lines)]
+    yield first
+    yield from found
 
 
-def _decode(path: Path | str) -> str:
+def _read_text(path: Path | str, max_chars: int) -> Iterator[RawRow]:
+    with open_text(path) as stream:
+        lines = ((number, line) for number, line in enumerate(map(bare, stream), 1) if line.strip())
+        number, line = next(lines, (1, ""))
+        if line.lstrip().startswith("["):
+            yield from _read_array(path, "\n" * (number - 1) + line + "\n" + stream.read())
+            return
+        if line.lstrip().startswith("{") and _read_line(0, number, line, len(line)).fault:
+            # No JSON Lines, unless a broken one comes first.
+            rest = list(lines)
+            if (whole := _read_object("\n".join([line, *(text for _, text in rest)]))) is not None:
+                yield RawRow(0, number, whole, None)
+                return
+            lines = iter(rest)
+        if line:
+            yield _read_line(0, number, line, max_chars)
+        for index, (number, line) in enumerate(lines, 1):
+            yield _read_line(index, number, line, max_chars)
+
+
+def _read_array(path: Path | str, text: str) -> Iterator[RawRow]:
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise PlumblineError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        byte = f"byte 0x{data[error.start]:02x} at offset {error.start}"
-        raise PlumblineError(
-            f"{path}:{line}: not UTF-8 ({error.reason}, {byte}); convert the file to UTF-8"
-        ) from None
-
-
-def _read_array(path: Path | str, text: str) -> list[RawRow]:
-    try:
-        values = json.loads(text)
+        values = load_json(text)
     except json.JSONDecodeError as error:
         raise PlumblineError(
             f"{path}:{error.lineno}:{error.colno}: broken JSON array ({error.msg}); mend the file, "
             "or write one JSON object per line so that only the broken ones are lost"
         ) from None
     except (RecursionError, ValueError) as error:
-        raise PlumblineError(f"{path}: not readable as JSON ({error})") from None
-    if not values:
-        raise PlumblineError(f"{path}: holds no rows; check that the download is complete")
-    return [RawRow(index, None, value, None) for index, value in enumerate(values)]
+        line = f":{line_of_depth(text)}" if isinstance(error, RecursionError) else ""
+        raise PlumblineError(f"{path}{line}: not readable as JSON ({why_not_json(error)})") from None
+    for index, value in enumerate(values):
+        yield RawRow(index, None, value, None)
 
 
 def _read_object(text: str) -> dict | None:
-    if not text.lstrip().startswith("{") or "\n" not in text.strip():
-        return None
     try:
-        return json.loads(text)  # of JSON Lines this fails at the end of the first line
+        return load_json(text)
     except (RecursionError, ValueError):
         return None
 
@@ -85,8 +115,6 @@ def _read_line(index: int, number: int, line: str, max_chars: int) -> RawRow:
         fault = Fault(f"longer than {max_chars} characters", f"{len(line)} characters")
         return RawRow(index, number, None, fault)
     try:
-        return RawRow(index, number, json.loads(line), None)
-    except json.JSONDecodeError as error:
-        return RawRow(index, number, None, Fault("not JSON", f"column {error.colno}: {error.msg}"))
+        return RawRow(index, number, load_json(line), None)
     except (RecursionError, ValueError) as error:
-        return RawRow(index, number, None, Fault("not JSON", str(error)))
+        return RawRow(index, number, None, Fault("not JSON", why_not_json(error)))

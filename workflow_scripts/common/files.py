@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.raw_files import bare, is_table, open_text, parse_json, read_table, read_text
 
 
 def sha256_of(path: Path | str) -> str:
@@ -68,14 +69,7 @@ def finished_folder(path: Path | str) -> Iterator[Path]:
 
 def read_json(path: Path | str) -> Any:
     """Return a JSON file's value; PlumblineError with the file and line if it is not JSON."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PlumblineError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise PlumblineError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    except json.JSONDecodeError as error:
-        raise PlumblineError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    return parse_json(read_text(path), path)
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -87,21 +81,27 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_jsonl(path: Path | str) -> list[dict]:
-    """Return the rows of a JSON Lines file of ours; PlumblineError with the line number if one does not parse."""
-    rows = []
-    try:
-        with open(path, encoding="utf-8") as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    try:
-                        rows.append(json.loads(line))
-                    except json.JSONDecodeError as error:
-                        raise PlumblineError(f"{path}:{number}: not JSON ({error.msg})") from None
-    except FileNotFoundError:
-        raise PlumblineError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise PlumblineError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    """Return the rows of a JSON Lines file; of files by others also those of a JSON list or a Parquet table.
+
+    PlumblineError, with the line, if one does not parse or is no object.
+    """
+    if is_table(path):
+        return list(read_table(path))
+    rows: list[dict] = []
+    with open_text(path) as stream:
+        for number, line in enumerate(map(bare, stream), 1):
+            if not rows and line.lstrip().startswith("["):
+                found = parse_json(f"{line}\n{stream.read()}", path, number)
+                return [_object(row, f"{path}: row {place}") for place, row in enumerate(found, 1)]
+            if line.strip():
+                rows.append(_object(parse_json(line, path, number), f"{path}:{number}"))
     return rows
+
+
+def _object(row: Any, where: str) -> dict:
+    if not isinstance(row, dict):
+        raise PlumblineError(f"{where}: a row must be an object {{...}}, not {type(row).__name__}")
+    return row
 
 
 def write_jsonl(path: Path | str, rows: Iterable[dict]) -> int:
