@@ -71,3 +71,18 @@ def test_what_is_asked_for_does_not_depend_on_the_window():
 def test_no_limit_returns_the_messages_themselves():
     messages = talk(3)["messages"][:-1]
     assert window(messages, None) is messages
+
+
+def test_a_message_that_is_not_to_be_learned_gives_no_row_and_stays_as_context():
+    conversation = talk(3)
+    conversation["messages"][4]["learn"] = False
+    rows = turns_of(conversation)
+    assert [row["id"] for row in rows] == ["1:x#0", "1:x#2"]
+    assert words(rows[1]["messages"]) == "s u0 a0 u1 a1 u2"
+
+
+def test_a_candidate_may_bring_its_rank():
+    row = {"id": "x", "group": "g", "messages": talk(1)["messages"][:2]}
+    row["candidates"] = [{"content": "bad", "rewards": {"label": 0.0}, "rank": 1}]
+    (turn,) = turns_of(row)
+    assert (turn["id"], turn["meta"]["rank"], turn["given"]) == ("x#0", 1, {"label": 0.0})

@@ -66,15 +66,27 @@ def forbidden_text(messages: list[dict], tokenizer: Any) -> str | None:
     return next((token for token in special for message in messages if token in message["content"]), None)
 
 
-def learned_stretches(spans: list[Span], messages: int, learn: str) -> list[tuple[int, int]]:
+def learned_stretches(spans: list[Span], messages: list[dict], learn: str) -> list[tuple[int, int]]:
     """Return the stretches of text [start, end) that are learned from (see `tokenise_conversation`)."""
-    if learn == "replies":
-        return [(span.start, span.end) for span in spans if span.role == "assistant"]
-    if learn == "contents":  # a default system message comes first and is no message of the conversation
-        return [(span.start, span.end) for span in spans[-messages:]]
+    own = spans[
+        len(spans) - len(messages) :
+    ]  # a default system message comes first and is no message of the row
+    said = list(zip(own, messages, strict=True))
     if learn == "text":
-        return [(spans[0].start, spans[-1].end)]
-    raise PlumblineError(f"learn: {learn!r}; give replies, contents or text")
+        ends = [spans[0].start, *(at for span, message in said if not is_learned(message) for at in span[1:])]
+        return list(zip(ends[::2], [*ends[1::2], spans[-1].end], strict=True))
+    if learn not in ("replies", "contents"):
+        raise PlumblineError(f"learn: {learn!r}; give replies, contents or text")
+    return [
+        (span.start, span.end)
+        for span, message in said
+        if is_learned(message) and (learn == "contents" or span.role == "assistant")
+    ]
+
+
+def is_learned(message: dict) -> bool:
+    """Tell whether a message may be learned from; one that is marked "learn": false is context alone."""
+    return message.get("learn", True)
 
 
 def tokenise_conversation(
@@ -84,12 +96,12 @@ def tokenise_conversation(
 
     `replies`: the assistant's contents and end tokens. `contents`: those of every message, which leaves out the
     template's own words (headers, separators, what it starts with, a default system message). `text`: all from the end
-    of the first header to the end of the last message. A token that overlaps a learned character is learned; BOS
-    never is.
+    of the first header to the end of the last message. Of a message marked "learn": false nothing is learned, whatever
+    `learn` says. A token that overlaps a learned character is learned; BOS never is.
     """
     text, spans = render(messages, template, tokenizer)
     identities, offsets = encode(text, tokenizer)
-    learned = learned_stretches(spans, len(messages), learn)
+    learned = learned_stretches(spans, messages, learn)
     # Only in `text` can BOS stand within a stretch. Where it is also the end token, it is taken for an end.
     apart = learn == "text" and tokenizer.bos_token_id != tokenizer.eos_token_id
     bos = tokenizer.bos_token_id if apart else None
@@ -98,6 +110,25 @@ def tokenise_conversation(
         if end > start and identity != bos and any(start < last and end > first for first, last in learned)
         else IGNORED
         for identity, (start, end) in zip(identities, offsets, strict=True)
+    ]
+    return Tokens(identities, labels)
+
+
+def tokenise_plain(messages: list[dict], tokenizer: Any) -> Tokens:
+    """Tokenise contents alone, a new line between them: no template, no special tokens, every token learned.
+
+    But for those within a message marked "learn": false, or the new line before it.
+    """
+    text, unlearned = "", []
+    for place, message in enumerate(messages):
+        said = "\n" * bool(place) + message["content"]
+        if not is_learned(message):
+            unlearned.append((len(text), len(text) + len(said)))
+        text += said
+    identities, offsets = encode(text, tokenizer)
+    labels = [
+        IGNORED if any(start <= first and last <= end for start, end in unlearned) else identity
+        for identity, (first, last) in zip(identities, offsets, strict=True)
     ]
     return Tokens(identities, labels)
 

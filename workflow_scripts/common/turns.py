@@ -3,7 +3,7 @@
 from typing import Any
 
 
-def window(messages: list[dict[str, str]], history: int | None) -> list[dict[str, str]]:
+def window(messages: list[dict[str, Any]], history: int | None) -> list[dict[str, Any]]:
     """Return a prompt's messages with at most `history` past exchanges, for models of short context.
 
     The system message and the first user message (the problem) always stay; None keeps everything.
@@ -15,7 +15,7 @@ def window(messages: list[dict[str, str]], history: int | None) -> list[dict[str
     return messages[:head] + (rest[-2 * history :] if history else rest[-1:])
 
 
-def reward_context(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+def reward_context(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what a reward model reads before a reply: the problem and the last exchange, no instructions."""
     return [message for message in window(messages, 1) if message["role"] != "system"]
 
@@ -25,6 +25,7 @@ def turns_of(conversation: dict[str, Any], history: int | None = None) -> list[d
 
     Row k is {"id": "<conversation id>#k", "group", "messages": all before the k-th assistant message,
     "reference": that message's content, "meta": the conversation's meta with "turn": k}; k counts from 0.
+    A message that is not to be learned ("learn": false) is context of later ones and gives no row.
     A row with `candidates` gives one row for each: "reference" is its content, "given" the rewards it came with, and
     meta has its "rank" (0 is the preferred one).
     """
@@ -37,7 +38,7 @@ def turns_of(conversation: dict[str, Any], history: int | None = None) -> list[d
                 "messages": window(messages, history),
                 "reference": candidate["content"],
                 "given": candidate["rewards"],
-                "meta": {**conversation.get("meta", {}), "turn": 0, "rank": rank},
+                "meta": {**conversation.get("meta", {}), "turn": 0, "rank": candidate.get("rank", rank)},
             }
             for rank, candidate in enumerate(conversation["candidates"])
         ]
@@ -51,4 +52,5 @@ def turns_of(conversation: dict[str, Any], history: int | None = None) -> list[d
             "meta": {**conversation.get("meta", {}), "turn": k},
         }
         for k, place in enumerate(answers)
+        if messages[place].get("learn", True)
     ]

@@ -34,7 +34,15 @@ def turn_prompts(path: Path, history: int | None = None) -> list[dict]:
     """One prompt per assistant turn of each conversation, or per ranked row; the gold or best reply is the reference."""
     turns = [turn for row in read_jsonl(path) for turn in turns_of(row, history)]
     return [
-        {**turn, "followups": [], "reference": [turn["reference"]]}
+        {
+            **turn,
+            # A policy is asked, and learns nothing: which turns were to be learned is left out.
+            "messages": [
+                {"role": message["role"], "content": message["content"]} for message in turn["messages"]
+            ],
+            "followups": [],
+            "reference": [turn["reference"]],
+        }
         for turn in turns
         if turn["meta"].get("rank", 0) == 0
     ]

@@ -9,6 +9,8 @@ Writes `<split>.parquet` (columns id, input_ids, labels) for each split, `reject
 - `lm` (their "packed" baseline): no template and no special tokens; the texts of all conversations, one after the other,
   are cut into blocks of `max_tokens`, and every token is learned.
 
+Of a message marked "learn": false (see `clean`) no token is learned under any objective; it is context alone.
+
 A conversation longer than `max_tokens` is cut at the end (`overflow: cut`) or rejected (`overflow: reject`). Where the
 dataset limits the history, each assistant turn is a row of its own, of which `it` learns the last reply and `im` the
 prompt as well; a message that several turns see is then learned several times. `lm` reads conversations whole.
@@ -29,6 +31,7 @@ from workflow_scripts.common.templates import (
     Tokens,
     forbidden_text,
     tokenise_conversation,
+    tokenise_plain,
     tokenise_reply,
 )
 from workflow_scripts.common.turns import turns_of
@@ -94,23 +97,28 @@ def cut_blocks(rows: list[dict], tokenizer: object, settings: dict) -> tuple[lis
     A conversation's text is its contents joined by newlines. What is left at the end, shorter than a block, is a
     rejection with the id `remainder`.
     """
-    size, stream, rejected = settings["max_tokens"], [], []
+    size, stream, labels, rejected = settings["max_tokens"], [], [], []
     for row in rows:
         refused = refusal(row, tokenizer)
         if refused:
             rejected.append(refused)
             continue
-        text = "\n".join(message["content"] for message in row["messages"])
-        stream += tokenizer(text, add_special_tokens=False)["input_ids"]
-    blocks = [stream[start : start + size] for start in range(0, len(stream) - size + 1, size)]
+        tokens = tokenise_plain(row["messages"], tokenizer)
+        stream += tokens.input_ids
+        labels += tokens.labels
+    starts = range(0, len(stream) - size + 1, size)
+    blocks = [
+        {"id": f"block-{place}", "input_ids": stream[at : at + size], "labels": labels[at : at + size]}
+        for place, at in enumerate(starts)
+    ]
     remainder = len(stream) % size
     if remainder:
         detail = f"{remainder} tokens, a block has {size}"
         rejected.append({"id": "remainder", "reason": "shorter than a block", "detail": detail})
     assert len(blocks) * size + remainder == len(stream)
-    return [
-        {"id": f"block-{place}", "input_ids": block, "labels": block} for place, block in enumerate(blocks)
-    ], rejected
+    unlearned = [block["id"] for block in blocks if all(label == IGNORED for label in block["labels"])]
+    rejected += [{"id": name, "reason": "nothing to learn", "detail": "context alone"} for name in unlearned]
+    return [block for block in blocks if block["id"] not in unlearned], rejected
 
 
 def main() -> None:
