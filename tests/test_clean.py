@@ -373,13 +373,25 @@ def test_a_ten_megabyte_value_in_an_array_is_one_rejected_turn(clean_rows):
         (b" \n\n", "holds no rows"),
         (b"[]", "holds no rows"),
         (b'[{"id": 1},\n {"id": ]', r"raw.json:2:9: broken JSON array"),
-        (b"[" * 100_000, "not readable as JSON"),
+        (b"[\n" * 100_000, r"raw.json:101: not readable as JSON \(nested too deeply\)"),
         (b'[\n"caf\xe9"]', r"raw.json:2: not UTF-8 \(.*byte 0xe9 at offset 6\)"),
-        (b"\xff\xfe[\x00]\x00", "byte 0xff at offset 0"),
+        (b"\xff\xfe[\x00]\x00", "holds no rows"),
+        (b'{"a": 1}\n' + "{}".encode("utf-16-le") * 9, "UTF-16 without a byte order mark|binary file"),
         (b"not json\nat all", r"nothing is left of .*not JSON \(2\)"),
         (b'{"other": 1}', "nothing is left.*missing field 'conversations'"),
     ],
-    ids=["empty", "blank", "no rows", "broken", "deep", "latin-1", "utf-16", "prose", "other schema"],
+    ids=[
+        "empty",
+        "blank",
+        "no rows",
+        "broken",
+        "deep",
+        "latin-1",
+        "utf-16",
+        "no mark",
+        "prose",
+        "other schema",
+    ],
 )
 def test_an_unreadable_file_is_a_clear_error_without_a_traceback(tmp_path, monkeypatch, data, message):
     (tmp_path / "raw.json").write_bytes(data)
@@ -398,7 +410,7 @@ def test_an_unreadable_file_is_a_clear_error_without_a_traceback(tmp_path, monke
 
 
 def test_a_missing_file_is_a_clear_error(tmp_path):
-    with pytest.raises(PlumblineError, match="cannot be read"):
+    with pytest.raises(PlumblineError, match="no such file"):
         clean_into(tmp_path, [tmp_path / "none.json"], TUTOR)
 
 
@@ -765,3 +777,103 @@ def test_any_bytes_at_all_end_in_a_clear_error(tmp_path_factory, data):
     (folder / "raw.json").write_bytes(data)
     with pytest.raises(PlumblineError):
         clean_into(folder, [folder / "raw.json"], TUTOR)
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+CHAT = {"schema": "messages", "system_prompt": None, "min_messages": 2, "truncate_at_unparsable": True}
+
+
+def chat(*texts, **more):
+    names = ("user", "assistant")
+    return {"messages": [{"role": names[n % 2], "content": text} for n, text in enumerate(texts)]} | more
+
+
+def test_a_key_nobody_reads_is_counted_by_rows_and_told_on_the_console(clean_rows, capsys):
+    rows = [
+        chat("A?", "So.", tools="[]", source="web"),
+        chat("B?", "So.", source="web"),
+        chat("C?", "So.", source=""),
+    ]
+    rows[0]["messages"][0] |= {"name": "Ann", "tool_calls": None}
+    rows[0]["messages"][1] |= {"name": "Bot"}
+    result = clean_rows(rows, **CHAT)
+    assert result.manifest["notes"] == {
+        "key not read: source": 2,
+        "key not read: tools": 1,
+        "key not read: turn.name": 1,
+    }
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "rows: 3 read, 3 kept, 0 rejected",
+        "turns: 6 read, 6 kept, 0 rejected",
+        "keys not read: source (in 2 rows), tools (in 1 row), turn.name (in 1 row)",
+    ]
+
+
+def test_the_console_tells_all_that_the_manifest_counts(clean_rows, capsys):
+    rows = [ask("See www.a.b"), ask("See www.a.b"), ask("Why?", "")]
+    result = clean_rows(rows, url_token="<url>", **PLAIN)
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "rows: 3 read, 1 kept, 2 rejected, duplicate (1), fewer than 2 messages (1)"
+    assert told[1].startswith("turns: 6 read, 2 kept, 4 rejected; conversations cut: ")
+    assert told[2] == f"notes: web addresses replaced ({result.manifest['notes']['web addresses replaced']})"
+
+
+def test_keys_of_every_row_s_own_do_not_swell_the_account(clean_rows):
+    rows = [chat(f"Q{n}?", "So.", **{f"key {n}" * 30: 1, "\ud800": 2}) for n in range(60)]
+    notes = clean_rows(rows, **CHAT).manifest["notes"]
+    assert len(notes) == 41 and notes["key not read: \\ud800"] == 60 and notes["key not read: 21 others"] == 1
+    assert max(map(len, notes)) < 120
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"tool_calls": [{"id": "1"}]},
+        {"function_call": {"name": "weather"}},
+        {"content": None, "tool_calls": [{"id": "1"}]},
+        {"content": [{"type": "text", "text": "Let me see."}, {"type": "tool_use", "name": "weather"}]},
+        {"role": "tool", "tool_call_id": "1"},
+        {"role": "function"},
+        {"role": "observation"},
+    ],
+)
+def test_a_row_that_calls_a_tool_is_rejected_whole_and_never_cut(clean_rows, turn):
+    row = chat("A?", "So.", "How warm is it?", "Let me look that up.", "And?", "It is 21.")
+    row["messages"][3] |= turn
+    for truncate in (True, False):
+        result = clean_rows([row, chat("B?", "So.")], **CHAT | {"truncate_at_unparsable": truncate})
+        assert asked(result.kept) == ["B?"] and result.reasons == {("row", "calls a tool"): 1}
+
+
+@pytest.mark.parametrize(
+    "mark", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"training": False}, {"loss": False}]
+)
+def test_a_turn_of_no_weight_stays_as_context_that_is_not_learned(clean_rows, mark):
+    row = chat("A?", "Wrong.", "Sure?", "Right.")
+    row["messages"][1] |= mark
+    row["messages"][3] |= {key: 1 for key in mark}
+    result = clean_rows([row], **CHAT)
+    (kept,) = result.kept
+    assert [said.get("learn", True) for said in kept["messages"]] == [True, False, True, True]
+    if "weight" in mark:
+        assert result.manifest["notes"] == {}
+
+
+def test_a_weight_between_is_refused_and_a_row_of_none_has_nothing_to_teach(clean_rows):
+    half, none = chat("A?", "So."), chat("B?", "So.")
+    half["messages"][1]["weight"] = 0.5
+    none["messages"][1]["weight"] = 0
+    result = clean_rows([half, none, chat("C?", "So.")], **CHAT)
+    assert result.reasons[("turn", "weight is neither 0 nor 1")] == 1
+    assert result.reasons[("row", "no turn to learn from")] == 1 and asked(result.kept) == ["C?"]
+
+
+def test_labelled_answers_to_one_prompt_name_it_and_stay_on_one_side(clean_rows):
+    rows = [{"prompt": f"Q{n % 3}?", "completion": f"A{n}.", "label": n % 2 == 0} for n in range(12)]
+    rules = {"schema": "labelled", "system_prompt": None, "min_messages": 2, "group_by": "conversation"}
+    result = clean_rows(rows, split={"quotas": {"train": 50, "test": 50}}, **rules)
+    prompts = {name: {row["meta"]["prompt"] for row in found} for name, found in result.splits.items()}
+    assert len(result.kept) == 12 and prompts["train"].isdisjoint(prompts["test"])
+    assert set().union(*prompts.values()) == {"1:row_0", "1:row_1", "1:row_2"}

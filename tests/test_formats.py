@@ -5,7 +5,7 @@ import math
 import pytest
 
 from workflow_scripts.clean import clean, formats
-from workflow_scripts.clean.reading import Fault, RawRow
+from workflow_scripts.clean.reading import Fault, RawRow, load_json
 from workflow_scripts.clean.schemas import ROLES, check_ranked, read_turns
 
 USER, ASSISTANT = "user", "assistant"
@@ -378,7 +378,8 @@ def test_a_dialogue_with_two_last_replies_ranks_them_and_keeps_its_system_turn()
     assert (opened.system, opened.turns) == ("Be kind.", [{"role": USER, "content": "Who?"}])
     assert [answer["content"] for answer in opened.candidates] == ["Me.", "You."]
     assert fault_of("sharegpt_preferences", row | {"rejected": row["chosen"]}) == "chosen equals rejected"
-    assert fault_of("sharegpt_preferences", row | {"chosen": "Me."}) == "'chosen' is not an object"
+    unlike = row | {"chosen": "Me."}
+    assert fault_of("sharegpt_preferences", unlike) == "chosen and rejected are written differently"
 
 
 @pytest.mark.parametrize(("preference", "order"), [(1, ["Cat.", "Dog."]), (2, ["Dog.", "Cat."])])
@@ -393,3 +394,201 @@ def test_a_stored_judgement_ranks_the_answer_it_prefers_first(preference, order)
 def test_a_stored_judgement_without_a_preference_is_rejected(preference):
     row = {"instruction": "Name it.", "output_1": "Cat.", "output_2": "Dog.", "preference": preference}
     assert fault_of("judged_pairs", row) == "no preference for either answer"
+
+
+# --- what stands beside ----------------------------------------------------------------------------------------------
+
+
+def test_alpaca_rows_bring_their_system_message_and_the_exchanges_before():
+    row = {"instruction": "Another.", "input": "", "output": "Five.", "system": "Be brief."}
+    row["history"] = [["Name a prime.", "Seven."]]
+    assert said("alpaca", row) == [TALK]
+    ((opened, _),) = open_all("alpaca", row)
+    assert opened.system == "Be brief." and opened.unread == frozenset()
+    pair = row | {"chosen": "Five.", "rejected": "Six."}
+    opened = ranked("alpaca_preferences", pair)
+    assert [turn["content"] for turn in opened.turns] == ["Name a prime.", "Seven.", "Another."]
+    assert opened.system == "Be brief."
+    for broken in ("text", [["only"]], [3], {"a": 1}):
+        assert fault_of("alpaca", row | {"history": broken}).startswith("'history' is not")
+
+
+def test_a_sharegpt_row_brings_its_system_message_in_a_column_or_in_front():
+    talk = [{"from": "human", "value": "Name a prime."}, {"from": "gpt", "value": "Seven."}]
+    front = [{"from": "system", "value": "Be brief."}, *talk]
+    for row in ({"conversations": talk, "system": "Be brief."}, {"conversations": front}):
+        ((opened, _),) = open_all("sharegpt", row)
+        assert opened.system == "Be brief." and said("sharegpt", row) == [EXCHANGE]
+    both = {"conversations": front, "system": "Be brief."}
+    assert open_all("sharegpt", both)[0][0].system == "Be brief."
+    assert fault_of("sharegpt", both | {"system": "Be long."}) == "two system messages"
+    late = {"conversations": [*talk, front[0]]}
+    assert fault_of("sharegpt", late) == "speaker the source leaves out"
+
+
+TURNS = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}]
+SHARED = [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A."}]
+WITH_SYSTEM = {
+    "tutorbot": lambda text: {"conversations": [{"from": "system", "value": text}, *SHARED]},
+    "messages": lambda text: {"messages": [{"role": "system", "content": text}, *TURNS]},
+    "alpaca": lambda text: {"instruction": "Q?", "output": "A.", "system": text},
+    "sharegpt": lambda text: {"conversations": SHARED, "system": text},
+    "wizardlm": lambda text: {"conversations": [{"from": "system", "value": text}, *SHARED]},
+    "open_orca": lambda text: {"system_prompt": text, "question": "Q?", "response": "A."},
+    "prompt_completion": lambda text: {
+        "prompt": [{"role": "developer", "content": text}, TURNS[0]],
+        "completion": "A.",
+    },
+    "sharegpt_preferences": lambda text: {
+        "conversations": [{"from": "system", "value": text}, SHARED[0]],
+        "chosen": SHARED[1],
+        "rejected": SHARED[1] | {"value": "B."},
+    },
+    "preferences": lambda text: {
+        "chosen": [{"role": "system", "content": text}, *TURNS],
+        "rejected": [{"role": "system", "content": text}, TURNS[0], TURNS[1] | {"content": "B."}],
+    },
+    "labelled": lambda text: {"messages": [{"role": "system", "content": text}, *TURNS], "label": True},
+}
+
+
+@pytest.mark.parametrize("schema", WITH_SYSTEM)
+def test_a_system_message_that_says_nothing_is_none_and_one_that_is_no_text_rejects_its_row(schema):
+    for nothing in ("", " \n", None):
+        ((opened, fault),) = open_all(schema, WITH_SYSTEM[schema](nothing))
+        assert fault is None and opened.system is None
+    ((opened, fault),) = open_all(schema, WITH_SYSTEM[schema]("Be brief."))
+    assert fault is None and opened.system == "Be brief."
+    assert fault_of(schema, WITH_SYSTEM[schema](3)) == "text is not a string"
+    assert fault_of(schema, WITH_SYSTEM[schema]("\ud800")) == "lone surrogate"
+
+
+def test_a_text_that_comes_in_parts_is_their_text():
+    parts = [{"type": "text", "text": "Name a "}, {"type": "text", "text": "prime."}]
+    row = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "Seven."}]}
+    assert said("messages", row) == [EXCHANGE]
+    image = {"messages": [{"role": "user", "content": [{"type": "image"}, *parts]}]}
+    ((opened, _),) = open_all("messages", image)
+    assert (
+        read_turns(opened.turns, opened.style, settings_of("messages")).fault.reason == "text is not a string"
+    )
+
+
+def test_a_value_given_twice_under_one_key_is_no_value():
+    row = load_json('{"prompt": "Name a prime.", "completion": "Seven.", "completion": "Nine."}')
+    ((opened, _),) = open_all("prompt_completion", row)
+    assert (
+        read_turns(opened.turns, opened.style, settings_of("messages")).fault.reason == "text is not a string"
+    )
+    assert fault_of("baize", load_json('{"input": "a", "input": "b"}')) == "text is not a string"
+
+
+# --- preferences -----------------------------------------------------------------------------------------------------
+
+PROMPT = [{"role": "user", "content": "Name a gas."}]
+GAS, CHEESE = ([*PROMPT, {"role": "assistant", "content": text}] for text in ("Oxygen.", "Cheese."))
+DIALOGUE = "\n\nHuman: Name a gas.\n\nAssistant: "
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Name a gas.", "chosen": "Oxygen.", "rejected": "Cheese."},
+        {"prompt": "Name a gas.", "chosen": GAS, "rejected": CHEESE},
+        {"prompt": PROMPT, "chosen": GAS, "rejected": CHEESE},
+        {"prompt": PROMPT, "chosen": GAS[1:], "rejected": CHEESE[1:]},
+        {"prompt": PROMPT, "chosen": "Oxygen.", "rejected": "Cheese."},
+        {"prompt": "Name a gas.", "chosen": GAS[1], "rejected": CHEESE[1]},
+        {"messages": PROMPT, "chosen": GAS[1], "rejected": CHEESE[1]},
+        {"chosen": GAS, "rejected": CHEESE},
+        {"chosen": f"{DIALOGUE}Oxygen.", "rejected": f"{DIALOGUE}Cheese."},
+        {"prompt": DIALOGUE.rstrip(), "chosen": " Oxygen.".strip(), "rejected": "Cheese."},
+        {"instruction": "Name a gas.", "input": "", "chosen": "Oxygen.", "rejected": "Cheese."},
+        {
+            "conversations": [{"from": "human", "value": "Name a gas."}],
+            "chosen": {"from": "gpt", "value": "Oxygen."},
+            "rejected": {"from": "gpt", "value": "Cheese."},
+        },
+    ],
+)
+def test_a_preference_is_read_in_every_shape_it_is_published_in(row):
+    opened = ranked("preferences", row)
+    assert opened.turns == PROMPT and opened.system is None and opened.unread == frozenset()
+    assert [answer["content"] for answer in opened.candidates] == ["Oxygen.", "Cheese."]
+
+
+def test_two_dialogues_share_all_but_their_last_reply():
+    longer = "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: Name a gas.\n\nAssistant:"
+    opened = ranked("preferences", {"chosen": f"{longer} Oxygen.", "rejected": f"{longer} No."})
+    assert [turn["content"] for turn in opened.turns] == ["Hi.", "Hello.", "Name a gas."]
+
+
+def test_the_scores_of_a_pair_are_its_rewards():
+    row = {"chosen": GAS, "rejected": CHEESE, "score_chosen": 8.0, "score_rejected": 3}
+    assert [answer["rewards"] for answer in ranked("preferences", row).candidates] == [
+        {"score": 8.0},
+        {"score": 3.0},
+    ]
+    assert fault_of("preferences", row | {"score_rejected": None}) == "reward is not a finite number"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"chosen": "Oxygen.", "rejected": "Cheese."}, "no prompt"),
+        ({"prompt": "", "chosen": "Oxygen.", "rejected": "Cheese."}, "no prompt"),
+        ({"prompt": "Q?", "chosen": "Oxygen."}, "missing field 'rejected'"),
+        ({"prompt": "Q?", "chosen": "A.", "rejected": "A."}, "chosen equals rejected"),
+        ({"prompt": "Q?", "chosen": "A.", "rejected": ["B."]}, "chosen and rejected are written differently"),
+        ({"prompt": "Q?", "chosen": 1, "rejected": 2}, "text is not a string"),
+        ({"prompt": "Q?", "chosen": [], "rejected": []}, "chosen and rejected do not end on the assistant"),
+        (
+            {"prompt": "Another?", "chosen": GAS, "rejected": CHEESE},
+            "prompt is not that of chosen and rejected",
+        ),
+        (
+            {"chosen": GAS, "rejected": [{"role": "user", "content": "Else?"}, CHEESE[1]]},
+            "chosen and rejected do not share one prompt",
+        ),
+        ({"chosen": GAS, "rejected": PROMPT}, "chosen and rejected do not end on the assistant"),
+        ({"chosen": GAS, "rejected": [*PROMPT, GAS[1] | {"tool_calls": [1]}]}, "calls a tool"),
+        ({"prompt": [3], "chosen": "A.", "rejected": "B."}, "turn is not an object"),
+        (
+            {
+                "conversations": [{"from": ["human"], "value": "Q?"}],
+                "chosen": SHARED[1],
+                "rejected": SHARED[1],
+            },
+            "chosen equals rejected",
+        ),
+    ],
+)
+def test_a_preference_that_is_none_says_why(row, reason):
+    assert fault_of("preferences", row) == reason
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Q?", "completion": "A.", "label": False},
+        {"prompt": [TURNS[0]], "completion": [TURNS[1]], "label": False},
+        {"messages": TURNS, "label": False},
+        {"conversations": SHARED, "kto_tag": False},
+        {"instruction": "Q?", "input": "", "output": "A.", "kto_tag": False},
+    ],
+)
+def test_a_label_becomes_a_reward_and_a_rank_and_no_other_schema_learns_a_bad_answer(row):
+    opened = ranked("labelled", row)
+    assert opened.turns == [{"role": USER, "content": "Q?"}]
+    assert opened.candidates == [{"content": "A.", "rewards": {"label": 0.0}, "rank": 1}]
+    good = ranked("labelled", {key: True if value is False else value for key, value in row.items()})
+    assert good.candidates == [{"content": "A.", "rewards": {"label": 1.0}, "rank": 0}]
+    shape = {"prompt": "prompt_completion", "messages": "messages", "conversations": "sharegpt"}
+    plain = next((schema for key, schema in shape.items() if key in row), "alpaca")
+    assert fault_of(plain, row) == "labelled as a bad answer"
+    assert (
+        fault_of("labelled", {key: value for key, value in row.items() if value is not False}) == "no label"
+    )

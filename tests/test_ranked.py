@@ -67,6 +67,19 @@ def test_every_answer_is_ranked_or_rejected_with_its_reason():
     }
 
 
+def test_labelled_answers_of_several_rows_to_one_prompt_make_pairs_by_their_labels():
+    rows = []
+    for name, label in (("a", 1.0), ("b", 0.0), ("c", 1.0), ("d", 0.0)):
+        (row,) = answers(name, [(f"Answer {name}.", label)])
+        rows.append(row | {"meta": {"rank": int(not label), "prompt": "a" if name != "d" else "d"}})
+    ranked_rows, rejected = rank_answers(rows[::-1], "reward", "train")
+    pairs = [pair for row in ranked_rows for pair in pairs_of(row, "reward")]
+    assert [(pair["chosen"], pair["rejected"]) for pair in pairs] == [("Answer c.", "Answer b.")]
+    assert rejected == [{"id": "d#0", "reason": "no other answer to the prompt"}]
+    with pytest.raises(PlumblineError, match="give by: reward"):
+        rank_answers(rows, "rank", "train")
+
+
 def test_equal_rewards_prefer_nothing():
     rows, _ = rank_answers(answers("p", [("a", 1.0), ("b", 1.0), ("c", 0.0)]), "reward", "train")
     assert [pair["rejected"] for pair in pairs_of(rows[0], "reward")] == ["c"]

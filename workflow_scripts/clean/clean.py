@@ -6,23 +6,31 @@ file and split. Those of the other sources are settings too: refused phrases, lo
 splits in file order or by file. Added: splits are disjoint by group, duplicates go, and kept + rejected = read is
 asserted for rows and turns.
 
-Where things are: `formats` turns raw rows into chat messages, `schemas` checks and cleans them, `wording` judges their
-words, `selecting` chooses and splits.
+Where things are: `reading` takes rows from files, `fields` takes fields from rows, `formats` turns raw rows into chat
+messages, `schemas` checks and cleans them, `wording` judges their words, `selecting` chooses and splits, and `ledger`
+keeps the account.
+
+A conversation is kept whole, or cut where it becomes unusable, or rejected. A turn with `weight` 0 (or `train`,
+`training` or `loss` false) stays as context, marked "learn": false. A row in which a tool is called is rejected, as no
+objective here knows tools. What a row holds beside, and no format reads, is counted as a note.
 """
 
 import argparse
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from workflow_scripts.clean.fields import ID_KEYS
 from workflow_scripts.clean.formats import FORMATS, RANKED, Opened, open_row, split_row
-from workflow_scripts.clean.ledger import Ledger, count_reasons
+from workflow_scripts.clean.ledger import Ledger, count_reasons, tell
 from workflow_scripts.clean.reading import Fault, RawRow, read_rows
 from workflow_scripts.clean.schemas import (
     PAIRED_ACTIONS,
+    TOOLS,
     actions_of,
     check_ranked,
     check_text,
@@ -39,7 +47,7 @@ from workflow_scripts.clean.selecting import (
 )
 from workflow_scripts.clean.wording import check_wording, replace_urls
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import finished_folder, read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.files import digest, finished_folder, read_jsonl, write_jsonl, write_manifest
 
 DEFAULTS: dict[str, Any] = {
     "schema": "tutorbot",  # a key of formats.FORMATS
@@ -70,7 +78,6 @@ DEFAULTS: dict[str, Any] = {
 }
 
 ID_CHARS = 100
-ID_KEYS = ("id", "message_tree_id", "idx")  # what sources call a row's id
 
 
 def clean_conversation(
@@ -87,7 +94,7 @@ def clean_conversation(
     read = read_turns(turns, opened.style, settings)
     messages = read.messages
     if read.fault:
-        if not settings["truncate_at_unparsable"]:
+        if not settings["truncate_at_unparsable"] or read.fault.reason == TOOLS:
             ledger.reject(place, "row", read.fault, len(turns))
             return None
         ledger.reject(place, "turn", read.fault, len(turns) - len(messages))
@@ -98,6 +105,9 @@ def clean_conversation(
         least = max(settings["min_messages"], 2)
         ledger.reject(place, "row", Fault(f"fewer than {least} messages", str(len(messages))), len(messages))
         return None
+    if not any(message.get("learn", True) for message in messages[1::2]):
+        ledger.reject(place, "row", Fault("no turn to learn from"), len(messages))
+        return None
 
     if opened.style == "tutorbot":
         question, marked = split_question(messages[0]["content"])
@@ -105,7 +115,7 @@ def clean_conversation(
             ledger.reject(place, "row", Fault("no question behind the instructions"), len(messages))
             return None
         ledger.notes["first message without the marker 'Student:'"] += not marked
-        messages = [{"role": "user", "content": question}, *messages[1:]]
+        messages = [messages[0] | {"content": question}, *messages[1:]]
     system = settings["system_prompt"] or opened.system
     # A system prompt of ours is no reason to refuse a row.
     own = [opened.system] if system == opened.system and system else []
@@ -119,6 +129,7 @@ def clean_conversation(
         "question": messages[0]["content"],
         "messages": [{"role": "system", "content": system}, *messages] if system else messages,
         "extra": opened.meta or {},
+        "unread": opened.unread | read.unread,
     }
 
 
@@ -151,6 +162,7 @@ def clean_ranked(
         "messages": messages,
         "candidates": candidates,
         "extra": opened.meta or {},
+        "unread": opened.unread,
     }
 
 
@@ -192,7 +204,7 @@ def clean_pair(
     ledger.notes.update(context.notes)
     ledger.notes["first message without the marker 'Student:'"] += not marked
     if settings["system_prompt"]:
-        first = {"role": "user", "content": question}
+        first = messages[0] | {"content": question}
         messages = [{"role": "system", "content": settings["system_prompt"]}, first, *messages[1:]]
     return {
         "place": place,
@@ -202,6 +214,7 @@ def clean_pair(
         "original": original,
         "altered": altered,
         "extra": {"original_action": actions[0], "altered_action": actions[1]},
+        "unread": opened.unread.union(context.unread, *(reply.unread for reply in replies)),
     }
 
 
@@ -243,6 +256,7 @@ def read_all(inputs: Sequence[str], settings: dict[str, Any], ledger: Ledger) ->
         clean = clean_pair
     names = [Path(path).name for path in inputs]
     taken: set[str] = set()
+    prompts: dict[str, str] = {}
     kept = []
     for number, path in enumerate(inputs, 1):
         # Two folders may hold files of one name; the counts must not run together.
@@ -263,7 +277,13 @@ def read_all(inputs: Sequence[str], settings: dict[str, Any], ledger: Ledger) ->
                 name = name_row(row, number, taken)
             for conversation in found:
                 conversation["id"] = f"{name}/{conversation['place']['part']}" if several else name
-                conversation["group"] = group_of(conversation["question"], name, settings["group_by"])
+                first = name
+                if settings["schema"] == "labelled":
+                    # The answers to one prompt are so many rows; whoever makes pairs of them wants them together.
+                    first = prompts.setdefault(digest(conversation["messages"]), name)
+                    conversation["extra"]["prompt"] = first
+                conversation["group"] = group_of(conversation["question"], first, settings["group_by"])
+            ledger.unread.update({key for conversation in found for key in conversation["unread"]})
             kept += found
     return kept
 
@@ -307,6 +327,8 @@ def clean_files(inputs: Sequence[str], settings: dict[str, Any], output: str, ma
         splits = split_conversations(conversations, rule, ledger)
     counts = ledger.balance([row for rows in splits.values() for row in rows])
 
+    rejected, notes = count_reasons(ledger.rejected), ledger.told_notes()
+
     with finished_folder(output) as folder:
         for split, rows in splits.items():
             write_jsonl(folder / f"{split}.jsonl", map(finished_row, rows))
@@ -323,15 +345,19 @@ def clean_files(inputs: Sequence[str], settings: dict[str, Any], output: str, ma
             }
             for split, rows in splits.items()
         },
-        rejected=count_reasons(ledger.rejected),
-        notes={note: count for note, count in ledger.notes.items() if count},
+        rejected=rejected,
+        notes=notes,
     )
+    for line in tell(counts, rejected, notes):
+        print(line, file=sys.stderr)
 
 
 def main() -> None:
     """Read the flags and clean the files they name."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--inputs", nargs="+", required=True, help="raw files: JSON arrays or JSON Lines")
+    parser.add_argument(
+        "--inputs", nargs="+", required=True, help="raw files: JSON arrays, JSON Lines or Parquet"
+    )
     parser.add_argument("--settings", required=True, help="the dataset's cleaning rules, as JSON")
     parser.add_argument("--output", required=True, help="folder for the splits and rejected.jsonl")
     parser.add_argument("--manifest", required=True)

@@ -1,13 +1,14 @@
 """From one raw row to chat messages: every source format in a function of its own, all of them listed in FORMATS.
 
-A format's function takes a raw row (a JSON object) and the cleaning settings, and returns what the row holds in our
+A format's function takes the fields of a raw row and the cleaning settings, and returns what the row holds in our
 words, its texts not yet checked; a row that is not of its format raises Unfit with the reason. Formats of which one row
-holds several conversations are cut apart first, by PARTS. Plain formats become turns; ranked ones (`hh`, `rewarded`,
-`alpaca_preferences`, `sharegpt_preferences`, `judged_pairs`) become a prompt with candidate replies, the preferred one first, and the rewards they came with.
+holds several conversations are cut apart first, by PARTS. Plain formats become turns; ranked ones (RANKED) become a
+prompt with candidate replies, the preferred one first, and the rewards they came with. What holds for all formats is in
+`open_row`: the system message in front, calls of tools, labels that say an answer is bad, and which keys nobody read.
 
-The plain formats are the sources of the Tulu mixtures (Wang et al. 2023; Ivison et al. 2023). Not covered: Tulu's
-random instruction templates, the few-shot prompts it makes of Super-NaturalInstructions, and files that are not JSON
-(.xlsx, .parquet): write those as JSON Lines first.
+The plain formats are the sources of the Tulu mixtures (Wang et al. 2023; Ivison et al. 2023), and read beside them what
+others write in the same columns: `system` and `history`. Not covered: Tulu's random instruction templates, and the
+few-shot prompts it makes of Super-NaturalInstructions.
 """
 
 import json
@@ -16,14 +17,23 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from workflow_scripts.clean.fields import Fields, Unfit, holds, shown
 from workflow_scripts.clean.reading import Fault, RawRow
-from workflow_scripts.clean.schemas import ROLES, check_text
+from workflow_scripts.clean.schemas import (
+    ROLES,
+    SYSTEM_ROLES,
+    Message,
+    joined_text,
+    read_turn,
+    split_system,
+    system_text,
+)
 
 # The end-of-text tokens that sources write between the turns of a text.
 END_OF_TEXT = re.compile(r"<\|endoftext\|>|</s>|<eos>")
 HH_SPEAKERS = {"prompter": "user", "assistant": "assistant"}
-# Unlike a speaker nobody knows, these make the whole conversation one that the source leaves out.
-SHAREGPT_REFUSED = ("system", "bing")
+TRANSCRIPT_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+LABELS = ("label", "kto_tag")  # what says of an answer without a rival whether it is good
 
 Row = dict[str, Any]
 Settings = dict[str, Any]
@@ -37,42 +47,7 @@ class Opened(NamedTuple):
     style: str = "messages"  # how a turn names its speaker and its text: a key of schemas.ROLES
     candidates: list[Row] | None = None  # {"content", "rewards": {name: float}}
     meta: Row | None = None
-
-
-class Unfit(Exception):
-    """A row that is not what its format says; caught in `open_row`."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason)
-        self.fault = Fault(reason, detail)
-
-
-def field(row: Row, key: str) -> Any:
-    """Return a field that must be there."""
-    if key not in row:
-        raise Unfit(f"missing field '{key}'")
-    return row[key]
-
-
-def text_field(row: Row, key: str) -> str:
-    """Return a field that must be there and be text."""
-    if not isinstance(text := field(row, key), str):
-        raise Unfit("text is not a string", f"'{key}': {type(text).__name__}")
-    return text
-
-
-def list_field(row: Row, key: str) -> list[Any]:
-    """Return a field that must be there and be a list."""
-    if not isinstance(found := field(row, key), list):
-        raise Unfit(f"'{key}' is not a list", type(found).__name__)
-    return found
-
-
-def object_field(row: Row, key: str) -> Row:
-    """Return a field that must be there and be an object."""
-    if not isinstance(found := field(row, key), dict):
-        raise Unfit(f"'{key}' is not an object", type(found).__name__)
-    return found
+    unread: frozenset[str] = frozenset()  # keys that say something and were not read
 
 
 def user(text: Any) -> Row:
@@ -93,150 +68,167 @@ def ask(instruction: str, extra: str, settings: Settings) -> str:
     return f"{instruction}\n\n{heading}{extra}"
 
 
-def read_instruction(row: Row, settings: Settings, extra_key: str = "input") -> tuple[Row, Row]:
+def read_instruction(row: Fields, settings: Settings, extra_key: str = "input") -> tuple[Row, Row]:
     """Return the user's turn of an instruction row, and its two parts, which templates may set apart."""
-    extra = row.get(extra_key) or ""
-    if not isinstance(extra, str):
-        raise Unfit("text is not a string", f"'{extra_key}': {type(extra).__name__}")
-    instruction = text_field(row, "instruction")
+    extra, instruction = row.optional_text(extra_key), row.text("instruction")
     return user(ask(instruction, extra, settings)), {"instruction": instruction, "input": extra}
+
+
+def read_history(row: Fields) -> list[Row]:
+    """Return the turns of {"history": [[asked, answered], …]}, the exchanges before an instruction."""
+    if row.get("history") is None:
+        return []
+    turns = []
+    for exchange in row.list("history"):
+        if not isinstance(exchange, list) or len(exchange) != 2:
+            raise Unfit("'history' is not made of pairs", type(exchange).__name__)
+        turns += [user(exchange[0]), assistant(exchange[1])]
+    return turns
 
 
 # --- rows of one conversation ----------------------------------------------------------------------------------------
 
 
-def tutorbot(row: Row, settings: Settings) -> Opened:
+def tutorbot(row: Fields, settings: Settings) -> Opened:
     """Read {"conversations": [{"from": human|gpt, "value"}]}, the replies being structured."""
-    return Opened(list_field(row, "conversations"), style="tutorbot")
+    return Opened(row.list("conversations"), style="tutorbot")
 
 
-def messages(row: Row, settings: Settings) -> Opened:
+def messages(row: Fields, settings: Settings) -> Opened:
     """Read {"messages": [{"role": system|user|assistant, "content"}]}, the system message first if there is one."""
-    turns = list_field(row, "messages")
-    if not (turns and isinstance(turns[0], dict) and turns[0].get("role") == "system"):
-        return Opened(turns)
-    if fault := check_text(turns[0].get("content"), settings["max_chars"]):
-        raise Unfit(*fault)
-    return Opened(turns[1:], system=turns[0]["content"])
+    return Opened(row.list("messages"), system=row.get("system"))
 
 
-def prompt_completion(row: Row, settings: Settings) -> Opened:
-    """Read {"prompt", "completion"}."""
-    return Opened([user(field(row, "prompt")), assistant(field(row, "completion"))])
+def prompt_completion(row: Fields, settings: Settings) -> Opened:
+    """Read {"prompt", "completion"}, each a text or a list of messages."""
+    prompt, completion = row.raw("prompt"), row.raw("completion")
+    before = prompt if isinstance(prompt, list) else [user(prompt)]
+    return Opened(
+        [*before, *(completion if isinstance(completion, list) else [assistant(completion)])],
+        system=row.get("system"),
+    )
 
 
-def alpaca(row: Row, settings: Settings) -> Opened:
-    """Read {"instruction", "input", "output"}: Stanford, Code and GPT-4 Alpaca, Self-Instruct and their like."""
-    output = field(row, "output")
+def alpaca(row: Fields, settings: Settings) -> Opened:
+    """Read {"instruction", "input"?, "output", "system"?, "history"?}: all kinds of Alpaca, Self-Instruct and their like."""
+    output = row.raw("output")
     asked, meta = read_instruction(row, settings)
-    return Opened([asked, assistant(output)], meta=meta)
+    return Opened([*read_history(row), asked, assistant(output)], system=row.get("system"), meta=meta)
 
 
-def dolly(row: Row, settings: Settings) -> Opened:
+def dolly(row: Fields, settings: Settings) -> Opened:
     """Read {"instruction", "context", "response"}."""
     asked, meta = read_instruction(row, settings, "context")
-    return Opened([asked, assistant(field(row, "response"))], meta=meta)
+    return Opened([asked, assistant(row.raw("response"))], meta=meta)
 
 
-def flan(row: Row, settings: Settings) -> Opened:
+def flan(row: Fields, settings: Settings) -> Opened:
     """Read {"inputs", "targets"}: FLAN v2 and its chain-of-thought part."""
-    return Opened([user(field(row, "inputs")), assistant(field(row, "targets"))])
+    return Opened([user(row.raw("inputs")), assistant(row.raw("targets"))])
 
 
-def super_ni(row: Row, settings: Settings) -> Opened:
+def super_ni(row: Fields, settings: Settings) -> Opened:
     """Read {"definition", "inputs", "targets"}, an instance of Super-NaturalInstructions; see `super_ni_parts`."""
-    given = {"instruction": field(row, "definition"), "input": field(row, "inputs")}
-    asked, meta = read_instruction(given, settings)
-    return Opened([asked, assistant(field(row, "targets"))], meta=meta)
+    instruction, extra = row.text("definition"), row.text("inputs")
+    return Opened(
+        [user(ask(instruction, extra, settings)), assistant(row.raw("targets"))],
+        meta={"instruction": instruction, "input": extra},
+    )
 
 
-def sharegpt(row: Row, settings: Settings) -> Opened:
-    """Read {"conversations": [{"from": human|user|gpt|chatgpt, "value"}]}; other assistants' talks are left out."""
-    turns = list_field(row, "conversations")
-    for turn in turns:
-        if isinstance(turn, dict) and turn.get("from") in SHAREGPT_REFUSED:
-            raise Unfit("speaker the source leaves out", turn["from"])
-    return Opened(turns, style="sharegpt")
+def sharegpt(row: Fields, settings: Settings) -> Opened:
+    """Read {"conversations": [{"from": system|human|user|gpt|chatgpt, "value"}], "system"?}.
+
+    The system turn comes first if there is one. Talks with another assistant, or with a system turn further on, are
+    left out whole, as the source does.
+    """
+    turns = row.list("conversations")
+    for place, turn in enumerate(turns):
+        speaker = turn.get("from") if isinstance(turn, dict) else None
+        if speaker == "bing" or (place and speaker in SYSTEM_ROLES):
+            raise Unfit("speaker the source leaves out", speaker)
+    return Opened(turns, system=row.get("system"), style="sharegpt")
 
 
-def baize(row: Row, settings: Settings) -> Opened:
+def baize(row: Fields, settings: Settings) -> Opened:
     """Read {"input": "… [|Human|] text [|AI|] text [|Human|] …"}; an empty turn of the human's is a mark of the end."""
     turns = []
-    for part in text_field(row, "input").split("[|Human|]")[1:]:
+    for part in row.text("input").split("[|Human|]")[1:]:
         human, *replies = part.split("[|AI|]")
         if human.strip() or replies:
             turns += [user(human.strip()), *(assistant(reply.strip()) for reply in replies)]
     return Opened(turns)
 
 
-def oasst1(row: Row, settings: Settings) -> Opened:
+def oasst1(row: Fields, settings: Settings) -> Opened:
     """Read {"path": [{"role": prompter|assistant, "text"}]}, one path of a tree; see `oasst1_parts`."""
-    path = row["path"]
+    path = row.list("path")
     if path[-1].get("role") != "assistant":
         raise Unfit("path does not end on the assistant")
     return Opened(path, style="oasst1")
 
 
-def lima(row: Row, settings: Settings) -> Opened:
+def lima(row: Fields, settings: Settings) -> Opened:
     """Read {"conversations": [text, text, …]}, the user first."""
-    texts = list_field(row, "conversations")
+    texts = row.list("conversations")
     return Opened([(user, assistant)[place % 2](text) for place, text in enumerate(texts)])
 
 
-def wizardlm(row: Row, settings: Settings) -> Opened:
+def wizardlm(row: Fields, settings: Settings) -> Opened:
     """Read WizardLM's evolved instructions: {"instruction", "output"}, or its second version's "conversations"."""
     return sharegpt(row, settings) if "conversations" in row else alpaca(row, settings)
 
 
-def open_orca(row: Row, settings: Settings) -> Opened:
+def open_orca(row: Fields, settings: Settings) -> Opened:
     """Read {"system_prompt", "question", "response"}; the system prompt may be empty."""
-    system = row.get("system_prompt") or ""
-    if fault := system and check_text(system, settings["max_chars"]):
-        raise Unfit(*fault)
-    return Opened([user(field(row, "question")), assistant(field(row, "response"))], system=system or None)
+    turns = [user(row.raw("question")), assistant(row.raw("response"))]
+    return Opened(turns, system=row.get("system_prompt"))
 
 
-def hard_coded(row: Row, settings: Settings) -> Opened:
+def hard_coded(row: Fields, settings: Settings) -> Opened:
     """Read {"Prompt", "Output"}, the columns of the source's table."""
-    return Opened([user(field(row, "Prompt")), assistant(field(row, "Output"))])
+    return Opened([user(row.raw("Prompt")), assistant(row.raw("Output"))])
 
 
-def science(row: Row, settings: Settings) -> Opened:
+def science(row: Fields, settings: Settings) -> Opened:
     """Read {"input", "output", "dataset"}."""
-    meta = {"dataset": plain(row["dataset"])} if isinstance(row.get("dataset"), str) else {}
-    return Opened([user(field(row, "input")), assistant(field(row, "output"))], meta=meta)
+    source = row.get("dataset")
+    meta = {"dataset": source} if isinstance(source, str) else {}
+    return Opened([user(row.raw("input")), assistant(row.raw("output"))], meta=meta)
 
 
 # --- ranked rows: a prompt and candidate replies ---------------------------------------------------------------------
 
 
-def hh(row: Row, settings: Settings) -> Opened:
+def hh(row: Fields, settings: Settings) -> Opened:
     """Read a row of A-LoL's HH files: {"prefix": [[marked text, …], …], "suffix": [text, …], "reward": [logit, …]}.
 
     The prefix stands there once per candidate; the candidate at `sft_index` is the one people preferred. Rewards are
     the reward model's raw logits. With `reject_colon`, a row with a reply that breaks off at a colon is left out.
     """
-    replies = list_field(row, "suffix")
-    prefixes, rewards = list_field(row, "prefix"), list_field({"reward": [None]} | row, "reward")
+    replies, prefixes = row.list("suffix"), row.list("prefix")
+    numbers = [finite(reward) for reward in (row.list("reward") if "reward" in row else [None])]
     if len(replies) < 2:
         raise Unfit("fewer than 2 candidates", str(len(replies)))
+    if not all(isinstance(prefix, list) for prefix in prefixes):
+        raise Unfit("text is not a string", "prefix")
+    if not all(isinstance(text, str) for prefix in prefixes for text in prefix):
+        raise Unfit("text is not a string", "prefix")
     if len(prefixes) != len(replies) or prefixes.count(prefixes[0]) != len(prefixes):
         raise Unfit("candidates do not share one prompt")
-    if not isinstance(prefixes[0], list) or not all(isinstance(text, str) for text in prefixes[0]):
-        raise Unfit("text is not a string", "prefix")
-    numbers = [finite(reward) for reward in rewards]
     if len(numbers) != len(replies):
         raise Unfit("not one reward per candidate", f"{len(numbers)} for {len(replies)}")
     if settings["reject_colon"] and any(isinstance(text, str) and text.endswith(":") for text in replies):
         raise Unfit("reply ends on a colon")
-    first = row.get("sft_index", 0)
+    first = row.raw("sft_index") if "sft_index" in row else 0
     if type(first) is not int or not 0 <= first < len(replies):
-        raise Unfit("'sft_index' names no candidate", str(first))
+        raise Unfit("'sft_index' names no candidate", shown(first))
     ranked = [
         {"content": text, "rewards": {"rm": number}} for text, number in zip(replies, numbers, strict=True)
     ]
     ranked.insert(0, ranked.pop(first))
-    meta = plain(row["meta"]) if isinstance(row.get("meta"), dict) else {}
+    meta = row.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
     return Opened(read_marks("".join(prefixes[0])), candidates=ranked, meta=meta)
 
 
@@ -249,18 +241,18 @@ def read_marks(text: str) -> list[Row]:
     return [{"role": HH_SPEAKERS[mark], "content": content} for mark, content in pairs]
 
 
-def rewarded(row: Row, settings: Settings) -> Opened:
+def rewarded(row: Fields, settings: Settings) -> Opened:
     """Read {"id", "prompt_or_input_text", "references", "meta_data", "reward_components"}: A-LoL's small tasks.
 
     An end-of-text token stands behind each turn of the text, whose last is the user's. Where the text opens with
     "Knowledge: …" and a turn follows, that is the system message and, without its heading, meta["knowledge"]. The
     reward named final_reward is left out: it is the sum of the others.
     """
-    reply = text_field(row, "references")
+    reply = row.text("references")
     if match := re.search(rf"(?:{END_OF_TEXT.pattern})\s*$", reply):
         reply = reply[: match.start()]
-    texts = [part for part in END_OF_TEXT.split(text_field(row, "prompt_or_input_text")) if part.strip()]
-    meta: Row = {"meta_data": plain(row.get("meta_data"))}
+    texts = [part for part in END_OF_TEXT.split(row.text("prompt_or_input_text")) if part.strip()]
+    meta: Row = {"meta_data": row.raw("meta_data") if "meta_data" in row else None}
     system = None
     if len(texts) > 1 and texts[0].startswith("Knowledge:"):
         system = texts.pop(0).strip()
@@ -275,47 +267,165 @@ def rewarded(row: Row, settings: Settings) -> Opened:
     return Opened(turns, system=system, candidates=[{"content": reply, "rewards": rewards}], meta=meta)
 
 
-def alpaca_preferences(row: Row, settings: Settings) -> Opened:
-    """Read {"instruction", "input", "output", "chosen", "rejected"}, of which chosen or rejected equals output."""
-    replies = [field(row, "chosen"), field(row, "rejected")]
+def preferences(row: Fields, settings: Settings) -> Opened:
+    """Read {"chosen", "rejected"} of every published shape, which the columns tell.
+
+    The prompt: a text or messages under `prompt`; Alpaca's instruction, input, history and system; messages under
+    `messages` or `conversations`; or none of these, where chosen and rejected are whole dialogues. A reply: a text, a
+    message, a list of one message, or the whole dialogue, as messages or as a text "\n\nHuman: …\n\nAssistant: …". Two
+    dialogues must differ in nothing but their last message. Their `score_chosen` and `score_rejected` are the reward
+    "score".
+    """
+    asked, meta = read_prompt(row, settings)
+    said = [row.raw(name) for name in ("chosen", "rejected")]
+    if len({type(side) for side in said}) > 1:
+        raise Unfit(
+            "chosen and rejected are written differently", " and ".join(type(side).__name__ for side in said)
+        )
+    said = [[side] if isinstance(side, dict) else side for side in said]
+    told = [read_transcript(side) for side in said]
+    if all(told):
+        said = told
+    system = row.get("system")
+    if isinstance(said[0], str):
+        replies = said
+        if not asked:
+            raise Unfit("no prompt", "nor dialogues in chosen and rejected")
+    elif isinstance(said[0], list):
+        (own, *first), (other, *second) = (read_dialogue(side, row, settings["max_chars"]) for side in said)
+        if not first or not second or (first[-1]["role"], second[-1]["role"]) != ("assistant", "assistant"):
+            raise Unfit("chosen and rejected do not end on the assistant")
+        if own != other or first[:-1] != second[:-1]:
+            raise Unfit("chosen and rejected do not share one prompt")
+        replies = [side[-1]["content"] for side in (first, second)]
+        if first[:-1]:
+            check_prompt(asked, first[:-1])
+            asked = first[:-1]
+        elif not asked:
+            raise Unfit("no prompt", "nor dialogues in chosen and rejected")
+        system = same_system(system, own)
+    else:
+        raise Unfit("text is not a string", f"'chosen': {type(said[0]).__name__}")
     if replies[0] == replies[1]:
         raise Unfit("chosen equals rejected")
-    asked, meta = read_instruction(row, settings)
-    return Opened([asked], candidates=[{"content": text, "rewards": {}} for text in replies], meta=meta)
+    candidates = [
+        {"content": text, "rewards": rewards} for text, rewards in zip(replies, read_scores(row), strict=True)
+    ]
+    return Opened(asked, system=system, style=style_of(asked), candidates=candidates, meta=meta)
 
 
-def sharegpt_preferences(row: Row, settings: Settings) -> Opened:
-    """Read {"conversations": [{"from", "value"}], "chosen": {"from", "value"}, "rejected": …}, a system turn first or not."""
-    turns = list_field(row, "conversations")
-    replies = [text_field(object_field(row, name), "value") for name in ("chosen", "rejected")]
-    if replies[0] == replies[1]:
-        raise Unfit("chosen equals rejected")
-    system = None
-    if turns and isinstance(turns[0], dict) and turns[0].get("from") == "system":
-        system, turns = turns[0].get("value") or None, turns[1:]
-        if fault := system and check_text(system, settings["max_chars"]):
-            raise Unfit(*fault)
-    speakers = ROLES["sharegpt"][2]
-    said = []
-    for turn in turns:
-        if not isinstance(turn, dict) or turn.get("from") not in speakers:
-            raise Unfit("unknown role", str(turn.get("from") if isinstance(turn, dict) else turn)[:40])
-        said.append({"role": speakers[turn["from"]], "content": text_field(turn, "value")})
-    return Opened(said, system=system, candidates=[{"content": text, "rewards": {}} for text in replies])
+def read_prompt(row: Fields, settings: Settings) -> tuple[list[Any], Row | None]:
+    """Return the raw turns of a preference row's prompt, none if it has none, and what the row says about it."""
+    if "instruction" in row:
+        row.get("output")  # one of the two replies
+        asked, meta = read_instruction(row, settings)
+        return [*read_history(row), asked], meta
+    for key in ("conversations", "messages"):
+        if key in row:
+            return row.list(key), None
+    prompt = row.get("prompt")
+    if prompt is None or isinstance(prompt, list):
+        return prompt or [], None
+    turns = read_transcript(text := row.text("prompt"))
+    if turns and turns[-1]["role"] == "assistant" and not turns[-1]["content"]:
+        turns.pop()  # the mark behind which the reply begins
+    return turns or [user(text)], None
 
 
-def judged_pairs(row: Row, settings: Settings) -> Opened:
+def read_transcript(text: Any) -> list[Row] | None:
+    """Return the turns of "\n\nHuman: text\n\nAssistant: text…", or None for anything else."""
+    if not isinstance(text, str):
+        return None
+    before, *pieces = re.split(r"\n\n(Human|Assistant):", "\n\n" + text.lstrip("\n"))
+    if before.strip() or not pieces or pieces[0] != "Human":
+        return None
+    return [
+        {"role": TRANSCRIPT_SPEAKERS[speaker], "content": said.strip()}
+        for speaker, said in zip(pieces[::2], pieces[1::2], strict=True)
+    ]
+
+
+def read_dialogue(turns: list[Any], row: Fields, max_chars: int) -> list[Any]:
+    """Return the system message of a dialogue, or None, and then its messages, whose every text is one."""
+    style = style_of(turns)
+    system, turns, missed = split_system([joined(turn, style) for turn in turns], style, max_chars)
+    row.missed |= missed
+    found = [read_said(turn, style, row) for turn in turns]
+    return [system, *found]
+
+
+def read_said(turn: Any, style: str, row: Fields) -> Message:
+    """Return a turn that is nothing to learn from itself as a message; Unfit if its text is none."""
+    message, missed = read_turn(turn, style)
+    row.missed |= missed
+    if not isinstance(message["content"], str):
+        raise Unfit("text is not a string", type(message["content"]).__name__)
+    return {"role": message["role"], "content": message["content"]}
+
+
+def check_prompt(asked: list[Any], prompt: list[Message]) -> None:
+    """Raise Unfit if a prompt that stands beside two dialogues is not what they begin with."""
+    texts = [turn.get("content") for turn in asked if isinstance(turn, dict)]
+    texts = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+    known = {message["content"].strip() for message in prompt}
+    if texts and texts[-1] not in known:
+        raise Unfit("prompt is not that of chosen and rejected")
+
+
+def style_of(turns: list[Any]) -> str:
+    """Return how turns name speaker and text."""
+    return "sharegpt" if turns and isinstance(turns[0], dict) and "from" in turns[0] else "messages"
+
+
+def read_scores(row: Fields) -> list[Row]:
+    """Return the rewards that chosen and rejected came with: {"score": number}, or none."""
+    for names in (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score")):
+        scores = [row.get(name) for name in names]
+        if scores != [None, None]:
+            return [{"score": finite(score)} for score in scores]
+    return [{}, {}]
+
+
+def judged_pairs(row: Fields, settings: Settings) -> Opened:
     """Read {"instruction", "input"?, "output_1", "output_2", "preference": 1|2}, AlpacaEval's stored judgements."""
-    replies = [text_field(row, "output_1"), text_field(row, "output_2")]
-    preference = field(row, "preference")
-    if preference not in (1, 2):
-        raise Unfit("no preference for either answer", str(preference))
+    replies = [row.text("output_1"), row.text("output_2")]
+    preference = row.raw("preference")
+    if isinstance(preference, bool) or preference not in (1, 2):
+        raise Unfit("no preference for either answer", shown(preference))
     if replies[0] == replies[1]:
         raise Unfit("chosen equals rejected")
     if preference == 2:
         replies.reverse()
     asked, meta = read_instruction(row, settings)
     return Opened([asked], candidates=[{"content": text, "rewards": {}} for text in replies], meta=meta)
+
+
+def labelled(row: Fields, settings: Settings) -> Opened:
+    """Read a row of prompt and completion, messages, conversations or Alpaca's columns, and whether its reply is good.
+
+    That is true or false under `label` or `kto_tag` (Ethayarajh et al. 2024). It becomes the reward "label", 1 or 0, and
+    the candidate's rank, 0 or 1: answers of several rows to one prompt are ranked together when pairs are made.
+    """
+    label = label_of(row)
+    if label is None:
+        raise Unfit("no label", f"true or false under {' or '.join(LABELS)}")
+    shapes = {"completion": prompt_completion, "messages": messages, "conversations": sharegpt}
+    opened = next((read for key, read in shapes.items() if key in row), alpaca)(row, settings)
+    if not opened.turns:
+        raise Unfit("no reply")
+    reply = read_said(joined(opened.turns[-1], opened.style), opened.style, row)
+    if reply["role"] != "assistant":
+        raise Unfit("no reply", "the last turn is not the assistant's")
+    good = {"content": reply["content"], "rewards": {"label": float(label)}, "rank": int(not label)}
+    return opened._replace(turns=opened.turns[:-1], candidates=[good])
+
+
+def label_of(row: Fields) -> bool | None:
+    """Return what a row says of its answer, true or false; None if it has no such label."""
+    labels = [value for key in LABELS if isinstance(value := row.value.get(key), bool)]
+    if labels:
+        row.asked.update(LABELS)
+    return all(labels) if labels else None
 
 
 NO_REWARD = "reward is not a finite number"
@@ -328,14 +438,14 @@ def finite(value: Any) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise Unfit(NO_REWARD, str(value) if isinstance(value, str | float) else type(value).__name__)
+        raise Unfit(NO_REWARD, shown(value))
     return number
 
 
 def plain(value: Any) -> Any:
     """Return what a source says about a row as strict JSON: null for NaN, no text that UTF-8 cannot hold."""
     try:
-        text = json.dumps(value, ensure_ascii=False)
+        text = json.dumps(value, ensure_ascii=False, default=str)  # a table's dates
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise Unfit("lone surrogate", f"at character {error.start} of the row's metadata") from None
@@ -347,51 +457,53 @@ def plain(value: Any) -> Any:
 # --- rows of several conversations -----------------------------------------------------------------------------------
 
 
-def super_ni_parts(row: Row) -> list[Row]:
+def super_ni_parts(row: Fields) -> list[Row]:
     """Return the instances of a task file of Super-NaturalInstructions, each with the task's definition.
 
     Of several right answers the first one is taken. A row that is an instance already is its own only part.
     """
     if "Instances" not in row:
-        return [row]
-    definition = field(row, "Definition")
+        return [row.value]
+    definition = row.raw("Definition")
     if isinstance(definition, list) and definition:
         definition = definition[0]
     parts = []
-    for instance in list_field(row, "Instances"):
-        given = instance if isinstance(instance, dict) else {}
+    for instance in row.list("Instances"):
+        given = row.within(instance if isinstance(instance, dict) else {}, "Instances")
         answers = given.get("output")
         parts.append({"definition": definition})
         if "input" in given:
-            parts[-1]["inputs"] = given["input"]
+            parts[-1]["inputs"] = given.raw("input")
         if answers:
             parts[-1]["targets"] = answers[0] if isinstance(answers, list) else answers
     return parts
 
 
-def unnatural_instructions_parts(row: Row) -> list[Row]:
+def unnatural_instructions_parts(row: Fields) -> list[Row]:
     """Return the instances of an Unnatural Instructions row as Alpaca rows, its constraints under the instruction."""
     parts = []
-    for instance in list_field(row, "instances"):
-        given = instance if isinstance(instance, dict) else {}
-        instruction, constraints = text_field(row, "instruction"), given.get("constraints")
-        if isinstance(constraints, str) and constraints.strip().lower() not in ("", "none", "none."):
+    for instance in row.list("instances"):
+        given = row.within(instance if isinstance(instance, dict) else {}, "instances")
+        instruction, constraints = row.text("instruction"), given.get("constraints")
+        if isinstance(constraints, str) and constraints.strip().lower() not in ("none", "none."):
             instruction = f"{instruction}\n{constraints}"
-        shared = {key: given[key] for key in ("input", "output") if key in given}
+        shared = {key: given.raw(key) for key in ("input", "output") if key in given}
         parts.append({"instruction": instruction} | shared)
     return parts
 
 
-def oasst1_parts(row: Row) -> list[Row]:
+def oasst1_parts(row: Fields) -> list[Row]:
     """Return every path from the root of an OpenAssistant tree to a leaf, depth first; deleted messages are no part."""
-    paths, open_ends = [], [[object_field(row, "prompt")]]
+    paths, open_ends = [], [([], row.object("prompt").value)]
+    row.inner.clear()  # the keys of a message are told where its path is read
     while open_ends:
-        path = open_ends.pop()
-        replies = path[-1].get("replies") or []
+        before, message = open_ends.pop()
+        replies = message.get("replies") or []
         if not isinstance(replies, list) or not all(isinstance(reply, dict) for reply in replies):
             raise Unfit("replies are not a list of messages")
+        path = [*before, {key: value for key, value in message.items() if key not in ("replies", "deleted")}]
         alive = [reply for reply in replies if not reply.get("deleted")]
-        open_ends += [[*path, reply] for reply in reversed(alive)]
+        open_ends += [(path, reply) for reply in reversed(alive)]
         if not alive:
             paths.append({"path": path})
     return paths
@@ -399,7 +511,7 @@ def oasst1_parts(row: Row) -> list[Row]:
 
 # --- all of them -----------------------------------------------------------------------------------------------------
 
-FORMATS: dict[str, Callable[[Row, Settings], Opened]] = {
+FORMATS: dict[str, Callable[[Fields, Settings], Opened]] = {
     "tutorbot": tutorbot,
     "tutorbot_pairs": tutorbot,
     "messages": messages,
@@ -421,12 +533,17 @@ FORMATS: dict[str, Callable[[Row, Settings], Opened]] = {
     "science": science,
     "hh": hh,
     "rewarded": rewarded,
-    "alpaca_preferences": alpaca_preferences,
-    "sharegpt_preferences": sharegpt_preferences,
+    "preferences": preferences,
+    "alpaca_preferences": preferences,
+    "sharegpt_preferences": preferences,
     "judged_pairs": judged_pairs,
+    "labelled": labelled,
 }
-RANKED = ("hh", "rewarded", "alpaca_preferences", "sharegpt_preferences", "judged_pairs")
-PARTS: dict[str, Callable[[Row], list[Row]]] = {
+RANKED = (
+    *("hh", "rewarded", "preferences", "alpaca_preferences", "sharegpt_preferences"),
+    *("judged_pairs", "labelled"),
+)
+PARTS: dict[str, Callable[[Fields], list[Row]]] = {
     "super_ni": super_ni_parts,
     "unnatural_instructions": unnatural_instructions_parts,
     "oasst1": oasst1_parts,
@@ -437,22 +554,52 @@ def split_row(row: RawRow, schema: str) -> list[RawRow]:
     """Return a raw row's conversations as rows of their own; of most formats a row is its own only part."""
     if row.fault or not isinstance(row.value, dict) or schema not in PARTS:
         return [row]
+    fields = Fields(row.value)
     try:
-        parts = PARTS[schema](row.value)
+        parts = PARTS[schema](fields)
     except Unfit as unfit:
         return [row._replace(fault=unfit.fault)]
     if not parts:
         return [row._replace(fault=Fault("no conversation in the row"))]
-    return [row._replace(value=part) for part in parts]
+    whole = parts[0] is row.value
+    return [row] if whole else [row._replace(value=part, unread=fields.unread) for part in parts]
 
 
 def open_row(row: RawRow, settings: Settings) -> tuple[Opened, Fault | None]:
-    """Return what a row holds, and what is wrong with the row as a whole."""
+    """Return what a row holds, and what is wrong with the row as a whole.
+
+    A ranked row's prompt comes as messages; the turns of others are read one by one in `read_turns`, as they may be cut.
+    """
     if row.fault:
         return Opened([]), row.fault
     if not isinstance(row.value, dict):
         return Opened([]), Fault("row is not an object", type(row.value).__name__)
+    fields = Fields(row.value)
+    turns: list[Any] = []
     try:
-        return FORMATS[settings["schema"]](row.value, settings), None
+        opened = FORMATS[settings["schema"]](fields, settings)
+        turns = [joined(turn, opened.style) for turn in opened.turns]
+        in_front, rest, missed = split_system(turns, opened.style, settings["max_chars"])
+        system = same_system(system_text(opened.system, settings["max_chars"]), in_front)
+        opened = opened._replace(turns=rest, system=system, meta=plain(opened.meta or {}))
+        if opened.candidates is not None:
+            said = [read_said(turn, opened.style, fields) for turn in rest]
+            opened = opened._replace(turns=said, style="messages")
+        elif label_of(fields) is False:
+            raise Unfit("labelled as a bad answer", "the schema labelled reads good and bad ones")
+        return opened._replace(unread=fields.unread | missed | row.unread), None
     except Unfit as unfit:
-        return Opened([]), unfit.fault
+        return Opened(turns), unfit.fault
+
+
+def joined(turn: Any, style: str) -> Any:
+    """Return a turn whose text, if it came in parts, is one."""
+    key = ROLES[style][1]
+    return turn | {key: joined_text(turn[key])} if isinstance(turn, dict) and key in turn else turn
+
+
+def same_system(one: str | None, other: str | None) -> str | None:
+    """Return a row's system message, which may stand in a column or before the first turn; Unfit if in both, unlike."""
+    if holds(one) and holds(other) and one != other:
+        raise Unfit("two system messages")
+    return one if holds(one) else other

@@ -7,6 +7,10 @@ from typing import Any
 from workflow_scripts.clean.reading import Fault
 
 DETAIL_CHARS = 200
+KEYS_NAMED = 40  # a source may give every row keys of its own
+
+
+UNREAD = "key not read: "
 
 
 class Ledger:
@@ -17,12 +21,21 @@ class Ledger:
         self.rows_read: Counter[str] = Counter()
         self.turns_read: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
+        self.unread: Counter[str] = Counter()  # key nobody read: in how many rows that are kept so far
 
     def reject(self, place: dict[str, Any], level: str, fault: Fault, turns: int) -> None:
         """Record a rejected row, or the turns a conversation was cut by, with how many turns went with it."""
         detail = fault.detail.encode("utf-8", "backslashreplace").decode()[:DETAIL_CHARS]
         found = {"level": level, "reason": fault.reason, "detail": detail, "turns": turns}
         self.rejected.append({**place, **found})
+
+    def told_notes(self) -> dict[str, int]:
+        """Return all notes by how many turns, rows or addresses they tell of, those of unread keys by rows."""
+        named = sorted(self.unread.items(), key=lambda item: (-item[1], item[0]))
+        notes = self.notes + Counter({f"{UNREAD}{key}": count for key, count in named[:KEYS_NAMED]})
+        if len(named) > KEYS_NAMED:
+            notes[f"{UNREAD}{len(named) - KEYS_NAMED} others"] = max(count for _, count in named[KEYS_NAMED:])
+        return {note: count for note, count in notes.items() if count}
 
     def balance(self, kept: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return the counts per file, asserting that kept + rejected = read for rows and for turns."""
@@ -49,3 +62,37 @@ def count_reasons(rejected: Iterable[dict[str, Any]]) -> dict[str, dict[str, int
         count["entries"] += 1
         count["turns"] += entry["turns"]
     return reasons
+
+
+def tell(counts: dict[str, Any], rejected: dict[str, dict[str, int]], notes: dict[str, int]) -> list[str]:
+    """Return the account in lines for the console: rows and turns with what they were rejected for, and the notes."""
+    whole = {
+        unit: {
+            name: sum(file[unit][name] for file in counts.values()) for name in ("read", "kept", "rejected")
+        }
+        for unit in ("rows", "turns")
+    }
+    lines = []
+    for unit, level in (("rows", "row: "), ("turns", "turn: ")):
+        count = whole[unit]
+        line = f"{unit}: {count['read']} read, {count['kept']} kept, {count['rejected']} rejected"
+        reasons = sorted(
+            (-found["entries"], reason.removeprefix(level))
+            for reason, found in rejected.items()
+            if reason.startswith(level)
+        )
+        if reasons:
+            line += ", " if unit == "rows" else "; conversations cut: "
+            line += ", ".join(f"{reason} ({-count})" for count, reason in reasons)
+        lines.append(line)
+    keys = [
+        f"{note.removeprefix(UNREAD)} (in {count} row{'s' * (count > 1)})"
+        for note, count in notes.items()
+        if note.startswith(UNREAD)
+    ]
+    others = [f"{note} ({count})" for note, count in notes.items() if not note.startswith(UNREAD)]
+    return [
+        *lines,
+        *([f"keys not read: {', '.join(keys)}"] if keys else []),
+        *([f"notes: {', '.join(others)}"] if others else []),
+    ]

@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from typing import Any, NamedTuple
 
+from workflow_scripts.clean.fields import Fields, Unfit, holds, shown
 from workflow_scripts.clean.reading import Fault
 from workflow_scripts.common.tutor_reply import (
     ACTION,
@@ -29,18 +30,38 @@ ROLES = {
     "oasst1": ("role", "text", {"prompter": "user", "assistant": "assistant"}),
 }
 
+SYSTEM_ROLES = ("system", "developer")
+# What a turn is that calls a tool or answers for one, by its speaker, by a key that says something, by a part of its text.
+TOOL_ROLES = (
+    *(
+        "tool",
+        "tool_call",
+        "tool_calls",
+        "tool_response",
+        "tool_result",
+        "tool-response",
+        "observation",
+        "ipython",
+    ),
+    *("function", "function_call", "function_response", "function-call", "function-response"),
+)
+TOOL_KEYS = ("tool_calls", "tool_call", "function_call", "tool_call_id", "tool_responses")
+TOOL_PARTS = ("tool_use", "tool_result", "tool_call", "function_call", "tool_calls", "tool")
+TOOLS = "calls a tool"
+
 # The altered reply gives the solution where the original left the work to the student.
 PAIRED_ACTIONS = {("1", "2"), ("4", "5")}
 
-Message = dict[str, str]
+Message = dict[str, Any]  # {"role", "content"}, and "learn": False where the message is context alone
 
 
 class Turns(NamedTuple):
-    """The good messages from the start of a conversation, and what stopped the reading."""
+    """The good messages from the start of a conversation, what stopped the reading, and the keys nobody read."""
 
     messages: list[Message]
     fault: Fault | None
     notes: Counter
+    unread: frozenset[str]
 
 
 def check_text(text: Any, max_chars: int) -> Fault | None:
@@ -60,38 +81,102 @@ def check_text(text: Any, max_chars: int) -> Fault | None:
 
 def read_turns(turns: list, style: str, settings: dict[str, Any]) -> Turns:
     """Return a conversation's messages up to its first unusable turn, tutor replies cleaned."""
-    role_key, text_key, names = ROLES[style]
     messages: list[Message] = []
     notes: Counter = Counter()
+    unread: frozenset[str] = frozenset()
     for place, turn in enumerate(turns):
         expected = ("user", "assistant")[place % 2]
-        fault = _check_turn(turn, role_key, text_key, names, expected, settings["max_chars"])
+        try:
+            message, missed = read_turn(turn, style)
+        except Unfit as unfit:
+            return Turns(messages, unfit.fault, notes, unread)
+        fault = check_text(message["content"], settings["max_chars"])
+        if message["role"] != expected:
+            fault = Fault("roles do not alternate", f"{message['role']} where the {expected} speaks")
+        if style == "tutorbot" and expected == "assistant" and not fault:
+            message["content"], fault, replaced = clean_reply(message["content"], settings)
+            if not fault:
+                notes.update(replaced)
         if fault:
-            return Turns(messages, fault, notes)
-        text = turn[text_key]
-        if style == "tutorbot" and expected == "assistant":
-            text, fault, replaced = clean_reply(text, settings)
-            if fault:
-                return Turns(messages, fault, notes)
-            notes.update(replaced)
-        messages.append({"role": expected, "content": text})
-    return Turns(messages, None, notes)
+            return Turns(messages, fault, notes, unread)
+        messages.append(message)
+        unread |= missed
+    return Turns(messages, None, notes, unread)
 
 
-def _check_turn(
-    turn: Any, role_key: str, text_key: str, names: dict[str, str], expected: str, max_chars: int
-) -> Fault | None:
+def read_turn(turn: Any, style: str) -> tuple[Message, frozenset[str]]:
+    """Return a raw turn as a message, its text not yet checked, and which of its keys nobody read.
+
+    Raises Unfit if it is none; with the reason TOOLS if it calls a tool or is what one returned, for a conversation
+    without its calls is another one.
+    """
     if not isinstance(turn, dict):
-        return Fault("turn is not an object", type(turn).__name__)
-    for key in (role_key, text_key):
-        if key not in turn:
-            return Fault(f"missing field '{key}'")
-    role = turn[role_key]
+        raise Unfit("turn is not an object", type(turn).__name__)
+    role_key, text_key, names = ROLES[style]
+    fields = Fields(turn, "turn")
+    if tool := tool_of(turn, role_key, text_key):
+        raise Unfit(TOOLS, tool)
+    role, text = fields.raw(role_key), fields.raw(text_key)
     if not isinstance(role, str) or role not in names:
-        return Fault("unknown role", str(role))
-    if names[role] != expected:
-        return Fault("roles do not alternate", f"{role} where the {expected} speaks")
-    return check_text(turn[text_key], max_chars)
+        raise Unfit("unknown role", shown(role))
+    message = {"role": names[role], "content": text} | ({} if is_learned(fields) else {"learn": False})
+    return message, fields.unread
+
+
+def tool_of(turn: dict[str, Any], role_key: str, text_key: str) -> str:
+    """Return what in a turn calls a tool or answers for one, or an empty text."""
+    role, text = turn.get(role_key), turn.get(text_key)
+    if role in TOOL_ROLES:
+        return f"a turn of '{role}'"
+    if found := [key for key in TOOL_KEYS if holds(turn.get(key))]:
+        return f"'{found[0]}' of a turn"
+    parts = [part.get("type") for part in text if isinstance(part, dict)] if isinstance(text, list) else []
+    return "a part of a turn's text" if any(kind in TOOL_PARTS for kind in parts) else ""
+
+
+def is_learned(fields: Fields) -> bool:
+    """Tell whether a turn is to be learned: `weight` 0, or `train`, `training` or `loss` false, say that it is not.
+
+    Raises Unfit for a weight between, which no objective here can give a turn.
+    """
+    weight = fields.get("weight")
+    if weight is not None and weight not in (0, 1):
+        raise Unfit("weight is neither 0 nor 1", shown(weight))
+    asked = [key for key in ("train", "training", "loss") if isinstance(fields.value.get(key), bool)]
+    return all([weight != 0, *(fields.raw(key) for key in asked)])
+
+
+def joined_text(text: Any) -> Any:
+    """Return a text that came as a list of parts of type text as one text; anything else as it is."""
+    if not isinstance(text, list) or not text:
+        return text
+    parts = [
+        part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in text
+    ]
+    return "".join(parts) if all(isinstance(part, str) for part in parts) else text
+
+
+def split_system(turns: list, style: str, max_chars: int) -> tuple[str | None, list, frozenset[str]]:
+    """Return the system message that a conversation opens on, the turns after it, and its keys that nobody read.
+
+    One that says nothing is none. Raises Unfit if it is no usable text.
+    """
+    role_key, text_key, _ = ROLES[style]
+    if not (turns and isinstance(turns[0], dict) and turns[0].get(role_key) in SYSTEM_ROLES):
+        return None, turns, frozenset()
+    fields = Fields(turns[0], "turn")
+    fields.raw(role_key)
+    is_learned(fields)
+    return system_text(fields.get(text_key), max_chars), turns[1:], fields.unread
+
+
+def system_text(text: Any, max_chars: int) -> str | None:
+    """Return a system message; None if it says nothing; Unfit if it is no usable text."""
+    if not holds(text):
+        return None
+    if fault := check_text(text, max_chars):
+        raise Unfit(*fault)
+    return text
 
 
 def check_ranked(

@@ -354,9 +354,11 @@ SCHEMAS = Literal[
     "science",
     "hh",
     "rewarded",
+    "preferences",
     "alpaca_preferences",
     "sharegpt_preferences",
     "judged_pairs",
+    "labelled",
 ]
 
 
@@ -368,7 +370,7 @@ class Dataset(Strict):
     files: list[FileName] = Field(min_length=1)
     """Which of the source's files, in order."""
     data_schema: SCHEMAS = Field(alias="schema")
-    """How a row is written. hh, rewarded, judged_pairs and …_preferences rows bring ranked answers, some with rewards."""
+    """How a row is written (docs/data.md). hh, rewarded, judged_pairs, labelled and …preferences rows bring ranked answers."""
     system_prompt: str | None = None
     """The system message of every conversation; null: tutorbot rows have none, others keep their own."""
     drop_fields: list[str] = []
@@ -376,7 +378,7 @@ class Dataset(Strict):
     replace_na: dict[str, str] = {}
     """tutorbot: field: the label that stands for N/A."""
     truncate_at_unparsable: bool = True
-    """Cut a conversation before its first unusable turn; false: reject the conversation."""
+    """Cut a conversation before its first unusable turn; false: reject it. One that calls a tool is always rejected."""
     min_messages: Count = 2
     """Shorter conversations are rejected (counted without the system message)."""
     max_chars: Count = 200_000
@@ -522,10 +524,10 @@ class RuleReward(Strict):
 
 
 class GivenReward(Strict):
-    """A reward that the rows of the dataset came with (schemas hh and rewarded)."""
+    """A reward that the rows of the dataset came with (schemas hh, rewarded, labelled, and preferences with scores)."""
 
     given: str
-    """Its name in the rows."""
+    """Its name in the rows; of labelled rows label (1 for a good answer, 0 for a bad one), of preferences score."""
     weight: float = 1.0
     """Its weight in final_reward."""
     squash: Literal["sigmoid", "none"] = "none"
@@ -638,7 +640,7 @@ class Pairs(Sampling, PromptAndReply):
 
 
 class RankedPairs(PromptAndReply):
-    """Preference pairs from answers that came ranked (schemas hh, judged_pairs and …_preferences), or that rewards rank."""
+    """Preference pairs from answers that came ranked (schemas hh, judged_pairs and …preferences), or that rewards rank."""
 
     annotation: str
     """The annotation of the dataset whose answers they are."""
@@ -647,7 +649,7 @@ class RankedPairs(PromptAndReply):
     validation: str | None = None
     """The split that is only validated on."""
     by: Literal["rank", "reward"] = "rank"
-    """rank: the order the answers came in; reward: that of final_reward."""
+    """rank: the order the answers came in; reward: that of final_reward (labelled answers have no other)."""
 
 
 def pairs_kind(value: Any) -> str:

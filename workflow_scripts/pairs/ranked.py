@@ -15,13 +15,19 @@ from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifes
 
 
 def rank_answers(rows: list[dict], by: str, split: str) -> tuple[list[dict], list[dict]]:
-    """Return (ranked rows, rejected answers) of annotated rows; the answers of one prompt share what precedes "#".
+    """Return (ranked rows, rejected answers) of annotated rows.
 
-    `by` is "rank" (the order they came in) or "reward" (final_reward, falling; equal rewards keep their rank).
+    The answers of one prompt share what precedes "#" in their ids; those that came in a row each (schema `labelled`)
+    share meta["prompt"]. `by` is "rank" (the order they came in) or "reward" (final_reward, falling; equal rewards keep
+    their rank). Raises PlumblineError for a reward that is not finite, and for labelled answers by rank.
     """
+    if by == "rank" and any("prompt" in row["meta"] for row in rows):
+        raise PlumblineError(
+            "answers labelled good or bad came in no order: give by: reward, and an annotation of labels"
+        )
     prompts: dict[str, list[dict]] = {}
     for row in rows:
-        prompts.setdefault(row["id"].rpartition("#")[0], []).append(row)
+        prompts.setdefault(row["meta"].get("prompt") or row["id"].rpartition("#")[0], []).append(row)
     ranked, rejected = [], []
     for prompt, answers in prompts.items():
         distinct: dict[str, dict] = {}

@@ -1,0 +1,292 @@
+"""Two thousand hostile rows, the same every time: cleaning keeps them, counts them, or says what is wrong."""
+
+import json
+import random
+
+import pytest
+
+from workflow_scripts.clean import clean, formats
+from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.files import read_json, read_jsonl
+
+EACH = 80  # mutants of a schema: 2 080 in all
+ROWS = 8  # in a file
+FIELDS = (
+    "Evaluation of Student Response",
+    "Action Based on Evaluation",
+    "Subproblem State",
+    "Subproblem",
+    "Tutorbot",
+)
+REPLY = json.dumps(dict(zip(FIELDS, ("g", "12", "w", "What?", "Say more."), strict=True)))
+
+FIRST, SECOND = (REPLY.replace('"12"', f'"{action}"') for action in "12")
+
+
+def talk(*texts, role="role", text="content", names=("user", "assistant")):
+    return [{role: names[place % 2], text: words} for place, words in enumerate(texts)]
+
+
+def shared(*texts):
+    return talk(*texts, role="from", text="value", names=("human", "gpt"))
+
+
+ALPACA = {
+    "instruction": "Why?",
+    "input": "it",
+    "output": "So.",
+    "system": "Be.",
+    "history": [["Hm?", "Well."]],
+}
+HH = {"prefix": [["<|prompter|>Why?", "<|assistant|>"]] * 2, "suffix": ["Yes.", "No."], "reward": [1.5, -0.5]}
+TREE = {"role": "prompter", "text": "Why?", "replies": [{"role": "assistant", "text": "So.", "replies": []}]}
+GOOD = {
+    "tutorbot": [{"conversations": shared("Student: Q. Why?", REPLY, "Hm.", REPLY)}],
+    "tutorbot_pairs": [
+        {"conversations": [*shared("Student: Q. Why?", REPLY, "Hm.", FIRST), shared("", SECOND)[1]]}
+    ],
+    "messages": [{"messages": [{"role": "system", "content": "Be."}, *talk("Why?", "So.", "And?", "Then.")]}],
+    "prompt_completion": [
+        {"prompt": "Why?", "completion": "So."},
+        {"prompt": talk("Why?"), "completion": "So."},
+    ],
+    "super_ni": [{"Definition": ["Add."], "Instances": [{"input": "1", "output": ["2"]}]}],
+    "cot": [{"inputs": "Why?", "targets": "So."}],
+    "flan_v2": [{"inputs": "Why?", "targets": "So."}],
+    "dolly": [{"instruction": "Why?", "context": "it", "response": "So."}],
+    "self_instruct": [ALPACA],
+    "unnatural_instructions": [
+        {"instruction": "Add.", "instances": [{"input": "1", "constraints": "In words.", "output": "two"}]}
+    ],
+    "alpaca": [ALPACA],
+    "sharegpt": [{"conversations": shared("Why?", "So."), "system": "Be."}],
+    "baize": [{"input": "[|Human|] Why? [|AI|] So. [|Human|]"}],
+    "oasst1": [{"message_tree_id": "t", "prompt": TREE}],
+    "lima": [{"conversations": ["Why?", "So."]}],
+    "wizardlm": [ALPACA, {"conversations": shared("Why?", "So.")}],
+    "open_orca": [{"system_prompt": "Be.", "question": "Why?", "response": "So."}],
+    "hard_coded": [{"Prompt": "Why?", "Output": "So."}],
+    "science": [{"input": "Why?", "output": "So.", "dataset": "d"}],
+    "hh": [HH],
+    "rewarded": [
+        {
+            "prompt_or_input_text": "Knowledge: k<|endoftext|>Why?<|endoftext|>",
+            "references": "So.<|endoftext|>",
+            "meta_data": {"a": 1},
+            "reward_components": {"depth": 0.5},
+        }
+    ],
+    "preferences": [
+        {"prompt": "Why?", "chosen": "So.", "rejected": "No."},
+        {
+            "prompt": talk("Why?"),
+            "chosen": talk("Why?", "So."),
+            "rejected": talk("Why?", "No."),
+            "score_chosen": 8.0,
+            "score_rejected": 3,
+        },
+        {"chosen": "\n\nHuman: Why?\n\nAssistant: So.", "rejected": "\n\nHuman: Why?\n\nAssistant: No."},
+    ],
+    "alpaca_preferences": [ALPACA | {"chosen": "So.", "rejected": "No."}],
+    "sharegpt_preferences": [
+        {"conversations": shared("Why?"), "chosen": shared("", "So.")[1], "rejected": shared("", "No.")[1]}
+    ],
+    "judged_pairs": [{"instruction": "Why?", "output_1": "So.", "output_2": "No.", "preference": 1}],
+    "labelled": [{"prompt": "Why?", "completion": "So.", "label": True}, ALPACA | {"kto_tag": False}],
+}
+
+
+def deep(depth, kind=list):
+    value = "end"
+    for _ in range(depth):
+        value = [value] if kind is list else {"a": value}
+    return value
+
+
+HOSTILE = [
+    *(None, True, False, 0, 1, -1, 2, 0.5, 1e308, -0.0, 10**4200, float("nan"), float("inf"), -float("inf")),
+    *(
+        "",
+        " ",
+        "\n",
+        "text",
+        "\x00",
+        "\ud800",
+        "\udfff\ud800",
+        "\ufeff",
+        "\u2028",
+        "é" * 10,
+        "x" * 6000,
+        "[" * 4000,
+    ),
+    *(
+        [],
+        {},
+        [[]],
+        [None],
+        [1, "a"],
+        {"a": []},
+        {"": 1},
+        {"\ud800": 1},
+        {"\x00": {"b": 1}},
+        {"role": "user"},
+    ),
+    *(
+        deep(30),
+        deep(400),
+        deep(400, dict),
+        [deep(50)] * 3,
+        ["a"] * 300,
+        {str(key): key for key in range(100)},
+    ),
+    *(
+        [{"type": "text", "text": "Why?"}],
+        [{"type": "tool_use"}],
+        [{"type": "text", "text": 3}],
+        [{"type": []}],
+    ),
+    *({"from": "gpt", "value": []}, {"role": [], "content": {}}, {"role": "tool", "content": "4"}),
+    *(
+        [{"role": "system", "content": ""}],
+        {"from": {}, "value": None},
+        "\n\nHuman: a\n\nAssistant:",
+        "<|prompter|>",
+    ),
+]
+KEYS = (
+    "system",
+    "history",
+    "weight",
+    "train",
+    "tool_calls",
+    "function_call",
+    "label",
+    "kto_tag",
+    "id",
+    "idx",
+    "output",
+)
+KEYS += (
+    "conversations",
+    "messages",
+    "prompt",
+    "chosen",
+    "rejected",
+    "score_chosen",
+    "sft_index",
+    "meta",
+    "\ud800",
+    "",
+)
+
+
+def again(value):
+    return json.loads(json.dumps(value))
+
+
+def places(value):
+    """Return every container within a value with each of its keys."""
+    found, within = [], [value]
+    while within:
+        holder = within.pop()
+        for key in list(holder) if isinstance(holder, dict) else range(len(holder)):
+            found.append((holder, key))
+            if isinstance(holder[key], dict | list):
+                within.append(holder[key])
+    return found
+
+
+def mutant(row, rng):
+    """Return a row with one to three of its places replaced, taken out, doubled, or given a neighbour."""
+    row = again(row)
+    for _ in range(rng.randint(1, 3)):
+        spots = places(row)[:60]  # what was put in may be changed next, but not for ever
+        if not spots:
+            break
+        holder, key = rng.choice(spots)
+        act = rng.choice(["replace", "replace", "replace", "drop", "double", "add"])
+        other = again(holder[key] if act == "double" else rng.choice(HOSTILE))
+        if act == "replace":
+            holder[key] = other
+        elif act == "drop":
+            del holder[key]
+        elif isinstance(holder, list):
+            holder.insert(key, other)
+        else:
+            holder[rng.choice(KEYS)] = other
+    return row
+
+
+def line_of(row, rng):
+    """Return a row as a line; of some, one that is broken, ends early, says a key twice or has no end of brackets."""
+    line = json.dumps(row, ensure_ascii=rng.random() < 0.9)
+    kind = rng.random()
+    if kind < 0.03:
+        return line[: rng.randrange(1, len(line))]
+    if kind < 0.06 and row:
+        return f"{{{json.dumps(rng.choice(list(row)))}: 1, {line[1:]}"
+    if kind < 0.08:
+        return f'{{"conversations": {"[" * 100_000}'
+    return json.dumps(rng.choice(HOSTILE)) if kind < 0.1 else line
+
+
+RULES = [
+    {},
+    {"url_token": "<url>", "reject_phrases": ["İ"], "max_words": 50},
+    {"truncate_at_unparsable": False, "group_by": "conversation", "reject_colon": True},
+    {
+        "group_by": "question",
+        "system_prompt": "Sys.",
+        "subset": {"rows": 5, "by": "length_ratio", "ratio": 1.0},
+    },
+]
+
+
+@pytest.mark.parametrize("schema", formats.FORMATS)
+def test_no_row_however_hostile_is_lost_or_ends_in_a_traceback(tmp_path, schema):
+    rng = random.Random(f"11 {schema}")
+    total = 0
+    for number in range(EACH // ROWS):
+        rows = [mutant(rng.choice(GOOD[schema]), rng) for _ in range(ROWS)]
+        as_lines = rng.random() < 0.7
+        lines = [line_of(row, rng) for row in rows] if as_lines else [json.dumps(rows)]
+        # The one good row lets the file be more than an error.
+        text = "\n".join([*lines, json.dumps(GOOD[schema][0])]) if as_lines else lines[0]
+        raw = tmp_path / f"{number}.json"
+        raw.write_bytes(text.encode("utf-8", "surrogatepass"))
+        rules = clean.DEFAULTS | {"schema": schema, "max_chars": 20_000} | rng.choice(RULES)
+        total += len(rows)
+        try:
+            clean.clean_files([str(raw)], rules, str(tmp_path / "clean"), str(tmp_path / "manifest.json"))
+        except PlumblineError as error:
+            assert str(error)
+            continue
+        manifest = read_json(tmp_path / "manifest.json")
+        (counts,) = manifest["counts"].values()
+        found = {path.stem: read_jsonl(path) for path in (tmp_path / "clean").glob("*.jsonl")}
+        dropped = [entry for entry in found.pop("rejected") if entry["level"] == "row"]
+        kept = [row for rows in found.values() for row in rows]
+        assert counts["rows"] == {
+            "read": len(kept) + len(dropped),
+            "kept": len(kept),
+            "rejected": len(dropped),
+        }
+        assert counts["rows"]["read"] >= (len(lines) if as_lines else len(rows))
+        for row in kept:
+            assert row["messages"] and all(isinstance(said["content"], str) for said in row["messages"])
+            assert all(isinstance(reply["content"], str) for reply in row.get("candidates", []))
+    assert total == EACH
+
+
+def test_the_mutants_are_two_thousand_of_every_schema_there_is():
+    assert set(GOOD) == set(formats.FORMATS) and len(GOOD) * EACH >= 2000
+
+
+@pytest.mark.parametrize("schema", formats.FORMATS)
+def test_a_good_row_of_every_schema_is_kept_with_every_key_read(tmp_path, schema):
+    for number, row in enumerate(GOOD[schema]):
+        raw = tmp_path / f"{number}.jsonl"
+        raw.write_text(json.dumps(row))
+        rules = clean.DEFAULTS | {"schema": schema}
+        clean.clean_files([str(raw)], rules, str(tmp_path / "clean"), str(tmp_path / "manifest.json"))
+        assert not [note for note in read_json(tmp_path / "manifest.json")["notes"] if note.startswith("key")]
