@@ -38,9 +38,13 @@ def unguarded(field: str) -> str:
 def csv_text(columns: list[str], rows: Iterable[Iterable[str]]) -> str:
     """Return a table as CSV with Unix line ends."""
     out = io.StringIO(newline="")
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(columns)
-    table.writerows(map(guarded, row) for row in rows)
+    plain = csv.writer(out, lineterminator="\n")
+    quoted = csv.writer(
+        out, lineterminator="\n", quoting=csv.QUOTE_ALL
+    )  # a bare \r ends the line for most readers
+    for row in (columns, *rows):
+        fields = [guarded(field) for field in row]
+        (quoted if any("\r" in field for field in fields) else plain).writerow(fields)
     return out.getvalue()
 
 
