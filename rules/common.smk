@@ -846,13 +846,8 @@ TRAINING_SETS = sorted(
 
 
 def searched(benchmark):
-    """Tell whether a benchmark's items are looked for in the training sets: it must have texts of its own."""
-    part = STUDY.benchmarks[benchmark]
-    return bool(
-        STUDY.report.decontaminate
-        and TRAINING_SETS
-        and (part.kind in ANSWERED or part.kind == "lm_eval")
-    )
+    """Tell whether a benchmark's items are looked for in the training sets: whenever there are any."""
+    return bool(STUDY.report.decontaminate and TRAINING_SETS)
 
 
 def overlap_file(benchmark):
@@ -860,16 +855,22 @@ def overlap_file(benchmark):
 
 
 def items_file(wildcards):
-    """Return the file with the texts of a benchmark's items."""
-    if STUDY.benchmarks[wildcards.benchmark].kind in ANSWERED:
-        return f"{RESULTS}/prompts/{wildcards.benchmark}.jsonl"
-    return f"{RESULTS}/items/{wildcards.benchmark}.jsonl"
+    """Return the file with the texts of a benchmark's items: its prompts, its cleaned rows, or a list of them."""
+    name, part = wildcards.benchmark, STUDY.benchmarks[wildcards.benchmark]
+    if part.kind == "loss":
+        return clean_rows(part.dataset, part.split)
+    if part.kind == "pair_perplexity":
+        return clean_rows(name, "pairs")
+    folder = "prompts" if part.kind in ANSWERED else "items"
+    return f"{RESULTS}/{folder}/{name}.jsonl"
 
 
 def items_input(wildcards):
-    if STUDY.benchmarks[wildcards.benchmark].kind in ANSWERED:
-        return prompts_manifest(wildcards.benchmark)
-    return items_file(wildcards)
+    """Return what the texts of a benchmark's items are stale by."""
+    name, part = wildcards.benchmark, STUDY.benchmarks[wildcards.benchmark]
+    if part.kind in ("loss", "pair_perplexity"):
+        return f"{CLEAN}/{getattr(part, 'dataset', name)}/manifest.json"
+    return prompts_manifest(name) if part.kind in ANSWERED else items_file(wildcards)
 
 
 def training_flags(wildcards):

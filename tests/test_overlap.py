@@ -4,12 +4,13 @@ import json
 import random
 import re
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from workflow_scripts.clean import overlap
-from workflow_scripts.clean.overlap import find_overlap, item_text, read_items, row_text, words_of
+from workflow_scripts.clean.overlap import Item, find_overlap, read_item, read_items, read_row, words_of
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import write_jsonl
 
@@ -27,8 +28,9 @@ def write(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def overlap_of(folder: Path, items: dict[str, str], rows: list[dict], **settings) -> dict[str, dict]:
+def overlap_of(folder: Path, items: dict[str, str | Item], rows: list[dict], **settings) -> dict[str, dict]:
     training = {"set": [write(folder / "rows.jsonl", rows)]}
+    items = {name: item if isinstance(item, Item) else Item(item) for name, item in items.items()}
     return find_overlap(items, training, **({"sizes": [13, 8]} | settings))["sets"]["set"]["items"]
 
 
@@ -65,7 +67,9 @@ def test_one_long_run_of_words_is_a_13_gram_and_little_of_the_item(tmp_path):
     words = SENTENCE.split()
     item = " ".join(["Before,", *words[:13], *(f"w{n}" for n in range(20))])
     found = overlap_of(tmp_path, {"q": item}, [conversation("x " + " ".join(words).upper(), "y")])
-    assert found == {"q": {"13": round(1 / 22, 6), "8": round(6 / 27, 6), "match": " ".join(words[:13])}}
+    assert found == {
+        "q": {"13": round(1 / 22, 6), "8": round(6 / 27, 6), "exact": "", "match": " ".join(words[:13])}
+    }
     assert overlap_of(tmp_path, {"q": item}, [conversation(" ".join(words[:7]), "y")]) == {}
 
 
@@ -77,7 +81,7 @@ def test_a_short_item_is_one_n_gram_if_it_is_long_enough_to_mean_something(tmp_p
         found = overlap_of(tmp_path, {"q": item}, rows)
         expected = {} if expected is None else {"q": {"13": expected[0], "8": expected[1]}}
         assert {name: {size: each[size] for size in ("13", "8")} for name, each in found.items()} == expected
-    counts = find_overlap({"four": "a b c d", "five": "a b c d e"}, {}, [13, 8])
+    counts = find_overlap({"four": Item("a b c d"), "five": Item("a b c d e")}, {}, [13, 8])
     assert counts == {"benchmark items": 2, "items without n-grams": {"13": 2, "8": 1}, "sets": {}}
 
 
@@ -103,7 +107,12 @@ def test_all_that_a_policy_reads_of_a_row_is_training_text(row, tmp_path):
 def test_two_rows_are_not_one_text(tmp_path):
     first, second = SENTENCE.split(" seven ")
     assert overlap_of(tmp_path, {"q": SENTENCE}, [conversation(first + " seven"), conversation(second)]) == {
-        "q": {"13": 0.0, "8": 0.125, "match": "eight nine ten eleven twelve thirteen fourteen fifteen"}
+        "q": {
+            "13": 0.0,
+            "8": 0.125,
+            "exact": "",
+            "match": "eight nine ten eleven twelve thirteen fourteen fifteen",
+        }
     }
 
 
@@ -132,19 +141,122 @@ def test_a_prompt_s_text_is_what_is_asked_and_expected_and_no_history():
         "followups": ["and then?"],
         "reference": ["gold", "more"],
     }
-    assert item_text(row, "x") == ("7", "question\ngold\nand then?\nmore")
-    assert item_text(row | {"reference": None}, "x") == ("7", "question\nand then?")
+    assert read_item(row, "x") == ("7", Item("question\ngold\nand then?\nmore", "", "g"))
+    assert read_item(row | {"reference": None}, "x") == ("7", Item("question\nand then?", "", "g"))
     code = {"id": "HumanEval/0", "text": "def f():", "followups": [], "reference": ["    return 1"]}
-    assert item_text(code, "x") == ("HumanEval/0", "def f():\n    return 1")
-    assert item_text({"item": "arc/3", "text": "Why?"}, "x") == ("arc/3", "Why?")
+    assert read_item(code, "x") == ("HumanEval/0", Item("def f():\n    return 1", "def f():"))
+    assert read_item({"item": "arc/3", "text": "Why?"}, "x") == ("arc/3", Item("Why?", "Why?"))
+    alone = row | {"messages": [messages[0], messages[3]]}
+    assert read_item(alone, "x")[1].question == "question"
+
+
+def test_the_items_of_a_loss_are_the_split_s_conversations(tmp_path):
+    row = conversation("What is it?", SENTENCE) | {"id": "1:row_3", "group": "what is it?"}
+    row["messages"].insert(0, {"role": "system", "content": "Be kind."})
+    assert read_item(row, "x") == ("1:row_3", Item(f"What is it?\n{SENTENCE}", "", "what is it?"))
+    pair = conversation("Why?") | {
+        "id": "1:a",
+        "group": "1:a",
+        "original": "A hint.",
+        "altered": "The answer.",
+    }
+    assert read_item(pair, "x") == ("1:a", Item("Why?\nA hint.\nThe answer."))
+    found = overlap_of(tmp_path, dict([read_item(row, "x")]), [row])
+    assert found["1:row_3"] == {"13": 1.0, "8": 1.0, "exact": "group", "match": "what is it one two three four five six seven eight nine ten"}  # fmt: skip
+
+
+# Common sentences, each of more than 13 characters of its script, and the words they are taken apart into.
+SPACELESS = {
+    "Chinese": "细胞是所有生物体结构和功能的基本单位",
+    "Japanese": "細胞はすべての生物の構造と機能の基本単位です",
+    "Thai": "เซลล์เป็นหน่วยพื้นฐานของสิ่งมีชีวิตทุกชนิด",
+    "Lao": "ຈຸລັງແມ່ນຫົວໜ່ວຍພື້ນຖານຂອງສິ່ງທີ່ມີຊີວິດ",
+    "Khmer": "កោសិកាគឺជាឯកតាមូលដ្ឋាននៃសារពាង្គកាយមានជីវិត",
+    "Burmese": "ဆဲလ်သည်သက်ရှိအားလုံး၏အခြေခံယူနစ်ဖြစ်သည်",
+}
+
+
+@pytest.mark.parametrize("language", SPACELESS)
+def test_text_without_spaces_is_found_as_text_with_spaces_is(language, tmp_path):
+    text = SPACELESS[language]
+    words = words_of(text)
+    assert "".join(words) == unicodedata.normalize("NFKC", text).replace("၏", "") and len(words) >= 13
+    found = overlap_of(tmp_path, {"q": text}, [conversation(f"GPT: {text}!", "ok")])
+    assert (found["q"]["13"], found["q"]["8"]) == (1.0, 1.0)
+    turned = "".join(reversed(words))
+    assert overlap_of(tmp_path, {"q": text}, [conversation(turned, "ok")]) == {}
+
+
+def test_a_short_question_without_spaces_is_no_n_gram_but_found_whole(tmp_path):
+    found = overlap_of(
+        tmp_path, {"q": Item("天空为什么", "天空为什么")}, [conversation("天空为什么？", "因为")]
+    )
+    assert found["q"] == {"13": 0.0, "8": 1.0, "exact": "whole", "match": "天 空 为 什 么"}
+    assert overlap_of(tmp_path, {"q": "天空"}, [conversation("天空为什么？", "因为")]) == {}
+
+
+def test_words_of_several_scripts_in_one_text_are_told_apart():
+    assert words_of("GPT4是什么? ＡＢＣ ﾃｽﾄ") == ["gpt4", "是", "什", "么", "abc", "テ", "ス", "ト"]
+    assert words_of("ที่นี่ 2 か\u3099") == ["ที่", "นี่", "2", "が"]
+    assert words_of("Gro\u0308ße 한국어 문장") == ["größe", "한국어", "문장"]
+
+
+def test_an_item_is_found_by_its_group_s_key_whatever_its_words(tmp_path):
+    row = conversation("What is ATP?", "A carrier.") | {"id": "2:row_9#1", "group": "what is atp?"}
+    item = {"id": "1:row_4#2", "group": "what is atp?", "followups": [], "reference": ["It stores energy."]}
+    item["messages"] = [
+        *conversation("What is ATP?", "Think.")["messages"],
+        {"role": "user", "content": "I do not know."},
+    ]
+    found = overlap_of(tmp_path, dict([read_item(item, "x")]), [row])
+    assert found == {"1:row_4#2": {"13": 0.0, "8": 0.0, "exact": "group", "match": "what is atp?"}}
+
+
+def test_groups_that_are_names_of_rows_are_no_keys(tmp_path):
+    row = conversation("Why?", "So.") | {"id": "1:row_0", "group": "1:row_0"}
+    item = {
+        "id": "1:row_0#0",
+        "group": "1:row_0",
+        "messages": [{"role": "user", "content": "Who?"}],
+        "followups": [],
+    }
+    assert overlap_of(tmp_path, dict([read_item(item, "x")]), [row]) == {}
+    question = {"id": "81", "group": "81", "text": "Write a poem.", "followups": []}
+    assert overlap_of(tmp_path, dict([read_item(question, "x")]), [row | {"id": "81#0", "group": "81"}]) == {}
+
+
+@pytest.mark.parametrize(
+    ("item", "row", "found"),
+    [
+        (Item("Why is it blue?\nScattering.", "Why is it blue?"), conversation("why is it BLUE", "No idea."), True),
+        (Item("Why is it blue?\nScattering."), conversation("Why is it blue?", "Scattering."), True),
+        (Item("Why is it blue?\nScattering."), conversation("Why is it blue?", "No idea."), False),
+        (Item("Blue why", "Blue why"), conversation("Why blue", "Blue: why is it?"), False),
+        (Item("Hi.\nYes.", ""), conversation("Hi.", candidates=[{"content": "No."}, {"content": "Yes."}]), True),
+        (Item("Hi.\nYes.", ""), conversation("Hi.", chosen="Yes.", rejected="No."), True),
+        (Item("a b c d", "a b c d"), conversation("x", "y", "a b c d", "z"), True),
+    ],
+)  # fmt: skip
+def test_an_item_too_short_for_n_grams_is_found_where_it_stands_whole(item, row, found, tmp_path):
+    expected = {"q": "whole"} if found else {}
+    assert {
+        name: each["exact"] for name, each in overlap_of(tmp_path, {"q": item}, [row]).items()
+    } == expected
+
+
+def test_a_question_that_many_items_ask_is_their_format(tmp_path):
+    items = {f"q{n}": Item(f"True or false?\nword{n}", "True or false?") for n in range(4)}
+    rows = [conversation("True or false?", "False.")]
+    assert len(overlap_of(tmp_path, items, rows, common=4)) == 4
+    assert overlap_of(tmp_path, items, rows, common=3) == {}
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: item_text({"id": "a"}, "p.jsonl:3"), "p.jsonl:3: an item needs"),
-        (lambda: row_text("{", "r.jsonl:2"), "r.jsonl:2: not JSON"),
-        (lambda: row_text('{"text": "a"}', "r.jsonl:2"), "r.jsonl:2: a training row needs 'messages'"),
+        (lambda: read_item({"id": "a"}, "p.jsonl:3"), "p.jsonl:3: an item needs"),
+        (lambda: read_row("{", "r.jsonl:2"), "r.jsonl:2: not JSON"),
+        (lambda: read_row('{"text": "a"}', "r.jsonl:2"), "r.jsonl:2: a training row needs 'messages'"),
     ],
 )
 def test_a_row_of_another_kind_is_named(call, message):
@@ -192,4 +304,4 @@ def test_a_problem_asked_at_several_temperatures_is_one_item(tmp_path):
         {"id": f"P/0@{t}", "group": "P/0", "text": "def f():", "reference": ["return 1"]} for t in (0.1, 0.7)
     ]
     write_jsonl(tmp_path / "prompts.jsonl", rows)
-    assert read_items([tmp_path / "prompts.jsonl"]) == {"P/0": "def f():\nreturn 1"}
+    assert read_items([tmp_path / "prompts.jsonl"]) == {"P/0": Item("def f():\nreturn 1", "def f():")}

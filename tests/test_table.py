@@ -271,7 +271,7 @@ def test_results_md_says_where_the_clean_value_is_another_and_where_nothing_is_c
     assert [(row["clean_n"], row["clean_value"]) for row in rows] == [("3", "1"), ("0", ""), ("6", "5")]
     text = (tmp_path / "results.md").read_text()
     assert "- `m.some`: all accuracy 1.000 instead of 5.000 (3 of 6 items)\n" in text
-    assert "with the training data of `m.everything`." in text
+    assert "the training data of `m.everything`." in text
     assert text.count("`m.none`") == 3  # the legend and two tables
 
 
@@ -279,16 +279,33 @@ def test_overlap_csv_lists_each_item_and_training_set_once(contaminated, tmp_pat
     build(tmp_path, contaminated)
     with open(tmp_path / "overlap.csv", newline="") as stream:
         rows = list(csv.reader(stream))
-    assert rows[0] == ["benchmark", "item", "training_set", "share13", "share8", "match"]
+    assert rows[0] == ["benchmark", "item", "training_set", "share13", "share8", "exact", "match"]
     assert sorted(rows[1:]) == sorted(
         [
-            ["toy", "a", "sft", "0.5", "0.7", "a long text"],
-            ["toy", "b", "sft", "0", "0.9", "its words"],
-            ["toy", "all/c", "pairs", "1", "0.2", "c"],
-            ["toy", "d", "pairs", "0.1", "0.1", "d"],
-            ["toy", "f", "unused", "1", "1", "f"],
+            ["toy", "a", "sft", "0.5", "0.7", "", "a long text"],
+            ["toy", "b", "sft", "0", "0.9", "", "its words"],
+            ["toy", "all/c", "pairs", "1", "0.2", "", "c"],
+            ["toy", "d", "pairs", "0.1", "0.1", "", "d"],
+            ["toy", "f", "unused", "1", "1", "", "f"],
         ]
     )
+
+
+def test_an_item_that_stands_exactly_in_a_training_set_is_clean_by_no_rule(tmp_path):
+    path = overlap_file(
+        tmp_path, sft={"a": (0.0, 0.0, "group"), "b": (0.0, 0.0, "whole"), "c": (0.0, 0.1, "")}
+    )
+    found = json.loads(Path(path).read_text())
+    for item in found["sets"]["sft"]["items"].values():
+        item["exact"], item["match"] = item["match"], "words"
+    Path(path).write_text(json.dumps(found))
+    index = [
+        write(tmp_path, "m.sft", [cell([1, 1, 0, 0], items=ITEMS[:4])], overlap=path, training_sets=["sft"])
+    ]
+    row = build(tmp_path, index)[0]
+    assert (row["clean_n"], row["clean_value"], row["clean8_n"]) == ("2", "0", "2")
+    with open(tmp_path / "overlap.csv", newline="") as stream:
+        assert [line["exact"] for line in csv.DictReader(stream)] == ["group", "whole", ""]
 
 
 def test_a_training_set_that_was_not_looked_at_is_an_error(contaminated, tmp_path):

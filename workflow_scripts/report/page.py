@@ -449,6 +449,8 @@ def overlap_section(rows: list[dict[str, str]]) -> dict:
                 "set": field(training_set),
                 "at13": field(str(at13), at13),
                 "at8": field(str(at8), at8),
+                "group": _exact_field(own, "group"),
+                "whole": _exact_field(own, "whole"),
             }
         )
     labels = {
@@ -456,12 +458,19 @@ def overlap_section(rows: list[dict[str, str]]) -> dict:
         "set": "training set",
         "at13": "items with a 13-gram in it",
         "at8": f"items with {100 * MUCH_OF_AN_ITEM:.0f} % of their 8-grams in it",
+        "group": "by their group",
+        "whole": "as a whole",
     }
     return {
-        "counts": table("overlap-counts", lines, labels, {"at13", "at8"}),
+        "counts": table("overlap-counts", lines, labels, {"at13", "at8", "group", "whole"}),
         "listed": plain_table("overlap-items", rows),
         "count": len({(row["benchmark"], row["item"]) for row in rows}),
     }
+
+
+def _exact_field(rows: list[dict[str, str]], how: str) -> dict:
+    count = sum(row.get("exact") == how for row in rows)
+    return field(str(count), count) if any(row.get("exact") for row in rows) else field()
 
 
 def provenance_table(provenance: dict) -> dict:

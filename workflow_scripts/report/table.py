@@ -6,7 +6,7 @@ and metrics by first appearance; no time stamps, no costs, no paths.
 
 Each score stands twice: on all items, and on those that share no text with what the policy was trained on. clean_value
 leaves out every item with one 13-gram of a training set (Brown et al. 2020), clean8_value those of which at least 70 %
-of the 8-grams are found (Chowdhery et al. 2022). A policy that no training set of the study made has only clean items;
+of the 8-grams are found (Chowdhery et al. 2022), and both those that stand in a training set exactly. A policy that no training set of the study made has only clean items;
 what its base model has read before is not known here.
 
 Not covered: a clean value of scores that cannot be estimated anew from their items (estimator "replicates").
@@ -43,7 +43,7 @@ COLUMNS = (
     "clean_value clean_low clean_high clean_n clean8_value clean8_n published_value published_difference "
     "provenance note"
 ).split()
-OVERLAP_COLUMNS = "benchmark item training_set share13 share8 match".split()
+OVERLAP_COLUMNS = "benchmark item training_set share13 share8 exact match".split()
 MUCH_OF_AN_ITEM = 0.7  # of its 8-grams, from which on the 8-gram rule calls it contaminated
 ALL = "all"
 WHOLE = ("all", "overall")  # subsets that are the whole benchmark: no heading needs to say so
@@ -105,7 +105,10 @@ def load_overlaps(index: list[dict]) -> dict[str, dict]:
 
 
 def contaminated_items(overlap: dict[str, dict], entry: dict) -> dict[str, set[str]]:
-    """Return {"13": items, "8": items} that the two rules call contaminated by any training set of an index entry."""
+    """Return {"13": items, "8": items} that the two rules call contaminated by any training set of an index entry.
+
+    An item that stands there exactly, by its group or as a whole, is so by both, whatever its n-grams.
+    """
     items: dict[str, set[str]] = {"13": set(), "8": set()}
     for name in entry.get("training_sets") or []:
         if name not in overlap:
@@ -114,9 +117,10 @@ def contaminated_items(overlap: dict[str, dict], entry: dict) -> dict[str, set[s
                 f"it has {', '.join(overlap) or 'none'}: look for the overlap again"
             )
         for item, found in overlap[name].items():
-            if found["13"] > 0:
+            exact = bool(found.get("exact"))
+            if exact or found["13"] > 0:
                 items["13"].add(item)
-            if found["8"] >= MUCH_OF_AN_ITEM:
+            if exact or found["8"] >= MUCH_OF_AN_ITEM:
                 items["8"].add(item)
     return items
 
@@ -128,7 +132,8 @@ def overlap_rows(index: list[dict]) -> list[dict]:
     for entry in index:
         for name, items in overlaps.get(entry.get("overlap"), {}).items():
             for item, found in items.items():
-                row = [entry["benchmark"], item, name, float(found["13"]), float(found["8"]), found["match"]]
+                shares = [float(found["13"]), float(found["8"])]
+                row = [entry["benchmark"], item, name, *shares, found.get("exact", ""), found["match"]]
                 rows[entry["benchmark"], name, item] = dict(zip(OVERLAP_COLUMNS, row, strict=True))
     return list(rows.values())
 
@@ -395,7 +400,7 @@ def unscored_overlap(score: dict) -> str:
 
 def item_names(item: str, subset: str) -> set[str]:
     """Return what an overlap file may call a cell's item: its name, with its subset before it, or without its turn."""
-    return {item, f"{subset}/{item}", item.split("#")[0]}
+    return {item, f"{subset}/{item}", item.split("#")[0], item.rsplit("#", 1)[0]}
 
 
 def clean_items(items: tuple[str, ...], subset: str, contaminated: set[str]) -> tuple[str, ...]:
@@ -610,12 +615,17 @@ def _clean_lines(rows: list[dict]) -> list[str]:
     bare = in_order(f"`{row['policy']}`" for row in rows if row["clean_n"] == 0)
     text = []
     if moved:
-        text += ["", "Without the items that share 13 words in a row with the policy's training data:", ""]
+        text += [
+            "",
+            "Without the items that share 13 words in a row with the policy's training data, or stand there exactly:",
+            "",
+        ]
         text += [f"- `{policy}`: {', '.join(scores)}" for policy, scores in moved.items()]
     if bare:
         text += [
             "",
-            f"No clean item is left in some score: each shares 13 words in a row with the training data of {', '.join(bare)}.",
+            "No clean item is left in some score: each is in, or shares 13 words in a row with, the training data "
+            f"of {', '.join(bare)}.",
         ]
     return text
 
