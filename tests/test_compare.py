@@ -76,10 +76,19 @@ def test_items_that_both_have_are_compared_in_pairs(tmp_path):
 
 def test_intervals_that_do_not_meet_are_apart(tmp_path):
     a = study(tmp_path / "a", {"m": values_of(1)})
-    b = study(tmp_path / "b", {"m": [value + 9 for value in values_of(1)]})
+    b = study(tmp_path / "b", {"m": [value + 9 for value in values_of(2)]})
     (row,) = compared(tmp_path, a, b)
     assert row["intervals"] == "apart"
-    assert float(row["paired_low"]) == float(row["paired_high"]) == pytest.approx(9)
+    assert 8 < float(row["paired_low"]) < float(row["paired_difference"]) < float(row["paired_high"]) < 10
+
+
+def test_a_difference_that_is_the_same_on_every_item_has_no_interval(tmp_path):
+    a = study(tmp_path / "a", {"m": values_of(1)})
+    b = study(tmp_path / "b", {"m": [value + 9 for value in values_of(1)]})
+    (row,) = compared(tmp_path, a, b)
+    assert float(row["paired_difference"]) == pytest.approx(9)
+    assert (row["paired_low"], row["paired_high"]) == ("", "")
+    assert row["note"] == "all differences equal: no interval of them"
 
 
 def test_a_row_of_one_side_alone_is_listed(tmp_path):
@@ -186,7 +195,7 @@ def test_what_was_refused_on_a_side_says_so(tmp_path, capsys):
 def test_the_terminal_gets_markdown_that_marks_what_is_clear(tmp_path, capsys):
     a = study(tmp_path / "a", {"m": values_of(1), "m|x": values_of(2)}, metric="loss", better=False)
     shifted = {
-        name: [value + 1 for value in values]
+        name: [value + 1 + number % 2 / 1000 for number, value in enumerate(values)]
         for name, values in {"m": values_of(1), "m|x": values_of(2)}.items()
     }
     b = study(tmp_path / "b", shifted, metric="loss", better=False)
@@ -198,7 +207,7 @@ def test_the_terminal_gets_markdown_that_marks_what_is_clear(tmp_path, capsys):
         in text
     )
     lines = [line for line in text.splitlines() if line.startswith("| ")]
-    assert "**+1.000 [+1.000, +1.000]** worse" in lines[2]
+    assert "**+1.000 [+1.000, +1.001]** worse" in lines[2]
     assert {line.replace("\\|", "").count("|") for line in lines} == {lines[0].count("|")}
 
 

@@ -1,5 +1,7 @@
 """Estimates and intervals against scipy, scikit-learn and closed forms."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import sacrebleu
@@ -11,7 +13,9 @@ from workflow_scripts.report import statistics
 from workflow_scripts.report.statistics import (
     Cell,
     bootstrap,
+    bounds_of,
     can_resample,
+    draws_for,
     group_draws,
     holm,
     interval,
@@ -202,13 +206,13 @@ def test_the_worked_example_of_the_published_macro_f1():
     assert point_estimate([f1_cell(list("abb"), ["a", "b", "a"], "code")]) == pytest.approx(0.6667, abs=1e-3)
 
 
-@pytest.mark.parametrize(("successes", "trials"), [(0, 20), (20, 20), (1, 1), (7, 33), (480, 1000)])
+@pytest.mark.parametrize(("successes", "trials"), [(0, 20), (20, 20), (1, 2), (7, 33), (480, 1000)])
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
 def test_a_plain_rate_has_wilson_s_interval(successes, trials, confidence):
     theirs = scipy.stats.binomtest(successes, trials).proportion_ci(confidence, "wilson")
     assert wilson(successes, trials, confidence) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
     cell = mean_cell([1] * successes + [0] * (trials - successes))
-    found = interval([cell], 50, 1, confidence, plain_rate=is_plain_rate([cell]))
+    found = interval([cell], 50, 1, confidence, bounds_of([cell]))
     assert (found.method, found.value) == ("wilson", successes / trials)
     assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
@@ -229,8 +233,8 @@ def test_only_single_items_that_are_right_or_wrong_for_every_policy_are_a_plain_
 
 def test_seeds_that_are_averaged_to_shares_are_no_binomial():
     seeds = [mean_cell([0, 1, 1]), mean_cell([1, 1, 1])]
-    assert interval(seeds, 50, 1, plain_rate=True).method == "bootstrap"
-    assert interval(seeds[:1] * 2, 50, 1, plain_rate=True).method == "wilson"
+    assert interval(seeds, 50, 1, bounds=(0, 1)).method == "korn_graubard"
+    assert interval(seeds[:1] * 2, 50, 1, bounds=(0, 1)).method == "wilson"
 
 
 @pytest.mark.parametrize(("better", "worse"), [(0, 0), (1, 0), (5, 1), (10, 10), (40, 21), (900, 700)])
@@ -264,7 +268,8 @@ def test_a_paired_difference_is_sharper_than_two_intervals():
 def test_a_policy_does_not_differ_from_itself():
     cell = mean_cell(RNG.normal(size=30))
     found = paired_difference([cell], [cell], DRAWS, seed=1)
-    assert (found.value, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+    assert (found.value, found.low, found.high, found.p_value) == (0, None, None, 1)
+    assert (found.standard_error, found.note) == (0, "no item differs: no interval of the difference")
 
 
 def test_the_p_value_is_even_under_no_difference():
@@ -307,7 +312,7 @@ def test_replicates_are_the_draws():
     assert (found.value, found.low, found.high) == (50.5, *np.percentile(refits, [2.5, 97.5]))
     assert found.method == "replicates"
     difference = paired_difference([cell], [other], DRAWS, seed=1)
-    assert (difference.value, difference.low, difference.high) == pytest.approx((1.5, 1.5, 1.5))
+    assert (difference.value, difference.low) == (1.5, None)  # all refits differ by as much
     assert difference.p_value == max(2 / 401, 2.0**-2)
     seeds = interval([cell, other], DRAWS, seed=1)
     assert (seeds.value, seeds.low) == pytest.approx((49.75, found.low - 0.75))
@@ -331,10 +336,174 @@ def test_fewer_items_are_another_cell():
     assert (some.groups, point_estimate([some])) == (("g", "h"), 3.0)
 
 
-def test_one_item_and_equal_items_have_no_width():
-    for values in ([0.3], [0.3] * 20):
-        found = interval([mean_cell(values)], 200, seed=1)
-        assert (found.value, found.low, found.high) == pytest.approx((0.3, 0.3, 0.3))
+@pytest.mark.parametrize(
+    ("cell", "note"),
+    [
+        (mean_cell([0.3]), "one group: no interval"),
+        (mean_cell([1, 1, 1], ["g"] * 3), "one group: no interval"),
+        (mean_cell([0.3] * 20), "all values equal: no interval"),
+        (f1_cell(list("abab"), list("abab")), "all values equal: no interval"),
+        (cell_of("perplexity", {"nll": [2.0, 4.0], "tokens": [1.0, 2.0]}), "all values equal: no interval"),
+        (cell_of("perplexity", {"nll": [1.0, 1e5], "tokens": [1.0, 1.0]}), "draws that are not finite: no interval"),
+        (replicates_cell(1.0, [1.0] * 9), "all values equal: no interval"),
+    ],
+)  # fmt: skip
+def test_where_the_data_give_no_width_there_is_no_interval_and_a_note(cell, note):
+    bounds = bounds_of([cell]) if note == "one group: no interval" else None
+    found = interval([cell], 200, seed=1, bounds=bounds)
+    assert (found.low, found.high, found.method, found.note) == (None, None, "", note)
+
+
+def test_none_of_8_in_4_groups_is_at_most_what_none_of_4_can_be():
+    cell = mean_cell([0] * 8, [1, 1, 2, 2, 3, 3, 4, 4])
+    found = interval([cell], 200, 1, bounds=bounds_of([cell]))
+    exact = scipy.stats.binomtest(0, 4).proportion_ci(0.95, "exact")
+    assert (found.value, found.low, found.method) == (0, 0, "korn_graubard")
+    assert found.high == pytest.approx(exact.high)
+    other = interval([mean_cell([1] * 8, cell.groups)], 200, 1, bounds=(0, 1))
+    assert (other.low, other.high) == (pytest.approx(1 - exact.high), 1)
+
+
+def test_groups_that_agree_elsewhere_on_a_scale_leave_room_on_both_sides():
+    unseen = 1 - 0.025 ** (1 / 16)  # of groups that may be otherwise
+    tens = interval([mean_cell([10] * 32, np.repeat(range(16), 2))], 200, 1, bounds=(1, 10))
+    assert (tens.low, tens.high) == (pytest.approx(10 - 9 * unseen), 10)
+    ties = interval([mean_cell([0.5] * 16)], 200, 1, bounds=(0, 1))
+    assert (ties.low, ties.high) == pytest.approx((0.5 - unseen / 2, 0.5 + unseen / 2))
+
+
+def test_one_large_group_counts_for_less_than_many():
+    groups = [0] * 90 + list(range(1, 11))
+    found = interval([mean_cell([1] * 100, groups)], 200, 1, bounds=(0, 1))
+    effective = 100**2 / (90**2 + 10)
+    assert found.low == pytest.approx(0.025 ** (1 / effective))
+
+
+def test_single_items_have_clopper_and_pearson_s_interval_at_one_trial_less():
+    values = [1.0] * 7 + [0.0] * 26
+    found = statistics.korn_graubard(mean_cell(values), np.array(values), (0, 1))
+    trials, tail = 32, 0.025  # p (1 - p) / v, v with n - 1 below
+    hits = trials * 7 / 33
+    expected = (
+        scipy.stats.beta.ppf(tail, hits, trials - hits + 1),
+        scipy.stats.beta.ppf(1 - tail, hits + 1, trials - hits),
+    )
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_strata_weigh_alike_in_the_interval_of_a_mean_of_strata():
+    strata = ["a"] * 3 + ["b"] * 30
+    cell = cell_of("macro_mean", {"value": [1.0] * 33, "stratum": strata})
+    found = interval([cell], 200, 1, bounds=bounds_of([cell]))
+    assert found.low == pytest.approx(0.025 ** ((1 / 3 + 1 / 30) / 4))
+    values = RNG.random(33)
+    cell = cell_of("macro_mean", {"value": values, "stratum": strata})
+    found = interval([cell], 200, 1, bounds=(0, 1))
+    error = np.sqrt((values[:3].var() / 3 + values[3:].var() / 30) / 4)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.25)
+
+
+def clustered(rng, groups: int, rate: float, share: float) -> Cell:
+    """Return a cell of groups of 1 to 12 items, each a copy of its group's own with a chance of `share`, else its own."""
+    of_item = np.repeat(np.arange(groups), rng.integers(1, 13, groups))
+    alike = (rng.random(groups) < rate)[of_item]
+    alone = rng.random(len(of_item)) < rate
+    return mean_cell(np.where(rng.random(len(of_item)) < share, alike, alone), of_item)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(
+    ("groups", "rate"), [(6, 0.1), (12, 0.02), (12, 0.9), (26, 0.01), (26, 0.97), (26, 0.5), (60, 0.99)]
+)
+def test_the_interval_of_a_rate_in_groups_covers_it_near_0_and_1(groups, rate, share):
+    rng = np.random.default_rng(int(1000 * rate) + groups)
+    hits = 0
+    for _ in range(400):
+        found = interval([clustered(rng, groups, rate, share)], 1, 1, bounds=(0, 1))
+        hits += found.low <= rate <= found.high
+        assert 0 <= found.low <= found.value <= found.high <= 1
+    assert hits / 400 >= 0.91  # the bootstrap's was .21 to .93 in these cases
+
+
+@pytest.mark.parametrize("rate", [0.03, 0.97])
+def test_the_interval_of_ratings_covers_their_mean_near_the_ends_of_the_scale(rate):
+    rng, hits = np.random.default_rng(5), 0
+    ratings = np.arange(1, 11)
+    chances = scipy.stats.binom.pmf(ratings - 1, 9, rate)
+    for _ in range(400):
+        cell = mean_cell(np.repeat(rng.choice(ratings, 20, p=chances), 2), np.repeat(range(20), 2))
+        found = interval([cell], 1, 1, bounds=(1, 10))
+        hits += found.low <= 1 + 9 * rate <= found.high
+    assert hits / 400 >= 0.91  # the bootstrap's was .21 to .93 in these cases
+
+
+def test_bounds_are_what_the_scorer_says_or_those_of_rates():
+    assert bounds_of([mean_cell([0, 1]), mean_cell([0, 0])]) == (0, 1)
+    assert bounds_of([mean_cell([0, 12]), mean_cell([0, 0])]) is None
+    assert bounds_of([f1_cell(["a"], ["a"])]) is None
+    rated = dataclasses.replace(mean_cell([0, 0.5]), bounds=(0.0, 10.0))
+    assert bounds_of([rated, rated]) == (0, 10)
+    outside = dataclasses.replace(mean_cell([0, 11]), bounds=(0.0, 10.0))
+    assert bounds_of([rated, outside]) is None
+    raw = {"estimator": "mean", "items": ["x"], "groups": ["g"], "columns": {"value": [1]}}
+    assert read_cell(raw | {"bounds": [1, 10]}, "x").bounds == (1.0, 10.0)
+    for wrong in ([1], [10, 1], ["a", 1], 3):
+        with pytest.raises(PlumblineError, match="bounds is"):
+            read_cell(raw | {"bounds": wrong}, "x")
+
+
+def test_policies_that_agree_on_every_item_may_differ_on_as_many_as_were_not_seen():
+    groups = np.repeat(range(8), 2)
+    unseen = 1 - 0.025 ** (1 / 8)
+    same, other = mean_cell([1] * 16, groups), mean_cell([0] * 16, groups)
+    found = paired_difference([same], [same], 500, 1, bounds=(0, 1))
+    assert (found.value, found.low, found.high, found.p_value) == (
+        0,
+        pytest.approx(-unseen),
+        pytest.approx(unseen),
+        1,
+    )
+    found = paired_difference([same], [other], 500, 1, bounds=(0, 1))
+    assert (found.value, found.low, found.high) == (1, pytest.approx(1 - 2 * unseen), 1)
+    assert found.p_value == max(2 / 501, 2.0**-7)
+    alone = paired_difference(
+        [mean_cell([1, 1], ["g", "g"])], [mean_cell([0, 0], ["g", "g"])], 500, 1, bounds=(0, 1)
+    )
+    assert (alone.low, alone.p_value, alone.note) == (None, 1, "one group: no interval")
+
+
+@pytest.mark.parametrize("apart", range(1, 8))
+def test_groups_that_do_not_differ_say_nothing_for_a_difference(apart):
+    first, second = mean_cell([1] * apart + [0] * (100 - apart)), mean_cell([0] * 100)
+    found = paired_difference([first], [second], DRAWS, 1, bounds=(0, 1))
+    assert found.p_value >= scipy.stats.binomtest(apart, apart).pvalue  # the sign test's, as McNemar's
+    assert (found.low > 0) == (found.p_value < 0.05) == (apart >= 6)
+
+
+def test_a_perplexity_that_is_too_large_for_a_number_is_infinite_without_a_warning(recwarn):
+    assert point_estimate([cell_of("perplexity", {"nll": [1e5], "tokens": [1.0]})]) == np.inf
+    assert not recwarn.list
+
+
+def test_few_groups_are_said_to_make_a_narrow_interval():
+    for count, note in ((5, "5 groups: the interval is narrower than 95 %"), (6, "")):
+        assert interval([mean_cell(RNG.normal(size=count))], 300, 1).note == note
+
+
+@pytest.mark.parametrize("comparisons", [1, 50, 51, 400, 5000])
+def test_draws_suffice_for_the_first_of_all_comparisons(comparisons):
+    draws = draws_for(comparisons, 2000, 0.95)
+    assert draws >= 2000
+    assert min(holm([2 / (draws + 1)] + [1.0] * (comparisons - 1))) <= 0.05
+
+
+def test_draws_of_very_many_groups_are_as_many_as_memory_holds(monkeypatch):
+    monkeypatch.setattr(statistics, "MOST_COUNTS", 1000)
+    cell = mean_cell(RNG.normal(size=20))
+    assert group_draws.__wrapped__(20, 4000, 1).shape == (50, 20)
+    assert bootstrap.__wrapped__(cell, 4000, 987).shape == (50,)
+    found = paired_difference([cell], [mean_cell(RNG.normal(size=20))], 4001, 986)
+    assert (found.least_p_value, found.limit) == (2 / 51, "50 draws")
 
 
 @pytest.mark.parametrize(

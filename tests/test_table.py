@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -164,7 +165,7 @@ def test_policies_with_different_items_are_compared_on_those_they_share(tmp_path
 def test_plain_rates_have_wilson_s_interval_and_mcnemar_s_p_value(index, tmp_path):
     row = {row["policy"]: row for row in build(tmp_path, index)}["m.sft.dpo"]
     ours, theirs = (read_cell(cell(values), "x") for values in ([1, 1, 1, 1], [0, 1, 0, 1]))
-    expected = interval([ours], 1, 0, plain_rate=True)
+    expected = interval([ours], 1, 0, bounds=(0, 1))
     assert (row["interval"], float(row["ci_low"])) == ("wilson", pytest.approx(expected.low, rel=1e-5))
     assert float(row["mcnemar_p"]) == mcnemar(ours, theirs)
     difference = paired_difference([ours], [theirs], 300, seed_of(0, "toy", "all", "accuracy"))
@@ -178,7 +179,8 @@ def test_a_score_that_is_all_0_for_one_policy_alone_is_no_rate(tmp_path):
         write(tmp_path, "m.sft.dpo", [cell([0, 0], "length", None)]),
     ]
     rows = build(tmp_path, index)
-    assert [row["interval"] for row in rows] == ["bootstrap", "bootstrap"]
+    assert [row["interval"] for row in rows] == ["bootstrap", ""]
+    assert (rows[1]["ci_low"], rows[1]["note"].split("; ")[0]) == ("", "all values equal: no interval")
     assert [row["mcnemar_p"] for row in rows] == ["", ""]
     assert "Wilson" not in (tmp_path / "results.md").read_text()
 
@@ -386,7 +388,8 @@ def test_replicates_are_compared_draw_by_draw_where_they_can_be(tmp_path):
     assert [row["interval"] for row in rows] == ["replicates"] * 3
     assert (rows[1]["difference"], rows[1]["difference_high"]) == ("2", "2.475")
     assert (rows[2]["value"], rows[2]["difference"]) == ("53", "")
-    assert rows[2]["note"] == "not compared draw by draw: resampled on other items"
+    assert rows[2]["note"].endswith("; not compared draw by draw: resampled on other items")
+    assert rows[1]["note"] == "no p-value can pass Holm's correction over 1 comparisons: 3 replicates"
     assert {row["clean_value"] for row in rows} == {""}
 
 
@@ -403,9 +406,11 @@ def test_seeds_of_replicates_with_other_items_have_a_value_and_no_interval(tmp_p
 def test_the_latex_table_is_the_headline_table_escaped(tmp_path):
     index = [
         write(
-            tmp_path, "m.sft", [cell([0.1, 0.2, 0.1, 0.3], "win_rate"), cell([1, 2, 3, 4], "length", False)]
+            tmp_path,
+            "m.sft",
+            [cell([0.1, 0.2, 0.1, 0.3] * 2, "win_rate"), cell([1, 2, 3, 4], "length", False)],
         ),
-        write(tmp_path, "m.sft.a_lol", [cell([0.9, 0.8, 0.7, 0.9], "win_rate")]),
+        write(tmp_path, "m.sft.a_lol", [cell([0.9, 0.8, 0.7, 0.9] * 2, "win_rate")]),
     ]
     bars = [{"benchmark": "toy", "subset": "all", "metric": name} for name in ("win_rate", "length")]
     build(tmp_path, index, SETTINGS | {"bars": bars})
@@ -416,7 +421,7 @@ def test_the_latex_table_is_the_headline_table_escaped(tmp_path):
         r"policy & toy win\_rate $\uparrow$ & toy length $\downarrow$ \\",
         r"\midrule",
     ]
-    assert lines[6].startswith(r"\texttt{m.sft.a\_lol} & \textbf{0.825 $\pm$ ")
+    assert lines[6].startswith(r"\texttt{m.sft.a\_lol} & \textbf{0.825 ")
     assert lines[6].endswith(r"} & -- \\")
     assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
     bold = (tmp_path / "results.md").read_text().split("## toy")[0].count("**0.825")
@@ -427,3 +432,91 @@ def test_latex_text_has_no_commands():
     escaped = table.latex_text("50 % of $x_1$ & {y} #2 ~ ^ \\end")
     expected = r"50 \% of \$x\_1\$ \& \{y\} \#2 \textasciitilde{} \textasciicircum{} \textbackslash{}end"
     assert escaped == expected
+
+
+def test_at_the_edge_of_a_scale_the_table_has_an_interval_with_both_ends_and_no_half_width(tmp_path):
+    groups = [f"{letter}{number}" for letter in "abcd" for number in range(2)]
+    rated = cell([10.0] * 8, "rating", items=groups) | {"bounds": [1, 10]}
+    index = [write(tmp_path, "m.sft", [cell([0] * 8, items=groups), rated])]
+    accuracy, rating = build(tmp_path, index)
+    unseen = 1 - 0.025 ** (1 / 4)
+    assert (accuracy["ci_low"], float(accuracy["ci_high"])) == ("0", pytest.approx(unseen, rel=1e-5))
+    assert (float(rating["ci_low"]), rating["ci_high"]) == (pytest.approx(10 - 9 * unseen, rel=1e-5), "10")
+    assert {accuracy["interval"], rating["interval"]} == {"korn_graubard"}
+    for name in ("results.md", "results.tex"):
+        text = (tmp_path / name).read_text()
+        assert "0.000 [0.000, 0.602]" in text
+        assert "0.000 ±" not in text and r"0.000 $\pm$" not in text
+    assert "10.0 [4.6, 10.0]" in (tmp_path / "results.md").read_text()
+
+
+def test_a_single_group_and_equal_values_have_no_interval_and_a_note(tmp_path):
+    cells = [cell([1, 1], items=["a1", "a2"]), cell([7.0] * 9, "length", None)]
+    index = [write(tmp_path, "m.sft", cells), write(tmp_path, "m.sft.dpo", cells)]
+    rows = build(tmp_path, index)
+    assert [(row["ci_low"], row["ci_high"], row["interval"]) for row in rows] == [("", "", "")] * 4
+    notes = [row["note"] for row in rows]
+    assert notes[:2] == ["one group: no interval", "all values equal: no interval"]
+    assert notes[2] == "one group: no interval"
+    assert notes[3].startswith(
+        "all values equal: no interval; no item differs: no interval of the difference"
+    )
+    assert (rows[3]["difference"], rows[3]["difference_low"], rows[3]["p_value"], rows[3]["mde"]) == (
+        "0",
+        "",
+        "1",
+        "",
+    )
+    assert "± 0.000" not in (tmp_path / "results.md").read_text()
+
+
+def test_a_number_that_is_not_finite_is_no_value(tmp_path, recwarn):
+    likely = cell([1, 1]) | {"metric": "perplexity", "estimator": "perplexity", "higher_is_better": False}
+    diverged = likely | {"columns": {"nll": [1e6, 1e6], "tokens": [1, 1]}}
+    likely = likely | {"columns": {"nll": [1.0, 2.0], "tokens": [1, 1]}}
+    index = [write(tmp_path, "m.sft", [likely]), write(tmp_path, "m.sft.dpo", [diverged])]
+    row = build(tmp_path, index)[1]
+    assert (row["value"], row["ci_low"], row["difference"]) == ("", "", "")
+    assert row["note"] == "no finite value: inf"
+    for name in OUTPUTS.values():
+        text = (tmp_path / name).read_text().replace("no finite value: inf", "")
+        assert not re.search(r"\b(nan|inf)\b", text)
+    assert not recwarn.list
+
+
+def many(folder: Path, count: int) -> list[dict]:
+    """Return an index of a baseline and `count` policies, each clearly better on 30 items of a length."""
+    values = [float(number) for number in range(30)]
+    better = [value + 1 + value / 100 for value in values]
+    items = [chr(65 + number) for number in range(30)]
+    return [write(folder, "m", [cell(values, "length", items=items)])] + [
+        write(folder, f"m.p{number}", [cell(better, "length", items=items)]) for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("count", [2, 60, 150])
+def test_a_clear_difference_passes_holm_s_correction_however_many_comparisons_there_are(count, tmp_path):
+    rows = build(tmp_path, many(tmp_path, count), SETTINGS | {"baseline": "m", "draws": 500})[1:]
+    assert len(rows) == count
+    assert all(float(row["p_adjusted"]) <= 0.05 for row in rows)
+    assert not any(row["note"] for row in rows)
+
+
+def test_where_no_p_value_can_pass_holm_s_correction_the_note_says_why(tmp_path):
+    refits = [refitted(50.0 + step, [step + n / (9 + step) for n in range(40)], ITEMS) for step in (0, 9)]
+    few = [cell([0.0, 1, 2, 3], "length"), cell([5.0, 6, 9, 9], "length")]
+    index = [write(tmp_path, "m", [few[0], refits[0]]), write(tmp_path, "m.a", [few[1], refits[1]])]
+    rows = build(tmp_path, index, SETTINGS | {"baseline": "m"})[2:]
+    over = "no p-value can pass Holm's correction over 2 comparisons: "
+    assert rows[0]["note"] == f"4 groups: the interval is narrower than 95 %; {over}4 groups"
+    assert rows[1]["note"] == f"{over}40 replicates"
+
+
+def test_a_refitted_score_whose_items_overlap_says_that_it_has_no_clean_value(tmp_path):
+    path = overlap_file(tmp_path, seen={"a": (1.0, 1.0, "a")})
+    values = [49.0, 50.0, 51.0]
+    index = [write(tmp_path, "m.sft", [refitted(50.0, values, ITEMS)], overlap=path, training_sets=["seen"])]
+    assert (
+        "1 of 6 items overlap with training data; refits have no clean value"
+        in build(tmp_path, index)[0]["note"]
+    )

@@ -1410,7 +1410,7 @@ class Report(Strict):
     baseline: str | None = None
     """The policy that the others are compared with, by its lineage; null: no comparison."""
     draws: Count = 2000
-    """Draws of the bootstrap."""
+    """Draws of the bootstrap, at least: more where so many comparisons need them to pass Holm's correction."""
     confidence: Share = 0.95
     """Of the intervals."""
     bars: list[Bar] = []

@@ -2,8 +2,9 @@
 
 Two ways in. `agreement A.json B.json` takes flat JSON lists, the same item at the same place of both (null: no
 verdict). `--settings` takes pairs of score files, the cells they both have joined by item; where two judges rate
-several policies, rows of policy "all" follow, over all their answers. Intervals are percentiles of a bootstrap over
-groups of items (two turns of one question, answers of several policies to it, are drawn together).
+several policies, rows of policy "all" follow, over all their answers. Intervals are those of the results table: Korn and
+Graubard's for exact agreement, a share; percentiles of a bootstrap over groups of items (two turns of one question, answers
+of several policies to it, are drawn together) for all else; none for one group, and none where all draws are equal.
 
 Not covered: agreement beyond chance (kappa needs categories), and which of the judges is right.
 """
@@ -19,7 +20,15 @@ from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_json
 from workflow_scripts.report.settings import read_settings
 from workflow_scripts.report.spreadsheets import csv_text, write_csv
-from workflow_scripts.report.statistics import group_draws, seed_of
+from workflow_scripts.report.statistics import (
+    ALL_EQUAL,
+    ONE_GROUP,
+    ROUNDING,
+    Cell,
+    group_draws,
+    interval,
+    seed_of,
+)
 from workflow_scripts.report.table import ALL, number_text
 
 COLUMNS = (
@@ -122,11 +131,18 @@ def compare(first: np.ndarray, second: np.ndarray, groups: list[str], settings: 
     np.add.at(together, (of_group, of_item.ravel()), 1)
     samples = _samples(rated, group_draws(len(names), settings["draws"], settings["seed"]), together)
     points = _samples(rated, np.ones((1, len(names))), together)
-    return [
-        {"measure": name, "n": len(first), "groups": len(names)}
-        | _interval(points[name][0], samples[name], settings["confidence"])
-        for name in MEASURES
-    ]
+    items = tuple(map(str, range(len(first))))
+    equal = Cell(items, tuple(map(str, groups)), "mean", {"value": (first == second).astype(float)})
+    rows = []
+    for name in MEASURES:
+        row = {"measure": name, "n": len(first), "groups": len(names)}
+        if name == "exact_agreement":
+            found = interval([equal], 0, 0, settings["confidence"], bounds=(0.0, 1.0))
+            ends = {} if found.low is None else {"ci_low": found.low, "ci_high": found.high}
+            rows.append(row | {"value": found.value, "note": found.note} | ends)
+        else:
+            rows.append(row | _interval(points[name][0], samples[name], len(names), settings["confidence"]))
+    return rows
 
 
 def _samples(rated: np.ndarray, counts: np.ndarray, together: np.ndarray) -> dict[str, np.ndarray]:
@@ -148,11 +164,13 @@ def _samples(rated: np.ndarray, counts: np.ndarray, together: np.ndarray) -> dic
     return {name: np.concatenate(parts) for name, parts in blocks.items()}
 
 
-def _interval(value: float, samples: np.ndarray, confidence: float) -> dict:
+def _interval(value: float, samples: np.ndarray, groups: int, confidence: float) -> dict:
     """Return value, ci_low, ci_high and note; without numbers where the value is undefined (NaN)."""
     if np.isnan(value):
         return {"note": "undefined: one side has the same value for every item"}
     kept = samples[~np.isnan(samples)]
+    if groups < 2 or np.ptp(kept) <= ROUNDING * max(1.0, abs(value)):
+        return {"value": float(value), "note": ONE_GROUP if groups < 2 else ALL_EQUAL}
     low, high = np.percentile(kept, [50 * (1 - confidence), 50 * (1 + confidence)])
     row = {"value": float(value), "ci_low": float(low), "ci_high": float(high)}
     if len(kept) < len(samples):

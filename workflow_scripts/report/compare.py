@@ -21,10 +21,12 @@ from typing import NamedTuple
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_json, read_jsonl
 from workflow_scripts.report.figures import cell_title, signed, typed
-from workflow_scripts.report.page import ARROWS, field, heading, render, show, table
+from workflow_scripts.report.numbers import value_and_spread
+from workflow_scripts.report.page import ARROWS, field, heading, render, table
 from workflow_scripts.report.spreadsheets import csv_text, read_csv
 from workflow_scripts.report.statistics import (
     Cell,
+    bounds_of,
     can_resample,
     paired_difference,
     seed_of,
@@ -178,24 +180,23 @@ def paired(row: dict, first: list[Cell], second: list[Cell], draws: int, confide
     if not count or not can_resample(shared):
         return {"note": "not paired: " + ("resampled on other items" if count else "no item in common")}
     seed = seed_of(0, row["benchmark"], row["subset"], row["metric"])
-    found = paired_difference(shared[: len(second)], shared[len(second) :], draws, seed, confidence)
+    bounds = bounds_of(shared)
+    found = paired_difference(shared[: len(second)], shared[len(second) :], draws, seed, confidence, bounds)
+    said = [found.note] if found.value else []  # that nothing differs needs no note
     every = len(set().union(*(cell.items for cell in [*first, *second])))
     return {
         "paired_difference": found.value,
-        "paired_low": found.low,
-        "paired_high": found.high,
+        "paired_low": "" if found.low is None else found.low,
+        "paired_high": "" if found.high is None else found.high,
         "paired_p": found.p_value,
         "paired_items": count,
-        "note": f"paired on {count} of {every} items" if count < every else "",
+        "note": "; ".join(filter(None, [f"paired on {count} of {every} items" * (count < every), *said])),
     }
 
 
 def clear(row: dict) -> str:
-    """Return "better" or "worse" where the paired interval lies wholly on one side of zero, else "".
-
-    Never with a p-value of 1: that is one group alone, whose interval has no width.
-    """
-    if row["higher_is_better"] == "" or row["paired_p"] in ("", 1):
+    """Return "better" or "worse" where the paired interval lies wholly on one side of zero, else ""."""
+    if row["higher_is_better"] == "" or row["paired_low"] == "":
         return ""
     if row["paired_low"] <= 0 <= row["paired_high"]:
         return ""
@@ -225,10 +226,12 @@ def as_csv(rows: list[dict]) -> str:
 
 
 def shown_value(row: dict, side: str) -> tuple[str, str]:
-    """Return a side's value and half the width of its interval as text, "" where there is none."""
+    """Return a side's value and its interval as text, "" where there is none."""
     value, low, high = (row[f"{name}_{side}"] for name in ("value", "ci_low", "ci_high"))
-    half = f"±{show((high - low) / 2, value)}" if low != "" else ""
-    return ("", "") if value == "" else (show(value), half)
+    if value == "":
+        return "", ""
+    text, spread = (part.replace("-", "−") for part in value_and_spread(value, low, high))
+    return text, spread.replace("± ", "±")
 
 
 def shown_difference(row: dict, name: str) -> str:
@@ -247,7 +250,7 @@ def as_markdown(rows: list[dict], sides: tuple[str, str]) -> str:
     lines = [heads, ["---", "---", "---", "---:", "---:", "---:", "---", "---:", "---"]]
     for row in rows:
         pair = shown_difference(row, "paired_difference")
-        if pair:
+        if pair and row["paired_low"] != "":
             pair += f" [{shown_difference(row, 'paired_low')}, {shown_difference(row, 'paired_high')}]"
         pair = f"**{pair}** {clear(row)}" if clear(row) else pair
         score = heading(cell_title(row), row["higher_is_better"])
@@ -303,7 +306,7 @@ def html_line(row: dict) -> dict:
     if row["difference"] != "":
         line["difference"] = field(shown_difference(row, "difference"), row["difference"])
     if row["paired_difference"] != "":
-        ends = f"{shown_difference(row, 'paired_low')} to {shown_difference(row, 'paired_high')}"
+        ends = " to ".join(filter(None, (shown_difference(row, f"paired_{end}") for end in ("low", "high"))))
         line["paired"] = field(
             shown_difference(row, "paired_difference"), row["paired_difference"], note=ends, mark=clear(row)
         )

@@ -109,7 +109,9 @@ def _draw_curve(panel: Axes, rows: list[dict], faint: bool) -> None:
         ("train_loss", {"color": BLUE, "linewidth": 1.3}),
         ("validation_loss", {"color": RED, "linewidth": 1, "marker": "o", "markersize": 4.5, "zorder": 3}),
     ):
-        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        points = [
+            (row["step"], row[name]) for row in rows if row.get(name) is not None and math.isfinite(row[name])
+        ]
         if points:
             panel.plot(*zip(*points, strict=True), alpha=alpha, **style)
 
@@ -124,7 +126,7 @@ def draw_policy_bars(rows: list[dict], cells: list[str]) -> Figure:
     """Return bars of each policy's value with its interval, grouped by cell; calibration rows as grey lines.
 
     rows: those of results.csv (text). cells: benchmark/subset/metric names. The axis goes from 0 to 1, further for
-    values above 1. Of a policy with several seeds the row of seed "all" is drawn. Raises PlumblineError for a
+    values outside. Of a policy with several seeds the row of seed "all" is drawn. Raises PlumblineError for a
     cell that no row has, unless its benchmark was refused, and for a study without policies.
     """
     rows = headline_rows(rows)
@@ -162,10 +164,10 @@ def draw_policy_bars(rows: list[dict], cells: list[str]) -> Figure:
     axes.set_xticks(range(len(cells)), [_cell_label(cell, rows, policies, cells) for cell in cells])
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.55, len(cells) - 0.45)
-    top = max(
-        [1.0, *(float(row["ci_high"] or row["value"]) for (_, cell), row in found.items() if cell in cells)]
-    )
-    axes.set_ylim(-0.01 * top, 1.08 * top)
+    drawn = [row for (_, cell), row in found.items() if cell in cells]
+    top = max([1.0, *(float(row["ci_high"] or row["value"]) for row in drawn)])
+    bottom = min([0.0, *(float(row["ci_low"] or row["value"]) for row in drawn)])
+    axes.set_ylim(1.08 * bottom - 0.01 * (top - bottom), 1.08 * top)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
     axes.set_ylabel("score  (higher is better)" if _all_higher(rows, cells) else "score")
     axes.grid(axis="y", color=GRID, linewidth=0.8)
@@ -176,11 +178,11 @@ def draw_policy_bars(rows: list[dict], cells: list[str]) -> Figure:
 
 def _draw_bar(axes: Axes, place: float, width: float, row: dict, colour: str, hatch: str) -> None:
     value = float(row["value"])
-    low, high = (float(row[end] or value) for end in ("ci_low", "ci_high"))  # some values have no interval
     axes.bar(place, value, width, color=colour, hatch=hatch, edgecolor="white", linewidth=0.4)
-    axes.vlines(place, low, high, color=INK, linewidth=1.3, zorder=3)
+    if row["ci_low"]:  # some values have no interval
+        axes.vlines(place, float(row["ci_low"]), float(row["ci_high"]), color=INK, linewidth=1.3, zorder=3)
     axes.annotate(
-        f"{value:.2f}", (place, max(value, high)), xytext=(0, 2), textcoords="offset points", ha="center",
+        f"{value:.2f}", (place, max(0.0, value, float(row["ci_high"] or value))), xytext=(0, 2), textcoords="offset points", ha="center",
         va="bottom", fontsize=8, zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4},
     )  # fmt: skip
 
@@ -264,10 +266,17 @@ def axis_limit(reaches: list[float]) -> float:
     return max(reach for reach in positive if reach <= OFF_SCALE * float(np.median(positive)))
 
 
+def _ends(row: dict) -> tuple[float, float]:
+    """Return the ends of a typed row's difference; the difference itself twice where it has no interval."""
+    if row["difference_low"] == "":
+        return row["difference"], row["difference"]
+    return row["difference_low"], row["difference_high"]
+
+
 def _draw_differences(panel: Axes, rows: list[dict]) -> None:
-    limit = axis_limit([max(abs(row["difference_low"]), abs(row["difference_high"])) for row in rows])
+    limit = axis_limit([max(map(abs, _ends(row))) for row in rows])
     for place, row in enumerate(rows):
-        value, low, high = row["difference"], row["difference_low"], row["difference_high"]
+        value, (low, high) = row["difference"], _ends(row)
         good, bad = clearly_better(row), clearly_worse(row)
         colour = GREEN if good else RED if bad else GREY
         decimals = min(5, max(0, 1 - math.floor(math.log10(max(limit, abs(value))))))
@@ -284,8 +293,10 @@ def _draw_differences(panel: Axes, rows: list[dict]) -> None:
                 markeredgecolor=colour,
                 markerfacecolor=colour if good or bad else PAPER,
             )
+        known = row["difference_low"] != ""
+        ends = f" [{signed(low, decimals)}, {signed(high, decimals)}]" if known else ""
         panel.annotate(
-            f"{signed(value, decimals)} [{signed(low, decimals)}, {signed(high, decimals)}]", (1, place),
+            f"{signed(value, decimals)}{ends}", (1, place),
             xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8.5,
         )  # fmt: skip
     panel.axvline(0, color=INK, linewidth=1, zorder=0)

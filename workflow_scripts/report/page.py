@@ -36,6 +36,7 @@ from workflow_scripts.report.figures import (
     signed,
     typed,
 )
+from workflow_scripts.report.numbers import decimals_of, shown, value_and_spread
 from workflow_scripts.report.samples import read_samples, rows_beside
 from workflow_scripts.report.settings import read_settings
 from workflow_scripts.report.spreadsheets import read_csv
@@ -53,11 +54,9 @@ ARROWS = {True: "↑", False: "↓", "": ""}
 FOLD = 500  # characters of an answer that stand open
 
 
-def show(value: float, like: float | None = None) -> str:
-    """Return a number as people write it: three decimals below 10, one below 1000, thousands apart; `like` another."""
-    size = abs(value if like is None else like)
-    decimals = 3 if size < 10 else 1 if size < 1000 else 0
-    return f"{value + 0.0:,.{decimals}f}".replace("-", "−")
+def show(value: float) -> str:
+    """Return a number as all tables write it, with a true minus."""
+    return shown(value, decimals_of(value)).replace("-", "−")
 
 
 def show_p(value: float) -> str:
@@ -157,21 +156,21 @@ def supported_best(rows: list[dict]) -> set[tuple[str, str]]:
 
 
 def value_field(row: dict, best: set[tuple[str, str]]) -> dict:
-    """Return the field of a typed row's value ± half its interval, bold and marked where intervals support it."""
+    """Return the field of a typed row's value and interval, bold and marked where intervals support it."""
     if row["value"] == "":
         return field("–", title=row["note"])
     mark = "better" if clearly_better(row) else "worse" if clearly_worse(row) else ""
     words = f"{row['value']:g}"
-    spread = ""
+    text, spread = value_and_spread(row["value"], row["ci_low"], row["ci_high"])
+    text, spread = text.replace("-", "−"), spread.replace("-", "−").replace("± ", "±")
     if row["ci_low"] != "":
-        spread = f"±{show((row['ci_high'] - row['ci_low']) / 2, row['value'])}"
         words += f", interval {row['ci_low']:g} to {row['ci_high']:g}" + f" ({row['interval']})" * bool(
             row["interval"]
         )
     if mark:
         words += f"; clearly {mark} than {row['baseline']}"
     strong = (row["policy"], cell_name(row)) in best
-    return field(show(row["value"]), row["value"], spread=spread, title=words, mark=mark, strong=strong)
+    return field(text, row["value"], spread=spread, title=words, mark=mark, strong=strong)
 
 
 def heading(text: str, higher_is_better: bool | str) -> str:
@@ -201,7 +200,7 @@ LABELS = {
     "benchmark": "benchmark",
     "subset": "subset",
     "metric": "metric",
-    "value": "value ± half interval",
+    "value": "value, interval",
     "n": "n (groups)",
     "difference": "difference to baseline",
     "p": "p adjusted",
@@ -256,12 +255,13 @@ def result_line(row: dict, best: set[tuple[str, str]]) -> dict:
 def difference_fields(row: dict) -> dict:
     """Return the fields of a typed row's difference to the baseline and of its p-value."""
     decimals = 3 if abs(row["difference"]) < 10 else 1
-    low, high = (signed(row[f"difference_{end}"], decimals) for end in ("low", "high"))
+    ends = [row[f"difference_{end}"] for end in ("low", "high")]
+    note = "" if "" in ends else " to ".join(signed(end, decimals) for end in ends)
     raw = f"uncorrected {row['p_value']:g}"
     if row["mcnemar_p"] != "":
         raw += f", McNemar {row['mcnemar_p']:g}"
     return {
-        "difference": field(signed(row["difference"], decimals), row["difference"], note=f"{low} to {high}"),
+        "difference": field(signed(row["difference"], decimals), row["difference"], note=note),
         "p": field(show_p(row["p_adjusted"]), row["p_adjusted"], title=raw),
     }
 

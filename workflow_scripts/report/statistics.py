@@ -5,19 +5,31 @@ together. Every estimator but one is a function of sums over items, so the sums 
 drawn, give all draws in one matrix product. The exception brings its own replicates: a value that each draw has to
 fit again (a length-controlled win rate). Where every item is its own group this is the plain item bootstrap.
 
-Covered: percentile intervals, Wilson's for plain rates, paired bootstrap differences, McNemar's exact test, the
-difference a study could have seen; all over items, conditional on the seeds that were trained. Not covered: the
-variance between training seeds (it needs more of them than a study has), BCa or studentised intervals.
+At the edge of a scale the bootstrap has no width: draws of groups that all agree agree, too. So what has bounds has an
+interval of its own, one rule per kind:
+
+| kind | interval |
+|---|---|
+| one group | none: nothing says how groups differ |
+| a rate, every item 0 or 1 and its own group | Wilson's score interval |
+| means (of strata, too) of items that have bounds | Korn & Graubard's; see korn_graubard, also where groups agree |
+| what its own refits tell (replicates) | percentiles of the replicates |
+| all else: F1, BLEU, perplexity, lengths, rewards | percentiles of the bootstrap; none where all draws are equal |
+
+Covered besides: paired bootstrap differences, McNemar's exact test, the difference a study could have seen; all over
+items, conditional on the seeds that were trained. Not covered: the variance between training seeds (it needs more of
+them than a study has), BCa or studentised intervals.
 """
 
 import functools
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
+from scipy.special import betaincinv, stdtrit
 
 from workflow_scripts.common.errors import PlumblineError
 
@@ -38,13 +50,19 @@ FIDELITIES = ("paper", "code")
 # Differences below this, relative to the estimate, are rounding and count as none: models compute in seven digits.
 ROUNDING = 1e-9
 BLOCK = 2**21  # numbers that a block of draws may hold at once: 16 MiB as floats
+MOST_COUNTS = 2**29  # bytes that all draws of one set of groups may hold: 38 000 draws of 14 000 groups
+MARGIN = 2  # times the draws that Holm's correction needs at least, so that the least p-value is not the only one to pass
+LINEAR = ("mean", "macro_mean")  # estimators that are a weighted mean of their items
+ONE_GROUP = "one group: no interval"
+ALL_EQUAL = "all values equal: no interval"
+NOT_FINITE = "draws that are not finite: no interval"
 
 
 @dataclass(frozen=True, eq=False)  # compared as objects, so that what is computed from one can be remembered
 class Cell:
     """One policy's item scores for one subset and metric: n items, their n groups, and columns of length n.
 
-    A "replicates" cell also has its value `point` and `replicates` (draws,); None where other items are asked of it
+    bounds: the least and the most that an item can have, where the metric has such. A "replicates" cell also has its value `point` and `replicates` (draws,); None where other items are asked of it
     than those it was resampled on.
     """
 
@@ -55,31 +73,43 @@ class Cell:
     fidelity: str = "paper"
     point: float = math.nan
     replicates: np.ndarray | None = None
+    bounds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval, in the metric's own unit; method is bootstrap, wilson or replicates."""
+    """An estimate with its interval, in the metric's own unit; where it has none, low and high are None.
+
+    method: wilson, korn_graubard, bootstrap, replicates, or "" without an interval; note: why there is none, or what to
+    know about it.
+    """
 
     value: float
-    low: float
-    high: float
-    method: str = field(default="bootstrap", kw_only=True)
+    low: float | None = None
+    high: float | None = None
+    method: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """A paired difference with its interval, its two-sided bootstrap p-value and its bootstrap standard error."""
+    """A paired difference with its interval, its two-sided p-value and its bootstrap standard error.
 
-    p_value: float
-    standard_error: float
+    least_p_value: the least that the p-value could have been, by so many draws, replicates or groups; limit: which.
+    """
+
+    p_value: float = 1.0
+    least_p_value: float = 1.0
+    limit: str = ""
+    standard_error: float = 0.0
 
 
 def read_cell(raw: dict, where: str) -> Cell:
     """Return a validated Cell from a score file's cell; `where` opens each message.
 
     Raises PlumblineError when a key is missing, lengths differ, an item appears twice, a number is not finite,
-    a perplexity item has no tokens, a ratio item no positive denominator, or a replicates cell no replicates.
+    a perplexity item has no tokens, a ratio item no positive denominator, a replicates cell no replicates, or bounds are
+    not two numbers, the lesser first.
     """
     estimator = raw.get("estimator")
     if estimator not in COLUMNS:
@@ -117,7 +147,18 @@ def read_cell(raw: dict, where: str) -> Cell:
     if estimator == "ratio" and arrays["denominator"].min() <= 0:
         bad = items[int(arrays["denominator"].argmin())]
         raise PlumblineError(f"{where}: the denominator of item {bad!r} is not above 0, as a ratio's must be")
-    cell = Cell(items, tuple(map(str, lists["groups"])), estimator, arrays, fidelity)
+    bounds = raw.get("bounds")
+    if bounds is not None:
+        if (
+            not isinstance(bounds, list)
+            or list(map(_is_finite, bounds)) != [True, True]
+            or bounds[0] >= bounds[1]
+        ):
+            raise PlumblineError(
+                f"{where}: bounds is {bounds!r}; it is [the least, the most] an item can have"
+            )
+        bounds = (float(bounds[0]), float(bounds[1]))
+    cell = Cell(items, tuple(map(str, lists["groups"])), estimator, arrays, fidelity, bounds=bounds)
     if estimator != "replicates":
         return cell
     point, replicates = raw.get("point"), raw.get("replicates")
@@ -176,12 +217,14 @@ def item_sums(cell: Cell) -> np.ndarray:
 def estimates(cell: Cell, totals: np.ndarray) -> np.ndarray:
     """Return the estimate (draws,) of each row of totals (draws, sums): item_sums added up over a draw's items.
 
-    mean, ratio: Σ value / n, Σ numerator / Σ denominator. perplexity: exp(Σ nll / Σ tokens), nll in nats.
+    mean, ratio: Σ value / n, Σ numerator / Σ denominator. perplexity: exp(Σ nll / Σ tokens), nll in nats; infinite where
+    that is above 709.
     """
     if cell.estimator in ("mean", "ratio"):
         return totals[:, 0] / totals[:, 1]
     if cell.estimator == "perplexity":
-        return np.exp(totals[:, 0] / totals[:, 1])
+        with np.errstate(over="ignore"):
+            return np.exp(totals[:, 0] / totals[:, 1])
     if cell.estimator == "macro_mean":
         return _macro_mean(*np.split(totals, 2, axis=1))
     if cell.estimator == "corpus_bleu":
@@ -244,14 +287,15 @@ def _matthews(hits: np.ndarray, golds: np.ndarray, guesses: np.ndarray) -> np.nd
 
 
 @functools.lru_cache(
-    maxsize=3
+    maxsize=2
 )  # policies come one after another and share their draws, clean items beside all items
 def group_draws(count: int, draws: int, seed: int) -> np.ndarray:
     """Return how often each of `count` groups is in each draw (draws, count), whole groups drawn with replacement.
 
     Davison & Hinkley 1997, §3.8. Small integers, as 14 000 items of 20 000 draws would be 2 GB of floats: that a group
-    is drawn 256 times of at least 256 has no chance to be seen.
+    is drawn 256 times of at least 256 has no chance to be seen. Fewer draws where they would be more than MOST_COUNTS.
     """
+    draws = max(1, min(draws, MOST_COUNTS // count))
     random = np.random.default_rng(seed)
     counts = np.empty((draws, count), dtype=np.uint8)
     rows = max(1, BLOCK // count)
@@ -279,7 +323,7 @@ def bootstrap(cell: Cell, draws: int, seed: int) -> np.ndarray:
     np.add.at(sums, of_item, own)
     counts = group_draws(len(names), draws, seed)
     rows = max(1, BLOCK // len(names))
-    blocks = [counts[start : start + rows].astype(float) @ sums for start in range(0, draws, rows)]
+    blocks = [counts[start : start + rows].astype(float) @ sums for start in range(0, len(counts), rows)]
     samples = estimates(cell, np.concatenate(blocks))
     samples.setflags(write=False)
     return samples
@@ -364,31 +408,132 @@ def is_plain_rate(cells: Sequence[Cell]) -> bool:
 
     Ask it of all policies' cells at once: one policy's lengths may happen to be all 0.
     """
+    return _are_rates(cells) and all(len(set(cell.groups)) == len(cell.items) for cell in cells)
+
+
+def _are_rates(cells: Sequence[Cell]) -> bool:
     return all(
-        cell.estimator == "mean"
-        and bool(np.isin(cell.columns["value"], (0.0, 1.0)).all())
-        and len(set(cell.groups)) == len(cell.items)
-        for cell in cells
+        cell.estimator in LINEAR and bool(np.isin(cell.columns["value"], (0.0, 1.0)).all()) for cell in cells
     )
 
 
-def interval(
-    cells: Sequence[Cell], draws: int, seed: int, confidence: float = 0.95, plain_rate: bool = False
-) -> Interval:
-    """Return the estimate and its interval; `cells` are one policy's seeds on the same items.
+def bounds_of(cells: Sequence[Cell]) -> tuple[float, float] | None:
+    """Return the least and the most that an item of these cells can have, None where that is not known.
 
-    It is Wilson's for a plain rate (see is_plain_rate; not where seeds are averaged to shares), else the percentiles
-    of the bootstrap. One group, or items that are all equal, give a percentile interval of no width, and few
-    groups (below about 20) one that is a little narrow. Raises ValueError when items differ (see shared_items).
+    What the scorer says of all of them, if no value is outside; else 0 and 1 where every item is one of the two. Ask it
+    of all policies' cells at once, as is_plain_rate.
+    """
+    said = {cell.bounds for cell in cells}
+    if any(cell.estimator not in LINEAR for cell in cells):
+        return None
+    if len(said) == 1 and (bounds := said.pop()):
+        inside = (
+            bounds[0] <= cell.columns["value"].min() <= cell.columns["value"].max() <= bounds[1]
+            for cell in cells
+        )
+        return bounds if all(inside) else None
+    return (0.0, 1.0) if _are_rates(cells) else None
+
+
+def interval(
+    cells: Sequence[Cell],
+    draws: int,
+    seed: int,
+    confidence: float = 0.95,
+    bounds: tuple[float, float] | None = None,
+) -> Interval:
+    """Return the estimate and its interval, by the rules at the head; `cells` are one policy's seeds on the same items.
+
+    bounds: see bounds_of. Percentile intervals are a little narrow below about 20 groups, and where so few groups
+    cannot speak as clearly as `confidence` asks (see paired_difference) a note says so. Raises ValueError when items
+    differ (see shared_items).
     """
     _check_cells(cells)
     value = point_estimate(cells)
-    if plain_rate:
-        values = np.mean([cell.columns["value"] for cell in cells], axis=0)
-        if np.isin(values, (0.0, 1.0)).all():
-            return Interval(value, *wilson(int(values.sum()), len(values), confidence), method="wilson")
-    low, high = _percentiles(_averaged(cells, draws, seed), confidence)
-    return Interval(value, low, high, method="replicates" if _is_refitted(cells[0]) else "bootstrap")
+    if len(set(cells[0].groups)) < 2:
+        return Interval(value, note=ONE_GROUP)
+    if bounds:
+        items = np.mean([cell.columns["value"] for cell in cells], axis=0)
+        if (
+            bounds == (0, 1)
+            and is_plain_rate(cells)
+            and np.isin(items, bounds).all()
+            and cells[0].estimator == "mean"
+        ):
+            return Interval(value, *wilson(int(items.sum()), len(items), confidence), method="wilson")
+        return Interval(value, *korn_graubard(cells[0], items, bounds, confidence), method="korn_graubard")
+    samples = _averaged(cells, draws, seed)
+    if not np.isfinite(samples).all():
+        return Interval(value, note=NOT_FINITE)
+    if np.ptp(samples) <= ROUNDING * max(1.0, abs(value)):
+        return Interval(value, note=ALL_EQUAL)
+    method = "replicates" if _is_refitted(cells[0]) else "bootstrap"
+    return Interval(
+        value,
+        *_percentiles(samples, confidence),
+        method=method,
+        note=_few_groups(cells[0].groups, confidence),
+    )
+
+
+def _few_groups(groups: Sequence[str], confidence: float) -> str:
+    count = len(set(groups))
+    if _least_of_coins(count) <= 1 - confidence:
+        return ""
+    return f"{count} groups: the interval is narrower than {100 * confidence:g} %"
+
+
+def _least_of_coins(groups: int) -> float:
+    """Return the two-sided p-value of so many coins that fall alike: groups of any size speak no more clearly."""
+    return 2.0 ** (1 - groups) if groups else 1.0
+
+
+def korn_graubard(
+    cell: Cell, items: np.ndarray, bounds: tuple[float, float], confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return Korn and Graubard's interval of a weighted mean of bounded items (1998, Survey Methodology 24, 193-201).
+
+    items (items,): the cell's values, or their means over seeds. On the scale from 0 to 1 a mean p whose variance over G
+    groups is v (linearised) is worth p (1 - p) / v independent trials; these, shrunk by the square of t's quotient at
+    n - 1 and G - 1 degrees of freedom, have Clopper and Pearson's interval. So it stays inside the bounds, is
+    wider towards the middle, and allows for few groups.
+
+    Where all groups agree, v is 0 and the data say nothing of how items of a group hang together. Then at most a share q
+    of all groups can be another, and what these have is within the bounds: from p (1 - q) to p (1 - q) + q, with
+    Clopper and Pearson's q for none of as many trials as there are effective groups, (Σ w)² / Σ w², w a group's weight
+    (Kish 1965, §11.7): the rule of three, at 0 and 1 their own interval.
+    """
+    low, high = bounds
+    weights, centres = _weights(cell, items)
+    of_group = np.unique(np.asarray(cell.groups, dtype=str), return_inverse=True)[1]
+    groups, tail = int(of_group.max()) + 1, (1 - confidence) / 2
+    rate = (float(weights @ items) - low) / (high - low)
+    rate = round(rate) if abs(rate - round(rate)) < ROUNDING else rate  # 0 and 1 are ends, not nearly so
+    apart = np.bincount(of_group, weights * (items - centres) / (high - low))
+    variance = groups / (groups - 1) * float(apart @ apart)
+    if variance <= ROUNDING**2:
+        unseen = _unseen(np.bincount(of_group, weights), tail)
+        ends = rate * (1 - unseen), rate * (1 - unseen) + unseen
+    else:
+        shrunk = (stdtrit(len(items) - 1, 1 - tail) / stdtrit(groups - 1, 1 - tail)) ** 2
+        trials = rate * (1 - rate) / variance * shrunk
+        hits = rate * trials
+        ends = betaincinv(hits, trials - hits + 1, tail), betaincinv(hits + 1, trials - hits, 1 - tail)
+    return low + (high - low) * max(0.0, float(ends[0])), low + (high - low) * min(1.0, float(ends[1]))
+
+
+def _weights(cell: Cell, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each item's weight in a linear estimator, and the mean of its stratum, both (items,)."""
+    if cell.estimator == "mean":
+        return np.full(len(items), 1 / len(items)), np.full(len(items), items.mean())
+    of_stratum = np.unique(cell.columns["stratum"], return_inverse=True)[1]
+    sizes = np.bincount(of_stratum)
+    return (1 / (len(sizes) * sizes))[of_stratum], (np.bincount(of_stratum, items) / sizes)[of_stratum]
+
+
+def _unseen(weights: np.ndarray, tail: float) -> float:
+    """Return the largest share of groups that can be otherwise where none was seen, from the groups' weights."""
+    return 1 - tail ** (float(weights @ weights) / float(weights.sum()) ** 2)
 
 
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -406,26 +551,79 @@ def paired_difference(
     draws: int,
     seed: int,
     confidence: float = 0.95,
+    bounds: tuple[float, float] | None = None,
 ) -> Difference:
     """Return `first` minus `second` on the same items under the same draws, with interval and p-value.
 
     The p-value is 2 (1 + #) / (draws + 1), # the draws on the rarer side of zero (zeros count on both sides), at
-    most 1. G groups of any size cannot speak more clearly than G coins that fall alike, so it is at least 2^(1-G):
-    with one group it is 1. Raises ValueError when items differ (see shared_items).
+    most 1. Groups that do not differ say nothing, and D that do, of any size, cannot speak more clearly than D coins that
+    fall alike (as the sign test has it): so it is at least 2^(1-D), and where that is above 1 - confidence, the interval
+    reaches to zero. Where no draw differs from another, items with bounds have the interval that
+    korn_graubard gives groups that agree, as each difference lies within the bounds' own; all else has none. Raises
+    ValueError when items differ (see shared_items).
     """
     _check_cells([*first, *second])
     value = point_estimate(first) - point_estimate(second)
     scale = ROUNDING * max(1.0, abs(point_estimate(first)))
+    value = 0.0 if abs(value) < scale else value
     samples = _averaged(first, draws, seed) - _averaged(second, draws, seed)
+    if not np.isfinite(samples).all():
+        return Difference(value, note=f"difference: {NOT_FINITE}")
     samples[np.abs(samples) < scale] = 0.0
     rarer = min(int((samples <= 0).sum()), int((samples >= 0).sum()))
-    floor = 2.0 ** (1 - len(set(first[0].groups)))
-    p_value = min(1.0, max(2 * (1 + rarer) / (len(samples) + 1), floor))
+    groups = len(set(first[0].groups))
+    drawn = f"{len(samples)} {'replicates' if _is_refitted(first[0]) else 'draws'}"
+    least, limit = max((2 / (len(samples) + 1), drawn), (_least_of_coins(groups), f"{groups} groups"))
+    coins = _least_of_coins(_groups_apart(first, second))
+    p_value = min(1.0, max(2 * (1 + rarer) / (len(samples) + 1), coins))
+    known = {"p_value": p_value, "least_p_value": min(1.0, least), "limit": limit}
+    known["standard_error"] = float(samples.std())
+    if groups < 2:
+        return Difference(value, note=ONE_GROUP, **known)
+    if np.ptp(samples) <= scale:
+        known["standard_error"] = 0.0
+        if not bounds:
+            note = (
+                "all differences equal: no interval of them"
+                if value
+                else "no item differs: no interval of the difference"
+            )
+            return Difference(value, note=note, **known)
+        width = bounds[1] - bounds[0]
+        weights, _ = _weights(first[0], np.zeros(len(first[0].items)))
+        weights = np.bincount(np.unique(first[0].groups, return_inverse=True)[1], weights)
+        unseen = _unseen(weights, (1 - confidence) / 2)
+        middle, reach = value * (1 - unseen), width * unseen
+        low, high = max(-width, middle - reach), min(width, middle + reach)
+        return Difference(value, low, high, method="korn_graubard", **known)
     low, high = _percentiles(samples, confidence)
+    if coins > 1 - confidence:
+        low, high = min(low, 0.0), max(high, 0.0)
     method = "replicates" if _is_refitted(first[0]) else "bootstrap"
-    return Difference(
-        0.0 if abs(value) < scale else value, low, high, p_value, float(samples.std()), method=method
-    )
+    return Difference(value, low, high, method=method, **known)
+
+
+def _groups_apart(first: Sequence[Cell], second: Sequence[Cell]) -> int:
+    """Return how many groups have an item that is not the same on both sides; of refits, all groups."""
+    if _is_refitted(first[0]):
+        return len(set(first[0].groups))
+    apart = np.zeros(len(first[0].items), dtype=bool)
+    for name in COLUMNS[first[0].estimator]:
+        ours, theirs = ([cell.columns[name] for cell in side] for side in (first, second))
+        if name in LABEL_COLUMNS:
+            apart |= np.any([ours[0] != other for other in [*ours, *theirs]], axis=0)
+        else:
+            ours, theirs = np.mean(ours, axis=0), np.mean(theirs, axis=0)
+            apart |= np.abs(ours - theirs) > ROUNDING * np.maximum(1.0, np.abs(ours))
+    return len(set(np.asarray(first[0].groups, dtype=str)[apart]))
+
+
+def draws_for(comparisons: int, draws: int, confidence: float) -> int:
+    """Return how many draws let a p-value pass Holm's correction over so many comparisons: `draws`, or more.
+
+    The least p-value of B draws is 2 / (B + 1), and the first of m is held to (1 - confidence) / m.
+    """
+    return max(draws, math.ceil(MARGIN * 2 * comparisons / (1 - confidence)))
 
 
 def minimum_detectable(standard_error: float, confidence: float = 0.95, power: float = 0.8) -> float:

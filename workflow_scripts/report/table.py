@@ -14,16 +14,20 @@ Not covered: a clean value of scores that cannot be estimated anew from their it
 
 import argparse
 import difflib
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, finished_file, read_json, sha256_of
+from workflow_scripts.report.numbers import decimals_of, estimate, shown
 from workflow_scripts.report.settings import read_settings
 from workflow_scripts.report.spreadsheets import write_csv
 from workflow_scripts.report.statistics import (
     Cell,
+    bounds_of,
     can_resample,
+    draws_for,
     holm,
     interval,
     is_plain_rate,
@@ -237,7 +241,9 @@ def results(scores: list[dict], settings: dict) -> list[dict]:
     """Return the rows of results.csv, numbers unrounded, with keys COLUMNS and "headline"; empty cells are "".
 
     settings: study, baseline (a policy or null), draws, seed, confidence. p_adjusted is Holm over every comparison
-    of the study; headlines and the single seeds behind them, which hold the same evidence, are two families.
+    of the study; headlines and the single seeds behind them, which hold the same evidence, are two families. There are
+    as many draws as a comparison needs to pass Holm's correction, at least those of the settings; where no p-value of a
+    row can pass, its note says why.
     """
     sets = score_sets(scores)
     policies = in_order(own["policy"] for own in sets)
@@ -249,14 +255,25 @@ def results(scores: list[dict], settings: dict) -> list[dict]:
         benchmark: in_order(name for s in scores if s["benchmark"] == benchmark for name in s["cells"])
         for benchmark in _benchmarks(scores)
     }
+    compared = [
+        own["headline"]
+        for benchmark in names
+        for name in names[benchmark]
+        for own in sets
+        if members_of(own, benchmark, name)
+        and members_of(baseline_set(sets, own, settings.get("baseline")), benchmark, name)
+    ]
+    most = max(compared.count(True), compared.count(False))
+    settings = settings | {"draws": draws_for(most, settings["draws"], settings["confidence"])}
     rows: dict[tuple, dict] = {}
     for benchmark in names:
         for name in names[benchmark]:  # cell by cell, because the policies of one cell share their draws
             own_scores = [score for score in scores if score["benchmark"] == benchmark]
-            rate = is_plain_rate([s["cells"][name]["cell"] for s in own_scores if name in s["cells"]])
+            cells = [s["cells"][name]["cell"] for s in own_scores if name in s["cells"]]
+            scale = {"rate": is_plain_rate(cells), "bounds": bounds_of(cells)}
             for number, own in enumerate(sets):
                 if members_of(own, benchmark, name):
-                    rows[number, benchmark, name] = _row(sets, own, benchmark, name, settings, rate)
+                    rows[number, benchmark, name] = _row(sets, own, benchmark, name, settings, scale)
     ordered = []
     for number, own in enumerate(sets):
         for benchmark, members in own["benchmarks"].items():
@@ -269,6 +286,12 @@ def results(scores: list[dict], settings: dict) -> list[dict]:
         compared = [row for row in ordered if row["p_value"] != "" and row["headline"] == headline]
         for row, adjusted in zip(compared, holm([row["p_value"] for row in compared]), strict=True):
             row["p_adjusted"] = adjusted
+            least = row["least_p_value"] * len(compared)
+            if row["least_p_value"] < 1 and least > 1 - settings["confidence"]:
+                note = (
+                    f"no p-value can pass Holm's correction over {len(compared)} comparisons: {row['limit']}"
+                )
+                row["note"] = "; ".join(filter(None, [row["note"], note]))
     set_beside(ordered, settings.get("published") or [])
     return ordered
 
@@ -313,9 +336,12 @@ def _shown(name: tuple[str, str, str, str]) -> str:
 
 
 def _row(
-    sets: list[dict], own: dict, benchmark: str, name: tuple[str, str], settings: dict, rate: bool
+    sets: list[dict], own: dict, benchmark: str, name: tuple[str, str], settings: dict, scale: dict
 ) -> dict:
-    """Return a cell's row: its estimate on all and on clean items and, on the items both have, its difference."""
+    """Return a cell's row: its estimate on all and on clean items and, on the items both have, its difference.
+
+    scale: {"rate", "bounds"}, what the items of all policies' cells are (see is_plain_rate and bounds_of).
+    """
     members = members_of(own, benchmark, name)
     other = baseline_set(sets, own, settings.get("baseline"))
     found = [score["cells"][name] for score in members]
@@ -329,64 +355,110 @@ def _row(
         raise PlumblineError(f"{where} of {own['policy']}: {error}; score all policies again") from None
     seed = seed_of(settings["seed"], benchmark, *name)
     arguments = {"draws": settings["draws"], "seed": seed, "confidence": settings["confidence"]}
+    arguments["bounds"] = scale["bounds"]
     better = found[0]["higher_is_better"]
     row = _blank(own, benchmark, members, settings)
     row |= {"subset": name[0], "metric": name[1], "higher_is_better": "" if better is None else better}
     row |= {"n": len(own_items[0].items), "groups": len(set(own_items[0].groups))}
     notes = [found[0]["note"], _items_note("averaged over the seeds", own_items, cells)]
     if own_items[0].items:
-        row |= _estimated(own_items, rate, arguments)
-        row |= _cleaned(row, own_items, members, rate, arguments)
+        found_here = _estimated(own_items, arguments)
+        notes.append(found_here.pop("note"))
+        row |= found_here | _cleaned(found_here, row["subset"], own_items, members, arguments)
         notes += in_order(map(unscored_overlap, members))
+        notes.append(_replicates_note(own_items, row["subset"], members))
     if other_cells:
         row["baseline"] = other["policy"]
-        if shared[0].items and can_resample(shared):
-            row |= _compared(shared[: len(cells)], shared[len(cells) :], rate, arguments)
+        if shared[0].items and can_resample(shared) and row["value"] != "":
+            difference = _compared(shared[: len(cells)], shared[len(cells) :], scale["rate"], arguments)
+            notes.append(difference.pop("note"))
+            row |= difference
         notes.append(_items_note("compared", shared, [*cells, *other_cells]))
-    return row | {"note": "; ".join(filter(None, notes))}
+    return row | {"note": "; ".join(filter(None, in_order(notes)))}
 
 
-def _estimated(cells: list[Cell], rate: bool, arguments: dict) -> dict:
+def _estimated(cells: list[Cell], arguments: dict) -> dict:
+    """Return a row's value, ci_low, ci_high, interval and note; empty where they are no finite number."""
+    value = point_estimate(cells)
+    row: dict = {"value": value, "ci_low": "", "ci_high": "", "interval": "", "note": ""}
+    if not math.isfinite(value):
+        return row | {"value": "", "note": f"no finite value: {value}"}
     if not can_resample(cells):
-        return {"value": point_estimate(cells)}
-    found = interval(cells, **arguments, plain_rate=rate)
-    return {"value": found.value, "ci_low": found.low, "ci_high": found.high, "interval": found.method}
+        return row
+    found = interval(cells, **arguments)
+    row["note"] = found.note
+    if found.low is None:
+        return row
+    return row | {"ci_low": found.low, "ci_high": found.high, "interval": found.method}
 
 
 def _compared(first: list[Cell], second: list[Cell], rate: bool, arguments: dict) -> dict:
     """Return the columns of a paired difference; McNemar's where each side is one seed's plain rate.
 
-    Where no draw differs from another, nothing is known of what could have been seen: mde is left empty.
+    Where no draw differs from another, nothing is known of what could have been seen: mde is left empty. Beside the
+    columns stand the least p-value that there could have been, and what it is limited by.
     """
     found = paired_difference(first, second, **arguments)
+    if not math.isfinite(found.value):
+        return {"note": "not compared: no finite difference"}
     detectable = minimum_detectable(found.standard_error, arguments["confidence"])
     return {
         "difference": found.value,
-        "difference_low": found.low,
-        "difference_high": found.high,
+        "difference_low": "" if found.low is None else found.low,
+        "difference_high": "" if found.high is None else found.high,
         "p_value": found.p_value,
         "mcnemar_p": mcnemar(first[0], second[0]) if rate and len(first) == len(second) == 1 else "",
         "mde": detectable if detectable > 0 else "",
+        "note": found.note,
+        "least_p_value": found.least_p_value,
+        "limit": found.limit,
     }
 
 
-def _cleaned(row: dict, cells: list[Cell], members: list[dict], rate: bool, arguments: dict) -> dict:
-    """Return the clean columns of a row; an item that any seed's training has seen is contaminated for all of them."""
-    found = [score["contaminated"] for score in members]
-    if None in found or cells[0].estimator == "replicates":
+def _cleaned(found: dict, subset: str, cells: list[Cell], members: list[dict], arguments: dict) -> dict:
+    """Return the clean columns of a row; an item that any seed's training has seen is contaminated for all of them.
+
+    found: what _estimated says of all items.
+    """
+    dirty = _contaminated(members)
+    if dirty is None or cells[0].estimator == "replicates":
         return {}
-    dirty = {rule: set().union(*(each[rule] for each in found)) for rule in ("13", "8")}
-    kept = {rule: clean_items(cells[0].items, row["subset"], dirty[rule]) for rule in dirty}
+    kept = {rule: clean_items(cells[0].items, subset, dirty[rule]) for rule in dirty}
     columns: dict = {"clean_n": len(kept["13"]), "clean8_n": len(kept["8"])}
     if len(kept["13"]) == len(cells[0].items):  # no need to draw again
-        columns |= {"clean_value": row["value"], "clean_low": row["ci_low"], "clean_high": row["ci_high"]}
+        estimate = found
     elif kept["13"]:
-        estimate = _estimated([reduced(cell, kept["13"]) for cell in cells], rate, arguments)
-        columns |= {"clean_value": estimate["value"]}
-        columns |= {"clean_low": estimate["ci_low"], "clean_high": estimate["ci_high"]}
-    if kept["8"]:
-        columns["clean8_value"] = point_estimate([reduced(cell, kept["8"]) for cell in cells])
+        estimate = _estimated([reduced(cell, kept["13"]) for cell in cells], arguments)
+    else:
+        estimate = dict.fromkeys(("value", "ci_low", "ci_high"), "")
+    columns |= {"clean_value": estimate["value"]}
+    columns |= {"clean_low": estimate["ci_low"], "clean_high": estimate["ci_high"]}
+    if kept["8"] and found["value"] != "":
+        value = point_estimate([reduced(cell, kept["8"]) for cell in cells])
+        columns["clean8_value"] = value if math.isfinite(value) else ""
     return columns
+
+
+def _contaminated(members: list[dict]) -> dict[str, set[str]] | None:
+    """Return the items that any seed's training has seen, by rule; None where one of them was not looked for."""
+    found = [score["contaminated"] for score in members]
+    if None in found:
+        return None
+    return {rule: set().union(*(each[rule] for each in found)) for rule in ("13", "8")}
+
+
+def _replicates_note(cells: list[Cell], subset: str, members: list[dict]) -> str:
+    """Return a note where items of a refitted score overlap, as such a score has no clean value."""
+    dirty = _contaminated(members)
+    if cells[0].estimator != "replicates" or not dirty:
+        return ""
+    items = cells[0].items
+    count = len(items) - len(clean_items(items, subset, dirty["13"]))
+    return (
+        f"{count} of {len(items)} items overlap with training data; refits have no clean value"
+        if count
+        else ""
+    )
 
 
 def unscored_overlap(score: dict) -> str:
@@ -517,12 +589,21 @@ def markdown(rows: list[dict], settings: dict) -> str:
     return "\n".join(text) + "\n"
 
 
+INTERVALS = {
+    "korn_graubard": "Korn and Graubard's over groups of items, where items have bounds",
+    "wilson": "Wilson's where each item counts alone and is right or wrong",
+    "bootstrap": "bootstrap over groups of items",
+    "replicates": "refits on draws of groups",
+}
+
+
 def _legend(rows: list[dict], settings: dict) -> str:
     level = number_text(100.0 * settings["confidence"])
-    wilson = "; Wilson's where each item counts alone and is right or wrong"
+    used = {row["interval"] for row in rows}
+    ways = "; ".join(text for name, text in INTERVALS.items() if name in used)
     legend = (
-        f"Each number is a value ± half the width of its {level} % interval (bootstrap over groups of items, "
-        f"{settings['draws']} draws{wilson if any(row['interval'] == 'wilson' for row in rows) else ''}). "
+        f"Each number is a value ± half the width of its {level} % interval, or [low, high] where that is not symmetric"
+        f"{f' ({ways})' * bool(ways)}. One without has no interval: its note in results.csv says why. "
         "↑ higher is better, ↓ lower is better."
     )
     if settings.get("baseline"):
@@ -589,28 +670,17 @@ def _line(cells: list[str]) -> str:
 def _markdown_cell(row: dict | None) -> str:
     if row is None:
         return "–"
-    value, half = value_and_half(row)
-    text = f"{value} ± {half}" if half else value
+    text = estimate(row["value"], row["ci_low"], row["ci_high"])
     return f"**{text}**" if clearly_better(row) else text
 
 
-def value_and_half(row: dict) -> tuple[str, str]:
-    """Return a row's value and half the width of its interval as text, the second empty where it has none."""
-    half = "" if row["ci_low"] == "" else _decimals((row["ci_high"] - row["ci_low"]) / 2, row["value"])
-    return _decimals(row["value"], row["value"]), half
-
-
-def _decimals(number: float, beside: float) -> str:
-    """Return a number with the decimals that numbers of the size of `beside` are shown with."""
-    return f"{number + 0.0:.{3 if abs(beside) < 10 else 1}f}"
-
-
 def _clean_lines(rows: list[dict]) -> list[str]:
-    """Return lines on the scores that fall or rise, by more than half their interval, without what overlaps."""
+    """Return lines on the scores that leave their interval without what overlaps."""
     moved: dict[str, list[str]] = {}
     for row in filter(clearly_moved, rows):
         name = " ".join(filter(None, [row["subset"], row["metric"]]))
-        values = f"{_decimals(row['clean_value'], row['value'])} instead of {value_and_half(row)[0]}"
+        decimals = decimals_of(row["value"], row["ci_low"], row["ci_high"])
+        values = f"{shown(row['clean_value'], decimals)} instead of {shown(row['value'], decimals)}"
         moved.setdefault(row["policy"], []).append(f"{name} {values} ({row['clean_n']} of {row['n']} items)")
     bare = in_order(f"`{row['policy']}`" for row in rows if row["clean_n"] == 0)
     text = []
@@ -631,23 +701,23 @@ def _clean_lines(rows: list[dict]) -> list[str]:
 
 
 def clearly_moved(row: dict) -> bool:
-    """Return whether a row's clean value is further from its value than half the width of its interval."""
+    """Return whether a row's clean value is outside the interval of its value."""
     if row["clean_value"] == "" or row["ci_low"] == "":
         return False
-    return abs(row["clean_value"] - row["value"]) > (row["ci_high"] - row["ci_low"]) / 2
+    return not row["ci_low"] <= row["clean_value"] <= row["ci_high"]
 
 
 def _published_table(rows: list[dict]) -> list[str]:
     lines = [_line(["policy", "score", "here", "published", "difference", "source"])]
     lines.append(_line(["---", "---", "---:", "---:", "---:", "---"]))
     for row in rows:
-        there = _decimals(row["published_value"], row["published_value"])
+        decimals = decimals_of(row["published_value"])
+        there = shown(row["published_value"], decimals)
         here, difference = "–", "–"
         if row["value"] != "":
             here = _markdown_cell(row).replace("*", "")
-            difference = f"{'+' if row['published_difference'] > 0 else ''}" + _decimals(
-                row["published_difference"], row["published_value"]
-            )
+            sign = "+" if row["published_difference"] > 0 else ""
+            difference = sign + shown(row["published_difference"], decimals)
         cells = [f"`{row['policy']}`", cell_name(row), here, there, difference, row["published_source"]]
         lines.append(_line(cells))
     return lines
@@ -670,7 +740,7 @@ def latex(rows: list[dict], settings: dict) -> str:
     arrows = {True: r" $\uparrow$", False: r" $\downarrow$", "": ""}
     titles = [latex_text(title) + arrows[better] for title, better in grid["columns"]]
     lines = [
-        r"% \usepackage{booktabs}; value $\pm$ half its interval, bold where clearly better than the baseline",
+        r"% \usepackage{booktabs}; value $\pm$ half its interval, or [low, high]; bold where clearly better than the baseline",
         r"\begin{tabular}{l" + "r" * len(titles) + "}",
         r"\toprule",
         _latex_line(["policy", *titles]),
@@ -701,17 +771,16 @@ def _latex_line(cells: list[str]) -> str:
 def _latex_cell(row: dict | None) -> str:
     if row is None:
         return "--"
-    value, half = (text.replace("-", "$-$") for text in value_and_half(row))
-    text = rf"{value} $\pm$ {half}" if half else value
+    text = estimate(row["value"], row["ci_low"], row["ci_high"]).replace("-", "$-$").replace("±", r"$\pm$")
     return rf"\textbf{{{text}}}" if clearly_better(row) else text
 
 
 def clearly_better(row: dict) -> bool:
     """Return whether the interval of the paired difference lies wholly on the good side of zero.
 
-    Never where no direction is good, nor with a p-value of 1: that is one group alone, whose interval has no width.
+    Never where no direction is good, nor where the difference has no interval.
     """
-    if row["difference"] == "" or row["higher_is_better"] == "" or row["p_value"] == 1:
+    if row["difference"] == "" or row["difference_low"] == "" or row["higher_is_better"] == "":
         return False
     return row["difference_low"] > 0 if row["higher_is_better"] else row["difference_high"] < 0
 

@@ -227,8 +227,9 @@ def _estimate_of(cells: list[Cell]) -> tuple[float | None, int]:
 
 
 def _same(value: float | None, text: str) -> bool:
-    if value is None or not text:
-        return value is None and not text
+    unknown = value is None or not math.isfinite(value)  # the table has no value that is not finite
+    if unknown or not text:
+        return unknown and not text
     try:
         return math.isclose(value, float(text), rel_tol=ROUNDING, abs_tol=1e-9)
     except ValueError:

@@ -13,7 +13,7 @@ from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_json
-from workflow_scripts.score.items import first_turns_by_id, make_cell, write_scores
+from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
 
 LC_DRAWS = 200
 
@@ -77,7 +77,10 @@ def win_cells(prompts: list[dict], preferences: Preferences) -> list[dict[str, A
     if not any(given.values()):
         return []
     rounded = {name: [discrete(value) for value in values] for name, values in given.items()}
-    return [mean_cell(prompts, "win_rate", given), mean_cell(prompts, "discrete_win_rate", rounded)]
+    return [
+        mean_cell(prompts, "win_rate", given, bounds=SHARE),
+        mean_cell(prompts, "discrete_win_rate", rounded, bounds=SHARE),
+    ]
 
 
 def failed_cell(prompts: list[dict], preferences: Preferences) -> dict[str, Any]:
@@ -85,7 +88,7 @@ def failed_cell(prompts: list[dict], preferences: Preferences) -> dict[str, Any]
     failed = {
         name: [float(value is None) for value in values.values()] for name, values in preferences.items()
     }
-    return mean_cell(prompts, "failed", failed, higher_is_better=False)
+    return mean_cell(prompts, "failed", failed, higher_is_better=False, bounds=SHARE)
 
 
 def length_controlled(

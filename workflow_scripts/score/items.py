@@ -7,6 +7,8 @@ from typing import Any
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import write_json
 
+SHARE = [0.0, 1.0]  # the least and the most that an item of a rate, a share or a chance can have
+
 
 def make_cell(
     subset: str,
@@ -21,6 +23,8 @@ def make_cell(
 ) -> dict[str, Any]:
     """Return one cell of a score file: n items, their n groups, and columns of n values each.
 
+    `bounds`, among the extra keys, are the least and the most that an item of a mean can have, where there are such: the
+    report's intervals need them where a policy stands at the edge.
     Raises ValueError when a length differs: an item must never be lost on the way to the table.
     """
     lengths = {len(items), len(groups), *map(len, columns.values())}

@@ -18,7 +18,7 @@ from workflow_scripts.score.verdicts import Values, failed_cell, mean_cell, valu
 def score(prompts: list[dict], ratings: Values) -> list[dict[str, Any]]:
     """Return one policy's cells: score and failed. An item is a prompt, the mean over its samples."""
     groups = {row["id"]: row["group"] for row in prompts}
-    return [*mean_cell("overall", "score", ratings, groups), failed_cell(ratings, groups)]
+    return [*mean_cell("overall", "score", ratings, groups, bounds=(0, 100)), failed_cell(ratings, groups)]
 
 
 def main() -> None:

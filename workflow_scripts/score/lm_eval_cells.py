@@ -154,7 +154,7 @@ def squad_columns(texts: list[str], references: list[dict]) -> list[Found]:
                 answer for answer in reference["answers"]["text"] if squad_metrics.normalize_answer(answer)
             ]
             scores.append(100.0 * max(compare(answer, text) for answer in known or [""]))
-        found.append(Found("mean", {"value": scores}))
+        found.append(Found("mean", {"value": scores}, {"bounds": [0.0, 100.0]}))
     return found
 
 

@@ -8,11 +8,12 @@ win rate counts a tie as half a win. Not covered: asking the judge.
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
-from workflow_scripts.score.items import make_cell, write_scores
+from workflow_scripts.score.items import SHARE, make_cell, write_scores
 from workflow_scripts.score.verdicts import Values, failed_cell, lost, mean_cell, names_of, values_of, won
 
 LOWEST, HIGHEST = 1, 10
@@ -36,7 +37,9 @@ def subsets_of(prompts: list[dict], values: Values) -> dict[str, Values]:
     return {"overall": values} | turns | categories
 
 
-def mean_cells(prompts: list[dict], values: Values, metric: str) -> list[dict[str, Any]]:
+def mean_cells(
+    prompts: list[dict], values: Values, metric: str, bounds: Sequence[float] = SHARE
+) -> list[dict[str, Any]]:
     """Return a mean overall, by turn and by category.
 
     Items are question ids within a turn and "<question id>#<turn>" elsewhere; groups are question ids. A mean with
@@ -46,7 +49,7 @@ def mean_cells(prompts: list[dict], values: Values, metric: str) -> list[dict[st
     return [
         cell
         for subset, part in subsets_of(prompts, values).items()
-        for cell in mean_cell(subset, metric, part, groups, not subset.startswith("turn"))
+        for cell in mean_cell(subset, metric, part, groups, not subset.startswith("turn"), bounds=bounds)
     ]
 
 
@@ -59,14 +62,18 @@ def off_scale_cells(prompts: list[dict], values: Values) -> list[dict[str, Any]]
     if not any(shares):
         return []
     items, groups = names_of(values, True), [name for name, _ in values]
-    return [make_cell("overall", "off_scale", items, groups, {"value": shares}, higher_is_better=False)]
+    return [
+        make_cell(
+            "overall", "off_scale", items, groups, {"value": shares}, higher_is_better=False, bounds=SHARE
+        )
+    ]
 
 
 def score(prompts: list[dict], ratings: Values) -> list[dict[str, Any]]:
     """Return one policy's cells: rating overall, by turn and category, and the share of failed verdicts."""
     groups = {row["id"]: row["id"] for row in prompts}
     return [
-        *mean_cells(prompts, ratings, "rating"),
+        *mean_cells(prompts, ratings, "rating", (LOWEST, HIGHEST)),
         failed_cell(ratings, groups, True),
         *off_scale_cells(prompts, ratings),
     ]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.channel import UNSEEN
-from workflow_scripts.score.items import first_turns_by_id, make_cell, write_scores
+from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
 from workflow_scripts.score.sandbox import Outcome, Program, SandboxMissing, find_sandbox, run_program
 
 CHAT = "answers failed and look like chat (a fence, the function anew, no word before a stop): try form: instruct"
@@ -106,7 +106,7 @@ def score(prompts: list[dict], answers: dict[str, list[Written]], settings: dict
         values = [pass_at_k(*counts, k) for counts in results[temperature].values()]
         note = "; ".join([*more, *notes[temperature]])
         extra = {"note": note} if note else {}
-        return make_cell(subset, f"pass@{k}", tasks, tasks, {"value": values}, **extra)
+        return make_cell(subset, f"pass@{k}", tasks, tasks, {"value": values}, bounds=SHARE, **extra)
 
     if len(results) == 1:
         (only,) = results

@@ -12,7 +12,7 @@ import math
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
-from workflow_scripts.score.items import make_cell, write_scores
+from workflow_scripts.score.items import SHARE, make_cell, write_scores
 
 NGRAMS = (1, 2, 3)
 
@@ -68,7 +68,7 @@ def score(rows: list[dict], where: str) -> list[dict]:
     cells.append(cell("text", "words", words, higher_is_better=None))
     for n in NGRAMS:
         values = [distinct(row["reference"], n) for row in rows]
-        cells.append(cell("text", f"distinct_{n}_per_answer", values))
+        cells.append(cell("text", f"distinct_{n}_per_answer", values, bounds=SHARE))
     return cells
 
 

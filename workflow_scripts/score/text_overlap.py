@@ -18,7 +18,7 @@ import numpy as np
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
-from workflow_scripts.score.items import make_cell, write_scores
+from workflow_scripts.score.items import SHARE, make_cell, write_scores
 from workflow_scripts.score.rewards import NGRAMS, distinct
 from workflow_scripts.score.wordnet import WordNet
 
@@ -137,7 +137,7 @@ def meteor_cells(turns: list[Turn], settings: dict) -> list[dict]:
     def meteor(turn: Turn, answer: str) -> float:
         return meteor_score([words_of(turn.reference)], words_of(answer), wordnet=wordnet)
 
-    return [mean_cell(turns, "meteor" if settings["wordnet"] else "meteor_exact_stem", meteor)]
+    return [mean_cell(turns, "meteor" if settings["wordnet"] else "meteor_exact_stem", meteor, bounds=SHARE)]
 
 
 def fragments(answer: list[str], given: list[str]) -> list[int]:
@@ -172,7 +172,7 @@ def coverage_cells(turns: list[Turn], settings: dict) -> list[dict]:
         words = words_of(answer)
         return sum(fragments(words, words_of(turn.given))) / max(1, len(words))
 
-    return [mean_cell(turns, "coverage", coverage, higher_is_better=None)]
+    return [mean_cell(turns, "coverage", coverage, higher_is_better=None, bounds=SHARE)]
 
 
 def density_cells(turns: list[Turn], settings: dict) -> list[dict]:
@@ -221,7 +221,9 @@ def distinct_cells(turns: list[Turn], settings: dict) -> list[dict]:
     cells = []
     for n in NGRAMS:
         cells.append(
-            mean_cell(turns, f"distinct_{n}_per_answer", lambda turn, answer, n=n: distinct(answer, n))
+            mean_cell(
+                turns, f"distinct_{n}_per_answer", lambda _, answer, n=n: distinct(answer, n), bounds=SHARE
+            )
         )
         said: dict[str, list] = {name: [] for name in names}
         for turn in turns:

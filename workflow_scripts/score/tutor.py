@@ -10,7 +10,7 @@ import json
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, FIELDS, LABEL_FIELDS, STATE, parse_reply
-from workflow_scripts.score.items import first_turns_by_id, make_cell, write_scores
+from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
 
 SUBSETS = {EVALUATION: "evaluation", ACTION: "action", STATE: "state"}
 
@@ -72,16 +72,18 @@ def score(prompts: list[dict], answers: dict[str, dict], settings: dict) -> list
         right = [float(a == b) for a, b in zip(truth, guess, strict=True)]
         exact = [a * b for a, b in zip(exact, right, strict=True)]
         labels = {"gold": truth, "predicted": guess}
-        cells.append(cell(subset, "accuracy", later, {"value": right}))
+        cells.append(cell(subset, "accuracy", later, {"value": right}, bounds=SHARE))
         cells.append(cell(subset, "macro_f1", later, labels, estimator="macro_f1", fidelity=fidelity))
-    cells.append(cell("reply", "exact_labels", later, {"value": exact}))
+    cells.append(cell("reply", "exact_labels", later, {"value": exact}, bounds=SHARE))
     form = {
         "valid_json": [is_valid_json(answers[row["id"]]["text"]) for row in prompts],
         "parsed": [set(FIELDS) <= set(replies[row["id"]] or ()) for row in prompts],
         "finished": [answers[row["id"]]["finish_reason"] == "stop" for row in prompts],
     }
     for metric, held in form.items():
-        cells.append(cell("reply", metric, prompts, {"value": [float(value) for value in held]}))
+        cells.append(
+            cell("reply", metric, prompts, {"value": [float(value) for value in held]}, bounds=SHARE)
+        )
     return cells
 
 

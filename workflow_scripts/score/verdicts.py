@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.score.items import make_cell
+from workflow_scripts.score.items import SHARE, make_cell
 
 Values = dict[tuple[str, int], list[float | None]]
 
@@ -47,11 +47,13 @@ def mean_cell(
     groups: dict[str, str],
     named_by_turn: bool = False,
     measure: Callable[[float], float] = float,
+    bounds: Sequence[float] = SHARE,
     **extra: Any,
 ) -> list[dict[str, Any]]:
     """Return the cell of a mean over (question, turn), or none where there is no verdict at all.
 
-    An item is the mean of `measure` over its samples' verdicts, named by its question, or "<question>#<turn>".
+    An item is the mean of `measure` over its samples' verdicts, which is within `bounds`, named by its question, or
+    "<question>#<turn>".
     """
     means = {}
     for key, found in values.items():
@@ -62,6 +64,7 @@ def mean_cell(
         return []
     items = names_of(means, named_by_turn)
     column = {"value": list(means.values())}
+    extra["bounds"] = list(bounds)
     return [make_cell(subset, metric, items, [groups[name] for name, _ in means], column, **extra)]
 
 
@@ -76,6 +79,7 @@ def failed_cell(values: Values, groups: dict[str, str], named_by_turn: bool = Fa
         [groups[name] for name, _ in values],
         {"value": shares},
         higher_is_better=False,
+        bounds=SHARE,
     )
 
 
