@@ -1000,6 +1000,15 @@ SCORES = [
 ]
 
 
+# What was answered, and how many prompts had to be cut for it: the table says so.
+GENERATIONS = [
+    f"{policy_folder(name, seed)}/generations/{benchmark}.json"
+    for name, seed in INDEXED
+    for benchmark, part in STUDY.benchmarks.items()
+    if part.kind in ANSWERED
+]
+
+
 def index_entries():
     return as_json(
         {
@@ -1123,6 +1132,25 @@ def agreement_pairs():
 TRAINED = [(name, seed) for name, seed in cells() if POLICIES[name].parent]
 
 
+def counted_rows(policy, seed):
+    """Return the manifest that counts what a run learned from: rows kept, rejected and cut."""
+    wildcards, method = (
+        SimpleNamespace(policy=policy, seed=seed),
+        POLICIES[policy].method,
+    )
+    if method in PAIR_METHODS:
+        folder = reference_folder(wildcards)
+    elif method in OFFLINE_METHODS:
+        folder = rewarded_folder(wildcards)
+    elif method == "pro":
+        folder = ranked_folder(wildcards)
+    elif method in ONLINE_METHODS:  # their own manifests count the prompts
+        folder = policy_folder(policy, seed)
+    else:
+        folder = f"{RESULTS}/tokens/{policy}"
+    return f"{folder}/manifest.json"
+
+
 TRAININGS = [
     {
         "policy": name,
@@ -1131,6 +1159,7 @@ TRAININGS = [
         "warmup": run_of(name).warmup,
         "curve": f"{policy_folder(name, seed)}/curve.json",
         "manifest": f"{policy_folder(name, seed)}/manifest.json",
+        "learned_from": counted_rows(name, seed),
     }
     for name, seed in TRAINED
 ]

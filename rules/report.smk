@@ -43,6 +43,7 @@ rule record_provenance:
 rule build_table:
     input:
         scores=SCORES,
+        generations=GENERATIONS,
         index=rules.index_scores.output,
         provenance=rules.record_provenance.output,
         overlap=OVERLAPS,
@@ -150,6 +151,7 @@ rule summarise_training:
     input:
         [run["curve"] for run in TRAININGS],
         [run["manifest"] for run in TRAININGS],
+        [run["learned_from"] for run in TRAININGS],
     output:
         report(
             f"{RESULTS}/training.csv",

@@ -259,6 +259,8 @@ def test_every_prompt_sample_and_turn_has_one_answer_in_order(study, echo):
         "answers": 8,
         "finished": 8,
         "prompts_cut": 0,
+        "last_turns_cut": 0,
+        "systems_lost": 0,
     }
     assert len(set(echo.seeds)) == 4, "every sample and turn draws by itself"
     assert read_json(study.folder / "cost.out")["tokens"] == 24
@@ -477,7 +479,7 @@ def test_a_resumed_run_of_several_temperatures_draws_the_same_answers(study, eng
     assert study.collect("talk") == unbroken
 
 
-def test_a_prompt_longer_than_the_context_is_cut_on_the_left_and_says_so(study, echo):
+def test_a_prompt_longer_than_the_context_keeps_its_header_loses_its_start_and_says_so(study, echo, capsys):
     tokenizer = answer.load_tokenizer(study.model)
     study.add("long", rows_of(["Yes?", "Name two gases. " * 20]))
     study.answer("long", context=40)
@@ -486,9 +488,35 @@ def test_a_prompt_longer_than_the_context_is_cut_on_the_left_and_says_so(study, 
     room = 40 - GREEDY["max_new_tokens"]
     messages = [{"role": "user", "content": "Name two gases. " * 20}]
     whole = templates.tokenise_prompt(messages, TEMPLATE, tokenizer)
-    assert long["prompt_tokens"] == room
-    assert long["prompt_tokens_cut"] == len(whole) - room
-    assert echo.asked[1] == tokenizer.decode(whole[-room:])
+    assert long["prompt_tokens"] <= room < long["prompt_tokens"] + 4
+    assert long["prompt_tokens_cut"] == len(whole) - long["prompt_tokens"]
+    assert long["last_turn_cut"] is True
+    header, text, end = "<s>Student: ", "Name two gases. " * 20, "\n\nTutorbot:"
+    assert echo.asked[1].startswith(header) and echo.asked[1].endswith(end)
+    assert text.strip().endswith(echo.asked[1].removeprefix(header).removesuffix(end))
+    counts = read_json(study.folder / "long.counts")["counts"]
+    assert (counts["prompts_cut"], counts["last_turns_cut"], counts["systems_lost"]) == (1, 1, 0)
+    assert "prompts of long: 1 of 2 rows cut: 1 prompt cut at the start" in capsys.readouterr().err
+
+
+def test_a_dialogue_longer_than_the_context_loses_its_oldest_exchanges_and_keeps_its_last_turn(study, echo):
+    row = {
+        "id": "q",
+        "group": "q",
+        "messages": [{"role": "system", "content": "Tutor the student."}],
+        "followups": [],
+    }
+    for said in ("One?", "Two two?", "Three?"):
+        row["messages"] += [{"role": "user", "content": said}, {"role": "assistant", "content": "Yes"}]
+    row["messages"].pop()
+    study.add("long", [row])
+    whole = len(templates.tokenise_prompt(row["messages"], TEMPLATE, answer.load_tokenizer(study.model)))
+    study.answer("long", context=whole - 1 + GREEDY["max_new_tokens"])
+    (found,) = study.collect("long")
+    assert echo.asked == [
+        "<s>System: Tutor the student.\nStudent: Two two?\n\nTutorbot: Yes</s>\nStudent: Three?\n\nTutorbot:"
+    ]
+    assert "last_turn_cut" not in found
     assert read_json(study.folder / "long.counts")["counts"]["prompts_cut"] == 1
 
 

@@ -34,6 +34,7 @@ from workflow_scripts.align import (
 )
 from workflow_scripts.align.offline import OfflineLoss, draw, draws_of, token_log_ratio, without_dropout
 from workflow_scripts.align.rewarded import batches_of, tokenise_answers
+from workflow_scripts.common.fitting import cut_counts
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl, write_manifest
 from workflow_scripts.common.logprobs import flat_logps
@@ -283,19 +284,24 @@ def test_unusable_answers_are_rejected_with_reasons_and_counted(tiny_model, tmp_
     assert counts["tokens"] == sum(len(row["prompt"]) + len(row["completion"]) for row in rows_of(folder))
 
 
-def test_long_prompts_are_cut_left_long_completions_right_and_both_are_counted(tiny_model):
+def test_what_fits_is_whole_what_does_not_is_cut_and_both_kinds_are_counted(tiny_model):
     tokenizer, rows = load_tokenizer(tiny_model), annotated(6, candidates=1)
-    whole, _, none = tokenise_answers(rows, "train", tokenizer, TOKENS)
-    assert none == {"prompts_cut": 0, "completions_cut": 0}
-    lengths = sorted(len(row["prompt"]) for row in whole), sorted(len(row["completion"]) for row in whole)
-    longest, room = lengths[0][2], lengths[1][2]
-    limits = {"max_prompt_tokens": longest, "max_tokens": longest + room}
-    cut, rejected, counts = tokenise_answers(rows, "train", tokenizer, TOKENS | limits)
+    whole, _ = tokenise_answers(rows, "train", tokenizer, TOKENS)
+    assert not any(cut_counts(whole).values())
+    prompts, replies = (sorted(len(row[name]) for row in whole) for name in ("prompt", "completion"))
+    limits = {"max_prompt_tokens": prompts[1], "max_tokens": prompts[1] + replies[2]}
+    found, rejected = tokenise_answers(rows, "train", tokenizer, TOKENS | limits)
     assert not rejected
-    assert [row["prompt"] for row in cut] == [row["prompt"][-longest:] for row in whole]
-    assert [row["completion"] for row in cut] == [row["completion"][:room] for row in whole]
-    assert counts["prompts_cut"] == sum(length > longest for length in lengths[0]) > 0
-    assert counts["completions_cut"] == sum(length > room for length in lengths[1]) > 0
+    for row, other in zip(found, whole, strict=True):
+        assert len(row["prompt"]) + len(row["completion"]) <= limits["max_tokens"]
+        if len(other["prompt"]) + len(other["completion"]) <= limits["max_tokens"]:
+            assert row == other
+        else:
+            assert len(row["prompt"]) <= max(prompts[1], 0)
+            assert row["completion"] == other["completion"][: limits["max_tokens"] - len(row["prompt"])]
+    counts = cut_counts(found)
+    assert counts["prompts_cut"] > 0 and counts["completions_cut"] == counts["ends_lost"] > 0
+    assert counts["cut"] < len(rows)
 
 
 def test_an_id_that_comes_twice_is_refused(tiny_model, tmp_path):

@@ -164,7 +164,7 @@ def test_mismatched_completions_are_those_of_the_next_pair_where_prompts_differ(
 def rows_with_prompts(prompts: str) -> list[dict]:
     """Return a row per letter, which is its prompt; its completions name it."""
     return [
-        {"prompt": [ord(prompt)], "chosen": [ord(prompt), place, 1], "rejected": [ord(prompt), place, 0]}
+        {"asked": prompt, "chosen": [ord(prompt), place, 1], "rejected": [ord(prompt), place, 0]}
         for place, prompt in enumerate(prompts)
     ]
 
@@ -172,7 +172,7 @@ def rows_with_prompts(prompts: str) -> list[dict]:
 @pytest.mark.parametrize("prompts", ["aabb", "aaab", "abab", "abcabc", "aaabbbccc", "baaaaaaaa", "abca"])
 def test_a_mismatched_completion_is_never_the_same_prompt_s(prompts):
     for row in with_mismatched(rows_with_prompts(prompts)):
-        assert row["mismatched_chosen"][0] == row["mismatched_rejected"][0] != row["prompt"][0]
+        assert row["mismatched_chosen"][0] == row["mismatched_rejected"][0] != ord(row["asked"])
         assert (row["mismatched_chosen"][2], row["mismatched_rejected"][2]) == (1, 0)
 
 

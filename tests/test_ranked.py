@@ -239,10 +239,12 @@ def test_pro_trains_on_ragged_numbers_of_answers_and_is_validated(tiny_model, tm
 def test_prompts_that_are_cut_are_counted_and_equal_answers_rejected(tiny_model, tmp_path):
     rows = ranked_rows(4)
     rows[1] |= {"answers": ["Yes", "Yes"], "rewards": [1.0, 0.5]}
-    write_ranked(tiny_model, tmp_path, rows, max_prompt_tokens=4)
+    write_ranked(tiny_model, tmp_path, rows, max_prompt_tokens=20, max_tokens=30)
     counts = read_json(tmp_path / "rows.json")["counts"]
-    assert counts["prompts_cut"] == counts["kept"] == 3
+    assert counts["prompts_cut"] == counts["last_turns_cut"] > 0
+    assert counts["cut"] == counts["kept"] == 3
     assert counts["rejected"] == 1
     assert read_jsonl(tmp_path / "rejected.jsonl")[0]["reason"] == "answers equal"
     kept = pyarrow.parquet.read_table(tmp_path / "rows.parquet").to_pylist()
-    assert {len(row["prompt"]) for row in kept} == {4}
+    assert all(len(row["prompt"]) <= 20 for row in kept)
+    assert all(len(row["prompt"]) + len(answer) <= 30 for row in kept for answer in row["answers"])

@@ -119,17 +119,34 @@ def test_a_limit_keeps_the_first_replies_and_an_empty_split_is_refused(loaded):
         measured(loaded, [])
 
 
-def test_what_is_too_long_loses_its_beginning_and_keeps_its_reply(loaded):
+def test_what_is_too_long_loses_its_oldest_turns_and_keeps_its_reply(loaded):
     from workflow_scripts.score.reply_likelihoods import token_row
 
     tokenizer = loaded[1]
     turn = turns_of(TALKS[0])[1]
     whole = token_row(turn, tokenizer, SETTINGS)
-    length = len(whole["completion"])
-    cut = token_row(turn, tokenizer, SETTINGS | {"max_tokens": length + 5})
-    assert cut == whole | {"prompt": whole["prompt"][-5:]}
-    short = token_row(turn, tokenizer, SETTINGS | {"max_tokens": length - 2})
-    assert short == whole | {"prompt": whole["prompt"][-1:], "completion": whole["completion"][: length - 3]}
+    prompt, reply = len(whole["prompt"]), len(whole["completion"])
+    assert not any(whole["facts"].values())
+    assert token_row(turn, tokenizer, SETTINGS | {"max_tokens": prompt + reply}) == whole
+    cut = token_row(turn, tokenizer, SETTINGS | {"max_tokens": prompt + reply - 1})
+    assert cut["completion"] == whole["completion"]
+    assert len(cut["prompt"]) < prompt and cut["facts"]["prompt_tokens_cut"] == prompt - len(cut["prompt"])
+    assert cut["prompt"][0] == tokenizer.bos_token_id
+    shortest = len(
+        templates.tokenise_prompt([{"role": "user", "content": "?"}], TEMPLATES["tutor"], tokenizer)
+    )
+    short = token_row(turn, tokenizer, SETTINGS | {"max_tokens": shortest + reply - 2})
+    assert short["completion"] == whole["completion"][: shortest + reply - 2 - len(short["prompt"])]
+    assert short["prompt"][0] == tokenizer.bos_token_id
+    assert short["facts"]["completions_cut"] == short["facts"]["ends_lost"] == 1
+
+
+def test_a_loss_over_replies_that_were_cut_says_so_in_its_note():
+    rows = [{"id": name, "group": name, "nll": 1.0, "tokens": 2} for name in "ab"]
+    assert not any("note" in cell for cell in score(rows, "rows"))
+    rows[1] |= {"prompt_tokens_cut": 7, "completions_cut": 1, "ends_lost": 1}
+    (note,) = {cell["note"] for cell in score(rows, "rows")}
+    assert note == "of 2 replies: 1 prompt cut at the start, 1 reply cut, 1 reply without its end token"
 
 
 @pytest.mark.parametrize("calibration", [None, "gold", "empty"])

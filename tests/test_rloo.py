@@ -55,7 +55,8 @@ def test_two_steps_change_the_weights_and_write_what_other_methods_write(tiny_mo
     folder = run_rloo(tiny_model, rloo_settings(), tmp_path)
     manifest = read_json(folder / "manifest.json")
     assert manifest["steps"] == 2
-    assert manifest["counts"] == {"read": 12, "kept": 12, "rejected": 0, "cut": 0}
+    assert manifest["counts"].pop("read") == manifest["counts"].pop("kept") == 12
+    assert not any(manifest["counts"].values())
     assert sha256_of(tiny_model / "model.safetensors") != manifest["files"]["model/model.safetensors"]
     load_policy(folder / "model")
     rows = read_json(folder / "curve.json")

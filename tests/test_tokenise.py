@@ -53,7 +53,7 @@ def tokenizer(tiny_model):
     ],
 )
 def test_every_row_is_kept_or_rejected_with_its_reason(tokenizer, overflow, reasons):
-    kept, rejected = tokenise_rows(ROWS, tokenizer, settings_of(overflow=overflow))
+    kept, rejected, _ = tokenise_rows(ROWS, tokenizer, settings_of(overflow=overflow))
     marked = dict.fromkeys(["marked", "marking"], "special token in content")
     assert {row["id"]: row["reason"] for row in rejected} == reasons | marked
     assert [row["id"] for row in kept] == [row["id"] for row in ROWS if row["id"] not in reasons | marked]
@@ -63,22 +63,24 @@ def test_every_row_is_kept_or_rejected_with_its_reason(tokenizer, overflow, reas
 def test_a_row_of_exactly_the_limit_is_whole_and_one_more_is_too_long(tokenizer):
     size = len(tokenise_conversation(ROWS[1]["messages"], TEMPLATE, tokenizer).input_ids)
     for overflow in ("cut", "reject"):
-        kept, rejected = tokenise_rows(ROWS[1:2], tokenizer, settings_of(max_tokens=size, overflow=overflow))
+        kept, rejected, _ = tokenise_rows(
+            ROWS[1:2], tokenizer, settings_of(max_tokens=size, overflow=overflow)
+        )
         assert (len(kept[0]["input_ids"]), rejected) == (size, [])
-    _, rejected = tokenise_rows(ROWS[1:2], tokenizer, settings_of(max_tokens=size - 1, overflow="reject"))
+    _, rejected, _ = tokenise_rows(ROWS[1:2], tokenizer, settings_of(max_tokens=size - 1, overflow="reject"))
     assert rejected == [{"id": "long", "reason": "too long", "detail": f"{size} tokens, at most {size - 1}"}]
 
 
 def test_a_cut_row_is_the_beginning_of_the_whole(tokenizer):
     whole = tokenise_conversation(ROWS[1]["messages"], TEMPLATE, tokenizer)
-    kept, _ = tokenise_rows(ROWS[1:2], tokenizer, settings_of())
+    kept, _, _ = tokenise_rows(ROWS[1:2], tokenizer, settings_of())
     assert kept[0]["input_ids"] == whole.input_ids[:64]
     assert kept[0]["labels"] == whole.labels[:64]
     assert any(label != IGNORED for label in kept[0]["labels"])
 
 
 def test_a_conversation_teaches_each_of_its_replies(tokenizer):
-    kept, _ = tokenise_rows(ROWS[-1:], tokenizer, settings_of())
+    kept, _, _ = tokenise_rows(ROWS[-1:], tokenizer, settings_of())
     learned = [label for label in kept[0]["labels"] if label != IGNORED]
     assert tokenizer.decode(learned) == " Good!</s> Yes</s>"
 
@@ -88,7 +90,7 @@ def test_with_a_limited_history_each_turn_is_a_row_with_the_loss_on_its_reply(to
     rows = spread([conversation, ROWS[0]], 1)
     assert [row["id"] for row in rows] == ["three#0", "three#1", "three#2", "short#0"]
     assert rows[:3] == turns_of(conversation, 1)
-    kept, rejected = tokenise_rows(rows, tokenizer, settings_of(history_turns=1))
+    kept, rejected, _ = tokenise_rows(rows, tokenizer, settings_of(history_turns=1))
     assert rejected == []
     for row, turn in zip(kept, rows, strict=True):
         prompt, reply = tokenise_reply(turn["messages"], turn["reference"], TEMPLATE, tokenizer)
@@ -100,7 +102,7 @@ def test_with_a_limited_history_each_turn_is_a_row_with_the_loss_on_its_reply(to
 
 
 def test_a_special_token_in_a_reply_of_its_own_row_is_rejected(tokenizer):
-    kept, rejected = tokenise_rows(spread([ROWS[4]], 1), tokenizer, settings_of(history_turns=1))
+    kept, rejected, _ = tokenise_rows(spread([ROWS[4]], 1), tokenizer, settings_of(history_turns=1))
     assert (kept, rejected[0]["detail"]) == ([], "</s>")
 
 
@@ -133,7 +135,7 @@ def learned_of(row, tokenizer):
     ],
 )
 def test_objectives_learn_replies_contents_or_all_but_the_first_header(tokenizer, changed, expected):
-    kept, _ = tokenise_rows(ROWS[-1:], tokenizer, settings_of(**(IM | changed)))
+    kept, _, _ = tokenise_rows(ROWS[-1:], tokenizer, settings_of(**(IM | changed)))
     assert learned_of(kept[0], tokenizer) == expected
     assert tokenizer.decode(kept[0]["input_ids"]).startswith("<s>Student: Why?")
 
@@ -149,7 +151,7 @@ def test_instruction_modelling_learns_the_prompts_of_turns_too(tokenizer):
             ],
         ),
     ):
-        kept, rejected = tokenise_rows(
+        kept, rejected, _ = tokenise_rows(
             spread(ROWS[-1:], 1), tokenizer, settings_of(**IM, im_mask=mask, history_turns=1)
         )
         assert rejected == []
@@ -203,7 +205,7 @@ def test_a_turn_of_no_weight_is_context_in_blocks_and_a_block_of_context_alone_i
 
 
 def test_instruction_modelling_rejects_special_tokens_and_learns_from_a_cut_prompt(tokenizer):
-    kept, rejected = tokenise_rows(
+    kept, rejected, _ = tokenise_rows(
         ROWS, tokenizer, settings_of(**(IM | {"overflow": "cut", "max_tokens": 64}))
     )
     assert [row["id"] for row in rejected] == ["marked", "marking"]
@@ -213,7 +215,7 @@ def test_instruction_modelling_rejects_special_tokens_and_learns_from_a_cut_prom
 
 @pytest.mark.parametrize("size", [17, 23, 65])
 def test_blocks_are_all_texts_one_after_the_other_with_no_template(tokenizer, size):
-    kept, rejected = cut_blocks(ROWS, tokenizer, settings_of(objective="lm", max_tokens=size))
+    kept, rejected, _ = cut_blocks(ROWS, tokenizer, settings_of(objective="lm", max_tokens=size))
     texts = ["\n".join(message["content"] for message in row["messages"]) for row in ROWS]
     texts = [text for text in texts if "</s>" not in text]
     stream = [token for text in texts for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
@@ -236,7 +238,7 @@ def test_blocks_are_all_texts_one_after_the_other_with_no_template(tokenizer, si
 
 def test_blocks_that_come_out_even_leave_nothing_over(tokenizer):
     size = len(tokenizer("Why?\nNo.")["input_ids"])
-    kept, rejected = cut_blocks(ROWS[:1] * 3, tokenizer, settings_of(objective="lm", max_tokens=size))
+    kept, rejected, _ = cut_blocks(ROWS[:1] * 3, tokenizer, settings_of(objective="lm", max_tokens=size))
     assert (len(kept), rejected) == (3, [])
 
 
@@ -249,7 +251,7 @@ def test_blocks_are_counted_as_pieces_and_take_conversations_whole(tmp_path, tin
     assert (counts["kept"], counts["rejected"]) == (len(blocks), 3)
     assert counts["read"] == counts["kept"] + counts["rejected"]
     assert counts["tokens"] == counts["learned_tokens"] == 17 * len(blocks)
-    expected, _ = cut_blocks(ROWS, load_tokenizer(tiny_model), settings_of(max_tokens=17))
+    expected, _, _ = cut_blocks(ROWS, load_tokenizer(tiny_model), settings_of(max_tokens=17))
     assert blocks == expected
 
 

@@ -54,10 +54,12 @@ def test_both_losses_rising_is_divergence_not_overfitting():
 
 def test_the_table_has_a_row_per_run_and_prints_its_warnings(tmp_path, capsys):
     runs = []
+    write_json(tmp_path / "rows", {"counts": {"kept": 8, "rejected": 1, "cut": 0, "ends_lost": 0}})
     for name, validation in (("m.a", [2.0, 1.0, 1.5]), ("m.b", [2.0, 1.0])):
         write_json(tmp_path / f"{name}.curve", curve(FALLING, validation))
         write_json(tmp_path / f"{name}.manifest", {"steps": 6, "kept_share": 0.67})
         files = {part: str(tmp_path / f"{name}.{part}") for part in ("curve", "manifest")} | {"warmup": 0.1}
+        files["learned_from"] = str(tmp_path / "rows")
         runs.append({"policy": name, "seed": 1, "method": "sft", **files})
     output = tmp_path / "training.csv"
     call(training.main, "--settings", json.dumps({"runs": runs}), "--output", output)
@@ -65,6 +67,12 @@ def test_the_table_has_a_row_per_run_and_prints_its_warnings(tmp_path, capsys):
     assert [row["policy"] for row in rows] == ["m.a", "m.b"]
     assert [bool(row["warning"]) for row in rows] == [True, False]
     assert rows[0]["kept_share"] == "0.67"
+    assert [rows[0][name] for name in ("rows", "rows_rejected", "rows_cut", "ends_lost")] == [
+        "8",
+        "1",
+        "0",
+        "0",
+    ]
     assert capsys.readouterr().out.startswith("warning: m.a (seed 1) overfits")
 
 

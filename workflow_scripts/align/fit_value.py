@@ -20,8 +20,9 @@ from torch import Tensor
 from workflow_scripts.align.value import ValueHead, batched, prompt_states, read_values, save_head
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_folder, read_jsonl, write_json, write_manifest
+from workflow_scripts.common.fitting import cut_counts, fit_prompt, say_cuts
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
-from workflow_scripts.common.templates import forbidden_text, tokenise_prompt
+from workflow_scripts.common.templates import forbidden_text
 from workflow_scripts.common.turns import window
 
 MIN_ROWS = 8
@@ -30,6 +31,7 @@ MIN_ROWS = 8
 def tokenise_rows(rows: list[dict], tokenizer: Any, settings: dict) -> tuple[list[dict], int]:
     """Return ({"id", "group", "prompt", "reward"} of each row, how many were left out for a special token in a prompt).
 
+    A prompt longer than max_prompt_tokens is cut as `fitting` says, and its row holds what it lost.
     PlumblineError for a reward that is missing, not finite or outside [0, max_value].
     """
     kept, refused = [], 0
@@ -48,8 +50,12 @@ def tokenise_rows(rows: list[dict], tokenizer: Any, settings: dict) -> tuple[lis
         if forbidden_text(messages, tokenizer):
             refused += 1
             continue
-        prompt = tokenise_prompt(messages, settings["template"], tokenizer)[-settings["max_prompt_tokens"] :]
-        kept.append({"id": row["id"], "group": row["group"], "prompt": prompt, "reward": float(reward)})
+        room = settings["max_prompt_tokens"]
+        found = fit_prompt(messages, settings["template"], tokenizer, room, f"row {row['id']}")
+        facts = {"history_cut": len(messages) < len(row["messages"])} | found.facts()
+        kept.append(
+            {"id": row["id"], "group": row["group"], "prompt": found.ids, "reward": float(reward)} | facts
+        )
     return kept, refused
 
 
@@ -161,6 +167,8 @@ def main() -> None:
     write_json(arguments.curve, curve)
     counts = {"read": len(annotated), "kept": len(rows), "rejected": refused}
     counts |= {"fitted": len(fitted), "held_out": len(held), "prompts": len(prompts)}
+    counts |= cut_counts(rows) | {"histories_cut": sum(row["history_cut"] for row in rows)}
+    say_cuts(str(arguments.annotated), counts, "raise max_prompt_tokens to keep them whole")
     write_manifest(
         arguments.manifest,
         [arguments.output],

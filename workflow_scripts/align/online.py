@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.common.fitting import cut_counts, fit_prompt, say_cuts
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.rewards import provenance, reward_function
-from workflow_scripts.common.templates import encode, forbidden_text, tokenise_prompt
+from workflow_scripts.common.templates import encode, forbidden_text
 from workflow_scripts.common.training import add_training_flags, work_folder
 from workflow_scripts.common.turns import turns_of
 
@@ -55,19 +56,20 @@ def end_ids(template: dict, tokenizer: Any) -> list[int]:
 def tokenise_prompts(
     rows: list[dict], template: dict, max_prompt_tokens: int, tokenizer: Any
 ) -> tuple[list[dict], dict[str, int]]:
-    """Return (rows with `prompt`, their tokens cut on the left to max_prompt_tokens; counts read, kept, rejected, cut).
+    """Return (rows with `prompt`, at most max_prompt_tokens cut as `fitting` says; counts read, kept, rejected, cut …).
 
     A prompt whose content spells out a special token is rejected.
     """
-    kept, cut = [], 0
+    kept = []
     for row in rows:
         if "messages" not in row:
             raise PlumblineError(f"prompt {row['id']}: has no messages; online training needs conversations")
         if forbidden_text(row["messages"], tokenizer) is None:
-            tokens = tokenise_prompt(row["messages"], template, tokenizer)
-            cut += len(tokens) > max_prompt_tokens
-            kept.append(row | {"prompt": tokens[-max_prompt_tokens:]})
-    return kept, {"read": len(rows), "kept": len(kept), "rejected": len(rows) - len(kept), "cut": cut}
+            name = f"prompt {row['id']}"
+            found = fit_prompt(row["messages"], template, tokenizer, max_prompt_tokens, name)
+            kept.append(row | {"prompt": found.ids} | found.facts())
+    counts = {"read": len(rows), "kept": len(kept), "rejected": len(rows) - len(kept)}
+    return kept, counts | cut_counts(kept)
 
 
 def reply_of(answer: list[int], ends: list[int], template: dict, tokenizer: Any) -> str:
@@ -124,6 +126,7 @@ def prepare(description: str, module: str) -> tuple[Any, Online]:
     assert counts["kept"] + counts["rejected"] == len(rows)
     if not prompts:
         raise PlumblineError(f"{arguments.prompts}: no usable prompt among {len(rows)}")
+    say_cuts(str(arguments.prompts), counts, "raise max_prompt_tokens to keep them whole")
     fit_on = [turn["reference"] for row in read_jsonl(arguments.fit_rows) for turn in turns_of(row)]
     ends = end_ids(template, tokenizer)
     inputs = [arguments.parent_manifest, arguments.prompts_manifest, arguments.fit_rows]

@@ -9,14 +9,15 @@ import pyarrow.parquet
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.fitting import cut_counts, fit_row, say_cuts
 from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.templates import forbidden_text, tokenise_reply
+from workflow_scripts.common.templates import forbidden_text
 
 
 def tokenise_ranked(rows: list[dict], tokenizer: object, settings: dict) -> tuple[list[dict], list[dict]]:
-    """Return (token rows, rejections); prompts are cut on the left to max_prompt_tokens, answers on the right."""
+    """Return (token rows, rejections); a row too long for max_tokens is cut as `fitting` says, with one prompt for all."""
     kept, rejected = [], []
-    room = settings["max_tokens"] - settings["max_prompt_tokens"]
+    limits = settings["max_tokens"], settings["max_prompt_tokens"]
     for row in rows:
         special = forbidden_text(
             [*row["messages"], *({"content": answer} for answer in row["answers"])], tokenizer
@@ -24,29 +25,27 @@ def tokenise_ranked(rows: list[dict], tokenizer: object, settings: dict) -> tupl
         if special:
             rejected.append({"id": row["id"], "reason": "special token in content", "detail": special})
             continue
-        tokens = [
-            tokenise_reply(row["messages"], answer, settings["template"], tokenizer)
-            for answer in row["answers"]
-        ]
-        prompt = tokens[0][0]
+        name = f"row {row['id']}"
+        found = fit_row(row["messages"], row["answers"], settings["template"], tokenizer, *limits, name)
+        prompt = found.prompts[0]
         answers = {
-            tuple(answer[:room]): reward for (_, answer), reward in zip(tokens, row["rewards"], strict=True)
+            tuple(answer): reward for answer, reward in zip(found.completions, row["rewards"], strict=True)
         }
-        if any(other != prompt for other, _ in tokens):
+        if any(other != prompt for other in found.prompts):
             # A tokenizer that merges across the boundary: the answers would not share one prompt.
             rejected.append({"id": row["id"], "reason": "prompt tokenised in two ways", "detail": ""})
-        elif len(answers) < len(tokens):
-            rejected.append({"id": row["id"], "reason": "answers equal", "detail": f"in {room} tokens"})
+        elif len(answers) < len(found.completions):
+            detail = f"in {limits[0] - len(prompt)} tokens"
+            rejected.append({"id": row["id"], "reason": "answers equal", "detail": detail})
         else:
-            cut = prompt[-settings["max_prompt_tokens"] :]
             kept.append(
                 {
                     "id": row["id"],
                     "split": row["split"],
-                    "prompt": cut,
-                    "prompt_tokens_cut": len(prompt) - len(cut),
+                    "prompt": prompt,
                     "answers": [list(answer) for answer in answers],
                     "rewards": list(answers.values()),
+                    **found.facts,
                 }
             )
     return kept, rejected
@@ -73,9 +72,10 @@ def main() -> None:
         "read": len(read),
         "kept": len(rows),
         "rejected": len(rejected),
-        "prompts_cut": sum(row["prompt_tokens_cut"] > 0 for row in rows),
+        **cut_counts(rows),
         "tokens": sum(len(row["prompt"]) + sum(map(len, row["answers"])) for row in rows),
     }
+    say_cuts(str(arguments.ranked), counts, "raise max_tokens to keep them whole")
     write_manifest(arguments.manifest, [arguments.output, arguments.rejected], counts=counts)
 
 

@@ -17,47 +17,40 @@ import pyarrow.parquet
 import torch
 
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import finished_file, read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.files import digest, finished_file, read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.fitting import cut_counts, fit_row, say_cuts
 from workflow_scripts.common.logprobs import shared_prompt_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
-from workflow_scripts.common.templates import forbidden_text, tokenise_reply
+from workflow_scripts.common.templates import forbidden_text
 
 COMPLETIONS = ("chosen", "rejected", "mismatched_chosen", "mismatched_rejected")
 
 
 def tokenise_pairs(pairs: list[dict], tokenizer: object, settings: dict) -> tuple[list[dict], list[dict]]:
-    """Return (token rows, rejections); prompts are cut on the left to max_prompt_tokens, completions on the right."""
+    """Return (token rows, rejections); a pair too long for max_tokens is cut as `fitting` says, with one prompt for both."""
     kept, rejected = [], []
-    room = settings["max_tokens"] - settings["max_prompt_tokens"]
+    limits = settings["max_tokens"], settings["max_prompt_tokens"]
     for pair in pairs:
-        replies = [{"content": pair["chosen"]}, {"content": pair["rejected"]}]
-        special = forbidden_text([*pair["messages"], *replies], tokenizer)
+        said = [*pair["messages"], {"content": pair["chosen"]}, {"content": pair["rejected"]}]
+        special = forbidden_text(said, tokenizer)
         if special:
             rejected.append({"id": pair["id"], "reason": "special token in content", "detail": special})
             continue
-        prompt, chosen = tokenise_reply(pair["messages"], pair["chosen"], settings["template"], tokenizer)
-        other_prompt, losing = tokenise_reply(
-            pair["messages"], pair["rejected"], settings["template"], tokenizer
+        replies = [pair["chosen"], pair["rejected"]]
+        row = fit_row(
+            pair["messages"], replies, settings["template"], tokenizer, *limits, f"pair {pair['id']}"
         )
-        if chosen[:room] == losing[:room]:
+        (prompt, other_prompt), (chosen, losing) = row.prompts, row.completions
+        if chosen == losing:
             rejected.append(
-                {"id": pair["id"], "reason": "chosen equals rejected", "detail": f"in {room} tokens"}
+                {"id": pair["id"], "reason": "chosen equals rejected", "detail": f"in {len(chosen)} tokens"}
             )
         elif prompt != other_prompt:
             # A tokenizer that merges across the boundary: the pair's two prompts would not be one prompt.
             rejected.append({"id": pair["id"], "reason": "prompt tokenised in two ways", "detail": ""})
         else:
-            cut = prompt[-settings["max_prompt_tokens"] :]
-            kept.append(
-                {
-                    "id": pair["id"],
-                    "split": pair["split"],
-                    "prompt": cut,
-                    "prompt_tokens_cut": len(prompt) - len(cut),
-                    "chosen": chosen[:room],
-                    "rejected": losing[:room],
-                }
-            )
+            named = {"id": pair["id"], "split": pair["split"], "asked": digest(pair["messages"])[:16]}
+            kept.append(named | {"prompt": prompt, "chosen": chosen, "rejected": losing} | row.facts)
     return kept, rejected
 
 
@@ -65,22 +58,34 @@ def with_mismatched(rows: list[dict]) -> list[dict]:
     """Return rows with completions of the next prompt as mismatched ones (the last prompt takes the first's).
 
     A prompt's first pair takes those of the next prompt's first, its second those of the second, and so on. Prompts are
-    one where their tokens are. Where there is one prompt alone the completions are empty: nothing is mismatched.
+    one where all that is `asked` is, whether or not their pairs had to be cut. Where there is one prompt alone the
+    completions are empty: nothing is mismatched.
     """
-    own: dict[tuple[int, ...], list[dict]] = {}
+    own: dict[str, list[dict]] = {}
     for row in rows:
-        own.setdefault(tuple(row["prompt"]), []).append(row)
+        own.setdefault(row["asked"], []).append(row)
     prompts = list(own)
     following = dict(zip(prompts, prompts[1:] + prompts[:1], strict=True))
     taken: Counter = Counter()
     paired = []
     for row in rows:
-        prompt = tuple(row["prompt"])
+        prompt = row["asked"]
         others = own[following[prompt]] if len(prompts) > 1 else [{"chosen": [], "rejected": []}]
         other = others[taken[prompt] % len(others)]
         taken[prompt] += 1
         paired.append(row | {"mismatched_chosen": other["chosen"], "mismatched_rejected": other["rejected"]})
     return paired
+
+
+def fit_mismatched(rows: list[dict], max_tokens: int) -> int:
+    """Cut mismatched completions to what their prompts leave of `max_tokens`; return how many lost something."""
+    cut = 0
+    for row in rows:
+        room = max_tokens - len(row["prompt"])
+        for name in ("mismatched_chosen", "mismatched_rejected"):
+            cut += len(row[name]) > room
+            row[name] = row[name][:room]
+    return cut
 
 
 def main() -> None:
@@ -107,6 +112,7 @@ def main() -> None:
         for split in ("train", "validation")
         for row in with_mismatched([row for row in rows if row["split"] == split])
     ]
+    mismatched_cut = fit_mismatched(rows, settings["max_tokens"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     computing = precision_of(settings["precision"])
     model = load_policy(
@@ -129,7 +135,7 @@ def main() -> None:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary)
     write_jsonl(arguments.rejected, rejected)
     counts = {"read": len(pairs), "kept": len(rows), "rejected": len(rejected)}
-    counts["prompts_cut"] = sum(row["prompt_tokens_cut"] > 0 for row in rows)
+    counts |= cut_counts(rows) | {"mismatched_cut": mismatched_cut}
     counts["without_mismatched"] = sum(not row["mismatched_chosen"] for row in rows)
     if counts["without_mismatched"]:
         print(
@@ -138,6 +144,7 @@ def main() -> None:
             file=sys.stderr,
         )
     counts["tokens"] = sum(len(row["prompt"]) + len(row["chosen"]) + len(row["rejected"]) for row in rows)
+    say_cuts(str(arguments.pairs), counts, "raise max_tokens to keep them whole")
     write_manifest(arguments.manifest, [arguments.output, arguments.rejected], counts=counts)
 
 

@@ -17,9 +17,10 @@ import torch
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.fitting import cut_counts, fit_row, say_cuts
 from workflow_scripts.common.logprobs import shared_prompt_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
-from workflow_scripts.common.templates import forbidden_text, tokenise_reply
+from workflow_scripts.common.templates import forbidden_text
 from workflow_scripts.common.turns import window
 
 
@@ -31,13 +32,10 @@ def final_reward(row: dict) -> float | None:
 
 def tokenise_answers(
     rows: list[dict], split: str, tokenizer: Any, settings: dict
-) -> tuple[list[dict], list[dict], dict[str, int]]:
-    """Return (token rows, rejections, counts of prompts and completions cut), in the rows' order.
-
-    Prompts are cut on the left to max_prompt_tokens, completions on the right to the rest of max_tokens.
-    """
-    kept, rejected, cuts = [], [], {"prompts_cut": 0, "completions_cut": 0}
-    longest, room = settings["max_prompt_tokens"], settings["max_tokens"] - settings["max_prompt_tokens"]
+) -> tuple[list[dict], list[dict]]:
+    """Return (token rows, rejections), in the rows' order; a row too long for max_tokens is cut as `fitting` says."""
+    kept, rejected = [], []
+    limits = settings["max_tokens"], settings["max_prompt_tokens"]
     for row in rows:
         messages, reply = window(row["messages"], settings["history_turns"]), row["reference"]
         special = forbidden_text([*messages, {"content": reply}], tokenizer)
@@ -49,16 +47,15 @@ def tokenise_answers(
         elif reward is None:
             reason, detail = "no finite final_reward", str(row.get("rewards", {}).get("final_reward"))
         else:
-            prompt, completion = tokenise_reply(messages, reply, settings["template"], tokenizer)
-            cuts["prompts_cut"] += len(prompt) > longest
-            cuts["completions_cut"] += len(completion) > room
-            tokens = {"prompt": prompt[-longest:], "completion": completion[:room]}
+            found = fit_row(messages, [reply], settings["template"], tokenizer, *limits, f"row {row['id']}")
+            tokens = {"prompt": found.prompts[0], "completion": found.completions[0]}
             rank = row.get("meta", {}).get("rank", 0)
             facts = {"id": row["id"], "group": row["group"], "reward": reward, "rank": rank, "split": split}
-            kept.append(facts | tokens)
+            shortened = {"history_cut": len(messages) < len(row["messages"])}
+            kept.append(facts | tokens | found.facts | shortened)
             continue
         rejected.append({"id": row["id"], "reason": reason, "detail": detail})
-    return kept, rejected, cuts
+    return kept, rejected
 
 
 def batches_of(rows: list[dict], size: int) -> list[list[list[dict]]]:
@@ -126,13 +123,12 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = arguments.settings
     tokenizer = load_tokenizer(arguments.parent)
-    rows, rejected, counts = [], [], {"read": 0, "prompts_cut": 0, "completions_cut": 0}
+    rows, rejected, counts = [], [], {"read": 0}
     for split, annotated in read_annotated(arguments.annotated):
-        kept, refused, cuts = tokenise_answers(annotated, split, tokenizer, settings)
+        kept, refused = tokenise_answers(annotated, split, tokenizer, settings)
         rows += kept
         rejected += refused
         counts["read"] += len(annotated)
-        counts |= {name: counts[name] + cuts[name] for name in cuts}
     assert counts["read"] == len(rows) + len(rejected)
     if not any(row["split"] == "train" for row in rows):
         raise PlumblineError(
@@ -148,8 +144,10 @@ def main() -> None:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary)
     write_jsonl(arguments.rejected, rejected)
     counts |= {"kept": len(rows), "rejected": len(rejected)}
+    counts |= cut_counts(rows) | {"histories_cut": sum(row["history_cut"] for row in rows)}
     counts["validation"] = sum(row["split"] == "validation" for row in rows)
     counts["tokens"] = sum(len(row["prompt"]) + len(row["completion"]) for row in rows)
+    say_cuts(" ".join(arguments.annotated), counts, "raise max_tokens to keep them whole")
     write_manifest(arguments.manifest, [arguments.output, arguments.rejected], counts=counts)
 
 

@@ -612,10 +612,11 @@ class Sampling(Strict):
 
 
 class PromptAndReply(Strict):
-    """How much of a prompt with its reply is read."""
+    """How much of a prompt with its reply is read: all of it, where it fits."""
 
     max_prompt_tokens: Count = 768
-    """Longer prompts lose their start."""
+    """Where a prompt with its reply is longer than max_tokens: what the prompt is cut to. It loses its oldest turns, and
+    keeps the system message; the reply has the rest."""
     max_tokens: Count = 1024
     """Longest prompt with reply."""
 
@@ -689,7 +690,7 @@ class Value(Sampling):
     held_out: Share = 0.2
     """Share of the groups that choose the epoch."""
     max_prompt_tokens: Count = 768
-    """Longer prompts lose their start."""
+    """Longer prompts lose their oldest turns; the system message stays."""
     seed: int = 1
     """Seed of the fit: it is one thing, whatever the study's seeds."""
 
@@ -724,11 +725,13 @@ class Sft(PolicyTraining):
     backend: Literal["transformers", "fastchat"] = "transformers"
     """fastchat: FastChat's format, which is the vicuna template."""
     pack_tokens: Count | None = 1024
-    """Pack rows into so many tokens, without attention across their borders; null: padding-free batches."""
+    """Pack rows into so many tokens, at least max_tokens, without attention across their borders; null: padding-free
+    batches."""
     max_tokens: Count = 1024
     """Longest row, in tokens."""
     overflow: Literal["cut", "reject"] = "cut"
-    """What happens to rows longer than max_tokens."""
+    """What happens to rows longer than max_tokens: cut, they lose their end, and replies their end token, which is
+    counted and warned of."""
     objective: Literal["it", "im", "lm"] = "it"
     """it: the loss is on replies; im: on instructions too (Shi et al. 2024); lm: on blocks of max_tokens of plain text."""
     im_mask: Literal["paper", "code"] = "paper"
@@ -739,6 +742,15 @@ class Sft(PolicyTraining):
     """Hold the policy to its parent."""
     loss_norm: Literal["token", "example"] = "token"
     """token: every learned token weighs the same; example: every row does."""
+
+    @model_validator(mode="after")
+    def packs_hold_rows(self) -> "Sft":
+        if self.pack_tokens is not None and self.pack_tokens < self.max_tokens:
+            raise ValueError(
+                f"pack_tokens {self.pack_tokens} is less than max_tokens {self.max_tokens}, so that longer rows would "
+                "lose their end; raise pack_tokens, lower max_tokens, or set pack_tokens: null"
+            )
+        return self
 
     @model_validator(mode="after")
     def fastchat_template(self) -> "Sft":
@@ -914,7 +926,7 @@ class Online(PolicyTraining):
     split: str
     """The split of the annotation's dataset whose prompts it answers."""
     max_prompt_tokens: Count = 768
-    """Longer prompts lose their start."""
+    """Longer prompts lose their oldest turns; the system message stays."""
     max_new_tokens: Count = 128
     """Longest answer."""
     temperature: Positive = 1.0
@@ -1349,7 +1361,7 @@ class ReplyLoss(Strict):
     limit: Count | None = None
     """Only the first so many replies."""
     max_tokens: Count = 1024
-    """Longest prompt with reply, in tokens; longer prompts lose their start."""
+    """Longest prompt with reply, in tokens; longer ones lose the prompt's oldest turns, and the system message stays."""
     batch_size: Count = 16
     """Replies at once."""
 

@@ -27,8 +27,8 @@ from workflow_scripts.common.files import (
     sha256_of,
     write_json,
 )
+from workflow_scripts.common.fitting import Prompt, cut_counts, fit_prompt, fit_text, say_cuts
 from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.templates import tokenise_prompt
 
 ENGINES = {"transformers": ("engine", "TransformersEngine"), "vllm": ("vllm_engine", "VllmEngine")}
 
@@ -61,14 +61,16 @@ def read_store(path: Path) -> dict[tuple, dict]:
     return {(row["id"], row["sample"], row["turn"]): row for row in whole}
 
 
-def prompt_ids(row: dict, said: list[str], settings: dict, tokenizer: object) -> list[int]:
-    """Return the token ids of a row's next prompt, given the answers `said` so far."""
+def fitted_prompt(row: dict, said: list[str], settings: dict, tokenizer: object, room: int) -> Prompt:
+    """Return a row's next prompt, given the answers `said` so far, in at most `room` tokens."""
     if "text" in row:
-        return tokenizer(row["text"])["input_ids"]
+        whole = tokenizer(row["text"])["input_ids"]
+        kept = fit_text(whole, tokenizer, room)
+        return Prompt(kept, [], len(whole) - len(kept))
     messages = list(row["messages"])
     for answer, followup in zip(said, row["followups"], strict=False):
         messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": followup}]
-    return tokenise_prompt(messages, settings["template"], tokenizer)
+    return fit_prompt(messages, settings["template"], tokenizer, room, f"prompt {row['id']}")
 
 
 def by_temperature(rows: list[dict], default: float) -> dict[float, list[dict]]:
@@ -85,7 +87,7 @@ def answer_set(
     """Answer what a prompt set still lacks, appending to its store; return the number of tokens made.
 
     Rows of one temperature, their own or the set's, are asked together. A prompt longer than the context leaves room
-    for is cut on the left, and its answer says by how many tokens.
+    for is cut as `fitting` says, and its answer says what it lost.
     """
     done = read_store(store)
     room = settings["context"] - sampling["max_new_tokens"]
@@ -104,16 +106,14 @@ def answer_set(
         prompts, missing = [], []
         for row in due:
             said = [done[row["id"], sample, earlier]["text"] for earlier in range(turn)]
-            prompts.append(prompt_ids(row, said, settings, engine.tokenizer))
+            prompts.append(fitted_prompt(row, said, settings, engine.tokenizer, room))
             missing.append((row["id"], sample, turn) not in done)
         if not any(missing):
             continue
-        cut = [max(0, len(prompt) - room) for prompt in prompts]
-        kept = [prompt[extra:] for prompt, extra in zip(prompts, cut, strict=True)]
         draw_seed = seed * 10_007 + sample * 101 + turn + number * 5_000_011
         with open(store, "a", encoding="utf-8") as stream:
             for index, answer in engine.answer(
-                kept,
+                [prompt.ids for prompt in prompts],
                 sampling | {"temperature": temperature},
                 settings["template"]["assistant"].get("end", ""),
                 draw_seed,
@@ -121,8 +121,7 @@ def answer_set(
             ):
                 if missing[index]:
                     row = {"id": due[index]["id"], "sample": sample, "turn": turn, **answer._asdict()}
-                    if cut[index]:
-                        row["prompt_tokens_cut"] = cut[index]
+                    row |= {name: lost for name, lost in prompts[index].facts().items() if lost}
                     done[row["id"], sample, turn] = row
                     stream.write(json.dumps(row, ensure_ascii=False) + "\n")
                     stream.flush()
@@ -192,6 +191,9 @@ def main() -> None:
             print(f"{manifest.stem}: {made} tokens in {time.monotonic() - before:.0f} s", flush=True)
         else:
             print(f"{manifest.stem}: answered before", flush=True)
+        answers = read_store(store).values()
+        counts = {"kept": len(answers)} | cut_counts(answers)
+        say_cuts(f"prompts of {manifest.stem}", counts, "raise the model's context, or lower max_new_tokens")
         answered[manifest.stem] = fingerprint
     for old in arguments.work.iterdir():
         if old.name.split(".")[0] not in answered.values():

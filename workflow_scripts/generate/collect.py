@@ -9,6 +9,7 @@ from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_json, read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.fitting import PROMPT_KINDS, cut_counts
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
     counts = {
         "answers": len(rows),
         "finished": sum(row["finish_reason"] == "stop" for row in rows),
-        "prompts_cut": sum("prompt_tokens_cut" in row for row in rows),
+        **{name: count for name, count in cut_counts(rows).items() if name in PROMPT_KINDS},
     }
     write_manifest(arguments.manifest, [arguments.output], counts=counts)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, finished_file, read_json, sha256_of
+from workflow_scripts.common.fitting import PROMPT_KINDS, cut_words
 from workflow_scripts.report.numbers import decimals_of, estimate, shown
 from workflow_scripts.report.settings import read_settings
 from workflow_scripts.report.spreadsheets import write_csv
@@ -54,11 +55,11 @@ WHOLE = ("all", "overall")  # subsets that are the whole benchmark: no heading n
 
 
 def load_scores(index: list[dict], provenance: dict[str, dict] | None = None) -> list[dict]:
-    """Return one score per index entry: the entry plus provenance, refused (text or None), cells and contaminated.
+    """Return one score per index entry: the entry plus provenance, refused (text or None), cells, contaminated and answered.
 
     cells maps (subset, metric) to {"cell": Cell, "higher_is_better": bool or None, "note": str}, in file order;
     contaminated holds the items of the benchmark that the 13-gram and the 8-gram rule call so, None where the
-    entry has no overlap file. `provenance`, the records of provenance.json, has the ids; without it a score file's
+    entry has no overlap file; answered, the counts of the answers it rests on. `provenance`, the records of provenance.json, has the ids; without it a score file's
     digest stands for it. Raises PlumblineError for a malformed score file, a cell named twice, an entry that stands
     twice in the index, a training set that the overlap file does not know, or a score without a record.
     """
@@ -77,7 +78,7 @@ def load_scores(index: list[dict], provenance: dict[str, dict] | None = None) ->
                 f"index entry {number}: policy, seed and benchmark {key} stand in the index twice"
             )
         seen.add(key)
-        score = entry | load_score(entry["file"]) | {"contaminated": None}
+        score = entry | load_score(entry["file"]) | {"contaminated": None, "answered": answered_counts(entry)}
         if provenance is not None:
             record = "|".join(str(part) for part in key)
             if record not in provenance:
@@ -87,6 +88,15 @@ def load_scores(index: list[dict], provenance: dict[str, dict] | None = None) ->
             score["contaminated"] = contaminated_items(overlaps[entry["overlap"]], entry)
         scores.append(score)
     return scores
+
+
+def answered_counts(entry: dict) -> dict[str, int]:
+    """Return the counts of the answers an index entry rests on, {} where it rests on none.
+
+    Scores that were carried elsewhere come without them.
+    """
+    path = entry.get("generations")
+    return read_json(path).get("counts", {}) if path and Path(path).is_file() else {}
 
 
 def load_overlaps(index: list[dict]) -> dict[str, dict]:
@@ -360,7 +370,7 @@ def _row(
     row = _blank(own, benchmark, members, settings)
     row |= {"subset": name[0], "metric": name[1], "higher_is_better": "" if better is None else better}
     row |= {"n": len(own_items[0].items), "groups": len(set(own_items[0].groups))}
-    notes = [found[0]["note"], _items_note("averaged over the seeds", own_items, cells)]
+    notes = [found[0]["note"], cut_prompts(members), _items_note("averaged over the seeds", own_items, cells)]
     if own_items[0].items:
         found_here = _estimated(own_items, arguments)
         notes.append(found_here.pop("note"))
@@ -459,6 +469,15 @@ def _replicates_note(cells: list[Cell], subset: str, members: list[dict]) -> str
         if count
         else ""
     )
+
+
+def cut_prompts(scores: list[dict]) -> str:
+    """Return a note where prompts that were answered had to be cut, over all seeds; whatever scored the answers."""
+    counts = {
+        kind: sum(score["answered"].get(kind, 0) for score in scores) for kind in ("answers", *PROMPT_KINDS)
+    }
+    words = cut_words(counts)
+    return f"of {counts['answers']} answers: {words}" if words else ""
 
 
 def unscored_overlap(score: dict) -> str:

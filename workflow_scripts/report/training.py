@@ -1,5 +1,5 @@
-"""How each training went: one row per policy and seed, from curves and manifests, with a warning where it overfitted
-or did not learn at all.
+"""How each training went: one row per policy and seed, from curves and manifests, with a warning where it overfitted,
+did not learn at all, or learned from replies that have lost their end.
 
 A run overfits when its validation loss has risen above its lowest by more than `RISE` of it while the training loss
 still fell: the check of Raschka's chapter on instruction fine-tuning. Deterministic, like every table.
@@ -12,12 +12,13 @@ from pathlib import Path
 
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_json
+from workflow_scripts.common.fitting import cut_words
 from workflow_scripts.report.spreadsheets import write_csv
 
 RISE = 0.01  # of the lowest validation loss: less is the noise of a small validation split
 LAST = 5  # points that a run's first and last training losses are means of: single batches are noisy
 COLUMNS = (
-    "policy seed method steps train_loss_first train_loss_last validation_loss_first validation_loss_best "
+    "policy seed method rows rows_rejected rows_cut ends_lost steps train_loss_first train_loss_last validation_loss_first validation_loss_best "
     "validation_loss_last best_step kept_step reward_first reward_last kept_share clipped_share effective_steps warning"
 ).split()
 FACTS = ("kept_share", "clipped_share", "effective_steps")
@@ -72,6 +73,18 @@ def unlearned(steps: int | None, warmup: float) -> str | None:
     return None
 
 
+def rows_of(counts: dict) -> dict:
+    """Return what the counts of what a run learned from say: its rows, and a warning where replies lost their end."""
+    learned = counts.get("train", counts)  # of fine-tuning each split has its own
+    columns = {"rows": "kept", "rows_rejected": "rejected", "rows_cut": "cut", "ends_lost": "ends_lost"}
+    row = {column: learned[name] for column, name in columns.items() if name in learned}
+    if learned.get("ends_lost") or learned.get("replies_lost"):
+        row["warning"] = (
+            f"learned from {learned['cut']} of {learned['kept']} rows that were cut: {cut_words(learned)}"
+        )
+    return row
+
+
 def written(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
 
@@ -82,7 +95,7 @@ def main() -> None:
         "--settings",
         type=json.loads,
         required=True,
-        help='{"runs": [{policy, seed, method, warmup, curve, manifest}]}',
+        help='{"runs": [{policy, seed, method, warmup, curve, manifest, learned_from: manifest with counts}]}',
     )
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
@@ -91,10 +104,14 @@ def main() -> None:
         manifest = read_json(entry["manifest"])
         curve = read_json(entry["curve"])
         row = {name: entry[name] for name in ("policy", "seed", "method")} | {"steps": manifest.get("steps")}
-        row |= summarise(curve, manifest.get("best_step"))
-        row |= {name: manifest[name] for name in FACTS if name in manifest}
-        if warning := unlearned(row["steps"], entry["warmup"]):
-            row["warning"] = warning
+        learned, went = (
+            rows_of(read_json(entry["learned_from"])["counts"]),
+            summarise(curve, manifest.get("best_step")),
+        )
+        row |= learned | went | {name: manifest[name] for name in FACTS if name in manifest}
+        warnings = [unlearned(row["steps"], entry["warmup"]) or went.get("warning"), learned.get("warning")]
+        if any(warnings):
+            row["warning"] = "; ".join(filter(None, warnings))
         rows.append(row)
         if "warning" in row:
             print(f"warning: {row['policy']} (seed {row['seed']}) {row['warning']}", flush=True)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl
+from workflow_scripts.common.fitting import cut_counts, fit_row, say_cuts
 from workflow_scripts.common.logprobs import shared_prompt_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of, torch
-from workflow_scripts.common.templates import tokenise_reply
+from workflow_scripts.common.templates import tokenise_prompt, tokenise_reply
 from workflow_scripts.common.turns import turns_of
 
 
@@ -27,18 +28,22 @@ def gold_turns(rows: list[dict], history: int | None, limit: int | None, where: 
 
 
 def token_row(turn: dict, tokenizer: object, settings: dict) -> dict:
-    """Return a turn's id, group, prompt and completion, in token ids, at most `max_tokens` together.
+    """Return a turn's id, group, prompt and completion, in token ids, at most `max_tokens` together, and what was cut.
 
-    What is too long loses the prompt's beginning; a completion that alone is too long also loses its end.
+    What is too long loses oldest turns of the prompt (see `fitting`), as the reply is what is measured; a reply that
+    leaves no room for the shortest of prompts also loses its end.
     """
-    prompt, completion = tokenise_reply(turn["messages"], turn["reference"], settings["template"], tokenizer)
-    completion = completion[: settings["max_tokens"] - 1]
-    room = settings["max_tokens"] - len(completion)
-    return {"id": turn["id"], "group": turn["group"], "prompt": prompt[-room:], "completion": completion}
+    template, longest, said = settings["template"], settings["max_tokens"], turn["reference"]
+    completion = tokenise_reply(turn["messages"], said, template, tokenizer)[1]
+    shortest = len(tokenise_prompt([{"role": "user", "content": "?"}], template, tokenizer))
+    room, name = max(longest - len(completion), shortest), f"reply {turn['id']}"
+    row = fit_row(turn["messages"], [said], template, tokenizer, longest, room, name)
+    tokens = {"prompt": row.prompts[0], "completion": row.completions[0]}
+    return {"id": turn["id"], "group": turn["group"]} | tokens | {"facts": row.facts}
 
 
 def likelihood_rows(model: object, rows: list[dict], batch_size: int, dtype: torch.dtype) -> list[dict]:
-    """Return one row per token row, in order: {id, group, nll (nats, summed), tokens}."""
+    """Return one row per token row, in order: {id, group, nll (nats, summed), tokens}, and what was cut."""
     found = [0.0] * len(rows)
     order = sorted(
         range(len(rows)), key=lambda index: len(rows[index]["prompt"]) + len(rows[index]["completion"])
@@ -66,8 +71,9 @@ def calibration_rows(tokenizer: object, rows: list[dict], policy: str) -> list[d
 
 
 def measured(row: dict, nats: float) -> dict:
-    """Return the likelihood row of a token row."""
-    return {"id": row["id"], "group": row["group"], "nll": round(nats, 4), "tokens": len(row["completion"])}
+    """Return the likelihood row of a token row, with what was cut where something was."""
+    said = {"id": row["id"], "group": row["group"], "nll": round(nats, 4), "tokens": len(row["completion"])}
+    return said | {name: lost for name, lost in row["facts"].items() if lost}
 
 
 def main() -> None:
@@ -97,6 +103,8 @@ def main() -> None:
         measures = likelihood_rows(model, rows, settings["batch_size"], precision_of(settings["precision"]))
     if len(measures) != len(turns):
         raise AssertionError(f"{len(turns)} replies, {len(measures)} likelihoods")
+    counts = {"kept": len(measures)} | cut_counts(measures)
+    say_cuts(str(arguments.rows), counts, "raise the benchmark's max_tokens to measure them whole")
     write_jsonl(arguments.output, measures)
 
 

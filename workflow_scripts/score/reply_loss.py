@@ -10,6 +10,7 @@ import math
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.common.fitting import cut_counts, cut_words
 from workflow_scripts.score.items import make_cell, write_scores
 
 
@@ -35,14 +36,19 @@ def check_rows(rows: list[dict], where: str) -> None:
 def score(rows: list[dict], where: str) -> list[dict]:
     """Return the cells nll_per_token = Σ nll / Σ tokens (nats) and perplexity = exp of it; lower is better.
 
+    A note says how many rows had to be cut to be measured.
     `where` names the file in messages. Raises PlumblineError for a row that cannot be pooled.
     """
     check_rows(rows, where)
     items, groups = [row["id"] for row in rows], [row["group"] for row in rows]
     nll, tokens = [float(row["nll"]) for row in rows], [row["tokens"] for row in rows]
 
+    words = cut_words(cut_counts(rows))
+    note = {"note": f"of {len(rows)} replies: {words}"} if words else {}
+
     def cell(metric: str, estimator: str, columns: dict[str, list]) -> dict:
-        return make_cell("reply", metric, items, groups, columns, estimator=estimator, higher_is_better=False)
+        more = {"estimator": estimator, "higher_is_better": False} | note
+        return make_cell("reply", metric, items, groups, columns, **more)
 
     return [
         cell("nll_per_token", "ratio", {"numerator": nll, "denominator": tokens}),

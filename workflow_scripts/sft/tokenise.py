@@ -11,13 +11,15 @@ Writes `<split>.parquet` (columns id, input_ids, labels) for each split, `reject
 
 Of a message marked "learn": false (see `clean`) no token is learned under any objective; it is context alone.
 
-A conversation longer than `max_tokens` is cut at the end (`overflow: cut`) or rejected (`overflow: reject`). Where the
+A conversation longer than `max_tokens` is cut at the end (`overflow: cut`) or rejected (`overflow: reject`). A row cut
+there loses the end of a reply and its end token, or replies altogether: both are counted, and said. Where the
 dataset limits the history, each assistant turn is a row of its own, of which `it` learns the last reply and `im` the
 prompt as well; a message that several turns see is then learned several times. `lm` reads conversations whole.
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import pyarrow
@@ -25,6 +27,7 @@ import pyarrow.parquet
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.fitting import lost_ends, say_cuts
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.templates import (
     IGNORED,
@@ -34,7 +37,7 @@ from workflow_scripts.common.templates import (
     tokenise_plain,
     tokenise_reply,
 )
-from workflow_scripts.common.turns import turns_of
+from workflow_scripts.common.turns import turns_of, window
 
 IM_MASKS = {"paper": "contents", "code": "text"}  # what `tokenise_conversation` learns
 
@@ -42,6 +45,26 @@ IM_MASKS = {"paper": "contents", "code": "text"}  # what `tokenise_conversation`
 def spread(rows: list[dict], history: int | None) -> list[dict]:
     """Return the rows to learn from: whole conversations, or with a limited history one row per assistant turn."""
     return rows if history is None else [turn for row in rows for turn in turns_of(row, history)]
+
+
+def shortened(rows: list[dict], history: int | None) -> int:
+    """Return how many turns of conversations see less than all that was said before them."""
+    if history is None:
+        return 0
+    whole = (turn["messages"] for row in rows for turn in turns_of(row))
+    return sum(len(window(messages, history)) < len(messages) for messages in whole)
+
+
+def ends_of(row: dict, tokenizer: object, settings: dict) -> dict[str, int]:
+    """Return what a row that is cut at max_tokens loses: ends of replies and replies altogether, a turn's own alone."""
+    template, limit = settings["template"], settings["max_tokens"]
+    if "reference" not in row:
+        ends, replies = lost_ends(row["messages"], template, tokenizer, limit)
+        return {"ends_lost": ends, "replies_lost": replies}
+    said = [*row["messages"], {"role": "assistant", "content": row["reference"]}]
+    # Of several replies that are cut or left out the last is the turn's own.
+    ends, replies = lost_ends(said, template, tokenizer, limit)
+    return {"ends_lost": int(ends and not replies), "replies_lost": int(replies > 0)}
 
 
 def tokenise_row(row: dict, tokenizer: object, settings: dict) -> Tokens:
@@ -66,10 +89,15 @@ def refusal(row: dict, tokenizer: object) -> dict | None:
     return {"id": row["id"], "reason": "special token in content", "detail": special}
 
 
-def tokenise_rows(rows: list[dict], tokenizer: object, settings: dict) -> tuple[list[dict], list[dict]]:
-    """Return (token rows, rejections) of conversations; every row is in exactly one of the two."""
-    kept, rejected = [], []
-    limit = settings["max_tokens"]
+def tokenise_rows(
+    rows: list[dict], tokenizer: object, settings: dict
+) -> tuple[list[dict], list[dict], dict[str, int]]:
+    """Return (token rows, rejections, counts of what was cut) of conversations; every row is in one of the first two.
+
+    The counts are `cut` rows, `tokens_cut`, `ends_lost` (replies without their end) and `replies_lost` (left out whole).
+    """
+    kept, rejected, limit = [], [], settings["max_tokens"]
+    cuts = dict.fromkeys(("cut", "tokens_cut", "ends_lost", "replies_lost"), 0)
     for row in rows:
         refused = refusal(row, tokenizer)
         if refused:
@@ -87,12 +115,18 @@ def tokenise_rows(rows: list[dict], tokenizer: object, settings: dict) -> tuple[
             kept.append(
                 {"id": row["id"], "input_ids": tokens.input_ids[:limit], "labels": tokens.labels[:limit]}
             )
+            excess = len(tokens.input_ids) - limit
+            if excess > 0:
+                lost = {"cut": 1, "tokens_cut": excess} | ends_of(row, tokenizer, settings)
+                cuts = {name: cuts[name] + lost[name] for name in cuts}
     assert len(kept) + len(rejected) == len(rows)
-    return kept, rejected
+    return kept, rejected, cuts
 
 
-def cut_blocks(rows: list[dict], tokenizer: object, settings: dict) -> tuple[list[dict], list[dict]]:
-    """Return (blocks of `max_tokens` tokens, rejections) of conversations for the objective `lm`.
+def cut_blocks(
+    rows: list[dict], tokenizer: object, settings: dict
+) -> tuple[list[dict], list[dict], dict[str, int]]:
+    """Return (blocks of `max_tokens` tokens, rejections, count of tokens left over) for the objective `lm`.
 
     A conversation's text is its contents joined by newlines. What is left at the end, shorter than a block, is a
     rejection with the id `remainder`.
@@ -118,7 +152,8 @@ def cut_blocks(rows: list[dict], tokenizer: object, settings: dict) -> tuple[lis
     assert len(blocks) * size + remainder == len(stream)
     unlearned = [block["id"] for block in blocks if all(label == IGNORED for label in block["labels"])]
     rejected += [{"id": name, "reason": "nothing to learn", "detail": "context alone"} for name in unlearned]
-    return [block for block in blocks if block["id"] not in unlearned], rejected
+    kept = [block for block in blocks if block["id"] not in unlearned]
+    return kept, rejected, {"remainder_tokens": remainder}
 
 
 def main() -> None:
@@ -132,12 +167,16 @@ def main() -> None:
     tokenizer = load_tokenizer(arguments.tokenizer)
     counts, all_rejected, files = {}, [], []
     for name, path in (item.split("=", 1) for item in arguments.splits):
-        rows = read_jsonl(path)
+        rows, history = read_jsonl(path), arguments.settings["history_turns"]
         if arguments.settings["objective"] == "lm":
-            kept, rejected = cut_blocks(rows, tokenizer, arguments.settings)
+            kept, rejected, cuts = cut_blocks(rows, tokenizer, arguments.settings)
+            print(
+                f"{path}: {cuts['remainder_tokens']} tokens, less than a block, are left over",
+                file=sys.stderr,
+            )
         else:
-            rows = spread(rows, arguments.settings["history_turns"])
-            kept, rejected = tokenise_rows(rows, tokenizer, arguments.settings)
+            kept, rejected, cuts = tokenise_rows(spread(rows, history), tokenizer, arguments.settings)
+            cuts["histories_cut"] = shortened(rows, history)
         if not kept:
             raise PlumblineError(f"{path}: no row can be learned from; see the reasons: {rejected[:3]}")
         files.append(arguments.output / f"{name}.parquet")
@@ -151,7 +190,13 @@ def main() -> None:
             "rejected": len(rejected),
             "tokens": sum(len(row["input_ids"]) for row in kept),
             "learned_tokens": sum(label != IGNORED for row in kept for label in row["labels"]),
+            **cuts,
         }
+        say_cuts(
+            str(path),
+            counts[name],
+            "a reply without its end token teaches nothing of stopping: raise max_tokens, or set overflow: reject",
+        )
     write_jsonl(arguments.output / "rejected.jsonl", all_rejected)
     write_manifest(arguments.manifest, [*files, arguments.output / "rejected.jsonl"], counts=counts)
 

@@ -2,7 +2,7 @@
 
 The rows carry their labels (see `tokenise`), so nothing here decides which tokens are learned. Rows are packed best-fit
 into `pack_tokens` without attending across their borders, or batched padding-free (padded, where a model cannot tell
-rows laid end to end apart). Loss of a step:
+rows laid end to end apart). Nothing is cut here: a row longer than a pack is refused. Loss of a step:
 
     Σ_t s_t (−log π(t) + λ · kl_t) / Σ_t s_t      over the learned tokens t of all its batches and processes,
 
@@ -175,6 +175,18 @@ class LearnedPositionsTrainer(Shared, SFTTrainer):
         super().log(logs, *arguments, **named)
 
 
+def refuse_cutting(rows: dict[str, Dataset], pack_tokens: int) -> None:
+    """Raise PlumblineError where a split has rows longer than a pack: TRL would cut them there without a word."""
+    for split, dataset in rows.items():
+        lengths = [len(row) for row in dataset["input_ids"]]
+        if too_long := sum(length > pack_tokens for length in lengths):
+            raise PlumblineError(
+                f"pack_tokens {pack_tokens}: {too_long} of {len(lengths)} rows of {split} are longer (up to "
+                f"{max(lengths)} tokens) and would lose what stands past it; raise pack_tokens to max_tokens, "
+                "lower max_tokens, or set pack_tokens: null"
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_training_flags(parser)
@@ -200,6 +212,12 @@ def main() -> None:
         load_trainable(arguments.parent, settings, arguments.seed),
         settings["pack_tokens"] is not None,
     )
+    rows = {
+        split: Dataset.from_parquet(str(arguments.tokens / f"{split}.parquet"), keep_in_memory=True)
+        for split in ("train", "validation")
+    }
+    if packing:
+        refuse_cutting(rows, settings["pack_tokens"])
     apart = keeps_rows_apart(model)
     if packing and not apart:
         raise PlumblineError(
@@ -217,8 +235,8 @@ def main() -> None:
             max_length=settings["pack_tokens"],
             shuffle_dataset=True,
         ),
-        train_dataset=Dataset.from_parquet(str(arguments.tokens / "train.parquet"), keep_in_memory=True),
-        eval_dataset=Dataset.from_parquet(str(arguments.tokens / "validation.parquet"), keep_in_memory=True),
+        train_dataset=rows["train"],
+        eval_dataset=rows["validation"],
         processing_class=tokenizer,
         callbacks=callbacks_of(settings),
     )
