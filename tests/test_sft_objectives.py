@@ -336,17 +336,6 @@ def test_validation_is_the_plain_mean_over_all_learned_tokens_whatever_the_objec
     assert len(set(distances)) == 3, "the policy moves away"
 
 
-def test_rows_longer_than_a_pack_are_validated_as_they_are_trained_cut(tiny_model, tokens, tmp_path):
-    whole = rows_from(tokens, "validation")
-    longest = max(len(row["input_ids"]) for row in whole)
-    settings = settings_of(pack_tokens=longest - 10, max_steps=1, evaluate_every=1)
-    trained = run_sft(tiny_model, tokens, settings, tmp_path)
-    cut = [{name: row[name][: longest - 10] for name in ("input_ids", "labels")} for row in whole]
-    curve = json.loads((tmp_path / "curve.json").read_text())
-    (found,) = [row["validation_loss"] for row in curve if "validation_loss" in row]
-    assert found == pytest.approx(loss_of(load_policy(trained), cut).item(), abs=1e-5)
-
-
 def test_the_best_checkpoint_is_kept_by_the_validation_loss_and_patience_stops_a_run(
     tiny_model, tokens, tmp_path
 ):

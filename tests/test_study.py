@@ -289,6 +289,8 @@ MISTAKES = [
         "runs.dpo: share_prompts does not go with gradient_checkpointing",
     ),
     ("pairs.mistakes.max_tokens", 100, "pairs.mistakes: max_tokens must exceed max_prompt_tokens"),
+    ("runs.sft.pack_tokens", 64, "runs.sft: pack_tokens 64 is less than max_tokens 512"),
+    ("runs.sft.max_tokens", 1024, "runs.sft: pack_tokens 512 is less than max_tokens 1024"),
     ("models.tiny.weights", "DROP", "models.tiny: format llama2c needs weights and tokenizer"),
 ]
 

@@ -79,7 +79,9 @@ def fit_prompt(messages: list[dict], template: dict, tokenizer: Any, room: int, 
     first = next((place for place, each in enumerate(messages) if each["role"] != "system"), len(messages))
     head, said = messages[:first], messages[first:]
     # A conversation goes on from a user's turn, so what the user said goes together with its reply.
-    starts = [place for place, each in enumerate(said) if each["role"] == "user"] or [len(said) - 1]
+    starts = [place for place, each in enumerate(said) if each["role"] == "user"]
+    if not starts or starts[-1] < len(said) - 1:  # it ends on another's words
+        starts.append(len(said) - 1)
 
     def fits(start: int) -> bool:
         return len(tokenise_prompt([*head, *said[start:]], template, tokenizer)) <= room
