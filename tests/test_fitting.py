@@ -337,3 +337,11 @@ def test_cut_prompts_stand_in_the_note_over_all_seeds():
     ]
     assert cut_prompts(scores) == "of 160 answers: 4 prompts cut at the start, 1 of them within the last turn"
     assert cut_prompts(scores[2:]) == cut_words({"answers": 9, "prompts_cut": 0}) == ""
+
+
+def test_a_reply_that_is_context_alone_loses_no_end_that_would_teach(tokenizer):
+    messages = talk("t", "Why?", "Good! Now say why.", "Why?", "No.")["messages"]
+    limit = len(tokenise_prompt(messages[:1], TEMPLATE, tokenizer)) + 2
+    assert lost_ends(messages, TEMPLATE, tokenizer, limit) == (1, 1)
+    messages[1]["learn"] = False
+    assert lost_ends(messages, TEMPLATE, tokenizer, limit) == (0, 1)

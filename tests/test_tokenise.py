@@ -175,8 +175,8 @@ def unlearned(*places):
     ],
 )
 def test_a_turn_of_no_weight_is_context_under_every_objective(tokenizer, changed, expected):
-    kept, _ = tokenise_rows([unlearned(1)], tokenizer, settings_of(**(IM | changed)))
-    whole, _ = tokenise_rows([unlearned()], tokenizer, settings_of(**(IM | changed)))
+    kept, _, _ = tokenise_rows([unlearned(1)], tokenizer, settings_of(**(IM | changed)))
+    whole, _, _ = tokenise_rows([unlearned()], tokenizer, settings_of(**(IM | changed)))
     assert learned_of(kept[0], tokenizer) == expected
     assert kept[0]["input_ids"] == whole[0]["input_ids"]
 
@@ -188,18 +188,18 @@ def test_a_turn_of_no_weight_is_context_in_turns_of_their_own_too(tokenizer):
         ({"objective": "it"}, [" Yes</s>"]),
         ({"im_mask": "paper"}, ["Why?", "What is it?", " Yes</s>"]),
     ):
-        kept, _ = tokenise_rows(turns, tokenizer, settings_of(**(IM | changed), history_turns=1))
+        kept, _, _ = tokenise_rows(turns, tokenizer, settings_of(**(IM | changed), history_turns=1))
         assert learned_of(kept[0], tokenizer) == expected
 
 
 def test_a_turn_of_no_weight_is_context_in_blocks_and_a_block_of_context_alone_is_rejected(tokenizer):
     plain = tokenizer("Why?\nGood!\nWhat is it?\nYes", add_special_tokens=False)["input_ids"]
     lm = settings_of(objective="lm", max_tokens=len(plain))
-    (block,), rejected = cut_blocks([unlearned(1, 3)], tokenizer, lm)
+    (block,), rejected, _ = cut_blocks([unlearned(1, 3)], tokenizer, lm)
     assert block["input_ids"] == plain and rejected == []
     learned = tokenizer.decode([label for label in block["labels"] if label != IGNORED])
     assert "Good" not in learned and "Yes" not in learned and "What is it?" in learned
-    kept, rejected = cut_blocks([unlearned(0, 1, 2, 3), unlearned()], tokenizer, lm)
+    kept, rejected, _ = cut_blocks([unlearned(0, 1, 2, 3), unlearned()], tokenizer, lm)
     assert [row["id"] for row in kept] == ["block-1"]
     assert rejected == [{"id": "block-0", "reason": "nothing to learn", "detail": "context alone"}]
 
