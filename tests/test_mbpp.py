@@ -165,5 +165,5 @@ def test_the_engine_stops_where_the_scorer_cuts():
 
 
 def test_problems_without_tests_are_refused_not_passed(monkeypatch, tmp_path):
-    with pytest.raises(PlumblineError, match="problem 1 lacks task_id or test_list"):
+    with pytest.raises(PlumblineError, match="row 1: 'test_list' must be a list of texts"):
         score(monkeypatch, tmp_path, problems=[PROBLEMS[0] | {"test_list": []}])

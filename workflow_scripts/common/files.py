@@ -93,6 +93,8 @@ def read_jsonl(path: Path | str) -> list[dict]:
             if not rows and line.lstrip().startswith("["):
                 found = parse_json(f"{line}\n{stream.read()}", path, number)
                 return [_object(row, f"{path}: row {place}") for place, row in enumerate(found, 1)]
+            if not rows and line.strip() == "{":
+                raise PlumblineError(f"{path}: a list of rows is needed, not one dict over several lines")
             if line.strip():
                 rows.append(_object(parse_json(line, path, number), f"{path}:{number}"))
     return rows

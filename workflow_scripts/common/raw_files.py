@@ -241,3 +241,24 @@ def parse_json(text: str, path: Path | str, line: int = 1) -> Any:
     except ValueError as error:
         raise PlumblineError(f"{path}:{line}: not JSON ({why_not_json(error)})") from None
     return value
+
+
+def field(row: dict[str, Any], name: str, where: str, kind: str = "text") -> Any:
+    """Return a field of a row that others wrote; PlumblineError if it is missing or of another kind.
+
+    A kind is text, texts (a list of one or more), a name (text or a whole number), a list or an object.
+    """
+    if name not in row:
+        raise PlumblineError(f"{where} has no {name!r} (it has {', '.join(row)})")
+    value = row[name]
+    fits = {
+        "text": isinstance(value, str),
+        "texts": isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value),
+        "name": isinstance(value, str | int) and not isinstance(value, bool),
+        "list": isinstance(value, list) and bool(value),
+        "object": isinstance(value, dict),
+    }
+    if not fits[kind]:
+        wanted = {"texts": "a list of texts", "name": "a text or a whole number"}.get(kind, kind)
+        raise PlumblineError(f"{where}: {name!r} must be {wanted}, not {type(value).__name__}")
+    return value

@@ -8,9 +8,11 @@ import argparse
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+from workflow_scripts.common import raw_files
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
 from workflow_scripts.common.turns import turns_of
 
 # Where a completed function ends: the next top-level statement (Chen et al. 2021, section 2.2).
@@ -23,11 +25,9 @@ MBPP_TEST = range(
 )  # Austin et al. 2021, section 2.1: the others are for prompting, tuning and training
 
 
-def field(row: dict, name: str, path: Path, number: int) -> object:
-    """Return a field of a row; PlumblineError names file, row and field if it is missing."""
-    if name not in row:
-        raise PlumblineError(f"{path}: row {number} has no {name!r} (it has {', '.join(row)})")
-    return row[name]
+def field(row: dict, name: str, path: Path, number: int, kind: str = "text") -> Any:
+    """Return a field of a row; PlumblineError names file, row and field if it is missing or of another kind."""
+    return raw_files.field(row, name, f"{path}: row {number}", kind)
 
 
 def turn_prompts(path: Path, history: int | None = None) -> list[dict]:
@@ -85,11 +85,11 @@ def humaneval_prompts(path: Path, form: str = "completion") -> list[dict]:
 
 def mbpp_problem(row: dict, path: Path, number: int) -> tuple[int, str, str, str]:
     """Return a problem's task id, its text, its tests, and its program."""
-    task = field(row, "task_id", path, number)
-    if not str(task).isdigit():
+    task = field(row, "task_id", path, number, "name")
+    if not str(task).isdecimal():
         raise PlumblineError(f"{path}: row {number}: task_id {task!r} is no number; is this mbpp.jsonl?")
-    text = row["text"] if "text" in row else field(row, "prompt", path, number)
-    tests = "\n".join(field(row, "test_list", path, number))
+    text = field(row, "text" if "text" in row else "prompt", path, number)
+    tests = "\n".join(field(row, "test_list", path, number, "texts"))
     code = field(row, "code", path, number).replace("\r\n", "\n").strip()
     return int(task), text.strip(), tests, code
 
@@ -101,7 +101,10 @@ def mbpp_prompts(path: Path, shots: list[int], form: str = "completion") -> list
     and [DONE]. instruct: a user asks for a code block, and the solved problems are turns before. The words are ours.
     Rows are those of mbpp.jsonl or the sanitised MBPP, plain or as the "doc" of a request.
     """
-    rows = [row.get("doc", row) for row in read_jsonl(path)]
+    rows = [
+        field(row, "doc", path, number, "object") if "doc" in row else row
+        for number, row in enumerate(read_jsonl(path), 1)
+    ]
     problems = [mbpp_problem(row, path, number) for number, row in enumerate(rows, 1)]
     missing = [str(shot) for shot in shots if shot not in {task for task, *_ in problems}]
     if missing:
@@ -146,8 +149,11 @@ def read_references(path: Path, turns: dict[str, int]) -> dict[str, list[str]]:
     """Return the reference answers of FastChat's file by question id; `turns` is how many each question needs."""
     references = {}
     for number, row in enumerate(read_jsonl(path), 1):
-        name = str(field(row, "question_id", path, number))
-        references[name] = field(row, "choices", path, number)[0]["turns"]
+        name = str(field(row, "question_id", path, number, "name"))
+        choice = {"choices[0]": field(row, "choices", path, number, "list")[0]}
+        references[name] = field(
+            field(choice, "choices[0]", path, number, "object"), "turns", path, number, "texts"
+        )
         if len(references[name]) != turns.get(name, len(references[name])):
             raise PlumblineError(
                 f"{path}: row {number} answers {len(references[name])} turns of question {name}, "
@@ -161,17 +167,21 @@ def mt_bench_prompts(path: Path, references: Path | None = None) -> list[dict]:
 
     A file of reference answers replaces the questions' own, as FastChat's judge sees only those of the file.
     """
-    rows = [
-        {
-            "id": str(field(row, "question_id", path, number)),
-            "group": str(row["question_id"]),
-            "messages": [{"role": "user", "content": field(row, "turns", path, number)[0]}],
-            "followups": row["turns"][1:],
-            "reference": row.get("reference"),
-            "meta": {"category": field(row, "category", path, number)},
-        }
-        for number, row in enumerate(read_jsonl(path), 1)
-    ]
+    rows = []
+    for number, row in enumerate(read_jsonl(path), 1):
+        name = str(field(row, "question_id", path, number, "name"))
+        first, *followups = field(row, "turns", path, number, "texts")
+        own = row.get("reference") and field(row, "reference", path, number, "texts")
+        rows.append(
+            {
+                "id": name,
+                "group": name,
+                "messages": [{"role": "user", "content": first}],
+                "followups": followups,
+                "reference": own or None,
+                "meta": {"category": field(row, "category", path, number)},
+            }
+        )
     if references is None:
         return rows
     given = read_references(references, {row["id"]: 1 + len(row["followups"]) for row in rows})
@@ -191,14 +201,6 @@ def in_turn(rows: list[dict]) -> list[dict]:
     return [rows[number] for _, number in sorted(order)]
 
 
-def read_rows(path: Path) -> list[dict]:
-    """Return the rows of JSON Lines, or of one JSON list as the AlpacaEval package writes its results."""
-    rows = read_json(path) if path.suffix == ".json" else read_jsonl(path)
-    if not isinstance(rows, list):
-        raise PlumblineError(f"{path}: a list of rows is needed, not one {type(rows).__name__}")
-    return rows
-
-
 def judged_references(path: Path) -> dict[str, str]:
     """Return each instruction's reference in AlpacaEval's stored judgements: what most models were compared with.
 
@@ -206,7 +208,7 @@ def judged_references(path: Path) -> dict[str, str]:
     one counts, and of equals the first.
     """
     seen: dict[str, Counter] = {}
-    for number, row in enumerate(read_rows(path), 1):
+    for number, row in enumerate(read_jsonl(path), 1):
         answers = seen.setdefault(field(row, "instruction", path, number), Counter())
         answers[field(row, "output_1", path, number)] += 1
     return {instruction: answers.most_common(1)[0][0] for instruction, answers in seen.items()}
@@ -218,7 +220,7 @@ def alpaca_eval_prompts(path: Path, references: Path | None = None) -> list[dict
     It is the row's own output, or that in a file of stored judgements. Raises PlumblineError for an instruction
     without one.
     """
-    rows = read_rows(path)
+    rows = read_jsonl(path)
     if references is not None:
         judged = judged_references(references)
         for number, row in enumerate(rows, 1):
@@ -234,7 +236,7 @@ def alpaca_eval_prompts(path: Path, references: Path | None = None) -> list[dict
             "messages": [{"role": "user", "content": field(row, "instruction", path, number)}],
             "followups": [],
             "reference": [field(row, "output", path, number)],
-            "meta": {"dataset": row.get("dataset", "")},
+            "meta": {"dataset": row["dataset"] if isinstance(row.get("dataset"), str) else ""},
         }
         for number, row in enumerate(rows, 1)
     ]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.common.raw_files import field
 from workflow_scripts.score.judge_questions import Question
 
 LOWEST, HIGHEST = 1, 10  # MT-Bench's scale
@@ -214,17 +215,20 @@ FASTCHAT_TURNS = ("", "-multi-turn")
 FASTCHAT_NAMES = {"single": ("single-v1", "single-math-v1"), "pairwise": ("pair-v2", "pair-math-v1")}
 
 
+NEEDED = ("name", "system_prompt", "prompt_template", "output_format")
+
+
 def read_templates(path: Path | str) -> dict[str, dict]:
     """Return FastChat's judge prompts by name; PlumblineError where a row lacks what a prompt needs."""
     templates = {}
     for number, row in enumerate(read_jsonl(path), 1):
-        missing = [
-            key for key in ("name", "system_prompt", "prompt_template", "output_format") if key not in row
-        ]
+        missing = [key for key in NEEDED if key not in row]
         if missing:
             raise PlumblineError(
                 f"{path}: row {number} lacks {', '.join(missing)}; give FastChat's judge prompts"
             )
+        for key in NEEDED:
+            field(row, key, f"{path}: row {number}")
         templates[row["name"]] = row
     return templates
 

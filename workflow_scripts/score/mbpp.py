@@ -10,10 +10,18 @@ import builtins
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.common.raw_files import field
 from workflow_scripts.score.chat_code import bound_names, defined, looks_like_chat, parse, read_program
 from workflow_scripts.score.programs import cut_at, parse_flags, score_answers
 from workflow_scripts.score.sandbox import Program
 
+KINDS = {
+    "task_id": "name",
+    "test_list": "texts",
+    "test_imports": "texts",
+    "test_setup_code": "text",
+    "code": "text",
+}
 IMPORTS = (ast.Import, ast.ImportFrom)
 STOPS = ("[DONE]", "\nassert", "\nif", "\nprint", "\n```")
 
@@ -69,12 +77,22 @@ def is_chat(problem: dict, answer: dict) -> bool:
 
 
 def read_problems(path: str) -> dict[str, dict]:
-    """Return a problem file's problems by the name they are asked under; PlumblineError if one has no tests."""
-    problems = [row.get("doc", row) for row in read_jsonl(path)]
-    for number, problem in enumerate(problems, 1):
-        if "task_id" not in problem or not problem.get("test_list"):
-            raise PlumblineError(f"{path}: problem {number} lacks task_id or test_list; is this mbpp.jsonl?")
-    return {f"MBPP/{problem['task_id']}": problem for problem in problems}
+    """Return a problem file's problems by the name they are asked under; PlumblineError if one is none.
+
+    What a problem may leave out, and a table has as null, is left out.
+    """
+    problems: dict[str, dict] = {}
+    for number, row in enumerate(read_jsonl(path), 1):
+        where = f"{path}: problem {number}"
+        doc = field(row, "doc", where, "object") if "doc" in row else row
+        problem = {name: value for name, value in doc.items() if value not in (None, [])}
+        if "task_id" not in problem or "test_list" not in problem:
+            raise PlumblineError(f"{where} lacks task_id or test_list; is this mbpp.jsonl?")
+        for name, kind in KINDS.items():
+            if name in problem:
+                field(problem, name, where, kind)
+        problems[f"MBPP/{problem['task_id']}"] = problem
+    return problems
 
 
 def main() -> None:
