@@ -313,7 +313,8 @@ def test_every_placeholder_of_every_shell_line_is_quoted():
 
 def test_a_placeholder_that_the_rule_leaves_as_it_is_has_been_quoted_by_in_shell():
     for rule, before, line in shell_texts():
+        params = before.partition("    params:\n")[2]
         for name in re.findall(r"\{+(?:params\.)(\w+):u\}+", line):
-            expression = re.search(rf"^        {name}=([\s\S]*?)(?=^ {{0,8}}\w|\Z)", before, re.MULTILINE)
+            expression = re.search(rf"^        {name}=([\s\S]*?)(?=^ {{0,8}}\w|\Z)", params, re.MULTILINE)
             assert "in_shell(" in expression[1], (rule, name)
         assert not re.findall(r"\{+(?!params\.)[a-z.]+:u\}+", line), rule
