@@ -15,7 +15,7 @@ quoted = '$(subst ','\'',$(1))'
 NAME ?= $(shell sed -n "s/^study: *[\"']\{0,1\}\([A-Za-z0-9_-]*\).*/\1/p" $(call quoted,$(STUDY)))
 ALL_FLAGS = $(if $(PROFILE),--workflow-profile $(call quoted,$(PROFILE)),--cores $(CORES)) \
     $(if $(filter-out config.yaml,$(STUDY)),--configfile $(call quoted,$(STUDY))) $(FLAGS)
-SNAKEMAKE = $(BIN)/snakemake $(ALL_FLAGS)
+SNAKEMAKE = $(BIN)/python -m workflow_scripts.common.head $(BIN)/snakemake $(ALL_FLAGS)
 
 .PHONY: results plan judge-plan verify gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
 

@@ -10,8 +10,19 @@ from snakemake.utils import min_version
 min_version("9.0")
 sys.path.insert(0, workflow.basedir)
 
+from workflow_scripts.common.errors import told
 from workflow_scripts.common.gpu_lease import found_gpus
-from workflow_scripts.common.orphans import note_head
+from workflow_scripts.common.orphans import files_to_make, note_head
+from workflow_scripts.common.surroundings import (
+    check_folders,
+    check_place,
+    settle_temporary,
+)
+
+with told():
+    check_place()
+    if workflow.is_main_process:
+        settle_temporary(os.environ)
 
 # Jobs find our package and the Python that runs this, wherever they are started.
 os.environ |= {
@@ -38,7 +49,9 @@ container: "plumbline.sif"  # for --sdm apptainer: apptainer build plumbline.sif
 
 
 onstart:
-    note_head(workflow)
+    with told():
+        check_folders(files_to_make(workflow))
+        note_head(workflow)
 
 
 # On one machine no job gets more GPUs than are there; without any, all run on the CPU. A scheduler knows better.

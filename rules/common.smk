@@ -4,12 +4,11 @@ import json
 import os
 import re
 import shlex
-import sys
 import time
 from types import SimpleNamespace
 
 from workflow_scripts.common.code import code_of, locked_versions, pins
-from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.errors import told
 from workflow_scripts.common.files import digest
 from workflow_scripts.common.schema import (
     ANSWERED,
@@ -34,7 +33,7 @@ STORED = workflow.workflow_settings.cache is not None
 if STORED and not workflow.workflow_settings.cache:
     # A plain --cache is not handed on to a cluster's jobs, one with a rule's name is; all others have their directive.
     workflow.workflow_settings.cache = ["train_sft"]
-try:
+with told():
     STUDY = check_config(config, workflow.configfiles)
     if STORED:
         check_store(os.environ.get("SNAKEMAKE_OUTPUT_CACHE"))
@@ -43,10 +42,6 @@ try:
         }  # jobs know by it that the store is in use
     if workflow.is_main_process:
         check_links(["data", f"results/{STUDY.study}"])
-except PlumblineError as error:
-    sys.exit(
-        f"error: {error}"
-    )  # the message alone: an exception would add lines of code to it
 
 NAME = STUDY.study
 RESULTS = f"results/{NAME}"

@@ -1,1 +1,7 @@
 """Plumbline's stages: one package per stage of the chain, and `common` for what they share."""
+
+import os
+
+from workflow_scripts.common.surroundings import settle
+
+settle(os.environ)  # before a library is imported that looks for its cache

@@ -70,6 +70,11 @@ def note_head(workflow: Any) -> None:
     write_json(NOTE, {"host": socket.gethostname(), "pid": os.getpid(), "records": records})
 
 
+def files_to_make(workflow: Any) -> list[str]:
+    """Return the outputs and logs of the jobs that Snakemake is about to run."""
+    return [str(path) for job in workflow.dag.needrun_jobs() for path in (*job.output, *job.log)]
+
+
 def record_format() -> int:
     """Return the version of the records that this Snakemake writes."""
     from snakemake.persistence import RECORD_FORMAT_VERSION

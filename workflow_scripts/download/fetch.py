@@ -114,16 +114,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments = parser.parse_args(argv)
     settings = arguments.settings
-    try:
-        found = fetch_files(arguments.name, settings["files"], settings["places"], arguments.work)
-        with finished_folder(arguments.output) as folder:
-            for file, path in sorted(found.items()):
-                place_file(path, folder / file, arguments.work)
-        write_manifest(arguments.manifest, [arguments.output])
-    except OSError as error:
-        raise PlumblineError(
-            f"sources.{arguments.name}: {error}; check the disk's space and permissions"
-        ) from error
+    found = fetch_files(arguments.name, settings["files"], settings["places"], arguments.work)
+    with finished_folder(arguments.output) as folder:
+        for file, path in sorted(found.items()):
+            place_file(path, folder / file, arguments.work)
+    write_manifest(arguments.manifest, [arguments.output])
 
 
 if __name__ == "__main__":
