@@ -838,6 +838,8 @@ def training_sets_of(policy):
 TRAINING_SETS = sorted(
     {name for policy in POLICIES for name in training_sets_of(policy)}
 )
+# The datasets that some policy learned from.
+LEARNED = sorted({name.split("/")[0] for name in TRAINING_SETS} & set(STUDY.datasets))
 
 
 def searched(benchmark):
@@ -1195,6 +1197,7 @@ def page_settings():
                 for name, part in STUDY.annotations.items()
                 for split in part.splits
             ],
+            "data": {name: f"{CLEAN}/{name}/manifest.json" for name in LEARNED},
             "prompts": {name: prompts_manifest(name) for name in PROMPTED},
             "sample_count": STUDY.report.samples,
             "lock": LOCK[:12],

@@ -264,6 +264,7 @@ rule render_report:
         rewards=[
             f"{RESULTS}/annotations/{name}/manifest.json" for name in STUDY.annotations
         ],
+        data=[f"{CLEAN}/{name}/manifest.json" for name in LEARNED],
         page=sorted(str(path) for path in Path("report").glob("page.*")),
     output:
         f"{RESULTS}/report.html",

@@ -366,3 +366,20 @@ def test_a_plain_reply_is_never_given_a_wrong_label():
     ]
     kinds = {pair["kind"] for pair in turn_pairs(rows, random.Random(0))}
     assert kinds == {"other turn", "cut short", "empty"}
+
+
+def test_an_answer_that_is_labelled_bad_is_no_gold_reply():
+    asked = [{"role": "user", "content": "Why?"}]
+    rows = [
+        {
+            "id": f"1:{rank}",
+            "group": "g",
+            "messages": asked,
+            "candidates": [
+                {"content": f"An answer of label {1 - rank} in so many words.", "rewards": {}, "rank": rank}
+            ],
+        }
+        for rank in (0, 1)
+    ]
+    pairs = turn_pairs(rows, random.Random(1))
+    assert {pair["chosen"] for pair in pairs} == {"An answer of label 1 in so many words."}

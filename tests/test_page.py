@@ -109,6 +109,7 @@ def render(folder: Path, rows: list[dict], flags: dict[str, Path] | None = None,
     results = write_csv(folder / "results.csv", rows)
     known = {
         "study": "toy", "baseline": "m", "bars": [], "prompts": {}, "sample_count": 4, "curves": [], "rewards": [],
+        "data": {},
         "lock": "f" * 12,
     }  # fmt: skip
     arguments = ["page", "--results", str(results), "--settings", json.dumps(known | settings)]
@@ -393,6 +394,19 @@ def test_costs_are_summed_once_per_stage_and_policy(tmp_path):
         ["m.sft", "2", "60 min", "1.50"],
         ["m.dpo", "1", "2.5 h", ""],
     ]
+
+
+def test_what_cleaning_rejected_and_did_not_read_stands_in_the_report(tmp_path):
+    counts = {"rows": {"read": 9, "kept": 7, "rejected": 2}, "turns": {"read": 18, "kept": 14, "rejected": 4}}
+    manifest = {
+        "counts": {"a.jsonl": counts, "b.jsonl": counts},
+        "rejected": {"row: calls a tool": {"entries": 4, "turns": 8}},
+        "notes": {"key not read: tools": 3},
+    }
+    (tmp_path / "clean.json").write_text(json.dumps(manifest))
+    found = Page(render(tmp_path, ROWS, data={"books": str(tmp_path / "clean.json")}))
+    told = ["calls a tool (4)", "key not read: tools (3)"]
+    assert found.rows["table-data"][1:] == [["books", "18", "14", "4", "36", "28", "8", *told]]
 
 
 def test_overlaps_are_counted_by_both_rules_and_listed(tmp_path):

@@ -45,8 +45,11 @@ def is_structured(reply: str) -> bool:
 
 
 def turn_pairs(rows: list[dict], rng: random.Random) -> list[dict]:
-    """Return one pair per turn: the last exchange before it, the gold reply, and a worse one."""
-    turns = [turn for row in rows for turn in turns_of(row)]
+    """Return one pair per turn: the last exchange before it, the gold reply, and a worse one.
+
+    An answer that is labelled bad (its rank is not 0) is no gold reply.
+    """
+    turns = [turn for row in rows for turn in turns_of(row) if turn["meta"].get("rank", 0) == 0]
     replies = sorted({turn["reference"] for turn in turns})
     pairs = []
     for turn in turns:

@@ -559,10 +559,29 @@ def build(settings: dict, inputs: argparse.Namespace) -> dict:
         "answer_lengths": answer_length_figures(sets),
         "costs": [cost_table(costs, key) for key in ("stage", "policy")] if costs else [],
         "cost_jobs": plain_table("cost-jobs", costs) if costs else None,
+        "data": plain_table("data", data_rows(settings["data"])) if settings["data"] else None,
         "overlap": overlap_section(overlap) if overlap or looked else None,
         "agreement": plain_table("agreement", agreement) if agreement else None,
         "provenance": provenance_table(provenance) if provenance else None,
     }
+
+
+def data_rows(manifests: dict[str, str]) -> list[dict[str, str]]:
+    """Return a row per dataset: what cleaning read, kept and rejected, why, and what else it counted."""
+    rows = []
+    for name, path in manifests.items():
+        manifest = read_json(path)
+        row = {"dataset": name}
+        for unit in ("rows", "turns"):
+            for what in ("read", "kept", "rejected"):
+                row[f"{unit}_{what}"] = str(sum(count[unit][what] for count in manifest["counts"].values()))
+        reasons = [
+            f"{reason.removeprefix('row: ')} ({count['entries']})"
+            for reason, count in manifest["rejected"].items()
+        ]
+        noted = [f"{note} ({count})" for note, count in manifest["notes"].items()]
+        rows.append(row | {"rejected_for": ", ".join(reasons), "noted": ", ".join(noted)})
+    return rows
 
 
 def render(template: str, values: dict) -> str:
@@ -590,7 +609,7 @@ def main() -> None:
         "--settings",
         required=True,
         type=read_settings,
-        help="study, baseline, bars, prompts {benchmark: manifest}, sample_count, curves, rewards, lock, and file, the "
+        help="study, baseline, bars, data {dataset: manifest}, prompts {benchmark: manifest}, sample_count, curves, rewards, lock, and file, the "
         "study's YAML, if known; - reads standard input",
     )
     parser.add_argument("--results", required=True, type=Path, help="results.csv")
