@@ -370,16 +370,19 @@ def test_a_plain_reply_is_never_given_a_wrong_label():
 
 def test_an_answer_that_is_labelled_bad_is_no_gold_reply():
     asked = [{"role": "user", "content": "Why?"}]
+    said = [
+        ("Since light scatters in the air.", 0),
+        ("For no reason at all.", 1),
+        ("Because air is thin there.", 0),
+    ]
     rows = [
         {
-            "id": f"1:{rank}",
+            "id": f"1:{number}",
             "group": "g",
             "messages": asked,
-            "candidates": [
-                {"content": f"An answer of label {1 - rank} in so many words.", "rewards": {}, "rank": rank}
-            ],
+            "candidates": [{"content": text, "rewards": {}, "rank": rank}],
         }
-        for rank in (0, 1)
+        for number, (text, rank) in enumerate(said)
     ]
-    pairs = turn_pairs(rows, random.Random(1))
-    assert {pair["chosen"] for pair in pairs} == {"An answer of label 1 in so many words."}
+    chosen = {pair["chosen"] for seed in range(20) for pair in turn_pairs(rows, random.Random(seed))}
+    assert chosen == {said[0][0], said[2][0]}
