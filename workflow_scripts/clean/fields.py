@@ -89,6 +89,8 @@ class Fields:
     def unread(self) -> frozenset[str]:
         """The names of fields that say something and were not asked for, those of inner objects as "outer.inner"."""
         own = [key for key, value in self.value.items() if key not in self.asked and holds(value)]
+        if not own and not self.inner:
+            return self.missed
         names = {f"{self.name}.{key}" if self.name else key for key in own}
         names = {name.encode("utf-8", "backslashreplace").decode()[:SHOWN] for name in names}
         return frozenset(names.union(self.missed, *(inner.unread for inner in self.inner)))
