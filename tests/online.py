@@ -1,10 +1,12 @@
 """Prompts, settings and command lines of online training on the tiny model, for its tests."""
 
 import json
+import shutil
 from pathlib import Path
 
 from tests.tiny import TEMPLATE, conversations, settings_of, training_flags
-from workflow_scripts.common.files import write_jsonl, write_manifest
+from workflow_scripts.common.files import write_json, write_jsonl, write_manifest
+from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.turns import turns_of
 
 LENGTH = {"long": {"rule": "length", "words": 6, "weight": 1.0}}
@@ -28,6 +30,15 @@ def online_settings(**changed: object) -> dict:
         "missing_end_penalty": None,
     }
     return settings_of(**(own | changed))
+
+
+def ending_at(model: Path, token: str, folder: Path) -> Path:
+    """Return a copy of a model whose generation settings name a token that ends a text, beside the tokenizer's own."""
+    shutil.copytree(model, folder)
+    tokenizer = load_tokenizer(model)
+    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(token)]
+    write_json(folder / "generation_config.json", {"eos_token_id": ends})
+    return folder
 
 
 def online_flags(model: Path, rows: list[dict], settings: dict, folder: Path, rewards: dict) -> list[str]:

@@ -1,6 +1,7 @@
 """Generation: prompt sets, an engine whose answers do not depend on the batch, and a store that survives a kill."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import yaml
 from workflow_scripts.common import templates
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl, write_manifest
+from workflow_scripts.common.models import model_ends
 from workflow_scripts.generate import answer, calibrate, collect, prompts
 from workflow_scripts.generate import engine as engine_module
-from workflow_scripts.generate.engine import Answer, TransformersEngine, cut_at, end_tokens
+from workflow_scripts.generate.engine import Answer, TransformersEngine, cut_at
 
 TEMPLATE = yaml.safe_load(Path(templates.__file__).with_suffix(".yaml").read_text())["tutor"]
 GREEDY = {
@@ -104,16 +106,68 @@ def test_a_stop_string_that_the_prompt_begins_ends_no_answer(engine, asked):
         assert answers_of(engine, asked, sampling | {"batch_size": size})[0] == whole[0]
 
 
-def test_an_answer_ends_at_the_template_s_end_token(engine, asked):
+def test_an_answer_ends_at_every_end_token_of_the_model(engine, asked, monkeypatch):
     whole = answers_of(engine, asked, GREEDY)[0]
     tokens = engine.tokenizer(whole.text)["input_ids"]
-    end = next(token for token in engine.tokenizer.convert_ids_to_tokens(tokens[2:]) if len(token) > 1)
-    text = engine.tokenizer.convert_tokens_to_string([end])
-    found = answers_of(engine, asked, GREEDY, end=end)[0]
+    end = next(token for token in tokens[2:] if len(engine.tokenizer.decode([token])) > 1)
+    monkeypatch.setattr(engine, "ends", [engine.tokenizer.bos_token_id, end])
+    found = answers_of(engine, asked, GREEDY)[0]
     assert found.finish_reason == "stop"
-    assert found.text == whole.text[: whole.text.index(text)]
+    assert found.text == whole.text[: whole.text.index(engine.tokenizer.decode([end]))]
     assert found.completion_tokens < whole.completion_tokens
-    assert answers_of(engine, asked[:1], GREEDY, end=end)[0] == found
+    assert answers_of(engine, asked[:1], GREEDY)[0] == found
+
+
+def test_an_answer_ends_before_a_template_s_end_that_is_no_token(engine, asked):
+    whole = answers_of(engine, asked, GREEDY)[0]
+    for end in (whole.text[4:9], whole.text[5:6]):
+        found = answers_of(engine, asked, GREEDY, end=end)[0]
+        assert found.text == whole.text[: whole.text.index(end)]
+        assert found.finish_reason == "stop"
+        assert found.completion_tokens < whole.completion_tokens
+
+
+def test_the_ends_of_a_model_are_all_that_its_files_name(tmp_path):
+    assert model_ends(tmp_path) == []
+    write_json(tmp_path / "config.json", {"eos_token_id": 5})
+    assert model_ends(tmp_path) == [5]
+    for named, expected in (([2, 7], [2, 7]), (3, [3]), (None, [])):
+        write_json(tmp_path / "generation_config.json", {"eos_token_id": named})
+        assert model_ends(tmp_path) == expected
+
+
+def test_a_stop_string_ends_an_answer_however_many_tokens_it_takes(engine, asked, monkeypatch):
+    made = []
+    own = engine.model.generate
+
+    def spy(*arguments, **named):
+        output = own(*arguments, **named)
+        made.append(output.shape[1] - arguments[0].shape[1])
+        return output
+
+    sampling = GREEDY | {"max_new_tokens": 60, "min_new_tokens": 60}
+    whole = answers_of(engine, asked[:1], sampling)[0]
+    stop = whole.text[5:-25]
+    assert len(engine.tokenizer(stop)["input_ids"]) > 20
+    monkeypatch.setattr(engine.model, "generate", spy)
+    found = answers_of(engine, asked[:1], sampling | {"stop": [stop]})[0]
+    assert (found.text, found.finish_reason) == (whole.text[:5], "stop")
+    assert made == [found.completion_tokens], "and no token is made after it"
+
+
+def test_a_padding_token_the_model_has_not_is_not_used(tmp_path, tiny_model, asked, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    tokenizer = answer.load_tokenizer(folder)
+    expected = answers_of(TransformersEngine(folder, tokenizer, SETTINGS), asked, GREEDY)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+    size = read_json(folder / "config.json")["vocab_size"]
+    assert tokenizer.pad_token_id >= size
+    found = answer.load_tokenizer(folder)
+    assert found.pad_token_id < size
+    assert "padding token '[PAD]' is not among the model's" in capsys.readouterr().err
+    assert answers_of(TransformersEngine(folder, found, SETTINGS), asked, GREEDY) == expected
 
 
 def test_an_unfinished_answer_says_so(engine, asked):
@@ -121,11 +175,11 @@ def test_an_unfinished_answer_says_so(engine, asked):
     assert {(each.finish_reason, each.completion_tokens) for each in found} == {("length", 2)}
 
 
-def test_the_least_number_of_new_tokens_is_kept_to(engine, asked):
+def test_the_least_number_of_new_tokens_is_kept_to(engine, asked, monkeypatch):
     whole = answers_of(engine, asked, GREEDY)[0]
-    end = engine.tokenizer.convert_ids_to_tokens(engine.tokenizer(whole.text)["input_ids"][0])
-    assert answers_of(engine, asked, GREEDY, end=end)[0].completion_tokens < 12
-    assert answers_of(engine, asked, GREEDY | {"min_new_tokens": 12}, end=end)[0].completion_tokens == 12
+    monkeypatch.setattr(engine, "ends", engine.tokenizer(whole.text)["input_ids"][:1])
+    assert answers_of(engine, asked, GREEDY)[0].completion_tokens < 12
+    assert answers_of(engine, asked, GREEDY | {"min_new_tokens": 12})[0].completion_tokens == 12
 
 
 def test_sampling_is_repeated_by_its_seed_and_changed_by_another(engine, asked):
@@ -136,13 +190,6 @@ def test_sampling_is_repeated_by_its_seed_and_changed_by_another(engine, asked):
         answers_of(engine, [asked[0]] * 2, WARM | {"batch_size": 1})[0]
         != answers_of(engine, [asked[0]] * 2, WARM | {"batch_size": 1})[1]
     ), "two batches of one run are drawn apart"
-
-
-def test_the_ends_of_a_reply_are_eos_and_a_template_s_own_token(engine):
-    tokenizer = engine.tokenizer
-    assert end_tokens(tokenizer, "{eos}") == [tokenizer.eos_token_id]
-    assert end_tokens(tokenizer, "") == [tokenizer.eos_token_id]
-    assert end_tokens(tokenizer, "<s>") == sorted([tokenizer.eos_token_id, tokenizer.bos_token_id])
 
 
 @pytest.mark.parametrize(

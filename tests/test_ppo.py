@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.online import LENGTH, online_flags, online_settings, prompts
+from tests.online import LENGTH, ending_at, online_flags, online_settings, prompts
 from tests.tiny import TEMPLATE, call
 from workflow_scripts.align import online, ppo
 from workflow_scripts.align.online import end_ids, reply_of, tokenise_prompts
@@ -411,10 +411,10 @@ def test_an_answer_without_an_end_is_charged_what_is_set(tiny_model, tmp_path, m
         return own(logps, reference, score, kl_coef)
 
     monkeypatch.setattr(ppo, "kl_rewards", spy)
-    template = TEMPLATE | {"assistant": TEMPLATE["assistant"] | {"end": "a"}}
-    settings = ppo_settings(max_steps=1, rollout_batch=32, per_device_batch=8, template=template)
-    [row] = read_json(run_ppo(tiny_model, settings, tmp_path / "free") / "curve.json")
-    run_ppo(tiny_model, settings | {"missing_end_penalty": 2.0}, tmp_path / "charged")
+    model = ending_at(tiny_model, "a", tmp_path / "ending")
+    settings = ppo_settings(max_steps=1, rollout_batch=32, per_device_batch=8)
+    [row] = read_json(run_ppo(model, settings, tmp_path / "free") / "curve.json")
+    run_ppo(model, settings | {"missing_end_penalty": 2.0}, tmp_path / "charged")
     differences = [free - charged for free, charged in zip(earned[:32], earned[32:], strict=True)]
     assert set(np.round(differences, 9)) == {0.0, 2.0}
     assert sum(differences) / 2 == pytest.approx(row["unfinished"] * 32)
@@ -549,7 +549,9 @@ def test_an_answer_ends_at_eos_or_the_templates_own_token_and_no_longer_end_is_t
 
     assert ends("{eos}") == ends("") == [tokenizer.eos_token_id]
     assert ends("<s>") == [tokenizer.bos_token_id, tokenizer.eos_token_id]
-    with pytest.raises(PlumblineError, match=r"'<\|end\|>'.*tokens"):
+    with pytest.raises(PlumblineError, match=r"'Why\?', which is no token here but a text"):
+        ends("Why?")
+    with pytest.raises(PlumblineError, match=r"'<\|end\|>', which is no token .* keeps as it is"):
         ends("<|end|>")
 
 
@@ -557,11 +559,11 @@ def test_a_reply_is_an_answers_text_without_its_end(tiny_model):
     tokenizer = load_tokenizer(tiny_model)
     words = tokenizer(" Good! Now say why.", add_special_tokens=False)["input_ids"]
     full_stop = words[-1]
-    assert reply_of([*words, 2], [2], TEMPLATE, tokenizer) == "Good! Now say why."
-    assert reply_of(words, [2], TEMPLATE, tokenizer) == "Good! Now say why."
-    assert reply_of(words, [2, full_stop], TEMPLATE, tokenizer) == "Good! Now say why"
-    assert reply_of([2], [2], TEMPLATE, tokenizer) == ""
-    assert reply_of(words, [2], TEMPLATE | {"strip": False}, tokenizer) == " Good! Now say why."
+    assert reply_of([5, 6], [*words, 2], [2], TEMPLATE, tokenizer) == "Good! Now say why."
+    assert reply_of([5, 6], words, [2], TEMPLATE, tokenizer) == "Good! Now say why."
+    assert reply_of([5, 6], words, [2, full_stop], TEMPLATE, tokenizer) == "Good! Now say why"
+    assert reply_of([5, 6], [2], [2], TEMPLATE, tokenizer) == ""
+    assert reply_of([5, 6], words, [2], TEMPLATE | {"strip": False}, tokenizer) == " Good! Now say why."
 
 
 def test_a_reward_that_only_known_answers_have_is_refused(tiny_model, tmp_path):

@@ -1,5 +1,6 @@
 """RLOO: what TRL's trainer is given and gives back."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -112,9 +113,12 @@ def test_the_settings_reach_the_trainer(tiny_model, tmp_path, monkeypatch):
 
 def test_the_templates_own_end_ends_an_answer_and_the_parents_ends_are_saved(tiny_model, tmp_path, asked):
     template = TEMPLATE | {"assistant": TEMPLATE["assistant"] | {"end": "a"}}
-    folder = run_rloo(tiny_model, rloo_settings(template=template, batch_size=32, max_steps=1), tmp_path)
-    tokenizer = load_tokenizer(tiny_model)
+    model = shutil.copytree(tiny_model, tmp_path / "own")
+    tokenizer = load_tokenizer(model)
     own = tokenizer.convert_tokens_to_ids("a")
+    tokenizer.add_tokens(["a"])  # now nothing merges with it, and it can be an end
+    tokenizer.save_pretrained(model)
+    folder = run_rloo(model, rloo_settings(template=template, batch_size=32, max_steps=1), tmp_path)
     answers = [answer for _, batch, _, _ in asked for answer in batch]
     assert any(answer[-1] == own and len(answer) < 8 for answer in answers)
     assert not any(own in answer[:-1] for answer in answers)

@@ -472,8 +472,8 @@ def test_a_default_system_message_is_the_templates_word_but_part_of_the_text(nam
 def test_a_token_that_overlaps_a_learned_character_is_learned(name, learn):
     text, spans = render(TALK, TEMPLATES[name], STRADDLING)
     stretches = {
-        "replies": [span[1:] for span in spans if span.role == "assistant"],
-        "contents": [span[1:] for span in spans],
+        "replies": [span[1:3] for span in spans if span.role == "assistant"],
+        "contents": [span[1:3] for span in spans],
         "text": [(spans[0].start, spans[-1].end)],
     }[learn]
     characters = {place for start, end in stretches for place in range(start, end)}

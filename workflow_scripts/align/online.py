@@ -6,17 +6,18 @@ conversations that end on the user; what follows up on the first answer is left 
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from workflow_scripts.common.code import code_of
+from workflow_scripts.common.decoding import reply_text
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.fitting import cut_counts, fit_prompt, say_cuts
-from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.models import load_tokenizer, model_ends
 from workflow_scripts.common.rewards import provenance, reward_function
-from workflow_scripts.common.templates import encode, forbidden_text
+from workflow_scripts.common.templates import ends_of, forbidden_text
 from workflow_scripts.common.training import add_training_flags, work_folder
 from workflow_scripts.common.turns import turns_of
 
@@ -36,21 +37,15 @@ class Online(NamedTuple):
     work: Path
 
 
-def end_ids(template: dict, tokenizer: Any) -> list[int]:
-    """Return the ids that end an answer: eos and the template's own end, which has to be one token."""
-    end = template["assistant"].get("end", "").replace("{eos}", tokenizer.eos_token or "")
-    own = encode(end, tokenizer)[0] if end else []
-    if len(own) > 1:
+def end_ids(template: dict, tokenizer: Any, more: Sequence[int] = ()) -> list[int]:
+    """Return the ids that end an answer: eos, the template's own end, which has to be a token, and the model's `more`."""
+    ids, texts = ends_of(template["assistant"].get("end", ""), tokenizer, more)
+    if texts:
         raise PlumblineError(
-            f"the template ends a reply with {end!r}, which is {len(own)} tokens here; sampling stops at one token: "
+            f"the template ends a reply with {texts[0]!r}, which is no token here but a text; sampling stops at a token: "
             "choose a template that ends with {eos}"
         )
-    ends = {*own, tokenizer.eos_token_id} - {None}
-    if not ends:
-        raise PlumblineError(
-            "neither the template nor the tokenizer has an end token, so no answer could end"
-        )
-    return sorted(ends)
+    return ids
 
 
 def tokenise_prompts(
@@ -72,10 +67,10 @@ def tokenise_prompts(
     return kept, counts | cut_counts(kept)
 
 
-def reply_of(answer: list[int], ends: list[int], template: dict, tokenizer: Any) -> str:
-    """Return an answer's text without its end token, stripped where the template strips replies."""
+def reply_of(prompt: list[int], answer: list[int], ends: list[int], template: dict, tokenizer: Any) -> str:
+    """Return the text of an answer to a prompt without its end token, stripped where the template strips replies."""
     kept = answer[:-1] if answer[-1] in ends else answer
-    text = tokenizer.decode(kept, skip_special_tokens=True)
+    text = reply_text(tokenizer, prompt, kept)
     return text.strip() if template["strip"] else text
 
 
@@ -97,7 +92,7 @@ def scorer(
     def score(rows: list[dict], answers: list[list[int]]) -> list[float]:
         turns = [
             {name: row[name] for name in ("id", "group", "messages", "meta")}
-            | {"reference": reply_of(answer, ends, template, tokenizer)}
+            | {"reference": reply_of(row["prompt"], answer, ends, template, tokenizer)}
             for row, answer in zip(rows, answers, strict=True)
         ]
         return [turn["rewards"]["final_reward"] for turn in rewarded(turns)]
@@ -128,7 +123,7 @@ def prepare(description: str, module: str) -> tuple[Any, Online]:
         raise PlumblineError(f"{arguments.prompts}: no usable prompt among {len(rows)}")
     say_cuts(str(arguments.prompts), counts, "raise max_prompt_tokens to keep them whole")
     fit_on = [turn["reference"] for row in read_jsonl(arguments.fit_rows) for turn in turns_of(row)]
-    ends = end_ids(template, tokenizer)
+    ends = end_ids(template, tokenizer, model_ends(arguments.parent))
     inputs = [arguments.parent_manifest, arguments.prompts_manifest, arguments.fit_rows]
     depends = {"settings": settings, "rewards": provenance(rewards)}
     work = work_folder(arguments.work, inputs, depends, arguments.seed, code_of(module))

@@ -54,7 +54,7 @@ def cut_last_turn(
     while True:
         messages = [*head, message, *behind]
         text, spans = render(messages, template, tokenizer, prompt=True)
-        identities, offsets = encode(text, tokenizer)
+        identities, offsets = encode(text, tokenizer, spans)
         excess = len(identities) - room
         if excess <= 0:
             return messages
@@ -149,7 +149,7 @@ def lost_ends(messages: list[dict], template: dict, tokenizer: Any, limit: int) 
     Replies that are context alone ("learn": false) are left aside.
     """
     text, spans = render(messages, template, tokenizer)
-    offsets = encode(text, tokenizer)[1]
+    offsets = encode(text, tokenizer, spans)[1]
     there = offsets[:limit][-1][1]  # the last character that is read
     own = zip(
         spans[len(spans) - len(messages) :], messages, strict=True

@@ -93,14 +93,54 @@ def load_whole(kind: Any, folder: Path | str, new: str | None = None, **options:
 
 
 def load_tokenizer(folder: Path | str) -> Any:
-    """Return the fast tokenizer of a model folder, with a padding token; masks need its character offsets."""
+    """Return the fast tokenizer of a model folder, with a padding token; masks need its character offsets.
+
+    A padding token that the model's embedding has no row for is not used: padding is masked, so another will do.
+    """
     with reading(folder, "a tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise PlumblineError(f"{folder}: has no fast tokenizer, so tokens cannot be traced to characters")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    size = embedding_size(folder) or len(tokenizer)
+    own, outside = tokenizer.pad_token, tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= size
+    if own is None or outside:
+        # Only a special token will do: made the padding token, a word would be left out of answers as they are decoded.
+        others = [tokenizer.unk_token, tokenizer.eos_token, tokenizer.bos_token]
+        inside = [each for each in others if each and tokenizer.convert_tokens_to_ids(each) < size]
+        if not inside:
+            raise PlumblineError(
+                f"{folder}: the tokenizer has no special token among the {size} the model knows, so nothing can be padded "
+                "with; give it an end token"
+            )
+        tokenizer.pad_token = inside[0]
+    if outside:
+        say_once(f"{folder}: padding token {own!r} is not among the model's {size}; {inside[0]!r} takes its place")
     return tokenizer
+
+
+def model_config(folder: Path | str) -> dict:
+    """Return a model folder's configuration, for an unmerged adapter that of its base; {} where there is none."""
+    source = Path(adapter_base(folder) or folder)
+    with reading(folder, "a model"):
+        return dict(read_json(source / "config.json")) if (source / "config.json").is_file() else {}
+
+
+def embedding_size(folder: Path | str) -> int | None:
+    """Return how many tokens the model of a folder knows, None where its configuration does not say."""
+    config = model_config(folder)
+    with reading(folder, "a model"):
+        size = (config.get("text_config") or config).get("vocab_size")
+        return None if size is None else int(size)
+
+
+def model_ends(folder: Path | str) -> list[int]:
+    """Return the ids of all tokens at which the model of a folder itself says that a text ends."""
+    source = Path(adapter_base(folder) or folder)
+    generation = source / "generation_config.json"
+    with reading(folder, "a model"):
+        config = read_json(generation) if generation.is_file() else model_config(folder)
+        ends = config.get("eos_token_id")
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
 
 def check_safetensors(folder: Path, weights: str = "*.safetensors") -> None:

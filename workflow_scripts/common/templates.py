@@ -2,26 +2,48 @@
 
 Masks come from character offsets of one tokenisation of the whole text: tokenising pieces apart and comparing them is
 how masks go wrong (a token may straddle a boundary). Templates are data (`templates.yaml`), passed in resolved.
+
+A template's own words may be special tokens; what a message says never is one, whatever it spells. What ends a reply is
+one of the tokenizer's added tokens, or where a template's end is none, its text.
 """
 
+import copy
+import functools
+import itertools
+import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from tokenizers import AddedToken
+
+from workflow_scripts.common.decoding import opening, spelled
 from workflow_scripts.common.errors import PlumblineError
 
 IGNORED = -100  # the label every loss skips
 
 
 class Span(NamedTuple):
-    """Characters [start, end) of one message's content; an assistant's span takes in its lead and its end token."""
+    """Characters [start, end) of one message's content; an assistant's span takes in its lead and its end token.
+
+    `said` are those of the words alone; a default system message, which is the template's, says none of its own.
+    """
 
     role: str
     start: int
     end: int
+    said: tuple[int, int]
 
 
 class Rendered(NamedTuple):
     text: str
     spans: list[Span]
+
+
+class Ends(NamedTuple):
+    """What ends a reply: token ids, and the text that does where the template's end is no token."""
+
+    ids: list[int]
+    texts: list[str]
 
 
 class Tokens(NamedTuple):
@@ -34,36 +56,135 @@ class Tokens(NamedTuple):
 def render(messages: list[dict], template: dict, tokenizer: Any, prompt: bool = False) -> Rendered:
     """Return a conversation's text and the span of each message; with `prompt`, the text ends where a reply begins."""
 
-    def filled(text: str) -> str:
-        return text.replace("{bos}", tokenizer.bos_token or "").replace("{eos}", tokenizer.eos_token or "")
-
     default_system = template.get("default_system")
-    if default_system and messages[0]["role"] != "system":
+    added = bool(default_system) and messages[0]["role"] != "system"
+    if added:
         messages = [{"role": "system", "content": default_system}, *messages]
-    text, spans = filled(template["start"]), []
+    text, spans = filled(template["start"], tokenizer), []
     for message in messages:
         part = template[message["role"]]
         content = message["content"].strip() if template["strip"] else message["content"]
-        text += filled(part["before"])
+        text += filled(part["before"], tokenizer)
         start = len(text)
-        text += part.get("lead", "") + content + filled(part.get("end", ""))
-        spans.append(Span(message["role"], start, len(text)))
-        text += filled(part["after"])
+        text += part.get("lead", "")
+        said = (len(text), len(text) + (0 if added and not spans else len(content)))
+        text += content + filled(part.get("end", ""), tokenizer)
+        spans.append(Span(message["role"], start, len(text), said))
+        text += filled(part["after"], tokenizer)
     if prompt:
-        text += filled(template["assistant"]["before"])
+        text += filled(template["assistant"]["before"], tokenizer)
     return Rendered(text, spans)
 
 
-def encode(text: str, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
-    """Return (token ids, character offsets) of a text that already carries its special tokens."""
+def filled(text: str, tokenizer: Any) -> str:
+    """Return a template's words with the tokenizer's own tokens in place of {bos} and {eos}."""
+    return text.replace("{bos}", tokenizer.bos_token or "").replace("{eos}", tokenizer.eos_token or "")
+
+
+def special_texts(tokenizer: Any) -> list[str]:
+    """Return how a tokenizer's special tokens are spelled."""
+    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+
+
+def encode(
+    text: str, tokenizer: Any, spans: Sequence[Span] = ()
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return (token ids, character offsets) of a text that already carries its special tokens.
+
+    What the messages of `spans` say is plain text, whatever it spells.
+    """
+    said = [(max(0, first), min(last, len(text))) for first, last in (span.said for span in spans)]
+    special = special_texts(tokenizer)
+    if any(token in text[first:last] for token in special for first, last in said):
+        return encode_around(text, said, special, tokenizer)
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     return encoding["input_ids"], encoding["offset_mapping"]
 
 
-def forbidden_text(messages: list[dict], tokenizer: Any) -> str | None:
-    """Return a special token spelled out in some content, which would be read as the real one, or None."""
-    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return next((token for token in special for message in messages if token in message["content"]), None)
+def encode_around(
+    text: str, said: list[tuple[int, int]], special: list[str], tokenizer: Any
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return what `encode` does for a text whose stretches `said` spell special tokens.
+
+    The real ones are put into the text as runs of a character that it has not, each as long as what it stands for, and
+    a copy of the tokenizer knows these runs in place of them: so it is one tokenisation of the whole here, too.
+    """
+    blocks = range(0x100000, 0x10FFFE - len(special), len(special))  # a plane of characters for private use
+    block = next(at for at in blocks if not any(chr(at + each) in text for each in range(len(special))))
+    signs = {token: chr(block + place) * len(token) for place, token in enumerate(special)}
+    pattern = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
+    borders = [0, *itertools.chain.from_iterable(said), len(text)]
+    stretches = [text[start:end] for start, end in itertools.pairwise(borders)]
+    stretches[::2] = [pattern.sub(lambda found: signs[found[0]], own) for own in stretches[::2]]
+    copied, real = knowing(tokenizer, len(tokenizer), tuple(signs.items()))
+    encoding = copied(
+        "".join(stretches), add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
+    return [real.get(identity, identity) for identity in encoding["input_ids"]], encoding["offset_mapping"]
+
+
+@functools.lru_cache(maxsize=4)
+def knowing(tokenizer: Any, size: int, signs: tuple[tuple[str, str], ...]) -> tuple[Any, dict[int, int]]:
+    """Return a copy of a tokenizer that knows signs for its special tokens, and the real id of each sign's."""
+    copied, known = copy.deepcopy(tokenizer), tokenizer.added_tokens_decoder
+    own = {token.content: (identity, token) for identity, token in known.items()}
+    for content, sign in signs:
+        token = own[content][1]
+        copied.add_tokens(
+            AddedToken(
+                sign,
+                single_word=token.single_word,
+                lstrip=token.lstrip,
+                rstrip=token.rstrip,
+                normalized=token.normalized,
+            )
+        )
+    return copied, {copied.convert_tokens_to_ids(sign): own[content][0] for content, sign in signs}
+
+
+def tokenise_text(text: str, tokenizer: Any) -> list[int]:
+    """Return the token ids of a text to be gone on from: behind BOS where the tokenizer puts it, and never closed."""
+    plain = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return opening(tokenizer) + plain
+
+
+def ends_of(end: str, tokenizer: Any, more: Sequence[int] = ()) -> Ends:
+    """Return what ends a reply: the template's `end`, the tokenizer's end token, and the ids `more` of the model's own.
+
+    PlumblineError where the template's end is neither a token nor a text that the tokenizer can spell, or nothing ends.
+    """
+    if "{eos}" in end and not tokenizer.eos_token:
+        raise PlumblineError(
+            "the template ends a reply with {eos}, and the tokenizer has no end token; give it one, or choose a "
+            "template with an end of its own"
+        )
+    text = filled(end, tokenizer)
+    known = {token.content: identity for identity, token in tokenizer.added_tokens_decoder.items()}
+    places = sorted((text.find(each), -len(each), each) for each in special_texts(tokenizer) if each in text)
+    own = [known[each] for each in [text.strip(), *(place[2] for place in places)] if each in known][:1]
+    texts = [text] if text and not own else []
+    if texts and text not in spelled(tokenizer, tokenizer(f"a{text}", add_special_tokens=False)["input_ids"]):
+        raise PlumblineError(
+            f"the template ends a reply with {text!r}, which is no token of this tokenizer, nor a text that it keeps as "
+            "it is, so no answer could end; choose a template that ends with {eos}"
+        )
+    ids = {*own, *more, tokenizer.eos_token_id} - {None}
+    if not ids and not texts:
+        raise PlumblineError(
+            "neither the template nor the tokenizer has an end token, so no answer could end"
+        )
+    return Ends(sorted(ids), texts)
+
+
+def forbidden_text(messages: list[dict], tokenizer: Any, template: dict | None = None) -> str | None:
+    """Return a special token spelled out in some content, which would be read as the real one, or None.
+
+    So is the end of a `template` where it is no token: in a content it would end the reply, or begin somebody's turn.
+    """
+    refused = special_texts(tokenizer)
+    if template is not None:
+        refused += ends_of(template["assistant"].get("end", ""), tokenizer).texts
+    return next((token for token in refused for message in messages if token in message["content"]), None)
 
 
 def learned_stretches(spans: list[Span], messages: list[dict], learn: str) -> list[tuple[int, int]]:
@@ -73,7 +194,7 @@ def learned_stretches(spans: list[Span], messages: list[dict], learn: str) -> li
     ]  # a default system message comes first and is no message of the row
     said = list(zip(own, messages, strict=True))
     if learn == "text":
-        ends = [spans[0].start, *(at for span, message in said if not is_learned(message) for at in span[1:])]
+        ends = [spans[0].start, *(at for span, message in said if not is_learned(message) for at in (span.start, span.end))]
         return list(zip(ends[::2], [*ends[1::2], spans[-1].end], strict=True))
     if learn not in ("replies", "contents"):
         raise PlumblineError(f"learn: {learn!r}; give replies, contents or text")
@@ -99,8 +220,9 @@ def tokenise_conversation(
     of the first header to the end of the last message. Of a message marked "learn": false nothing is learned, whatever
     `learn` says. A token that overlaps a learned character is learned; BOS never is.
     """
+    ends_of(template["assistant"].get("end", ""), tokenizer)  # or what is learned could not be asked for
     text, spans = render(messages, template, tokenizer)
-    identities, offsets = encode(text, tokenizer)
+    identities, offsets = encode(text, tokenizer, spans)
     learned = learned_stretches(spans, messages, learn)
     # Only in `text` can BOS stand within a stretch. Where it is also the end token, it is taken for an end.
     apart = learn == "text" and tokenizer.bos_token_id != tokenizer.eos_token_id
@@ -135,7 +257,8 @@ def tokenise_plain(messages: list[dict], tokenizer: Any) -> Tokens:
 
 def tokenise_prompt(messages: list[dict], template: dict, tokenizer: Any) -> list[int]:
     """Return the token ids of a conversation up to where the assistant's next reply begins."""
-    return encode(render(messages, template, tokenizer, prompt=True).text, tokenizer)[0]
+    text, spans = render(messages, template, tokenizer, prompt=True)
+    return encode(text, tokenizer, spans)[0]
 
 
 def tokenise_reply(
@@ -145,8 +268,9 @@ def tokenise_reply(
 
     Both come from one tokenisation of the whole; a token straddling the boundary belongs to the completion.
     """
+    ends_of(template["assistant"].get("end", ""), tokenizer)
     text, spans = render([*messages, {"role": "assistant", "content": reply}], template, tokenizer)
-    identities, offsets = encode(text, tokenizer)
+    identities, offsets = encode(text, tokenizer, spans)
     start, end = spans[-1].start, spans[-1].end
     first = next(index for index, (_, stop) in enumerate(offsets) if stop > start)
     last = max(index for index, (begin, stop) in enumerate(offsets) if begin < end and stop > begin)

@@ -15,6 +15,16 @@ def window(messages: list[dict[str, Any]], history: int | None) -> list[dict[str
     return messages[:head] + (rest[-2 * history :] if history else rest[-1:])
 
 
+def with_answers(
+    messages: list[dict[str, Any]], answers: list[str], followups: list[str]
+) -> list[dict[str, Any]]:
+    """Return a prompt's messages, then the answers given so far, each with what was asked after it."""
+    said = list(messages)
+    for answer, followup in zip(answers, followups, strict=False):
+        said += [{"role": "assistant", "content": answer}, {"role": "user", "content": followup}]
+    return said
+
+
 def reward_context(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what a reward model reads before a reply: the problem and the last exchange, no instructions."""
     return [message for message in window(messages, 1) if message["role"] != "system"]

@@ -29,6 +29,8 @@ from workflow_scripts.common.files import (
 )
 from workflow_scripts.common.fitting import Prompt, cut_counts, fit_prompt, fit_text, say_cuts
 from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.templates import tokenise_prompt, tokenise_text
+from workflow_scripts.common.turns import with_answers
 
 ENGINES = {"transformers": ("engine", "TransformersEngine"), "vllm": ("vllm_engine", "VllmEngine")}
 
@@ -61,15 +63,21 @@ def read_store(path: Path) -> dict[tuple, dict]:
     return {(row["id"], row["sample"], row["turn"]): row for row in whole}
 
 
+def prompt_ids(row: dict, said: list[str], settings: dict, tokenizer: object) -> list[int]:
+    """Return the token ids of a row's next prompt, given the answers `said` so far."""
+    if "text" in row:
+        return tokenise_text(row["text"], tokenizer)
+    messages = with_answers(row["messages"], said, row["followups"])
+    return tokenise_prompt(messages, settings["template"], tokenizer)
+
+
 def fitted_prompt(row: dict, said: list[str], settings: dict, tokenizer: object, room: int) -> Prompt:
     """Return a row's next prompt, given the answers `said` so far, in at most `room` tokens."""
     if "text" in row:
-        whole = tokenizer(row["text"])["input_ids"]
+        whole = prompt_ids(row, said, settings, tokenizer)
         kept = fit_text(whole, tokenizer, room)
         return Prompt(kept, [], len(whole) - len(kept))
-    messages = list(row["messages"])
-    for answer, followup in zip(said, row["followups"], strict=False):
-        messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": followup}]
+    messages = with_answers(row["messages"], said, row["followups"])
     return fit_prompt(messages, settings["template"], tokenizer, room, f"prompt {row['id']}")
 
 

@@ -11,7 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from transformers import GenerationConfig, StoppingCriteria
 
-from workflow_scripts.common.models import load_policy, precision_of
+from workflow_scripts.common.decoding import CONTEXT, reply_text
+from workflow_scripts.common.models import load_policy, model_ends, precision_of
+from workflow_scripts.common.templates import ends_of
+
+SPECIAL_AMONG = 8  # special tokens, which say nothing, that may stand among those of a stop string
 
 
 class Answer(NamedTuple):
@@ -29,15 +33,6 @@ def cut_at(text: str, stops: list[str]) -> tuple[str, bool]:
     return (text[: min(places)], True) if places else (text, False)
 
 
-def end_tokens(tokenizer: Any, end: str) -> list[int]:
-    """Return the ids that end a reply: the tokenizer's eos and, when it is one token, the template's own end."""
-    identities = {tokenizer.eos_token_id}
-    own = tokenizer.convert_tokens_to_ids(end) if end else None
-    if own is not None and own != tokenizer.unk_token_id:
-        identities.add(own)
-    return sorted(identities)
-
-
 def answer_of(
     tokenizer: Any, prompt: list[int], tokens: list[int], enders: list[int], sampling: dict
 ) -> Answer:
@@ -49,7 +44,7 @@ def answer_of(
     kept, stops = tokens[:ended], sampling["stop"]
 
     def cut(count: int) -> tuple[str, bool]:
-        return cut_at(tokenizer.decode(kept[:count], skip_special_tokens=True), stops)
+        return cut_at(reply_text(tokenizer, prompt, kept[:count]), stops)
 
     text, stopped = cut(len(kept))
     if stopped:
@@ -74,15 +69,16 @@ class StopsAt(StoppingCriteria):
     The library's own `stop_strings` matches against the whole vocabulary, which costs a small model more than it does.
     """
 
-    TAIL = 16  # tokens; a stop string is no longer than these
-
     def __init__(self, tokenizer: Any, stops: list[str], start: int) -> None:
         self.tokenizer, self.stops, self.start = tokenizer, stops, start
+        # A token says at least a byte of it, but for special ones that may be among them.
+        self.tail = max(len(stop.encode()) for stop in stops) + SPECIAL_AMONG
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        tails = self.tokenizer.batch_decode(
-            input_ids[:, self.start :][:, -self.TAIL :], skip_special_tokens=True
-        )
+        first = max(self.start, input_ids.shape[1] - self.tail)
+        rows = input_ids[:, max(0, first - CONTEXT) :].tolist()
+        border = min(first, CONTEXT)
+        tails = [reply_text(self.tokenizer, row[:border], row[border:]) for row in rows]
         done = [any(stop in tail for stop in self.stops) for tail in tails]
         return torch.tensor(done, device=input_ids.device)
 
@@ -93,7 +89,7 @@ class TransformersEngine:
     def __init__(self, model: Any, tokenizer: Any, settings: dict) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = precision_of(settings["engine"]["precision"])
-        self.tokenizer = tokenizer
+        self.tokenizer, self.ends = tokenizer, model_ends(model)
         self.model = load_policy(model, dtype, settings["trust_remote_code"]).to(device)
         # The study says how answers are drawn: not a repetition penalty, say, that a base model brings along.
         self.model.generation_config = GenerationConfig()
@@ -125,10 +121,11 @@ class TransformersEngine:
                 "top_p": sampling["top_p"],
                 "top_k": 0,
             }
+        enders, texts = ends_of(end, self.tokenizer, self.ends)
+        sampling = sampling | {"stop": [*sampling["stop"], *texts]}
         stopping = []
         if sampling["stop"]:
             stopping = [StopsAt(self.tokenizer, sampling["stop"], ids.shape[1])]
-        enders = end_tokens(self.tokenizer, end)
         output = self.model.generate(
             ids.to(self.model.device),
             attention_mask=mask.to(self.model.device),

@@ -12,8 +12,9 @@ import torch
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json
-from workflow_scripts.common.models import adapter_base, check_safetensors, precision_of
-from workflow_scripts.generate.engine import Answer, answer_of, end_tokens
+from workflow_scripts.common.models import adapter_base, check_safetensors, model_ends, precision_of
+from workflow_scripts.common.templates import ends_of
+from workflow_scripts.generate.engine import Answer, answer_of
 
 PORTION = (
     2048  # prompts that are scheduled together, and so are answered anew together where a killed job left off
@@ -104,7 +105,7 @@ class VllmEngine:
 
     def __init__(self, model: Path, tokenizer: Any, settings: dict) -> None:
         vllm = load_vllm()
-        self.tokenizer, self.vllm = tokenizer, vllm
+        self.tokenizer, self.vllm, self.ends = tokenizer, vllm, model_ends(model)
         base = adapter_base(model)
         source = base or model
         check_safetensors(Path(source))
@@ -154,7 +155,8 @@ class VllmEngine:
         Each request has a seed of its own. A portion without an answer that is `missing` is left out; another is made
         whole and with nothing cached, for what is computed together, and what is not again, decides the last digits.
         """
-        enders = end_tokens(self.tokenizer, end)
+        enders, texts = ends_of(end, self.tokenizer, self.ends)
+        sampling = sampling | {"stop": [*sampling["stop"], *texts]}
         for start in range(0, len(prompts), PORTION):
             portion = range(start, min(start + PORTION, len(prompts)))
             if not any(missing[index] for index in portion):
