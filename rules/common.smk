@@ -612,6 +612,20 @@ def spoken_by(policy):
     }
 
 
+def spoken_in(wildcards):
+    """Return whose tokens `gold` speaks in: base models' folders, each with {policy: template}, the first of each template.
+
+    `empty` says nothing.
+    """
+    found = {}
+    for policy in POLICIES if wildcards.policy == "gold" else ():
+        key = model_key(POLICIES[policy].model)
+        spoken = found.setdefault(Path(f"data/models/{key}/model"), {})
+        if template_of(policy) not in spoken.values():
+            spoken[policy] = template_of(policy)
+    return found
+
+
 def calibration_flag(flag):
     return lambda wildcards: (
         [flag, wildcards.policy] if wildcards.policy in CALIBRATION else []

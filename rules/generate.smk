@@ -103,7 +103,10 @@ rule collect_answers:
 
 rule calibrate_answers:
     input:
-        f"{RESULTS}/prompts/{{prompts}}.json",
+        prompts=f"{RESULTS}/prompts/{{prompts}}.json",
+        models=lambda wildcards: [
+            f"{path.parent}/manifest.json" for path in spoken_in(wildcards)
+        ],
     output:
         manifest=f"{CELL}/generations/{{prompts}}.json",
         rows=f"{CELL}/generations/{{prompts}}.jsonl",
@@ -114,11 +117,19 @@ rule calibrate_answers:
         prompts=one_of(PROMPTED),
         seed="0",
     conda:
-        "../envs/plumbline.yaml"
+        "../envs/train.yaml"
     params:
         code=code_of("workflow_scripts.generate.calibrate"),
+        pins=lambda wildcards: pins(*TORCH) if spoken_in(wildcards) else {},
+        models=lambda wildcards: as_json(
+            [
+                {"name": name, "folder": str(folder), "template": template}
+                for folder, spoken in spoken_in(wildcards).items()
+                for name, template in spoken.items()
+            ]
+        ),
     message:
         "Calibration answers {wildcards.policy} for {wildcards.prompts}"
     shell:
-        "python -m workflow_scripts.generate.calibrate --policy {wildcards.policy:q} --prompts {input:q}"
-        " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
+        "python -m workflow_scripts.generate.calibrate --policy {wildcards.policy:q} --prompts {input.prompts:q}"
+        " --models {params.models:q} --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"

@@ -68,8 +68,8 @@ def answers_of(engine, asked, sampling, end="{eos}", seed=1, missing=None):
 
 
 @needs_vllm
-@pytest.mark.parametrize("case", ["plain", "stop", "stops", "end", "least", "least before a stop", "long"])
-def test_answers_at_temperature_0_are_those_of_transformers(engine, other, asked, case):
+@pytest.mark.parametrize("case", ["plain", "stop", "stops", "end", "spelled end", "least", "least before a stop", "long"])
+def test_answers_at_temperature_0_are_those_of_transformers(engine, other, asked, case, monkeypatch):
     sampling, end = GREEDY | {"max_new_tokens": 24}, "{eos}"
     plain = answers_of(other, asked, sampling)
     if case == "stop":
@@ -78,7 +78,11 @@ def test_answers_at_temperature_0_are_those_of_transformers(engine, other, asked
         sampling |= {"stop": [plain[0].text[8:11], plain[1].text[3:6], "?"]}
     if case in ("end", "least"):
         tokens = other.tokenizer(plain[0].text)["input_ids"]
-        end = next(each for each in other.tokenizer.convert_ids_to_tokens(tokens[2:]) if len(each) > 1)
+        own = next(each for each in tokens[2:] if len(other.tokenizer.decode([each])) > 1)
+        for each in (engine, other):
+            monkeypatch.setattr(each, "ends", [own])
+    if case == "spelled end":
+        end = plain[0].text[5:8]
     if case in ("least", "least before a stop"):
         sampling |= {"min_new_tokens": 12}
     if case == "long":
@@ -88,13 +92,13 @@ def test_answers_at_temperature_0_are_those_of_transformers(engine, other, asked
     reason = "length" if case in ("plain", "long") else "stop"
     assert reason in {each.finish_reason for each in expected.values()}
     if case == "least":
-        assert min(each.completion_tokens for each in expected.values()) > 12 > plain_end(other, asked, end)
+        assert min(each.completion_tokens for each in expected.values()) > 12 > plain_end(other, asked)
     if case == "least before a stop":
         assert min(each.completion_tokens for each in expected.values()) < 12, "a stop string goes before it"
 
 
-def plain_end(engine, asked, end):
-    return min(each.completion_tokens for each in answers_of(engine, asked, GREEDY, end).values())
+def plain_end(engine, asked):
+    return min(each.completion_tokens for each in answers_of(engine, asked, GREEDY).values())
 
 
 @needs_vllm
@@ -113,13 +117,16 @@ def test_turns_samples_and_cut_prompts_are_answered_as_by_transformers(tmp_path,
 
 
 @needs_vllm
-def test_how_a_base_model_would_draw_by_itself_changes_no_answer(tmp_path, model, other, asked):
-    own = copied(model, tmp_path / "own")
-    brought = {"repetition_penalty": 3.0, "temperature": 2.0, "eos_token_id": list(range(4, 90))}
+def test_a_base_model_says_where_an_answer_ends_and_not_how_it_is_drawn(
+    tmp_path, model, other, asked, monkeypatch
+):
+    own, ends = copied(model, tmp_path / "own"), list(range(4, 90))
+    brought = {"repetition_penalty": 3.0, "temperature": 2.0, "eos_token_id": ends}
     write_json(own / "generation_config.json", brought)
     study = Study(tmp_path, own)
     study.add("talk", rows_of(PROMPTS))
     answer_apart(study)
+    monkeypatch.setattr(other, "ends", ends)
     expected = answers_of(other, asked, GREEDY)
     assert [row["text"] for row in study.collect("talk")] == [each.text for each in expected.values()]
 

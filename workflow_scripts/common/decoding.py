@@ -7,7 +7,7 @@ What the tokenizer itself does not keep (WordPiece: upper case, and how many spa
 """
 
 import functools
-import os
+import itertools
 from typing import Any
 
 CONTEXT = 16  # tokens of the prompt that an answer is decoded behind
@@ -19,9 +19,7 @@ BEFORE = ("\n", ".", ":", "0", "a", "|")
 
 @functools.lru_cache(maxsize=8)
 def _special(tokenizer: Any, size: int) -> frozenset[int]:
-    return frozenset(
-        identity for identity, token in tokenizer.added_tokens_decoder.items() if token.special
-    )
+    return frozenset(identity for identity, token in tokenizer.added_tokens_decoder.items() if token.special)
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
@@ -43,7 +41,8 @@ def spelled(tokenizer: Any, identities: list[int]) -> str:
         for count in range(1, CHARACTER):
             whole = decode(identities[:-count])
             if not whole.endswith(BROKEN):
-                return text if text.startswith(whole) else whole + BROKEN
+                more = text[len(whole) :] if text.startswith(whole) else ""
+                return text if more.strip(BROKEN) else whole + BROKEN
     return text
 
 
@@ -58,42 +57,69 @@ def context_of(tokenizer: Any, prompt: list[int]) -> list[int]:
 
 def opening(tokenizer: Any) -> list[int]:
     """Return the ids that a tokenizer puts before a plain text: BOS, where it has one."""
+    return list(_opening(tokenizer, len(tokenizer)))
+
+
+@functools.lru_cache(maxsize=8)
+def _opening(tokenizer: Any, size: int) -> tuple[int, ...]:
     framed, plain = (tokenizer("a", add_special_tokens=framing)["input_ids"] for framing in (True, False))
     starts = range(len(framed) - len(plain) + 1)
-    return framed[: next((at for at in starts if framed[at : at + len(plain)] == plain), 0)]
+    return tuple(framed[: next((at for at in starts if framed[at : at + len(plain)] == plain), 0)])
 
 
 @functools.lru_cache(maxsize=64)
-def _puts_a_space(tokenizer: Any, size: int, before: int, opens: bool) -> bool:
-    text = "a" if opens else f"{tokenizer.convert_ids_to_tokens(before)}a"
-    identities = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if opens:
-        identities = [before, *identities]
-    if identities[0] != before:
-        return False
-    whole, mark = spelled(tokenizer, identities), spelled(tokenizer, [before])
-    return whole == f"{mark} a"
+def _space_put(tokenizer: Any, size: int, before: int, opens: bool) -> tuple[bool, bool]:
+    mark = spelled(tokenizer, [before])
+
+    def puts(text: str) -> bool:
+        if opens:
+            identities = [before, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+        else:
+            known = tokenizer.convert_ids_to_tokens(before)
+            identities = tokenizer(f"{known}{text}", add_special_tokens=False)["input_ids"]
+        return identities[:1] == [before] and spelled(tokenizer, identities) == f"{mark} {text}"
+
+    return puts("a"), puts(" a")
 
 
-def puts_a_space(tokenizer: Any, prompt: list[int]) -> bool:
-    """Return whether a tokenizer puts a space of its own before what follows a prompt.
+def without_space_put(text: str, tokenizer: Any, before: int, opens: bool) -> str:
+    """Return what is said behind a token without the space that the tokenizer itself puts there.
 
-    Some do after special tokens, where it is none of the text's. Of a prompt that is BOS alone, the text is the answer.
+    Some put one before each text (`opens`), some after every special token too, where it is none of the text's; and some
+    put none where the text begins with a space itself, so that it cannot be told whether a single one was its own.
     """
-    if not prompt or prompt[-1] not in tokenizer.added_tokens_decoder:
-        return False
-    return _puts_a_space(tokenizer, len(tokenizer), prompt[-1], prompt == opening(tokenizer))
+    if not text.startswith(" "):
+        return text
+    words, spaces = _space_put(tokenizer, len(tokenizer), before, opens)
+    return text[1:] if words and (spaces or not text.startswith("  ")) else text
 
 
 def reply_text(tokenizer: Any, prompt: list[int], reply: list[int]) -> str:
     """Return the text of the tokens that follow a prompt, to the character; special tokens among them say nothing."""
     special = special_ids(tokenizer)
     said = [token for token in reply if token not in special]
-    before = context_of(tokenizer, prompt)
+    opens = not prompt or prompt == opening(tokenizer)
+    before = context_of(tokenizer, prompt) or sorted(special)[:1]
     asked, whole = spelled(tokenizer, before), spelled(tokenizer, before + said)
     # They differ before the end of the prompt only where a token holds the end of its last character.
-    text = whole[len(os.path.commonprefix([asked, whole])) :]
-    return text[1:] if text.startswith(" ") and puts_a_space(tokenizer, prompt) else text
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(asked, whole, strict=False))
+    text = whole[sum(1 for _ in same) :]
+    if opens or before[-1] in tokenizer.added_tokens_decoder:
+        return without_space_put(text, tokenizer, before[-1], opens) if before else text
+    return text
+
+
+def tokens_within(text: str, tokenizer: Any) -> list[int]:
+    """Return the token ids of a text as they are further on in another, where no space is put before it."""
+    for before in BEFORE:
+        encoded = tokenizer(
+            before + text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+        )
+        ends = [end for _, end in encoded["offset_mapping"]]
+        first = next((at for at, end in enumerate(ends) if end > len(before)), len(ends))
+        if first == len(ends) or encoded["offset_mapping"][first][0] >= len(before):
+            return encoded["input_ids"][first:]
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 def reply_tokens(tokenizer: Any, prompt: list[int], whole: list[int], text: str) -> list[int]:
@@ -102,17 +128,4 @@ def reply_tokens(tokenizer: Any, prompt: list[int], whole: list[int], text: str)
     `whole` is the prompt with the text in one tokenisation. Where a token of it crosses the border, which no policy that
     was asked with the prompt can make, it is the text's own tokens as they are further on in a text.
     """
-    if whole[: len(prompt)] == prompt:
-        return whole[len(prompt) :]
-    for before in BEFORE:
-        encoded = tokenizer(
-            before + text,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_offsets_mapping=True,
-        )
-        ends = [end for _, end in encoded["offset_mapping"]]
-        first = next((at for at, end in enumerate(ends) if end > len(before)), len(ends))
-        if first == len(ends) or encoded["offset_mapping"][first][0] >= len(before):
-            return encoded["input_ids"][first:]
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return whole[len(prompt) :] if whole[: len(prompt)] == prompt else tokens_within(text, tokenizer)

@@ -114,7 +114,9 @@ def load_tokenizer(folder: Path | str) -> Any:
             )
         tokenizer.pad_token = inside[0]
     if outside:
-        say_once(f"{folder}: padding token {own!r} is not among the model's {size}; {inside[0]!r} takes its place")
+        say_once(
+            f"{folder}: padding token {own!r} is not among the model's {size}; {inside[0]!r} takes its place"
+        )
     return tokenizer
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from tokenizers import AddedToken
 
-from workflow_scripts.common.decoding import opening, spelled
+from workflow_scripts.common.decoding import opening, spelled, tokens_within
 from workflow_scripts.common.errors import PlumblineError
 
 IGNORED = -100  # the label every loss skips
@@ -86,9 +86,7 @@ def special_texts(tokenizer: Any) -> list[str]:
     return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
 
 
-def encode(
-    text: str, tokenizer: Any, spans: Sequence[Span] = ()
-) -> tuple[list[int], list[tuple[int, int]]]:
+def encode(text: str, tokenizer: Any, spans: Sequence[Span] = ()) -> tuple[list[int], list[tuple[int, int]]]:
     """Return (token ids, character offsets) of a text that already carries its special tokens.
 
     What the messages of `spans` say is plain text, whatever it spells.
@@ -117,10 +115,12 @@ def encode_around(
     stretches = [text[start:end] for start, end in itertools.pairwise(borders)]
     stretches[::2] = [pattern.sub(lambda found: signs[found[0]], own) for own in stretches[::2]]
     copied, real = knowing(tokenizer, len(tokenizer), tuple(signs.items()))
+    marked = "".join(stretches)
     encoding = copied(
-        "".join(stretches), add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+        marked, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
     )
-    return [real.get(identity, identity) for identity in encoding["input_ids"]], encoding["offset_mapping"]
+    identities, offsets = respelled(marked, encoding["input_ids"], encoding["offset_mapping"], tokenizer)
+    return [real.get(identity, identity) for identity in identities], offsets
 
 
 @functools.lru_cache(maxsize=4)
@@ -143,9 +143,34 @@ def knowing(tokenizer: Any, size: int, signs: tuple[tuple[str, str], ...]) -> tu
 
 
 def tokenise_text(text: str, tokenizer: Any) -> list[int]:
-    """Return the token ids of a text to be gone on from: behind BOS where the tokenizer puts it, and never closed."""
-    plain = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    return opening(tokenizer) + plain
+    """Return the token ids of a text to be gone on from: behind BOS where the tokenizer puts it, and never closed.
+
+    What the text spells of special tokens is plain text.
+    """
+    encoding = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
+    return (
+        opening(tokenizer) + respelled(text, encoding["input_ids"], encoding["offset_mapping"], tokenizer)[0]
+    )
+
+
+def respelled(
+    text: str, identities: list[int], offsets: list[tuple[int, int]], tokenizer: Any
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return (token ids, offsets) of a plain text, its special tokens spelled letter by letter.
+
+    Some vocabularies have special tokens among their pieces, and take the text for them even where it is split.
+    """
+    known, found = tokenizer.added_tokens_decoder, []
+    for identity, (start, end) in zip(identities, offsets, strict=True):
+        token = known.get(identity)
+        if token is not None and token.special and text[start:end].strip() == token.content:
+            letters = ((at, tokens_within(text[at], tokenizer)) for at in range(start, end))
+            found += [(each, (at, at + 1)) for at, ids in letters for each in ids]
+        else:
+            found.append((identity, (start, end)))
+    return [identity for identity, _ in found], [places for _, places in found]
 
 
 def ends_of(end: str, tokenizer: Any, more: Sequence[int] = ()) -> Ends:

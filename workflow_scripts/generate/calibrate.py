@@ -15,7 +15,14 @@ from typing import Any
 
 from workflow_scripts.common.decoding import reply_text, reply_tokens
 from workflow_scripts.common.errors import run
-from workflow_scripts.common.files import digest, read_json, read_jsonl, sha256_of, write_jsonl, write_manifest
+from workflow_scripts.common.files import (
+    digest,
+    read_json,
+    read_jsonl,
+    sha256_of,
+    write_jsonl,
+    write_manifest,
+)
 from workflow_scripts.common.templates import encode, render, tokenise_prompt, tokenise_text
 from workflow_scripts.common.turns import with_answers
 
