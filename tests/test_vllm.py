@@ -68,7 +68,9 @@ def answers_of(engine, asked, sampling, end="{eos}", seed=1, missing=None):
 
 
 @needs_vllm
-@pytest.mark.parametrize("case", ["plain", "stop", "stops", "end", "spelled end", "least", "least before a stop", "long"])
+@pytest.mark.parametrize(
+    "case", ["plain", "stop", "stops", "end", "spelled end", "least", "least before a stop", "long"]
+)
 def test_answers_at_temperature_0_are_those_of_transformers(engine, other, asked, case, monkeypatch):
     sampling, end = GREEDY | {"max_new_tokens": 24}, "{eos}"
     plain = answers_of(other, asked, sampling)

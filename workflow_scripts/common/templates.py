@@ -219,7 +219,10 @@ def learned_stretches(spans: list[Span], messages: list[dict], learn: str) -> li
     ]  # a default system message comes first and is no message of the row
     said = list(zip(own, messages, strict=True))
     if learn == "text":
-        ends = [spans[0].start, *(at for span, message in said if not is_learned(message) for at in (span.start, span.end))]
+        ends = [
+            spans[0].start,
+            *(at for span, message in said if not is_learned(message) for at in (span.start, span.end)),
+        ]
         return list(zip(ends[::2], [*ends[1::2], spans[-1].end], strict=True))
     if learn not in ("replies", "contents"):
         raise PlumblineError(f"learn: {learn!r}; give replies, contents or text")
