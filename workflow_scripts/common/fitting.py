@@ -58,8 +58,7 @@ def cut_last_turn(
         excess = len(identities) - room
         if excess <= 0:
             return messages
-        part, span = template[message["role"]], spans[-1 - len(behind)]
-        start, end = span.start + len(part.get("lead", "")), span.end - len(part.get("end", ""))
+        start, end = spans[-1 - len(behind)].said
         ends = [stop for begin, stop in offsets if begin < end and stop > max(begin, start)]
         if excess >= len(ends):
             return None
