@@ -12,7 +12,8 @@ sys.path.insert(0, workflow.basedir)
 
 from workflow_scripts.common.errors import told
 from workflow_scripts.common.gpu_lease import found_gpus
-from workflow_scripts.common.orphans import files_to_make, note_head
+from workflow_scripts.common.orphans import failed_jobs, files_to_make, note_head
+from workflow_scripts.report.last_words import failed_words, last_words
 from workflow_scripts.common.surroundings import (
     check_folders,
     check_place,
@@ -52,6 +53,14 @@ onstart:
     with told():
         check_folders(files_to_make(workflow))
         note_head(workflow)
+
+
+onsuccess:
+    print(*last_words(Path(RESULTS), CLEANED), sep="\n", file=sys.stderr)
+
+
+onerror:
+    print(*failed_words(failed_jobs(workflow)), sep="\n", file=sys.stderr)
 
 
 # On one machine no job gets more GPUs than are there; without any, all run on the CPU. A scheduler knows better.

@@ -48,6 +48,7 @@ RESULTS = f"results/{NAME}"
 WORK = f"work/{NAME}"
 CLEAN = f"data/clean/{NAME}"
 LOGS = f"{RESULTS}/logs"
+CLEANED = [Path(f"{CLEAN}/{name}/manifest.json") for name in STUDY.datasets]
 # The shell has the study's folders as variables: so a job's command and params are the same in every study, and a store
 # that several studies share (--cache) knows it again.
 FOLDERS = {"RESULTS": RESULTS, "WORK": WORK, "CLEAN": CLEAN}

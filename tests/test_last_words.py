@@ -1,0 +1,130 @@
+"""The last lines of a run: where the tables are and the warnings that matter, or which log tells of the failure."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.workflow import copy_repository, snakemake
+from workflow_scripts.common.files import write_json
+from workflow_scripts.report.last_words import LINES, LONGEST, failed_words, last_words
+from workflow_scripts.report.spreadsheets import write_csv
+
+COLUMNS = ["policy", "benchmark", "subset", "metric", "value", "note"]
+
+
+@pytest.fixture
+def study(tmp_path) -> tuple[Path, list[Path]]:
+    """A study's results and the manifest of its one dataset, with something to say of each."""
+    results, manifest = tmp_path / "results", tmp_path / "clean/chats/manifest.json"
+    write_json(
+        manifest,
+        {
+            "counts": {
+                "a.json": {"rows": {"read": 9, "kept": 6, "rejected": 3}},
+                "b.json": {"rows": {"read": 1, "kept": 1, "rejected": 0}},
+            },
+            "rejected": {
+                "row: no text": {"entries": 2, "turns": 0},
+                "row: over quota": {"entries": 1, "turns": 1},
+                "turn: too long": {"entries": 4, "turns": 4},
+            },
+            "notes": {"key not read: mood": 5, "N/A replaced": 3},
+        },
+    )
+    results.mkdir()
+    for name in ("results.md", "report.html"):
+        (results / name).write_text("x")
+    trained = [
+        ["a", "1", "training diverged at step 3"],
+        ["a", "2", "training diverged at step 3"],
+        ["b", "1", ""],
+    ]
+    write_csv(results / "training.csv", ["policy", "seed", "warning"], trained)
+    rows = [
+        ["gold", "he", "all", "pass@1", "0.98", ""],
+        ["gold", "tutor", "state", "accuracy", "1.0", ""],
+        ["gold", "judged", "all", "win_rate", "0.5", ""],
+        ["a", "he", "all", "pass@1", "0.1", "fidelity: paper; 3 failed verdicts"],
+        ["b", "he", "all", "pass@1", "0.2", "3 failed verdicts"],
+    ]
+    write_csv(results / "results.csv", COLUMNS, rows)
+    return results, [manifest]
+
+
+def test_the_last_lines_name_the_tables_and_the_warnings_that_matter(study):
+    results, cleaned = study
+    assert last_words(results, cleaned) == [
+        f"results: {results}/results.md and {results}/report.html",
+        "warning: training of a (seed 1), a (seed 2): training diverged at step 3",
+        "warning: the right answers (gold) do not score 1: he/all/pass@1 0.98; scores there are held down by as much",
+        "warning: dataset chats: 2 of 10 rows rejected: no text (2)",
+        "warning: dataset chats: keys not read: mood (in 5 rows)",
+        "warning: on 2 rows of results.csv: 3 failed verdicts",
+    ]
+
+
+def test_what_is_not_there_is_not_spoken_of(tmp_path):
+    assert last_words(tmp_path, [tmp_path / "clean/x/manifest.json"]) == []
+
+
+def test_there_are_few_last_lines_and_none_is_long(study):
+    results, cleaned = study
+    rows = [["a", "he", "all", "pass@1", "0", f"note {number} {'x' * 500}"] for number in range(30)]
+    write_csv(results / "results.csv", COLUMNS, rows)
+    lines = last_words(results, cleaned)
+    assert len(lines) <= LINES + 2 and all(len(line) <= LONGEST + len("warning: ") for line in lines)
+    assert lines[-1].startswith("and 25 warnings more")
+
+
+def test_a_failure_names_the_rule_and_its_log_and_the_cause(tmp_path):
+    log = tmp_path / "train.log"
+    log.write_text("1 process on the CPU\nerror: no space left in /x: free some\n\n")
+    other = tmp_path / "other.log"
+    other.write_text("KeyError: 'a'\n")
+    jobs = [("train_sft", [str(log)]), ("score", [str(other)]), ("fetch", [str(tmp_path / "none.log")])]
+    assert failed_words(jobs) == [
+        f"failed: train_sft, see {log}: error: no space left in /x: free some",
+        f"failed: score, see {other}: KeyError: 'a'",
+        "failed: fetch",
+    ]
+
+
+def test_snakemake_says_them_at_the_end_of_a_run_and_of_a_failure(tmp_path):
+    folder = copy_repository(tmp_path / "copy")
+    (folder / "own.jsonl").write_text(
+        '{"mood": "glad", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+        + '{"messages": []}\n'
+    )
+    (folder / "broken.jsonl").write_text("{\n")
+    text = """
+study: small
+sources:
+  own: {files: {own.jsonl: null}, places: [{file: {files: {own.jsonl: FILE}}}]}
+models: {tiny: {source: own, template: tutor, context: 99}}
+datasets: {own: {source: own, files: [own.jsonl], schema: messages, group_by: conversation, split: {quotas: {sft: 9}}}}
+"""
+    (folder / "small.yaml").write_text(text.replace("FILE", "own.jsonl"))
+    done = snakemake(folder, "--configfile", "small.yaml", "--", "datasets")
+    told = [line for line in done.stderr.splitlines() if line.startswith("warning: dataset own: ")]
+    assert told == [
+        "warning: dataset own: 1 of 2 rows rejected: fewer than 2 messages (1)",
+        "warning: dataset own: keys not read: mood (in 1 row)",
+    ]
+    assert told[-1] in done.stderr.splitlines()[-4:]
+    again = snakemake(folder, "-n", "--configfile", "small.yaml", "--", "datasets")
+    assert "Nothing to be done" in again.stderr
+    (folder / "small.yaml").write_text(text.replace("FILE", "broken.jsonl"))
+    failed = snakemake(folder, "--configfile", "small.yaml", "--", "datasets", check=False)
+    line = next(line for line in failed.stderr.splitlines() if line.startswith("failed: "))
+    assert line.startswith("failed: clean_dataset, see results/small/logs/clean_dataset/own.log: error: ")
+
+
+def test_nothing_heavy_is_imported_for_the_last_lines():
+    code = "import sys, workflow_scripts.report.last_words; print({'torch', 'pandas', 'numpy'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+    assert done.stdout.strip() == "set()"

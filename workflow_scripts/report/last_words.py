@@ -1,0 +1,135 @@
+"""What a run says last: where its tables are, and the warnings that matter; after a failure, which log tells why.
+
+Pure functions over what stands in a study's folders. All of it is said at length elsewhere (logs, manifests, training.csv,
+the notes of results.csv); here it is put where it is read. Covered: rows rejected and keys not read in cleaning, trainings
+with a warning (diverged, learned nothing, replies without their end), gold answers that do not score 1, notes of results.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from workflow_scripts.common.files import read_json
+from workflow_scripts.report.spreadsheets import read_csv
+
+LINES = 8  # warnings in all; of more it is said how many there are
+NAMED = 3  # policies, metrics or reasons that a line names
+LONGEST = 220  # characters of a line
+UNREAD = "key not read: "  # how the notes of a cleaned dataset's manifest begin
+CHOSEN = (
+    "over quota",
+    "not in the subset",
+)  # reasons that the study itself gives: nothing is wrong with the rows
+# Of these the right answer scores 1; what a judge or a reward makes of it is another matter.
+FULL_MARKS = re.compile(r"accuracy|macro_f1|valid_json|exact_match|acc(_norm)?|pass@\d+")
+
+
+def few(names: Iterable[str]) -> str:
+    """Return names as "a, b, c and 4 more"."""
+    names = list(dict.fromkeys(names))
+    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + rest
+
+
+def cleaning(manifest: Path) -> list[str]:
+    """Return the warnings of one cleaned dataset: its rejected rows, with why, and the keys that nothing read."""
+    told, name = read_json(manifest), manifest.parent.name
+    reasons = Counter(
+        {
+            reason.removeprefix("row: "): found["entries"]
+            for reason, found in told.get("rejected", {}).items()
+            if reason.startswith("row: ") and reason.removeprefix("row: ") not in CHOSEN
+        }
+    )
+    lines = []
+    if reasons:
+        named = few(f"{reason} ({count})" for reason, count in reasons.most_common())
+        read = sum(file["rows"]["read"] for file in told.get("counts", {}).values())
+        lines.append(f"dataset {name}: {reasons.total()} of {read} rows rejected: {named}")
+    unread = {
+        note.removeprefix(UNREAD): count
+        for note, count in told.get("notes", {}).items()
+        if note.startswith(UNREAD)
+    }
+    if unread:
+        named = few(f"{key} (in {count} row{'s' * (count > 1)})" for key, count in unread.items())
+        lines.append(f"dataset {name}: keys not read: {named}")
+    return lines
+
+
+def training(rows: Sequence[dict[str, str]]) -> list[str]:
+    """Return the warnings of training.csv, those of one wording in one line."""
+    policies: dict[str, list[str]] = {}
+    for row in rows:
+        for warning in filter(None, row.get("warning", "").split("; ")):
+            policies.setdefault(warning, []).append(f"{row['policy']} (seed {row['seed']})")
+    return [f"training of {few(names)}: {warning}" for warning, names in policies.items()]
+
+
+def gold(rows: Sequence[dict[str, str]]) -> list[str]:
+    """Return a warning where the right answers do not score 1: then no policy's score can be read as it stands."""
+    short = [
+        f"{row['benchmark']}/{row['subset']}/{row['metric']} {row['value']}"
+        for row in rows
+        if row["policy"] == "gold"
+        and FULL_MARKS.fullmatch(row["metric"])
+        and row["value"]
+        and float(row["value"]) < 1
+    ]
+    if not short:
+        return []
+    return [f"the right answers (gold) do not score 1: {few(short)}; scores there are held down by as much"]
+
+
+def notes(rows: Sequence[dict[str, str]]) -> list[str]:
+    """Return the notes of the policies' rows of results.csv, the most frequent first, those on fidelity left out."""
+    found = Counter(
+        note
+        for row in rows
+        if row["policy"] not in ("gold", "empty")
+        for note in row.get("note", "").split("; ")
+        if note and not note.startswith("fidelity: ")
+    )
+    return [
+        f"on {count} row{'s' * (count > 1)} of results.csv: {note}" for note, count in found.most_common()
+    ]
+
+
+def warnings_of(results: Path, cleaned: Sequence[Path]) -> list[str]:
+    """Return the warnings of a study, what is worst first, from those of its files that are there."""
+    trained, table = (
+        read_csv(path) if path.is_file() else []
+        for path in (results / "training.csv", results / "results.csv")
+    )
+    datasets = [line for path in cleaned if path.is_file() for line in cleaning(path)]
+    return [*training(trained), *gold(table), *datasets, *notes(table)]
+
+
+def last_words(results: Path, cleaned: Sequence[Path]) -> list[str]:
+    """Return the last lines of a run that went well."""
+    made = [str(results / name) for name in ("results.md", "report.html") if (results / name).is_file()]
+    found = [
+        line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…" for line in warnings_of(results, cleaned)
+    ]
+    shown = [f"warning: {line}" for line in found[:LINES]]
+    if len(found) > LINES:
+        shown.append(
+            f"and {len(found) - LINES} warnings more, in training.csv and results.csv of {results}, and in the logs"
+        )
+    return [*(["results: " + " and ".join(made)] if made else []), *shown]
+
+
+def failed_words(jobs: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
+    """Return a line for each failed job, given as (rule, its logs): which log tells why, and how it ends."""
+    lines = []
+    for rule, logs in jobs:
+        log = next((Path(name) for name in logs if Path(name).is_file()), None)
+        text = log.read_text(encoding="utf-8", errors="replace").splitlines() if log else []
+        said = [line for line in text if line.strip()]
+        cause = next(
+            (line for line in reversed(said) if line.startswith("error: ")), said[-1] if said else ""
+        )
+        told = cause if len(cause) <= LONGEST else f"{cause[: LONGEST - 1]}…"
+        lines.append(f"failed: {rule}" + (f", see {log}" if log else "") + (f": {told}" if told else ""))
+    return lines[:LINES]
