@@ -463,6 +463,13 @@ def test_a_system_message_that_says_nothing_is_none_and_one_that_is_no_text_reje
     assert fault_of(schema, WITH_SYSTEM[schema]("\ud800")) == "lone surrogate"
 
 
+def test_a_system_message_further_on_that_says_nothing_is_none_too():
+    late = {"messages": [TURNS[0], {"role": "system", "content": " "}, TURNS[1]]}
+    assert said("messages", late) == [[(USER, "Q?"), (ASSISTANT, "A.")]]
+    late = {"conversations": [SHARED[0], {"from": "system", "value": ""}, SHARED[1]]}
+    assert said("sharegpt", late) == [[(USER, "Q?"), (ASSISTANT, "A.")]]
+
+
 def test_a_text_that_comes_in_parts_is_their_text():
     parts = [{"type": "text", "text": "Name a "}, {"type": "text", "text": "prime."}]
     row = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "Seven."}]}

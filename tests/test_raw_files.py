@@ -103,7 +103,7 @@ def make_zip(path):
         (lambda path: path.write_bytes(b"<!DOCTYPE html><html>"), "web page"),
         (lambda path: path.write_bytes(b"version https://git-lfs\noid sha256:00\n"), "Git LFS"),
         (lambda path: path.write_bytes(LINES.encode("utf-16-le")), "UTF-16 without a byte order mark"),
-        (lambda path: path.write_bytes(bytes(range(256)) * 9), "binary"),
+        (lambda path: path.write_bytes(bytes([7, 0, 0, 1]) * 99), "binary"),
         (lambda path: path.write_bytes(gzip.compress(TEXT)[:-20]), "damaged or cut off"),
         (
             lambda path: path.write_bytes(gzip.compress(TEXT * 99)[:40] + b"\x00" * 40),
@@ -150,6 +150,14 @@ def test_what_json_can_spell_and_no_row_can_be_is_named_with_its_line(tmp_path, 
     path = tmp_path / "rows.jsonl"
     path.write_text(text)
     with pytest.raises(PlumblineError, match=message):
+        read_jsonl(path)
+
+
+def test_a_stray_null_byte_costs_its_row_alone(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(TEXT + b'{"instruction": "a\x00", "output": "b"}\n')
+    assert len(cleaned(path)) == 3
+    with pytest.raises(PlumblineError, match=r"rows.jsonl:4: not JSON"):
         read_jsonl(path)
 
 

@@ -145,7 +145,7 @@ def sharegpt(row: Fields, settings: Settings) -> Opened:
     turns = row.list("conversations")
     for place, turn in enumerate(turns):
         speaker = turn.get("from") if isinstance(turn, dict) else None
-        if speaker == "bing" or (place and speaker in SYSTEM_ROLES):
+        if speaker == "bing" or (place and speaker in SYSTEM_ROLES and holds(turn.get("value"))):
             raise Unfit("speaker the source leaves out", speaker)
     return Opened(turns, system=row.get("system"), style="sharegpt")
 

@@ -159,15 +159,21 @@ def joined_text(text: Any) -> Any:
 def split_system(turns: list, style: str, max_chars: int) -> tuple[str | None, list, frozenset[str]]:
     """Return the system message that a conversation opens on, the turns after it, and its keys that nobody read.
 
-    One that says nothing is none. Raises Unfit if it is no usable text.
+    One that says nothing is none, wherever it stands. Raises Unfit if it is no usable text.
     """
     role_key, text_key, _ = ROLES[style]
-    if not (turns and isinstance(turns[0], dict) and turns[0].get(role_key) in SYSTEM_ROLES):
+    turns = [turn for turn in turns if not is_system(turn, role_key) or holds(turn.get(text_key))]
+    if not turns or not is_system(turns[0], role_key):
         return None, turns, frozenset()
     fields = Fields(turns[0], "turn")
     fields.raw(role_key)
     is_learned(fields)
     return system_text(fields.get(text_key), max_chars), turns[1:], fields.unread
+
+
+def is_system(turn: Any, role_key: str) -> bool:
+    """Tell whether a raw turn is a system message."""
+    return isinstance(turn, dict) and turn.get(role_key) in SYSTEM_ROLES
 
 
 def system_text(text: Any, max_chars: int) -> str | None:
