@@ -1,5 +1,6 @@
 """The Kubernetes profile against a stand-in for a cluster: what pods are asked for, and what failures and dead heads lead to."""
 
+import json
 import os
 import shutil
 import signal
@@ -44,14 +45,15 @@ rule score_tutor:
 
 @pytest.fixture
 def folder(tmp_path):
-    """A workflow with a copy of the profile, on what is the volume of the cluster."""
-    shutil.copytree(PROFILE, tmp_path / "profiles" / "kubernetes")
-    (tmp_path / "Snakefile").write_text(WORKFLOW)
-    template = tmp_path / "profiles" / "kubernetes" / "job.yaml"
+    """A workflow with a copy of the profile, on what is the volume of the cluster; its path is an odd one."""
+    folder = tmp_path / "été's [1] (x) y"
+    shutil.copytree(PROFILE, folder / "profiles" / "kubernetes")
+    (folder / "Snakefile").write_text(WORKFLOW)
+    template = folder / "profiles" / "kubernetes" / "job.yaml"
     text = template.read_text()
     assert text.count("mountPath: /plumbline}") == 1
-    template.write_text(text.replace("mountPath: /plumbline}", f"mountPath: {tmp_path}}}"))
-    return tmp_path
+    template.write_text(text.replace("mountPath: /plumbline}", f"mountPath: {json.dumps(str(folder))}}}"))
+    return folder
 
 
 @pytest.fixture
