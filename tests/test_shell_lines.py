@@ -318,3 +318,26 @@ def test_a_placeholder_that_the_rule_leaves_as_it_is_has_been_quoted_by_in_shell
             expression = re.search(rf"^        {name}=([\s\S]*?)(?=^ {{0,8}}\w|\Z)", params, re.MULTILINE)
             assert "in_shell(" in expression[1], (rule, name)
         assert not re.findall(r"\{+(?!params\.)[a-z.]+:u\}+", line), rule
+
+
+# --- make ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["results", "plan", "judge-plan", "check-study", "verify"])
+def test_make_hands_on_the_path_of_a_study_as_it_is_and_runs_nothing_that_stands_in_it(tmp_path, target):
+    shutil.copyfile(ROOT / "Makefile", tmp_path / "Makefile")
+    name = 'my study\'s [1] (2) & "x".yaml'
+    (tmp_path / name).write_text("study: own$(touch PWNED)`touch PWNED`; touch PWNED\n")
+    (tmp_path / "bin").mkdir()
+    for program in ("python", "snakemake"):
+        stub = tmp_path / "bin" / program
+        stub.write_text('#!/bin/sh\nprintf "%s\\0" "$@" >> arrived\n')
+        stub.chmod(0o755)
+    command = ["make", "-o", ".venv/ready", "BIN=bin", f"STUDY={name}", target]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    words = (tmp_path / "arrived").read_text().split("\0")
+    assert ("results/own" if target == "verify" else name) in words
+    if target == "judge-plan":  # else Snakemake would take it for one more configuration file
+        assert words[words.index("judge_plan") - 1] == "--"
+    assert not list(tmp_path.rglob("PWNED"))
