@@ -56,12 +56,20 @@ def study(tmp_path) -> tuple[Path, list[Path]]:
 
 def test_the_last_lines_name_the_tables_and_the_warnings_that_matter(study):
     results, cleaned = study
-    assert last_words(results, cleaned) == [
+    write_json(results / "reward_models/rm/manifest.json", {"refused": "training diverged at step 2"})
+    write_json(results / "values/v/tiny/seed-1/manifest.json", {"counts": {"kept": 3}})
+    for name, count in (("he", 2), ("old", 3)):  # `old` is a benchmark no more
+        counts = {"answers": 164, "changed_by_tokens": {"tiny": count, "other": 0}}
+        write_json(results / f"policies/gold/seed-0/generations/{name}.json", {"counts": counts})
+    assert last_words(results, cleaned, ["sources.x: to be filled in"]) == [
         f"results: {results}/results.md and {results}/report.html",
         "warning: training of a (seed 1), a (seed 2): training diverged at step 3",
+        "warning: reward_models/rm: training diverged at step 2",
         "warning: the right answers (gold) do not score 1: he/all/pass@1 0.98; scores there are held down by as much",
+        "warning: he: right answers are others in a model's tokens: 2 of 164 in those of tiny",
         "warning: dataset chats: 2 of 10 rows rejected: no text (2)",
         "warning: dataset chats: keys not read: mood (in 5 rows)",
+        "warning: sources.x: to be filled in",
         "warning: on 2 rows of results.csv: 3 failed verdicts",
     ]
 

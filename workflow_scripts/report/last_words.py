@@ -2,7 +2,8 @@
 
 Pure functions over what stands in a study's folders. All of it is said at length elsewhere (logs, manifests, training.csv,
 the notes of results.csv); here it is put where it is read. Covered: rows rejected and keys not read in cleaning, trainings
-with a warning (diverged, learned nothing, replies without their end), gold answers that do not score 1, notes of results.
+with a warning (diverged, learned nothing, replies without their end), gold answers that do not score 1 or that tokens
+alter, what the check of the study doubted, notes of results.
 """
 
 import re
@@ -82,6 +83,26 @@ def gold(rows: Sequence[dict[str, str]]) -> list[str]:
     return [f"the right answers (gold) do not score 1: {few(short)}; scores there are held down by as much"]
 
 
+def changed_gold(results: Path, rows: Sequence[dict[str, str]]) -> list[str]:
+    """Return a warning for each benchmark some of whose right answers are others once a model's tokens spell them."""
+    benchmarks = {row["benchmark"] for row in rows}
+    lines = []
+    for path in sorted(results.glob("policies/gold/seed-*/generations/*.json")):
+        counts = read_json(path).get("counts", {})
+        found = {name: count for name, count in counts.get("changed_by_tokens", {}).items() if count}
+        if found and path.stem in benchmarks:
+            named = few(f"{count} of {counts['answers']} in those of {name}" for name, count in found.items())
+            lines.append(f"{path.stem}: right answers are others in a model's tokens: {named}")
+    return lines
+
+
+def refused(results: Path) -> list[str]:
+    """Return a warning for each reward model and value head whose training came to nothing; policies have training.csv."""
+    paths = [*results.glob("reward_models/*/manifest.json"), *results.glob("values/**/manifest.json")]
+    told = {str(path.parent.relative_to(results)): read_json(path) for path in sorted(paths)}
+    return [f"{name}: {manifest['refused']}" for name, manifest in told.items() if manifest.get("refused")]
+
+
 def notes(rows: Sequence[dict[str, str]]) -> list[str]:
     """Return the notes of the policies' rows of results.csv, the most frequent first, those on fidelity left out."""
     found = Counter(
@@ -96,21 +117,27 @@ def notes(rows: Sequence[dict[str, str]]) -> list[str]:
     ]
 
 
-def warnings_of(results: Path, cleaned: Sequence[Path]) -> list[str]:
-    """Return the warnings of a study, what is worst first, from those of its files that are there."""
+def warnings_of(results: Path, cleaned: Sequence[Path], foreseen: Sequence[str] = ()) -> list[str]:
+    """Return the warnings of a study, what is worst first, from those of its files that are there.
+
+    `foreseen` are those that the check of the study had before the run.
+    """
     trained, table = (
         read_csv(path) if path.is_file() else []
         for path in (results / "training.csv", results / "results.csv")
     )
     datasets = [line for path in cleaned if path.is_file() for line in cleaning(path)]
-    return [*training(trained), *gold(table), *datasets, *notes(table)]
+    learned = [*training(trained), *refused(results)]
+    asked = [*gold(table), *changed_gold(results, table)]
+    return [*learned, *asked, *datasets, *foreseen, *notes(table)]
 
 
-def last_words(results: Path, cleaned: Sequence[Path]) -> list[str]:
+def last_words(results: Path, cleaned: Sequence[Path], foreseen: Sequence[str] = ()) -> list[str]:
     """Return the last lines of a run that went well."""
     made = [str(results / name) for name in ("results.md", "report.html") if (results / name).is_file()]
     found = [
-        line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…" for line in warnings_of(results, cleaned)
+        line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
+        for line in warnings_of(results, cleaned, foreseen)
     ]
     shown = [f"warning: {line}" for line in found[:LINES]]
     if len(found) > LINES:
