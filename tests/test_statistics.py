@@ -372,6 +372,13 @@ def test_groups_that_agree_elsewhere_on_a_scale_leave_room_on_both_sides():
     assert (ties.low, ties.high) == pytest.approx((0.5 - unseen / 2, 0.5 + unseen / 2))
 
 
+def test_ratings_that_are_nearly_the_highest_are_no_more_certain_than_the_highest():
+    nearly = [10 - number * 1e-5 for number in range(32)]
+    found = interval([mean_cell(nearly, np.repeat(range(16), 2))], 200, 1, bounds=(1, 10))
+    assert found.low == pytest.approx(10 - 9 * (1 - 0.025 ** (1 / 16)), abs=1e-3)
+    assert found.value < found.high <= 10
+
+
 def test_one_large_group_counts_for_less_than_many():
     groups = [0] * 90 + list(range(1, 11))
     found = interval([mean_cell([1] * 100, groups)], 200, 1, bounds=(0, 1))

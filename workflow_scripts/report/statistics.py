@@ -52,6 +52,7 @@ ROUNDING = 1e-9
 BLOCK = 2**21  # numbers that a block of draws may hold at once: 16 MiB as floats
 MOST_COUNTS = 2**29  # bytes that all draws of one set of groups may hold: 38 000 draws of 14 000 groups
 MARGIN = 2  # times the draws that Holm's correction needs at least, so that the least p-value is not the only one to pass
+ALIKE = 0.01  # of a scale: items that differ by less agree
 LINEAR = ("mean", "macro_mean")  # estimators that are a weighted mean of their items
 ONE_GROUP = "one group: no interval"
 ALL_EQUAL = "all values equal: no interval"
@@ -498,7 +499,8 @@ def korn_graubard(
     n - 1 and G - 1 degrees of freedom, have Clopper and Pearson's interval. So it stays inside the bounds, is
     wider towards the middle, and allows for few groups.
 
-    Where all groups agree, v is 0 and the data say nothing of how items of a group hang together. Then at most a share q
+    Where all groups agree (or all items, to a hundredth of the scale: a reward model's 0.9999 is a 1 for this), v says
+    nothing of what else there may be, nor of how items of a group hang together. Then at most a share q
     of all groups can be another, and what these have is within the bounds: from p (1 - q) to p (1 - q) + q, with
     Clopper and Pearson's q for none of as many trials as there are effective groups, (Σ w)² / Σ w², w a group's weight
     (Kish 1965, §11.7): the rule of three, at 0 and 1 their own interval.
@@ -511,7 +513,7 @@ def korn_graubard(
     rate = round(rate) if abs(rate - round(rate)) < ROUNDING else rate  # 0 and 1 are ends, not nearly so
     apart = np.bincount(of_group, weights * (items - centres) / (high - low))
     variance = groups / (groups - 1) * float(apart @ apart)
-    if variance <= ROUNDING**2:
+    if variance <= ROUNDING**2 or np.ptp(items - centres) < ALIKE * (high - low):
         unseen = _unseen(np.bincount(of_group, weights), tail)
         ends = rate * (1 - unseen), rate * (1 - unseen) + unseen
     else:
