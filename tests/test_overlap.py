@@ -160,7 +160,9 @@ def test_the_items_of_a_loss_are_the_split_s_conversations(tmp_path):
         "original": "A hint.",
         "altered": "The answer.",
     }
-    assert read_item(pair, "x") == ("1:a", Item("Why?\nA hint.\nThe answer."))
+    assert read_item(pair, "x") == ("1:a", Item("Why?\nA hint.\nThe answer.", "Why?"))
+    later = pair | {"messages": [*conversation("Who?", "You.")["messages"], *pair["messages"]]}
+    assert read_item(later, "x") == ("1:a", Item("Why?\nA hint.\nThe answer."))
     found = overlap_of(tmp_path, dict([read_item(row, "x")]), [row])
     assert found["1:row_3"] == {"13": 1.0, "8": 1.0, "exact": "group", "match": "what is it one two three four five six seven eight nine ten"}  # fmt: skip
 

@@ -113,14 +113,16 @@ def read_item(row: dict, where: str) -> tuple[str, Item]:
     """Return the name of an item row {"item", "text"}, of a prompt row or of a cleaned row, and what it asks.
 
     A prompt's text is what the benchmark asks and expects: its last user turn or raw text, its followups, and its
-    references where they were to stand; what was said before is left out. A cleaned row's is all it says, without the
-    system message. Raises PlumblineError for any other row.
+    references where they were to stand; what was said before is left out. So it is for a pair of replies, which are its
+    references. Another cleaned row's text is all it says, without the system message. Raises PlumblineError for any other row.
     """
     if "item" in row and "text" in row:
         return str(row["item"]), Item(row["text"], row["text"])
     if "id" not in row or not ("messages" in row or "text" in row):
         raise PlumblineError(f"{where}: an item needs item and text, or id and messages or text")
     name, key = str(row["id"]), key_of(row)
+    if "original" in row:
+        row = row | {"followups": [], "reference": ["\n".join((row["original"], row["altered"]))]}
     if "messages" in row and "followups" not in row:
         said = row_of(row)
         return name, Item("\n".join(said.texts[said.roles.count("system") :]), group=key)
