@@ -520,3 +520,14 @@ def test_a_refitted_score_whose_items_overlap_says_that_it_has_no_clean_value(tm
         "1 of 6 items overlap with training data; refits have no clean value"
         in build(tmp_path, index)[0]["note"]
     )
+
+
+def test_items_are_known_by_the_names_that_overlap_files_have():
+    names = [
+        ("d#2", "d"),
+        ("1:a#b#0", "1:a#b"),
+        ("1:row_3/original", "1:row_3"),
+        ("1:row_3/altered", "1:row_3"),
+    ]
+    assert all(name in table.item_names(item, "all") for item, name in names)
+    assert table.clean_items(("r/original", "r/altered", "s/original"), "action1+4", {"r"}) == ("s/original",)

@@ -490,8 +490,12 @@ def unscored_overlap(score: dict) -> str:
 
 
 def item_names(item: str, subset: str) -> set[str]:
-    """Return what an overlap file may call a cell's item: its name, with its subset before it, or without its turn."""
-    return {item, f"{subset}/{item}", item.split("#")[0], item.rsplit("#", 1)[0]}
+    """Return what an overlap file may call a cell's item: its name, with its subset before it, or without its turn.
+
+    The two replies of a pair are one there.
+    """
+    pair = item.removesuffix("/original").removesuffix("/altered")
+    return {item, f"{subset}/{item}", item.split("#")[0], item.rsplit("#", 1)[0], pair}
 
 
 def clean_items(items: tuple[str, ...], subset: str, contaminated: set[str]) -> tuple[str, ...]:
