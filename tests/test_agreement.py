@@ -246,3 +246,20 @@ def test_a_score_that_was_refused_is_a_row_that_says_so(tmp_path):
 def test_judges_of_two_policies_are_no_pair(tmp_path):
     with pytest.raises(PlumblineError, match="two policies or seeds"):
         build(tmp_path, [[judged_twice(tmp_path, "m", 0)[0], judged_twice(tmp_path, "m.sft", 0)[1]]])
+
+
+def test_judges_that_always_agree_are_not_said_to_be_certain_to():
+    ratings = np.arange(8.0)
+    rows = by_measure(agreement.compare(ratings, ratings, names(8), DRAWS))
+    assert (rows["exact_agreement"]["value"], rows["exact_agreement"]["ci_high"]) == (1, 1)
+    assert rows["exact_agreement"]["ci_low"] == pytest.approx(
+        stats.binomtest(8, 8).proportion_ci(0.95, "wilson").low
+    )
+    for name in ("pearson", "mean_difference"):
+        assert "ci_low" not in rows[name] and rows[name]["note"] == "all values equal: no interval"
+
+
+def test_one_group_of_ratings_has_no_interval():
+    rows = agreement.compare(np.array([1.0, 2, 4]), np.array([2.0, 2, 3]), ["g"] * 3, DRAWS)
+    assert all("value" in row and "ci_low" not in row for row in rows)
+    assert {row["note"] for row in rows} == {"one group: no interval"}

@@ -176,3 +176,37 @@ def test_a_spread_has_the_quartiles_of_its_values():
     assert (box.min(), box.max()) == (26, 76)
     assert (ends[0], ends[-1]) == (6, 96) and 51 in ends
     plt.close(figure)
+
+
+def test_whiskers_end_where_the_interval_does_and_values_below_0_are_seen(tmp_path):
+    (tmp_path / "results.csv").write_text(RESULTS.replace("0.6,0.5,0.7", "-0.4,-0.9,-0.3"))
+    rows = read_csv(tmp_path / "results.csv")
+    figure = figures.draw_policy_bars(rows, ["tutor/evaluation/accuracy"])
+    axes = figure.axes[0]
+    whiskers = [[point[1] for point in path] for lines in axes.collections for path in lines.get_segments()]
+    assert whiskers == [[0.05, 0.2], [-0.9, -0.3]]
+    assert axes.get_ylim()[0] < -0.9 and axes.get_ylim()[1] > 1
+    plt.close(figure)
+
+
+def test_a_difference_without_an_interval_is_a_dot_that_says_nothing_clear(tmp_path):
+    (tmp_path / "results.csv").write_text(COMPARED.replace("-0.2,-0.3,-0.1", "-0.2,,"))
+    with plt.rc_context(figures.STYLE):
+        figure = figures.draw_forest(read_csv(tmp_path / "results.csv"), ["toy/all/loss"])
+    dots = {line.get_ydata()[0]: line for line in figure.axes[0].lines if line.get_marker() == "o"}
+    assert dots[0].get_markeredgecolor() == figures.GREY
+    assert figure.axes[0].texts[0].get_text() == "−0.20"
+    plt.close(figure)
+
+
+def test_losses_that_are_not_finite_are_left_out_of_their_curve(recwarn):
+    rows = [
+        {"step": 1, "train_loss": 2.0},
+        {"step": 2, "train_loss": float("nan")},
+        {"step": 3, "train_loss": float("inf")},
+    ]
+    figure = figures.draw_loss_curves([{"policy": "m.sft", "seed": 1, "rows": rows}])
+    assert list(figure.axes[0].lines[0].get_xdata()) == [1]
+    figure.canvas.draw()
+    assert not recwarn.list
+    plt.close(figure)

@@ -299,9 +299,7 @@ def length_figures(rows: list[dict]) -> list[Markup]:
         for r in rows
         if r["metric"] == "length" and r["value"] != ""
     }
-    rates = [
-        row for row in rows if "win_rate" in row["metric"] and row["value"] != "" and row["ci_low"] != ""
-    ]
+    rates = [row for row in rows if "win_rate" in row["metric"] and row["value"] != ""]
     figures = []
     for cell in in_order(map(cell_name, rates)):
         own = [
@@ -312,8 +310,10 @@ def length_figures(rows: list[dict]) -> list[Markup]:
                 "policy": row["policy"],
                 "length": lengths[row["policy"], row["benchmark"]],
                 "value": row["value"],
-                "low": row["ci_low"],
-                "high": row["ci_high"],
+                "low": row["value"]
+                if row["ci_low"] == ""
+                else row["ci_low"],  # without an interval: no whisker
+                "high": row["value"] if row["ci_high"] == "" else row["ci_high"],
             }
             for row in own
         ]
