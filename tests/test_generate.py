@@ -308,6 +308,8 @@ def test_every_prompt_sample_and_turn_has_one_answer_in_order(study, echo):
         "prompts_cut": 0,
         "last_turns_cut": 0,
         "systems_lost": 0,
+        "special_spelled": 0,
+        "end_spelled": 0,
     }
     assert len(set(echo.seeds)) == 4, "every sample and turn draws by itself"
     assert read_json(study.folder / "cost.out")["tokens"] == 24
@@ -565,6 +567,18 @@ def test_a_dialogue_longer_than_the_context_loses_its_oldest_exchanges_and_keeps
     ]
     assert "last_turn_cut" not in found
     assert read_json(study.folder / "long.counts")["counts"]["prompts_cut"] == 1
+
+
+def test_prompts_that_spell_the_end_of_a_turn_are_counted_and_said(study, echo, capsys):
+    template = TEMPLATE | {"assistant": TEMPLATE["assistant"] | {"end": "Why?"}}
+    study.add("marks", rows_of(["What is </s>?", "Is Why? an end?", "One?"], ["And </s>?"]), samples=2)
+    study.answer("marks", template=template)
+    study.collect("marks")
+    counts = read_json(study.folder / "marks.counts")["counts"]
+    assert (counts["special_spelled"], counts["end_spelled"]) == (12, 4)
+    said = capsys.readouterr().err
+    assert "marks: 3 prompts spell a special token; it is asked as plain text" in said
+    assert "marks: 1 prompts spell the template's end, which is no token here" in said
 
 
 def test_a_context_filled_by_new_tokens_is_an_error(study, echo):

@@ -47,7 +47,7 @@ def tokenise_rows(rows: list[dict], tokenizer: Any, settings: dict) -> tuple[lis
                 "raise max_value, or squash rewards below 0"
             )
         messages = window(row["messages"], settings["history_turns"])
-        if forbidden_text(messages, tokenizer):
+        if forbidden_text(messages, tokenizer, settings["template"]):
             refused += 1
             continue
         room = settings["max_prompt_tokens"]

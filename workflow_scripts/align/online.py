@@ -59,7 +59,7 @@ def tokenise_prompts(
     for row in rows:
         if "messages" not in row:
             raise PlumblineError(f"prompt {row['id']}: has no messages; online training needs conversations")
-        if forbidden_text(row["messages"], tokenizer) is None:
+        if forbidden_text(row["messages"], tokenizer, template) is None:
             name = f"prompt {row['id']}"
             found = fit_prompt(row["messages"], template, tokenizer, max_prompt_tokens, name)
             kept.append(row | {"prompt": found.ids} | found.facts())

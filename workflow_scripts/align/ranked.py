@@ -20,7 +20,9 @@ def tokenise_ranked(rows: list[dict], tokenizer: object, settings: dict) -> tupl
     limits = settings["max_tokens"], settings["max_prompt_tokens"]
     for row in rows:
         special = forbidden_text(
-            [*row["messages"], *({"content": answer} for answer in row["answers"])], tokenizer
+            [*row["messages"], *({"content": answer} for answer in row["answers"])],
+            tokenizer,
+            settings["template"],
         )
         if special:
             rejected.append({"id": row["id"], "reason": "special token in content", "detail": special})

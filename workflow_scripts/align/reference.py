@@ -32,7 +32,7 @@ def tokenise_pairs(pairs: list[dict], tokenizer: object, settings: dict) -> tupl
     limits = settings["max_tokens"], settings["max_prompt_tokens"]
     for pair in pairs:
         said = [*pair["messages"], {"content": pair["chosen"]}, {"content": pair["rejected"]}]
-        special = forbidden_text(said, tokenizer)
+        special = forbidden_text(said, tokenizer, settings["template"])
         if special:
             rejected.append({"id": pair["id"], "reason": "special token in content", "detail": special})
             continue

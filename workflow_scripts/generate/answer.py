@@ -11,6 +11,7 @@ import itertools
 import json
 import resource
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from workflow_scripts.common.files import (
 )
 from workflow_scripts.common.fitting import Prompt, cut_counts, fit_prompt, fit_text, say_cuts
 from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.templates import tokenise_prompt, tokenise_text
+from workflow_scripts.common.templates import ends_of, forbidden_text, tokenise_prompt, tokenise_text
 from workflow_scripts.common.turns import with_answers
 
 ENGINES = {"transformers": ("engine", "TransformersEngine"), "vllm": ("vllm_engine", "VllmEngine")}
@@ -81,6 +82,27 @@ def fitted_prompt(row: dict, said: list[str], settings: dict, tokenizer: object,
     return fit_prompt(messages, settings["template"], tokenizer, room, f"prompt {row['id']}")
 
 
+def spelled_marks(row: dict, template: dict, tokenizer: object) -> dict[str, bool]:
+    """Return of what marks of a turn's end a prompt's own words spell some: `special_spelled`, `end_spelled`.
+
+    Special tokens are asked as plain text. An end that is no token but a text ends a turn wherever it stands.
+    """
+    contents = [each["content"] for each in row.get("messages", [])] + row["followups"]
+    messages = [{"content": text} for text in contents]
+    asked = [*messages, {"content": row.get("text", "")}]
+    ends = ends_of(template["assistant"].get("end", ""), tokenizer).texts
+    return {
+        "special_spelled": forbidden_text(asked, tokenizer) is not None,
+        "end_spelled": any(end in text for end in ends for text in contents),
+    }
+
+
+MARKS = {
+    "special_spelled": "prompts spell a special token; it is asked as plain text",
+    "end_spelled": "prompts spell the template's end, which is no token here but a text: a turn ends there",
+}
+
+
 def by_temperature(rows: list[dict], default: float) -> dict[float, list[dict]]:
     """Return the rows by the temperature they are answered at, the lowest first, each in its order."""
     found: dict[float, list[dict]] = {}
@@ -104,6 +126,7 @@ def answer_set(
             f"max_new_tokens {sampling['max_new_tokens']} fills the context of {settings['context']}"
         )
     made = 0
+    marks = {row["id"]: spelled_marks(row, settings["template"], engine.tokenizer) for row in rows}
     alike = by_temperature(rows, sampling["temperature"])
     rounds = itertools.product(
         range(max(1 + len(row["followups"]) for row in rows)), range(sampling["samples"]), enumerate(alike)
@@ -129,7 +152,8 @@ def answer_set(
             ):
                 if missing[index]:
                     row = {"id": due[index]["id"], "sample": sample, "turn": turn, **answer._asdict()}
-                    row |= {name: lost for name, lost in prompts[index].facts().items() if lost}
+                    facts = prompts[index].facts() | marks[row["id"]]
+                    row |= {name: fact for name, fact in facts.items() if fact}
                     done[row["id"], sample, turn] = row
                     stream.write(json.dumps(row, ensure_ascii=False) + "\n")
                     stream.flush()
@@ -202,6 +226,9 @@ def main() -> None:
         answers = read_store(store).values()
         counts = {"kept": len(answers)} | cut_counts(answers)
         say_cuts(f"prompts of {manifest.stem}", counts, "raise the model's context, or lower max_new_tokens")
+        for mark, words in MARKS.items():
+            if count := len({row["id"] for row in answers if row.get(mark)}):
+                print(f"warning: {manifest.stem}: {count} {words}", file=sys.stderr)
         answered[manifest.stem] = fingerprint
     for old in arguments.work.iterdir():
         if old.name.split(".")[0] not in answered.values():

@@ -80,10 +80,10 @@ def tokenise_row(row: dict, tokenizer: object, settings: dict) -> Tokens:
     return Tokens(prompt + reply, [IGNORED] * len(prompt) + reply)
 
 
-def refusal(row: dict, tokenizer: object) -> dict | None:
-    """Return the rejection of a row that spells out a special token, or None."""
+def refusal(row: dict, tokenizer: object, template: dict | None = None) -> dict | None:
+    """Return the rejection of a row that spells out a special token, or the template's end, or None."""
     said = [*row["messages"], {"content": row.get("reference", "")}]
-    special = forbidden_text(said, tokenizer)
+    special = forbidden_text(said, tokenizer, template)
     if special is None:
         return None
     return {"id": row["id"], "reason": "special token in content", "detail": special}
@@ -99,7 +99,7 @@ def tokenise_rows(
     kept, rejected, limit = [], [], settings["max_tokens"]
     cuts = dict.fromkeys(("cut", "tokens_cut", "ends_lost", "replies_lost"), 0)
     for row in rows:
-        refused = refusal(row, tokenizer)
+        refused = refusal(row, tokenizer, settings["template"])
         if refused:
             rejected.append(refused)
             continue
