@@ -37,8 +37,8 @@ rule score_reference:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on pairs {wildcards.pairs}"
     shell:
         f"{LAUNCH} --cost $RESULTS/costs/score_reference/{{wildcards.pairs:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
-        ' workflow_scripts.align.reference --parent "$(dirname {input.parent:q})"/model'
-        ' --pairs "$(dirname {input.pairs:q})"/pairs.jsonl --settings {params.settings:q}'
+        ' workflow_scripts.align.reference --parent "$(dirname {input.parent:q})/model"'
+        ' --pairs "$(dirname {input.pairs:q})/pairs.jsonl" --settings {params.settings:q}'
         " --output {output.rows:q} --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
 
 
@@ -71,7 +71,7 @@ rule train_aligned:
         "Aligning {wildcards.policy} (seed {wildcards.seed})"
     shell:
         f"{LAUNCH_POLICY} -- {{params.module:q}}"
-        ' --reference "$(dirname {input.reference:q})"/rows.parquet --reference-manifest {input.reference:q}'
+        ' --reference "$(dirname {input.reference:q})/rows.parquet" --reference-manifest {input.reference:q}'
         f" {POLICY_FLAGS} --cost $RESULTS/costs/train_aligned/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
         " > {log:q} 2>&1"
 
@@ -104,8 +104,8 @@ rule tokenise_ranked:
     message:
         "Tokenising the ranked answers of {wildcards.pairs} for {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        'python -m workflow_scripts.align.ranked --ranked "$(dirname {input.pairs:q})"/ranked.jsonl'
-        ' --parent "$(dirname {input.model:q})"/model --settings {params.settings:q}'
+        'python -m workflow_scripts.align.ranked --ranked "$(dirname {input.pairs:q})/ranked.jsonl"'
+        ' --parent "$(dirname {input.model:q})/model" --settings {params.settings:q}'
         " --output {output.rows:q} --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
 
 
@@ -138,7 +138,7 @@ rule train_ranked:
         "Ranking {wildcards.policy} (seed {wildcards.seed})"
     shell:
         f"{LAUNCH_POLICY} -- {{params.module:q}}"
-        ' --ranked "$(dirname {input.ranked:q})"/rows.parquet --ranked-manifest {input.ranked:q}'
+        ' --ranked "$(dirname {input.ranked:q})/rows.parquet" --ranked-manifest {input.ranked:q}'
         f" {POLICY_FLAGS} --cost $RESULTS/costs/train_ranked/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
         " > {log:q} 2>&1"
 
@@ -181,7 +181,7 @@ rule score_rewarded:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on rewarded answers {wildcards.rewarded}"
     shell:
         f"{LAUNCH} --cost $RESULTS/costs/score_rewarded/{{wildcards.rewarded:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
-        ' workflow_scripts.align.rewarded --parent "$(dirname {input.parent:q})"/model --annotated {params.rows:u}'
+        ' workflow_scripts.align.rewarded --parent "$(dirname {input.parent:q})/model" --annotated {params.rows:u}'
         " --settings {params.settings:q} --output {output.rows:q} --rejected {output.rejected:q}"
         " --manifest {output.manifest:q} > {log:q} 2>&1"
 
@@ -233,7 +233,7 @@ rule fit_value:
         "Fitting value head {wildcards.value} on {wildcards.policy} (seed {wildcards.seed})"
     shell:
         f"{LAUNCH} --cost $RESULTS/costs/fit_value/{{wildcards.value:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
-        ' workflow_scripts.align.fit_value --parent "$(dirname {input.parent:q})"/model --annotated {params.rows:u}'
+        ' workflow_scripts.align.fit_value --parent "$(dirname {input.parent:q})/model" --annotated {params.rows:u}'
         " --settings {params.settings:q} --seed {params.seed:q} --output {output.head:q}"
         " --manifest {output.manifest:q} --curve {output.curve:q} > {log:q} 2>&1"
 
@@ -274,8 +274,8 @@ rule estimate_advantages:
         "Advantages over {wildcards.policy} (seed {wildcards.seed}) on {wildcards.rewarded}"
     shell:
         f"{LAUNCH} --cost $RESULTS/costs/estimate_advantages/{{wildcards.rewarded:q}}-{{wildcards.value:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
-        ' workflow_scripts.align.advantages --parent "$(dirname {input.parent:q})"/model --head "$(dirname {input.head:q})"/head'
-        ' --rewarded "$(dirname {input.rewarded:q})"/rows.parquet --settings {params.settings:q}'
+        ' workflow_scripts.align.advantages --parent "$(dirname {input.parent:q})/model" --head "$(dirname {input.head:q})/head"'
+        ' --rewarded "$(dirname {input.rewarded:q})/rows.parquet" --settings {params.settings:q}'
         " --output {output.advantages:q} --manifest {output.manifest:q} > {log:q} 2>&1"
 
 
@@ -312,7 +312,7 @@ rule train_offline:
         "Training {wildcards.policy} (seed {wildcards.seed}) on rewarded answers"
     shell:
         f"{LAUNCH_POLICY} -- {{params.module:q}}"
-        ' --rewarded "$(dirname {input.rewarded:q})"/rows.parquet --rewarded-manifest {input.rewarded:q} {params.advantages:u}'
+        ' --rewarded "$(dirname {input.rewarded:q})/rows.parquet" --rewarded-manifest {input.rewarded:q} {params.advantages:u}'
         f" {POLICY_FLAGS} --cost $RESULTS/costs/train_offline/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
         " > {log:q} 2>&1"
 

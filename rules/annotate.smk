@@ -21,7 +21,7 @@ rule build_reward_pairs:
     message:
         "Building the pairs of reward model {wildcards.reward}"
     shell:
-        'python -m workflow_scripts.annotate.reward_pairs --rows "$(dirname {input:q})"/rows/{params.split:q}.jsonl'
+        'python -m workflow_scripts.annotate.reward_pairs --rows "$(dirname {input:q})/rows/"{params.split:q}.jsonl'
         " --settings {params.settings:q} --output {output.pairs:q} --manifest {output.manifest:q} 2> {log:q}"
 
 
@@ -58,7 +58,7 @@ rule train_reward_model:
         "Training reward model {wildcards.reward}"
     shell:
         f"{LAUNCH_TRAINING} --claim $WORK/train/{{wildcards.reward:q}}.lock -- workflow_scripts.annotate.train_reward"
-        ' --parent "$(dirname {input.parent:q})"/model --parent-manifest {input.parent:q}'
+        ' --parent "$(dirname {input.parent:q})/model" --parent-manifest {input.parent:q}'
         " --pairs {input.pairs:q}l --pairs-manifest {input.pairs:q}"
         " --settings {params.settings:q} --seed {params.seed:q} --work $WORK/train/{wildcards.reward:q}"
         " --output {output.model:q} --manifest {output.manifest:q} --curve {output.curve:q}"
@@ -93,7 +93,7 @@ rule annotate_dataset:
     shell:
         f"{LAUNCH} --claim $WORK/annotate/{{wildcards.annotation:q}}.lock"
         " --cost $RESULTS/costs/annotate_dataset/{wildcards.annotation:q}.json -- workflow_scripts.annotate.annotate"
-        ' --rows "$(dirname {input.dataset:q})"/rows --splits {params.splits:q} --fit-split {params.fit_split:q}'
+        ' --rows "$(dirname {input.dataset:q})/rows" --splits {params.splits:q} --fit-split {params.fit_split:q}'
         " --settings {params.settings:q} --work $WORK/annotate/{wildcards.annotation:q}"
         " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
 
@@ -133,6 +133,6 @@ rule annotate_answers:
     shell:
         f"{LAUNCH} --cost $RESULTS/costs/annotate_answers/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.prompts:q}}.json --"
         " workflow_scripts.annotate.answers --prompts {input.prompts:q}l --generations {input.generations:q}l"
-        ' --fit-rows "$(dirname {input.dataset:q})"/rows/{params.fit_split:q}.jsonl --settings {params.settings:q}'
+        ' --fit-rows "$(dirname {input.dataset:q})/rows/"{params.fit_split:q}.jsonl --settings {params.settings:q}'
         " --work $WORK/annotate/{wildcards.policy:q}-{wildcards.seed:q}-{wildcards.prompts:q}"
         " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"

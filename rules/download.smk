@@ -79,7 +79,7 @@ rule prepare_model:
     message:
         "Preparing base model {wildcards.model}"
     shell:
-        'python -m workflow_scripts.download.prepare_model --source "$(dirname {input:q})"/files --settings {params.settings:q}'
+        'python -m workflow_scripts.download.prepare_model --source "$(dirname {input:q})/files" --settings {params.settings:q}'
         " --output {output.model:q} --manifest {output.manifest:q} 2> {log:q}"
 
 

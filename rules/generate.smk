@@ -64,7 +64,7 @@ rule answer_prompts:
     shell:
         f'PATH="$ENGINE_PATH$PATH" {LAUNCH}'
         " --claim $WORK/answers/{wildcards.policy:q}-{wildcards.seed:q}.lock -- workflow_scripts.generate.answer"
-        ' --model "$(dirname {input.model:q})"/model --model-manifest {input.model:q}'
+        ' --model "$(dirname {input.model:q})/model" --model-manifest {input.model:q}'
         " --prompts {input.prompts:q} --settings {params.settings:q} --seed {wildcards.seed:q}"
         " --work $WORK/answers/{wildcards.policy:q}-{wildcards.seed:q} --answers {output.answers:q} --output {output.answered:q}"
         " --cost $RESULTS/costs/answer_prompts/{wildcards.policy:q}-{wildcards.seed:q}.json > {log:q} 2>&1"
@@ -97,7 +97,7 @@ rule collect_answers:
         "Collecting {wildcards.policy} (seed {wildcards.seed}) on {wildcards.prompts}"
     shell:
         "python -m workflow_scripts.generate.collect --answered {input.answered:q} --prompts {input.prompts:q}"
-        ' --answers "$(dirname {input.answered:q})"/answers --work $WORK/answers/{wildcards.policy:q}-{wildcards.seed:q}'
+        ' --answers "$(dirname {input.answered:q})/answers" --work $WORK/answers/{wildcards.policy:q}-{wildcards.seed:q}'
         " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
 
 

@@ -96,8 +96,8 @@ rule measure_likelihoods:
         "Likelihoods of {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
         f"{LAUNCH} --cost $RESULTS/costs/measure_likelihoods/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}.json --"
-        f' workflow_scripts.score.likelihoods --model "$(dirname {{input.model:q}})"/model'
-        ' {params.calibration:q} --pairs "$(dirname {input.pairs:q})"/rows/pairs.jsonl'
+        f' workflow_scripts.score.likelihoods --model "$(dirname {{input.model:q}})/model"'
+        ' {params.calibration:q} --pairs "$(dirname {input.pairs:q})/rows/pairs.jsonl"'
         " --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
@@ -179,8 +179,8 @@ rule measure_reply_likelihoods:
         "Likelihoods of {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
         f"{LAUNCH} --cost $RESULTS/costs/measure_reply_likelihoods/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}.json --"
-        f' workflow_scripts.score.reply_likelihoods --model "$(dirname {{input.model:q}})"/model'
-        ' {params.calibration:q} --rows "$(dirname {input.dataset:q})"/rows/{params.split:q}.jsonl --settings {params.settings:q} --output {output:q} 2> {log:q}'
+        f' workflow_scripts.score.reply_likelihoods --model "$(dirname {{input.model:q}})/model"'
+        ' {params.calibration:q} --rows "$(dirname {input.dataset:q})/rows/"{params.split:q}.jsonl --settings {params.settings:q} --output {output:q} 2> {log:q}'
 
 
 rule score_reply_loss:

@@ -38,7 +38,7 @@ rule tokenise_dataset:
         "Tokenising for {wildcards.policy}"
     shell:
         "python -m workflow_scripts.sft.tokenise --splits {params.splits:u}"
-        ' --tokenizer "$(dirname {input.model:q})"/model --settings {params.settings:q}'
+        ' --tokenizer "$(dirname {input.model:q})/model" --settings {params.settings:q}'
         " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
 
 
@@ -83,6 +83,6 @@ rule train_sft:
         "Fine-tuning {wildcards.policy} (seed {wildcards.seed})"
     shell:
         f"{LAUNCH_POLICY} -- workflow_scripts.sft.train"
-        ' --tokens "$(dirname {input.tokens:q})"/rows --tokens-manifest {input.tokens:q}'
+        ' --tokens "$(dirname {input.tokens:q})/rows" --tokens-manifest {input.tokens:q}'
         f" {POLICY_FLAGS} --cost $RESULTS/costs/train_sft/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
         " > {log:q} 2>&1"

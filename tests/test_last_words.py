@@ -78,6 +78,13 @@ def test_what_is_not_there_is_not_spoken_of(tmp_path):
     assert last_words(tmp_path, [tmp_path / "clean/x/manifest.json"]) == []
 
 
+def test_no_run_fails_by_its_last_words(study):
+    results, cleaned = study
+    for path in (*cleaned, results / "training.csv", results / "results.csv"):
+        path.write_text("what stands here is something else\n{]\n")
+    assert last_words(results, cleaned) == [f"results: {results}/results.md and {results}/report.html"]
+
+
 def test_there_are_few_last_lines_and_none_is_long(study):
     results, cleaned = study
     rows = [["a", "he", "all", "pass@1", "0", f"note {number} {'x' * 500}"] for number in range(30)]

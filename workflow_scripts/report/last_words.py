@@ -8,9 +8,10 @@ alter, what the check of the study doubted, notes of results.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json
 from workflow_scripts.report.spreadsheets import read_csv
 
@@ -123,13 +124,26 @@ def warnings_of(results: Path, cleaned: Sequence[Path], foreseen: Sequence[str] 
     `foreseen` are those that the check of the study had before the run.
     """
     trained, table = (
-        read_csv(path) if path.is_file() else []
+        told(read_csv, path) if path.is_file() else []
         for path in (results / "training.csv", results / "results.csv")
     )
-    datasets = [line for path in cleaned if path.is_file() for line in cleaning(path)]
-    learned = [*training(trained), *refused(results)]
-    asked = [*gold(table), *changed_gold(results, table)]
-    return [*learned, *asked, *datasets, *foreseen, *notes(table)]
+    return [
+        *told(training, trained),
+        *told(refused, results),
+        *told(gold, table),
+        *told(changed_gold, results, table),
+        *(line for path in cleaned if path.is_file() for line in told(cleaning, path)),
+        *foreseen,
+        *told(notes, table),
+    ]
+
+
+def told(part: Callable[..., list], *arguments: object) -> list:
+    """Return what a part has to say, nothing where its files are not what they were: no run fails by its last words."""
+    try:
+        return part(*arguments)
+    except (PlumblineError, AttributeError, KeyError, TypeError, ValueError):
+        return []
 
 
 def last_words(results: Path, cleaned: Sequence[Path], foreseen: Sequence[str] = ()) -> list[str]:
