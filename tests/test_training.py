@@ -1,6 +1,7 @@
 """Training resumes after a kill -9 and ends with the very bytes of an unbroken run."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import get_scheduler
 
 from tests.tiny import (
     ROOT,
@@ -26,7 +29,13 @@ from tests.tiny import (
 from workflow_scripts.common import training
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import sha256_of
-from workflow_scripts.common.training import curve_of, last_checkpoint, split_batch, work_folder
+from workflow_scripts.common.training import (
+    curve_of,
+    last_checkpoint,
+    refuse_one_step,
+    split_batch,
+    work_folder,
+)
 
 STEPS, KILL_AFTER = 16, 6  # a checkpoint every 2 steps
 
@@ -236,3 +245,32 @@ def test_dpo_killed_and_run_again_ends_with_the_bytes_of_an_unbroken_run(tiny_mo
     resumed = run_align("dpo", tiny_model, stored, settings, tmp_path / "resumed")
     assert not half.exists()
     hold_resumed_to_unbroken(resumed, unbroken, tmp_path / "resumed/work", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant", "constant_with_warmup"])
+def test_a_training_is_refused_where_all_its_steps_have_the_learning_rate_0_and_nowhere_else(
+    steps, warmup, schedule
+):
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([weight], lr=1.0)
+    rates = get_scheduler(schedule, optimiser, math.ceil(warmup * steps), steps)
+    for _ in range(steps):
+        weight.grad = torch.ones(1)
+        optimiser.step()
+        rates.step()
+    if weight.item() == 0.0:
+        with pytest.raises(PlumblineError, match="nothing would be learned"):
+            refuse_one_step(steps, warmup, schedule)
+    else:
+        refuse_one_step(steps, warmup, schedule)
+
+
+def test_a_training_whose_rows_make_one_step_of_a_warm_up_fails_and_one_without_learns(tiny_model, tmp_path):
+    tokens = write_tokens(tiny_model, conversations(4), conversations(2), tmp_path / "tokens")
+    with pytest.raises(PlumblineError, match="all rows make one optimiser step"):
+        run_sft(tiny_model, tokens, settings_of(), tmp_path / "none", tmp_path / "work")
+    assert not (tmp_path / "none/manifest.json").exists()
+    learned = run_sft(tiny_model, tokens, settings_of(warmup=0.0), tmp_path / "some", tmp_path / "work")
+    assert sha256_of(learned / "model.safetensors") != sha256_of(tiny_model / "model.safetensors")

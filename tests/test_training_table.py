@@ -2,16 +2,11 @@
 
 import csv
 import json
-import math
-
-import pytest
-import torch
-from transformers import get_cosine_schedule_with_warmup
 
 from tests.tiny import call
 from workflow_scripts.common.files import write_json
 from workflow_scripts.report import training
-from workflow_scripts.report.training import summarise, unlearned
+from workflow_scripts.report.training import summarise
 
 
 def curve(train: list[float], validation: list[float]) -> list[dict]:
@@ -58,7 +53,7 @@ def test_the_table_has_a_row_per_run_and_prints_its_warnings(tmp_path, capsys):
     for name, validation in (("m.a", [2.0, 1.0, 1.5]), ("m.b", [2.0, 1.0])):
         write_json(tmp_path / f"{name}.curve", curve(FALLING, validation))
         write_json(tmp_path / f"{name}.manifest", {"steps": 6, "kept_share": 0.67})
-        files = {part: str(tmp_path / f"{name}.{part}") for part in ("curve", "manifest")} | {"warmup": 0.1}
+        files = {part: str(tmp_path / f"{name}.{part}") for part in ("curve", "manifest")}
         files["learned_from"] = str(tmp_path / "rows")
         runs.append({"policy": name, "seed": 1, "method": "sft", **files})
     output = tmp_path / "training.csv"
@@ -82,16 +77,3 @@ def test_what_an_online_run_earned_stands_beside_what_it_lost():
     )
     assert (row["reward_first"], row["reward_last"]) == (0.2, 0.6)
     assert "train_loss_first" not in row
-
-
-@pytest.mark.parametrize(("steps", "warmup", "warned"), [(1, 0.1, True), (1, 0.0, False), (2, 0.1, False)])
-def test_a_run_whose_only_step_is_its_warm_up_learned_nothing_and_says_so(steps, warmup, warned):
-    weight = torch.nn.Parameter(torch.zeros(1))
-    optimiser = torch.optim.SGD([weight], lr=1.0)
-    schedule = get_cosine_schedule_with_warmup(optimiser, math.ceil(warmup * steps), steps)
-    for _ in range(steps):
-        weight.grad = torch.ones(1)
-        optimiser.step()
-        schedule.step()
-    assert (weight.item() == 0.0) == warned
-    assert bool(unlearned(steps, warmup)) == warned

@@ -34,6 +34,7 @@ from workflow_scripts.common.models import precision_of
 from workflow_scripts.common.training import (
     last_checkpoint,
     load_trainable,
+    refuse_one_step,
     save_policy,
     training_arguments,
 )
@@ -385,6 +386,7 @@ def main() -> None:
     learner = Learner(arguments.parent, settings, online.work, arguments.seed)
     steps = settings["max_steps"] or math.ceil(settings["epochs"] * len(online.prompts) / size)
     updates = settings["ppo_epochs"] * size // update
+    refuse_one_step(steps * updates, settings["warmup"], settings["schedule"])
     warmup = math.ceil(settings["warmup"] * steps * updates)
     # Asked for its factor only: the learning rate is a function of the step and needs no state.
     [*_, share] = get_scheduler(settings["schedule"], learner.optimizer, warmup, steps * updates).lr_lambdas

@@ -204,6 +204,25 @@ def training_arguments(settings: dict, work: Path, seed: int, evaluate: bool) ->
     }
 
 
+def refuse_one_step(steps: int, warmup: float, schedule: str) -> None:
+    """Raise PlumblineError where all of a training's steps are at learning rate 0: its weights would be its parent's.
+
+    A warm-up of a share of the steps is rounded up to whole steps, and rises from 0; so one step alone learns nothing.
+    """
+    if steps <= 1 and warmup > 0 and schedule != "constant":
+        raise PlumblineError(
+            "nothing would be learned: all rows make one optimiser step, and a warm-up's first step has the learning "
+            "rate 0; give it more steps (a smaller batch_size or pack_tokens, more epochs) or warmup: 0.0"
+        )
+
+
+class SomethingLearned(TrainerCallback):
+    """Refuses a training whose only step has the learning rate 0, once it is known how many steps there are."""
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **named: Any) -> None:
+        refuse_one_step(state.max_steps, args.warmup_steps, str(args.lr_scheduler_type.value))
+
+
 def callbacks_of(settings: dict) -> list[TrainerCallback]:
     """Return what stops a run after `patience` validations without a lower loss, if it is to be stopped."""
     return [EarlyStoppingCallback(settings["patience"])] if settings["patience"] else []
@@ -323,6 +342,7 @@ class Shared:
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.started = time.monotonic()
+        self.add_callback(SomethingLearned())
 
     def seconds(self) -> float:
         """Return the wall seconds of this training so far, those before it was resumed with them."""

@@ -1,5 +1,5 @@
-"""How each training went: one row per policy and seed, from curves and manifests, with a warning where it overfitted,
-did not learn at all, or learned from replies that have lost their end.
+"""How each training went: one row per policy and seed, from curves and manifests, with a warning where it overfitted
+or learned from replies that have lost their end.
 
 A run overfits when its validation loss has risen above its lowest by more than `RISE` of it while the training loss
 still fell: the check of Raschka's chapter on instruction fine-tuning. Deterministic, like every table.
@@ -7,7 +7,6 @@ still fell: the check of Raschka's chapter on instruction fine-tuning. Determini
 
 import argparse
 import json
-import math
 from pathlib import Path
 
 from workflow_scripts.common.errors import run
@@ -60,19 +59,6 @@ def summarise(curve: list[dict], kept_step: int | None) -> dict:
     return row
 
 
-def unlearned(steps: int | None, warmup: float) -> str | None:
-    """Return a warning where all steps were warm-up's first, whose learning rate is 0: the weights are the parent's.
-
-    A warm-up of a share of the steps is rounded up to whole steps, and rises from 0; so one step alone learns nothing.
-    """
-    if steps and steps <= 1 and math.ceil(warmup * steps) >= 1:
-        return (
-            "learned nothing: its one step had the learning rate 0 of a warm-up's start; give it more steps "
-            "(a smaller batch_size, more epochs) or warmup: 0.0"
-        )
-    return None
-
-
 def rows_of(counts: dict) -> dict:
     """Return what the counts of what a run learned from say: its rows, and a warning where replies lost their end."""
     learned = counts.get("train", counts)  # of fine-tuning each split has its own
@@ -95,7 +81,7 @@ def main() -> None:
         "--settings",
         type=json.loads,
         required=True,
-        help='{"runs": [{policy, seed, method, warmup, curve, manifest, learned_from: manifest with counts}]}',
+        help='{"runs": [{policy, seed, method, curve, manifest, learned_from: manifest with counts}]}',
     )
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
@@ -109,7 +95,7 @@ def main() -> None:
             summarise(curve, manifest.get("best_step")),
         )
         row |= learned | went | {name: manifest[name] for name in FACTS if name in manifest}
-        warnings = [unlearned(row["steps"], entry["warmup"]) or went.get("warning"), learned.get("warning")]
+        warnings = [went.get("warning"), learned.get("warning")]
         if any(warnings):
             row["warning"] = "; ".join(filter(None, warnings))
         rows.append(row)
