@@ -48,7 +48,7 @@ check: .venv/ready         ## lint everything
 	$(BIN)/python -m workflow_scripts.common.environments --check
 	$(BIN)/snakemake --lint
 
-check-study: .venv/ready   ## name every mistake in a study
+check-study: .venv/ready   ## name every mistake in a study, and what is in doubt (a run does so too, before its first job)
 	$(BIN)/python -m workflow_scripts.common.check $(call quoted,$(STUDY))
 
 test-slurm: .venv/ready slurm  ## run the default study, cut small, on a SLURM of its own

@@ -52,6 +52,7 @@ container: "plumbline.sif"  # for --sdm apptainer: apptainer build plumbline.sif
 onstart:
     with told():
         check_folders(files_to_make(workflow))
+        need_keys(list(workflow.dag.needrun_jobs()))
         note_head(workflow)
 
 

@@ -8,8 +8,9 @@ import time
 from types import SimpleNamespace
 
 from workflow_scripts.common.code import code_of, locked_versions, pins
-from workflow_scripts.common.errors import told
+from workflow_scripts.common.errors import PlumblineError, told
 from workflow_scripts.common.files import digest
+from workflow_scripts.common.lineages import all_templates, policies_of, seeds_of
 from workflow_scripts.common.schema import (
     ANSWERED,
     JUDGED,
@@ -22,25 +23,25 @@ from workflow_scripts.common.schema import (
     Sampling,
 )
 from workflow_scripts.common.shared_store import check_links, check_store
-from workflow_scripts.common.study import (
-    all_templates,
-    check_config,
-    policies_of,
-    seeds_of,
-)
+from workflow_scripts.common.study import check_config
+from workflow_scripts.common.machine import seen, unset_keys
 
 STORED = workflow.workflow_settings.cache is not None
 if STORED and not workflow.workflow_settings.cache:
     # A plain --cache is not handed on to a cluster's jobs, one with a rule's name is; all others have their directive.
     workflow.workflow_settings.cache = ["train_sft"]
 with told():
-    STUDY = check_config(config, workflow.configfiles)
+    # What a look at the machine says is for the head alone: each job of a cluster reads the study again.
+    looks = [seen] if workflow.is_main_process else []
+    STUDY, DOUBTS = check_config(config, workflow.configfiles, looks)
     if STORED:
         check_store(os.environ.get("SNAKEMAKE_OUTPUT_CACHE"))
         os.environ |= {
             "PLUMBLINE_STORED": "yes"
         }  # jobs know by it that the store is in use
     if workflow.is_main_process:
+        for doubt in DOUBTS:
+            print(f"warning: {doubt}", file=sys.stderr)
         check_links(["data", f"results/{STUDY.study}"])
 
 NAME = STUDY.study
@@ -831,6 +832,17 @@ def is_judged(benchmark):
     return part.kind in JUDGED and getattr(part, "evaluate", True)
 
 
+def need_keys(jobs):
+    """Stop a run before it trains or answers if its judges would then be asked without a key.
+
+    Where judging alone is due, the verdicts may all be stored; else it says at once what it lacks.
+    """
+    rules = {job.rule.name for job in jobs}
+    lacking = [finding.text for finding in unset_keys(STUDY)]
+    if lacking and {"judge_answers", "answer_prompts"} <= rules:
+        raise PlumblineError("\n".join(lacking))
+
+
 # --- decontamination --------------------------------------------------------------------------------------------
 
 
@@ -1168,7 +1180,6 @@ TRAININGS = [
         "policy": name,
         "seed": seed,
         "method": POLICIES[name].method,
-        "warmup": run_of(name).warmup,
         "curve": f"{policy_folder(name, seed)}/curve.json",
         "manifest": f"{policy_folder(name, seed)}/manifest.json",
         "learned_from": counted_rows(name, seed),

@@ -12,8 +12,9 @@ import yaml
 
 from tests.test_tutorbot_plan import Job, of_policy, of_rule, plan_of
 from tests.workflow import ROOT, copy_repository
+from workflow_scripts.common.lineages import bundled_templates, policies_of
 from workflow_scripts.common.schema import JUDGED, GivenReward, OpenAIJudge, Study
-from workflow_scripts.common.study import bundled_templates, load_study, policies_of
+from workflow_scripts.common.study import load_study
 
 EIGHT = ("nll", "wbc", "r_gold", "r_lol", "a_lol", "a_lol_seq", "a_lol_ref_free", "a_lol_kl")
 BY_ADVANTAGE = EIGHT[4:]

@@ -11,17 +11,11 @@ import yaml
 from tests.workflow import ROOT, copy_repository, snakemake
 from workflow_scripts.common import check, config_docs
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.study import (
-    Study,
-    check_config,
-    check_study,
-    extended,
-    load_study,
-    models_in,
-    policies_of,
-    read_yaml,
-    seeds_of,
-)
+from workflow_scripts.common.lineages import policies_of, seeds_of
+from workflow_scripts.common.schema import Study
+from workflow_scripts.common.spelling import models_in
+from workflow_scripts.common.study import check_config, check_study, load_study
+from workflow_scripts.common.study_file import extended, read_yaml
 
 
 @pytest.fixture
@@ -457,12 +451,18 @@ def test_the_check_command_names_revisions_that_are_still_to_be_filled_in(capsys
     with pytest.raises(SystemExit):
         check.main([str(ROOT / "studies/tutorbot-published.yaml")])
     said = capsys.readouterr().out
-    assert "to be filled in before it can run: sources.zephyr_dpo.places[0].hf.revision" in said
+    assert "warning: sources.zephyr_dpo.places[0].hf.revision: to be filled in before it can run" in said
     assert "sources.zephyr_sft" not in said
 
 
 def test_a_judge_without_words_may_score_and_compare(study):
-    scored = {"kind": "judge_score", "dataset": "tutor", "split": "test", "judge": "reward"}
+    scored = {
+        "kind": "judge_score",
+        "dataset": "tutor",
+        "split": "test",
+        "judge": "reward",
+        "max_new_tokens": 64,
+    }
     study = put(put(study, "benchmarks.scored", scored), "judges.length", {"kind": "rule", "rule": "length"})
     study = put(study, "benchmarks.mt_bench", study["benchmarks"]["mt_bench"] | {"mode": "pairwise"})
     for judge in ("reward", "length"):
@@ -485,7 +485,9 @@ def test_a_limit_cuts_every_split_and_every_part_that_can_be_cut_and_lengthens_n
     assert cut.pairs["mistakes"].limit == 5
     limits = {name: part.limit for name, part in cut.benchmarks.items() if "limit" in type(part).model_fields}
     assert limits == dict.fromkeys(cut.benchmarks.keys() - {"pair_perplexity"}, 5) | {"mt_bench": 3}
+    assert {run.warmup for run in cut.runs.values()} == {0.0}
     whole = check_study(study)
+    assert {run.warmup for run in whole.runs.values()} == {0.1}
     assert (whole.datasets["tutor"].split.limit, whole.benchmarks["tutor"].limit) == (None, None)
 
 
@@ -564,7 +566,7 @@ def test_a_study_that_extends_another_changes_only_what_it_names(study):
 def test_what_is_extended_must_be_there_and_must_not_come_back(tmp_path, monkeypatch):
     with pytest.raises(PlumblineError, match=r"extends: no such study 'confg.yaml'"):
         check_study({"extends": "confg.yaml"})
-    monkeypatch.setattr("workflow_scripts.common.study.ROOT", tmp_path)
+    monkeypatch.setattr("workflow_scripts.common.study_file.ROOT", tmp_path)
     (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
     (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
     with pytest.raises(PlumblineError, match=r"a cycle of studies \(b.yaml → a.yaml → b.yaml\)"):

@@ -1,30 +1,21 @@
-"""Name every mistake in study files, or say what they define: policies with their lineage, cells, what is missing."""
+"""Name every mistake in study files, or say what they define (policies with their lineage, cells), and what is in doubt."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.lineages import policies_of, seeds_of
+from workflow_scripts.common.machine import seen
 from workflow_scripts.common.schema import Study
-from workflow_scripts.common.study import load_study, policies_of, seeds_of
-
-TO_FILL_IN = "0" * 40
+from workflow_scripts.common.study import examine
+from workflow_scripts.common.study_file import mistakes, read_yaml
 
 
 def count(number: int, thing: str) -> str:
     """Return "1 thing" or "2 things"."""
     irregular = {"policy": "policies"}
     return f"{number} {thing if number == 1 else irregular.get(thing, thing + 's')}"
-
-
-def unpinned(study: Study) -> list[str]:
-    """Return the path of each revision that is still to be filled in (forty zeros)."""
-    return [
-        f"sources.{name}.places[{index}].hf.revision"
-        for name, source in study.sources.items()
-        for index, place in enumerate(source.places)
-        if place.hf and place.hf.revision == TO_FILL_IN
-    ]
 
 
 def describe(study: Study) -> list[str]:
@@ -46,24 +37,27 @@ def describe(study: Study) -> list[str]:
 
 
 def report(path: Path | str) -> tuple[bool, str]:
-    """Return (whether the study is fine, what to say about it)."""
+    """Return (whether the study has no mistakes, what to say about it); fine is one without warnings, too."""
     try:
-        study = load_study(path)
+        found = examine(read_yaml(path), [seen])
     except PlumblineError as error:
         return False, str(error)
-    lines = describe(study)
-    missing = [f"  to be filled in before it can run: {place}" for place in unpinned(study)]
-    return True, "\n".join([f"{path}: fine: {lines[0]}", *lines[1:], *missing])
+    doubts = [f"  warning: {line}" for line in found.doubts]
+    if found.study is None:
+        return False, "\n".join([str(mistakes(str(path), found.wrong)), *doubts])
+    lines = describe(found.study)
+    said = f"no mistakes; {count(len(doubts), 'warning')}" if doubts else "fine"
+    return True, "\n".join([f"{path}: {said}: {lines[0]}", *lines[1:], *doubts])
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="+", metavar="FILE", help="study files")
     results = [report(path) for path in parser.parse_args(argv).files]
-    for fine, text in results:
-        print(text, file=sys.stdout if fine else sys.stderr)
-    sys.exit(0 if all(fine for fine, _ in results) else 1)
+    for right, text in results:
+        print(text, file=sys.stdout if right else sys.stderr)
+    sys.exit(0 if all(right for right, _ in results) else 1)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -62,12 +62,13 @@ FileName = Annotated[str, AfterValidator(plain_name)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Strict(BaseModel):
     """A part of the study: unknown keys are mistakes, and text is never read as a number."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 # --- sources: what download fetches ---------------------------------------------------------------------------------
@@ -159,7 +160,7 @@ class Simulation(Strict):
 
     problems: RepositoryPath
     """The problem bank, relative to the repository."""
-    seed: int = 7
+    seed: Seed = 7
     """Seed of the simulator."""
     dialogues_per_problem: Count = 6
     """How often each problem is tutored."""
@@ -215,7 +216,7 @@ class RowSimulation(Strict):
     """Whose schema they have."""
     problems: RepositoryPath
     """The problem bank, relative to the repository."""
-    seed: int = 7
+    seed: Seed = 7
     """Seed of the simulator."""
     count: Count = 200
     """Rows to make."""
@@ -251,6 +252,36 @@ class Source(Strict):
 
 
 # --- models and datasets --------------------------------------------------------------------------------------------
+
+
+class TemplatePart(Strict):
+    """How a template writes one message: before + content + after; {bos} and {eos} stand for the tokenizer's own tokens."""
+
+    before: str
+    """Text before the content; the assistant's is also what a prompt ends with."""
+    after: str
+    """Text after the content."""
+    lead: str = ""
+    """Text between `before` and the content that belongs to the content (a space): it is trained with it."""
+    end: str = ""
+    """What ends the content, and is trained with it: the assistant's end token."""
+
+
+class Template(Strict):
+    """A chat template: how a conversation is written as text."""
+
+    start: str
+    """What a conversation begins with."""
+    strip: bool
+    """Contents are stripped of white space first."""
+    default_system: str | None = None
+    """The system message of a conversation without one; null: none."""
+    system: TemplatePart
+    """A system message."""
+    user: TemplatePart
+    """A user's message."""
+    assistant: TemplatePart
+    """An assistant's message."""
 
 
 class ModelCheck(Strict):
@@ -294,7 +325,7 @@ class Model(Strict):
 class Split(Strict):
     """How many conversations each split gets at most, or which files make up each."""
 
-    seed: int = 42
+    seed: Seed = 42
     """Seed of the dealing."""
     quotas: dict[Name, Annotated[int, Field(ge=0)]] = {}
     """Split: conversations, at most; groups are dealt out in proportion."""
@@ -323,7 +354,7 @@ class Subset(Strict):
     """length_ratio: those whose instruction is nearest to `ratio` times as long as the reply, in words."""
     ratio: Positive | None = None
     """length_ratio: words of the instruction to words of the reply."""
-    seed: int = 42
+    seed: Seed = 42
     """random: seed of the draw."""
 
     @model_validator(mode="after")
@@ -508,7 +539,7 @@ class RewardModel(Training):
     """Longest row, in tokens."""
     validation_share: Share = 0.1
     """Share of the pairs that are only validated on."""
-    seed: int = 1
+    seed: Seed = 1
     """Seed of its training: it is one thing, whatever the study's seeds."""
 
 
@@ -566,7 +597,7 @@ class ClassifierReward(Strict):
 
 def reward_kind(value: Any) -> str:
     """Return which kind of reward a part is meant to be, so that only that kind's mistakes are reported."""
-    keys = value if isinstance(value, dict) else type(value).model_fields
+    keys = type(value).model_fields if isinstance(value, Strict) else value if isinstance(value, dict) else ()
     return "(rule)" if "rule" in keys else "(given)" if "given" in keys else "(classifier)"
 
 
@@ -691,7 +722,7 @@ class Value(Sampling):
     """Share of the groups that choose the epoch."""
     max_prompt_tokens: Count = 768
     """Longer prompts lose their oldest turns; the system message stays."""
-    seed: int = 1
+    seed: Seed = 1
     """Seed of the fit: it is one thing, whatever the study's seeds."""
 
 
@@ -1483,13 +1514,14 @@ class Study(Strict):
     study: Name
     """Its name, and that of its folder under results/."""
     limit: Count | None = None
-    """Cut everything short for a first look: at most so many conversations in a split, items in a benchmark (or task)."""
+    """Cut everything short for a first look: at most so many conversations in a split, items in a benchmark (or task); no
+    training warms up."""
     fidelity: Fidelity = "paper"
     """Where a paper and its code disagree, which of them the scorers follow."""
-    seeds: list[int] = Field([1], min_length=1)
+    seeds: list[Seed] = Field([1], min_length=1)
     """Every run is trained once with each."""
-    templates: dict[Name, dict[str, Any]] = {}
-    """Chat templates of one's own, written as in workflow_scripts/common/templates.yaml."""
+    templates: dict[Name, Template] = {}
+    """Chat templates of one's own; those that come with Plumbline are in workflow_scripts/common/templates.yaml."""
     sources: dict[Name, Source]
     """What is fetched or simulated."""
     models: dict[Name, Model] = Field(min_length=1)

@@ -1,33 +1,36 @@
-"""Reading a study and checking it whole before any rule is built, and the lineages it defines.
+"""Checking a study whole before any rule is built: the schema, every name in it, and what its keys say of the run.
 
 Only the Snakefile and the rules import this module (no stage script does: their import closure decides staleness).
-Every mistake is reported with the path to the value and what is allowed.
+Every mistake is reported with the path to the value and what is allowed. Mistakes of one kind do not hide those of
+another: what the schema refuses is left out or stood in for, and the rest is looked at all the same.
 """
 
-import difflib
-import functools
-import re
-from collections.abc import Iterable, Sequence
+import copy
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import NamedTuple, get_origin
 
-import yaml
-from pydantic import BaseModel, Discriminator, Tag, ValidationError
+from pydantic import ValidationError
 
 from workflow_scripts.common.code import ROOT
-from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.foresight import foreseen
+from workflow_scripts.common.lineages import (
+    Policy,
+    all_templates,
+    cycles_of,
+    extent_of,
+    files_of,
+    parents_of,
+    policies_of,
+    splits_of,
+)
 from workflow_scripts.common.schema import (
     CALIBRATION,
-    CONTROL,
     JUDGED,
-    PATTERNS,
-    ROW_FILES,
-    TAGGED,
     AlpacaEval,
     Benchmark,
     ClassifierReward,
-    Dataset,
     GivenReward,
     HumanEval,
     Judge,
@@ -44,141 +47,42 @@ from workflow_scripts.common.schema import (
     ReplyLoss,
     RewardJudge,
     Rewards,
-    RowSimulation,
     Run,
     Sft,
-    Source,
     Study,
     TextOverlap,
     Tutor,
     WithValue,
     plain_name,
 )
+from workflow_scripts.common.spelling import path_of, spell, steps_of, unknown
+from workflow_scripts.common.study_file import extended, mistakes, named, read_yaml, shown
 
-PLAIN = {
-    "a valid number": "a number",
-    "a valid integer": "a whole number",
-    "a valid boolean": "true or false",
-    "a valid string": "text",
-    "a valid list": "a list",
-}
+MOST_POLICIES = 2000
+LONGEST_LINEAGE = 200  # characters: it is the name of a folder
+ROUNDS = 20  # of leaving out what the schema refuses
+Look = Callable[[Study], tuple[list[str], list[str]]]  # a further look at a study: (mistakes, doubts)
+SECTIONS = [key for key, field in Study.model_fields.items() if get_origin(field.annotation) is dict]
 
-# --- lineages -------------------------------------------------------------------------------------------------------
-
-
-class Policy(BaseModel):
-    """A model that can speak: its parent plus one method (both None for a base model)."""
-
-    name: str
-    model: str
-    parent: str | None = None
-    run: str | None = None
-    method: str | None = None
-
-
-def parents_of(run: Run) -> list[str]:
-    """Return the models and runs that a run starts from."""
-    return [run.parent] if isinstance(run.parent, str) else run.parent
-
-
-def policies_of(study: Study) -> dict[str, Policy]:
-    """Return every policy by lineage name, parents before children, in the order of the study."""
-    policies = {name: Policy(name=name, model=name) for name in study.models}
-    lineages = {name: [name] for name in study.models}
-
-    def expand(name: str) -> list[str]:
-        if name not in lineages:
-            run = study.runs[name]
-            lineages[name] = []
-            for lineage in [lineage for parent in parents_of(run) for lineage in expand(parent)]:
-                child = f"{lineage}.{name}"
-                model = policies[lineage].model
-                policies[child] = Policy(name=child, model=model, parent=lineage, run=name, method=run.method)
-                lineages[name].append(child)
-        return lineages[name]
-
-    for name in study.runs:
-        expand(name)
-    return policies
-
-
-def seeds_of(study: Study, policy: Policy) -> list[int]:
-    """Return the seeds a policy exists for: a base model is one thing, a trained one exists per seed."""
-    return study.seeds if policy.parent else study.seeds[:1]
-
-
-def cycles_of(study: Study) -> list[list[str]]:
-    """Return each cycle of parents as the runs along it, the first one repeated at the end."""
-    cycles: dict[frozenset, list[str]] = {}
-
-    def follow(name: str, path: list[str]) -> None:
-        if name in path:
-            cycle = [*path[path.index(name) :], name]
-            cycles.setdefault(frozenset(cycle), cycle)
-        elif name in study.runs:
-            for parent in parents_of(study.runs[name]):
-                follow(parent, [*path, name])
-
-    for name in study.runs:
-        follow(name, [])
-    return list(cycles.values())
-
-
-# --- checks ---------------------------------------------------------------------------------------------------------
-
-
-def nearest(name: Any, known: Iterable[str]) -> str:
-    """Return "; did you mean …?" with the nearest known name, or nothing."""
-    near = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def unknown(name: str, known: Iterable[str], what: str) -> str:
-    """Return the sentence for a name that is not there, with the nearest one that is."""
-    known = list(known)
-    return f"no {what} is called {name!r}{nearest(name, known)} (there are: {', '.join(known) or 'none'})"
-
-
-def all_templates(study: Study) -> dict[str, dict]:
-    """Return the templates that come with Plumbline and the study's own, by name."""
-    return bundled_templates() | study.templates
-
-
-@functools.cache
-def bundled_templates() -> dict[str, dict]:
-    """Return the templates that come with Plumbline, by name."""
-    return yaml.safe_load((ROOT / "workflow_scripts/common/templates.yaml").read_text(encoding="utf-8"))
-
-
-def files_of(source: Source) -> list[str] | None:
-    """Return the names of a source's files, or None where only the hub knows them."""
-    if isinstance(source.simulate, RowSimulation):
-        return ROW_FILES[source.simulate.rows]
-    if source.simulate:
-        numbered = [f"bio-dataset-{number}.json" for number in range(1, source.simulate.files + 1)]
-        return [*numbered, *(["bio-dataset-ppl.json"] if source.simulate.ppl_pairs else [])]
-    return list(source.files) or None
-
-
-def splits_of(dataset: Dataset) -> list[str]:
-    """Return the names of a dataset's splits."""
-    return list(dataset.split.quotas or dataset.split.by_file)
+# --- names ----------------------------------------------------------------------------------------------------------
 
 
 class References:
     """Looks up every name in a study and collects a sentence for each that refers to nothing."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, lost: frozenset[str] = frozenset()) -> None:
         self.study = study
+        self.lost = lost
+        self.policies = known_policies(study)
         self.wrong: list[str] = []
 
     def need(self, path: str, name: str | None, known: Iterable[str], what: str) -> None:
-        if name is not None and name not in known:
+        if name is not None and name not in known and name not in self.lost:
             self.wrong.append(f"{path}: {unknown(name, known, what)}")
 
     def need_path(self, path: str, file: str | None) -> None:
-        if file is not None and not (ROOT / file).exists():
-            self.wrong.append(f"{path}: no such file {file!r} (relative to the repository)")
+        if file is not None and not os.path.exists(ROOT / file):  # pathlib raises for a name that is too long
+            self.wrong.append(f"{path}: no such file {shown(file)} (relative to the repository)")
 
     def need_split(self, path: str, dataset: str, split: str) -> None:
         if dataset in self.study.datasets:
@@ -218,9 +122,9 @@ class References:
         for name, source in self.study.sources.items():
             if source.simulate:
                 self.need_path(f"sources.{name}.simulate.problems", source.simulate.problems)
-            for index, place in enumerate(source.places):
-                for wanted, path in (place.file.files if place.file else {}).items():
-                    self.need_path(f"sources.{name}.places[{index}].file.files.{wanted}", path)
+            if len(source.places) == 1 and source.places[0].file:  # else another place may have them
+                for wanted, path in source.places[0].file.files.items():
+                    self.need_path(f"sources.{name}.places[0].file.files.{named(wanted)}", path)
 
     def models(self) -> None:
         for name, model in self.study.models.items():
@@ -315,6 +219,22 @@ class References:
             self.validated(path, run)
         for cycle in cycles_of(study):
             self.wrong.append(f"runs.{cycle[0]}.parent: a cycle of parents ({' → '.join(cycle)})")
+        self.lineages()
+
+    def lineages(self) -> None:
+        """Need no more policies, and no longer names of them, than there can be folders."""
+        if not has_lineages(self.study):
+            return
+        count, length = extent_of(self.study)
+        if count > MOST_POLICIES:
+            self.wrong.append(
+                f"runs: define {shown(count)} policies, one for each parent of each parent; at most {MOST_POLICIES}"
+            )
+        if length > LONGEST_LINEAGE:
+            self.wrong.append(
+                f"runs: a lineage has a name of {length} characters, which is that of its folder; at most "
+                f"{LONGEST_LINEAGE}: fewer generations, or shorter names"
+            )
 
     def validated(self, path: str, run: Run) -> None:
         """Need validation rows where the best checkpoint is to be kept."""
@@ -353,6 +273,8 @@ class References:
             if isinstance(benchmark, MtBench):
                 files = ("questions", "references", "judge_prompts")
                 self.need_files(path, benchmark, files)
+            if isinstance(benchmark, TextOverlap):
+                self.need_path(f"{path}.wordnet", benchmark.wordnet)
             if isinstance(benchmark, AlpacaEval):
                 self.need_files(path, benchmark, ("prompts", "references", "gamed"))
             if isinstance(benchmark, LmEval):
@@ -385,11 +307,16 @@ class References:
             if wanted and judge is not None and not isinstance(judge, OpenAIJudge):
                 self.wrong.append(f"{path}.judge: {key} needs a judge of kind openai, not {judge.kind}")
 
+    def need_policy(self, path: str, name: str | None, others: Iterable[str] = ()) -> None:
+        """Need a policy, where it is known which there are."""
+        if self.policies is not None and not self.lost & set((name or "").split(".")):
+            self.need(path, name, [*self.policies, *others], "policy")
+
     def opponents(self) -> None:
         """Need the policies that others' answers are compared with."""
         for name, benchmark in self.study.benchmarks.items():
             opponent = getattr(benchmark, "opponent", None)
-            self.need(f"benchmarks.{name}.opponent", opponent, policies_of(self.study), "policy")
+            self.need_policy(f"benchmarks.{name}.opponent", opponent)
             if getattr(benchmark, "mode", "") == "pairwise" and not (opponent or self.study.report.baseline):
                 self.wrong.append(
                     f"benchmarks.{name}.opponent: mode pairwise compares with a policy: name one here or as "
@@ -397,9 +324,8 @@ class References:
                 )
 
     def report(self) -> None:
-        known = [*policies_of(self.study), *CALIBRATION]
         for index, entry in enumerate(self.study.report.published):
-            self.need(f"report.published[{index}].policy", entry.policy, known, "policy")
+            self.need_policy(f"report.published[{index}].policy", entry.policy, CALIBRATION)
             self.need(
                 f"report.published[{index}].benchmark", entry.benchmark, self.study.benchmarks, "benchmark"
             )
@@ -408,252 +334,182 @@ class References:
                 self.wrong.append(f"report.agreement[{index}]: two benchmarks, not {len(pair)}")
             for name in pair:
                 self.need(f"report.agreement[{index}]", name, self.study.benchmarks, "benchmark")
-        self.need("report.baseline", self.study.report.baseline, policies_of(self.study), "policy")
+        self.need_policy("report.baseline", self.study.report.baseline)
         for index, bar in enumerate(self.study.report.bars):
             self.need(f"report.bars[{index}].benchmark", bar.benchmark, self.study.benchmarks, "benchmark")
 
 
-def references(study: Study) -> list[str]:
-    """Return a sentence for each name in the study that refers to nothing, or to two things."""
-    looked = References(study)
+def has_lineages(study: Study) -> bool:
+    """Tell whether every run descends from a model: lineages exist only where every parent does."""
+    known = study.models.keys() | study.runs.keys()
+    return not cycles_of(study) and all(
+        parents_of(run) and known.issuperset(parents_of(run)) for run in study.runs.values()
+    )
+
+
+def known_policies(study: Study) -> dict[str, Policy] | None:
+    """Return the policies of a study, or None where parents are wrong or there are too many."""
+    if not has_lineages(study):
+        return None
+    count, length = extent_of(study)
+    return policies_of(study) if count <= MOST_POLICIES and length <= LONGEST_LINEAGE else None
+
+
+def references(study: Study, lost: Iterable[str] = ()) -> list[str]:
+    """Return a sentence for each name in the study that refers to nothing, or to two things.
+
+    `lost` names parts that were left out for mistakes of their own: nobody is wrong to name them.
+    """
+    looked = References(study, frozenset(lost))
     looked.sources()
     looked.models()
     looked.datasets()
     looked.rewards()
     looked.runs()
     looked.benchmarks()
-    if not looked.wrong:  # lineages exist only where every parent does
-        looked.opponents()
-        looked.report()
+    looked.opponents()
+    looked.report()
     return looked.wrong
 
 
-def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Return the schema classes inside a type annotation."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in models_in(part)]
+# --- what the schema accepts ------------------------------------------------------------------------------------------
 
 
-def tag_of(model: type[BaseModel]) -> str | None:
-    """Return the method or kind of a run, judge or benchmark class, if it has one."""
-    field = model.model_fields.get("method") or model.model_fields.get("kind")
-    values = get_args(field.annotation) if field else ()
-    return values[0] if values else None
+def inside(path: str, outer: str) -> bool:
+    """Tell whether a path is another one or lies under it."""
+    return path == outer or path.startswith((f"{outer}.", f"{outer}["))
 
 
-def is_tagged_union(annotation: Any) -> bool:
-    """Tell whether a type is a union whose kinds a function tells apart, their tags in brackets."""
-    return any(isinstance(part, Discriminator) for part in getattr(annotation, "__metadata__", ()))
+class Accepted:
+    """As much of a study as the schema accepts: `study` (None if too little is left), and what is `wrong` with the rest.
 
+    A value that is refused gives way to its default; a part that cannot do without it is left out, and its name is `lost`,
+    so that nobody is blamed for naming it. A run or a model has descendants: a part that is right stands in for it. Where a
+    section is missing as a whole, nobody knows what it would have named (`whole` is False).
+    """
 
-def descend(annotation: Any, step: str | int) -> Any:
-    """Return the type one step of an error's location further down; None where the schema ends."""
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return descend(parts[0], step)
-    if origin in (Union, UnionType):
-        for part in parts:
-            if get_origin(part) is Annotated and Tag(str(step)) in part.__metadata__:
-                return part.__origin__
-        classes = models_in(annotation)
-        if len(classes) > 1 and (tagged := next((p for p in parts if is_tagged_union(p)), None)):
-            return descend(tagged, step)
-        if len(classes) > 1:
-            return {tag_of(model): model for model in classes}.get(step)
-        return next((found for part in parts if (found := descend(part, step)) is not None), None)
-    if origin is dict:
-        return parts[1]
-    if origin is list:
-        return parts[0]
-    for key, field in annotation.model_fields.items() if models_in(annotation) else ():
-        if step in (key, field.alias):
-            return field.annotation
-    return None
+    def __init__(self, config: dict) -> None:
+        self.config = copy.deepcopy(config)
+        self.study: Study | None = None
+        self.wrong: list[str] = []
+        self.paths: list[str] = []  # of what is wrong, or stood in for
+        self.lost: set[str] = set()
+        self.whole = True  # no section is missing, so that a name which is not there is nowhere
+        for number in range(ROUNDS):
+            try:
+                self.study = Study.model_validate(self.config)
+            except ValidationError as error:
+                found = error.errors()
+                self.paths += [path_of(item["loc"]) for item in found]
+                self.whole = self.whole and all(self.keeps_sections(item) for item in found)
+                if number == 0:  # later ones may be of our own making
+                    self.wrong = [spell(item) for item in found]
+                for item in found:
+                    self.leave_out(steps_of(item["loc"]), item["type"] == "missing")
+            else:
+                return
 
-
-def keys_at(location: Iterable[str | int]) -> list[str]:
-    """Return the keys allowed at a place in the study."""
-    annotation: Any = Study
-    for step in location:
-        annotation = descend(annotation, step)
-    return sorted(
-        {field.alias or key for model in models_in(annotation) for key, field in model.model_fields.items()}
-    )
-
-
-def path_of(location: Iterable[str | int]) -> str:
-    """Return an error's location as it stands in the YAML: without method, kind and the like."""
-    steps = [step for step in location if step != "[key]" and not str(step).startswith("(")]
-    if len(steps) > 2 and steps[0] in TAGGED:
-        del steps[2]
-    if len(steps) > 3 and steps[0] == "runs" and steps[2] == "parent":
-        del steps[3]  # which side of `str | list[str]` was tried
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
-
-
-def bounds_at(location: tuple[str | int, ...]) -> str:
-    """Return the bounds of the number at a place in the study, as " > 0", or nothing."""
-    annotation: Any = Study
-    for step in location[:-1]:
-        annotation = descend(annotation, step)
-    fields = [model.model_fields.get(str(location[-1])) for model in models_in(annotation)]
-    limits = [limit for field in fields if field for limit in field.metadata]
-    signs = {"gt": ">", "ge": "≥", "le": "≤", "lt": "<"}
-    words = [
-        f"{sign} {getattr(limit, name):g}"
-        for limit in limits
-        for name, sign in signs.items()
-        if hasattr(limit, name)
-    ]
-    return f" {' and '.join(words)}" if words else ""
-
-
-def number_hint(text: str) -> str:
-    """Return how to write a number that YAML has read as text, or nothing if it is none."""
-    try:
-        float(text)
-    except ValueError:
-        return ""
-    mantissa, mark, exponent = text.strip().lower().partition("e")
-    if not mark:
-        return " (a number, in quotes: leave them out)"
-    dotted = mantissa if "." in mantissa else f"{mantissa}.0"
-    signed = exponent if exponent[0] in "+-" else f"+{exponent}"
-    return f" (YAML reads this as text: write {dotted}e{signed})"
-
-
-def spell(error: dict) -> str:
-    """Return one pydantic error as `path: what is wrong and what is allowed`."""
-    kind, found, context = error["type"], error["input"], error.get("ctx", {})
-    path = path_of(error["loc"])
-    if kind == "extra_forbidden":
-        keys = keys_at(error["loc"][:-1])
-        return f"{path}: unknown key{nearest(error['loc'][-1], keys)} (allowed here: {', '.join(keys)})"
-    if kind == "missing":
-        return f"{path}: is required"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        key = context["discriminator"].strip("'")
-        tags = [tag_of(model) for model in models_in({"method": Run, "kind": Judge | Benchmark}[key])]
-        if kind == "union_tag_invalid":
-            tags = re.findall(r"'([^']+)'", context["expected_tags"])
-            return f"{path}.{key}: no {key} {found[key]!r}{nearest(found[key], tags)} (allowed: {', '.join(tags)})"
-        part = {"runs": Run, "judges": Judge, "benchmarks": Benchmark}[error["loc"][0]]
-        tags = [tag_of(model) for model in models_in(part)]
-        return f"{path}: needs {key} (one of: {', '.join(tags)})"
-    if found is None:
-        return f"{path}: has no value: give one, or leave the key out"
-    if kind == "string_pattern_mismatch":
-        return f"{path}: must be {PATTERNS[context['pattern']]}, not {found!r}"
-    if kind in ("model_type", "dict_type", "model_attributes_type"):
-        return f"{path}: must be a mapping (key: value), not {found!r}"
-    if "list[str]" in error["loc"] or error["loc"][-1] == "str":
-        return f"{path}: must be a name or a list of names, not {found!r}"
-    if kind == "too_short":
-        return f"{path}: must have at least {context['min_length']}, not {found!r}"
-    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    for word, plain in PLAIN.items():
-        message = message.replace(word, plain)
-    if kind == "value_error":
-        return f"{path}: {message}"
-    hint = ""
-    if kind in ("float_type", "int_type"):
-        message += bounds_at(error["loc"])
-    if isinstance(found, str):
-        hint = (
-            nearest(found, re.findall(r"'([^']+)'", context["expected"])) if kind == "literal_error" else ""
+    def keeps_sections(self, error: dict) -> bool:
+        """Tell whether an error leaves every section where it is: one of a wrong kind, or of a wrong name, does not."""
+        steps = steps_of(error["loc"])
+        return len(steps) > 1 or (
+            error["type"] != "extra_forbidden" and steps[:1] not in [[key] for key in SECTIONS]
         )
-        hint = hint or (number_hint(found) if kind in ("float_type", "int_type") else "")
-    return f"{path}: {message}, not {found!r}{hint}"
+
+    def leave_out(self, steps: list[str | int], missing: bool) -> None:
+        """Take the value at some steps out of the config, or, where it is missing, what needs it."""
+        if missing and len(steps) == 1:
+            return self.stand_in_for_all(steps[0])
+        part, there = self.config, []
+        for step in steps:
+            if (
+                not isinstance(part, dict) or step not in part
+            ):  # of a list all goes: others would get another's number
+                break
+            there.append(step)
+            part = part[step]
+        if missing and len(there) == len(steps):
+            return None  # an earlier error of this round was mended there
+        if not there:
+            return None
+        if len(there) == 2 and (missing or len(steps) == 2) and there[0] in SECTIONS:
+            return self.lose(*there)
+        holder = self.config
+        for step in there[:-1]:
+            holder = holder[step]
+        del holder[there[-1]]
+        return None
+
+    def lose(self, section: str | int, name: str | int) -> None:
+        """Leave out an entry of a section; a run or a model that others descend from is stood in for."""
+        entry = self.config[section].pop(name)
+        self.lost.add(str(name))
+        self.paths.append(path_of([section, name]))
+        models = self.config.get("models")
+        if section == "runs" and isinstance(entry, dict) and isinstance(models, dict) and models:
+            parent = entry.get("parent")
+            named = parent if isinstance(parent, str) and parent != name else next(iter(models))
+            standing = {"method": "sft", "parent": named, "dataset": "", "learning_rate": 1.0}
+            if entry.keys() != standing.keys():  # else it is our own, refused for its name
+                self.config[section][name] = standing
+        if section == "models" and isinstance(entry, dict) and entry.get("context") != 2**40:
+            self.config[section][name] = {"source": "", "template": "", "context": 2**40}
+
+    def stand_in_for_all(self, section: str | int) -> None:
+        """Put in what no study can do without."""
+        if section == "models":
+            self.config[section] = {"model": {"source": "", "template": "", "context": 2**40}}
+            self.paths.append("models.model")
+        else:
+            self.config[section] = "study" if section == "study" else {}
+
+    def blames(self, line: str) -> bool:
+        """Tell whether a sentence about the rest blames something that was refused already."""
+        path = line.partition(": ")[0]
+        return any(inside(path, outer) for outer in self.paths)
+
+    def untouched(self, line: str) -> bool:
+        """Tell whether a sentence is about a part in which nothing was refused."""
+        entry = line.partition(": ")[0].split(".")[:2]
+        return not any(outer.split(".")[:2] == entry for outer in self.paths)
 
 
-def repeated_keys(root: yaml.Node | None) -> list[str]:
-    """Return a sentence for each key that stands twice in one mapping; YAML keeps the last in silence."""
-    wrong: list[str] = []
-    seen: set[int] = set()
-
-    def walk(node: yaml.Node, path: str) -> None:
-        if id(node) in seen:  # an alias
-            return
-        seen.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            for index, item in enumerate(node.value):
-                walk(item, f"{path}[{index}]")
-        if isinstance(node, yaml.MappingNode):
-            lines: dict[str, int] = {}
-            for key, value in node.value:
-                name, line = str(key.value), key.start_mark.line + 1
-                here = f"{path}.{name}".lstrip(".")
-                if name in lines:
-                    wrong.append(f"{here}: stands twice, in lines {lines[name]} and {line}")
-                lines[name] = line
-                walk(value, here)
-
-    if root is not None:
-        walk(root, "")
-    return wrong
+# --- the check ------------------------------------------------------------------------------------------------------
 
 
-def read_yaml(path: Path | str) -> dict:
-    """Return the mapping in a YAML file; PlumblineError if there is none, or if a key stands twice."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        wrong, config = repeated_keys(yaml.compose(text, yaml.SafeLoader)), yaml.safe_load(text)
-    except OSError as error:
-        raise PlumblineError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PlumblineError(f"{path}: not YAML: {error}") from None
-    if not isinstance(config, dict):
-        found = "it is empty" if config is None else f"it is a {type(config).__name__}"
-        raise PlumblineError(f"{path}: must be a mapping (key: value), but {found}; see docs/config.md")
-    if wrong:
-        raise mistakes(str(path), wrong)
-    return config
+class Examined(NamedTuple):
+    """A study that was looked at: None where there are mistakes; a sentence for each mistake and for each doubt."""
+
+    study: Study | None
+    wrong: list[str]
+    doubts: list[str]
 
 
-def mistakes(origin: str, lines: list[str]) -> PlumblineError:
-    """Return the error that lists every mistake once."""
-    lines = [CONTROL.sub(lambda found: repr(found[0])[1:-1], line) for line in dict.fromkeys(lines)]
-    listing = "\n".join(f"  {line}" for line in lines)
-    return PlumblineError(f"{origin} has {len(lines)} mistake{'s' * (len(lines) > 1)}:\n{listing}")
-
-
-def extended(config: dict, above: tuple[str, ...] = ()) -> dict:
-    """Return a study's config with what it `extends` underneath: mappings are merged, everything else is replaced."""
-    name, own = config.get("extends"), {key: value for key, value in config.items() if key != "extends"}
-    if name is None:
-        return own
-    if not isinstance(name, str) or not (ROOT / name).is_file():
-        raise PlumblineError(f"extends: no such study {name!r} (a path relative to the repository)")
-    if name in above:
-        raise PlumblineError(f"extends: a cycle of studies ({' → '.join([*above, name])})")
-    return merge(extended(read_yaml(ROOT / name), (*above, name)), own)
-
-
-def merge(below: dict, above: dict) -> dict:
-    """Return two mappings as one, the keys of `above` winning, mappings inside merged alike."""
-    both = {
-        key: merge(below[key], above[key])
-        for key in below.keys() & above.keys()
-        if isinstance(below[key], dict) and isinstance(above[key], dict)
-    }
-    return below | above | both
+def examine(config: dict, looks: Sequence[Look] = ()) -> Examined:
+    """Return what is to be said of a study: what its config alone tells, and what further `looks` at it find."""
+    accepted = Accepted(extended(config))
+    wrong, doubts = list(accepted.wrong), []
+    if accepted.study is None or not accepted.whole:
+        return Examined(None, wrong, doubts)
+    wrong += [line for line in references(accepted.study, accepted.lost) if not accepted.blames(line)]
+    study, policies = cut_short(accepted.study), known_policies(accepted.study) or {}
+    for look in (lambda whole: foreseen(whole, policies), *looks):
+        mistaken, doubted = look(study)
+        wrong += [line for line in mistaken if accepted.untouched(line)]
+        doubts += [line for line in doubted if accepted.untouched(line)]
+    return Examined(None if wrong else study, wrong, doubts)
 
 
 def check_study(config: dict, origin: str = "the study") -> Study:
     """Return the checked study; PlumblineError lists every mistake with its path and what is allowed."""
-    try:
-        study = Study.model_validate(extended(config))
-    except ValidationError as error:
-        raise mistakes(origin, [spell(item) for item in error.errors()]) from None
-    wrong = references(study)
-    if wrong:
-        raise mistakes(origin, wrong)
-    return cut_short(study)
+    found = examine(config)
+    if found.study is None:
+        raise mistakes(origin, found.wrong)
+    return found.study
 
 
 def cut_short(study: Study) -> Study:
-    """Return a study with its `limit` put into every part that can be cut; without one, as it is."""
+    """Return a study with its `limit` put into every part that can be cut, and no warm-ups; without one, as it is."""
     if study.limit is None:
         return study
     cut = study.model_copy(deep=True)
@@ -662,18 +518,25 @@ def cut_short(study: Study) -> Study:
     for part in [*cut.benchmarks.values(), *cut.pairs.values()]:
         if "limit" in type(part).model_fields:
             part.limit = min(study.limit, part.limit or study.limit)
+    for run in [*cut.runs.values(), *cut.reward_models.values()]:
+        run.warmup = 0.0  # so few rows may make one step, and a warm-up's first has the learning rate 0
     return cut
 
 
-def check_config(config: dict, files: Iterable[Path | str]) -> Study:
-    """Return the study that Snakemake has put together from its config files and its command line, checked.
+def check_config(
+    config: dict, files: Iterable[Path | str], looks: Sequence[Look] = ()
+) -> tuple[Study, list[str]]:
+    """Return the study that Snakemake has put together from its config files and its command line, checked, and doubts.
 
     The files are read again for keys that stand twice: of those Snakemake passes on only the last.
     """
     names = [str(path) for path in files]
     for name in names:
         read_yaml(name)
-    return check_study(config, ", ".join(names) or "the study")
+    found = examine(config, looks)
+    if found.study is None:
+        raise mistakes(", ".join(names) or "the study", found.wrong)
+    return found.study, found.doubts
 
 
 def load_study(path: Path | str) -> Study:

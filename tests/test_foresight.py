@@ -1,0 +1,710 @@
+"""Before the first job, and in one list, the check says what would fail after hours, teach nothing, or mislead."""
+
+import copy
+import hashlib
+import json
+import os
+import random
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.test_study import put
+from tests.workflow import ROOT, copy_repository, snakemake
+from workflow_scripts.common import check, machine
+from workflow_scripts.common.foresight import RANKED, cells_of
+from workflow_scripts.common.lineages import all_templates, bundled_templates
+from workflow_scripts.common.machine import seen
+from workflow_scripts.common.schema import SCHEMAS, Template
+from workflow_scripts.common.study import check_study, examine
+from workflow_scripts.common.study_file import extended, read_yaml
+from workflow_scripts.score import pair_perplexity, reply_loss, rewards, text_overlap, tutor
+
+JUDGE = {
+    "kind": "openai",
+    "model": "a-judge",
+    "base_url": "https://judge.example/v1",
+    "api_key_env": "UNSET_KEY",
+}
+
+
+@pytest.fixture
+def study() -> dict:
+    return read_yaml(ROOT / "config.yaml")
+
+
+@pytest.fixture(autouse=True)
+def no_keys(monkeypatch):
+    for name in ("UNSET_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def many(config: dict, **values: object) -> dict:
+    """Return a copy of a config with values at dotted paths, written with __ for the dots."""
+    for path, value in values.items():
+        config = put(config, path.replace("__", "."), value)
+    return config
+
+
+def mistakes_of(config: dict) -> list[str]:
+    return examine(config, [seen]).wrong
+
+
+def doubts_of(config: dict) -> list[str]:
+    found = examine(config, [seen])
+    assert found.wrong == []
+    return found.doubts
+
+
+def own_rows(folder, count: int, words: int = 12) -> str:
+    """Write a data file of one's own; return its path."""
+    path = folder / "mine.jsonl"
+    said = " ".join(["word"] * words)
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": said},
+                {"role": "assistant", "content": f"{said} {number}"},
+            ]
+        }
+        for number in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def with_own_data(study: dict, path: str, quotas: dict | None = None, **run: object) -> dict:
+    """Return the default study with a run on a data file of one's own."""
+    pinned = hashlib.sha256(Path(path).read_bytes()).hexdigest() if os.path.exists(path) else None
+    source = {"files": {"mine.jsonl": pinned}, "places": [{"file": {"files": {"mine.jsonl": path}}}]}
+    split = {"quotas": quotas or {"sft": 80, "validation": 10}}
+    dataset = {"source": "mine", "files": ["mine.jsonl"], "schema": "messages", "split": split}
+    own = {"method": "sft", "parent": "tiny", "dataset": "mine", "learning_rate": 1.0e-4, "pack_tokens": 512}
+    own |= {"max_tokens": 512} | run
+    return many(study, sources__mine=source, datasets__mine=dataset, runs__own=own)
+
+
+# --- fine, or not -----------------------------------------------------------------------------------------------------
+
+
+def test_the_default_study_is_fine(study):
+    assert doubts_of(study) == []
+
+
+def test_fine_is_said_of_a_study_without_warnings_alone(tmp_path, study, capsys):
+    path = tmp_path / "doubtful.yaml"
+    source = {"files": {"x": None}, "places": [{"https": {"files": {"x": "https://example.org/x"}}}]}
+    path.write_text(yaml.safe_dump(put(study, "sources.x", source)))
+    assert check.report(path)[0]
+    with pytest.raises(SystemExit) as ended:
+        check.main([str(path)])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert f"{path}: no mistakes; 1 warning: 5 policies" in said
+    assert "  warning: sources.x.files.x: has no sha256" in said
+    assert ": fine" not in said
+
+
+def test_placeholders_are_warnings_by_path(study):
+    places = [
+        {"hf": {"repo": "OWNER/rows", "revision": "0" * 40}},
+        {"https": {"files": {"rows.jsonl": "https://example.org/main/rows.jsonl"}}},
+    ]
+    config = many(
+        study, sources__rows={"files": {"rows.jsonl": None, "more.jsonl": "0" * 64}, "places": places}
+    )
+    config = many(config, judges__gpt={**JUDGE, "model": "chat-latest"})
+    said = doubts_of(config)
+    for path in (
+        "sources.rows.places[0].hf.revision: to be filled in",
+        "sources.rows.places[0].hf.repo: to be filled in before it can run: 'OWNER/rows'",
+        "sources.rows.files.more.jsonl: to be filled in",
+        "sources.rows.files.rows.jsonl: has no sha256",
+        "sources.rows.places[1].https.files.rows.jsonl: 'https://example.org/main/rows.jsonl' moves",
+        "judges.gpt.model: 'chat-latest' moves",
+    ):
+        assert sum(line.startswith(path) for line in said) == 1, (path, said)
+    assert len(said) == 6
+
+
+# --- all at once --------------------------------------------------------------------------------------------------------
+
+
+def test_one_run_of_the_check_names_the_mistakes_of_every_kind_at_once(tmp_path, study):
+    """A first study with much wrong: names, numbers, a template, a file, a judge's key, bars, a task, data, steps."""
+    config = with_own_data(study, str(tmp_path / "none.jsonl"), batch_size="8", validation="dev")
+    config = many(
+        config,
+        templates__mine={"start": "", "strip": True, "user": {"before": "U", "after": "\n"}},
+        models__tiny__template="mine",
+        judges__gpt=JUDGE,
+        benchmarks__mt_bench__judge="gpt",
+        benchmarks__alpaca_eval__judge="gtp",
+        benchmarks__alpaca_eval__max_new_tokens=512,
+        benchmarks__biology_quiz__tasks=["biology_quizz"],
+        benchmarks__tutor__split="tst",
+        pairs__mistakes__dataset="mine",
+        pairs__mistakes__split="sft",
+        report__bars=[{"benchmark": "tutor", "subset": "reply", "metric": "acuracy"}],
+        runs__kto__bta=0.2,
+    )
+    found = examine(config, [seen])
+    wanted = {
+        "runs.own.batch_size": "must be a whole number",
+        "runs.own.validation": "no split of dataset 'mine' is called 'dev'",
+        "runs.kto.bta": "unknown key; did you mean 'beta'?",
+        "templates.mine.system": "is required",
+        "templates.mine.assistant": "is required",
+        "sources.mine.places[0].file.files.mine.jsonl": "no such file",
+        "benchmarks.alpaca_eval.judge": "no judge is called 'gtp'; did you mean 'gpt'?",
+        "benchmarks.alpaca_eval.max_new_tokens": "leaves a prompt no room in the context of 512",
+        "benchmarks.biology_quiz.tasks[0]": "lm_eval has no task, group or tag called 'biology_quizz'; did you mean 'biology_quiz'?",
+        "benchmarks.tutor.split": "no split of dataset 'tutor' is called 'tst'",
+        "pairs.mistakes.dataset": "compares the labels of structured replies (schema tutorbot)",
+        "report.bars[0].metric": "no metric of 'tutor' is called 'acuracy'; did you mean 'accuracy'?",
+    }
+    for path, text in wanted.items():
+        assert sum(line.startswith(f"{path}: ") and text in line for line in found.wrong) == 1, (
+            path,
+            found.wrong,
+        )
+    assert len(found.wrong) == len(wanted)
+    assert any(line.startswith("judges.gpt.api_key_env: UNSET_KEY is not set") for line in found.doubts)
+
+
+FIRST = {
+    "no data": (
+        "sources__mine__places",
+        [{"file": {"files": {"mine.jsonl": "data/none.jsonl"}}}],
+        "no such file",
+    ),
+    "splits": ("runs__own__split", "train", "no split of dataset 'mine' is called 'train'"),
+    "a model without context": ("models__tiny__context", "DROP", "models.tiny.context: is required"),
+    "a run without method": ("runs__sft__method", "DROP", "runs.sft: needs method"),
+    "an unknown schema": ("datasets__mine__schema", "mesages", "did you mean 'messages'?"),
+    "no source": ("models__tiny__source", "DROP", "models.tiny.source: is required"),
+}
+
+
+@pytest.mark.parametrize(("path", "value", "text"), FIRST.values(), ids=list(FIRST))
+def test_a_mistake_of_one_kind_hides_none_of_another(tmp_path, study, path, value, text):
+    config = with_own_data(study, own_rows(tmp_path, 100))
+    config = many(config, report__bars=[{"benchmark": "tutro", "subset": "reply", "metric": "parsed"}])
+    config = many(config, **{path: value})
+    lines = mistakes_of(config)
+    assert any(text in line for line in lines), lines
+    assert any("report.bars[0].benchmark: no benchmark is called 'tutro'" in line for line in lines), lines
+    assert len(lines) == 2, lines
+
+
+def test_where_a_whole_section_is_missing_nobody_is_blamed_for_naming_its_parts(study):
+    (line,) = mistakes_of(put(study, "models", ["tiny"]))
+    assert line.startswith("models: must be a mapping")
+    config = {"benchmark" if key == "benchmarks" else key: value for key, value in study.items()}
+    (line,) = mistakes_of(config)
+    assert line.startswith("benchmark: unknown key; did you mean 'benchmarks'?")
+
+
+def test_nobody_is_blamed_for_naming_a_part_that_has_a_mistake_of_its_own(study):
+    config = many(study, runs__sft__learning_rate="fast", reward_models__tutor_rm__learning_rate="DROP")
+    assert [line.split(": ")[0] for line in mistakes_of(config)] == [
+        "reward_models.tutor_rm.learning_rate",
+        "runs.sft.learning_rate",
+    ]
+
+
+# --- lengths ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", [512, 600])
+@pytest.mark.parametrize(
+    "part", ["benchmarks.mt_bench", "benchmarks.humaneval", "benchmarks.tutor", "pairs.mistakes"]
+)
+def test_answers_that_fill_the_context_are_refused_before_anything_is_trained(study, part, asked):
+    (line,) = mistakes_of(put(study, f"{part}.max_new_tokens", asked))
+    assert line.startswith(f"{part}.max_new_tokens: {asked} leaves a prompt no room in the context of 512")
+
+
+def test_the_context_of_every_model_is_looked_at(study):
+    config = put(study, "models.short", study["models"]["tiny"] | {"context": 64})
+    lines = mistakes_of(config)
+    assert {line.split(".")[1] for line in lines if "models.short.context" in line} == {
+        "mt_bench",
+        "alpaca_eval",
+        "tutor",
+    }
+    assert not any(line.startswith("pairs.") for line in lines)  # no run of the short model's asks for pairs
+
+
+def test_values_and_online_answers_need_room_too():
+    config = extended(read_yaml(ROOT / "studies/tutor_offline_rl.yaml"))
+    (line,) = mistakes_of(put(config, "values.expected.max_new_tokens", 512))
+    assert line.startswith("values.expected.max_new_tokens: 512 leaves a prompt no room")
+    ppo = {
+        "method": "ppo",
+        "parent": "sft",
+        "annotation": "tutor",
+        "split": "preference",
+        "learning_rate": 1.0e-5,
+    }
+    config = put(config, "runs.ppo", ppo | {"max_new_tokens": 512, "batch_size": 8})
+    assert any(line.startswith("runs.ppo.max_new_tokens: 512 leaves") for line in mistakes_of(config))
+
+
+def test_little_room_for_prompts_is_a_warning(study):
+    (line,) = doubts_of(put(study, "benchmarks.mt_bench.max_new_tokens", 480))
+    assert line.startswith("benchmarks.mt_bench.max_new_tokens: 480 leaves a prompt 32 tokens")
+
+
+def test_rows_longer_than_the_context_are_a_warning_and_blocks_of_text_that_long_a_mistake(study):
+    (line,) = doubts_of(put(study, "runs.sft.max_tokens", 513))
+    assert line.startswith("runs.sft.max_tokens: 513 is more than the context of 512 (models.tiny.context)")
+    assert (
+        doubts_of(put(study, "runs.sft.pack_tokens", 4096)) == []
+    )  # positions begin anew with each row of a pack
+    (line,) = doubts_of(put(study, "reward_models.tutor_rm.max_tokens", 600))
+    assert line.startswith("reward_models.tutor_rm.max_tokens: 600 is more")
+    (line,) = doubts_of(put(study, "pairs.mistakes.max_tokens", 600))
+    assert line.startswith("pairs.mistakes.max_tokens: 600 is more")
+    blocks = many(study, runs__sft__objective="lm", runs__sft__max_tokens=513)
+    assert any(line.startswith("runs.sft.max_tokens: 513 is more") for line in mistakes_of(blocks))
+
+
+# --- keys that exclude each other -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("seeds", [1, 1], "seeds: each once, not [1, 1]"),
+        (
+            "benchmarks.humaneval.k",
+            [1, 10],
+            "benchmarks.humaneval.k: pass@10 needs as many samples, and there are 1",
+        ),
+        ("benchmarks.tutor.samples", 2, "benchmarks.tutor.samples: the tutor is scored on one answer"),
+        (
+            "benchmarks.mt_bench.min_new_tokens",
+            65,
+            "benchmarks.mt_bench.min_new_tokens: 65 is more than max_new_tokens 64",
+        ),
+        (
+            "judges.gpt",
+            JUDGE | {"base_url": "judge.example/v1"},
+            "judges.gpt.base_url: must begin with http://",
+        ),
+        (
+            "datasets.tutor.split.quotas.test",
+            0,
+            "benchmarks.tutor.split: datasets.tutor.split.quotas.test is 0",
+        ),
+        ("datasets.tutor.split.quotas.sft", 0, "runs.sft.split: datasets.tutor.split.quotas.sft is 0"),
+    ],
+)
+def test_keys_that_exclude_each_other_are_refused(study, path, value, message):
+    assert any(line.startswith(message) for line in mistakes_of(put(study, path, value)))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("{question} {answer}", "has {question}; there are {prompt}, {reference} and {answer}"),
+        ("{prompt}", "has no {answer}"),
+        ("{answer} {", "write {{ and }} for braces"),
+    ],
+)
+def test_a_judges_prompt_that_cannot_be_filled_in_is_refused(study, prompt, message):
+    scored = {
+        "kind": "judge_score",
+        "dataset": "tutor",
+        "split": "test",
+        "judge": "gpt",
+        "max_new_tokens": 64,
+    }
+    config = many(study, judges__gpt=JUDGE, benchmarks__scored=scored | {"prompt": prompt})
+    assert any(
+        line.startswith("benchmarks.scored.prompt: ") and message in line for line in mistakes_of(config)
+    )
+
+
+def test_online_batches_that_do_not_divide_are_refused(study):
+    online = {
+        "parent": "sft",
+        "annotation": "tutor",
+        "split": "preference",
+        "learning_rate": 1.0e-5,
+        "max_prompt_tokens": 300,
+    }
+    config = many(study, runs__ppo=online | {"method": "ppo", "batch_size": 3})
+    config = many(config, runs__rloo=online | {"method": "rloo", "batch_size": 6})
+    lines = mistakes_of(config)
+    assert "runs.ppo.rollout_batch: 16 is no multiple of batch_size 3" in lines
+    assert "runs.rloo.batch_size: 6 is no multiple of num_generations 4" in lines
+
+
+# --- templates ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_templates_that_come_with_plumbline_have_the_form_a_study_may_give():
+    for template in bundled_templates().values():
+        assert Template.model_validate(template).model_dump(exclude_unset=True) == template
+
+
+def test_a_template_of_ones_own_is_handed_on_as_it_is_written(study):
+    own = bundled_templates()["chatml"]
+    assert all_templates(check_study(put(study, "templates.mine", own)))["mine"] == own
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("assistant", "DROP", "templates.mine.assistant: is required"),
+        ("assistant.before", "DROP", "templates.mine.assistant.before: is required"),
+        ("user", "U: ", "templates.mine.user: must be a mapping (key: value), not 'U: '"),
+        ("assistent", {}, "templates.mine.assistent: unknown key; did you mean 'assistant'?"),
+        ("strip", "yes", "templates.mine.strip: must be true or false, not 'yes'"),
+        ("system.after", None, "templates.mine.system.after: has no value"),
+        ("assistant.eos", "</s>", "templates.mine.assistant.eos: unknown key"),
+    ],
+)
+def test_a_template_without_its_parts_is_refused_with_the_path_to_each(study, path, value, message):
+    config = put(put(study, "templates.mine", bundled_templates()["chatml"]), f"templates.mine.{path}", value)
+    (line,) = mistakes_of(config)
+    assert line.startswith(message)
+
+
+# --- runs that learn nothing ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_rows_make_one_step_of_a_warm_up_is_refused(tmp_path, study):
+    config = with_own_data(study, own_rows(tmp_path, 100), batch_size=80)
+    (line,) = mistakes_of(config)
+    assert line.startswith("runs.own: learns nothing: at most 80 rows make one step")
+    for key, value in (("warmup", 0.0), ("schedule", "constant"), ("epochs", 2.0), ("batch_size", 40)):
+        assert not [line for line in mistakes_of(put(config, f"runs.own.{key}", value))]
+    (line,) = mistakes_of(many(config, runs__own__max_steps=1, runs__own__batch_size=1))
+    assert line.startswith("runs.own: learns nothing: max_steps is 1")
+
+
+def test_a_hundred_short_rows_that_make_a_handful_of_packs_are_a_warning(tmp_path, study):
+    config = with_own_data(study, own_rows(tmp_path, 100), batch_size=64)
+    (line,) = doubts_of(config)
+    assert re.match(r"runs\.own: learns nothing: 80 rows make about \d+ packs, one step", line)
+    assert doubts_of(put(config, "runs.own.pack_tokens", None)) == []
+    assert doubts_of(put(config, "runs.own.batch_size", 2)) == []
+
+
+def test_a_file_with_fewer_rows_than_a_step_takes_is_counted(tmp_path, study):
+    config = with_own_data(study, own_rows(tmp_path, 6), quotas={"sft": 8000, "validation": 10}, batch_size=8)
+    (line,) = mistakes_of(config)
+    assert line.startswith("runs.own: learns nothing: 6 rows make one step")
+
+
+def test_a_first_look_warms_up_nothing_and_so_learns(study):
+    assert doubts_of(put(study, "limit", 4)) == []
+
+
+# --- data -------------------------------------------------------------------------------------------------------------------
+
+
+def test_pairs_that_cannot_come_from_the_data_are_refused(tmp_path, study):
+    config = with_own_data(study, own_rows(tmp_path, 100), quotas={"sft": 60, "test": 20, "validation": 10})
+    config = many(config, pairs__mistakes__dataset="mine", pairs__mistakes__split="sft")
+    (line,) = mistakes_of(config)
+    assert line.startswith(
+        "pairs.mistakes.dataset: compares the labels of structured replies (schema tutorbot)"
+    )
+    assert "has rows of schema messages" in line
+    ranked = {"annotation": "tutor", "split": "preference"}
+    (line,) = mistakes_of(put(study, "pairs.ranked", ranked))
+    assert line.startswith("pairs.ranked.annotation: ranks several answers to a prompt")
+    (line,) = mistakes_of(put(study, "annotations.tutor.rewards.given", {"given": "rm"}))
+    assert line.startswith(
+        "annotations.tutor.rewards.given.given: rows of schema tutorbot come with no rewards"
+    )
+
+
+def test_schemas_of_ranked_rows_are_schemas():
+    assert set(RANKED) < set(SCHEMAS.__args__)
+
+
+def test_a_benchmark_on_a_training_split_is_a_warning_unless_it_is_to_show_training(study):
+    (line,) = doubts_of(put(study, "benchmarks.tutor.split", "sft"))
+    assert line.startswith(
+        "benchmarks.tutor.split: runs.sft learns from tutor/sft, the very rows that are asked"
+    )
+    loss = {"kind": "loss", "dataset": "tutor", "split": "sft", "max_tokens": 512}
+    assert doubts_of(put(study, "benchmarks.loss", loss)) == []
+    (line,) = doubts_of(put(study, "benchmarks.tutor.split", "reward"))
+    assert line.startswith("benchmarks.tutor.split: reward_models.tutor_rm learns from tutor/reward")
+
+
+def test_two_datasets_of_one_file_that_nothing_keeps_apart_are_a_warning(study):
+    config = put(study, "datasets.asked", study["datasets"]["tutor"] | {"split": {"quotas": {"test": 5}}})
+    config = put(config, "benchmarks.tutor.dataset", "asked")
+    lines = doubts_of(config)
+    assert any(
+        line.startswith(
+            "benchmarks.tutor.split: runs.sft learns from tutor/sft, made of the same file as asked/test"
+        )
+        for line in lines
+    )
+    assert doubts_of(put(config, "datasets.tutor.exclude_groups_of", ["asked/test"])) == []
+
+
+# --- cells ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bar", "message"),
+    [
+        (
+            ("tutor", "reply", "valid_jsn"),
+            "metric: no metric of 'tutor' is called 'valid_jsn'; did you mean 'valid_json'?",
+        ),
+        (
+            ("tutor", "actions", "accuracy"),
+            "subset: no subset of 'tutor' is called 'actions'; did you mean 'action'?",
+        ),
+        (
+            ("tutor", "reply", "accuracy"),
+            "metric: no metric of 'tutor' in subset 'reply' is called 'accuracy'",
+        ),
+        (
+            ("humaneval", "all", "pass@10"),
+            "metric: no metric of 'humaneval' is called 'pass@10'; did you mean 'pass@1'?",
+        ),
+        (
+            ("alpaca_eval", "overall", "lc_win_rate"),
+            "metric: no metric of 'alpaca_eval' is called 'lc_win_rate'",
+        ),
+        (("mt_bench", "overall", "win_rate"), "metric: no metric of 'mt_bench' is called 'win_rate'"),
+        (
+            ("pair_perplexity", "action3", "perplexity"),
+            "subset: no subset of 'pair_perplexity' is called 'action3'",
+        ),
+    ],
+)
+def test_bars_and_published_values_of_cells_that_there_cannot_be_are_refused(study, bar, message):
+    entry = dict(zip(("benchmark", "subset", "metric"), bar, strict=True))
+    (line,) = mistakes_of(put(study, "report.bars", [entry]))
+    assert line.startswith(f"report.bars[0].{message}")
+    value = entry | {"policy": "tiny", "value": 1.0, "source": "a paper"}
+    (line,) = mistakes_of(put(study, "report.published", [value]))
+    assert line.startswith(f"report.published[0].{message}")
+
+
+def test_bars_of_cells_that_there_can_be_are_taken(study):
+    good = [
+        ("mt_bench", "Writing", "rating"),
+        ("biology_quiz", "biology_quiz", "acc"),
+        ("humaneval", "all", "pass@1"),
+    ]
+    bars = [dict(zip(("benchmark", "subset", "metric"), bar, strict=True)) for bar in good]
+    assert doubts_of(put(study, "report.bars", bars)) == []
+
+
+REPLY = (
+    '{"Thoughts of Tutorbot": "t", "Evaluation of Student Response": "a", "Action Based on Evaluation": "1", '
+    '"Subproblem State": "w", "Subproblem": "s", "Tutorbot": "hello"}'
+)
+
+
+def made_by_the_scorers() -> dict[str, list[dict]]:
+    """Return the cells that scorers make of a row or two."""
+    prompt = {"id": "a", "group": "g", "meta": {"turn": 1}, "reference": [REPLY], "followups": []}
+    answer = {"a": {"text": REPLY, "finish_reason": "stop"}}
+    rewarded = {
+        "id": "a",
+        "group": "g",
+        "reference": "some words",
+        "rewards": {"valid": 1.0, "final_reward": 1.0},
+    }
+    likely = [
+        {"id": str(n), "group": "g", "action": action, "nll": 1.0, "tokens": 4}
+        for n, action in enumerate("1245")
+    ]
+    turn = text_overlap.Turn("a", "g", ["an answer"], [2], "the reference", "the prompt")
+    names = ["coverage", "density", "distinct", "length"]
+    return {
+        "tutor": tutor.score([prompt], answer, {"fidelity": "paper", "skip_first_turn": False}),
+        "pair_perplexity": pair_perplexity.score(likely, "paper", "here"),
+        "loss": reply_loss.score([{"id": "a", "group": "g", "nll": 1.0, "tokens": 2}], "here"),
+        "rewarded": rewards.score([rewarded], "here"),
+        "words": text_overlap.score([turn], {"metrics": names, "wordnet": None}),
+    }
+
+
+def test_the_check_knows_the_cells_that_the_scorers_make(study):
+    annotation = put(study, "annotations.tutor.rewards", {"valid": {"rule": "json_validity"}})
+    words = {"kind": "text_overlap", "dataset": "tutor", "split": "test", "max_new_tokens": 64}
+    config = many(
+        annotation,
+        benchmarks__loss={"kind": "loss", "dataset": "tutor", "split": "test", "max_tokens": 512},
+        benchmarks__rewarded={
+            "kind": "rewards",
+            "annotation": "tutor",
+            "split": "test",
+            "max_new_tokens": 64,
+        },
+        benchmarks__words=words | {"metrics": ["coverage", "density", "distinct", "length"]},
+    )
+    checked = check_study(config)
+    for name, cells in made_by_the_scorers().items():
+        known = cells_of(checked.benchmarks[name], checked).named
+        assert {(cell["subset"], cell["metric"]) for cell in cells} == set(known), name
+
+
+# --- a look at the machine ------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_ones_own_that_are_not_there_or_not_what_was_pinned_are_named(tmp_path, study):
+    path = own_rows(tmp_path, 100)
+    config = with_own_data(study, path)
+    assert doubts_of(config) == []
+    (line,) = mistakes_of(put(config, "sources.mine.files", {"mine.jsonl": "1" * 63 + "2"}))
+    assert line.startswith("sources.mine.places[0].file.files.mine.jsonl: ")
+    assert "not the one that sources pins" in line
+    places = "sources.mine.places"
+    (line,) = mistakes_of(put(config, places, [{"file": {"files": {"mine.jsonl": "data/mine.jsonl"}}}]))
+    assert "no such file 'data/mine.jsonl' (relative to the repository)" in line
+    (line,) = mistakes_of(put(config, places, [{"file": {"files": {"mine.jsonl": str(tmp_path)}}}]))
+    assert line.endswith("is no file")
+    lines = mistakes_of(put(config, places, [{"file": {"files": {"mien.jsonl": path}}}]))
+    assert any(
+        line.startswith("sources.mine.files.mine.jsonl: no place has it; did you mean 'mien.jsonl'?")
+        for line in lines
+    )
+    elsewhere = [
+        {"file": {"files": {"mine.jsonl": "data/mine.jsonl"}}},
+        {"hf": {"repo": "me/rows", "revision": "1" * 40, "repo_type": "dataset"}},
+    ]
+    (line,) = doubts_of(put(config, places, elsewhere))
+    assert line.startswith(
+        "sources.mine.places[0].file.files.mine.jsonl: no such file 'data/mine.jsonl': the next place"
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("benchmarks.mt_bench.questions", "data/none"),
+        ("benchmarks.mt_bench.references", "data/none"),
+        ("benchmarks.alpaca_eval.prompts", "data/none"),
+        ("benchmarks.alpaca_eval.references", "data/none"),
+        ("benchmarks.alpaca_eval.gamed", "data/none"),
+        ("benchmarks.biology_quiz.include_path", "data/none"),
+        ("benchmarks.words.wordnet", "data/none"),
+        ("sources.dialogues.simulate.problems", "data/none"),
+    ],
+)
+def test_every_file_that_a_study_names_is_looked_for(study, path, value):
+    words = {
+        "kind": "text_overlap",
+        "dataset": "tutor",
+        "split": "test",
+        "metrics": ["meteor"],
+        "max_new_tokens": 64,
+    }
+    config = put(put(study, "benchmarks.words", words), path, value)
+    assert any(line.startswith(f"{path}: no such file 'data/none'") for line in mistakes_of(config))
+
+
+def test_a_folder_that_is_not_wordnet_is_refused(study):
+    words = {
+        "kind": "text_overlap",
+        "dataset": "tutor",
+        "split": "test",
+        "metrics": ["meteor"],
+        "max_new_tokens": 64,
+    }
+    (line,) = mistakes_of(put(study, "benchmarks.words", words | {"wordnet": "data/bundled"}))
+    assert line.startswith("benchmarks.words.wordnet: 'data/bundled' lacks index.noun, data.noun")
+
+
+def test_an_unset_key_of_a_judge_that_is_asked_is_named_with_its_variable(study, monkeypatch):
+    config = many(study, judges__gpt=JUDGE)
+    assert doubts_of(config) == []  # nobody asks it
+    config = many(config, benchmarks__mt_bench__judge="gpt")
+    (line,) = doubts_of(config)
+    assert line.startswith("judges.gpt.api_key_env: UNSET_KEY is not set: export it")
+    (line,) = doubts_of(many(config, judges__gpt__base_url="http://127.0.0.1:8000/v1"))
+    assert "export UNSET_KEY=any-word" in line
+    monkeypatch.setenv("UNSET_KEY", "a-key")
+    assert doubts_of(config) == []
+
+
+def test_an_unknown_annotator_is_named_with_the_nearest(study):
+    config = many(study, judges__gpt=JUDGE, benchmarks__alpaca_eval__judge="gpt")
+    (line,) = mistakes_of(many(config, benchmarks__alpaca_eval__annotator="alpaca_eval_gpt5"))
+    assert line.startswith(
+        "benchmarks.alpaca_eval.annotator: the alpaca_eval package has none called 'alpaca_eval_gpt5'; did you mean"
+    )
+    assert not mistakes_of(many(config, benchmarks__alpaca_eval__annotator="alpaca_eval_gpt4"))
+
+
+@pytest.mark.parametrize("task", ["hellaswag", "mmlu", "ai2_arc", "mmlu_*", "biology_quiz"])
+def test_a_task_group_tag_or_pattern_of_the_harness_is_known_without_loading_it(study, task):
+    assert doubts_of(put(study, "benchmarks.biology_quiz.tasks", [task])) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "near"), [("helaswag", "hellaswag"), ("biology_quizz", "biology_quiz"), ("mmlu_physic_*", "")]
+)
+def test_an_unknown_task_of_the_harness_is_refused_with_the_nearest(study, task, near):
+    config = put(study, "benchmarks.biology_quiz.tasks", ["biology_quiz", {"task": task}])
+    (line,) = mistakes_of(config)
+    assert line.startswith(
+        f"benchmarks.biology_quiz.tasks[1]: lm_eval has no task, group or tag called '{task}'"
+    )
+    assert near in line
+
+
+def test_all_that_the_harness_calls_a_task_is_known_by_its_files_texts():
+    from lm_eval.tasks import TaskManager
+
+    known = machine.harness_names()
+    every = random.Random(1).sample(sorted(TaskManager().all_tasks), 14_000)
+    assert known.issuperset(every)
+
+
+def test_a_task_is_not_looked_up_where_there_is_no_harness(study, monkeypatch):
+    monkeypatch.setattr(machine, "harness_names", lambda: None)
+    (line,) = doubts_of(put(study, "benchmarks.biology_quiz.tasks", ["hellaswag"]))
+    assert "is not looked up: the harness (lm_eval) is not installed here" in line
+
+
+# --- a run does the same check ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    return copy_repository(tmp_path_factory.mktemp("looked-at"))
+
+
+def test_a_run_makes_the_same_check_and_warns_once_at_its_start(repository, tmp_path):
+    config = many(read_yaml(ROOT / "config.yaml"), judges__gpt=JUDGE, benchmarks__mt_bench__judge="gpt")
+    (repository / "doubtful.yaml").write_text(yaml.safe_dump(config))
+    done = snakemake(repository, "--dry-run", "--quiet", "all", "--configfile", "doubtful.yaml")
+    assert done.stderr.count("warning: judges.gpt.api_key_env: UNSET_KEY is not set") == 1
+    wrong = put(config, "benchmarks.biology_quiz.tasks", ["biology_quizz"])
+    (repository / "wrong.yaml").write_text(yaml.safe_dump(wrong))
+    done = snakemake(repository, "--dry-run", "--configfile", "wrong.yaml", check=False)
+    assert done.returncode == 1
+    assert "benchmarks.biology_quiz.tasks[0]: lm_eval has no task" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_run_stops_before_its_first_job_where_a_judge_would_then_be_asked_without_a_key(repository):
+    config = many(
+        copy.deepcopy(read_yaml(ROOT / "config.yaml")), judges__gpt=JUDGE, benchmarks__mt_bench__judge="gpt"
+    )
+    (repository / "keyless.yaml").write_text(yaml.safe_dump(config | {"study": "keyless"}))
+    done = snakemake(repository, "--configfile", "keyless.yaml", check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert "UNSET_KEY is not set: export it" in said.partition("Building DAG")[2]
+    assert not list((repository / "results/keyless").rglob("*.json"))
+    assert not (repository / "data/sources").exists()

@@ -1,0 +1,120 @@
+"""What a checked study defines: its policies by lineage, and what it calls by name (templates, files, splits).
+
+Only the Snakefile, the rules and what checks a study import this module.
+"""
+
+import functools
+import graphlib
+
+import yaml
+from pydantic import BaseModel
+
+from workflow_scripts.common.code import ROOT
+from workflow_scripts.common.schema import ROW_FILES, Dataset, RowSimulation, Run, Source, Study
+
+# --- lineages -------------------------------------------------------------------------------------------------------
+
+
+class Policy(BaseModel):
+    """A model that can speak: its parent plus one method (both None for a base model)."""
+
+    name: str
+    model: str
+    parent: str | None = None
+    run: str | None = None
+    method: str | None = None
+
+
+def parents_of(run: Run) -> list[str]:
+    """Return the models and runs that a run starts from."""
+    return [run.parent] if isinstance(run.parent, str) else run.parent
+
+
+def policies_of(study: Study) -> dict[str, Policy]:
+    """Return every policy by lineage name, parents before children, in the order of the study."""
+    policies = {name: Policy(name=name, model=name) for name in study.models}
+    lineages = {name: [name] for name in study.models}
+
+    def expand(name: str) -> list[str]:
+        if name not in lineages:
+            run = study.runs[name]
+            lineages[name] = []
+            for lineage in [lineage for parent in parents_of(run) for lineage in expand(parent)]:
+                child = f"{lineage}.{name}"
+                model = policies[lineage].model
+                policies[child] = Policy(name=child, model=model, parent=lineage, run=name, method=run.method)
+                lineages[name].append(child)
+        return lineages[name]
+
+    for name in study.runs:
+        expand(name)
+    return policies
+
+
+def seeds_of(study: Study, policy: Policy) -> list[int]:
+    """Return the seeds a policy exists for: a base model is one thing, a trained one exists per seed."""
+    return study.seeds if policy.parent else study.seeds[:1]
+
+
+def cycles_of(study: Study) -> list[list[str]]:
+    """Return each cycle of parents as the runs along it, the first one repeated at the end."""
+    cycles: dict[frozenset, list[str]] = {}
+    done: set[str] = set()
+    for name in study.runs:
+        path: list[str] = []
+        due = [iter([name])]  # what is still to be followed: of the whole, then of each run on the path
+        while due:
+            step = next(due[-1], None)
+            if step is None:
+                due.pop()
+                done.update(path[-1:])
+                del path[-1:]
+            elif step in path:
+                cycle = [*path[path.index(step) :], step]
+                cycles.setdefault(frozenset(cycle), cycle)
+            elif step in study.runs and step not in done:
+                path.append(step)
+                due.append(iter(parents_of(study.runs[step])))
+    return list(cycles.values())
+
+
+def extent_of(study: Study) -> tuple[int, int]:
+    """Return (how many policies a study without cycles defines, the length of the longest lineage name)."""
+    parents = {name: parents_of(run) for name, run in study.runs.items()}
+    count = dict.fromkeys(study.models, 1)
+    length = {name: len(name) for name in study.models}
+    for name in graphlib.TopologicalSorter(parents).static_order():
+        if name in parents:
+            count[name] = sum(count[parent] for parent in parents[name])
+            length[name] = max(length[parent] for parent in parents[name]) + 1 + len(name)
+    return sum(count.values()), max(length.values())
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+def all_templates(study: Study) -> dict[str, dict]:
+    """Return the templates that come with Plumbline and the study's own, by name."""
+    own = {name: template.model_dump(exclude_unset=True) for name, template in study.templates.items()}
+    return bundled_templates() | own
+
+
+@functools.cache
+def bundled_templates() -> dict[str, dict]:
+    """Return the templates that come with Plumbline, by name."""
+    return yaml.safe_load((ROOT / "workflow_scripts/common/templates.yaml").read_text(encoding="utf-8"))
+
+
+def files_of(source: Source) -> list[str] | None:
+    """Return the names of a source's files, or None where only the hub knows them."""
+    if isinstance(source.simulate, RowSimulation):
+        return ROW_FILES[source.simulate.rows]
+    if source.simulate:
+        numbered = [f"bio-dataset-{number}.json" for number in range(1, source.simulate.files + 1)]
+        return [*numbered, *(["bio-dataset-ppl.json"] if source.simulate.ppl_pairs else [])]
+    return list(source.files) or None
+
+
+def splits_of(dataset: Dataset) -> list[str]:
+    """Return the names of a dataset's splits."""
+    return list(dataset.split.quotas or dataset.split.by_file)

@@ -1,0 +1,285 @@
+"""What a look at the machine says of how a study would run: its files, the judges' keys, the harness's tasks.
+
+Only the head of a run and `check` look, once: nothing here is a part of the study, so the jobs of a cluster, which read
+the study again, need not. Nothing is fetched, and neither torch nor the harness is imported.
+"""
+
+import fnmatch
+import functools
+import importlib.util
+import ipaddress
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from workflow_scripts.common.code import ROOT
+from workflow_scripts.common.files import sha256_of
+from workflow_scripts.common.foresight import Finding, doubt, learns_nothing, most_rows, steps_of, wrong
+from workflow_scripts.common.schema import (
+    JUDGED,
+    AlpacaEval,
+    LmEval,
+    OpenAIJudge,
+    Sft,
+    Source,
+    Study,
+    TextOverlap,
+)
+from workflow_scripts.common.spelling import nearest
+from workflow_scripts.common.study_file import named, shown
+
+CHEAP = 64 * 2**20  # bytes of a file that is hashed or counted before the first job
+CHARACTERS = 4  # to a token, roughly
+WORDNET = [f"{kind}.{part}" for part in ("noun", "verb", "adj", "adv") for kind in ("index", "data")]
+TASK_FILE = re.compile(r"""^["']?(?:task|group|tag)["']?:[ \t]*(.*)$((?:\n[ \t]*-[ \t]+.*)*)""", re.MULTILINE)
+
+
+def seen(study: Study) -> tuple[list[str], list[str]]:
+    """Return (mistakes, doubts) about a checked study on this machine, by path."""
+    found = [
+        *local_files(study),
+        *folders(study),
+        *few_packs(study),
+        *unset_keys(study),
+        *harness_tasks(study),
+        *annotators(study),
+    ]
+    return [item.text for item in found if item.certain], [item.text for item in found if not item.certain]
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def local_files(study: Study) -> Iterator[Finding]:
+    """Find files of this machine that are not there, or not what was pinned, and wanted files that no place gives."""
+    for name, source in study.sources.items():
+        for index, place in enumerate(source.places):
+            if place.file:
+                last = len(source.places) == 1
+                yield from files_of_place(
+                    f"sources.{name}.places[{index}].file.files", place.file.files, source, last
+                )
+        yield from ungiven(f"sources.{name}", source)
+
+
+def files_of_place(path: str, files: dict[str, str], source: Source, last: bool) -> Iterator[Finding]:
+    """Find what is wrong with the files of one place; `last`: there is no other to ask."""
+    say = wrong if last else doubt
+    for file, where in files.items():
+        at, here = ROOT / where, f"{path}.{named(file)}"
+        if source.files and file not in source.files:
+            yield doubt(here, f"is not among the source's files{nearest(file, source.files)}")
+        elif not os.path.exists(at):
+            if not last:  # else the names' check has said so
+                yield doubt(here, f"no such file {shown(where)}: the next place is asked")
+        elif not os.path.isfile(at):
+            yield say(here, f"{shown(where)} is no file")
+        elif not os.access(at, os.R_OK):
+            yield say(here, f"{shown(where)} cannot be read")
+        elif (pinned := source.files.get(file)) and at.stat().st_size <= CHEAP:
+            if (found := sha256_of(at)) != pinned:
+                yield say(here, f"{shown(where)} has the sha256 {found}, not the one that sources pins")
+        elif at.stat().st_size == 0:
+            yield say(here, f"{shown(where)} is empty")
+
+
+def ungiven(path: str, source: Source) -> Iterator[Finding]:
+    """Find wanted files that no place names."""
+    given: set[str] = set()
+    for place in source.places:
+        kind = next(part for part in (place.hf, place.https, place.pypi, place.npm, place.file) if part)
+        if place.hf and not place.hf.files:
+            return  # the whole repository
+        given |= kind.files.keys()
+    if not source.files and source.places and not any(place.hf for place in source.places):
+        yield wrong(
+            f"{path}.files", "names none, and only a repository of the hub can be taken whole: name them"
+        )
+    for file in source.files if source.places else ():
+        if file not in given:
+            yield wrong(f"{path}.files.{named(file)}", f"no place has it{nearest(file, given)}")
+
+
+def folders(study: Study) -> Iterator[Finding]:
+    """Find folders that do not hold what they are named for."""
+    for name, benchmark in study.benchmarks.items():
+        if (
+            isinstance(benchmark, TextOverlap)
+            and benchmark.wordnet
+            and os.path.exists(ROOT / benchmark.wordnet)
+        ):
+            lacking = [file for file in WORDNET if not os.path.isfile(ROOT / benchmark.wordnet / file)]
+            if lacking:
+                yield wrong(
+                    f"benchmarks.{name}.wordnet",
+                    f"{shown(benchmark.wordnet)} lacks {', '.join(lacking)} of WordNet",
+                )
+
+
+def lines_and_bytes(path: Path) -> tuple[int, int] | None:
+    """Return (rows, bytes) of a file of JSON Lines or JSON; None where it is too large or neither."""
+    try:
+        if path.stat().st_size > CHEAP:
+            return None
+        text = path.read_text(encoding="utf-8-sig")
+        rows = (
+            json.loads(text)
+            if text.lstrip()[:1] == "["
+            else [line for line in text.splitlines() if line.strip()]
+        )
+    except (OSError, ValueError, RecursionError):  # what is wrong with it is the cleaning's to say
+        return None
+    return len(rows), len(text)
+
+
+def few_packs(study: Study) -> Iterator[Finding]:
+    """Find fine-tunings on files of this machine whose rows or packs make one step, at a warm-up's learning rate 0."""
+    for name, run in study.runs.items():
+        dataset = study.datasets.get(run.dataset) if isinstance(run, Sft) else None
+        source = study.sources.get(dataset.source) if dataset else None
+        if not dataset or not source or run.objective == "lm" or dataset.history_turns is not None:
+            continue
+        if learns_nothing(run, steps_of(run, most_rows(study, run.dataset, run.split))):
+            continue  # the study alone says so
+        files = dataset.split.by_file.get(run.split, dataset.files)
+        local = {
+            file: path for place in source.places if place.file for file, path in place.file.files.items()
+        }
+        counted = [lines_and_bytes(ROOT / local[file]) for file in files if file in local]
+        if len(counted) < len(files) or not all(counted):
+            continue
+        rows, size = (sum(part) for part in zip(*[found for found in counted if found], strict=True))
+        used = min(
+            [
+                rows,
+                *(quota * len(files) for quota in [dataset.split.quotas.get(run.split)] if quota is not None),
+            ]
+        )
+        used = min(used, dataset.split.limit or used)
+        units = used
+        if run.pack_tokens and rows:
+            units = min(used, math.ceil(size * used / rows / CHARACTERS / run.pack_tokens))
+        if learns_nothing(run, steps_of(run, max(units, 1))):
+            say = wrong if learns_nothing(run, steps_of(run, used)) else doubt
+            about = (
+                f"{used} rows make one step"
+                if say is wrong
+                else f"{used} rows make about {units} packs, one step"
+            )
+            yield say(
+                f"runs.{name}",
+                f"learns nothing: {about}, and a warm-up's first step has the learning rate 0; give it more steps "
+                "(a smaller batch_size or pack_tokens, more epochs) or warmup: 0.0",
+            )
+
+
+# --- judges -----------------------------------------------------------------------------------------------------------
+
+
+def is_here(url: str | None) -> bool:
+    """Tell whether an endpoint is on this machine."""
+    try:
+        host = urlsplit(url or "").hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def asked_judges(study: Study) -> Iterable[str]:
+    """Return the names of the judges that a benchmark asks."""
+    asking = [
+        part for part in study.benchmarks.values() if part.kind in JUDGED and getattr(part, "evaluate", True)
+    ]
+    return dict.fromkeys(part.judge for part in asking)
+
+
+def unset_keys(study: Study) -> Iterator[Finding]:
+    """Find judges that are asked and whose key is not set."""
+    for name in asked_judges(study):
+        judge = study.judges.get(name)
+        if isinstance(judge, OpenAIJudge) and not os.environ.get(judge.api_key_env, "").strip():
+            path = f"judges.{name}.api_key_env"
+            if is_here(judge.base_url):
+                yield doubt(
+                    path,
+                    f"{judge.api_key_env} is not set: export {judge.api_key_env}=any-word, if the server asks for none",
+                )
+            else:
+                yield doubt(
+                    path,
+                    f"{judge.api_key_env} is not set: export it before the judge is asked, or the run stops there",
+                )
+
+
+def annotators(study: Study) -> Iterator[Finding]:
+    """Find annotators that the alpaca_eval package has not."""
+    package = importlib.util.find_spec("alpaca_eval")
+    folder = Path(package.origin).parent / "evaluators_configs" if package and package.origin else None
+    known = sorted(path.parent.name for path in folder.glob("*/configs.yaml")) if folder else []
+    for name, benchmark in study.benchmarks.items():
+        if (
+            isinstance(benchmark, AlpacaEval)
+            and benchmark.annotator
+            and known
+            and benchmark.annotator not in known
+        ):
+            yield wrong(
+                f"benchmarks.{name}.annotator",
+                f"the alpaca_eval package has none called {shown(benchmark.annotator)}{nearest(benchmark.annotator, known)}",
+            )
+
+
+# --- the harness's tasks ------------------------------------------------------------------------------------------------
+
+
+def names_in(folder: Path) -> set[str]:
+    """Return the names of tasks, groups and tags in a folder of task files, as their texts spell them."""
+    names: set[str] = set()
+    for place, _, files in os.walk(folder):
+        for file in files:
+            if Path(file).suffix not in (
+                "",
+                ".yaml",
+                ".yml",
+            ):  # what they include may have any of these names
+                continue
+            try:
+                text = Path(place, file).read_text(encoding="utf-8", errors="replace")
+            except OSError:
+                continue
+            for value, items in TASK_FILE.findall(text):
+                listed = [line.strip()[1:] for line in items.splitlines() if line.strip()]
+                for name in [*value.strip().strip("[]").split(","), *listed]:
+                    names.add(name.split(" #")[0].strip().strip("\"'"))
+    return names - {"", "null"}
+
+
+@functools.cache
+def harness_names() -> frozenset[str] | None:
+    """Return what the installed harness calls its tasks, groups and tags; None where there is no harness."""
+    package = importlib.util.find_spec("lm_eval")
+    return frozenset(names_in(Path(package.origin).parent / "tasks")) if package and package.origin else None
+
+
+def harness_tasks(study: Study) -> Iterator[Finding]:
+    """Find tasks that neither the installed harness nor a benchmark's own folder has."""
+    for name, benchmark in study.benchmarks.items():
+        if not isinstance(benchmark, LmEval):
+            continue
+        own = names_in(ROOT / benchmark.include_path) if benchmark.include_path else set()
+        for index, entry in enumerate(benchmark.tasks):
+            task, path = entry if isinstance(entry, str) else entry.task, f"benchmarks.{name}.tasks[{index}]"
+            if fnmatch.filter(own, task):
+                continue
+            known = harness_names()
+            if known is None:
+                yield doubt(
+                    path, f"{shown(task)} is not looked up: the harness (lm_eval) is not installed here"
+                )
+            elif not fnmatch.filter(known, task):
+                near = nearest(task, [*own, *known])
+                yield wrong(path, f"lm_eval has no task, group or tag called {shown(task)}{near}")

@@ -1,0 +1,204 @@
+"""Reading a study's YAML, and laying it over the study it extends. Whatever stands in the file, reading ends.
+
+Only `study` imports this module. Size, depth and number of values are bounded, those of an alias counted wherever it
+stands; tags, dates and keys that are no text are mistakes, named with their path. Not covered: what the keys mean.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from workflow_scripts.common.code import ROOT
+from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.schema import CONTROL
+
+LARGEST = 1_000_000  # bytes
+DEEPEST = 40  # mappings and lists in one another; no key of a study stands deeper than ten
+MOST = 100_000  # values
+LONGEST = 80  # characters of a value, or of a key, that a message shows
+OURS = "tag:yaml.org,2002:"
+
+
+# --- messages -------------------------------------------------------------------------------------------------------
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: on one line, and not all of it if it is long."""
+    text = (
+        repr(value) if not isinstance(value, int) or abs(value) < 10**LONGEST else "a number of many digits"
+    )
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def named(key: Any) -> str:
+    """Return a key as a path shows it: as it is, unless it could not be read."""
+    text = str(key)
+    return text if text.isprintable() and len(text) <= LONGEST else shown(text)
+
+
+def mistakes(origin: str, lines: list[str]) -> PlumblineError:
+    """Return the error that lists every mistake once."""
+    lines = [CONTROL.sub(lambda found: repr(found[0])[1:-1], line) for line in dict.fromkeys(lines)]
+    listing = "\n".join(f"  {line}" for line in lines)
+    return PlumblineError(f"{origin} has {len(lines)} mistake{'s' * (len(lines) > 1)}:\n{listing}")
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+class Bounded(yaml.SafeLoader):
+    """YAML's safe loader, which stops where a file nests too deep, holds too much, or holds itself."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = 0
+        self.measured: dict[int, tuple[int, int]] = {}  # id of a finished node: (values in it, its depth)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        mark, alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise yaml.composer.ComposerError(None, None, f"nested more than {DEEPEST} deep", mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        if alias and id(node) not in self.measured:
+            raise yaml.composer.ComposerError(
+                None, None, "an alias that stands inside what it stands for", mark
+            )
+        if not alias:
+            inside = [self.measured[id(child)] for child in children(node)]
+            values, depth = (
+                1 + sum(size for size, _ in inside),
+                1 + max((deep for _, deep in inside), default=0),
+            )
+            if values > MOST or depth > DEEPEST:
+                what = f"more than {MOST} values" if values > MOST else f"nested more than {DEEPEST} deep"
+                raise yaml.composer.ComposerError(None, None, f"{what}, aliases written out", mark)
+            self.measured[id(node)] = values, depth
+        return node
+
+
+def children(node: yaml.Node) -> list[yaml.Node]:
+    """Return the nodes a YAML node holds, keys among them."""
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+def faults_of(root: yaml.Node, loader: Bounded) -> list[str]:
+    """Return a sentence for what YAML would take in silence, or choke on: a key that stands twice (it keeps the last), a
+    key or a value of a kind that no study has."""
+    wrong: list[str] = []
+    seen: set[int] = set()
+
+    def scalar(node: yaml.ScalarNode, path: str) -> None:
+        plain = loader.resolve(yaml.ScalarNode, node.value, (True, False))
+        if node.tag not in (plain, f"{OURS}str"):
+            wrong.append(f"{path}: has the tag {shown(node.tag)}: a study needs none, leave it out")
+        elif node.tag == f"{OURS}timestamp":
+            wrong.append(f"{path}: YAML reads {shown(node.value)} as a date: put it in quotes")
+        elif node.tag == f"{OURS}value":
+            wrong.append(f"{path}: must be in quotes, not a bare =")
+        else:
+            try:
+                loader.construct_object(node)
+            except (ValueError, OverflowError):
+                wrong.append(f"{path}: cannot be read as a number: {shown(node.value)}")
+
+    def walk(node: yaml.Node, path: str) -> None:
+        if id(node) in seen:  # an alias
+            return
+        seen.add(id(node))
+        if isinstance(node, yaml.ScalarNode):
+            scalar(node, path)
+        elif node.tag != loader.resolve(type(node), None, True):
+            wrong.append(f"{path}: has the tag {shown(node.tag)}: a study needs none, leave it out")
+        elif isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                walk(item, f"{path}[{index}]")
+        else:
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                line = key.start_mark.line + 1
+                if key.tag not in (f"{OURS}str", f"{OURS}merge"):
+                    what = shown(key.value) if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
+                    where = f"{path}: " if path else ""
+                    wrong.append(f"{where}a key must be text, in quotes if need be, not {what} (line {line})")
+                    continue
+                here = f"{path}.{named(key.value)}".lstrip(".")
+                if key.value in lines:
+                    wrong.append(f"{here}: stands twice, in lines {lines[key.value]} and {line}")
+                lines[key.value] = line
+                walk(value, here)
+
+    walk(root, "")
+    return wrong
+
+
+def read_yaml(path: Path | str) -> dict:
+    """Return the mapping in a YAML file; PlumblineError if there is none, or if a key stands twice."""
+    try:
+        with open(path, "rb") as stream:
+            raw = stream.read(LARGEST + 1)
+        if len(raw) > LARGEST:
+            raise PlumblineError(f"{path}: larger than {LARGEST} bytes: no study, but data perhaps?")
+        loader = Bounded(raw.decode("utf-8-sig"))
+        root = loader.get_single_node()
+        wrong = faults_of(root, loader) if root is not None else []
+        config = loader.construct_document(root) if root is not None and not wrong else None
+    except OSError as error:
+        raise PlumblineError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise PlumblineError(
+            f"{path}: not YAML: not in UTF-8 (byte {error.start + 1}); save it as UTF-8"
+        ) from None
+    except yaml.YAMLError as error:
+        raise PlumblineError(f"{path}: not YAML: {spoken(error)}") from None
+    if wrong:
+        raise mistakes(str(path), wrong)
+    if not isinstance(config, dict):
+        found = "it is empty" if config is None else f"it is a {type(config).__name__}"
+        raise PlumblineError(f"{path}: must be a mapping (key: value), but {found}; see docs/config.md")
+    return config
+
+
+def spoken(error: yaml.YAMLError) -> str:
+    """Return what YAML found wrong, and where, on one line."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        return f"{' '.join(str(error.problem or error.context).split())}{where}"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"a character that YAML does not allow, {shown(chr(error.character))}, at position {error.position + 1}"
+    return " ".join(str(error).split())
+
+
+# --- a study on top of another --------------------------------------------------------------------------------------
+
+
+def extended(config: dict, above: tuple[str, ...] = ()) -> dict:
+    """Return a study's config with what it `extends` underneath: mappings are merged, everything else is replaced."""
+    name, own = config.get("extends"), {key: value for key, value in config.items() if key != "extends"}
+    if name is None:
+        return own
+    if not isinstance(name, str) or not os.path.isfile(
+        ROOT / name
+    ):  # pathlib raises for a name that is too long
+        raise PlumblineError(f"extends: no such study {shown(name)} (a path relative to the repository)")
+    if len(above) == DEEPEST:
+        raise PlumblineError(f"extends: more than {DEEPEST} studies on top of one another")
+    if name in above:
+        raise PlumblineError(f"extends: a cycle of studies ({' → '.join([*above, name])})")
+    return merge(extended(read_yaml(ROOT / name), (*above, name)), own)
+
+
+def merge(below: dict, above: dict) -> dict:
+    """Return two mappings as one, the keys of `above` winning, mappings inside merged alike."""
+    both = {
+        key: merge(below[key], above[key])
+        for key in below.keys() & above.keys()
+        if isinstance(below[key], dict) and isinstance(above[key], dict)
+    }
+    return below | above | both
