@@ -43,7 +43,7 @@ from workflow_scripts.common.schema import (
 from workflow_scripts.common.spelling import unknown
 
 LITTLE_ROOM = 64  # tokens for a prompt and its template
-RANKED = ("hh", "rewarded", "judged_pairs", "alpaca_preferences", "sharegpt_preferences")
+RANKED = ("hh", "rewarded", "judged_pairs", "preferences", "alpaca_preferences", "sharegpt_preferences", "labelled")
 SHOWS_TRAINING = (TextOverlap, ReplyLoss)  # these may look at what was learned: memorisation, overfitting
 TO_FILL_IN = "0" * 40
 BLANK = re.compile(r"OWNER|\byour[-_]|<[^>]*>|\bTODO\b|\bXXX\b")
