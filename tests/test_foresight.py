@@ -107,6 +107,19 @@ def test_fine_is_said_of_a_study_without_warnings_alone(tmp_path, study, capsys)
     assert ": fine" not in said
 
 
+def test_a_run_is_told_of_mistakes_before_snakemake_reads_the_file(tmp_path, capsys):
+    deep = tmp_path / "deep.yaml"
+    deep.write_text("study: " + "[" * 3000)
+    makefile = (ROOT / "Makefile").read_text()
+    recipe = makefile.partition("\nresults:")[2].partition("$(SNAKEMAKE)")[0]
+    assert "common.check --quiet $(STUDY)" in recipe
+    with pytest.raises(SystemExit) as ended:
+        check.main(["--quiet", str(ROOT / "config.yaml"), str(deep)])
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (1, "")
+    assert said.err.startswith(f"{deep}: not YAML: nested more than 40 deep (line 1")
+
+
 def test_placeholders_are_warnings_by_path(study):
     places = [
         {"hf": {"repo": "OWNER/rows", "revision": "0" * 40}},
@@ -420,6 +433,11 @@ def test_pairs_that_cannot_come_from_the_data_are_refused(tmp_path, study):
     ranked = {"annotation": "tutor", "split": "preference"}
     (line,) = mistakes_of(put(study, "pairs.ranked", ranked))
     assert line.startswith("pairs.ranked.annotation: ranks several answers to a prompt")
+    labelled = put(put(study, "pairs.ranked", ranked), "datasets.tutor.schema", "labelled")
+    assert any(
+        line.startswith("pairs.ranked.by: answers labelled good or bad") for line in mistakes_of(labelled)
+    )
+    assert not any("pairs.ranked" in line for line in mistakes_of(put(labelled, "pairs.ranked.by", "reward")))
     (line,) = mistakes_of(put(study, "annotations.tutor.rewards.given", {"given": "rm"}))
     assert line.startswith(
         "annotations.tutor.rewards.given.given: rows of schema tutorbot come with no rewards"

@@ -53,9 +53,12 @@ def report(path: Path | str) -> tuple[bool, str]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="+", metavar="FILE", help="study files")
-    results = [report(path) for path in parser.parse_args(argv).files]
+    parser.add_argument("--quiet", action="store_true", help="say nothing of a study without mistakes")
+    arguments = parser.parse_args(argv)
+    results = [report(path) for path in arguments.files]
     for right, text in results:
-        print(text, file=sys.stdout if right else sys.stderr)
+        if not (right and arguments.quiet):
+            print(text, file=sys.stdout if right else sys.stderr)
     sys.exit(0 if all(right for right, _ in results) else 1)
 
 

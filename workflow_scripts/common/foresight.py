@@ -43,7 +43,15 @@ from workflow_scripts.common.schema import (
 from workflow_scripts.common.spelling import unknown
 
 LITTLE_ROOM = 64  # tokens for a prompt and its template
-RANKED = ("hh", "rewarded", "judged_pairs", "preferences", "alpaca_preferences", "sharegpt_preferences", "labelled")
+RANKED = (
+    "hh",
+    "rewarded",
+    "judged_pairs",
+    "preferences",
+    "alpaca_preferences",
+    "sharegpt_preferences",
+    "labelled",
+)
 SHOWS_TRAINING = (TextOverlap, ReplyLoss)  # these may look at what was learned: memorisation, overfitting
 TO_FILL_IN = "0" * 40
 BLANK = re.compile(r"OWNER|\byour[-_]|<[^>]*>|\bTODO\b|\bXXX\b")
@@ -345,6 +353,11 @@ def data_of_another_kind(study: Study) -> Iterator[Finding]:
                 f"pairs.{name}.annotation",
                 f"ranks several answers to a prompt, and rows of schema {dataset.data_schema} have one; "
                 f"these have more: {', '.join(RANKED)}",
+            )
+        elif dataset and dataset.data_schema == "labelled" and pairs.by == "rank":
+            yield wrong(
+                f"pairs.{name}.by",
+                "answers labelled good or bad came in no order: give by: reward, of their labels",
             )
     for name, annotation in study.annotations.items():
         dataset = study.datasets.get(annotation.dataset)
