@@ -272,7 +272,7 @@ def test_little_room_for_prompts_is_a_warning(study):
 
 
 def test_rows_longer_than_the_context_are_a_warning_and_blocks_of_text_that_long_a_mistake(study):
-    (line,) = doubts_of(put(study, "runs.sft.max_tokens", 513))
+    (line,) = doubts_of(many(study, runs__sft__max_tokens=513, runs__sft__pack_tokens=1024))
     assert line.startswith("runs.sft.max_tokens: 513 is more than the context of 512 (models.tiny.context)")
     assert (
         doubts_of(put(study, "runs.sft.pack_tokens", 4096)) == []
@@ -281,7 +281,7 @@ def test_rows_longer_than_the_context_are_a_warning_and_blocks_of_text_that_long
     assert line.startswith("reward_models.tutor_rm.max_tokens: 600 is more")
     (line,) = doubts_of(put(study, "pairs.mistakes.max_tokens", 600))
     assert line.startswith("pairs.mistakes.max_tokens: 600 is more")
-    blocks = many(study, runs__sft__objective="lm", runs__sft__max_tokens=513)
+    blocks = many(study, runs__sft__objective="lm", runs__sft__max_tokens=513, runs__sft__pack_tokens=None)
     assert any(line.startswith("runs.sft.max_tokens: 513 is more") for line in mistakes_of(blocks))
 
 
