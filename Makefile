@@ -20,7 +20,7 @@ SNAKEMAKE = $(BIN)/python -m workflow_scripts.common.head $(BIN)/snakemake $(ALL
 .PHONY: results plan judge-plan verify gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
 
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
-	$(BIN)/python -m workflow_scripts.common.check --quiet $(STUDY)
+	$(BIN)/python -m workflow_scripts.common.check --quiet $(call quoted,$(STUDY))
 	$(BIN)/python -m workflow_scripts.common.orphans $(ORPHANS)
 	$(SNAKEMAKE)
 

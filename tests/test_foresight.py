@@ -112,7 +112,7 @@ def test_a_run_is_told_of_mistakes_before_snakemake_reads_the_file(tmp_path, cap
     deep.write_text("study: " + "[" * 3000)
     makefile = (ROOT / "Makefile").read_text()
     recipe = makefile.partition("\nresults:")[2].partition("$(SNAKEMAKE)")[0]
-    assert "common.check --quiet $(STUDY)" in recipe
+    assert "common.check --quiet $(call quoted,$(STUDY))" in recipe
     with pytest.raises(SystemExit) as ended:
         check.main(["--quiet", str(ROOT / "config.yaml"), str(deep)])
     said = capsys.readouterr()
