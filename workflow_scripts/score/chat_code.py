@@ -177,16 +177,15 @@ def read_program(text: str, names: Sequence[str], prompt: str = "") -> str:
     return f"{prompt}{text}\n"
 
 
-def looks_like_chat(answer: dict, kept: str, name: str) -> bool:
+def looks_like_chat(answer: dict, kept: str, name: str, prompt: str = "") -> bool:
     """Return whether a completion is none: fenced, the function begun anew, or ended before its first word.
 
-    `answer` is its row of the generations, `kept` what the stop strings leave of its text.
+    `answer` is its row of the generations, `kept` what the stop strings leave of its text after `prompt`.
     """
     text = answer["text"]
-    if any(map(FENCE.match, kept.splitlines())):
+    near = [*kept.splitlines(), text[len(kept) :].lstrip("\n")]
+    if any(map(FENCE.match, near)) and not isinstance(parse(prompt + kept), ast.Module):
         return True
-    if FENCE.match(text[len(kept) :].lstrip("\n")) and not isinstance(parse(kept), ast.Module):
-        return True
-    if re.search(rf"^(?:async )?(?:def|class) {re.escape(name)}\b", text[len(kept) :], re.MULTILINE):
+    if re.search(rf"^[ \t]*(?:async )?(?:def|class) {re.escape(name)}\b", text, re.MULTILINE):
         return True
     return not kept.strip() and (bool(text.strip()) or answer.get("completion_tokens", 0) > 1)

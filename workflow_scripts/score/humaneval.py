@@ -26,7 +26,8 @@ def make_program(problem: dict[str, str], answer: str, chat: bool = False) -> Pr
 
 def is_chat(problem: dict[str, str], answer: dict) -> bool:
     """Return whether a row of generations looks like the answer of a policy that chats."""
-    return looks_like_chat(answer, cut_at(answer["text"], STOPS), problem["entry_point"])
+    kept = cut_at(answer["text"], STOPS)
+    return looks_like_chat(answer, kept, problem["entry_point"], problem["prompt"])
 
 
 def read_problems(path: str) -> dict[str, dict]:
