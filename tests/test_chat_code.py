@@ -137,6 +137,7 @@ def test_a_completion_is_never_wrong_in_silence_for_being_chat(name):
         "    return helper(numbers)\n\ndef helper(numbers):\n    return 0\n",
         "    pass\n\n# Try it:\n```python\n",
         '    """\n    ```\n    """\n    return 0\n',
+        "    return 0\n\nif __name__ == '__main__':\n    def odd_sum(numbers): return 4\n",
         "    return 1\n\nclass Other:\n    pass\n",
         "    def odd_sum_of(x):\n        return x\n    return 0\n",
     ],

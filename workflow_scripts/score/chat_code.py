@@ -183,6 +183,8 @@ def looks_like_chat(answer: dict, kept: str, name: str, prompt: str = "") -> boo
     `answer` is its row of the generations, `kept` what the stop strings leave of its text after `prompt`.
     """
     text = answer["text"]
+    if prompt and has_body(prompt + kept, name):
+        return False
     near = [*kept.splitlines(), text[len(kept) :].lstrip("\n")]
     if any(map(FENCE.match, near)) and not isinstance(parse(prompt + kept), ast.Module):
         return True

@@ -40,12 +40,14 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "PYTH
 PYTHON = os.path.realpath(sys.executable)
 PYTHON_FLAGS = ("-B", "-P", "-S", "-s")
 
+IMPORTED = re.compile(r"^(?:from|import) (\w+)", re.MULTILINE)
+
 # Starts `channel` inside the sandbox, compiled already: its code stands before the program in the input.
 BOOTSTRAP = """
 import marshal, os, sys
 space = {"__name__": "channel"}
 exec(marshal.loads(os.read(0, int(sys.argv[1]))), space)
-space["main"](float(sys.argv[2]), *map(int, sys.argv[3:]))
+space["main"](sys.argv[2], float(sys.argv[3]), *map(int, sys.argv[4:]))
 """
 
 # A sandbox is used only if it proves that it is closed and that a fork bomb would end: a limit on processes
@@ -140,7 +142,8 @@ def run_program(program: Program, seconds: float, memory_mb: int, sandbox: str) 
     isolated = sandbox in SANDBOXES
     user = NOBODY if isolated and os.getuid() == 0 else 0
     limits = [seconds, memory_mb * 2**20, _process_limit(isolated), user]
-    python = [PYTHON, *PYTHON_FLAGS, "-c", BOOTSTRAP, *map(str, [len(compiled_channel()), *limits])]
+    needed = ",".join(sorted(set(IMPORTED.findall(program.setup)) & sys.stdlib_module_names))
+    python = [PYTHON, *PYTHON_FLAGS, "-c", BOOTSTRAP, *map(str, [len(compiled_channel()), needed, *limits])]
     parts = (program.code, program.names, program.setup, program.tests)
     with ExitStack() as stack:
         source = stack.enter_context(tempfile.TemporaryFile())
