@@ -245,8 +245,8 @@ def test_roberta_reads_as_many_tokens_as_stand_behind_its_padding_position(folde
 
     model, tokenizer = load_head_classifier(folders["critic"], "critic")
     tokenizer.model_max_length = 10**9  # many a tokenizer does not say
-    assert context_of(model, tokenizer) == 34 - 2
-    long = score_texts(model, tokenizer, ["good " * 60, "bad " * 60], 1, context_of(model, tokenizer))
+    assert context_of(model.config, tokenizer) == 34 - 2
+    long = score_texts(model, tokenizer, ["good " * 60, "bad " * 60], 1, context_of(model.config, tokenizer))
     assert all(map(math.isfinite, long))
 
 

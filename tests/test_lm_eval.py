@@ -169,6 +169,24 @@ def test_answers_longer_than_the_models_context_are_said_before_anything_runs(mo
         run_main(monkeypatch, tmp_path, ["--model", model], tasks=["long"], include_path=str(folder))
 
 
+def test_what_the_harness_cuts_to_the_context_is_counted_in_the_notes_of_its_task(
+    model, monkeypatch, tmp_path, capsys
+):
+    rows = [{"question": "what is a cell? " * (60 if place == 1 else 1), "answer": "b"} for place in range(3)]
+    text = 'doc_to_text: "{{question}}"\ndoc_to_target: "{{answer}}"\noutput_type: '
+    metric = "metric_list:\n  - metric: {}\n    aggregation: {}\n    higher_is_better: {}\n"
+    writing = text + "generate_until\ngeneration_kwargs: {until: ['.'], max_gen_toks: 8}\n"
+    folder = task(tmp_path / "tasks", "write", rows, writing + metric.format("exact_match", "mean", "true"))
+    task(folder, "guess", rows, text + "loglikelihood\n" + metric.format("acc", "mean", "true"))
+    task(folder, "short", rows[:1], text + "loglikelihood\n" + metric.format("acc", "mean", "true"))
+    tasks = {"tasks": ["write", "guess", "short"], "include_path": str(folder)}
+    scores = run_main(monkeypatch, tmp_path, ["--model", model], **tasks)
+    notes = {cell["subset"]: cell.get("note") for cell in scores["cells"]}
+    lost = "1 of 3 requests lost their start: longer than the context of 256"
+    assert notes == {"write": lost, "guess": lost, "short": None}
+    assert f"warning: guess: {lost}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("changes", [{}, {"num_fewshot": 2, "apply_chat_template": True}])
 def test_gold_answers_are_all_right(monkeypatch, tmp_path, changes):
     found = values(run_main(monkeypatch, tmp_path, ["--oracle", "gold"], **changes))

@@ -734,3 +734,19 @@ def test_the_reward_command_writes_its_cells(monkeypatch, tmp_path):
     scores = read_json(tmp_path / "scores.json")
     assert scores["benchmark"] == "reddit"
     assert len(scores["cells"]) == 6
+
+
+def test_texts_that_a_classifier_reads_cut_are_named_in_their_rows_counted_and_said(classifiers, capsys):
+    rewards = {"rm": part(classifiers["one"], text="reply", max_tokens=6)}
+    rewards |= {
+        "long": part(classifiers["critic"], head="critic", text="reply"),
+        "words": {"rule": "length", "words": 4},
+    }
+    rows = reward_rows(turns("good", "good bad " * 8), FIT_ON, rewards)
+    assert [row.get("texts_cut") for row in rows] == [None, ["rm"]]
+    assert rewards_module.cut_texts(rows, rewards, "rows") == {"rm": 1, "long": 0, "words": 0}
+    assert capsys.readouterr().err == (
+        "warning: rows: reward rm read 1 of 2 texts without their start; raise its max_tokens\n"
+    )
+    notes = {cell["subset"]: cell.get("note") for cell in score(rows, "rows")}
+    assert (notes["rm"], notes["long"]) == ("1 of 2 texts read without their start", None)

@@ -41,7 +41,7 @@ def test_a_reward_model_is_trained_to_the_weights_that_trl_trains(tiny_model, wr
     settings = reward_settings(per_device_batch=8)
     ours = run_reward(tiny_model, written, settings, tmp_path / "ours")
     tokenizer = load_tokenizer(tiny_model)
-    rows = train_reward.token_rows(written[0], tokenizer, 128)
+    rows, _ = train_reward.token_rows(written[0], tokenizer, 128)
     train_reward.random.Random(1).shuffle(rows)
     set_seed(1)
     model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
@@ -70,7 +70,7 @@ def test_the_held_out_accuracy_counts_every_pair_once(tiny_model, written, tmp_p
         tiny_model, written, reward_settings(batch_size=8, per_device_batch=2), tmp_path / "m"
     )
     manifest = read_json(folder / "manifest.json")
-    assert manifest["counts"] == {"train": 8, "validation": 5}
+    assert manifest["counts"] == {"train": 8, "validation": 5, "texts_cut": 5}
     assert round(manifest["validation_accuracy"] * 5, 3) in range(6)
     curve = json.loads((folder / "curve.json").read_text())
     assert curve[-1]["validation_accuracy"] == pytest.approx(manifest["validation_accuracy"], abs=1e-4)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
-from workflow_scripts.common.rewards import provenance, reward_rows
+from workflow_scripts.common.rewards import cut_texts, provenance, reward_rows
 from workflow_scripts.common.turns import turns_of
 
 
@@ -44,7 +44,8 @@ def main() -> None:
         start += len(turns)
         if counts[split] != len(turns):
             raise AssertionError(f"{split}: {len(turns)} turns read, {counts[split]} annotated")
-    write_manifest(arguments.manifest, files, counts=counts, columns=provenance(rewards))
+    cut = cut_texts(rewarded, rewards, str(arguments.rows))
+    write_manifest(arguments.manifest, files, counts=counts, texts_cut=cut, columns=provenance(rewards))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
-from workflow_scripts.common.rewards import provenance, reward_rows
+from workflow_scripts.common.rewards import cut_texts, provenance, reward_rows
 from workflow_scripts.common.turns import turns_of
 
 
@@ -78,7 +78,9 @@ def main() -> None:
     counts = {"prompts": len(prompts), "answers": write_jsonl(arguments.output, rewarded)}
     if counts["answers"] != len(rows):
         raise AssertionError(f"{len(rows)} answers read, {counts['answers']} annotated")
-    write_manifest(arguments.manifest, [arguments.output], counts=counts, columns=provenance(rewards))
+    cut = cut_texts(rewarded, rewards, str(arguments.generations))
+    facts = {"counts": counts, "texts_cut": cut, "columns": provenance(rewards)}
+    write_manifest(arguments.manifest, [arguments.output], **facts)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ accuracy on the held-out pairs, is the same however many processes share the row
 
 import argparse
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.logprobs import padded
 from workflow_scripts.common.models import load_tokenizer, load_whole
-from workflow_scripts.common.reward import render_pair
+from workflow_scripts.common.reward import are_cut, encode_texts, render_pair
 from workflow_scripts.common.row_trainer import RowTrainer
 from workflow_scripts.common.training import (
     add_training_flags,
@@ -33,15 +34,22 @@ from workflow_scripts.common.training import (
 )
 
 
-def token_rows(pairs: list[dict], tokenizer: object, max_tokens: int) -> list[dict]:
-    """Return chosen_ids and rejected_ids of each pair, cut on the left so that the reply survives."""
+def token_rows(pairs: list[dict], tokenizer: object, max_tokens: int) -> tuple[list[dict], int]:
+    """Return (chosen_ids and rejected_ids of each pair, how many texts were cut on the left so that the reply survives).
 
-    def ids(pair: dict, name: str) -> list[int]:
-        return tokenizer(render_pair(pair["messages"], pair[name], tokenizer.eos_token))["input_ids"][
-            -max_tokens:
-        ]
-
-    return [{"chosen_ids": ids(pair, "chosen"), "rejected_ids": ids(pair, "rejected")} for pair in pairs]
+    Each text is cut by itself, with BOS kept, as it is when the model scores it.
+    """
+    texts = [
+        render_pair(pair["messages"], pair[name], tokenizer.eos_token)
+        for name in ("chosen", "rejected")
+        for pair in pairs
+    ]
+    ids, count = encode_texts(tokenizer, texts, max_tokens)["input_ids"], len(pairs)
+    rows = [
+        {"chosen_ids": chosen, "rejected_ids": rejected}
+        for chosen, rejected in zip(ids[:count], ids[count:], strict=True)
+    ]
+    return rows, sum(are_cut(tokenizer, texts, max_tokens))
 
 
 def pair_loss(model: Any, rows: list[dict]) -> tuple[Tensor, dict[str, float]]:
@@ -67,7 +75,13 @@ def main() -> None:
     inputs = [arguments.parent_manifest, arguments.pairs_manifest]
     work = work_folder(arguments.work, inputs, settings, arguments.seed, code)
     tokenizer = load_tokenizer(arguments.parent)
-    rows = token_rows(read_jsonl(arguments.pairs), tokenizer, settings["max_tokens"])
+    rows, cut = token_rows(read_jsonl(arguments.pairs), tokenizer, settings["max_tokens"])
+    if cut:
+        print(
+            f"warning: {arguments.pairs}: {cut} of {2 * len(rows)} texts lost their start at {settings['max_tokens']} "
+            "tokens; raise max_tokens",
+            file=sys.stderr,
+        )
     random.Random(arguments.seed).shuffle(rows)
     held_out = max(1, round(settings["validation_share"] * len(rows)))
     set_seed(arguments.seed)  # the new scalar head is drawn here
@@ -96,7 +110,7 @@ def main() -> None:
         sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows[held_out:])
         * trainer.state.epoch
     )
-    counts = {"train": len(rows) - held_out, "validation": held_out}
+    counts = {"train": len(rows) - held_out, "validation": held_out, "texts_cut": cut}
     facts = {"counts": counts, "validation_accuracy": round(accuracy, 4)}
     save_trained(trainer, tokenizer, arguments, work, seconds, tokens=tokens, **facts)
 

@@ -14,7 +14,7 @@ from workflow_scripts.common.models import load_tokenizer, load_whole, precision
 
 # isort: split
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 Text = str | tuple[str, str]
 
@@ -50,9 +50,14 @@ def load_reward_model(folder: Path | str, dtype: str = "float32") -> tuple[Any, 
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 
-def context_of(model: Any, tokenizer: Any) -> int:
-    """Return the most tokens a classifier can read at once."""
-    sizes = model.config.to_dict()
+def config_of(folder: Path | str) -> Any:
+    """Return the configuration of a classifier's folder, without loading its weights or code of its own."""
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+def context_of(config: Any, tokenizer: Any) -> int:
+    """Return the most tokens a classifier of this configuration can read at once."""
+    sizes = config.to_dict()
     positions = sizes.get("max_position_embeddings") or 2048
     if sizes["model_type"] in COUNTED_AFTER_PADDING:
         positions -= sizes["pad_token_id"] + 1
@@ -76,6 +81,16 @@ def encode_texts(tokenizer: Any, texts: Sequence[Text], max_tokens: int) -> dict
     end = tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     filling = {"input_ids": end, "attention_mask": 1}
     return {name: [row or [filling.get(name, 0)] for row in rows] for name, rows in encoded.items()}
+
+
+def are_cut(tokenizer: Any, texts: Sequence[Text], max_tokens: int) -> list[bool]:
+    """Return which texts are longer than `max_tokens`, so that `encode_texts` cuts them."""
+    too_long = {
+        text: len(tokenizer(*([text] if isinstance(text, str) else text), verbose=False)["input_ids"])
+        > max_tokens
+        for text in dict.fromkeys(texts)
+    }
+    return [too_long[text] for text in texts]
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import math
 import os
 import random
 import re
+import sys
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
@@ -276,6 +277,20 @@ def keep_batches(batches: Iterator[dict[Text, float]], store: Path | None) -> di
     return scores
 
 
+def classifier_texts(turns: list[dict], settings: dict) -> list[Text]:
+    """Return the text a classifier reads of each turn."""
+    from workflow_scripts.common.models import load_tokenizer
+
+    write_text = TEXTS[settings.get("text", "dialogue")]
+    end = load_tokenizer(folder_of(settings)).eos_token or ""
+    texts = [write_text(turn, end) for turn in turns]
+    if settings.get("head") != "offensive":
+        return texts
+    if any(not isinstance(text, str) for text in texts):
+        raise PlumblineError("the offensive head reads one text, not a pair; set text: context or reply")
+    return [text if text.endswith(end) else text + end for text in texts]
+
+
 def classifier_column(settings: dict, work: Path | None) -> Column:
     """Return the column of a classifier; it is loaded when the first text needs it, and kept.
 
@@ -284,33 +299,18 @@ def classifier_column(settings: dict, work: Path | None) -> Column:
     """
     head, label = settings.get("head", "sequence"), settings.get("label")
     squashed = head == "critic" or (label is None and settings.get("squash", "none") == "sigmoid")
-    write_text = TEXTS[settings.get("text", "dialogue")]
     classifier = functools.cache(lambda: load_classifier(folder_of(settings), head))
     store = None if work is None else store_of(work, settings)
-
-    @functools.cache
-    def end_token() -> str:
-        from workflow_scripts.common.models import load_tokenizer
-
-        return load_tokenizer(folder_of(settings)).eos_token or ""
-
-    def text_of(turn: dict) -> Text:
-        text = write_text(turn, end_token())
-        if head != "offensive":
-            return text
-        if not isinstance(text, str):
-            raise PlumblineError("the offensive head reads one text, not a pair; set text: context or reply")
-        return text if text.endswith(end_token()) else text + end_token()
 
     def missing(texts: list[Text], known: Container[Text]) -> Iterator[dict[Text, float]]:
         from workflow_scripts.common.reward import context_of, score_batches
 
         model, tokenizer = classifier()
-        limit = min(settings["max_tokens"], context_of(model, tokenizer))
+        limit = min(settings["max_tokens"], context_of(model.config, tokenizer))
         return score_batches(model, tokenizer, texts, settings["batch_size"], limit, label, known)
 
     def column(turns: list[dict]) -> np.ndarray:
-        texts = [text_of(turn) for turn in turns]
+        texts = classifier_texts(turns, settings)
         kept = {} if store is None else read_store(store)
         scores = {text: kept[key] for text in texts if (key := key_of(text)) in kept} if kept else {}
         if any(text not in scores for text in texts):
@@ -361,6 +361,31 @@ def with_rewards(turns: list[dict], columns: dict[str, np.ndarray], weights: dic
     return rows
 
 
+def cut_for(turns: list[dict], settings: dict) -> list[bool]:
+    """Return of which turns a reward's classifier reads less than the whole text; what a rule reads is never cut."""
+    if "folder" not in settings or not turns:
+        return [False] * len(turns)
+    from workflow_scripts.common.models import load_tokenizer
+    from workflow_scripts.common.reward import are_cut, config_of, context_of
+
+    folder = folder_of(settings)
+    tokenizer = load_tokenizer(folder)
+    limit = min(settings["max_tokens"], context_of(config_of(folder), tokenizer))
+    return are_cut(tokenizer, classifier_texts(turns, settings), limit)
+
+
+def cut_texts(rows: list[dict], rewards: dict[str, dict], what: str) -> dict[str, int]:
+    """Return by reward column how many rows of `what` it read less than the whole text of, and warn of them."""
+    counts = {name: sum(name in row.get("texts_cut", ()) for row in rows) for name in rewards}
+    for name, count in counts.items():
+        if count:
+            print(
+                f"warning: {what}: reward {name} read {count} of {len(rows)} texts without their start; raise its max_tokens",
+                file=sys.stderr,
+            )
+    return counts
+
+
 def weights_in(rewards: dict[str, dict]) -> dict[str, float]:
     """Return each column's weight in final_reward; 1 where none is set: the plain sum of A-LoL (section 4.2)."""
     return {name: settings.get("weight", 1.0) for name, settings in rewards.items()}
@@ -371,7 +396,7 @@ def reward_rows(
 ) -> list[dict]:
     """Return turns with `rewards`: {column: value, …, final_reward}, values rounded to six decimals.
 
-    `rewards` maps columns to their settings, `fit_on` holds the replies that tf-idf weights are fitted on, `store` is a
+    A turn whose text was too long for a classifier names it in `texts_cut`. `rewards` maps columns to their settings, `fit_on` holds the replies that tf-idf weights are fitted on, `store` is a
     folder where classifiers' scores are kept, for one process at a time (None: nowhere). One classifier is in memory at
     a time. Raises PlumblineError, with row and column, where a row lacks what a reward needs or a value is no number.
     """
@@ -379,7 +404,10 @@ def reward_rows(
     for name, settings in rewards.items():
         with named(name):
             columns[name] = column_of(settings, fit_on, store)(turns) if turns else np.array([])
-    return with_rewards(turns, columns, weights_in(rewards))
+    rows = with_rewards(turns, columns, weights_in(rewards))
+    cut = {name: cut_for(turns, settings) for name, settings in rewards.items()}
+    lost = [[name for name in cut if cut[name][place]] for place in range(len(rows))]
+    return [row | ({"texts_cut": names} if names else {}) for row, names in zip(rows, lost, strict=True)]
 
 
 def reward_function(

@@ -5,6 +5,7 @@ better it is than its rival. Covers reward models of one output. Not covered: ju
 """
 
 import math
+import sys
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.score.judge_questions import Question
@@ -37,7 +38,14 @@ def rewards_of(pairs: list[tuple[list[dict], str]], judge: dict) -> list[float]:
     texts = [reward.render_pair(messages, reply, tokenizer.eos_token or "") for messages, reply in pairs]
     if model.config.num_labels != 1:
         raise PlumblineError(f"{judge['model']}: a judge needs a reward model of one output, not of classes")
-    return reward.score_texts(model, tokenizer, texts, BATCH_SIZE, reward.context_of(model, tokenizer))
+    context = reward.context_of(model.config, tokenizer)
+    if cut := sum(reward.are_cut(tokenizer, texts, context)):
+        print(
+            f"warning: {judge['model']}: {cut} of {len(texts)} dialogues are longer than the judge's context of {context} "
+            "tokens; it read them without their start",
+            file=sys.stderr,
+        )
+    return reward.score_texts(model, tokenizer, texts, BATCH_SIZE, context)
 
 
 def reward_shares(questions: list[Question], judge: dict) -> list[float]:

@@ -11,6 +11,8 @@ import logging
 import math
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +105,62 @@ class Oracle(LM):
         return "oracle"
 
 
-def load_model(folder: Path, settings: dict) -> HFLM:
+class CountingLM(HFLM):
+    """A policy as the harness sees it, which counts by task what is asked and what the harness cuts to the context.
+
+    The harness cuts on the left, few-shot examples and BOS with them, and says so nowhere that lasts.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.asked: Counter[str] = Counter()
+        self.cut: Counter[str] = Counter()
+        self.long: set[Any] = set()  # (context, continuation) or prompts that had to be cut
+
+    def count(self, requests: list[Instance], known_by: Callable[[Instance], Any]) -> None:
+        for request in requests:
+            self.asked[request.task_name] += 1
+            self.cut[request.task_name] += known_by(request) in self.long
+
+    def _loglikelihood_tokens(self, requests: list, *more: Any, **named: Any) -> list[tuple[float, bool]]:
+        self.long |= {
+            texts for texts, first, second in requests if len(first) + len(second) > self.max_length + 1
+        }
+        return super()._loglikelihood_tokens(requests, *more, **named)
+
+    def loglikelihood(self, requests: list[Instance], *more: Any, **named: Any) -> list[tuple[float, bool]]:
+        answers = super().loglikelihood(requests, *more, **named)
+        self.count(requests, lambda request: request.args)
+        return answers
+
+    def tok_batch_encode(
+        self, strings: list[str], *more: Any, left_truncate_len: int | None = None, **named: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if left_truncate_len:
+            self.long |= {text for text in strings if len(self.tok_encode(text)) > left_truncate_len}
+        return super().tok_batch_encode(strings, *more, left_truncate_len=left_truncate_len, **named)
+
+    def generate_until(self, requests: list[Instance], *more: Any, **named: Any) -> list[str]:
+        answers = super().generate_until(requests, *more, **named)
+        self.count(requests, lambda request: request.args[0])
+        return answers
+
+
+def note_cuts(model: CountingLM, tasks: dict[str, Task]) -> None:
+    """Say of which tasks requests were cut to the model's context: on standard error, and in the notes of their cells."""
+    for name, count in model.cut.items():
+        if count:
+            note = f"{count} of {model.asked[name]} requests lost their start: longer than the context of {model.max_length}"
+            print(f"warning: {name}: {note}", file=sys.stderr)
+            metadata = tasks[name].config.metadata or {}
+            notes = [metadata["note"], note] if "note" in metadata else [note]
+            tasks[name].config.metadata = metadata | {"note": "; ".join(notes)}
+
+
+def load_model(folder: Path, settings: dict) -> CountingLM:
     """Return a policy as the harness sees one."""
     policy = load_policy(folder, precision_of(settings["dtype"]))
-    model = HFLM(
+    model = CountingLM(
         pretrained=policy.to("cuda" if torch.cuda.is_available() else "cpu"),
         tokenizer=str(folder),
         batch_size=settings["batch_size"],
@@ -153,6 +207,8 @@ def score(args: argparse.Namespace, loaded: list[Loaded], manager: TaskManager) 
     if args.model:
         check_lengths(model, tasks)
     results = evaluate(model, loaded, manager, settings)
+    if args.model:
+        note_cuts(model, tasks)
     own, listed = loaded[: len(settings["tasks"])], loaded[len(settings["tasks"]) :]
     cells, left_out = cells_of(own, results)
     if listed:

@@ -63,7 +63,13 @@ def score(rows: list[dict], where: str) -> list[dict]:
     def cell(subset: str, metric: str, values: list[float], **extra) -> dict:
         return make_cell(subset, metric, items, groups, {"value": values}, **extra)
 
-    cells = [cell(column, "reward", [row["rewards"][column] for row in rows]) for column in columns]
+    def note(column: str) -> dict:
+        cut = sum(column in row.get("texts_cut", ()) for row in rows)
+        return {"note": f"{cut} of {len(rows)} texts read without their start"} if cut else {}
+
+    cells = [
+        cell(column, "reward", [row["rewards"][column] for row in rows], **note(column)) for column in columns
+    ]
     words = [float(len(row["reference"].split())) for row in rows]
     cells.append(cell("text", "words", words, higher_is_better=None))
     for n in NGRAMS:
