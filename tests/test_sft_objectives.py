@@ -381,7 +381,7 @@ def test_a_model_that_cannot_tell_rows_apart_is_never_given_them_end_to_end(tiny
     assert not keeps_rows_apart(model.eval())
     model.save_pretrained(folder)
     load_tokenizer(tiny_model).save_pretrained(folder)
-    settings = settings_of(per_device_batch=COUNT, max_steps=1, evaluate_every=1)
+    settings = settings_of(per_device_batch=COUNT, max_steps=1, warmup=0.0, evaluate_every=1)
     trained = run_sft(folder, tokens, settings, tmp_path / "run")
     first, validated = json.loads((tmp_path / "run/curve.json").read_text())
     assert first["train_loss"] == pytest.approx(loss_of(model, rows_from(tokens)).item(), abs=1e-5)
