@@ -57,7 +57,7 @@ onstart:
 
 
 onsuccess:
-    print(*last_words(Path(RESULTS), CLEANED), sep="\n", file=sys.stderr)
+    print(*last_words(Path(RESULTS), CLEANED, DOUBTS), sep="\n", file=sys.stderr)
 
 
 onerror:

@@ -69,8 +69,8 @@ def test_the_last_lines_name_the_tables_and_the_warnings_that_matter(study):
         "warning: he: right answers are others in a model's tokens: 2 of 164 in those of tiny",
         "warning: dataset chats: 2 of 10 rows rejected: no text (2)",
         "warning: dataset chats: keys not read: mood (in 5 rows)",
-        "warning: sources.x: to be filled in",
         "warning: on 2 rows of results.csv: 3 failed verdicts",
+        "warning: sources.x: to be filled in",
     ]
 
 

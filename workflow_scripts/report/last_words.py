@@ -118,6 +118,16 @@ def notes(rows: Sequence[dict[str, str]]) -> list[str]:
     ]
 
 
+def doubts(foreseen: Sequence[str]) -> list[str]:
+    """Return the doubts of the check of a study, which it has told at the start, the first of them in full."""
+    more = (
+        [f"{len(foreseen) - NAMED} more of the study itself: make check-study"]
+        if len(foreseen) > NAMED
+        else []
+    )
+    return [*foreseen[:NAMED], *more]
+
+
 def warnings_of(results: Path, cleaned: Sequence[Path], foreseen: Sequence[str] = ()) -> list[str]:
     """Return the warnings of a study, what is worst first, from those of its files that are there.
 
@@ -133,8 +143,8 @@ def warnings_of(results: Path, cleaned: Sequence[Path], foreseen: Sequence[str] 
         *told(gold, table),
         *told(changed_gold, results, table),
         *(line for path in cleaned if path.is_file() for line in told(cleaning, path)),
-        *foreseen,
         *told(notes, table),
+        *doubts(foreseen),
     ]
 
 
