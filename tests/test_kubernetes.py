@@ -196,7 +196,9 @@ def test_while_the_cluster_cannot_be_reached_a_job_counts_as_running(folder):
 
 def test_what_the_cluster_refuses_is_said_in_its_words(folder, cluster):
     template = folder / "profiles" / "kubernetes" / "job.yaml"
-    template.write_text(template.read_text().replace("mountPath: /dev/shm", f"mountPath: {folder}"))
+    template.write_text(
+        template.read_text().replace("mountPath: /dev/shm", f"mountPath: {json.dumps(str(folder))}")
+    )
     failed = head(folder, cluster, "--retries", "0")
     output = failed.communicate(timeout=120)[0]
     assert failed.returncode != 0
