@@ -169,6 +169,10 @@ class MadeUp:
             [asked, torch.tensor([reply + [self.pad] * (width - len(reply)) for reply in made])], dim=1
         )
 
+    def get_input_embeddings(self) -> object:
+        """As large as any tokenizer here may want it."""
+        return SimpleNamespace(num_embeddings=10**6)
+
     def reset_prefix_cache(self) -> None:
         """vLLM's; there is none."""
 

@@ -170,6 +170,18 @@ def test_a_padding_token_the_model_has_not_is_not_used(tmp_path, tiny_model, ask
     assert answers_of(TransformersEngine(folder, found, SETTINGS), asked, GREEDY) == expected
 
 
+def test_a_token_the_model_has_not_is_named_when_loaded_and_refused_when_asked(tmp_path, tiny_model, capsys):
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    tokenizer = answer.load_tokenizer(folder)
+    tokenizer.add_tokens(["<|im_end|>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    own = answer.load_tokenizer(folder)
+    assert "<|im_end|> of its tokenizer are not among them" in capsys.readouterr().err
+    engine = TransformersEngine(folder, own, SETTINGS)
+    with pytest.raises(PlumblineError, match="tokens that the model does not know"):
+        answers_of(engine, [own("Why?<|im_end|>")["input_ids"]], GREEDY)
+
+
 def test_an_unfinished_answer_says_so(engine, asked):
     found = answers_of(engine, asked, GREEDY | {"max_new_tokens": 2, "min_new_tokens": 2})
     assert {(each.finish_reason, each.completion_tokens) for each in found} == {("length", 2)}

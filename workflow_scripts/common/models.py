@@ -101,7 +101,7 @@ def load_tokenizer(folder: Path | str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise PlumblineError(f"{folder}: has no fast tokenizer, so tokens cannot be traced to characters")
-    size = embedding_size(folder) or len(tokenizer)
+    size = embedding_size(folder) or sys.maxsize
     own, outside = tokenizer.pad_token, tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= size
     if own is None or outside:
         # Only a special token will do: made the padding token, a word would be left out of answers as they are decoded.
@@ -116,6 +116,13 @@ def load_tokenizer(folder: Path | str) -> Any:
     if outside:
         say_once(
             f"{folder}: padding token {own!r} is not among the model's {size}; {inside[0]!r} takes its place"
+        )
+    known = tokenizer.added_tokens_decoder.items()
+    lost = [token.content for identity, token in known if identity >= size and token.content != own]
+    if lost:
+        say_once(
+            f"warning: {folder}: the model knows {size} tokens, and {', '.join(lost[:5])} of its tokenizer are not among "
+            "them; a template that uses one fails"
         )
     return tokenizer
 

@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria
 
 from workflow_scripts.common.decoding import CONTEXT, reply_text
+from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.models import load_policy, model_ends, precision_of
 from workflow_scripts.common.templates import ends_of
 
@@ -101,6 +102,12 @@ class TransformersEngine:
 
         A batch without an answer that is `missing` is left out; another is made whole, as its draws hang together.
         """
+        known = self.model.get_input_embeddings().num_embeddings
+        if any(token >= known for prompt in prompts for token in prompt):
+            raise PlumblineError(
+                f"a prompt has tokens that the model does not know (it knows {known}): its tokenizer or the template has "
+                "more than it was made with; choose a template without them, or a model whose embedding holds them"
+            )
         order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
         size = sampling["batch_size"]
         for number, start in enumerate(range(0, len(order), size)):
