@@ -335,7 +335,7 @@ def first_loss(folder: Path) -> float:
 @pytest.mark.parametrize("method", METHODS)
 def test_the_first_loss_of_a_run_is_its_formula_on_the_stored_reference(tiny_model, stored, tmp_path, method):
     # At step 0 policy = reference and every ratio is 1, so Σ_t w_t·nll_t needs the stored file alone.
-    run_offline(method, tiny_model, stored, tmp_path, per_device_batch=8, max_steps=1)
+    run_offline(method, tiny_model, stored, tmp_path, per_device_batch=8, max_steps=1, warmup=0.0)
     total = 0.0
     for row in rows_of(stored):
         if row["rank"] == 0 and row["split"] == "train":
@@ -404,7 +404,7 @@ def test_a_run_says_what_it_kept_clipped_and_learned_from(tiny_model, stored, tm
 def test_validation_is_the_same_weighted_loss_over_the_preferred_held_out_answers(
     tiny_model, stored, tmp_path
 ):
-    run_offline("wbc", tiny_model, stored, tmp_path, max_steps=1, evaluate_every=1, learning_rate=0.0)
+    run_offline("wbc", tiny_model, stored, tmp_path, max_steps=1, warmup=0.0, evaluate_every=1, learning_rate=0.0)
     (found,) = [
         row["validation_loss"] for row in read_json(tmp_path / "curve.json") if "validation_loss" in row
     ]
@@ -415,7 +415,7 @@ def test_validation_is_the_same_weighted_loss_over_the_preferred_held_out_answer
 
 
 def test_good_random_gives_the_likelihood_baseline_the_filter_of_a_lol(tiny_model, stored, tmp_path):
-    options = {"sampling": "good_random", "advantages": True}
+    options = {"sampling": "good_random", "advantages": True, "warmup": 0.0}
     run_offline("nll", tiny_model, stored, tmp_path, **options)
     manifest = read_json(tmp_path / "manifest.json")
     above = [row for row in rows_of(stored) if row["reward"] > 0.5 and row["rank"] == 0]
