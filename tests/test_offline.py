@@ -404,7 +404,9 @@ def test_a_run_says_what_it_kept_clipped_and_learned_from(tiny_model, stored, tm
 def test_validation_is_the_same_weighted_loss_over_the_preferred_held_out_answers(
     tiny_model, stored, tmp_path
 ):
-    run_offline("wbc", tiny_model, stored, tmp_path, max_steps=1, warmup=0.0, evaluate_every=1, learning_rate=0.0)
+    run_offline(
+        "wbc", tiny_model, stored, tmp_path, max_steps=1, warmup=0.0, evaluate_every=1, learning_rate=0.0
+    )
     (found,) = [
         row["validation_loss"] for row in read_json(tmp_path / "curve.json") if "validation_loss" in row
     ]
