@@ -14,9 +14,10 @@ from workflow_scripts.align.ranked import tokenise_ranked
 from workflow_scripts.align.reference import fit_mismatched, tokenise_pairs
 from workflow_scripts.align.rewarded import tokenise_answers
 from workflow_scripts.common import templates
+from workflow_scripts.common.cuts import cut_counts, cut_words
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json, write_jsonl
-from workflow_scripts.common.fitting import cut_counts, cut_words, fit_prompt, fit_row, fit_text, lost_ends
+from workflow_scripts.common.fitting import fit_prompt, fit_row, fit_text, lost_ends
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.templates import tokenise_prompt, tokenise_reply
 from workflow_scripts.report import training

@@ -34,9 +34,9 @@ from workflow_scripts.align import (
 )
 from workflow_scripts.align.offline import OfflineLoss, draw, draws_of, token_log_ratio, without_dropout
 from workflow_scripts.align.rewarded import batches_of, tokenise_answers
+from workflow_scripts.common.cuts import cut_counts
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl, write_manifest
-from workflow_scripts.common.fitting import cut_counts
 from workflow_scripts.common.logprobs import flat_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer
 from workflow_scripts.common.training import load_trainable

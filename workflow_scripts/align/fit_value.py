@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from workflow_scripts.align.value import ValueHead, batched, prompt_states, read_values, save_head
+from workflow_scripts.common.cuts import cut_counts, say_cuts
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_folder, read_jsonl, write_json, write_manifest
-from workflow_scripts.common.fitting import cut_counts, fit_prompt, say_cuts
+from workflow_scripts.common.fitting import fit_prompt
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
 from workflow_scripts.common.templates import forbidden_text
 from workflow_scripts.common.turns import window

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from workflow_scripts.common.code import code_of
+from workflow_scripts.common.cuts import cut_counts, say_cuts
 from workflow_scripts.common.decoding import reply_text
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
-from workflow_scripts.common.fitting import cut_counts, fit_prompt, say_cuts
+from workflow_scripts.common.fitting import fit_prompt
 from workflow_scripts.common.models import load_tokenizer, model_ends
 from workflow_scripts.common.rewards import provenance, reward_function
 from workflow_scripts.common.templates import ends_of, forbidden_text

@@ -16,9 +16,10 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
+from workflow_scripts.common.cuts import cut_counts, say_cuts
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, finished_file, read_jsonl, write_jsonl, write_manifest
-from workflow_scripts.common.fitting import cut_counts, fit_row, say_cuts
+from workflow_scripts.common.fitting import fit_row
 from workflow_scripts.common.logprobs import shared_prompt_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
 from workflow_scripts.common.templates import forbidden_text

@@ -64,7 +64,7 @@ ENVIRONMENTS = {
     "vllm": Environment(
         "Answers by vLLM on GPUs. Apart from train.yaml because vLLM wants other versions of some packages than the"
         " lock has; where it does is said at the pin.",
-        "accelerate filelock numpy peft psutil safetensors torch transformers",
+        "accelerate filelock numpy peft psutil pyarrow safetensors torch transformers",
         conda="cxx-compiler",
         lists=("vllm.txt",),
     ),

@@ -5,12 +5,10 @@ only where they do not fit is the prompt cut, to `max_prompt_tokens`, and the re
 whole exchanges, the oldest first: BOS, the template's first words and the system message stay. Where the last turn
 alone is too long, its text loses its start; where the system message leaves no room even for that, it goes. A reply
 loses its end, and with it the token that would teach a policy to stop. Not covered: what a dataset's `history_turns`
-leaves out (see `turns`), and texts for classifiers (see `reward`).
+leaves out (see `turns`), texts for classifiers (see `reward`), and counting (see `cuts`).
 """
 
 import bisect
-import sys
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError
@@ -158,56 +156,3 @@ def lost_ends(messages: list[dict], template: dict, tokenizer: Any, limit: int) 
     ]
     begun = sum(span.start < there for span in replies)
     return begun, len(replies) - begun
-
-
-def cut_counts(rows: Iterable[dict]) -> dict[str, int]:
-    """Return by kind what rows lost: those cut at all, and prompts, last turns, system messages, replies and their ends.
-
-    `prompts_cut` has those of `last_turns_cut` among them, and these those of `systems_lost`. A row without a fact lost
-    nothing of its kind.
-    """
-    rows = list(rows)
-
-    def total(name: str) -> int:
-        return sum(row.get(name, 0) for row in rows)
-
-    prompts = [row.get("prompt_tokens_cut", 0) > 0 for row in rows]
-    return {
-        "cut": sum(cut or row.get("completions_cut", 0) > 0 for cut, row in zip(prompts, rows, strict=True)),
-        "prompts_cut": sum(prompts),
-        "last_turns_cut": total("last_turn_cut"),
-        "systems_lost": total("system_lost"),
-        "completions_cut": total("completions_cut"),
-        "ends_lost": total("ends_lost"),
-    }
-
-
-PROMPT_KINDS = ("prompts_cut", "last_turns_cut", "systems_lost")
-
-WORDS = {
-    "prompts_cut": "{} {prompts} cut at the start",
-    "last_turns_cut": "{} of them within the last turn",
-    "systems_lost": "{} without the system message",
-    "completions_cut": "{} {replies} cut",
-    "replies_lost": "{} {replies} left out whole",
-    "ends_lost": "{} {replies} without {their} end token",
-}
-
-
-def cut_words(counts: dict[str, int]) -> str:
-    """Return what counts say was lost, in words; "" where nothing was."""
-
-    def said(count: int, words: str) -> str:
-        one = {"prompts": "prompt", "replies": "reply", "their": "its"}
-        return words.format(count, **(one if count == 1 else {word: word for word in one}))
-
-    return ", ".join(said(counts[kind], words) for kind, words in WORDS.items() if counts.get(kind))
-
-
-def say_cuts(what: str, counts: dict[str, int], advice: str) -> None:
-    """Print a warning where `counts` of `what` say that something was cut, and what would keep it."""
-    if words := cut_words(counts):
-        print(
-            f"warning: {what}: {counts['cut']} of {counts['kept']} rows cut: {words}; {advice}",
-            file=sys.stderr,
-        )

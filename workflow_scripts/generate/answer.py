@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from workflow_scripts.common.code import code_of
+from workflow_scripts.common.cuts import cut_counts, say_cuts
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import (
     digest,
@@ -28,7 +29,7 @@ from workflow_scripts.common.files import (
     sha256_of,
     write_json,
 )
-from workflow_scripts.common.fitting import Prompt, cut_counts, fit_prompt, fit_text, say_cuts
+from workflow_scripts.common.fitting import Prompt, fit_prompt, fit_text
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.templates import ends_of, forbidden_text, tokenise_prompt, tokenise_text
 from workflow_scripts.common.turns import with_answers

@@ -7,9 +7,9 @@ import argparse
 import shutil
 from pathlib import Path
 
+from workflow_scripts.common.cuts import PROMPT_KINDS, cut_counts
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_json, read_jsonl, write_jsonl, write_manifest
-from workflow_scripts.common.fitting import PROMPT_KINDS, cut_counts
 
 
 def main() -> None:

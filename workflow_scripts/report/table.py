@@ -18,9 +18,9 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
+from workflow_scripts.common.cuts import PROMPT_KINDS, cut_words
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, finished_file, read_json, sha256_of
-from workflow_scripts.common.fitting import PROMPT_KINDS, cut_words
 from workflow_scripts.report.numbers import decimals_of, estimate, shown
 from workflow_scripts.report.settings import read_settings
 from workflow_scripts.report.spreadsheets import write_csv

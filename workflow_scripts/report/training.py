@@ -9,9 +9,9 @@ import argparse
 import json
 from pathlib import Path
 
+from workflow_scripts.common.cuts import cut_words
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_json
-from workflow_scripts.common.fitting import cut_words
 from workflow_scripts.report.spreadsheets import write_csv
 
 RISE = 0.01  # of the lowest validation loss: less is the noise of a small validation split

@@ -10,9 +10,10 @@ import json
 import math
 from pathlib import Path
 
+from workflow_scripts.common.cuts import cut_counts, say_cuts
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl
-from workflow_scripts.common.fitting import cut_counts, fit_row, say_cuts
+from workflow_scripts.common.fitting import fit_row
 from workflow_scripts.common.logprobs import shared_prompt_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of, torch
 from workflow_scripts.common.templates import tokenise_prompt, tokenise_reply

@@ -8,9 +8,9 @@ import argparse
 import json
 import math
 
+from workflow_scripts.common.cuts import cut_counts, cut_words
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
-from workflow_scripts.common.fitting import cut_counts, cut_words
 from workflow_scripts.score.items import make_cell, write_scores
 
 

@@ -25,9 +25,10 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
+from workflow_scripts.common.cuts import say_cuts
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_jsonl, write_jsonl, write_manifest
-from workflow_scripts.common.fitting import lost_ends, say_cuts
+from workflow_scripts.common.fitting import lost_ends
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.templates import (
     IGNORED,
