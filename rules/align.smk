@@ -36,7 +36,7 @@ rule score_reference:
     message:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on pairs {wildcards.pairs}"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/score_reference/{{wildcards.pairs:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/score_reference/{{wildcards.pairs:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
         ' workflow_scripts.align.reference --parent "$(dirname {input.parent:q})/model"'
         ' --pairs "$(dirname {input.pairs:q})/pairs.jsonl" --settings {params.settings:q}'
         " --output {output.rows:q} --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
@@ -70,7 +70,7 @@ rule train_aligned:
     message:
         "Aligning {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        f"{LAUNCH_POLICY} -- {{params.module:q}}"
+        f"{UNLESS_ANCESTOR_DIVERGED}{LAUNCH_POLICY} -- {{params.module:q}}"
         ' --reference "$(dirname {input.reference:q})/rows.parquet" --reference-manifest {input.reference:q}'
         f" {POLICY_FLAGS} --cost $RESULTS/costs/train_aligned/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
         " > {log:q} 2>&1"
@@ -104,6 +104,7 @@ rule tokenise_ranked:
     message:
         "Tokenising the ranked answers of {wildcards.pairs} for {wildcards.policy} (seed {wildcards.seed})"
     shell:
+        f"{UNLESS_DIVERGED}"
         'python -m workflow_scripts.align.ranked --ranked "$(dirname {input.pairs:q})/ranked.jsonl"'
         ' --parent "$(dirname {input.model:q})/model" --settings {params.settings:q}'
         " --output {output.rows:q} --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
@@ -137,7 +138,7 @@ rule train_ranked:
     message:
         "Ranking {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        f"{LAUNCH_POLICY} -- {{params.module:q}}"
+        f"{UNLESS_ANCESTOR_DIVERGED}{LAUNCH_POLICY} -- {{params.module:q}}"
         ' --ranked "$(dirname {input.ranked:q})/rows.parquet" --ranked-manifest {input.ranked:q}'
         f" {POLICY_FLAGS} --cost $RESULTS/costs/train_ranked/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
         " > {log:q} 2>&1"
@@ -180,7 +181,7 @@ rule score_rewarded:
     message:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on rewarded answers {wildcards.rewarded}"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/score_rewarded/{{wildcards.rewarded:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/score_rewarded/{{wildcards.rewarded:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
         ' workflow_scripts.align.rewarded --parent "$(dirname {input.parent:q})/model" --annotated {params.rows:u}'
         " --settings {params.settings:q} --output {output.rows:q} --rejected {output.rejected:q}"
         " --manifest {output.manifest:q} > {log:q} 2>&1"
@@ -232,10 +233,10 @@ rule fit_value:
     message:
         "Fitting value head {wildcards.value} on {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/fit_value/{{wildcards.value:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/fit_value/{{wildcards.value:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
         ' workflow_scripts.align.fit_value --parent "$(dirname {input.parent:q})/model" --annotated {params.rows:u}'
         " --settings {params.settings:q} --seed {params.seed:q} --output {output.head:q}"
-        " --manifest {output.manifest:q} --curve {output.curve:q} > {log:q} 2>&1"
+        " --manifest {output.manifest:q} --curve {output.curve:q} --note-divergence > {log:q} 2>&1"
 
 
 rule estimate_advantages:
@@ -273,7 +274,7 @@ rule estimate_advantages:
     message:
         "Advantages over {wildcards.policy} (seed {wildcards.seed}) on {wildcards.rewarded}"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/estimate_advantages/{{wildcards.rewarded:q}}-{{wildcards.value:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/estimate_advantages/{{wildcards.rewarded:q}}-{{wildcards.value:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
         ' workflow_scripts.align.advantages --parent "$(dirname {input.parent:q})/model" --head "$(dirname {input.head:q})/head"'
         ' --rewarded "$(dirname {input.rewarded:q})/rows.parquet" --settings {params.settings:q}'
         " --output {output.advantages:q} --manifest {output.manifest:q} > {log:q} 2>&1"
@@ -311,7 +312,7 @@ rule train_offline:
     message:
         "Training {wildcards.policy} (seed {wildcards.seed}) on rewarded answers"
     shell:
-        f"{LAUNCH_POLICY} -- {{params.module:q}}"
+        f"{UNLESS_ANCESTOR_DIVERGED}{LAUNCH_POLICY} -- {{params.module:q}}"
         ' --rewarded "$(dirname {input.rewarded:q})/rows.parquet" --rewarded-manifest {input.rewarded:q} {params.advantages:u}'
         f" {POLICY_FLAGS} --cost $RESULTS/costs/train_offline/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
         " > {log:q} 2>&1"
@@ -356,7 +357,7 @@ rule train_online:
     message:
         "Training {wildcards.policy} (seed {wildcards.seed}) on its own rewarded answers"
     shell:
-        f"{LAUNCH_POLICY} -- {{params.module:q}}"
+        f"{UNLESS_ANCESTOR_DIVERGED}{LAUNCH_POLICY} -- {{params.module:q}}"
         " --prompts {input.prompts:q}l --prompts-manifest {input.prompts:q} --rewards {params.rewards:q}"
         " --fit-rows {params.fit_rows:u}"
         f" {POLICY_FLAGS} --cost $RESULTS/costs/train_online/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"

@@ -57,11 +57,11 @@ rule train_reward_model:
     message:
         "Training reward model {wildcards.reward}"
     shell:
-        f"{LAUNCH_TRAINING} --claim $WORK/train/{{wildcards.reward:q}}.lock -- workflow_scripts.annotate.train_reward"
+        f"{UNLESS_ANCESTOR_DIVERGED}{LAUNCH_TRAINING} --claim $WORK/train/{{wildcards.reward:q}}.lock -- workflow_scripts.annotate.train_reward"
         ' --parent "$(dirname {input.parent:q})/model" --parent-manifest {input.parent:q}'
         " --pairs {input.pairs:q}l --pairs-manifest {input.pairs:q}"
         " --settings {params.settings:q} --seed {params.seed:q} --work $WORK/train/{wildcards.reward:q}"
-        " --output {output.model:q} --manifest {output.manifest:q} --curve {output.curve:q}"
+        " --output {output.model:q} --manifest {output.manifest:q} --curve {output.curve:q} --note-divergence"
         " --cost $RESULTS/costs/train_reward_model/{wildcards.reward:q}.json > {log:q} 2>&1"
 
 
@@ -91,7 +91,7 @@ rule annotate_dataset:
     message:
         "Annotating {wildcards.annotation}"
     shell:
-        f"{LAUNCH} --claim $WORK/annotate/{{wildcards.annotation:q}}.lock"
+        f"{UNLESS_DIVERGED}{LAUNCH} --claim $WORK/annotate/{{wildcards.annotation:q}}.lock"
         " --cost $RESULTS/costs/annotate_dataset/{wildcards.annotation:q}.json -- workflow_scripts.annotate.annotate"
         ' --rows "$(dirname {input.dataset:q})/rows" --splits {params.splits:q} --fit-split {params.fit_split:q}'
         " --settings {params.settings:q} --work $WORK/annotate/{wildcards.annotation:q}"
@@ -131,7 +131,7 @@ rule annotate_answers:
     message:
         "Rewarding {wildcards.policy} (seed {wildcards.seed}) on {wildcards.prompts}"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/annotate_answers/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.prompts:q}}.json --"
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/annotate_answers/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.prompts:q}}.json --"
         " workflow_scripts.annotate.answers --prompts {input.prompts:q}l --generations {input.generations:q}l"
         ' --fit-rows "$(dirname {input.dataset:q})/rows/"{params.fit_split:q}.jsonl --settings {params.settings:q}'
         " --work $WORK/annotate/{wildcards.policy:q}-{wildcards.seed:q}-{wildcards.prompts:q}"

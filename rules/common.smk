@@ -155,7 +155,24 @@ POLICY_FLAGS = (
     '--parent "$(dirname {input.parent:q})/model" --parent-manifest {input.parent:q}'
     " --settings {params.settings:q} --seed {wildcards.seed:q}"
     " --work $WORK/train/{wildcards.policy:q}-{wildcards.seed:q} --output {output.model:q}"
-    " --manifest {output.manifest:q} --curve {output.curve:q}"
+    " --manifest {output.manifest:q} --curve {output.curve:q} --note-divergence"
+)
+
+
+def unless_diverged(inputs="{input:q}", whose=None):
+    """Return what stands before the command of a job that goes on from a training: it is not run where one diverged.
+
+    The job's outputs then hand the note on (common.diverged); `whose` training that was to the job, if not its own.
+    """
+    said = f' --whose "{whose}"' if whose else ""
+    return f"python -m workflow_scripts.common.diverged{said} --inputs {inputs} --outputs {{output:q}} 2> {{log:q}} || "
+
+
+UNLESS_DIVERGED = unless_diverged()
+UNLESS_ANCESTOR_DIVERGED = unless_diverged(whose="an ancestor's training")
+# What is left of the inputs that may have one: the judge, and an opponent's answers.
+UNLESS_JUDGED_DIVERGED = unless_diverged("{input.generations:q}") + unless_diverged(
+    whose="the opponent's training"
 )
 
 ANYONE = one_of([*POLICIES, *CALIBRATION])
@@ -179,6 +196,7 @@ def model_key(name):
     """Return a base model's folder name: its name and a digest of how it is made."""
     model = STUDY.models[name]
     made = model.model_dump(include={"format", "weights", "tokenizer", "check"})
+    made["template"] = all_templates(STUDY)[model.template]
     return f"{name}-{digest([source_key(model.source), made])[:8]}"
 
 

@@ -75,6 +75,9 @@ rule prepare_model:
         settings=lambda wildcards: settings(
             STUDY.models[MODEL_OF[wildcards.model]],
             keys=["format", "weights", "tokenizer", "check"],
+            template=all_templates(STUDY)[
+                STUDY.models[MODEL_OF[wildcards.model]].template
+            ],
         ),
     message:
         "Preparing base model {wildcards.model}"

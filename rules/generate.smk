@@ -62,7 +62,7 @@ rule answer_prompts:
     message:
         "{wildcards.policy} (seed {wildcards.seed}) answers its prompt sets"
     shell:
-        f'PATH="$ENGINE_PATH$PATH" {LAUNCH}'
+        f'{UNLESS_DIVERGED}PATH="$ENGINE_PATH$PATH" {LAUNCH}'
         " --claim $WORK/answers/{wildcards.policy:q}-{wildcards.seed:q}.lock -- workflow_scripts.generate.answer"
         ' --model "$(dirname {input.model:q})/model" --model-manifest {input.model:q}'
         " --prompts {input.prompts:q} --settings {params.settings:q} --seed {wildcards.seed:q}"
@@ -96,6 +96,7 @@ rule collect_answers:
     message:
         "Collecting {wildcards.policy} (seed {wildcards.seed}) on {wildcards.prompts}"
     shell:
+        f"{UNLESS_DIVERGED}"
         "python -m workflow_scripts.generate.collect --answered {input.answered:q} --prompts {input.prompts:q}"
         ' --answers "$(dirname {input.answered:q})/answers" --work $WORK/answers/{wildcards.policy:q}-{wildcards.seed:q}'
         " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"

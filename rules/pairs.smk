@@ -30,6 +30,7 @@ rule build_pairs:
     message:
         "Pairs {wildcards.pairs} from the mistakes of {wildcards.policy} (seed {wildcards.seed})"
     shell:
+        f"{UNLESS_DIVERGED}"
         "python -m workflow_scripts.pairs.build --prompts {input.prompts:q}l --generations {input.generations:q}l"
         " --settings {params.settings:q} --output {output.pairs:q} --ranked {output.ranked:q}"
         " --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
@@ -59,6 +60,7 @@ rule rank_answers:
     message:
         "Pairs {wildcards.pairs} from ranked answers"
     shell:
+        f"{UNLESS_DIVERGED}"
         "python -m workflow_scripts.pairs.ranked --annotated {params.rows:u} --settings {params.settings:q}"
         " --output {output.pairs:q} --ranked {output.ranked:q}"
         " --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"

@@ -22,6 +22,7 @@ rule score_tutor:
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
+        f"{UNLESS_DIVERGED}"
         "python -m workflow_scripts.score.tutor --prompts {input.prompts:q}l --generations {input.generations:q}l"
         " --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
@@ -61,6 +62,7 @@ rule score_programs:
     message:
         "Running the programs of {wildcards.policy} (seed {wildcards.seed}) in a sandbox"
     shell:
+        f"{UNLESS_DIVERGED}"
         "python -m workflow_scripts.score.{params.kind:q} --problems {params.problems:q} --prompts {input.prompts:q}l"
         " --generations {input.generations:q}l"
         " --settings {params.settings:q} --output {output:q} 2> {log:q}"
@@ -95,7 +97,7 @@ rule measure_likelihoods:
     message:
         "Likelihoods of {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/measure_likelihoods/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}.json --"
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/measure_likelihoods/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}.json --"
         f' workflow_scripts.score.likelihoods --model "$(dirname {{input.model:q}})/model"'
         ' {params.calibration:q} --pairs "$(dirname {input.pairs:q})/rows/pairs.jsonl"'
         " --settings {params.settings:q} --output {output:q} 2> {log:q}"
@@ -120,6 +122,7 @@ rule score_pair_perplexity:
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
+        f"{UNLESS_DIVERGED}"
         "python -m workflow_scripts.score.pair_perplexity --likelihoods {input:q} --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
@@ -142,6 +145,7 @@ rule score_rewards:
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
+        f"{UNLESS_DIVERGED}"
         "python -m workflow_scripts.score.rewards --annotated {input:q}l --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
@@ -178,7 +182,7 @@ rule measure_reply_likelihoods:
     message:
         "Likelihoods of {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/measure_reply_likelihoods/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}.json --"
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/measure_reply_likelihoods/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}.json --"
         f' workflow_scripts.score.reply_likelihoods --model "$(dirname {{input.model:q}})/model"'
         ' {params.calibration:q} --rows "$(dirname {input.dataset:q})/rows/"{params.split:q}.jsonl --settings {params.settings:q} --output {output:q} 2> {log:q}'
 
@@ -202,6 +206,7 @@ rule score_reply_loss:
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
+        f"{UNLESS_DIVERGED}"
         "python -m workflow_scripts.score.reply_loss --likelihoods {input:q} --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
@@ -239,7 +244,7 @@ rule score_lm_eval:
     message:
         "lm-eval {wildcards.benchmark} of {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        f"{LAUNCH} --cost $RESULTS/costs/score_lm_eval/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}.json --"
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/score_lm_eval/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}.json --"
         f" workflow_scripts.score.lm_eval_run {{params.subject:q}} {{params.programs:q}}"
         " --settings {params.settings:q}"
         " --output {output:q} > {log:q} 2>&1"
@@ -270,6 +275,7 @@ rule score_text_overlap:
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
+        f"{UNLESS_DIVERGED}"
         "python -m workflow_scripts.score.text_overlap --prompts {input.prompts:q}l --generations {input.generations:q}l"
         " --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
@@ -305,7 +311,7 @@ rule judge_answers:
     message:
         "Judging {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        f"{LAUNCH} -- workflow_scripts.score.judge_answers --benchmark {{wildcards.benchmark:q}} --kind {{params.kind:q}}"
+        f"{UNLESS_JUDGED_DIVERGED}{LAUNCH} -- workflow_scripts.score.judge_answers --benchmark {{wildcards.benchmark:q}} --kind {{params.kind:q}}"
         " --prompts {input.prompts:q}l --generations {input.generations:q}l {params.flags:q}"
         ' --judge {params.judge:q} --access "$PLUMBLINE_JUDGES" --settings {params.settings:q}'
         f" --store {JUDGE_STORE} --study {NAME} --cell {{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}"
@@ -337,6 +343,7 @@ rule plan_judging:
     message:
         "Counting what judging {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark} takes"
     shell:
+        f"{UNLESS_JUDGED_DIVERGED}"
         "python -m workflow_scripts.score.judge_answers --plan --benchmark {wildcards.benchmark:q} --kind {params.kind:q}"
         " --prompts {input.prompts:q}l --generations {input.generations:q}l {params.flags:q}"
         ' --judge {params.judge:q} --access "$PLUMBLINE_JUDGES" --settings {params.settings:q}'
@@ -381,6 +388,7 @@ rule score_judged:
     message:
         "Scoring the verdicts on {wildcards.policy} (seed {wildcards.seed}), {wildcards.benchmark}"
     shell:
+        f"{UNLESS_DIVERGED}"
         "python -m workflow_scripts.score.{params.kind:q} --prompts {input.prompts:q}l --generations {input.generations:q}l"
         " {params.verdicts:q} --settings {params.settings:q} --output {output:q} 2> {log:q}"
 

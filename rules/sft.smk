@@ -82,7 +82,7 @@ rule train_sft:
     message:
         "Fine-tuning {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        f"{LAUNCH_POLICY} -- workflow_scripts.sft.train"
+        f"{UNLESS_ANCESTOR_DIVERGED}{LAUNCH_POLICY} -- workflow_scripts.sft.train"
         ' --tokens "$(dirname {input.tokens:q})/rows" --tokens-manifest {input.tokens:q}'
         f" {POLICY_FLAGS} --cost $RESULTS/costs/train_sft/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
         " > {log:q} 2>&1"

@@ -8,7 +8,9 @@ from xml.etree import ElementTree
 import matplotlib.pyplot as plt
 import pytest
 
+from workflow_scripts.common.diverged import hand_on
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.files import write_jsonl
 from workflow_scripts.report import figures
 from workflow_scripts.report.spreadsheets import read_csv
 
@@ -210,3 +212,18 @@ def test_losses_that_are_not_finite_are_left_out_of_their_curve(recwarn):
     figure.canvas.draw()
     assert not recwarn.list
     plt.close(figure)
+
+
+def test_an_annotation_whose_reward_model_diverged_has_no_rewards_to_draw(tmp_path):
+    note = {
+        "step": 2,
+        "learning_rate": 1e30,
+        "quantity": "the loss is",
+        "whose": "the reward model's training",
+    }
+    hand_on(note, [tmp_path / "ranked/manifest.json", tmp_path / "ranked/rows"])
+    rows = [tmp_path / "ranked/rows/train.jsonl"]
+    assert figures.read_rewards(rows) == {}
+    figures.draw_reward_histograms({})
+    write_jsonl(tmp_path / "other/rows/train.jsonl", [{"rewards": {"length": 0.5}}])
+    assert figures.read_rewards([*rows, tmp_path / "other/rows/train.jsonl"]) == {"length": [0.5]}

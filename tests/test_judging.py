@@ -2,10 +2,12 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.tiny import call
+from workflow_scripts.common.diverged import hand_on
 from workflow_scripts.common.files import write_json
 from workflow_scripts.report import judging
 
@@ -59,3 +61,10 @@ def test_a_study_without_an_endpoint_has_an_empty_plan(tmp_path):
 def test_a_study_without_an_endpoint_says_that_nothing_is_asked(tmp_path, capsys):
     assert table_of(tmp_path, []) == []
     assert capsys.readouterr().out == "no judge of this study is asked: none is of kind openai\n"
+
+
+def test_a_policy_that_diverged_is_not_judged_and_the_plan_says_so(tmp_path, plans, capsys):
+    note = {"step": 2, "learning_rate": 1e30, "quantity": "the loss is", "whose": "training"}
+    hand_on(note, [Path(plans[0]["file"])])
+    assert len(table_of(tmp_path, plans)) == len(PLANS) - 1 + 2
+    assert "tiny (seed 1), talk: not judged: training diverged at step 2" in capsys.readouterr().out

@@ -15,7 +15,6 @@ from workflow_scripts.align.offline import (
     sequence_log_ratio,
     token_log_ratio,
 )
-from workflow_scripts.common.errors import PlumblineError
 
 SETTINGS = {"clip": 0.9, "beta": 0.3, "floor": 0.1, "clamp": True}
 METHODS = {
@@ -234,9 +233,9 @@ def test_a_loss_is_a_sum_over_tokens_and_a_mean_over_rows(method):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_names_its_row(bad):
+def test_a_loss_that_is_no_number_names_its_row(bad, capsys):
     batch = random_answers(12)
     reward = batch.reward.clone()
     reward[3] = bad
-    with pytest.raises(PlumblineError, match="row r3: its loss is"):
-        loss("wbc", batch._replace(reward=reward), SETTINGS)
+    assert not loss("wbc", batch._replace(reward=reward), SETTINGS).isfinite()  # on which the trainer ends
+    assert "row r3: its loss is" in capsys.readouterr().out

@@ -334,7 +334,7 @@ def test_answers_are_drawn_as_set(learner, monkeypatch):
     learner.settings |= {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 5}
     learner.sample([[1, 20, 30]], [2, 5], pad=3)
     wanted = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0, "max_new_tokens": 5}
-    assert wanted | {"eos_token_id": [2, 5], "pad_token_id": 3} == {
+    assert wanted | {"eos_token_id": [2, 5], "pad_token_id": 3, "remove_invalid_values": True} == {
         name: value for name, value in seen[0].items() if name != "attention_mask"
     }
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from tests.tiny import TEMPLATE
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json
 from workflow_scripts.download import prepare_model
@@ -230,7 +231,14 @@ def test_a_tokenizer_that_ends_early_is_a_clear_error(tmp_path, source, lost):
 
 
 def run_main(source, output, **settings):
-    flags = ["--source", source, "--settings", json.dumps({"check": None} | settings), "--output", output]
+    flags = [
+        "--source",
+        source,
+        "--settings",
+        json.dumps({"check": None, "template": TEMPLATE} | settings),
+        "--output",
+        output,
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["step", *map(str, flags), "--manifest", str(output) + ".json"])
         prepare_model.main()
@@ -264,9 +272,8 @@ def test_the_check_counts_every_token_but_the_first_once(converted):
 
 def test_a_transformers_folder_is_taken_as_it_is(tmp_path, converted):
     manifest = run_main(converted, tmp_path / "same", format="hf")
-    assert {name.removeprefix("same/") for name in manifest["files"]} == {
-        item.name for item in converted.iterdir()
-    }
+    given = {item.name for item in converted.iterdir()}
+    assert {name.removeprefix("same/") for name in manifest["files"]} == given | {"chat_template.jinja"}
     (tmp_path / "empty").mkdir()
     with pytest.raises(PlumblineError, match=r"needs config\.json and \*\.safetensors"):
         run_main(tmp_path / "empty", tmp_path / "none", format="hf")

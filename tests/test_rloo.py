@@ -111,7 +111,9 @@ def test_the_settings_reach_the_trainer(tiny_model, tmp_path, monkeypatch):
     assert trainer.args.report_to == []
 
 
-def test_the_templates_own_end_ends_an_answer_and_the_parents_ends_are_saved(tiny_model, tmp_path, asked):
+def test_the_templates_own_end_ends_an_answer_and_is_saved_beside_the_parents_ends(
+    tiny_model, tmp_path, asked
+):
     template = TEMPLATE | {"assistant": TEMPLATE["assistant"] | {"end": "a"}}
     model = shutil.copytree(tiny_model, tmp_path / "own")
     tokenizer = load_tokenizer(model)
@@ -123,7 +125,7 @@ def test_the_templates_own_end_ends_an_answer_and_the_parents_ends_are_saved(tin
     assert any(answer[-1] == own and len(answer) < 8 for answer in answers)
     assert not any(own in answer[:-1] for answer in answers)
     saved = read_json(folder / "model/generation_config.json")["eos_token_id"]
-    assert np.ravel(saved).tolist() == [tokenizer.eos_token_id]
+    assert np.ravel(saved).tolist() == [tokenizer.eos_token_id, own]
 
 
 def test_an_answer_without_an_end_is_charged_what_is_set():

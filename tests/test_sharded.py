@@ -230,6 +230,7 @@ def test_a_policy_kept_as_adapters_alone_loads_as_the_merged_one(tiny_model, sto
         for merge in (True, False)
     )
     files = {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    files |= {"generation_config.json", "chat_template.jinja"}
     assert {path.name for path in alone.iterdir()} == files
     config = read_json(alone / "adapter_config.json")
     assert config["base_model_name_or_path"] == str(tiny_model)

@@ -151,7 +151,11 @@ def planned(folder: Path, config: dict) -> dict:
 def arrived(folder: Path, line: str, folders: dict[str, str]) -> list[str]:
     """Return what `python` is given by a shell line: its arguments and its standard input."""
     stub, record = folder / "stub.sh", folder / "arrived"
-    stub.write_text('python() { printf "%s\\0" "$@" >> arrived; cat >> arrived; printf "\\0" >> arrived; }\n')
+    # Nothing has diverged: the job itself is run after its first command says so.
+    ended = '[ "${2-}" != workflow_scripts.common.diverged ]'
+    stub.write_text(
+        f'python() {{ printf "%s\\0" "$@" >> arrived; cat >> arrived; printf "\\0" >> arrived; {ended}; }}\n'
+    )
     record.unlink(missing_ok=True)
     for log in re.findall(r"(?:> |tee )(\S+\.log)", line):
         (folder / log).parent.mkdir(parents=True, exist_ok=True)

@@ -531,3 +531,20 @@ def test_items_are_known_by_the_names_that_overlap_files_have():
     ]
     assert all(name in table.item_names(item, "all") for item, name in names)
     assert table.clean_items(("r/original", "r/altered", "s/original"), "action1+4", {"r"}) == ("s/original",)
+
+
+def test_a_mean_over_seeds_says_which_seed_it_lacks_and_why(index, tmp_path):
+    index += [write(tmp_path, "m.ipo", [cell([1, 0, 1, 1])], seed=1)]
+    index += [write(tmp_path, "m.ipo", [], seed=2, refused="training diverged at step 2")]
+    found = {row["seed"]: row for row in build(tmp_path, index) if row["policy"] == "m.ipo"}
+    assert found["all"]["value"] and "without seed 2: training diverged at step 2" in found["all"]["note"]
+    assert "without" not in found["1"]["note"]
+    assert (found["2"]["value"], found["2"]["note"]) == ("", "training diverged at step 2")
+
+
+def test_where_the_baseline_has_no_score_a_row_says_why_it_is_not_compared(tmp_path):
+    index = [write(tmp_path, "m.sft", [], refused="training diverged at step 2")]
+    index.append(write(tmp_path, "m.dpo", [cell([1, 0, 1, 1])]))
+    row = next(row for row in build(tmp_path, index) if row["policy"] == "m.dpo")
+    assert row["value"] and row["difference"] == ""
+    assert "not compared with m.sft: training diverged at step 2" in row["note"]

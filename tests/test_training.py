@@ -131,7 +131,8 @@ def test_a_curve_has_a_row_for_each_logged_loss_and_none_for_the_summary():
         {"train_runtime": 9.0, "train_loss": 0.6, "step": 2},
     ]
     assert curve_of(history) == [
-        {"step": 1, "train_loss": 0.693147, "margin": 0.5, "accuracy": 1.0, "learning_rate": 0.001},
+        {"step": 1, "train_loss": 0.693147, "grad_norm": 3.0, "margin": 0.5}
+        | {"accuracy": 1.0, "learning_rate": 0.001},
         {"step": 2, "validation_loss": 0.5},
     ]
 

@@ -9,7 +9,7 @@ un-learned. The stored reference only shifts the value, −β log π_ref(y|x), w
 from torch import Tensor
 
 from workflow_scripts.align.offline import Answers, learn
-from workflow_scripts.common.errors import run
+from workflow_scripts.common.diverged import run_training
 
 
 def weights(batch: Answers, settings: dict) -> Tensor:
@@ -27,4 +27,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_training(main)

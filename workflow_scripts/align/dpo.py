@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from workflow_scripts.align.preference import PairLogps, align
-from workflow_scripts.common.errors import run
+from workflow_scripts.common.diverged import run_training
 
 
 def loss(batch: PairLogps, settings: dict) -> Tensor:
@@ -32,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_training(main)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from workflow_scripts.align.value import ValueHead, batched, prompt_states, read_values, save_head
 from workflow_scripts.common.cuts import cut_counts, say_cuts
-from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.diverged import Diverged, add_note_flag, run_training
+from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import finished_folder, read_jsonl, write_json, write_manifest
 from workflow_scripts.common.fitting import fit_prompt
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
@@ -27,6 +28,7 @@ from workflow_scripts.common.templates import forbidden_text
 from workflow_scripts.common.turns import window
 
 MIN_ROWS = 8
+WHOSE = "the value function's training"
 
 
 def tokenise_rows(rows: list[dict], tokenizer: Any, settings: dict) -> tuple[list[dict], int]:
@@ -98,7 +100,7 @@ def fit(
     def held_error() -> float:
         return squared_error(head, [states[index] for index in held], rewards[held], batch)
 
-    best, best_epoch, lowest = deepcopy(head), 0, held_error()
+    best, best_epoch, lowest, step = deepcopy(head), 0, held_error(), 0
     curve = [{"step": 0, "validation_loss": round(lowest, 6)}]
     for epoch in range(1, settings["epochs"] + 1):
         head.train()
@@ -109,15 +111,16 @@ def fit(
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+            step += 1
             total += loss.item() * len(chosen)
+            if not math.isfinite(total):
+                raise Diverged(step, settings["learning_rate"], "the loss is", WHOSE, curve)
         error = held_error()
+        if not math.isfinite(error):
+            raise Diverged(step, settings["learning_rate"], "the held-out error is", WHOSE, curve)
         curve.append(
             {"step": epoch, "train_loss": round(total / len(order), 6), "validation_loss": round(error, 6)}
         )
-        if not math.isfinite(error) or not math.isfinite(total):
-            raise PlumblineError(
-                f"value function: the error of epoch {epoch} is {error}; lower learning_rate"
-            )
         if error < lowest:
             best, best_epoch, lowest = deepcopy(head), epoch, error
     return best.eval(), curve, best_epoch
@@ -134,6 +137,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the head")
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--curve", type=Path, required=True)
+    add_note_flag(parser)
     arguments = parser.parse_args()
     settings = arguments.settings
     tokenizer = load_tokenizer(arguments.parent)
@@ -181,4 +185,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_training(main)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from workflow_scripts.align.offline import Answers, learn
-from workflow_scripts.common.errors import run
+from workflow_scripts.common.diverged import run_training
 
 
 def weights(batch: Answers, settings: dict) -> Tensor:
@@ -20,4 +20,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_training(main)

@@ -39,6 +39,7 @@ from workflow_scripts.common.training import (
     callbacks_of,
     load_trainable,
     save_trained,
+    template_of,
     train,
     training_arguments,
     without_dropout,
@@ -204,9 +205,8 @@ class OfflineLoss:
             per_row = per_row + self.constant(constants, self.settings)
         for row, value in zip(rows, per_row.tolist(), strict=True):
             if not math.isfinite(value):
-                raise PlumblineError(
-                    f"row {row['id']}: its loss is {value}; lower the learning rate or set a clip"
-                )
+                # Said here; the trainer ends on it, with all processes.
+                print(f"row {row['id']}: its loss is {value}; lower learning_rate or set a clip", flush=True)
         seen, clips = {}, (0, 0)
         if self.log_ratio:
             clips = count_clipped(self.log_ratio(constants), batch.tokens, self.settings["clip"])
@@ -340,4 +340,5 @@ def learn(
     by = by if settings["sampling"] in ("none", "good_priority") else "advantage"
     facts = facts_of(eligible, len(walked), trainer.counts(), trainer.state.global_step, by)
     tokens = sum(lengths[place] for place in walked)
+    facts["template"] = template_of(arguments.rewarded_manifest)
     save_trained(trainer, tokenizer, arguments, work, seconds, tokens=tokens, **facts)

@@ -27,19 +27,23 @@ from transformers import GenerationConfig, Trainer, TrainingArguments, get_sched
 from trl.trainer.utils import disable_dropout_in_model
 
 from workflow_scripts.align.online import Online, prepare
-from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.diverged import Diverged, run_training
+from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.common.logprobs import CHUNK, head_of, padded, token_logps
 from workflow_scripts.common.models import precision_of
 from workflow_scripts.common.training import (
+    are_finite,
     last_checkpoint,
     load_trainable,
     refuse_one_step,
     save_policy,
+    says_numbers,
     training_arguments,
 )
 
 STOP_AT = 1.5  # times target_kl, where the passes over a batch end
+CHECKED = {"reward": "reward", "KL": "kl", "entropy": "entropy", "gradient": "grad_norm"}
 KL_GAIN, KL_ERROR = 0.1, 0.2  # K_β and the clip of e_t of the adaptive coefficient
 
 
@@ -239,6 +243,7 @@ class Learner:
                 top_k=0,
                 eos_token_id=ends,
                 pad_token_id=pad,
+                remove_invalid_values=True,  # or sampling would fail where `improve` says that it diverged
             )
         self.policy.generation_config = own
         answers = output[:, ids.shape[1] :].tolist()
@@ -309,7 +314,7 @@ class Learner:
         The passes end where the estimated KL from the policy that answered, the mean of ρ − 1 − ln ρ, exceeds
         1.5 target_kl. The first pass takes the batch as it was scored, so its first ratios are 1 to the last digit.
         """
-        settings, seen, updates = self.settings, [], 0
+        settings, seen, norms = self.settings, [], []
         size, most = settings["batch_size"], settings["target_kl"] or math.inf
         self.policy.train()
         for rows in minibatches(batch, settings["ppo_epochs"], size):
@@ -317,14 +322,26 @@ class Learner:
             seen.append(self.learn(rows))
             if seen[-1]["step_kl"] > STOP_AT * most:
                 break
-            torch.nn.utils.clip_grad_norm_(self.learned.values(), settings["max_grad_norm"])
+            norm = torch.nn.utils.clip_grad_norm_(self.learned.values(), settings["max_grad_norm"])
             for group in self.optimizer.param_groups:
-                group["lr"] = rate(updates)
+                group["lr"] = rate(len(norms))
             self.optimizer.step()
-            updates += 1
+            norms.append(norm.item())
         self.optimizer.zero_grad()
         means = {name: fmean(each[name] for each in seen) for name in seen[0]}
-        return means | {"updates": updates, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        means |= {"updates": len(norms), "grad_norm": fmean(norms) if norms else 0.0}
+        return means | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
+
+    def refuse(self, facts: dict[str, float], state: State, every: int) -> None:
+        """Raise Diverged where a step's reward, KL, entropy or gradient, the weights, or what they say is not finite."""
+        with self.computing():
+            said = says_numbers(self.policy, self.device)
+        finite = {f"the {name} is": math.isfinite(facts[key]) for name, key in CHECKED.items()}
+        finite |= {"weights are": bool(are_finite(self.learned.values())), "what it says is": bool(said)}
+        for name, fine in finite.items():
+            if not fine:
+                curve = averaged(state.rows, every)
+                raise Diverged(state.step + 1, facts["learning_rate"], name, curve=curve)
 
     def save(self, folder: Path, state: State) -> None:
         """Write a checkpoint, its JSON last: weights and optimiser as safetensors; then drop the others."""
@@ -400,6 +417,7 @@ def main() -> None:
         batch, facts = learner.play(prompts, online, state)
         before = state.step * updates
         facts |= learner.improve(batch, lambda made: settings["learning_rate"] * share(before + made))  # noqa: B023
+        learner.refuse(facts, state, settings["log_every"])
         state.step += 1
         state.rows.append({"step": state.step, **facts})
         print(json.dumps(state.rows[-1]), flush=True)
@@ -415,8 +433,9 @@ def main() -> None:
         tokens=state.tokens,
         steps=state.step,
         counts=online.counts,
+        template=settings["template"],
     )
 
 
 if __name__ == "__main__":
-    run(main)
+    run_training(main)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.diverged import run_training
+from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.logprobs import ways_of
 from workflow_scripts.common.row_trainer import LossOf, train_on_rows
 from workflow_scripts.common.training import add_training_flags
@@ -69,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_training(main)

@@ -6,7 +6,7 @@
 from torch import Tensor
 
 from workflow_scripts.align.offline import Answers, clipped, learn, sequence_log_ratio
-from workflow_scripts.common.errors import run
+from workflow_scripts.common.diverged import run_training
 
 
 def weights(batch: Answers, settings: dict) -> Tensor:
@@ -19,4 +19,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_training(main)

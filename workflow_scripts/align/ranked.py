@@ -79,7 +79,12 @@ def main() -> None:
         "tokens": sum(len(row["prompt"]) + sum(map(len, row["answers"])) for row in rows),
     }
     say_cuts(str(arguments.ranked), counts, "raise max_tokens to keep them whole")
-    write_manifest(arguments.manifest, [arguments.output, arguments.rejected], counts=counts)
+    write_manifest(
+        arguments.manifest,
+        [arguments.output, arguments.rejected],
+        counts=counts,
+        template=arguments.settings["template"],
+    )
 
 
 if __name__ == "__main__":

@@ -146,7 +146,12 @@ def main() -> None:
         )
     counts["tokens"] = sum(len(row["prompt"]) + len(row["chosen"]) + len(row["rejected"]) for row in rows)
     say_cuts(str(arguments.pairs), counts, "raise max_tokens to keep them whole")
-    write_manifest(arguments.manifest, [arguments.output, arguments.rejected], counts=counts)
+    write_manifest(
+        arguments.manifest,
+        [arguments.output, arguments.rejected],
+        counts=counts,
+        template=settings["template"],
+    )
 
 
 if __name__ == "__main__":

@@ -149,7 +149,12 @@ def main() -> None:
     counts["validation"] = sum(row["split"] == "validation" for row in rows)
     counts["tokens"] = sum(len(row["prompt"]) + len(row["completion"]) for row in rows)
     say_cuts(" ".join(arguments.annotated), counts, "raise max_tokens to keep them whole")
-    write_manifest(arguments.manifest, [arguments.output, arguments.rejected], counts=counts)
+    write_manifest(
+        arguments.manifest,
+        [arguments.output, arguments.rejected],
+        counts=counts,
+        template=settings["template"],
+    )
 
 
 if __name__ == "__main__":

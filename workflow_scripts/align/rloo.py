@@ -14,7 +14,8 @@ from datasets import Dataset
 from trl import RLOOConfig, RLOOTrainer
 
 from workflow_scripts.align.online import Online, prepare
-from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.diverged import run_training
+from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.training import (
     Shared,
     load_trainable,
@@ -59,6 +60,7 @@ def main() -> None:
             max_completion_length=settings["max_new_tokens"],
             temperature=settings["temperature"],
             top_p=settings["top_p"],
+            generation_kwargs={"remove_invalid_values": True},  # sampling would fail before the loss says why
             disable_dropout=True,
             trust_remote_code=settings["trust_remote_code"],
         )
@@ -82,7 +84,9 @@ def main() -> None:
         ),
         processing_class=online.tokenizer,
     )
-    model.generation_config.eos_token_id = own_ends  # the trainer has read it; the parent's is what is saved
+    model.generation_config.eos_token_id = (
+        own_ends  # the trainer has read it; what is saved, `save_policy` says
+    )
     seconds = train(trainer, online.work)
     save_trained(
         trainer,
@@ -92,8 +96,9 @@ def main() -> None:
         seconds,
         tokens=trainer.state.num_input_tokens_seen,
         counts=online.counts,
+        template=settings["template"],
     )
 
 
 if __name__ == "__main__":
-    run(main)
+    run_training(main)

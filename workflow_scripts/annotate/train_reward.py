@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, TrainingArguments, 
 
 import workflow_scripts.common.models  # noqa: F401  (sets the environment before the libraries load)
 from workflow_scripts.common.code import code_of
-from workflow_scripts.common.errors import run
+from workflow_scripts.common.diverged import run_training
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.logprobs import padded
 from workflow_scripts.common.models import load_tokenizer, load_whole
@@ -64,6 +64,12 @@ def pair_loss(model: Any, rows: list[dict]) -> tuple[Tensor, dict[str, float]]:
     return -torch.nn.functional.logsigmoid(chosen - rejected).mean(), seen
 
 
+class RewardTrainer(RowTrainer):
+    """A RowTrainer whose divergence is noted as a reward model's."""
+
+    whose = "the reward model's training"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_training_flags(parser)
@@ -93,7 +99,7 @@ def main() -> None:
         trust_remote_code=settings["trust_remote_code"],
     )
     model.config.pad_token_id = tokenizer.pad_token_id
-    trainer = RowTrainer(
+    trainer = RewardTrainer(
         loss_of=pair_loss,
         model=without_dropout(model),
         args=TrainingArguments(
@@ -116,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_training(main)

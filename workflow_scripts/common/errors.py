@@ -26,9 +26,11 @@ NO_MEMORY_IN_WORDS = re.compile(r"can't allocate memory|out of memory", re.IGNOR
 class PlumblineError(Exception):
     """Something a user can mend: the message says what was wrong, where, and what to do."""
 
+    status: int | None = None  # of the process it ends, if it is not 1
+
 
 def run(main: Callable[[], None]) -> None:
-    """Call a stage's `main`; what a user can mend ends the process with status 1 and its message alone."""
+    """Call a stage's `main`; what a user can mend ends the process with its message alone, and status 1 (3: diverged)."""
     with told():
         main()
 
@@ -47,6 +49,9 @@ def told() -> Iterator[None]:
         sys.exit(141)
     except Exception as error:
         if message := spelt(error):
+            if isinstance(error, PlumblineError) and error.status:
+                print(f"error: {message}", file=sys.stderr)
+                sys.exit(error.status)
             sys.exit(f"error: {message}")
         raise
 

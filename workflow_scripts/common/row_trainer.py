@@ -28,6 +28,7 @@ from workflow_scripts.common.training import (
     load_trainable,
     save_trained,
     share_steps,
+    template_of,
     train,
     training_arguments,
     work_folder,
@@ -178,4 +179,5 @@ def train_on_rows(
         work,
         seconds,
         tokens=counts_of(manifest)["tokens"] * trainer.state.epoch,
+        template=template_of(manifest),
     )

@@ -1251,7 +1251,7 @@ class LmEval(Strict):
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     """What the model computes in."""
     apply_chat_template: bool = False
-    """Wrap the prompts in the tokenizer's chat template."""
+    """Wrap the prompts in the policy's own template, as it is saved beside its tokenizer."""
     fidelity: Fidelity | None = None
     """Null: the study's. code: the suite's mean takes an error rate as the published one does."""
 

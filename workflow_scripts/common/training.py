@@ -18,17 +18,20 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from torch.distributed.tensor import DTensor
 from torch.utils.data import BatchSampler, DataLoader, Sampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from workflow_scripts.common.chat_template import save_chat_template, with_own_end
+from workflow_scripts.common.diverged import OWN, Diverged, add_note_flag
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import (
     digest,
@@ -41,9 +44,11 @@ from workflow_scripts.common.files import (
 from workflow_scripts.common.models import load_policy, precision_of
 from workflow_scripts.common.shared_store import refuse_full_store
 
+LARGEST = torch.finfo(torch.float32).max ** 0.5  # 1.8e19: what can be squared
 # What a Trainer logs, and what the curve calls it.
 CURVE = {
     "loss": "train_loss",
+    "grad_norm": "grad_norm",
     "eval_loss": "validation_loss",
     "eval_accuracy": "validation_accuracy",
     "margin": "margin",
@@ -56,6 +61,16 @@ CURVE = {
     "clip_ratio/region_mean": "clipped_share",
     "completions/clipped_ratio": "unfinished",
     "learning_rate": "learning_rate",
+}
+# What of it has to be finite, in the words of a refusal.
+LOGGED = {
+    "loss": "the loss is",
+    "grad_norm": "the gradient is",
+    "eval_loss": "the validation loss is",
+    "margin": "the margin is",
+    "kl": "the KL is",
+    "reward": "the reward is",
+    "entropy": "the entropy is",
 }
 
 
@@ -190,6 +205,7 @@ def training_arguments(settings: dict, work: Path, seed: int, evaluate: bool) ->
         "seed": seed,
         "data_seed": seed,
         "logging_steps": settings["log_every"],
+        "logging_nan_inf_filter": False,  # it would log a loss that is no number as the mean of those before
         "eval_strategy": "steps" if evaluate else "no",
         "eval_steps": settings["evaluate_every"],
         "save_strategy": "steps",
@@ -326,23 +342,99 @@ def curve_of(history: list[dict]) -> list[dict]:
     rows = []
     for entry in history:
         row = {new: round(float(entry[old]), 6) for old, new in CURVE.items() if old in entry}
-        if set(row) - {"learning_rate"}:
+        if "grad_norm" in row:  # whether it is 0 matters, and it may be tiny
+            row["grad_norm"] = float(f"{entry['grad_norm']:.6g}")
+        if set(row) - {"learning_rate", "grad_norm"}:
             rows.append({"step": entry["step"], **row})
     return rows
 
 
+def are_finite(weights: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Return whether all weights, or this process's shards of them, are finite and below LARGEST, ().
+
+    Norms in a model square what it computes with: weights above that make all it says 0 or no number.
+    """
+    own = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights)
+    own = [weight.detach() for weight in own if weight.numel() and weight.is_floating_point()]
+    largest = torch._foreach_norm(own, float("inf")) if own else [torch.zeros(())]
+    return torch.stack([each.float() <= LARGEST for each in largest]).all()  # no number is below anything
+
+
+def says_numbers(model: Any, device: torch.device) -> torch.Tensor:
+    """Return whether a model's outputs for a few tokens are finite, (), in the autocast that the caller has it in."""
+    ids = torch.arange(min(8, model.config.vocab_size), device=device)
+    with torch.no_grad():
+        return model(input_ids=ids[None], use_cache=False).logits.isfinite().all()
+
+
+class Finiteness(TrainerCallback):
+    """Ends a training after the step, and before the checkpoint, that made something of it not finite.
+
+    All processes learn of it together, by one sum a step, and raise Diverged at the same place.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        trainer = self.trainer
+        trainer.rate = trainer._get_learning_rate()
+        weights = are_finite(weight for weight in trainer.model.parameters() if weight.requires_grad)
+        finite = {"the loss is": trainer.finite_loss, "the gradient is": trainer.finite_gradient}
+        trainer.refuse(finite | {"weights are": weights}, ahead=1)
+
+
 class Shared:
     """What a Trainer that many processes share needs beside; the first of its bases.
+
+    A training that is not finite ends here: `Finiteness` looks at each step, `log` at what is logged, validation among
+    it, and `train` at what the policy says in the end.
 
     A checkpoint counts as whole by the first process's last file, so all others have to have written theirs before.
     Under FSDP our losses use the LM head's weight without calling the head: it has to be a part of the outermost unit,
     which is whole from the forward pass to the end of the backward one (accelerate would make it a unit of its own).
     """
 
+    whose = OWN  # training, in the note of a divergence
+
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.started = time.monotonic()
         self.add_callback(SomethingLearned())
+        self.rate = 0.0  # of the last step
+        self.finite_loss = self.finite_gradient = torch.tensor(True, device=self.args.device)
+        self.add_callback(Finiteness(self))
+
+    def training_step(self, *arguments: Any, **named: Any) -> torch.Tensor:
+        loss = super().training_step(*arguments, **named)
+        self.finite_loss = self.finite_loss & loss.isfinite()
+        return loss
+
+    def _get_grad_norm(self, *arguments: Any, **named: Any) -> Any:
+        norm = super()._get_grad_norm(*arguments, **named)
+        if norm is not None:
+            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            self.finite_gradient = torch.as_tensor(norm, device=self.args.device).isfinite()
+        return norm
+
+    def refuse(self, finite: dict[str, torch.Tensor], ahead: int = 0) -> None:
+        """Raise Diverged, on all processes, for the first of {"the loss is": whether it is finite} that any finds false.
+
+        ahead: how many steps further than it has counted the training is.
+        """
+        broken = torch.stack([~each.to(self.args.device) for each in finite.values()]).long()
+        if self.args.world_size > 1:
+            broken = self.accelerator.reduce(broken, "sum")
+        for name, count in zip(finite, broken.tolist(), strict=True):
+            if count:
+                curve = curve_of(self.state.log_history)
+                raise Diverged(self.state.global_step + ahead, self.rate, name, self.whose, curve)
+
+    def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
+        numbers = {name: torch.tensor(logs[old]).isfinite() for old, name in LOGGED.items() if old in logs}
+        if numbers:  # the means over all processes: each has them
+            self.refuse(numbers)
+        super().log(logs, *arguments, **named)
 
     def seconds(self) -> float:
         """Return the wall seconds of this training so far, those before it was resumed with them."""
@@ -403,6 +495,8 @@ def train(trainer: Trainer, work: Path) -> float:
         if trainer.is_world_process_zero():
             print(f"resuming from {checkpoint}", flush=True)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with trainer.compute_loss_context_manager():  # the last step's, or the best one's, weights
+        trainer.refuse({"what it says is": says_numbers(trainer.model_wrapped.eval(), trainer.args.device)})
     return time.monotonic() - trainer.started
 
 
@@ -436,6 +530,10 @@ def save_trained(
     model = whole_policy(trainer)
     if not trainer.is_world_process_zero():
         return
+    if not are_finite(
+        model.parameters()
+    ):  # as ZeRO gathered them: while it trains, no process can look at them
+        raise Diverged(trainer.state.global_step, trainer.rate, "weights are", trainer.whose)
     if trainer.args.load_best_model_at_end:
         facts["best_step"] = trainer.state.best_global_step
     save_policy(
@@ -452,7 +550,8 @@ def save_trained(
 
 
 def write_policy(model: Any, folder: Path, settings: dict) -> None:
-    """Write a trained policy: its weights with the adapters added in, or, `lora.merge: false`, PEFT's own files alone.
+    """Write a trained policy: its weights with the adapters added in, or, `lora.merge: false`, PEFT's own files and
+    what ends its answers.
 
     The latter name their base model by the folder it was loaded from, which is relative to the working directory.
     """
@@ -461,6 +560,7 @@ def write_policy(model: Any, folder: Path, settings: dict) -> None:
         return
     [adapted] = model.adapted
     adapted.save_pretrained(folder, save_embedding_layers=False)
+    model.generation_config.save_pretrained(folder)
     (folder / "README.md").unlink()  # a card that says nothing but PEFT's version
     config = read_json(folder / "adapter_config.json")
     if isinstance(config["target_modules"], list):
@@ -478,12 +578,22 @@ def save_policy(
     seconds: float,
     processes: int = 1,
     tokens: float = 0,
+    template: dict | None = None,
     **facts: Any,
 ) -> None:
-    """Write a trained policy's model folder, curve, cost and last its manifest with `facts`; drop the work folder."""
+    """Write a trained policy's model folder, curve, cost and last its manifest with `facts`; drop the work folder.
+
+    `template` is what it was trained to speak: its chat template, whose end the generation settings then know. Without
+    one the parent's are kept.
+    """
+    if template:
+        own = model.generation_config
+        own.eos_token_id = with_own_end(template, tokenizer, own.eos_token_id)
     with finished_folder(arguments.output) as folder:
         write_policy(model, folder, arguments.settings)
         tokenizer.save_pretrained(folder)
+        if template:
+            save_chat_template(folder, template)
     refuse_full_store([arguments.output])
     write_json(arguments.curve, curve)
     gpus = processes if torch.cuda.is_available() else 0
@@ -513,8 +623,14 @@ def add_training_flags(parser: Any) -> None:
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--curve", type=Path, required=True)
     parser.add_argument("--cost", type=Path, required=True)
+    add_note_flag(parser)
 
 
 def counts_of(manifest: Path) -> dict:
     """Return the `counts` of a manifest."""
     return read_json(manifest).get("counts", {})
+
+
+def template_of(manifest: Path) -> dict | None:
+    """Return the template that rows were written in, as their manifest says."""
+    return read_json(manifest).get("template")

@@ -2,6 +2,7 @@
 
 Formats: `hf` (already such a folder: its files are linked), `llama2c` (the flat float32 checkpoint and the
 `tokenizer.bin` of the llama2.c project) and `gguf` (one file with quantised weights and tokenizer, dequantised once).
+Beside the tokenizer it writes the template that the study speaks to the model in, in place of any that came with it.
 Not covered: any format that needs unpickling.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from workflow_scripts.common.chat_template import save_chat_template
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_folder, write_manifest
 
@@ -282,6 +284,7 @@ def main() -> None:
             convert_gguf(arguments.source / settings["weights"], folder)
         else:
             link_hf(arguments.source, folder)
+        save_chat_template(folder, settings["template"])
         check_finite(folder)
         check = settings["check"]
         facts = {}

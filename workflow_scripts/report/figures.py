@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from workflow_scripts.common.diverged import divergence_of
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_json, read_jsonl
 from workflow_scripts.report.spreadsheets import read_csv
@@ -376,7 +377,10 @@ def draw_against_length(points: list[dict], title: str, label: str) -> Figure:
 
 def draw_reward_histograms(rewards: dict[str, list[float]]) -> Figure:
     """Return a histogram per reward column ({column: values}), with its mean and how many values there are."""
-    figure, panels = _panels(len(rewards), height=2.6)
+    figure, panels = _panels(max(1, len(rewards)), height=2.6)
+    if not rewards:
+        panels[0].text(0.5, 0.5, "no rewards: the reward model diverged", ha="center", color=GREY)
+        return figure
     for place, (panel, (column, values)) in enumerate(zip(panels, rewards.items(), strict=True)):
         centre = float(np.mean(values))
         constant = max(values) - min(values) < 1e-9
@@ -403,8 +407,11 @@ def read_rewards(paths: list[Path]) -> dict[str, list[float]]:
     """Return {column: values} of the "rewards" in annotated files, <annotation>/rows/<split>.jsonl; final_reward last.
 
     Of several annotations each has columns of its own, named "<annotation> <column>". Raises PlumblineError for a
-    row without rewards and a reward that is not a finite number, and when there are no rows at all.
+    row without rewards and a reward that is not a finite number, and when there are no rows at all. An annotation whose
+    reward model diverged has none, and is left out.
     """
+    diverged = [path for path in paths if divergence_of(path.parent.parent / "manifest.json")]
+    paths = [path for path in paths if path not in diverged]
     several = len({path.parent.parent for path in paths}) > 1
     found: dict[str, list[float]] = {}
     for path in paths:
@@ -419,7 +426,7 @@ def read_rewards(paths: list[Path]) -> dict[str, list[float]]:
                         f"{path}:{number}: reward {column!r} is {value!r}, not a finite number; annotate again"
                     )
                 found.setdefault(prefix + column, []).append(float(value))
-    if not found:
+    if not found and not diverged:
         raise PlumblineError(f"{', '.join(map(str, paths))}: no rows; nothing to draw")
     return dict(sorted(found.items(), key=lambda item: item[0].endswith(FINAL)))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas
 
+from workflow_scripts.common.diverged import divergence_of, note_text
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import finished_file, read_json
 from workflow_scripts.report.settings import read_settings
@@ -17,7 +18,15 @@ COUNTS = ["requests", "stored", "missing", "prompt_tokens", "completion_tokens",
 
 def plan_table(plans: list[dict]) -> pandas.DataFrame:
     """Return a row per plan file ({"policy", "seed", "benchmark", "judge", "file"}) and one of the sums of each judge."""
-    rows = [plan | {key: read_json(plan["file"])[key] for key in COUNTS} for plan in plans]
+    rows = []
+    for plan in plans:
+        if note := divergence_of(plan["file"]):
+            print(
+                f"{plan['policy']} (seed {plan['seed']}), {plan['benchmark']}: not judged: {note_text(note)}"
+            )
+            continue
+        counts = read_json(plan["file"])
+        rows.append(plan | {key: counts[key] for key in COUNTS})
     table = pandas.DataFrame(rows, columns=["judge", "benchmark", "policy", "seed", *COUNTS])
     sums = table.groupby("judge", sort=False)[COUNTS].sum().reset_index()
     return pandas.concat([table, sums.assign(benchmark="total", policy="", seed="")], ignore_index=True)

@@ -81,6 +81,8 @@ def read_samples(benchmark: str, prompts: Path, index: list[dict], count: int) -
     for answer in first_seeds(answers_to(benchmark, index)):
         policy, seed = answer["policy"], answer["seed"]
         rows = read_jsonl(rows_beside(answer["generations"]))
+        if not rows:  # its training diverged
+            continue
         verdicts = read_jsonl(answer["verdicts"]) if answer["verdicts"] else []
         found["lengths"][policy] = [row["completion_tokens"] for row in rows]
         numbers = [verdict_value(verdict) for verdict in verdicts]

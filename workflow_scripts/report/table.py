@@ -371,6 +371,7 @@ def _row(
     row |= {"subset": name[0], "metric": name[1], "higher_is_better": "" if better is None else better}
     row |= {"n": len(own_items[0].items), "groups": len(set(own_items[0].groups))}
     notes = [found[0]["note"], cut_prompts(members), _items_note("averaged over the seeds", own_items, cells)]
+    notes += [f"without seed {each}: {reason}" for each, reason in refusals(own, benchmark).items()]
     if own_items[0].items:
         found_here = _estimated(own_items, arguments)
         notes.append(found_here.pop("note"))
@@ -384,6 +385,8 @@ def _row(
             notes.append(difference.pop("note"))
             row |= difference
         notes.append(_items_note("compared", shared, [*cells, *other_cells]))
+    elif other and (reasons := refusals(other, benchmark)):
+        notes.append(f"not compared with {other['policy']}: {next(iter(reasons.values()))}")
     return row | {"note": "; ".join(filter(None, in_order(notes)))}
 
 
@@ -515,10 +518,16 @@ def _items_note(what: str, shared: list[Cell], cells: list[Cell]) -> str:
     return f"{what} on {count} of {every} items" if count else f"not {what}: no item in common"
 
 
+def refusals(own: dict, benchmark: str) -> dict:
+    """Return {seed: why it has no score} of a set's seeds that were refused one."""
+    scores = own["benchmarks"].get(benchmark, [])
+    return {s.get("seed"): " ".join(str(s["refused"]).split()) for s in scores if s["refused"] is not None}
+
+
 def _refusal_row(own: dict, benchmark: str, settings: dict) -> dict:
     members = own["benchmarks"][benchmark]
-    reason = " ".join(str(members[0]["refused"]).split())
-    return _blank(own, benchmark, members, settings) | {"n": 0, "groups": 0, "note": reason}
+    reasons = in_order(refusals(own, benchmark).values())
+    return _blank(own, benchmark, members, settings) | {"n": 0, "groups": 0, "note": "; ".join(reasons)}
 
 
 def _blank(own: dict, benchmark: str, members: list[dict], settings: dict) -> dict:

@@ -1,5 +1,5 @@
-"""How each training went: one row per policy and seed, from curves and manifests, with a warning where it overfitted
-or learned from replies that have lost their end.
+"""How each training went: one row per policy and seed, from curves and manifests, with a warning where it overfitted,
+did not learn at all, diverged, or learned from replies that have lost their end.
 
 A run overfits when its validation loss has risen above its lowest by more than `RISE` of it while the training loss
 still fell: the check of Raschka's chapter on instruction fine-tuning. Deterministic, like every table.
@@ -10,11 +10,13 @@ import json
 from pathlib import Path
 
 from workflow_scripts.common.cuts import cut_words
+from workflow_scripts.common.diverged import divergence_of, note_text
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_json
 from workflow_scripts.report.spreadsheets import write_csv
 
 RISE = 0.01  # of the lowest validation loss: less is the noise of a small validation split
+MOVES = 3  # as many losses, to six decimals, are not the same by chance
 LAST = 5  # points that a run's first and last training losses are means of: single batches are noisy
 COLUMNS = (
     "policy seed method rows rows_rejected rows_cut ends_lost steps train_loss_first train_loss_last validation_loss_first validation_loss_best "
@@ -71,6 +73,23 @@ def rows_of(counts: dict) -> dict:
     return row
 
 
+def dead(curve: list[dict]) -> str | None:
+    """Return a warning where nothing moved: no step had a gradient, or its loss was the same in all that were logged.
+
+    The loss of online methods is 0 by construction where it is not clipped, so theirs says nothing: their reward does.
+    """
+    gradients = [value for _, value in points_of(curve, "grad_norm")]
+    if gradients and not any(gradients):
+        return (
+            "learned nothing: the gradient was 0 in every logged step; look at what is learned (masks, weights, rewards "
+            "that are all alike) and at the parent's weights"
+        )
+    losses = [value for _, value in points_of(curve, "train_loss")]
+    if len(losses) >= MOVES and len(set(losses)) == 1 and not points_of(curve, "reward"):
+        return f"learned nothing: the loss was {losses[0]:.6g} in all {len(losses)} logged steps; raise learning_rate"
+    return None
+
+
 def written(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
 
@@ -91,11 +110,13 @@ def main() -> None:
         curve = read_json(entry["curve"])
         row = {name: entry[name] for name in ("policy", "seed", "method")} | {"steps": manifest.get("steps")}
         learned, went = (
-            rows_of(read_json(entry["learned_from"])["counts"]),
+            rows_of(read_json(entry["learned_from"]).get("counts", {})),
             summarise(curve, manifest.get("best_step")),
         )
         row |= learned | went | {name: manifest[name] for name in FACTS if name in manifest}
-        warnings = [went.get("warning"), learned.get("warning")]
+        note = divergence_of(entry["manifest"])
+        moved = dead(curve) or went.get("warning")
+        warnings = [note_text(note) if note else moved, learned.get("warning")]
         if any(warnings):
             row["warning"] = "; ".join(filter(None, warnings))
         rows.append(row)

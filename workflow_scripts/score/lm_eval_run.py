@@ -158,12 +158,16 @@ def note_cuts(model: CountingLM, tasks: dict[str, Task]) -> None:
 
 
 def load_model(folder: Path, settings: dict) -> CountingLM:
-    """Return a policy as the harness sees one."""
+    """Return a policy as the harness sees one.
+
+    A prompt in the chat template has its special tokens already: the harness adds none, with or without BOS in it.
+    """
     policy = load_policy(folder, precision_of(settings["dtype"]))
     model = CountingLM(
         pretrained=policy.to("cuda" if torch.cuda.is_available() else "cpu"),
         tokenizer=str(folder),
         batch_size=settings["batch_size"],
+        add_bos_token=False if settings["apply_chat_template"] else None,
     )
     if settings["apply_chat_template"] and model.tokenizer.chat_template is None:
         raise PlumblineError(f"{folder}: its tokenizer has no chat template; set apply_chat_template: false")

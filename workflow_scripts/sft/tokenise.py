@@ -199,7 +199,12 @@ def main() -> None:
             "a reply without its end token teaches nothing of stopping: raise max_tokens, or set overflow: reject",
         )
     write_jsonl(arguments.output / "rejected.jsonl", all_rejected)
-    write_manifest(arguments.manifest, [*files, arguments.output / "rejected.jsonl"], counts=counts)
+    write_manifest(
+        arguments.manifest,
+        [*files, arguments.output / "rejected.jsonl"],
+        counts=counts,
+        template=arguments.settings["template"],
+    )
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ from trl import SFTConfig, SFTTrainer
 
 import workflow_scripts.common.models  # noqa: F401  (sets the environment before the libraries load)
 from workflow_scripts.common.code import code_of
-from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.diverged import run_training
+from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.logprobs import IGNORED, head_of, keeps_rows_apart, through_forward, token_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
 from workflow_scripts.common.training import (
@@ -38,6 +39,7 @@ from workflow_scripts.common.training import (
     load_trainable,
     save_trained,
     share_steps,
+    template_of,
     train,
     training_arguments,
     work_folder,
@@ -242,8 +244,9 @@ def main() -> None:
     )
     seconds = train(trainer, work)
     tokens = counts_of(arguments.tokens_manifest)["train"]["tokens"] * trainer.state.epoch
-    save_trained(trainer, tokenizer, arguments, work, seconds, tokens=tokens)
+    template = template_of(arguments.tokens_manifest)
+    save_trained(trainer, tokenizer, arguments, work, seconds, tokens=tokens, template=template)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_training(main)

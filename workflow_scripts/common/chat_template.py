@@ -1,0 +1,82 @@
+"""What a policy was trained to speak, saved beside its tokenizer: a template of ours as `chat_template.jinja`.
+
+So a server, the harness or anyone who calls `apply_chat_template` on a saved policy asks it as it learned to be asked,
+token for token, whatever its parent's template was. The study itself asks by `templates.render`, never by this file.
+Not covered: tools, contents that are no text, and roles that our templates do not have (they are refused).
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from workflow_scripts.common.files import finished_file, read_json, write_json
+from workflow_scripts.common.templates import ends_of
+
+FILE = "chat_template.jinja"
+ROLES = ("system", "user", "assistant")
+# What older folders have beside or instead of it, and what would be read before it.
+OTHERS = ("chat_template.json", "additional_chat_templates")
+
+
+def words(text: str, filled: bool = True) -> list[str]:
+    """Return Jinja expressions for a text, {bos} and {eos} in it as the tokenizer's own tokens if they are filled in."""
+    named = {"{bos}": "(bos_token or '')", "{eos}": "(eos_token or '')"} if filled else {}
+    parts = re.split(r"(\{bos\}|\{eos\})", text) if filled else [text]
+    # JSON's escapes are Jinja's, as long as what is not ASCII is left as it is.
+    return [named.get(part) or json.dumps(part, ensure_ascii=False) for part in parts if part]
+
+
+def message_of(part: dict, content: str) -> str:
+    """Return the Jinja statement that writes a message of a role, its content a Jinja expression."""
+    before = words(part["before"]) + words(part.get("lead", ""), filled=False)
+    return written([*before, content, *words(part.get("end", "")), *words(part["after"])])
+
+
+def written(expressions: list[str]) -> str:
+    """Return the Jinja statement that writes expressions one after another."""
+    return f"{{{{- {' ~ '.join(expressions)} -}}}}" if expressions else ""
+
+
+def jinja_of(template: dict) -> str:
+    """Return the Jinja source that renders conversations as `templates.render` does."""
+    content = "(message['content'] | trim)" if template["strip"] else "message['content']"
+    default = template.get("default_system")
+    lines = [written(words(template["start"]))]
+    if default:
+        [said] = words(default.strip() if template["strip"] else default, filled=False)
+        lines.append("{%- if messages[0]['role'] != 'system' -%}")
+        lines += [message_of(template["system"], said), "{%- endif -%}"]
+    lines.append("{%- for message in messages -%}")
+    for number, role in enumerate(ROLES):
+        lines.append(f"{{%- {'elif' if number else 'if'} message['role'] == '{role}' -%}}")
+        lines.append(message_of(template[role], content))
+    refusal = "'a message of the role ' ~ message['role'] ~ '; this template has system, user and assistant'"
+    lines += ["{%- else -%}", f"{{{{- raise_exception({refusal}) -}}}}", "{%- endif -%}", "{%- endfor -%}"]
+    lines.append("{%- if add_generation_prompt -%}")
+    lines += [written(words(template["assistant"]["before"])), "{%- endif -%}"]
+    return "\n".join(filter(None, lines)) + "\n"
+
+
+def save_chat_template(folder: Path, template: dict) -> None:
+    """Write a template into a model folder as the only one there is; other hard links to its files stay as they are."""
+    for name in OTHERS:
+        path = folder / name
+        if path.is_dir():
+            for member in path.iterdir():
+                member.unlink()
+            path.rmdir()
+        path.unlink(missing_ok=True)
+    config = folder / "tokenizer_config.json"
+    if config.is_file() and "chat_template" in (known := read_json(config)):
+        write_json(config, {name: value for name, value in known.items() if name != "chat_template"})
+    with finished_file(folder / FILE) as temporary:
+        temporary.write_text(jinja_of(template), encoding="utf-8")
+
+
+def with_own_end(template: dict, tokenizer: Any, known: int | list[int] | None) -> int | list[int] | None:
+    """Return the ids that end an answer: those a model knows, then the tokenizer's and the template's own, if new."""
+    ids = [] if known is None else [known] if isinstance(known, int) else list(known)
+    found = ends_of(template["assistant"].get("end", ""), tokenizer).ids
+    more = [identity for identity in found if identity not in ids]
+    return [*ids, *more] if more else known

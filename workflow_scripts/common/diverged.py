@@ -1,0 +1,160 @@
+"""What happens where a training comes to numbers that are not finite: it ends, nothing is saved, the study goes on.
+
+By hand the command ends with `Diverged` and its status. Within a study (`--note-divergence`) that is an outcome like
+another: the training writes its divergence down in a manifest without weights, and each job that would go on from it
+hands the note on in place of results (this module's own command line, before the job's own in every such rule), down
+to the table, whose rows have a note and no value. So one run's learning rate costs no other run its numbers, and what
+has diverged is not trained again until its settings change.
+
+A note is {"step", "learning_rate", "quantity", "whose"}; it stands in a job's JSON outputs, or in its only file.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.files import finished_file, write_json
+
+STATUS = 3  # of a command whose training diverged
+KEY = "diverged"
+OWN, ANCESTOR = "training", "an ancestor's training"
+ADVICE = (
+    "No weights are written. Lower learning_rate (or max_grad_norm, or warm up longer), or look for broken rows among "
+    "the data"
+)
+
+
+class Diverged(PlumblineError):
+    """A training that came to a loss, gradient, weight or other `quantity` that is not finite; `curve` is its past."""
+
+    status = STATUS
+
+    def __init__(
+        self,
+        step: int,
+        learning_rate: float,
+        quantity: str,
+        whose: str = OWN,
+        curve: list[dict] | None = None,
+    ) -> None:
+        self.note = {"step": step, "learning_rate": learning_rate, "quantity": quantity, "whose": whose}
+        self.curve = curve or []
+        super().__init__(f"{note_text(self.note)}. {ADVICE}")
+
+
+def note_text(note: dict) -> str:
+    """Return a note in words, as the table has it."""
+    return (
+        f"{note['whose']} diverged at step {note['step']} (learning rate {note['learning_rate']:g}): "
+        f"{note['quantity']} not finite"
+    )
+
+
+def divergence_of(path: Path | str) -> dict | None:
+    """Return the note that a JSON or JSON Lines file of the workflow hands on, None if it is an ordinary one."""
+    path = Path(path)
+    if path.suffix not in (".json", ".jsonl") or not path.is_file():
+        return None
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        text = stream.readline() if path.suffix == ".jsonl" else stream.read()
+    if f'"{KEY}"' not in text:  # nearly always: no need to parse it
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    note = value.get(KEY) if isinstance(value, dict) else None
+    return (
+        note
+        if isinstance(note, dict) and {"step", "learning_rate", "quantity", "whose"} <= set(note)
+        else None
+    )
+
+
+def hand_on(note: dict, outputs: list[Path], curve: list[dict] | None = None) -> None:
+    """Write a job's outputs as those of one that could not be done: the note in its JSON files, all else empty.
+
+    Names without a suffix are folders. A job without a JSON file has the note as the only row of its JSON Lines.
+    """
+    curves = [
+        path for path in outputs if path.name == "curve.json" and path.with_name("manifest.json") in outputs
+    ]
+    jsons = [path for path in outputs if path.suffix == ".json" and path not in curves]
+    value = {KEY: note, "files": {}, "refused": note_text(note)}
+    for path in outputs:
+        if path in jsons:
+            continue
+        if not path.suffix:
+            if path.is_symlink():  # into a shared store
+                path.unlink()
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(parents=True)
+            continue
+        with finished_file(path) as temporary:
+            if path in curves:
+                temporary.write_text(json.dumps(curve or [], indent=2) + "\n", encoding="utf-8")
+            elif path.suffix == ".jsonl" and not jsons:
+                temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
+    for path in jsons:  # a manifest is written last
+        write_json(path, value)
+
+
+def run_training(main: Callable[[], None]) -> None:
+    """Call a training's `main` as `errors.run` does; with --note-divergence, a divergence is written down, status 0.
+
+    Of several processes, which all come to it at the same step, the first writes.
+    """
+
+    def noting() -> None:
+        try:
+            main()
+        except Diverged as error:
+            parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+            parser.add_argument("--note-divergence", action="store_true")
+            for name in ("manifest", "curve", "output", "work"):
+                parser.add_argument(f"--{name}", type=Path)
+            flags, _ = parser.parse_known_args()
+            if not flags.note_divergence:
+                raise
+            print(f"error: {error}. The study goes on without it.", file=sys.stderr, flush=True)
+            if os.environ.get("RANK", "0") == "0":
+                if flags.work:
+                    shutil.rmtree(flags.work, ignore_errors=True)
+                hand_on(error.note, [flags.output, flags.curve, flags.manifest], error.curve)
+
+    run(noting)
+
+
+def add_note_flag(parser: Any) -> None:
+    """Add the flag by which a study's training writes its divergence down instead of failing."""
+    parser.add_argument(
+        "--note-divergence",
+        action="store_true",
+        help="write a divergence into the manifest, without weights, and end with status 0, so that a study goes on",
+    )
+
+
+def main() -> None:
+    """Hand a divergence on from a job's inputs to its outputs; status 1, and nothing written, where there is none."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--inputs", type=Path, nargs="*", default=[])
+    parser.add_argument("--outputs", type=Path, nargs="+", required=True)
+    parser.add_argument("--whose", help="whose training it is to this job, where the note calls it its own")
+    arguments = parser.parse_args()
+    note = next(filter(None, map(divergence_of, arguments.inputs)), None)
+    if note is None:
+        sys.exit(1)
+    if arguments.whose and note["whose"] in (OWN, ANCESTOR):
+        note = note | {"whose": arguments.whose}
+    hand_on(note, arguments.outputs)
+    print(f"skipped: {note_text(note)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(main)
