@@ -182,17 +182,17 @@ def test_a_policy_is_saved_with_the_template_it_learned_not_with_its_parents(cha
     for name in ("tulu", "alpaca"):
         monkeypatch.setattr("tests.tiny.TEMPLATE", TEMPLATES[name])
         tokens = write_tokens(chatty, conversations(4), conversations(2), tmp_path / name / "tokens")
-        settings = settings_of(max_steps=1, lora=None)
+        settings = settings_of(max_steps=1, warmup=0.0, lora=None)
         assert_speaks(run_sft(chatty, tokens, settings, tmp_path / name), TEMPLATES[name])
 
 
 def test_a_child_whose_template_differs_from_its_parents_has_its_own(chatty, tmp_path, monkeypatch):
     monkeypatch.setattr("tests.tiny.TEMPLATE", TEMPLATES["vicuna"])
     tokens = write_tokens(chatty, conversations(4), conversations(2), tmp_path / "tokens")
-    parent = run_sft(chatty, tokens, settings_of(max_steps=1), tmp_path / "sft")
+    parent = run_sft(chatty, tokens, settings_of(max_steps=1, warmup=0.0), tmp_path / "sft")
     monkeypatch.setattr("tests.tiny.TEMPLATE", TEMPLATES["tutor"])
     stored = write_reference(parent, pairs(4), tmp_path / "reference")
-    child = run_align("dpo", parent, stored, preference_settings(max_steps=1), tmp_path / "dpo")
+    child = run_align("dpo", parent, stored, preference_settings(max_steps=1, warmup=0.0), tmp_path / "dpo")
     assert_speaks(parent, TEMPLATES["vicuna"])
     assert_speaks(child, TEMPLATES["tutor"])
 
@@ -201,7 +201,7 @@ def test_an_adapter_has_its_template_beside_it(chatty, tmp_path, monkeypatch):
     monkeypatch.setattr("tests.tiny.TEMPLATE", TEMPLATES["tulu"])
     tokens = write_tokens(chatty, conversations(4), conversations(2), tmp_path / "tokens")
     lora = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": "all-linear", "merge": False}
-    folder = run_sft(chatty, tokens, settings_of(max_steps=1, lora=lora), tmp_path / "sft")
+    folder = run_sft(chatty, tokens, settings_of(max_steps=1, warmup=0.0, lora=lora), tmp_path / "sft")
     assert (folder / "adapter_config.json").is_file()
     assert load_tokenizer(folder).chat_template == jinja_of(TEMPLATES["tulu"])
 
@@ -231,7 +231,7 @@ def test_a_trained_policys_generation_settings_know_its_templates_end(tiny_model
     ended = TEMPLATES["tutor"] | {"assistant": TEMPLATES["tutor"]["assistant"] | {"end": "<pad>"}}
     monkeypatch.setattr("tests.tiny.TEMPLATE", ended)
     tokens = write_tokens(parent, conversations(4), conversations(2), tmp_path / "tokens")
-    folder = run_sft(parent, tokens, settings_of(max_steps=1), tmp_path / "sft")
+    folder = run_sft(parent, tokens, settings_of(max_steps=1, warmup=0.0), tmp_path / "sft")
     ends = GenerationConfig.from_pretrained(folder).eos_token_id
     assert ends == [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<pad>")]
     assert load_policy(folder).generation_config.eos_token_id == ends

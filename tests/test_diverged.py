@@ -84,7 +84,7 @@ def test_a_preference_run_that_explodes_is_refused_and_its_curve_is_true_until_t
 
 def test_a_loss_that_is_no_number_in_one_of_several_passes_is_noticed(tiny_model, stored, tmp_path):
     broken = with_a_broken_row(stored, tmp_path / "broken", 5)
-    settings = preference_settings(batch_size=12, per_device_batch=2, log_every=100)
+    settings = preference_settings(batch_size=12, per_device_batch=2, log_every=100, warmup=0.0)
     with pytest.raises(Diverged, match=r"at step 1 .*the loss is not finite"):
         run_align("dpo", tiny_model, broken, settings, tmp_path / "run")
     assert_nothing_was_saved(tmp_path / "run")
