@@ -48,7 +48,7 @@ def plans(fresh) -> dict[str, list[Job]]:
 
 
 def module_of(job: Job) -> str:
-    return re.search(r" workflow_scripts\.(?!common\.launch )(\S+)", job.command)[1]
+    return re.search(r" workflow_scripts\.(?!common\.(?:launch|diverged) )(\S+)", job.command)[1]
 
 
 # --- what holds for all ---------------------------------------------------------------------------------------------

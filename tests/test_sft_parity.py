@@ -14,7 +14,7 @@ from trl import SFTConfig, SFTTrainer
 from tests.tiny import conversations, run_sft, settings_of, write_tokens
 from workflow_scripts.common.models import load_policy, load_tokenizer
 from workflow_scripts.common.templates import IGNORED
-from workflow_scripts.common.training import training_arguments
+from workflow_scripts.common.training import Shared, training_arguments
 from workflow_scripts.sft import train as sft_train
 from workflow_scripts.sft.train import LearnedPositionsTrainer
 
@@ -75,9 +75,13 @@ def trainer_of(
     )
 
 
+class Stock(Shared, SFTTrainer):
+    """TRL's own losses, with what all our trainers share."""
+
+
 def stock_trainer(settings: dict, reference: None, **arguments: object) -> SFTTrainer:
     """Return TRL's own trainer in the place of ours."""
-    return SFTTrainer(**arguments)
+    return Stock(**arguments)
 
 
 @pytest.mark.parametrize("pack_tokens", [160, None])

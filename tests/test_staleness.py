@@ -126,7 +126,7 @@ def test_a_limit_cuts_every_split_and_benchmark_and_leaves_the_study_itself_alon
         path.write_text(re.sub(r"^    message:\n.*\n", "", path.read_text(), flags=re.MULTILINE))
     plan = snakemake(study, "--dry-run", "--printshellcmds", *cut).stdout
     commands = re.findall(
-        r"^Shell command: python -m (?:workflow_scripts\.common\.launch .*? -- )?workflow_scripts\.(\S+) (.*)$",
+        r"^Shell command: (?:.* \|\| )?python -m (?:workflow_scripts\.common\.launch .*? -- )?workflow_scripts\.(\S+) (.*)$",
         plan,
         re.MULTILINE,
     )
@@ -234,7 +234,7 @@ sources:
   lessons: {simulate: {rows: alpaca, problems: data/bundled/lessons.jsonl, seed: 7, count: 40}}
   exam: {simulate: {rows: alpaca, problems: data/bundled/biology_problems.jsonl, seed: 8, count: 20}}
 models:
-  tiny: {source: weights, template: alpaca, context: 512}
+  tiny: {source: weights, template: alpaca, context: 1024}
 datasets:
   lessons: &rows
     {source: lessons, files: [instruction-data.json], schema: alpaca, split: {quotas: {train: 20, validation: 5}}}

@@ -188,12 +188,20 @@ def kill_once_checkpointed(module: str, flags: list[str], work: Path) -> None:
     command = [sys.executable, "-m", module, *flags]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 240
-        while not list(work.glob(f"*/checkpoint-{KILL_AFTER}/trainer_state.json")):
+        while not any(map(is_whole, work.glob(f"*/checkpoint-{KILL_AFTER}/trainer_state.json"))):
             assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.002)
         process.kill()
     assert process.returncode == -9
+
+
+def is_whole(state: Path) -> bool:
+    """Tell whether a checkpoint's last file is written to its end."""
+    try:
+        return bool(json.loads(state.read_text()))
+    except ValueError:
+        return False
 
 
 def leave_a_half_written_checkpoint(work: Path) -> Path:

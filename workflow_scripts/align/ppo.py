@@ -335,7 +335,7 @@ class Learner:
     def refuse(self, facts: dict[str, float], state: State, every: int) -> None:
         """Raise Diverged where a step's reward, KL, entropy or gradient, the weights, or what they say is not finite."""
         with self.computing():
-            said = says_numbers(self.policy, self.device)
+            said = says_numbers(self.policy, self.policy.config, self.device)
         finite = {f"the {name} is": math.isfinite(facts[key]) for name, key in CHECKED.items()}
         finite |= {"weights are": bool(are_finite(self.learned.values())), "what it says is": bool(said)}
         for name, fine in finite.items():

@@ -360,9 +360,12 @@ def are_finite(weights: Iterable[torch.Tensor]) -> torch.Tensor:
     return torch.stack([each.float() <= LARGEST for each in largest]).all()  # no number is below anything
 
 
-def says_numbers(model: Any, device: torch.device) -> torch.Tensor:
-    """Return whether a model's outputs for a few tokens are finite, (), in the autocast that the caller has it in."""
-    ids = torch.arange(min(8, model.config.vocab_size), device=device)
+def says_numbers(model: Any, config: Any, device: torch.device) -> torch.Tensor:
+    """Return whether a model's outputs for a few tokens are finite, (), in the autocast that the caller has it in.
+
+    `config` is the model's own: one that is wrapped for several processes hides it.
+    """
+    ids = torch.arange(min(8, config.get_text_config().vocab_size), device=device)
     with torch.no_grad():
         return model(input_ids=ids[None], use_cache=False).logits.isfinite().all()
 
@@ -496,7 +499,8 @@ def train(trainer: Trainer, work: Path) -> float:
             print(f"resuming from {checkpoint}", flush=True)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     with trainer.compute_loss_context_manager():  # the last step's, or the best one's, weights
-        trainer.refuse({"what it says is": says_numbers(trainer.model_wrapped.eval(), trainer.args.device)})
+        said = says_numbers(trainer.model_wrapped.eval(), trainer.model.config, trainer.args.device)
+    trainer.refuse({"what it says is": said})
     return time.monotonic() - trainer.started
 
 
