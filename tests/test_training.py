@@ -17,6 +17,7 @@ from tests.tiny import (
     ROOT,
     align_flags,
     conversations,
+    is_whole,
     pairs,
     preference_settings,
     run_align,
@@ -194,14 +195,6 @@ def kill_once_checkpointed(module: str, flags: list[str], work: Path) -> None:
             time.sleep(0.002)
         process.kill()
     assert process.returncode == -9
-
-
-def is_whole(state: Path) -> bool:
-    """Tell whether a checkpoint's last file is written to its end."""
-    try:
-        return bool(json.loads(state.read_text()))
-    except ValueError:
-        return False
 
 
 def leave_a_half_written_checkpoint(work: Path) -> Path:

@@ -174,3 +174,11 @@ def run_align(
         lambda: align(LOSSES[method], f"workflow_scripts.align.{method}", mismatched=method == "kto"), *flags
     )
     return folder / "model"
+
+
+def is_whole(state: Path) -> bool:
+    """Tell whether a checkpoint's last file is written to its end."""
+    try:
+        return bool(json.loads(state.read_text()))
+    except ValueError:
+        return False

@@ -498,9 +498,11 @@ def train(trainer: Trainer, work: Path) -> float:
         if trainer.is_world_process_zero():
             print(f"resuming from {checkpoint}", flush=True)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    with trainer.compute_loss_context_manager():  # the last step's, or the best one's, weights
-        said = says_numbers(trainer.model_wrapped.eval(), trainer.model.config, trainer.args.device)
-    trainer.refuse({"what it says is": said})
+    # DeepSpeed has taken its engine apart by now; of it, the weights that are saved have to do (save_trained).
+    if getattr(trainer.accelerator.state, "deepspeed_plugin", None) is None:
+        with trainer.compute_loss_context_manager():  # the last step's, or the best one's, weights
+            said = says_numbers(trainer.model_wrapped.eval(), trainer.model.config, trainer.args.device)
+        trainer.refuse({"what it says is": said})
     return time.monotonic() - trainer.started
 
 
