@@ -156,7 +156,7 @@ def write_questions(folder: Path) -> None:
     step = {
         "question": "Which part?",
         "answer": "The root.",
-        "hint": "A part of the rose.",
+        "hint": "Name a part.",
         "incorrect": "The moon.",
         "feedback": "That is no part.",
         "partial": "One below.",
