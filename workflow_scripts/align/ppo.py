@@ -36,9 +36,9 @@ from workflow_scripts.common.training import (
     are_finite,
     last_checkpoint,
     load_trainable,
-    refuse_one_step,
     save_policy,
     says_numbers,
+    spared_warmup,
     training_arguments,
 )
 
@@ -403,8 +403,9 @@ def main() -> None:
     learner = Learner(arguments.parent, settings, online.work, arguments.seed)
     steps = settings["max_steps"] or math.ceil(settings["epochs"] * len(online.prompts) / size)
     updates = settings["ppo_epochs"] * size // update
-    refuse_one_step(steps * updates, settings["warmup"], settings["schedule"])
-    warmup = math.ceil(settings["warmup"] * steps * updates)
+    warmup = math.ceil(
+        spared_warmup(steps * updates, settings["warmup"], settings["schedule"]) * steps * updates
+    )
     # Asked for its factor only: the learning rate is a function of the step and needs no state.
     [*_, share] = get_scheduler(settings["schedule"], learner.optimizer, warmup, steps * updates).lr_lambdas
     state, checkpoint = State(settings["kl_coef"]), last_checkpoint(online.work)

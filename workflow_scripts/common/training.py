@@ -17,6 +17,7 @@ import math
 import os
 import resource
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -220,23 +221,20 @@ def training_arguments(settings: dict, work: Path, seed: int, evaluate: bool) ->
     }
 
 
-def refuse_one_step(steps: int, warmup: float, schedule: str) -> None:
-    """Raise PlumblineError where all of a training's steps are at learning rate 0: its weights would be its parent's.
+def spared_warmup(steps: int, warmup: float, schedule: str) -> float:
+    """Return the share of its steps that a training warms up in: none of one step alone, and that is said.
 
-    A warm-up of a share of the steps is rounded up to whole steps, and rises from 0; so one step alone learns nothing.
+    A warm-up of any length begins at the learning rate 0, so the only step would leave the parent's weights as they are.
     """
-    if steps <= 1 and warmup > 0 and schedule != "constant":
-        raise PlumblineError(
-            "nothing would be learned: all rows make one optimiser step, and a warm-up's first step has the learning "
-            "rate 0; give it more steps (a smaller batch_size or pack_tokens, more epochs) or warmup: 0.0"
-        )
-
-
-class SomethingLearned(TrainerCallback):
-    """Refuses a training whose only step has the learning rate 0, once it is known how many steps there are."""
-
-    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **named: Any) -> None:
-        refuse_one_step(state.max_steps, args.warmup_steps, str(args.lr_scheduler_type.value))
+    if steps > 1 or not warmup or schedule == "constant":
+        return warmup
+    print(
+        "warning: all rows make one optimiser step, which a warm-up would leave at the learning rate 0: it is trained without; "
+        "give it more steps (a smaller batch_size or pack_tokens, more epochs)",
+        file=sys.stderr,
+        flush=True,
+    )
+    return 0.0
 
 
 def callbacks_of(settings: dict) -> list[TrainerCallback]:
@@ -403,7 +401,6 @@ class Shared:
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.started = time.monotonic()
-        self.add_callback(SomethingLearned())
         self.rate = 0.0  # of the last step
         self.finite_loss = self.finite_gradient = torch.tensor(True, device=self.args.device)
         self.add_callback(Finiteness(self))
@@ -438,6 +435,11 @@ class Shared:
         if numbers:  # the means over all processes: each has them
             self.refuse(numbers)
         super().log(logs, *arguments, **named)
+
+    def create_scheduler(self, num_training_steps: int, *arguments: Any, **named: Any) -> Any:
+        schedule = str(self.args.lr_scheduler_type.value)
+        self.args.warmup_steps = spared_warmup(num_training_steps, self.args.warmup_steps, schedule)
+        return super().create_scheduler(num_training_steps, *arguments, **named)
 
     def seconds(self) -> float:
         """Return the wall seconds of this training so far, those before it was resumed with them."""
