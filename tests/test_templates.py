@@ -5,7 +5,7 @@ import string
 import pytest
 import yaml
 from fastchat.conversation import get_conv_template
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
@@ -76,9 +76,9 @@ LLAMA, GPT2, STRADDLING = llama_like(), byte_level(True), byte_level(False)
 TOKENIZERS = {"llama": LLAMA, "gpt2": GPT2, "straddling": STRADDLING}
 
 
-def learned_text(text, tokens, tokenizer):
+def learned_text(text, tokens, tokenizer, spans=()):
     """Return the stretches of text whose tokens are labelled."""
-    _, offsets = encode(text, tokenizer)
+    _, offsets = encode(text, tokenizer, spans)
     stretches, last = [], None
     for (start, end), label in zip(offsets, tokens.labels, strict=True):
         if label != IGNORED:
@@ -265,6 +265,7 @@ contents = st.text(alphabet='aeinstuvAB \n:{"}é日😀.1<|>#', max_size=12)
 @pytest.mark.parametrize("tokenizer", ["llama", "gpt2"])
 @pytest.mark.parametrize("name", [name for name in TEXTS if name != "task"])
 @settings(max_examples=15, deadline=None)
+@example(question="", reply="<s>")
 @given(question=contents, reply=contents)
 def test_a_prompt_is_a_prefix_of_the_prompt_with_its_reply(name, tokenizer, question, reply):
     template, tokenizer = TEMPLATES[name], TOKENIZERS[tokenizer]
@@ -276,7 +277,7 @@ def test_a_prompt_is_a_prefix_of_the_prompt_with_its_reply(name, tokenizer, ques
     tokens = tokenise_conversation(conversation, template, tokenizer)
     assert [label for label in tokens.labels if label != IGNORED] == completion
     # Every character of the reply and its end is learned, and no other.
-    assert "".join(learned_text(text, tokens, tokenizer)) == text[spans[-1].start : spans[-1].end]
+    assert "".join(learned_text(text, tokens, tokenizer, spans)) == text[spans[-1].start : spans[-1].end]
 
 
 def test_the_completion_decodes_to_the_reply():
