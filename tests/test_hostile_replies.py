@@ -2,10 +2,12 @@
 
 import gzip
 import json
+import threading
+import time
 
 import pytest
 
-from tests.judge_server import JudgeServer, completion, send
+from tests.judge_server import JudgeServer, completion, fail, send
 from tests.test_judge_client import KEY, judge_at, quick, request, requests, worst_price  # noqa: F401
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.score import chat_endpoint, judge_client
@@ -107,6 +109,27 @@ def test_an_error_nested_deep_or_without_end_is_a_reason_and_no_traceback(tmp_pa
         replies, _ = ask(requests(2), judge_at(server.url, unanswered="count"), tmp_path, "cell")
     assert str(status) in replies[1].failed
     assert len(replies[1].failed) < 1000
+
+
+def test_a_reply_proves_the_request_before_it_is_on_the_disk(tmp_path, monkeypatch):
+    """Or a slow disk would turn one refused question, asked meanwhile, into a judge that rejects all."""
+    refused = threading.Event()
+    write = judge_client.write_verdict
+
+    def refuse(handler):
+        fail(400, "no such words")(handler)
+        refused.set()
+
+    def write_late(*arguments):
+        assert refused.wait(10)
+        time.sleep(0.2)  # until the refusal is read
+        write(*arguments)
+
+    monkeypatch.setattr(judge_client, "write_verdict", write_late)
+    with JudgeServer({"question 1": [refuse]}) as server:
+        replies, _ = ask(requests(2), judge_at(server.url, unanswered="count"), tmp_path, "cell")
+    assert replies[0].text
+    assert "400" in replies[1].failed
 
 
 @pytest.mark.parametrize("status", [200, 400, 503])

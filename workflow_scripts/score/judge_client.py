@@ -277,9 +277,6 @@ class Asking:
             self.spending.settle(ticket, usd)
         finally:
             self.spending.abandon(ticket)
-        with self._counting:
-            self.proven = self.reached = True
-            self._unanswered_in_a_row = 0
         return entry
 
     def _attempt(self, request: Request) -> tuple[str, dict, dict | None]:
@@ -292,7 +289,12 @@ class Asking:
             self.pace.wait(self.halt)
             if self.halt.is_set():
                 raise HaltedError
-            return (ticket, *self.endpoint.call(request.messages, request.params))
+            reply, usage = self.endpoint.call(request.messages, request.params)
+            # Said before the others set out, which may be before this verdict is on the disk.
+            with self._counting:
+                self.proven = self.reached = True
+                self._unanswered_in_a_row = 0
+            return ticket, reply, usage
         except TryAgainError as error:
             if error.billed:
                 self.spending.abandon(ticket)
