@@ -81,6 +81,12 @@ def test_no_weights_and_no_answers_of_a_diverged_policy_are_there(run):
     assert not (run[0] / "results/tutor/costs/answer_prompts" / f"{HOT}-1.json").exists()
 
 
+def test_what_a_diverged_training_took_stands_among_the_costs(run):
+    costs = {(row["stage"], row["policy"]): row for row in rows_of(run[0], "costs.csv")}
+    assert float(costs["train_sft", HOT]["wall_seconds"]) > 0
+    assert costs["train_sft", HOT]["tokens"] == ""
+
+
 def test_a_diverged_policy_is_not_trained_again_until_its_settings_change(run):
     folder = run[0]
     assert stale(folder) == set()

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from workflow_scripts.align.value import ValueHead, batched, prompt_states, read_values, save_head
 from workflow_scripts.common.cuts import cut_counts, say_cuts
-from workflow_scripts.common.diverged import Diverged, add_note_flag, run_training
+from workflow_scripts.common.diverged import Diverged, add_note_flag
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import finished_folder, read_jsonl, write_json, write_manifest
 from workflow_scripts.common.fitting import fit_prompt
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
 from workflow_scripts.common.templates import forbidden_text
+from workflow_scripts.common.training import run_training
 from workflow_scripts.common.turns import window
 
 MIN_ROWS = 8

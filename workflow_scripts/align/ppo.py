@@ -27,7 +27,7 @@ from transformers import GenerationConfig, Trainer, TrainingArguments, get_sched
 from trl.trainer.utils import disable_dropout_in_model
 
 from workflow_scripts.align.online import Online, prepare
-from workflow_scripts.common.diverged import Diverged, run_training
+from workflow_scripts.common.diverged import Diverged
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.common.logprobs import CHUNK, head_of, padded, token_logps
@@ -36,6 +36,7 @@ from workflow_scripts.common.training import (
     are_finite,
     last_checkpoint,
     load_trainable,
+    run_training,
     save_policy,
     says_numbers,
     spared_warmup,

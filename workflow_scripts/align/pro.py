@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workflow_scripts.common.diverged import run_training
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.logprobs import ways_of
 from workflow_scripts.common.row_trainer import LossOf, train_on_rows
-from workflow_scripts.common.training import add_training_flags
+from workflow_scripts.common.training import add_training_flags, run_training
 
 
 def ranking_loss(scores: Tensor, rewards: Tensor) -> Tensor:

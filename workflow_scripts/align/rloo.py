@@ -14,11 +14,11 @@ from datasets import Dataset
 from trl import RLOOConfig, RLOOTrainer
 
 from workflow_scripts.align.online import Online, prepare
-from workflow_scripts.common.diverged import run_training
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.training import (
     Shared,
     load_trainable,
+    run_training,
     save_trained,
     train,
     training_arguments,

@@ -17,7 +17,6 @@ from transformers import AutoModelForSequenceClassification, TrainingArguments, 
 
 import workflow_scripts.common.models  # noqa: F401  (sets the environment before the libraries load)
 from workflow_scripts.common.code import code_of
-from workflow_scripts.common.diverged import run_training
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.logprobs import padded
 from workflow_scripts.common.models import load_tokenizer, load_whole
@@ -26,6 +25,7 @@ from workflow_scripts.common.row_trainer import RowTrainer
 from workflow_scripts.common.training import (
     add_training_flags,
     callbacks_of,
+    run_training,
     save_trained,
     train,
     training_arguments,

@@ -11,10 +11,8 @@ A note is {"step", "learning_rate", "quantity", "whose"}; it stands in a job's J
 
 import argparse
 import json
-import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,32 +101,6 @@ def hand_on(note: dict, outputs: list[Path], curve: list[dict] | None = None) ->
                 temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
     for path in jsons:  # a manifest is written last
         write_json(path, value)
-
-
-def run_training(main: Callable[[], None]) -> None:
-    """Call a training's `main` as `errors.run` does; with --note-divergence, a divergence is written down, status 0.
-
-    Of several processes, which all come to it at the same step, the first writes.
-    """
-
-    def noting() -> None:
-        try:
-            main()
-        except Diverged as error:
-            parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-            parser.add_argument("--note-divergence", action="store_true")
-            for name in ("manifest", "curve", "output", "work"):
-                parser.add_argument(f"--{name}", type=Path)
-            flags, _ = parser.parse_known_args()
-            if not flags.note_divergence:
-                raise
-            print(f"error: {error}. The study goes on without it.", file=sys.stderr, flush=True)
-            if os.environ.get("RANK", "0") == "0":
-                if flags.work:
-                    shutil.rmtree(flags.work, ignore_errors=True)
-                hand_on(error.note, [flags.output, flags.curve, flags.manifest], error.curve)
-
-    run(noting)
 
 
 def add_note_flag(parser: Any) -> None:

@@ -12,6 +12,7 @@ them out: a policy has to fit there once in 32 bits, alone. Not covered: weights
 (DeepSpeed's zero.Init), tensor and sequence parallelism.
 """
 
+import argparse
 import json
 import math
 import os
@@ -32,8 +33,8 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from workflow_scripts.common.chat_template import save_chat_template, with_own_end
-from workflow_scripts.common.diverged import OWN, Diverged, add_note_flag
-from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.diverged import OWN, Diverged, add_note_flag, hand_on
+from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import (
     digest,
     finished_folder,
@@ -604,20 +605,53 @@ def save_policy(
             save_chat_template(folder, template)
     refuse_full_store([arguments.output])
     write_json(arguments.curve, curve)
-    gpus = processes if torch.cuda.is_available() else 0
-    write_json(
-        arguments.cost,
-        {
-            "wall_seconds": round(seconds, 1),
-            "gpu_seconds": round(seconds * gpus, 1),
-            "tokens": int(tokens),
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            "threads": int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())),
-            "processes": processes,
-        },
-    )
+    write_json(arguments.cost, cost_of(seconds, processes, tokens))
     write_manifest(arguments.manifest, [arguments.output], **facts)
     shutil.rmtree(work, ignore_errors=True)
+
+
+def cost_of(seconds: float, processes: int, tokens: float | None = None) -> dict:
+    """Return what a training took: seconds, GPU seconds, tokens where they were counted, MiB, threads, processes."""
+    gpus = processes if torch.cuda.is_available() else 0
+    counted = {} if tokens is None else {"tokens": int(tokens)}
+    return {
+        "wall_seconds": round(seconds, 1),
+        "gpu_seconds": round(seconds * gpus, 1),
+        **counted,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "threads": int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())),
+        "processes": processes,
+    }
+
+
+def run_training(main: Callable[[], None]) -> None:
+    """Call a training's `main` as `errors.run` does; with --note-divergence, a divergence is written down, status 0.
+
+    Of several processes, which all come to it at the same step, the first writes.
+    """
+
+    def noting() -> None:
+        started = time.monotonic()
+        try:
+            main()
+        except Diverged as error:
+            parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+            parser.add_argument("--note-divergence", action="store_true")
+            for name in ("manifest", "curve", "cost", "output", "work"):
+                parser.add_argument(f"--{name}", type=Path)
+            flags, _ = parser.parse_known_args()
+            if not flags.note_divergence:
+                raise
+            print(f"error: {error}. The study goes on without it.", file=sys.stderr, flush=True)
+            if os.environ.get("RANK", "0") == "0":
+                if flags.work:
+                    shutil.rmtree(flags.work, ignore_errors=True)
+                if flags.cost:
+                    processes = int(os.environ.get("WORLD_SIZE", "1"))
+                    write_json(flags.cost, cost_of(time.monotonic() - started, processes))
+                hand_on(error.note, [flags.output, flags.curve, flags.manifest], error.curve)
+
+    run(noting)
 
 
 def add_training_flags(parser: Any) -> None:

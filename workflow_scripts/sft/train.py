@@ -27,7 +27,6 @@ from trl import SFTConfig, SFTTrainer
 
 import workflow_scripts.common.models  # noqa: F401  (sets the environment before the libraries load)
 from workflow_scripts.common.code import code_of
-from workflow_scripts.common.diverged import run_training
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.logprobs import IGNORED, head_of, keeps_rows_apart, through_forward, token_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
@@ -37,6 +36,7 @@ from workflow_scripts.common.training import (
     callbacks_of,
     counts_of,
     load_trainable,
+    run_training,
     save_trained,
     share_steps,
     template_of,
