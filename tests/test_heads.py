@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.special import erf, softmax
 
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.templates import joined
 
 WORDS = "a cell is box of life good bad the what you are kind rude".split()
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]  # RoBERTa's order: positions count from the padding id
@@ -221,9 +222,13 @@ def test_scores_are_the_softmax_and_do_not_depend_on_the_batch(folders):
     from workflow_scripts.common.reward import score_texts
 
     model, tokenizer = load_head_classifier(folders["offensive"], "offensive")
-    texts = ["what is a cell </s> you are kind </s>", "you are rude </s>", "good </s>"]
+    texts = [
+        joined([("", text)])
+        for text in ("what is a cell </s> you are kind </s>", "you are rude </s>", "good </s>")
+    ]
     safe = [
-        softmax(offensive_by_hand(folders["offensive"], tokenizer(text)["input_ids"]))[0] for text in texts
+        softmax(offensive_by_hand(folders["offensive"], tokenizer(text.text)["input_ids"]))[0]
+        for text in texts
     ]
     for batch_size in (1, 3):
         assert score_texts(model, tokenizer, texts, batch_size, 32, 0) == pytest.approx(safe, abs=1e-5)

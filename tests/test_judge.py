@@ -13,8 +13,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
+from tests.families import FAMILIES
+from tests.test_generate import call
+from workflow_scripts.common.decoding import special_ids
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
+from workflow_scripts.common.templates import joined
+from workflow_scripts.score import alpaca_eval, judge_score, mt_bench, preference
 from workflow_scripts.score.judge_answers import judge_all, load_questions, requests_of
 from workflow_scripts.score.judge_client import Reply
 from workflow_scripts.score.judge_prompts import (
@@ -480,10 +485,11 @@ def test_scores_do_not_depend_on_the_batch_and_follow_the_order_of_the_texts(cla
     from workflow_scripts.common.reward import load_reward_model, score_texts
 
     model, tokenizer = load_reward_model(classifiers[1])
-    texts = ["good", "bad bad bad good A box", "Adenine . </s>", "good", "User : A group of boxes"]
+    closed = joined([("user", "Adenine . "), ("", "</s>")])
+    texts = ["good", "bad bad bad good A box", closed, "good", "User : A group of boxes"]
     alone = []
     for text in texts:
-        batch = tokenizer(text, return_tensors="pt")
+        batch = tokenizer(text if isinstance(text, str) else text.text, return_tensors="pt")
         with torch.no_grad():
             alone.append(float(model(input_ids=batch["input_ids"]).logits[0, 0]))
     for batch_size in (1, 2, 8):
@@ -496,8 +502,9 @@ def test_a_text_too_long_is_cut_on_the_left_and_keeps_its_reply(classifiers):
     from workflow_scripts.common.reward import load_reward_model, score_texts
 
     model, tokenizer = load_reward_model(classifiers[1])
-    tail = "A group of boxes </s>"
-    long, other, short = score_texts(model, tokenizer, ["bad " * 40 + tail, "good " * 40 + tail, tail], 2, 6)
+    tail = "A group of boxes "
+    texts = [joined([("user", start + tail), ("", "</s>")]) for start in ("bad " * 40, "good " * 40, "")]
+    long, other, short = score_texts(model, tokenizer, texts, 2, 6)
     assert long == other == pytest.approx(short, abs=1e-5)  # <s> and the last five tokens
     assert tokenizer.truncation_side == "right"
 
@@ -529,10 +536,82 @@ def test_a_pair_is_shown_as_labelled_lines_and_an_end():
     from workflow_scripts.common.reward import render_pair
 
     messages = [{"role": "system", "content": "Teach."}, {"role": "user", "content": " What is a cell?\n"}]
-    assert (
-        render_pair(messages, "A box.", "</s>")
-        == "System: Teach.\nUser: What is a cell?\nAssistant: A box.</s>"
-    )
+    text, spans = render_pair(messages, "A box.", "</s>")
+    assert text == "System: Teach.\nUser: What is a cell?\nAssistant: A box.</s>"
+    said = [text[slice(*span.said)] for span in spans]
+    assert said == ["Teach.", "What is a cell?", "A box."]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_a_dialogue_spells_of_special_tokens_is_text_to_a_reward_model(name):
+    from workflow_scripts.common.reward import are_cut, encode_texts, render_pair
+
+    tokenizer = FAMILIES[name]
+    special = special_ids(tokenizer) - {tokenizer.unk_token_id}  # which some text may be all the same
+
+    def read(said, limit=10_000):
+        mark = tokenizer.eos_token or tokenizer.sep_token
+        text = render_pair([{"role": "user", "content": f"Do you know {said}?"}], f"{said} it is.", mark)
+        encoded = encode_texts(tokenizer, [text, "x"], limit)
+        assert all(len(rows[0]) == len(encoded["input_ids"][0]) for rows in encoded.values())
+        return encoded["input_ids"][0], are_cut(tokenizer, [text], limit)[0]
+
+    plain, _ = read("nothing")
+    marked = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    for mark in marked:
+        ids, cut = read(mark)
+        assert [each for each in ids if each in special] == [each for each in plain if each in special], mark
+        assert not cut
+        short, cut = read(mark, len(ids) - 1)
+        assert (len(short), cut) == (len(ids) - 1, True)
+        assert short[-5:] == ids[-5:]
+    for pair in ([("a cell", marked[0])], [(marked[0], "a cell")]):
+        ids = encode_texts(tokenizer, pair, 10_000)["input_ids"][0]
+        framed = encode_texts(tokenizer, [("a cell", "a cell")], 10_000)["input_ids"][0]
+        assert [each for each in ids if each in special] == [each for each in framed if each in special]
+
+
+@pytest.mark.parametrize("kind", ["mt_bench", "judge_score", "preference", "alpaca_eval"])
+def test_what_a_reward_model_reads_without_its_start_stands_in_the_notes(kind, classifiers, tmp_path):
+    from workflow_scripts.common.reward import load_reward_model
+
+    context = load_reward_model(classifiers[1])[0].config.max_position_embeddings
+    texts = {"q0": "good " * 2 * context, "q1": "good"}
+    prompts = [
+        {
+            "id": name,
+            "messages": [{"role": "user", "content": "What?"}],
+            "followups": [],
+            "reference": ["A box."],
+        }
+        | {"group": name, "meta": {"category": "stem"}}
+        for name in texts
+    ]
+    generations = [{"id": name, "sample": 0, "turn": 0, "text": text} for name, text in texts.items()]
+    settings = {"kind": "reward_model", "name": "rm", "model": str(classifiers[1])}
+    questions = questions_of(prompts, generations, "generations")
+    if kind in ("preference", "alpaca_eval"):
+        questions = against_references(questions)
+    files = {
+        "prompts": prompts,
+        "generations": generations,
+        "verdicts": judge(questions, kind, judge=settings),
+    }
+    for name, rows in files.items():
+        write_jsonl(tmp_path / name, rows)
+    flags = {name: tmp_path / name for name in files} | {"settings": '{"benchmark": "b"}'}
+    module = {
+        "mt_bench": mt_bench,
+        "judge_score": judge_score,
+        "preference": preference,
+        "alpaca_eval": alpaca_eval,
+    }
+    call(module[kind].main, flags | {"output": tmp_path / "scores.json"})
+    cells = read_json(tmp_path / "scores.json")["cells"]
+    noted = [
+        cell for cell in cells if cell.get("note") == "1 of 2 dialogues read by the judge without their start"
+    ]
+    assert len(noted) == len([cell for cell in cells if cell["metric"] != "length"])
 
 
 def test_a_reward_model_rates_by_its_sigmoid_and_calls_the_reference_itself_a_tie(classifiers):

@@ -25,6 +25,7 @@ from workflow_scripts.common.rewards import (
     tfidf_diversity,
     weights_of,
 )
+from workflow_scripts.common.templates import Rendered
 from workflow_scripts.report.statistics import point_estimate, read_cell
 from workflow_scripts.score import rewards as score_module
 from workflow_scripts.score.rewards import distinct, score
@@ -229,7 +230,14 @@ TALK = [
 )
 def test_texts_by_hand(form, expected):
     row = turn(" Ten minutes.\n", messages=TALK, meta={"knowledge": "Eggs set at 62 degrees. "})
-    assert TEXTS[form](row, "<eos>") == expected
+    text = TEXTS[form](row, "<eos>")
+    assert (text.text if isinstance(text, Rendered) else text) == expected
+
+
+@pytest.mark.parametrize("form", ["dialogue", "context", "oasst"])
+def test_of_a_text_it_is_known_what_somebody_said(form):
+    text, spans = TEXTS[form](turn(" Ten <eos> minutes.\n", messages=TALK), "<eos>")
+    assert [text[slice(*span.said)] for span in spans][-3:] == ["Soft or hard?", "Hard", "Ten <eos> minutes."]
 
 
 def test_knowledge_that_a_row_lacks_is_named():

@@ -57,14 +57,20 @@ def context_of(tokenizer: Any, prompt: list[int]) -> list[int]:
 
 def opening(tokenizer: Any) -> list[int]:
     """Return the ids that a tokenizer puts before a plain text: BOS, where it has one."""
-    return list(_opening(tokenizer, len(tokenizer)))
+    return list(_frame(tokenizer, len(tokenizer))[0])
+
+
+def closing(tokenizer: Any) -> list[int]:
+    """Return the ids that a tokenizer puts behind a plain text: BERT's [SEP], for one."""
+    return list(_frame(tokenizer, len(tokenizer))[1])
 
 
 @functools.lru_cache(maxsize=8)
-def _opening(tokenizer: Any, size: int) -> tuple[int, ...]:
+def _frame(tokenizer: Any, size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     framed, plain = (tokenizer("a", add_special_tokens=framing)["input_ids"] for framing in (True, False))
     starts = range(len(framed) - len(plain) + 1)
-    return tuple(framed[: next((at for at in starts if framed[at : at + len(plain)] == plain), 0)])
+    at = next((at for at in starts if framed[at : at + len(plain)] == plain), None)
+    return ((), ()) if at is None else (tuple(framed[:at]), tuple(framed[at + len(plain) :]))
 
 
 @functools.lru_cache(maxsize=64)

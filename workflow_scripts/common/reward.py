@@ -5,32 +5,42 @@ batch. Not covered: training one, and squashing or weighting its scores.
 """
 
 import inspect
+import itertools
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from workflow_scripts.common.decoding import closing, opening
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.models import load_tokenizer, load_whole, precision_of
+from workflow_scripts.common.templates import Rendered, encode, joined, says_special
 
 # isort: split
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-Text = str | tuple[str, str]
+# Words of somebody, a text that has such among its own, or a pair of somebody's words. What somebody says is plain text,
+# whatever it spells of special tokens.
+Text = str | Rendered | tuple[str, str]
 
 # Their position ids begin after the padding token's, so the last of the embeddings stand for no token.
 COUNTED_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
 SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
-def render_pair(messages: Sequence[dict], reply: str, eos: str) -> str:
-    """Return the plain text a reward model reads: a "Speaker: words" line per message, the reply last, eos.
+def render_pair(messages: Sequence[dict], reply: str, eos: str) -> Rendered:
+    """Return the text a reward model reads: a "Speaker: words" line per message, the reply last, eos.
 
     Words are stripped; `eos` is the tokenizer's end token ("" where it has none). Training and scoring must
     share this text.
     """
     turns = [*messages, {"role": "assistant", "content": reply}]
-    return "\n".join(f"{SPEAKERS[turn['role']]}: {turn['content'].strip()}" for turn in turns) + eos
+    lines = [
+        (("", f"{SPEAKERS[turn['role']]}: "), (turn["role"], turn["content"].strip()), ("", "\n"))
+        for turn in turns
+    ]
+    *parts, _ = itertools.chain.from_iterable(lines)  # the last line has no end but eos
+    return joined([*parts, ("", eos)])
 
 
 def load_reward_model(folder: Path | str, dtype: str = "float32") -> tuple[Any, Any]:
@@ -71,11 +81,21 @@ def encode_texts(tokenizer: Any, texts: Sequence[Text], max_tokens: int) -> dict
     """
     side, tokenizer.truncation_side = tokenizer.truncation_side, "left"
     try:
-        if isinstance(texts[0], str):
-            encoded = dict(tokenizer(list(texts), truncation=True, max_length=max_tokens))
+        if is_pair(texts[0]):
+            words: Any = [list(halves) for halves in zip(*texts, strict=True)]
+            encoded = dict(
+                tokenizer(*words, truncation=True, max_length=max_tokens, split_special_tokens=True)
+            )
         else:
-            firsts, seconds = map(list, zip(*texts, strict=True))
-            encoded = dict(tokenizer(firsts, seconds, truncation=True, max_length=max_tokens))
+            words = [text_of(text).text for text in texts]
+            encoded = dict(tokenizer(words, truncation=True, max_length=max_tokens))
+            for place, ids in spelling_ids(tokenizer, texts).items():
+                before, after = opening(tokenizer), closing(tokenizer)
+                kept = ids[max(0, len(ids) + len(before) + len(after) - max_tokens) :]
+                row = [*before, *kept, *after]
+                parts = {"input_ids": row, "attention_mask": [1] * len(row)}
+                for name, rows in encoded.items():
+                    rows[place] = parts.get(name, [0] * len(row))
     finally:
         tokenizer.truncation_side = side
     end = tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
@@ -83,13 +103,37 @@ def encode_texts(tokenizer: Any, texts: Sequence[Text], max_tokens: int) -> dict
     return {name: [row or [filling.get(name, 0)] for row in rows] for name, rows in encoded.items()}
 
 
+def is_pair(text: Text) -> bool:
+    """Tell whether a text is a pair, which a tokenizer joins in its own way."""
+    return not isinstance(text, str | Rendered)
+
+
+def text_of(text: str | Rendered) -> Rendered:
+    """Return a text that is no pair with what is said in it."""
+    return joined([("user", text)]) if isinstance(text, str) else text
+
+
+def spelling_ids(tokenizer: Any, texts: Sequence[str | Rendered]) -> dict[int, list[int]]:
+    """Return by place the ids of those texts in which somebody spells a special token; without what frames a text."""
+    rendered = map(text_of, texts)
+    return {
+        place: encode(text.text, tokenizer, text.spans)[0]
+        for place, text in enumerate(rendered)
+        if says_special(text.text, tokenizer, text.spans)
+    }
+
+
 def are_cut(tokenizer: Any, texts: Sequence[Text], max_tokens: int) -> list[bool]:
     """Return which texts are longer than `max_tokens`, so that `encode_texts` cuts them."""
-    too_long = {
-        text: len(tokenizer(*([text] if isinstance(text, str) else text), verbose=False)["input_ids"])
-        > max_tokens
-        for text in dict.fromkeys(texts)
-    }
+
+    def tokens(text: Text) -> int:
+        if is_pair(text):
+            return len(tokenizer(*text, split_special_tokens=True, verbose=False)["input_ids"])
+        for ids in spelling_ids(tokenizer, [text]).values():
+            return len(opening(tokenizer)) + len(ids) + len(closing(tokenizer))
+        return len(tokenizer(text_of(text).text, verbose=False)["input_ids"])
+
+    too_long = {text: tokens(text) > max_tokens for text in dict.fromkeys(texts)}
     return [too_long[text] for text in texts]
 
 
@@ -145,7 +189,7 @@ def score_texts(
 ) -> list[float]:
     """Return one score per text: the raw logit of a one-output model, else the probability of class `label`.
 
-    A text is a string, or a pair of them as the tokenizer joins two. Texts of like length share a batch; equal texts
+    A text is a string, one that knows who says what (`Rendered`), or a pair as the tokenizer joins two. Texts of like length share a batch; equal texts
     are read once, so their scores are equal to the last digit. A text longer than `max_tokens` is cut on the left:
     the reply, at its end, survives. Raises PlumblineError when a model of several classes is given no `label` among
     them, and when a model of one output is given one.

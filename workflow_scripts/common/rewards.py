@@ -7,6 +7,7 @@ Not covered: training a reward model, and rewards of single tokens.
 
 import contextlib
 import functools
+import itertools
 import json
 import math
 import os
@@ -23,11 +24,12 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest, finished_file, read_json, sha256_of
+from workflow_scripts.common.templates import Rendered, joined
 from workflow_scripts.common.turns import reward_context
 
 FINAL = "final_reward"
 DECIMALS = 6
-Text = str | tuple[str, str]
+Text = str | Rendered | tuple[str, str]  # see `reward.Text`
 Column = Callable[[list[dict]], np.ndarray]  # turns → their rewards, (turns,)
 
 # --- rules ------------------------------------------------------------------------------------------------------
@@ -143,12 +145,14 @@ def reply_text(turn: dict, eos: str) -> Text:
 
 def context_text(turn: dict, eos: str) -> Text:
     """Return all that is said, joined by the end token: what DialogRPT reads (Gao et al. 2020)."""
-    return eos.join(message["content"].strip() for message in spoken(turn))
+    first, *others = ((message["role"], message["content"].strip()) for message in spoken(turn))
+    return joined([first, *itertools.chain.from_iterable((("", eos), said) for said in others)])
 
 
 def oasst_text(turn: dict, eos: str) -> Text:
     """Return all that is said with OpenAssistant's speaker tokens, an end token after each message."""
-    return "".join(f"{OASST[message['role']]}{message['content'].strip()}{eos}" for message in spoken(turn))
+    said = [(message["role"], message["content"].strip()) for message in spoken(turn)]
+    return joined(part for role, words in said for part in (("", OASST[role]), (role, words), ("", eos)))
 
 
 def knowledge_text(turn: dict, eos: str) -> Text:
@@ -286,9 +290,17 @@ def classifier_texts(turns: list[dict], settings: dict) -> list[Text]:
     texts = [write_text(turn, end) for turn in turns]
     if settings.get("head") != "offensive":
         return texts
-    if any(not isinstance(text, str) for text in texts):
+    from workflow_scripts.common.reward import is_pair, text_of
+
+    if any(map(is_pair, texts)):
         raise PlumblineError("the offensive head reads one text, not a pair; set text: context or reply")
-    return [text if text.endswith(end) else text + end for text in texts]
+    return [with_end(text_of(text), end) for text in texts]
+
+
+def with_end(text: Rendered, end: str) -> Rendered:
+    """Return a text with the end token behind its last words, where it has none yet."""
+    closed = len(text.text) > text.spans[-1].end
+    return text if closed else text._replace(text=text.text + end)
 
 
 def classifier_column(settings: dict, work: Path | None) -> Column:

@@ -11,7 +11,7 @@ import copy
 import functools
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from tokenizers import AddedToken
@@ -36,7 +36,7 @@ class Span(NamedTuple):
 
 class Rendered(NamedTuple):
     text: str
-    spans: list[Span]
+    spans: Sequence[Span]
 
 
 class Ends(NamedTuple):
@@ -76,6 +76,16 @@ def render(messages: list[dict], template: dict, tokenizer: Any, prompt: bool = 
     return Rendered(text, spans)
 
 
+def joined(parts: Iterable[tuple[str, str]]) -> Rendered:
+    """Return (role, words) one after another as one text; words without a role are nobody's, and may be special tokens."""
+    text, spans = "", []
+    for role, words in parts:
+        start, text = len(text), text + words
+        if role:
+            spans.append(Span(role, start, len(text), (start, len(text))))
+    return Rendered(text, tuple(spans))
+
+
 def filled(text: str, tokenizer: Any) -> str:
     """Return a template's words with the tokenizer's own tokens in place of {bos} and {eos}."""
     return text.replace("{bos}", tokenizer.bos_token or "").replace("{eos}", tokenizer.eos_token or "")
@@ -91,12 +101,17 @@ def encode(text: str, tokenizer: Any, spans: Sequence[Span] = ()) -> tuple[list[
 
     What the messages of `spans` say is plain text, whatever it spells.
     """
-    said = [(max(0, first), min(last, len(text))) for first, last in (span.said for span in spans)]
-    special = special_texts(tokenizer)
-    if any(token in text[first:last] for token in special for first, last in said):
-        return encode_around(text, said, special, tokenizer)
+    if says_special(text, tokenizer, spans):
+        said = [(max(0, first), min(last, len(text))) for first, last in (span.said for span in spans)]
+        return encode_around(text, said, special_texts(tokenizer), tokenizer)
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     return encoding["input_ids"], encoding["offset_mapping"]
+
+
+def says_special(text: str, tokenizer: Any, spans: Sequence[Span]) -> bool:
+    """Tell whether what the messages of `spans` say of a text spells a special token."""
+    said = [text[max(0, first) : last] for first, last in (span.said for span in spans)]
+    return any(token in words for token in special_texts(tokenizer) for words in said)
 
 
 def encode_around(

@@ -14,6 +14,7 @@ from typing import Any
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_json
 from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
+from workflow_scripts.score.verdicts import with_cuts
 
 LC_DRAWS = 200
 
@@ -159,7 +160,8 @@ def score(
     cells = win_cells(prompts, preferences)
     if cells and settings.get("length_controlled"):
         cells.append(length_controlled_cell(prompts, answers, preferences, settings))
-    return [*cells, length_cell(prompts, answers), failed_cell(prompts, preferences)]
+    *judged, failed = with_cuts([*cells, failed_cell(prompts, preferences)], verdicts)
+    return [*judged, length_cell(prompts, answers), failed]
 
 
 def model_outputs(prompts: list[dict], answers: Answers, generator: str) -> list[dict[str, str]]:

@@ -55,18 +55,21 @@ def by_numbers(questions: list[Question], kind: str, settings: dict, judge: dict
         raise PlumblineError(
             f"annotator {settings['annotator']!r} needs a judge of kind openai; this one is of kind {judge['kind']}"
         )
+    verdicts: list[Verdict]
     if compares(kind, settings):
-        return [
-            {"preference": value, "order": None} for value in PREFERENCES[judge["kind"]](questions, judge)
-        ]
-    low, high = SCALES[kind]
-    ratings = [low + (high - low) * share for share in SHARES[judge["kind"]](questions, judge)]
-    if kind == "judge_score":
-        ratings = [
-            rating if question.answer.strip() else 0.0
-            for question, rating in zip(questions, ratings, strict=True)
-        ]
-    return [{"rating": rating} for rating in ratings]
+        preferences, cut = PREFERENCES[judge["kind"]](questions, judge)
+        verdicts = [{"preference": value, "order": None} for value in preferences]
+    else:
+        low, high = SCALES[kind]
+        shares, cut = SHARES[judge["kind"]](questions, judge)
+        ratings = [low + (high - low) * share for share in shares]
+        if kind == "judge_score":
+            ratings = [
+                rating if question.answer.strip() else 0.0
+                for question, rating in zip(questions, ratings, strict=True)
+            ]
+        verdicts = [{"rating": rating} for rating in ratings]
+    return [verdict | ({"cut": True} if short else {}) for verdict, short in zip(verdicts, cut, strict=True)]
 
 
 def verdicts_of(

@@ -6,6 +6,7 @@ better it is than its rival. Covers reward models of one output. Not covered: ju
 
 import math
 import sys
+from typing import NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.score.judge_questions import Question
@@ -19,19 +20,27 @@ def sigmoid(value: float) -> float:
     return 0.5 * (1 + math.tanh(value / 2))
 
 
-def length_shares(questions: list[Question], judge: dict) -> list[float]:
+class Marks(NamedTuple):
+    """What a judge of numbers says of questions: a share or a preference each, and of which it read not all."""
+
+    values: list[float]
+    cut: list[bool]
+
+
+def length_shares(questions: list[Question], judge: dict) -> Marks:
     """Return min(1, characters / 1000): a judge to test with, and a warning of what length alone would earn."""
-    return [min(1.0, len(question.answer) / LONG_ANSWER) for question in questions]
+    shares = [min(1.0, len(question.answer) / LONG_ANSWER) for question in questions]
+    return Marks(shares, [False] * len(shares))
 
 
-def length_preferences(questions: list[Question], judge: dict) -> list[float]:
+def length_preferences(questions: list[Question], judge: dict) -> Marks:
     """Prefer the longer answer: 1, or 0.5 where both are as long, or 0."""
     gaps = [len(question.answer) - len(question.rival.answer) for question in questions]
-    return [0.5 + 0.5 * ((gap > 0) - (gap < 0)) for gap in gaps]
+    return Marks([0.5 + 0.5 * ((gap > 0) - (gap < 0)) for gap in gaps], [False] * len(gaps))
 
 
-def rewards_of(pairs: list[tuple[list[dict], str]], judge: dict) -> list[float]:
-    """Return the reward model's raw score of each (messages, reply)."""
+def rewards_of(pairs: list[tuple[list[dict], str]], judge: dict) -> Marks:
+    """Return the reward model's raw score of each (messages, reply), and which of them it read without their start."""
     from workflow_scripts.common import reward  # torch: needed by this judge alone
 
     model, tokenizer = reward.load_reward_model(judge["model"])
@@ -39,30 +48,32 @@ def rewards_of(pairs: list[tuple[list[dict], str]], judge: dict) -> list[float]:
     if model.config.num_labels != 1:
         raise PlumblineError(f"{judge['model']}: a judge needs a reward model of one output, not of classes")
     context = reward.context_of(model.config, tokenizer)
-    if cut := sum(reward.are_cut(tokenizer, texts, context)):
+    cut = reward.are_cut(tokenizer, texts, context)
+    if any(cut):
         print(
-            f"warning: {judge['model']}: {cut} of {len(texts)} dialogues are longer than the judge's context of {context} "
-            "tokens; it read them without their start",
+            f"warning: {judge['model']}: {sum(cut)} of {len(texts)} dialogues are longer than the judge's context of "
+            f"{context} tokens; it read them without their start",
             file=sys.stderr,
         )
-    return reward.score_texts(model, tokenizer, texts, BATCH_SIZE, context)
+    return Marks(reward.score_texts(model, tokenizer, texts, BATCH_SIZE, context), cut)
 
 
-def reward_shares(questions: list[Question], judge: dict) -> list[float]:
+def reward_shares(questions: list[Question], judge: dict) -> Marks:
     """Return sigmoid(r), r the reward of the answer: comparable between policies, not with a language model's."""
-    rewards = rewards_of([(question.messages, question.answer) for question in questions], judge)
-    return [sigmoid(reward) for reward in rewards]
+    rewards, cut = rewards_of([(question.messages, question.answer) for question in questions], judge)
+    return Marks([sigmoid(reward) for reward in rewards], cut)
 
 
-def reward_preferences(questions: list[Question], judge: dict) -> list[float]:
+def reward_preferences(questions: list[Question], judge: dict) -> Marks:
     """Return sigmoid(r - r of the rival): the reward model's own probability (Bradley and Terry 1952)."""
     pairs = [
         pair
         for question in questions
         for pair in ((question.messages, question.answer), (question.rival.messages, question.rival.answer))
     ]
-    rewards = rewards_of(pairs, judge)
-    return [sigmoid(own - other) for own, other in zip(rewards[::2], rewards[1::2], strict=True)]
+    rewards, cut = rewards_of(pairs, judge)
+    preferences = [sigmoid(own - other) for own, other in zip(rewards[::2], rewards[1::2], strict=True)]
+    return Marks(preferences, [one or other for one, other in zip(cut[::2], cut[1::2], strict=True)])
 
 
 SHARES = {"rule": length_shares, "reward_model": reward_shares}

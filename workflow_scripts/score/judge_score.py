@@ -12,7 +12,7 @@ from typing import Any
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.items import write_scores
-from workflow_scripts.score.verdicts import Values, failed_cell, mean_cell, values_of
+from workflow_scripts.score.verdicts import Values, failed_cell, mean_cell, values_of, with_cuts
 
 
 def score(prompts: list[dict], ratings: Values) -> list[dict[str, Any]]:
@@ -33,10 +33,9 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="score file to write")
     args = parser.parse_args()
     prompts = read_jsonl(args.prompts)
-    ratings = values_of(
-        prompts, read_jsonl(args.generations), read_jsonl(args.verdicts), "rating", args.verdicts
-    )
-    write_scores(args.output, args.settings["benchmark"], score(prompts, ratings))
+    verdicts = read_jsonl(args.verdicts)
+    ratings = values_of(prompts, read_jsonl(args.generations), verdicts, "rating", args.verdicts)
+    write_scores(args.output, args.settings["benchmark"], with_cuts(score(prompts, ratings), verdicts))
 
 
 if __name__ == "__main__":

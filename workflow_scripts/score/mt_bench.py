@@ -14,7 +14,16 @@ from typing import Any
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.items import SHARE, make_cell, write_scores
-from workflow_scripts.score.verdicts import Values, failed_cell, lost, mean_cell, names_of, values_of, won
+from workflow_scripts.score.verdicts import (
+    Values,
+    failed_cell,
+    lost,
+    mean_cell,
+    names_of,
+    values_of,
+    with_cuts,
+    won,
+)
 
 LOWEST, HIGHEST = 1, 10
 
@@ -107,16 +116,11 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="score file to write")
     args = parser.parse_args()
     pairwise = args.settings.get("mode", "single") == "pairwise"
-    prompts = read_jsonl(args.prompts)
-    values = values_of(
-        prompts,
-        read_jsonl(args.generations),
-        read_jsonl(args.verdicts),
-        "preference" if pairwise else "rating",
-        args.verdicts,
-    )
+    prompts, verdicts = read_jsonl(args.prompts), read_jsonl(args.verdicts)
+    key = "preference" if pairwise else "rating"
+    values = values_of(prompts, read_jsonl(args.generations), verdicts, key, args.verdicts)
     cells = score_pairwise(prompts, values) if pairwise else score(prompts, values)
-    write_scores(args.output, args.settings["benchmark"], cells)
+    write_scores(args.output, args.settings["benchmark"], with_cuts(cells, verdicts))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,16 @@ from typing import Any
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.items import write_scores
-from workflow_scripts.score.verdicts import Values, failed_cell, lost, mean_cell, tied, values_of, won
+from workflow_scripts.score.verdicts import (
+    Values,
+    failed_cell,
+    lost,
+    mean_cell,
+    tied,
+    values_of,
+    with_cuts,
+    won,
+)
 
 
 def score(prompts: list[dict], preferences: Values) -> list[dict[str, Any]]:
@@ -42,7 +51,8 @@ def main() -> None:
     prompts, verdicts = read_jsonl(args.prompts), read_jsonl(args.verdicts)
     preferences = values_of(prompts, read_jsonl(args.generations), verdicts, "preference", args.verdicts)
     skipped = len({row["id"] for row in verdicts if row.get("skipped")})
-    write_scores(args.output, args.settings["benchmark"], score(prompts, preferences), skipped=skipped)
+    cells = with_cuts(score(prompts, preferences), verdicts)
+    write_scores(args.output, args.settings["benchmark"], cells, skipped=skipped)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,15 @@ def failed_cell(values: Values, groups: dict[str, str], named_by_turn: bool = Fa
     )
 
 
+def with_cuts(cells: list[dict[str, Any]], verdicts: list[dict]) -> list[dict[str, Any]]:
+    """Return cells with a note where the judge, a reward model, read dialogues without their start."""
+    cut = sum(row.get("cut", False) for row in verdicts)
+    if not cut:
+        return cells
+    note = f"{cut} of {len(verdicts)} dialogues read by the judge without their start"
+    return [cell | {"note": "; ".join(filter(None, [cell.get("note"), note]))} for cell in cells]
+
+
 def names_of(keys: Sequence[tuple[str, int]] | dict, by_turn: bool) -> list[str]:
     return [f"{name}#{turn + 1}" if by_turn else name for name, turn in keys]
 
