@@ -318,6 +318,21 @@ def test_a_perplexity_row_keeps_its_own_instructions_unless_given_others(clean_r
     assert [message["content"] for message in row["messages"][:2]] == ["You are a tutor.", "Q. Why?"]
 
 
+def test_a_system_message_is_kept_in_every_kind_of_row_or_counted_where_ours_takes_its_place(clean_rows):
+    own = {"from": "system", "value": "Own."}
+    for schema, row in (("tutorbot", talk()), ("tutorbot_pairs", pair())):
+        row["conversations"].insert(0, own)
+        result = clean_rows([row], schema=schema, system_prompt=None)
+        (kept,) = next(iter(result.splits.values()))
+        assert kept["messages"][0] == {"role": "system", "content": "Own."}
+        assert kept["messages"][1]["role"] == "user" and not result.manifest["notes"]
+        result = clean_rows([row], schema=schema)
+        (kept,) = next(iter(result.splits.values()))
+        assert kept["messages"][0]["content"] == "You are a tutor."
+        assert [message["role"] for message in kept["messages"]].count("system") == 1
+        assert result.manifest["notes"] == {"system message replaced by system_prompt": 1}
+
+
 def test_chat_rows_keep_their_own_system_message_unless_given_another(clean_rows):
     chat = [{"role": "system", "content": "Own."}, {"role": "user", "content": "Hi?"}]
     row = {"messages": [*chat, {"role": "assistant", "content": "Hello."}]}

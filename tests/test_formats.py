@@ -176,6 +176,8 @@ def test_constraints_stand_under_an_unnatural_instruction_unless_there_are_none(
         [(USER, "Add.\nIn words.\n\n1+1"), (ASSISTANT, "two")],
         [(USER, "Add.\n\n2+2"), (ASSISTANT, "4")],
     ]
+    row["instances"][0]["constraints"] = ["In words."]
+    assert fault_of("unnatural_instructions", row) == "text is not a string"
 
 
 @pytest.mark.parametrize(
@@ -524,6 +526,51 @@ def test_a_preference_is_read_in_every_shape_it_is_published_in(row):
     assert [answer["content"] for answer in opened.candidates] == ["Oxygen.", "Cheese."]
 
 
+def test_columns_of_other_shapes_that_stand_empty_hide_no_row():
+    empty = dict.fromkeys(("instruction", "prompt", "messages", "conversations", "completion", "output"))
+    for nothing in (None, "", []):
+        others = dict.fromkeys(empty, nothing)
+        for row in (
+            {"prompt": "Q?"},
+            {"messages": [TURNS[0]]},
+            {"instruction": "Q?"},
+            {"conversations": [{"from": "human", "value": "Q?"}]},
+        ):
+            opened = ranked("preferences", others | row | {"chosen": "A.", "rejected": "B."})
+            assert opened.turns == [{"role": USER, "content": "Q?"}]
+        for row in (
+            {"prompt": "Q?", "completion": "A."},
+            {"messages": TURNS},
+            {"conversations": SHARED},
+            {"instruction": "Q?", "output": "A."},
+        ):
+            assert ranked("labelled", others | row | {"label": True}).candidates[0]["content"] == "A."
+        assert said("wizardlm", others | {"instruction": "Q?", "output": "A."}) == [
+            [(USER, "Q?"), (ASSISTANT, "A.")]
+        ]
+        instance = {"definition": "Add.", "inputs": "1+1", "targets": "2", "Instances": nothing}
+        assert said("super_ni", instance) == [[(USER, "Add.\n\n1+1"), (ASSISTANT, "2")]]
+
+
+def test_one_of_two_dialogues_once_more_in_a_column_is_no_other_prompt():
+    for said_again in (GAS, CHEESE):
+        opened = ranked("preferences", {"messages": said_again, "chosen": GAS, "rejected": CHEESE})
+        assert opened.turns == PROMPT
+    other = [*PROMPT, {"role": "assistant", "content": "Gold."}]
+    row = {"messages": other, "chosen": GAS, "rejected": CHEESE}
+    assert fault_of("preferences", row) == "prompt is not that of chosen and rejected"
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}])
+def test_a_reply_that_is_not_to_be_learned_is_no_candidate(mark):
+    unlearned = [PROMPT[0], GAS[1] | mark]
+    assert fault_of("preferences", {"chosen": unlearned, "rejected": CHEESE}) == "no turn to learn from"
+    assert fault_of("labelled", {"messages": unlearned, "label": True}) == "no turn to learn from"
+    before = [*unlearned, PROMPT[0]]
+    row = {"chosen": [*before, GAS[1]], "rejected": [*before, CHEESE[1]]}
+    assert [turn["content"] for turn in ranked("preferences", row).turns][1] == "Oxygen."  # it is context there
+
+
 def test_two_dialogues_share_all_but_their_last_reply():
     longer = "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: Name a gas.\n\nAssistant:"
     opened = ranked("preferences", {"chosen": f"{longer} Oxygen.", "rejected": f"{longer} No."})
@@ -599,3 +646,9 @@ def test_a_label_becomes_a_reward_and_a_rank_and_no_other_schema_learns_a_bad_an
     assert (
         fault_of("labelled", {key: value for key, value in row.items() if value is not False}) == "no label"
     )
+
+
+def test_an_answer_that_is_labelled_both_good_and_bad_is_neither():
+    row = {"prompt": "Q?", "completion": "A.", "label": True, "kto_tag": False}
+    assert fault_of("labelled", row) == fault_of("prompt_completion", row) == "two labels"
+    assert ranked("labelled", row | {"kto_tag": True}).candidates[0]["rank"] == 0

@@ -78,6 +78,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 ID_CHARS = 100
+REPLACED = "system message replaced by system_prompt"
 
 
 def clean_conversation(
@@ -117,6 +118,7 @@ def clean_conversation(
         ledger.notes["first message without the marker 'Student:'"] += not marked
         messages = [messages[0] | {"content": question}, *messages[1:]]
     system = settings["system_prompt"] or opened.system
+    ledger.notes[REPLACED] += bool(opened.system) and system != opened.system
     # A system prompt of ours is no reason to refuse a row.
     own = [opened.system] if system == opened.system and system else []
     if fault := check_wording([*own, *(message["content"] for message in messages)], settings):
@@ -203,9 +205,12 @@ def clean_pair(
     question, marked = split_question(messages[0]["content"])
     ledger.notes.update(context.notes)
     ledger.notes["first message without the marker 'Student:'"] += not marked
+    system = settings["system_prompt"] or opened.system
+    ledger.notes[REPLACED] += bool(opened.system) and system != opened.system
     if settings["system_prompt"]:
-        first = messages[0] | {"content": question}
-        messages = [{"role": "system", "content": settings["system_prompt"]}, first, *messages[1:]]
+        messages = [messages[0] | {"content": question}, *messages[1:]]
+    if system:
+        messages = [{"role": "system", "content": system}, *messages]
     return {
         "place": place,
         "turns": len(turns),

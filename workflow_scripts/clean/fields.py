@@ -45,6 +45,14 @@ class Fields:
     def __contains__(self, key: str) -> bool:
         return key in self.value
 
+    def which(self, *keys: str) -> str | None:
+        """Return the first of the keys that says anything, else the first that is there, else None.
+
+        In a table every row has the columns of all shapes that its rows come in, most of them empty.
+        """
+        there = [key for key in keys if key in self.value]
+        return next((key for key in there if holds(self.value[key])), there[0] if there else None)
+
     def raw(self, key: str) -> Any:
         """Return a field that must be there, whatever it is."""
         if key not in self.value:

@@ -176,7 +176,8 @@ def lima(row: Fields, settings: Settings) -> Opened:
 
 def wizardlm(row: Fields, settings: Settings) -> Opened:
     """Read WizardLM's evolved instructions: {"instruction", "output"}, or its second version's "conversations"."""
-    return sharegpt(row, settings) if "conversations" in row else alpaca(row, settings)
+    read = sharegpt if row.which("conversations", "instruction") == "conversations" else alpaca
+    return read(row, settings)
 
 
 def open_orca(row: Fields, settings: Settings) -> Opened:
@@ -299,7 +300,7 @@ def preferences(row: Fields, settings: Settings) -> Opened:
             raise Unfit("chosen and rejected do not share one prompt")
         replies = [side[-1]["content"] for side in (first, second)]
         if first[:-1]:
-            check_prompt(asked, first[:-1])
+            check_prompt(asked, [*first, second[-1]])
             asked = first[:-1]
         elif not asked:
             raise Unfit("no prompt", "nor dialogues in chosen and rejected")
@@ -316,13 +317,13 @@ def preferences(row: Fields, settings: Settings) -> Opened:
 
 def read_prompt(row: Fields, settings: Settings) -> tuple[list[Any], Row | None]:
     """Return the raw turns of a preference row's prompt, none if it has none, and what the row says about it."""
-    if "instruction" in row:
+    key = row.which("instruction", "conversations", "messages", "prompt")
+    if key == "instruction":
         row.get("output")  # one of the two replies
         asked, meta = read_instruction(row, settings)
         return [*read_history(row), asked], meta
-    for key in ("conversations", "messages"):
-        if key in row:
-            return row.list(key), None
+    if key in ("conversations", "messages"):
+        return (row.list(key) if row.get(key) is not None else []), None
     prompt = row.get("prompt")
     if prompt is None or isinstance(prompt, list):
         return prompt or [], None
@@ -350,24 +351,26 @@ def read_dialogue(turns: list[Any], row: Fields, max_chars: int) -> list[Any]:
     style = style_of(turns)
     system, turns, missed = split_system([joined(turn, style) for turn in turns], style, max_chars)
     row.missed |= missed
-    found = [read_said(turn, style, row) for turn in turns]
-    return [system, *found]
+    found = [read_said(turn, style, row) for turn in turns[:-1]]
+    return [system, *found, *(read_said(turn, style, row, learned=True) for turn in turns[-1:])]
 
 
-def read_said(turn: Any, style: str, row: Fields) -> Message:
-    """Return a turn that is nothing to learn from itself as a message; Unfit if its text is none."""
+def read_said(turn: Any, style: str, row: Fields, learned: bool = False) -> Message:
+    """Return a turn as a message; Unfit if its text is none, or if it is to be `learned` and says that it is not."""
     message, missed = read_turn(turn, style)
+    if learned and not message.get("learn", True):
+        raise Unfit("no turn to learn from")
     row.missed |= missed
     if not isinstance(message["content"], str):
         raise Unfit("text is not a string", type(message["content"]).__name__)
     return {"role": message["role"], "content": message["content"]}
 
 
-def check_prompt(asked: list[Any], prompt: list[Message]) -> None:
-    """Raise Unfit if a prompt that stands beside two dialogues is not what they begin with."""
+def check_prompt(asked: list[Any], said: list[Message]) -> None:
+    """Raise Unfit if what stands beside two dialogues, a prompt or one of them once more, ends on what neither says."""
     texts = [turn.get("content") for turn in asked if isinstance(turn, dict)]
     texts = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
-    known = {message["content"].strip() for message in prompt}
+    known = {message["content"].strip() for message in said}
     if texts and texts[-1] not in known:
         raise Unfit("prompt is not that of chosen and rejected")
 
@@ -409,11 +412,16 @@ def labelled(row: Fields, settings: Settings) -> Opened:
     label = label_of(row)
     if label is None:
         raise Unfit("no label", f"true or false under {' or '.join(LABELS)}")
-    shapes = {"completion": prompt_completion, "messages": messages, "conversations": sharegpt}
-    opened = next((read for key, read in shapes.items() if key in row), alpaca)(row, settings)
+    shapes = {
+        "completion": prompt_completion,
+        "messages": messages,
+        "conversations": sharegpt,
+        "instruction": alpaca,
+    }
+    opened = shapes[row.which(*shapes) or "instruction"](row, settings)
     if not opened.turns:
         raise Unfit("no reply")
-    reply = read_said(joined(opened.turns[-1], opened.style), opened.style, row)
+    reply = read_said(joined(opened.turns[-1], opened.style), opened.style, row, learned=True)
     if reply["role"] != "assistant":
         raise Unfit("no reply", "the last turn is not the assistant's")
     good = {"content": reply["content"], "rewards": {"label": float(label)}, "rank": int(not label)}
@@ -421,11 +429,13 @@ def labelled(row: Fields, settings: Settings) -> Opened:
 
 
 def label_of(row: Fields) -> bool | None:
-    """Return what a row says of its answer, true or false; None if it has no such label."""
+    """Return what a row says of its answer, true or false; None if it has no such label; Unfit if it says both."""
     labels = [value for key in LABELS if isinstance(value := row.value.get(key), bool)]
+    if len(set(labels)) > 1:
+        raise Unfit("two labels", "unlike")
     if labels:
         row.asked.update(LABELS)
-    return all(labels) if labels else None
+    return labels[0] if labels else None
 
 
 NO_REWARD = "reward is not a finite number"
@@ -462,7 +472,7 @@ def super_ni_parts(row: Fields) -> list[Row]:
 
     Of several right answers the first one is taken. A row that is an instance already is its own only part.
     """
-    if "Instances" not in row:
+    if row.which("Instances", "definition") != "Instances":
         return [row.value]
     definition = row.raw("Definition")
     if isinstance(definition, list) and definition:
@@ -484,8 +494,8 @@ def unnatural_instructions_parts(row: Fields) -> list[Row]:
     parts = []
     for instance in row.list("instances"):
         given = row.within(instance if isinstance(instance, dict) else {}, "instances")
-        instruction, constraints = row.text("instruction"), given.get("constraints")
-        if isinstance(constraints, str) and constraints.strip().lower() not in ("none", "none."):
+        instruction, constraints = row.text("instruction"), given.optional_text("constraints")
+        if constraints.strip().lower() not in ("", "none", "none."):
             instruction = f"{instruction}\n{constraints}"
         shared = {key: given.raw(key) for key in ("input", "output") if key in given}
         parts.append({"instruction": instruction} | shared)
