@@ -333,6 +333,10 @@ def test_the_manifest_counts_the_pairs_by_kind(tmp_path):
     assert counts["rows"] == 2
     assert counts["pairs"] == Counter(pair["kind"] for pair in pairs)
     assert counts["pairs"]["answer"] == 5
+    turns = sum(len(reward_pairs.gold_turns([row])) for row in CONVERSATIONS)
+    assert counts["left_out_as_equal"] == turns - sum(
+        count for kind, count in counts["pairs"].items() if kind != "answer"
+    )
     write_jsonl(tmp_path / "rows.jsonl", [])
     with pytest.raises(PlumblineError, match="no pairs can be made of 0 rows"):
         step(
@@ -352,6 +356,16 @@ def test_a_reward_model_learns_ranked_answers_as_they_are_ranked():
     pairs = reward_pairs.ranked_pairs([row])
     assert [(pair["chosen"], pair["rejected"]) for pair in pairs] == [("Because.", ""), ("Because.", "No.")]
     assert pairs[0]["messages"] == [{"role": "user", "content": "Why?"}]
+
+
+def test_a_conversation_with_plain_replies_between_gives_no_pairs_of_answers(tmp_path):
+    mixed = talk("x", "Hi", "Plainly: what is it?", "Hm", reply_of("b"))
+    assert not reward_pairs.is_tutoring(mixed) and reward_pairs.is_tutoring(CONVERSATIONS[0])
+    write_jsonl(tmp_path / "rows.jsonl", [mixed] * 9)
+    names = {name: tmp_path / f"{name}.json" for name in ("output", "manifest")}
+    step(reward_pairs.main, rows=tmp_path / "rows.jsonl", settings='{"seed": 3}', **names)
+    counts = read_json(tmp_path / "manifest.json")["counts"]
+    assert sum(counts["pairs"].values()) + counts["left_out_as_equal"] == 18 and "answer" not in counts["pairs"]
 
 
 def test_a_plain_reply_is_never_given_a_wrong_label():

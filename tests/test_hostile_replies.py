@@ -212,6 +212,27 @@ def test_a_temperature_that_is_refused_is_not_left_out_in_silence_but_named_with
         assert server.asked() == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("<think>Perhaps [[2]]?</think>\n\nGood. [[8]]", "Good. [[8]]"),
+        ("\nPerhaps [[2]]?\n</think>\nGood. [[8]]", "Good. [[8]]"),
+        ("<think></think>[[8]]", "[[8]]"),
+        ("It says <think>x</think>, so: [[3]]", "It says <think>x</think>, so: [[3]]"),
+        ("Good. [[8]]", "Good. [[8]]"),
+    ],
+)
+def test_what_a_judge_thinks_before_it_answers_is_no_verdict(text, words):
+    reply = {"text": text, "finish_reason": "stop", "logprobs": None, "refusal": None}
+    assert judge_client.reply_of({"reply": reply}) == (words, None, None)
+
+
+def test_a_judge_that_only_thought_gave_no_verdict():
+    reply = {"text": "<think>Perhaps [[2]]", "finish_reason": "length", "logprobs": None, "refusal": None}
+    found = judge_client.reply_of({"reply": reply})
+    assert found.text is None and "max_tokens were spent before a word" in found.failed
+
+
 def test_an_annotators_own_parameters_give_way_to_what_the_judge_can_take():
     usual = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 1, "logprobs": True}
     judge = {"temperature": 0.0, "max_tokens": 1024, "seed": 3}

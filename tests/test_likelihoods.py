@@ -6,7 +6,9 @@ import math
 import pytest
 import torch
 import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.families import FAITHFUL
 from workflow_scripts.common import templates
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl, write_jsonl
@@ -84,6 +86,25 @@ def test_a_reply_does_not_depend_on_the_one_it_is_paired_with(model, tokenizer):
     for name in "abc":
         assert found[0][f"{name}/original"] == pytest.approx(found[1][f"{name}/altered"], abs=1e-3)
         assert found[0][f"{name}/altered"] == pytest.approx(found[1][f"{name}/original"], abs=1e-3)
+
+
+def test_two_replies_whose_prompts_are_cut_in_two_ways_each_have_their_own():
+    tokenizer = FAITHFUL["byte level"]
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes)).eval()
+    rows = [pair("a", "What is a cell?", "Oxygen", "<|end|>")]
+    rows[0]["messages"] = rows[0]["messages"][1:]
+    template = TEMPLATES["task"]
+    tokens = [
+        templates.tokenise_reply(rows[0]["messages"], rows[0][name], template, tokenizer)
+        for name in ("original", "altered")
+    ]
+    assert tokens[0][0] != tokens[1][0]  # a token holds the end of the question and the beginning of the reply
+    found = likelihood_rows(model, tokenizer, rows, SETTINGS | {"template": template})
+    for row, name in zip(found, ("original", "altered"), strict=True):
+        nats, count = plain(model, tokenizer, rows[0]["messages"], rows[0][name], template)
+        assert (row["nll"], row["tokens"]) == (pytest.approx(nats, abs=1e-3), count)
 
 
 def test_a_pair_that_does_not_fit_is_named(model, tokenizer):

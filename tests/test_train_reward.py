@@ -11,6 +11,7 @@ from trl import RewardConfig, RewardTrainer
 
 from tests.tiny import call, pairs, settings_of, training_flags
 from workflow_scripts.annotate import train_reward
+from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_jsonl, write_manifest
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.training import training_arguments
@@ -75,3 +76,16 @@ def test_the_held_out_accuracy_counts_every_pair_once(tiny_model, written, tmp_p
     curve = json.loads((folder / "curve.json").read_text())
     assert curve[-1]["validation_accuracy"] == pytest.approx(manifest["validation_accuracy"], abs=1e-4)
     assert {"train_loss", "margin", "accuracy"} <= curve[0].keys()
+
+
+def test_a_pair_has_a_text_where_the_tokenizer_has_no_end_token(tiny_model):
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.eos_token = None
+    rows, cut = train_reward.token_rows(pairs(2), tokenizer, 128)
+    assert all(row["chosen_ids"] and row["rejected_ids"] for row in rows) and not cut
+
+
+def test_pairs_too_few_to_hold_some_out_are_refused(tiny_model, written, tmp_path):
+    write_jsonl(written[1], pairs(1))
+    with pytest.raises(PlumblineError, match="of 1 pairs 1 are held out and none are left"):
+        run_reward(tiny_model, written, reward_settings(), tmp_path / "one")

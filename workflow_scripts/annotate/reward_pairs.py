@@ -44,12 +44,21 @@ def is_structured(reply: str) -> bool:
     return set(LABEL_FIELDS) <= set(parse_reply(reply) or ())
 
 
-def turn_pairs(rows: list[dict], rng: random.Random) -> list[dict]:
-    """Return one pair per turn: the last exchange before it, the gold reply, and a worse one.
+def is_tutoring(row: dict) -> bool:
+    """Tell whether all replies of a conversation are a tutor's, each with its sub-problem."""
+    replies = [message["content"] for message in row["messages"] if message["role"] == "assistant"]
+    whole = all(is_structured(reply) and SUBPROBLEM in (parse_reply(reply) or ()) for reply in replies)
+    return bool(replies) and "candidates" not in row and whole
 
-    An answer that is labelled bad (its rank is not 0) is no gold reply.
-    """
-    turns = [turn for row in rows for turn in turns_of(row) if turn["meta"].get("rank", 0) == 0]
+
+def gold_turns(rows: list[dict]) -> list[dict]:
+    """Return the turns of rows whose reply is gold: an answer that is labelled bad (its rank is not 0) is none."""
+    return [turn for row in rows for turn in turns_of(row) if turn["meta"].get("rank", 0) == 0]
+
+
+def turn_pairs(rows: list[dict], rng: random.Random) -> list[dict]:
+    """Return a pair per turn: the last exchange before it, the gold reply, and a worse one; none where both are equal."""
+    turns = gold_turns(rows)
     replies = sorted({turn["reference"] for turn in turns})
     pairs = []
     for turn in turns:
@@ -113,14 +122,19 @@ def main() -> None:
     rng = random.Random(arguments.settings["seed"])
     ranked = [row for row in rows if len(row.get("candidates", ())) > 1]
     others = [row for row in rows if len(row.get("candidates", ())) < 2]
-    tutoring = [row for row in others if is_structured(row["messages"][-1]["content"])]
-    pairs = ranked_pairs(ranked) + turn_pairs(others, rng) + answer_pairs(tutoring, rng)
+    tutoring = [row for row in others if is_tutoring(row)]
+    of_ranks, of_turns = ranked_pairs(ranked), turn_pairs(others, rng)
+    possible = sum(len(row["candidates"]) - 1 for row in ranked) + len(gold_turns(others))
+    equal = possible - len(of_ranks) - len(of_turns)
+    pairs = of_ranks + of_turns + answer_pairs(tutoring, rng)
     if not pairs:
         raise PlumblineError(f"{arguments.rows}: no pairs can be made of {len(rows)} rows")
     rng.shuffle(pairs)
     write_jsonl(arguments.output, pairs)
     kinds = dict(Counter(pair["kind"] for pair in pairs))
-    write_manifest(arguments.manifest, [arguments.output], counts={"rows": len(rows), "pairs": kinds})
+    counts = {"rows": len(rows), "pairs": kinds, "left_out_as_equal": equal}
+    print(f"{len(pairs)} pairs of {len(rows)} rows; {equal} left out, whose two replies would be equal")
+    write_manifest(arguments.manifest, [arguments.output], counts=counts)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, TrainingArguments, 
 
 import workflow_scripts.common.models  # noqa: F401  (sets the environment before the libraries load)
 from workflow_scripts.common.code import code_of
+from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.logprobs import padded
 from workflow_scripts.common.models import load_tokenizer, load_whole
@@ -40,7 +41,7 @@ def token_rows(pairs: list[dict], tokenizer: object, max_tokens: int) -> tuple[l
     Each text is cut by itself, with BOS kept, as it is when the model scores it.
     """
     texts = [
-        render_pair(pair["messages"], pair[name], tokenizer.eos_token)
+        render_pair(pair["messages"], pair[name], tokenizer.eos_token or "")
         for name in ("chosen", "rejected")
         for pair in pairs
     ]
@@ -90,6 +91,11 @@ def main() -> None:
         )
     random.Random(arguments.seed).shuffle(rows)
     held_out = max(1, round(settings["validation_share"] * len(rows)))
+    if held_out >= len(rows):
+        raise PlumblineError(
+            f"{arguments.pairs}: of {len(rows)} pairs {held_out} are held out and none are left to learn from; give more "
+            "rows, or lower validation_share"
+        )
     set_seed(arguments.seed)  # the new scalar head is drawn here
     model = load_whole(
         AutoModelForSequenceClassification,

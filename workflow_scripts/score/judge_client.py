@@ -37,6 +37,7 @@ PATIENCE = 20  # requests in a row without a reply after which the endpoint coun
 # Beyond a token per UTF-8 byte of the text: what chat templates put around a message and before the first.
 MESSAGE_TOKENS = 16
 REQUEST_TOKENS = 256
+THOUGHTS, END_OF_THOUGHTS = "<think>", "</think>"
 BYTES_PER_TOKEN = 4  # an estimate, for a server that does not count
 
 
@@ -136,11 +137,25 @@ def reply_of(entry: dict) -> Reply:
         return Reply(None, f"refused by the judge: {reply['refusal']}", None)
     if reply["finish_reason"] == "content_filter":
         return Reply(None, "refused by the judge: its content filter ended the reply", None)
+    text = without_thoughts(reply["text"] or "")
     # A choice read from log-probs may begin with a token of white space alone.
-    if not (reply["text"] or "").strip() and not reply["logprobs"]:
+    if not text.strip() and not reply["logprobs"]:
         spent = ": max_tokens were spent before a word" if reply["finish_reason"] == "length" else ""
         return Reply(None, f"the judge's reply is empty{spent}", None)
-    return Reply(reply["text"], None, reply["logprobs"])
+    return Reply(text, None, reply["logprobs"])
+
+
+def without_thoughts(text: str) -> str:
+    """Return a judge's words without the thoughts before them, "" where it came to nothing else.
+
+    Servers that do not set thoughts apart leave them in the reply, up to </think>; the <think> they begin with may
+    stand in the prompt. In them a judge tries out verdicts that it does not give.
+    """
+    thoughts, end, words = text.partition(END_OF_THOUGHTS)
+    begun = thoughts.lstrip().startswith(THOUGHTS)
+    if not end:
+        return "" if begun else text
+    return words.lstrip() if begun or THOUGHTS not in thoughts else text
 
 
 @contextlib.contextmanager

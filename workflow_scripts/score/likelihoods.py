@@ -17,6 +17,18 @@ from workflow_scripts.common.templates import tokenise_reply
 REPLIES = ("original", "altered")
 
 
+def said_of(model: object, tokens: list[tuple[list[int], list[int]]]) -> list[torch.Tensor]:
+    """Return the log-probs of each (prompt, reply), in one pass where the prompts are one.
+
+    A tokenizer that merges across the border may have cut one text in two ways before two replies.
+    """
+    (prompt, _), *others = tokens
+    if all(other == prompt for other, _ in others):
+        return shared_prompt_logps(model, [prompt], [[reply for _, reply in tokens]])[0]
+    prompts, replies = zip(*tokens, strict=True)
+    return [each for (each,) in shared_prompt_logps(model, list(prompts), [[reply] for reply in replies])]
+
+
 def likelihood_rows(model: object, tokenizer: object, pairs: list[dict], settings: dict) -> list[dict]:
     """Return one row per reply: {id, group, action, nll (nats, summed), tokens}."""
     rows = []
@@ -24,8 +36,7 @@ def likelihood_rows(model: object, tokenizer: object, pairs: list[dict], setting
         tokens = [
             tokenise_reply(pair["messages"], pair[name], settings["template"], tokenizer) for name in REPLIES
         ]
-        prompt = tokens[0][0]
-        too_long = len(prompt) + max(len(reply) for _, reply in tokens)
+        too_long = max(len(prompt) + len(reply) for prompt, reply in tokens)
         if too_long > settings["max_tokens"]:
             raise PlumblineError(
                 f"pair {pair['id']}: {too_long} tokens, at most {settings['max_tokens']} (max_tokens)"
@@ -34,7 +45,7 @@ def likelihood_rows(model: object, tokenizer: object, pairs: list[dict], setting
             torch.inference_mode(),
             torch.autocast(model.device.type, settings["dtype"], enabled=settings["dtype"] != torch.float32),
         ):
-            found = shared_prompt_logps(model, [prompt], [[reply for _, reply in tokens]])[0]
+            found = said_of(model, tokens)
         for name, logps in zip(REPLIES, found, strict=True):
             rows.append(
                 {
