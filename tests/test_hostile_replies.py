@@ -225,12 +225,17 @@ def test_a_temperature_that_is_refused_is_not_left_out_in_silence_but_named_with
 def test_what_a_judge_thinks_before_it_answers_is_no_verdict(text, words):
     reply = {"text": text, "finish_reason": "stop", "logprobs": None, "refusal": None}
     assert judge_client.reply_of({"reply": reply}) == (words, None, None)
+    odds = [{"token": "m", "logprob": -9.0, "top_logprobs": []}]
+    found = judge_client.reply_of({"reply": reply | {"logprobs": odds}})
+    assert found == (words, None, odds if words == text else None)
 
 
 def test_a_judge_that_only_thought_gave_no_verdict():
     reply = {"text": "<think>Perhaps [[2]]", "finish_reason": "length", "logprobs": None, "refusal": None}
     found = judge_client.reply_of({"reply": reply})
     assert found.text is None and "max_tokens were spent before a word" in found.failed
+    reply["logprobs"] = [{"token": "<think>", "logprob": 0.0, "top_logprobs": []}]
+    assert judge_client.reply_of({"reply": reply}) == found
 
 
 def test_an_annotators_own_parameters_give_way_to_what_the_judge_can_take():

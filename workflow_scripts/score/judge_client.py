@@ -137,12 +137,14 @@ def reply_of(entry: dict) -> Reply:
         return Reply(None, f"refused by the judge: {reply['refusal']}", None)
     if reply["finish_reason"] == "content_filter":
         return Reply(None, "refused by the judge: its content filter ended the reply", None)
-    text = without_thoughts(reply["text"] or "")
+    said = reply["text"] or ""
+    text = without_thoughts(said)
+    logprobs = reply["logprobs"] if text == said else None  # the first of them are those of thoughts
     # A choice read from log-probs may begin with a token of white space alone.
-    if not text.strip() and not reply["logprobs"]:
+    if not text.strip() and not logprobs:
         spent = ": max_tokens were spent before a word" if reply["finish_reason"] == "length" else ""
         return Reply(None, f"the judge's reply is empty{spent}", None)
-    return Reply(text, None, reply["logprobs"])
+    return Reply(text, None, logprobs)
 
 
 def without_thoughts(text: str) -> str:
