@@ -365,7 +365,9 @@ def test_a_conversation_with_plain_replies_between_gives_no_pairs_of_answers(tmp
     names = {name: tmp_path / f"{name}.json" for name in ("output", "manifest")}
     step(reward_pairs.main, rows=tmp_path / "rows.jsonl", settings='{"seed": 3}', **names)
     counts = read_json(tmp_path / "manifest.json")["counts"]
-    assert sum(counts["pairs"].values()) + counts["left_out_as_equal"] == 18 and "answer" not in counts["pairs"]
+    assert (
+        sum(counts["pairs"].values()) + counts["left_out_as_equal"] == 18 and "answer" not in counts["pairs"]
+    )
 
 
 def test_a_plain_reply_is_never_given_a_wrong_label():

@@ -168,6 +168,20 @@ def test_an_mbpp_program_is_found_with_its_classes_wherever_they_stand():
     assert read_program("No code at all.", ["f"]).strip() == "No code at all."
 
 
+@pytest.mark.parametrize("character", ["\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_a_line_of_code_ends_where_python_ends_it_and_at_no_other_character(character):
+    body = f'    marks = "a{character}b"\n    assert len(marks) == 3\n{BODY}'
+    for answer in (
+        fence(f"{SIGNATURE}{body}"),
+        f"{SIGNATURE}{body}",
+        fence(body),
+        fence(f"{SIGNATURE}{body}\nodd_sum([])"),
+    ):
+        names: dict = {}
+        exec(read_program(answer, ["odd_sum"], PROMPT), names)
+        assert names["odd_sum"]([1, 2, 3]) == 4
+
+
 def test_blocks_end_where_they_are_closed():
     assert fenced_blocks("a\n```\nb\n```\nc\n~~~ x\n```\nd\n~~~\n```py\ne") == ["b", "```\nd", "e"]
     assert fenced_blocks("```py\na\n```py\nb\n```") == ["a", "b"]

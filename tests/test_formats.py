@@ -568,7 +568,9 @@ def test_a_reply_that_is_not_to_be_learned_is_no_candidate(mark):
     assert fault_of("labelled", {"messages": unlearned, "label": True}) == "no turn to learn from"
     before = [*unlearned, PROMPT[0]]
     row = {"chosen": [*before, GAS[1]], "rejected": [*before, CHEESE[1]]}
-    assert [turn["content"] for turn in ranked("preferences", row).turns][1] == "Oxygen."  # it is context there
+    assert [turn["content"] for turn in ranked("preferences", row).turns][
+        1
+    ] == "Oxygen."  # it is context there
 
 
 def test_two_dialogues_share_all_but_their_last_reply():

@@ -100,7 +100,9 @@ def test_two_replies_whose_prompts_are_cut_in_two_ways_each_have_their_own():
         templates.tokenise_reply(rows[0]["messages"], rows[0][name], template, tokenizer)
         for name in ("original", "altered")
     ]
-    assert tokens[0][0] != tokens[1][0]  # a token holds the end of the question and the beginning of the reply
+    assert (
+        tokens[0][0] != tokens[1][0]
+    )  # a token holds the end of the question and the beginning of the reply
     found = likelihood_rows(model, tokenizer, rows, SETTINGS | {"template": template})
     for row, name in zip(found, ("original", "altered"), strict=True):
         nats, count = plain(model, tokenizer, rows[0]["messages"], rows[0][name], template)

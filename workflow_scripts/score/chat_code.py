@@ -32,6 +32,11 @@ STARTS, CUTS = (
 )  # so many lines are tried as a start of code, and so often it is cut where it stops to be
 
 
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text as Python counts them; `splitlines` parts them at characters a string may hold, too."""
+    return re.split(r"\r\n|\r|\n", text)
+
+
 @functools.lru_cache(maxsize=16)
 def parse(code: str) -> ast.Module | SyntaxError | None:
     """Return a text's syntax tree, the error where it is no Python, or None where it cannot even be tried."""
@@ -65,7 +70,7 @@ def fenced_blocks(text: str) -> list[str]:
     """Return what stands in each Markdown fence, without its indentation; one that is never closed goes to the end."""
     blocks: list[list[str]] = []
     fence = ""
-    for line in text.splitlines():
+    for line in lines_of(text):
         found = FENCE.fullmatch(line.rstrip())
         if found and (not fence or found[1].startswith(fence)):
             if fence and not found[2]:
@@ -83,7 +88,7 @@ def fenced_blocks(text: str) -> list[str]:
 
 def stretches(text: str) -> Iterator[str]:
     """Yield each stretch of Python in a text with other words: from a line that looks like code, as far as it parses."""
-    lines = text.splitlines()
+    lines = lines_of(text)
     starts = [place for place, line in enumerate(lines) if CODE.match(line.lstrip())]
     past = 0
     for start in starts[:STARTS]:
@@ -108,7 +113,7 @@ def without_examples(code: str, names: Sequence[str]) -> str:
     tree = parse(code)
     if not isinstance(tree, ast.Module):
         return code
-    lines = code.splitlines()
+    lines = lines_of(code)
     places = [place for place, node in enumerate(tree.body) if bound_names(node) & set(names)]
     for node in tree.body[max(places, default=len(tree.body)) + 1 :]:
         if isinstance(node, EXAMPLES):
@@ -170,7 +175,8 @@ def read_program(text: str, names: Sequence[str], prompt: str = "") -> str:
         return next((body for body in bodies if isinstance(parse(body), ast.Module)), text) + "\n"
     for body in bodies:
         body = body.strip("\n").rstrip()
-        indented = textwrap.indent(textwrap.dedent(body), "    ")
+        own = lines_of(textwrap.dedent(body))
+        indented = "\n".join(f"    {line}" if line.strip() else line for line in own)
         for program in (f"{prompt}{body}\n", f"{prompt}{indented}\n", f"{prompt}    {body.lstrip()}\n"):
             if has_body(program, names[0]):
                 return program
@@ -185,7 +191,7 @@ def looks_like_chat(answer: dict, kept: str, name: str, prompt: str = "") -> boo
     text = answer["text"]
     if prompt and has_body(prompt + kept, name):
         return False
-    near = [*kept.splitlines(), text[len(kept) :].lstrip("\n")]
+    near = [*lines_of(kept), text[len(kept) :].lstrip("\n")]
     if any(map(FENCE.match, near)) and not isinstance(parse(prompt + kept), ast.Module):
         return True
     if re.search(rf"^[ \t]*(?:async )?(?:def|class) {re.escape(name)}\b", text, re.MULTILINE):
