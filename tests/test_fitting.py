@@ -260,6 +260,22 @@ def test_a_set_whose_replies_lose_their_end_says_so_in_manifest_console_and_tabl
     assert row["warning"] == "learned from 6 of 6 rows that were cut: 6 replies without their end token"
 
 
+def test_rows_that_are_left_out_as_they_are_tokenised_are_told_with_the_reasons(tiny_model, tmp_path, capsys):
+    rows = [talk("a", "Why?", "Yes"), talk("b", "Why </s>?", "Yes"), talk("c", "Why?", "Good! " * 60)]
+    tokens = write_tokens(tiny_model, rows, [talk("v", "Why?", "Yes")], tmp_path, limit=64, overflow="reject")
+    assert read_json(tokens / "manifest.json")["counts"]["train"]["rejected"] == 2
+    said = capsys.readouterr().err
+    assert "train.jsonl: 2 of 3 rows rejected: special token in content (1), too long (1)" in said
+    assert "validation" not in said
+    asked, texts = [{"role": "user", "content": "Why?"}], (("Yes", "No"), ("Yes", "No </s>"), ("So", "No"))
+    pairs = [
+        {"id": f"p{n}", "messages": asked, "chosen": chosen, "rejected": losing, "split": "train"}
+        for n, (chosen, losing) in enumerate(texts)
+    ]
+    write_reference(tiny_model, pairs, tmp_path)
+    assert "1 of 3 rows rejected: special token in content (1)" in capsys.readouterr().err
+
+
 def test_replies_that_lose_their_end_and_replies_left_out_whole_are_two_counts(tokenizer):
     messages = talk("t", "Why?", "Yes", "Why?", "Good! Now say why.", "Why?", "No.")["messages"]
     sizes = [len(tokenise_prompt(messages[:place], TEMPLATE, tokenizer)) for place in (1, 3, 5)]

@@ -60,7 +60,9 @@ def test_the_table_has_a_row_per_run_and_prints_its_warnings(tmp_path, capsys):
     call(training.main, "--settings", json.dumps({"runs": runs}), "--output", output)
     rows = list(csv.DictReader(output.open()))
     assert [row["policy"] for row in rows] == ["m.a", "m.b"]
-    assert [bool(row["warning"]) for row in rows] == [True, False]
+    rejected = "learned without 1 of 9 rows, which were rejected as they were tokenised"
+    assert rows[0]["warning"].startswith("overfits") and rows[0]["warning"].endswith(f"; {rejected}")
+    assert rows[1]["warning"] == rejected
     assert rows[0]["kept_share"] == "0.67"
     assert [rows[0][name] for name in ("rows", "rows_rejected", "rows_cut", "ends_lost")] == [
         "8",

@@ -123,12 +123,17 @@ def write_reference(model: Path, rows: list[dict], folder: Path, batch_size: int
 
 
 def write_tokens(
-    model: Path, train: list[dict], validation: list[dict], folder: Path, limit: int = 256
+    model: Path,
+    train: list[dict],
+    validation: list[dict],
+    folder: Path,
+    limit: int = 256,
+    overflow: str = "cut",
 ) -> Path:
     """Run sft.tokenise on conversations; return the folder with a parquet a split and manifest.json."""
     write_jsonl(folder / "train.jsonl", train)
     write_jsonl(folder / "validation.jsonl", validation)
-    settings = {"max_tokens": limit, "overflow": "cut", "template": TEMPLATE, "history_turns": None}
+    settings = {"max_tokens": limit, "overflow": overflow, "template": TEMPLATE, "history_turns": None}
     settings |= {"objective": "it", "im_mask": "paper"}
     splits = [f"{name}={folder / name}.jsonl" for name in ("train", "validation")]
     flags = ["--splits", *splits, "--tokenizer", model, "--settings", json.dumps(settings)]

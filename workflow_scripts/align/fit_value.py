@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from workflow_scripts.align.value import ValueHead, batched, prompt_states, read_values, save_head
-from workflow_scripts.common.cuts import cut_counts, say_cuts
+from workflow_scripts.common.cuts import cut_counts, say_cuts, say_rejected
 from workflow_scripts.common.diverged import Diverged, add_note_flag
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import finished_folder, read_jsonl, write_json, write_manifest
@@ -174,6 +174,7 @@ def main() -> None:
     counts = {"read": len(annotated), "kept": len(rows), "rejected": refused}
     counts |= {"fitted": len(fitted), "held_out": len(held), "prompts": len(prompts)}
     counts |= cut_counts(rows) | {"histories_cut": sum(row["history_cut"] for row in rows)}
+    say_rejected(str(arguments.annotated), ["special token in content"] * refused, len(annotated))
     say_cuts(str(arguments.annotated), counts, "raise max_prompt_tokens to keep them whole")
     write_manifest(
         arguments.manifest,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from workflow_scripts.common.code import code_of
-from workflow_scripts.common.cuts import cut_counts, say_cuts
+from workflow_scripts.common.cuts import cut_counts, say_cuts, say_rejected
 from workflow_scripts.common.decoding import reply_text
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
@@ -122,6 +122,7 @@ def prepare(description: str, module: str) -> tuple[Any, Online]:
     assert counts["kept"] + counts["rejected"] == len(rows)
     if not prompts:
         raise PlumblineError(f"{arguments.prompts}: no usable prompt among {len(rows)}")
+    say_rejected(str(arguments.prompts), ["special token in content"] * counts["rejected"], len(rows))
     say_cuts(str(arguments.prompts), counts, "raise max_prompt_tokens to keep them whole")
     fit_on = [turn["reference"] for row in read_jsonl(arguments.fit_rows) for turn in turns_of(row)]
     ends = end_ids(template, tokenizer, model_ends(arguments.parent))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from workflow_scripts.common.cuts import cut_counts, say_cuts
+from workflow_scripts.common.cuts import cut_counts, say_cuts, say_rejected
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_jsonl, write_jsonl, write_manifest
 from workflow_scripts.common.fitting import fit_row
@@ -78,6 +78,7 @@ def main() -> None:
         **cut_counts(rows),
         "tokens": sum(len(row["prompt"]) + sum(map(len, row["answers"])) for row in rows),
     }
+    say_rejected(str(arguments.ranked), (row["reason"] for row in rejected), counts["read"])
     say_cuts(str(arguments.ranked), counts, "raise max_tokens to keep them whole")
     write_manifest(
         arguments.manifest,

@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
-from workflow_scripts.common.cuts import cut_counts, say_cuts
+from workflow_scripts.common.cuts import cut_counts, say_cuts, say_rejected
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, finished_file, read_jsonl, write_jsonl, write_manifest
 from workflow_scripts.common.fitting import fit_row
@@ -145,6 +145,7 @@ def main() -> None:
             file=sys.stderr,
         )
     counts["tokens"] = sum(len(row["prompt"]) + len(row["chosen"]) + len(row["rejected"]) for row in rows)
+    say_rejected(str(arguments.pairs), (row["reason"] for row in rejected), counts["read"])
     say_cuts(str(arguments.pairs), counts, "raise max_tokens to keep them whole")
     write_manifest(
         arguments.manifest,

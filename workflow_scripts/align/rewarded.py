@@ -15,7 +15,7 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
-from workflow_scripts.common.cuts import cut_counts, say_cuts
+from workflow_scripts.common.cuts import cut_counts, say_cuts, say_rejected
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_jsonl, write_jsonl, write_manifest
 from workflow_scripts.common.fitting import fit_row
@@ -148,6 +148,7 @@ def main() -> None:
     counts |= cut_counts(rows) | {"histories_cut": sum(row["history_cut"] for row in rows)}
     counts["validation"] = sum(row["split"] == "validation" for row in rows)
     counts["tokens"] = sum(len(row["prompt"]) + len(row["completion"]) for row in rows)
+    say_rejected(" ".join(arguments.annotated), (row["reason"] for row in rejected), counts["read"])
     say_cuts(" ".join(arguments.annotated), counts, "raise max_tokens to keep them whole")
     write_manifest(
         arguments.manifest,

@@ -1,9 +1,10 @@
-"""What rows lost where they met a limit in tokens (see `fitting`): counted by kind, and said in words.
+"""What rows lost where they were tokenised: what a limit cut (see `fitting`), counted by kind, and rows left out whole.
 
 Apart from the cutting, so that tables can tell of it without a tokenizer.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Iterable
 
 PROMPT_KINDS = ("prompts_cut", "last_turns_cut", "systems_lost")
@@ -57,3 +58,10 @@ def say_cuts(what: str, counts: dict[str, int], advice: str) -> None:
             f"warning: {what}: {counts['cut']} of {counts['kept']} rows cut: {words}; {advice}",
             file=sys.stderr,
         )
+
+
+def say_rejected(what: str, reasons: Iterable[str], read: int) -> None:
+    """Print a warning where rows of `what` were rejected, of so many that were read: how many, and for which reasons."""
+    if found := Counter(reasons):
+        named = ", ".join(f"{reason} ({count})" for reason, count in found.most_common())
+        print(f"warning: {what}: {found.total()} of {read} rows rejected: {named}", file=sys.stderr)

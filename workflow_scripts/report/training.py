@@ -62,15 +62,25 @@ def summarise(curve: list[dict], kept_step: int | None) -> dict:
 
 
 def rows_of(counts: dict) -> dict:
-    """Return what the counts of what a run learned from say: its rows, and a warning where replies lost their end."""
+    """Return what the counts of what a run learned from say: its rows, and a warning where some were left out or replies
+    lost their end.
+
+    What is left of plain text behind its last block is counted with the rejected, and is no row.
+    """
     learned = counts.get("train", counts)  # of fine-tuning each split has its own
     columns = {"rows": "kept", "rows_rejected": "rejected", "rows_cut": "cut", "ends_lost": "ends_lost"}
     row = {column: learned[name] for column, name in columns.items() if name in learned}
+    warnings = []
+    left_out = learned.get("rejected", 0) - bool(learned.get("remainder_tokens"))
+    if left_out > 0:
+        warnings.append(
+            f"learned without {left_out} of {learned['kept'] + left_out} rows, which were rejected as they were tokenised"
+        )
     if learned.get("ends_lost") or learned.get("replies_lost"):
-        row["warning"] = (
+        warnings.append(
             f"learned from {learned['cut']} of {learned['kept']} rows that were cut: {cut_words(learned)}"
         )
-    return row
+    return row | ({"warning": "; ".join(warnings)} if warnings else {})
 
 
 def dead(curve: list[dict]) -> str | None:

@@ -25,7 +25,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from workflow_scripts.common.cuts import say_cuts
+from workflow_scripts.common.cuts import say_cuts, say_rejected
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_jsonl, write_jsonl, write_manifest
 from workflow_scripts.common.fitting import lost_ends
@@ -40,6 +40,7 @@ from workflow_scripts.common.templates import (
 )
 from workflow_scripts.common.turns import turns_of, window
 
+REMAINDER = "remainder"  # what is left of a text behind its last block
 IM_MASKS = {"paper": "contents", "code": "text"}  # what `tokenise_conversation` learns
 
 
@@ -149,7 +150,7 @@ def cut_blocks(
     remainder = len(stream) % size
     if remainder:
         detail = f"{remainder} tokens, a block has {size}"
-        rejected.append({"id": "remainder", "reason": "shorter than a block", "detail": detail})
+        rejected.append({"id": REMAINDER, "reason": "shorter than a block", "detail": detail})
     assert len(blocks) * size + remainder == len(stream)
     unlearned = [block["id"] for block in blocks if all(label == IGNORED for label in block["labels"])]
     rejected += [{"id": name, "reason": "nothing to learn", "detail": "context alone"} for name in unlearned]
@@ -193,6 +194,8 @@ def main() -> None:
             "learned_tokens": sum(label != IGNORED for row in kept for label in row["labels"]),
             **cuts,
         }
+        left_out = [row["reason"] for row in rejected if row["id"] != REMAINDER]
+        say_rejected(str(path), left_out, counts[name]["read"])
         say_cuts(
             str(path),
             counts[name],
