@@ -230,6 +230,15 @@ def test_what_a_judge_thinks_before_it_answers_is_no_verdict(text, words):
     assert found == (words, None, odds if words == text else None)
 
 
+def test_words_that_come_in_parts_are_those_of_type_text_and_paid_for_once(tmp_path):
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "Perhaps [[2]]?"}]}]
+    parts += [{"type": "text", "text": "Good. "}, {"type": "text", "text": "[[8]]"}]
+    with JudgeServer({"question 0": [send(200, completion(parts)), fail(500, "again")]}) as server:
+        replies, facts = ask(requests(1), judge_at(server.url), tmp_path, "cell")
+        assert replies[0].text == "Good. [[8]]" and server.asked("question 0") == 1
+    assert (facts["judge_calls"], facts["judge_retries"]) == (1, 0)
+
+
 def test_a_judge_that_only_thought_gave_no_verdict():
     reply = {"text": "<think>Perhaps [[2]]", "finish_reason": "length", "logprobs": None, "refusal": None}
     found = judge_client.reply_of({"reply": reply})

@@ -121,7 +121,7 @@ def read_completion(content: bytes) -> tuple[dict, dict | None]:
         message = choice["message"]
         tokens = (choice.get("logprobs") or {}).get("content")
         reply = {
-            "text": words_of(message.get("content")),
+            "text": content_of(message.get("content")),
             "finish_reason": words_of(choice.get("finish_reason")),
             "logprobs": None if tokens is None else [token_of(token) for token in tokens],
             "refusal": words_of(message.get("refusal")),
@@ -130,6 +130,13 @@ def read_completion(content: bytes) -> tuple[dict, dict | None]:
     except (AttributeError, IndexError, KeyError, TypeError):
         raise TryAgainError("the reply is no chat completion", billed=True) from None
     return reply, usage
+
+
+def content_of(content: str | list | None) -> str | None:
+    """Return what a message says: its text, or those of its parts that are of type text, beside which some have thoughts."""
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if part["type"] == "text")
+    return words_of(content)
 
 
 def words_of(text: str | None) -> str | None:
