@@ -561,6 +561,23 @@ def test_one_of_two_dialogues_once_more_in_a_column_is_no_other_prompt():
     assert fault_of("preferences", row) == "prompt is not that of chosen and rejected"
 
 
+def test_nothing_of_a_prompt_is_lost_that_stands_beside_two_dialogues_and_says_more():
+    row, told = {"chosen": GAS, "rejected": CHEESE}, {"role": "system", "content": "Be brief."}
+    assert ranked("preferences", row | {"prompt": [told, *PROMPT]}).system == "Be brief."
+    own = {
+        "chosen": [told | {"content": "Be long."}, *GAS],
+        "rejected": [told | {"content": "Be long."}, *CHEESE],
+    }
+    assert fault_of("preferences", own | {"prompt": [told, *PROMPT]}) == "two system messages"
+    more = "prompt is not that of chosen and rejected"
+    other = {"from": "human", "value": "Name a metal."}
+    assert fault_of("preferences", row | {"conversations": [other]}) == more
+    assert (
+        fault_of("preferences", row | {"instruction": "Name a gas.", "history": [["Hi.", "Hello."]]}) == more
+    )
+    assert fault_of("preferences", row | {"prompt": [{"role": "user", "content": "Hi."}, *PROMPT]}) == more
+
+
 @pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}])
 def test_a_reply_that_is_not_to_be_learned_is_no_candidate(mark):
     unlearned = [PROMPT[0], GAS[1] | mark]

@@ -300,8 +300,9 @@ def preferences(row: Fields, settings: Settings) -> Opened:
             raise Unfit("chosen and rejected do not share one prompt")
         replies = [side[-1]["content"] for side in (first, second)]
         if first[:-1]:
-            check_prompt(asked, [*first, second[-1]])
-            asked = first[:-1]
+            in_front, *beside = read_dialogue(asked, row, settings["max_chars"])
+            check_prompt(beside, [*first, second[-1]])
+            asked, system = first[:-1], same_system(system, in_front)
         elif not asked:
             raise Unfit("no prompt", "nor dialogues in chosen and rejected")
         system = same_system(system, own)
@@ -358,7 +359,7 @@ def read_dialogue(turns: list[Any], row: Fields, max_chars: int) -> list[Any]:
 def read_said(turn: Any, style: str, row: Fields, learned: bool = False) -> Message:
     """Return a turn as a message; Unfit if its text is none, or if it is to be `learned` and says that it is not."""
     message, missed = read_turn(turn, style)
-    if learned and not message.get("learn", True):
+    if learned and message["role"] == "assistant" and not message.get("learn", True):
         raise Unfit("no turn to learn from")
     row.missed |= missed
     if not isinstance(message["content"], str):
@@ -366,12 +367,10 @@ def read_said(turn: Any, style: str, row: Fields, learned: bool = False) -> Mess
     return {"role": message["role"], "content": message["content"]}
 
 
-def check_prompt(asked: list[Any], said: list[Message]) -> None:
-    """Raise Unfit if what stands beside two dialogues, a prompt or one of them once more, ends on what neither says."""
-    texts = [turn.get("content") for turn in asked if isinstance(turn, dict)]
-    texts = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
-    known = {message["content"].strip() for message in said}
-    if texts and texts[-1] not in known:
+def check_prompt(asked: list[Message], said: list[Message]) -> None:
+    """Raise Unfit if what stands beside two dialogues, a prompt or one of them once more, says what neither says."""
+    known = {"", *(message["content"].strip() for message in said)}
+    if any(message["content"].strip() not in known for message in asked):
         raise Unfit("prompt is not that of chosen and rejected")
 
 
