@@ -116,6 +116,13 @@ def test_an_orca_row_keeps_its_system_prompt_and_a_science_row_its_source():
     assert opened.meta == {"dataset": "sums"}
 
 
+def test_what_is_told_of_a_row_in_another_type_is_not_read_and_is_counted():
+    ((opened, _),) = open_all("science", {"input": "Q?", "output": "A.", "dataset": ["sums"]})
+    assert (opened.meta, opened.unread) == ({}, {"dataset"})
+    opened = ranked("hh", hh(meta="helpful"))
+    assert (opened.meta, opened.unread) == ({}, {"meta"})
+
+
 def message(role, text, *replies, **more):
     return {"role": role, "text": text, "replies": list(replies)} | more
 
@@ -140,6 +147,8 @@ def test_a_tree_becomes_all_its_paths_that_end_on_the_assistant():
     ]
     texts = [[turn["text"] for turn in one.turns] for one, fault in opened if not fault]
     assert texts == [["Q", "A1", "Q1", "A11"], ["Q", "A3"]]
+    tree["prompt"]["deleted"] = True
+    assert [fault.reason for _, fault in open_all("oasst1", tree)] == ["no conversation in the row"]
 
 
 def test_a_deep_tree_is_no_recursion():

@@ -66,6 +66,10 @@ class Fields:
         value = self.value.get(key)
         return value if holds(value) else None
 
+    def of_type(self, key: str, kind: type) -> Any:
+        """Return a field if it is of a type, else None: then nobody has read it."""
+        return self.get(key) if isinstance(self.value.get(key), kind) else None
+
     def text(self, key: str) -> str:
         """Return a field that must be there and be text."""
         if not isinstance(text := self.raw(key), str):

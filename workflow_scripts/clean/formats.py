@@ -193,8 +193,8 @@ def hard_coded(row: Fields, settings: Settings) -> Opened:
 
 def science(row: Fields, settings: Settings) -> Opened:
     """Read {"input", "output", "dataset"}."""
-    source = row.get("dataset")
-    meta = {"dataset": source} if isinstance(source, str) else {}
+    source = row.of_type("dataset", str)
+    meta = {"dataset": source} if source else {}
     return Opened([user(row.raw("input")), assistant(row.raw("output"))], meta=meta)
 
 
@@ -228,8 +228,7 @@ def hh(row: Fields, settings: Settings) -> Opened:
         {"content": text, "rewards": {"rm": number}} for text, number in zip(replies, numbers, strict=True)
     ]
     ranked.insert(0, ranked.pop(first))
-    meta = row.get("meta")
-    meta = meta if isinstance(meta, dict) else {}
+    meta = row.of_type("meta", dict) or {}
     return Opened(read_marks("".join(prefixes[0])), candidates=ranked, meta=meta)
 
 
@@ -503,7 +502,9 @@ def unnatural_instructions_parts(row: Fields) -> list[Row]:
 
 def oasst1_parts(row: Fields) -> list[Row]:
     """Return every path from the root of an OpenAssistant tree to a leaf, depth first; deleted messages are no part."""
-    paths, open_ends = [], [([], row.object("prompt").value)]
+    if (prompt := row.object("prompt").value).get("deleted"):
+        return []
+    paths, open_ends = [], [([], prompt)]
     row.inner.clear()  # the keys of a message are told where its path is read
     while open_ends:
         before, message = open_ends.pop()
