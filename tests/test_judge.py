@@ -19,7 +19,7 @@ from workflow_scripts.common.decoding import special_ids
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.common.templates import joined
-from workflow_scripts.score import alpaca_eval, judge_score, mt_bench, preference
+from workflow_scripts.score import alpaca_eval, judge_prompts, judge_score, judge_words, mt_bench, preference
 from workflow_scripts.score.judge_answers import judge_all, load_questions, requests_of
 from workflow_scripts.score.judge_client import Reply
 from workflow_scripts.score.judge_prompts import (
@@ -260,6 +260,19 @@ def test_an_endpoint_is_asked_about_all_answers_at_once_and_rates_each():
     assert ask.requests[0].params == {"temperature": 0, "max_tokens": 50}
     judge(QUESTIONS, "mt_bench", judge=ENDPOINT | {"seed": 7}, ask=ask)
     assert ask.requests[-1].params == {"temperature": 0, "max_tokens": 50, "seed": 7}
+
+
+def test_a_reply_that_was_cut_holds_no_verdict_where_that_is_the_last_word():
+    def ask(requests):
+        words = "At first sight [[2]] or [[A]], but then"
+        return [Reply(words, None, None, cut=True) for _ in requests]
+
+    for kind, questions in (("mt_bench", QUESTIONS), ("preference", against_references(QUESTIONS[:2]))):
+        with pytest.raises(PlumblineError, match=r"not one verdict.*the reply was cut at its limit"):
+            judge(questions, kind, judge=ENDPOINT, ask=ask)
+    template = {"name": "n", "system_prompt": "", "prompt_template": "", "output_format": "[[rating]]"}
+    form = judge_prompts.fastchat_form(QUESTIONS[0], template, {})
+    assert judge_words.heard(form, ask([None])[0])["value"] == 2  # FastChat takes the first that stands there
 
 
 def test_both_orders_are_asked_and_a_judge_that_likes_the_first_place_decides_nothing():

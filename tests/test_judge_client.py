@@ -219,7 +219,7 @@ PASSING = {
     "error under 200": send(200, {"error": {"message": "upstream failed", "code": 502}}),
     "no choices": send(200, completion("x") | {"choices": []}),
     "not an object": send(200, ["x"]),
-    "content of parts": send(200, completion([{"type": "text", "text": "x"}])),
+    "content of parts without words": send(200, completion([{"type": "text", "text": None}])),
     "reset": reset,
     "closed halfway": stop_halfway,
     "half a JSON": half_json,

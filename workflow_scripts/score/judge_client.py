@@ -49,11 +49,15 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A judge's words, or None and the reason; `logprobs` is [{"token", "logprob", "top_logprobs"}] if asked for."""
+    """A judge's words, or None and the reason; `logprobs` is [{"token", "logprob", "top_logprobs"}] if asked for.
+
+    `cut` where the limit in tokens ended them.
+    """
 
     text: str | None
     failed: str | None
     logprobs: list | None
+    cut: bool = False
 
 
 class HaltedError(Exception):
@@ -144,7 +148,7 @@ def reply_of(entry: dict) -> Reply:
     if not text.strip() and not logprobs:
         spent = ": max_tokens were spent before a word" if reply["finish_reason"] == "length" else ""
         return Reply(None, f"the judge's reply is empty{spent}", None)
-    return Reply(text, None, logprobs)
+    return Reply(text, None, logprobs, reply["finish_reason"] == "length")
 
 
 def without_thoughts(text: str) -> str:

@@ -62,11 +62,15 @@ SCORE = (
 
 
 class Form(NamedTuple):
-    """A rendered prompt, the function that reads the reply (None: not in the grammar), and what to say then."""
+    """A rendered prompt, the function that reads the reply (None: not in the grammar), and what to say then.
+
+    `last` where the verdict is to be the last word: of a reply that was cut, the last there is may be another.
+    """
 
     messages: list[dict]
     read: Callable[[str], Any]
     lacks: str
+    last: bool = True
 
 
 def read_number(text: str) -> float | None:
@@ -277,7 +281,9 @@ def fastchat_form(question: Question, template: dict, fields: dict[str, str]) ->
     text = filled(template["prompt_template"], fields, f"judge prompt {template['name']!r}")
     system = template["system_prompt"]
     messages = [{"role": "system", "content": system}] if system else []
-    return Form([*messages, {"role": "user", "content": text}], *GRAMMARS[template["output_format"]])
+    return Form(
+        [*messages, {"role": "user", "content": text}], *GRAMMARS[template["output_format"]], last=False
+    )
 
 
 def fastchat_rating_form(question: Question, templates: dict[str, dict]) -> Form:

@@ -14,6 +14,7 @@ from workflow_scripts.score.judge_client import Reply, Request, params_of
 from workflow_scripts.score.judge_prompts import Form
 from workflow_scripts.score.judge_questions import Question, Verdict, compares
 
+CUT = "the reply was cut at its limit, before its verdict: raise max_tokens (or max_completion_tokens)"
 Ask = Callable[[list[Request]], list[Reply]]
 
 
@@ -21,6 +22,8 @@ def heard(form: Form, reply: Reply) -> dict:
     """Return {"value", "text"} of a reply to a form; "failed" where the value is None, no "text" where none came."""
     if reply.text is None:
         return {"value": None, "failed": reply.failed}
+    if form.last and reply.cut:
+        return {"value": None, "text": reply.text, "failed": CUT}
     value = form.read(reply.text)
     return {"value": value, "text": reply.text} | ({"failed": form.lacks} if value is None else {})
 
