@@ -680,3 +680,10 @@ def test_an_answer_that_is_labelled_both_good_and_bad_is_neither():
     row = {"prompt": "Q?", "completion": "A.", "label": True, "kto_tag": False}
     assert fault_of("labelled", row) == fault_of("prompt_completion", row) == "two labels"
     assert ranked("labelled", row | {"kto_tag": True}).candidates[0]["rank"] == 0
+
+
+@pytest.mark.parametrize("label", [1, 0, "true", "good", [True]])
+def test_a_label_that_is_neither_true_nor_false_is_told_apart_from_none(label):
+    row = {"prompt": "Q?", "completion": "A."}
+    assert fault_of("labelled", row | {"label": label}) == "label is neither true nor false"
+    assert fault_of("labelled", row | {"label": None}) == "no label"

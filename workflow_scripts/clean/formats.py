@@ -409,6 +409,9 @@ def labelled(row: Fields, settings: Settings) -> Opened:
     """
     label = label_of(row)
     if label is None:
+        given = [row.value[key] for key in LABELS if holds(row.value.get(key))]
+        if given:
+            raise Unfit("label is neither true nor false", shown(given[0]))
         raise Unfit("no label", f"true or false under {' or '.join(LABELS)}")
     shapes = {
         "completion": prompt_completion,
