@@ -59,7 +59,7 @@ def test_a_small_study_tells_the_gold_replies_from_none(finished):
     folder, study = finished
     marks: dict[tuple, dict[str, float]] = {}
     for row in rows_of(folder, study):
-        if row["policy"] in ("gold", "empty") and row["higher_is_better"] and not row["note"]:
+        if row["policy"] in ("gold", "empty") and row["higher_is_better"] and row["value"]:
             sign = 1 if row["higher_is_better"].lower() == "true" else -1
             cell = marks.setdefault((row["benchmark"], row["subset"], row["metric"]), {})
             cell[row["policy"]] = sign * float(row["value"])
