@@ -663,7 +663,7 @@ def test_an_unknown_annotator_is_named_with_the_nearest(study):
     assert not mistakes_of(many(config, benchmarks__alpaca_eval__annotator="alpaca_eval_gpt4"))
 
 
-@pytest.mark.parametrize("task", ["hellaswag", "mmlu", "ai2_arc", "mmlu_*", "biology_quiz"])
+@pytest.mark.parametrize("task", ["hellaswag", "mmlu", "ai2_arc", "blimp_*", "biology_quiz"])
 def test_a_task_group_tag_or_pattern_of_the_harness_is_known_without_loading_it(study, task):
     assert doubts_of(put(study, "benchmarks.biology_quiz.tasks", [task])) == []
 
@@ -685,7 +685,7 @@ def test_all_that_the_harness_calls_a_task_is_known_by_its_files_texts():
 
     known = machine.harness_names()
     every = random.Random(1).sample(sorted(TaskManager().all_tasks), 14_000)
-    assert known.issuperset(every)
+    assert known.keys() >= set(every)
 
 
 def test_a_task_is_not_looked_up_where_there_is_no_harness(study, monkeypatch):
@@ -726,3 +726,243 @@ def test_a_run_stops_before_its_first_job_where_a_judge_would_then_be_asked_with
     assert "UNSET_KEY is not set: export it" in said.partition("Building DAG")[2]
     assert not list((repository / "results/keyless").rglob("*.json"))
     assert not (repository / "data/sources").exists()
+
+
+# --- what else would stop a run, or make a wrong number ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def every_key(monkeypatch) -> dict:
+    monkeypatch.setenv("SOME_KEY", "a key")
+    config = read_yaml(ROOT / "tests/every_key.yaml")
+    config["benchmarks"]["overlap"]["wordnet"] = None
+    return config
+
+
+def doubts_beside(config: dict) -> list[str]:
+    """Return the doubts but for those of sources without sha256."""
+    return [line for line in doubts_of(config) if not line.startswith("sources.")]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("report.confidence", 1.0, "report.confidence: must be less than 1"),
+        ("report.confidence", 0.0, "report.confidence: must be greater than 0"),
+        ("report.draws", 1, "report.draws: must be greater than or equal to 20"),
+        ("report.draws", 10**9, "report.draws: must be less than or equal to 1000000"),
+        ("runs.sft.adam_beta2", 1.0, "runs.sft.adam_beta2: must be less than 1"),
+        ("runs.sft.lora.dropout", 1.0, "runs.sft.lora.dropout: must be less than 1"),
+        ("runs.sft.lora.targets", ["q_proj", "lm_head"], "runs.sft.lora.targets: an adapter on lm_head"),
+        ("runs.sft.lora.targets", [], "runs.sft.lora.targets: names no layer"),
+        ("runs.ppo.top_p", 0.0, "runs.ppo.top_p: must be greater than 0"),
+        ("benchmarks.labels.top_p", 0.0, "benchmarks.labels.top_p: must be greater than 0"),
+        ("pairs.mistakes.validation_share", 1.0, "pairs.mistakes.validation_share: must be less than 1"),
+        ("reward_models.rm.validation_share", 1.0, "reward_models.rm.validation_share: must be less than 1"),
+        ("values.worth.held_out", 1.0, "values.worth.held_out: must be less than 1"),
+        ("engine.gpu_memory_share", 0.0, "engine.gpu_memory_share: must be greater than 0"),
+        (
+            "training_resources",
+            {"gpu": 3, "nodes": 2},
+            "training_resources: gpu: 3 cannot be shared out evenly",
+        ),
+        ("sources.weights.places[2].pypi.files.w.bytes", [5, 2], "bytes: must be [first, one past the last]"),
+        ("models.tiny.check.texts", [], "models.tiny.check.texts: must have at least 1"),
+        ("datasets.tutored.reject_phrases", [""], "datasets.tutored.reject_phrases[0]: must not be empty"),
+        (
+            "judges.asked.api_key_env",
+            "A B=$(x)",
+            "judges.asked.api_key_env: must be the name of an environment",
+        ),
+        ("judges.asked.model", "", "judges.asked.model: must not be empty"),
+        ("judges.asked.base_url", "http://[::1", "judges.asked.base_url: is no address"),
+        ("judges.asked.base_url", "http://x:99999999/v1", "judges.asked.base_url: is no address"),
+        ("judges.asked.base_url", "http://a host/v1", "judges.asked.base_url: is no address"),
+        ("annotations.judged.rewards", {}, "annotations.judged.rewards: must have at least 1"),
+        (
+            "annotations.judged.rewards.final_reward",
+            {"rule": "length"},
+            "annotations.judged.rewards: final_reward is the name of their weighted sum",
+        ),
+        (
+            "annotations.judged.rewards.own.label",
+            1,
+            "annotations.judged.rewards.own: a reward model of this study",
+        ),
+        (
+            "annotations.judged.rewards.other",
+            {"source": "whole", "head": "offensive", "text": "event"},
+            "annotations.judged.rewards.other: head: offensive reads one text",
+        ),
+        (
+            "annotations.judged.rewards.other.text",
+            "knowledge",
+            "annotations.judged.rewards.other.text: rows of schema alpaca_preferences bring no knowledge",
+        ),
+        (
+            "runs.chat.dataset",
+            "ranked",
+            "runs.chat.dataset: rows of schema alpaca_preferences are prompts with ranked",
+        ),
+        (
+            "models.tiny.format",
+            "hf",
+            "models.tiny.source: a model of format hf is config.json and *.safetensors",
+        ),
+        ("datasets.chatted.files", ["first rows.jsonl"] * 2, "datasets.chatted.files: each once"),
+        ("annotations.judged.splits", ["train", "train"], "annotations.judged.splits: each once"),
+        ("benchmarks.code.k", [1, 1], "benchmarks.code.k: each once"),
+        ("benchmarks.code.temperatures", [0.5, 0.5], "benchmarks.code.temperatures: each once"),
+        ("benchmarks.tasks.shots", [1, 1], "benchmarks.tasks.shots: each once"),
+        ("benchmarks.overlap.metrics", ["bleu", "bleu"], "benchmarks.overlap.metrics: each once"),
+        ("report.agreement", [["loose", "loose"]], "report.agreement[0]: 'loose' with itself"),
+        ("datasets.chatted.split.by_file.sft", [], "datasets.chatted.split.by_file.sft: names no file"),
+        (
+            "datasets.chatted.split.by_file",
+            {"sft": ["first rows.jsonl"], "validation": ["first rows.jsonl"]},
+            "datasets.chatted.split.by_file: 'second.jsonl' is in no split",
+        ),
+        (
+            "datasets.chatted.split.by_file.validation",
+            ["second.jsonl", "first rows.jsonl"],
+            "datasets.chatted.split.by_file: 'first rows.jsonl' stands there twice",
+        ),
+        (
+            "datasets.tutored.exclude_groups_of",
+            ["chatted/sft"],
+            "datasets.tutored.exclude_groups_of: a circle (tutored → chatted → tutored)",
+        ),
+        ("benchmarks.harness.tasks", ["sciq", "sciq"], "benchmarks.harness.tasks[1]: sciq is asked for by"),
+        (
+            "benchmarks.harness.tasks",
+            ["arc_easy"],
+            "benchmarks.harness.tasks[0]: arc_easy is asked for by benchmarks.h",
+        ),
+        (
+            "benchmarks.local.tasks",
+            [{"task": "humaneval", "num_fewshot": 3}],
+            "benchmarks.local.tasks[0].num_fewshot: the file of humaneval fixes 0",
+        ),
+        ("study", "s" * 101, "study: must have at most 100 characters, not 101"),
+        (
+            "sources.whole.places",
+            [{"file": {"files": {"a": "b" * 300}}}],
+            "has a name of 300 bytes; at most 200",
+        ),
+    ],
+)
+def test_what_would_stop_a_run_is_refused_before_its_first_job(every_key, path, value, message):
+    assert mistakes_of(every_key) == []
+    if path.startswith("sources.weights.places"):
+        every_key["sources"]["weights"]["places"][2]["pypi"]["files"]["w.bin"] = {"bytes": value}
+    else:
+        every_key = put(every_key, path, value)
+    found = mistakes_of(every_key)
+    assert any(message in line for line in found), found
+
+
+def test_a_published_value_that_stands_twice_is_refused_before_the_table_would(every_key):
+    every_key["report"]["published"] *= 2
+    assert mistakes_of(every_key) == [
+        "report.published[1]: tiny.sft labels state accuracy stands there already"
+    ]
+
+
+def test_a_budget_needs_both_prices_though_one_may_be_nothing(every_key):
+    judge = every_key["judges"]["asked"]
+    judge |= {"budget_usd": 1.0, "usd_per_million_prompt_tokens": 1.0}
+    assert any("budget_usd needs" in line for line in mistakes_of(every_key))
+    judge["usd_per_million_completion_tokens"] = 0.0
+    assert mistakes_of(every_key) == []
+
+
+def test_names_that_make_a_files_name_too_long_together_are_refused(study):
+    tutor = study["benchmarks"]["tutor"]
+    study["benchmarks"]["b" * 90] = tutor
+    study["runs"]["r" * 90] = study["runs"]["dpo"]
+    assert mistakes_of(study) == []
+    study["runs"]["s" * 40] = study["runs"]["dpo"] | {"parent": "r" * 90}
+    (line,) = mistakes_of(study)
+    assert line.startswith(f"benchmarks.{'b' * 90}: 140 characters of the longest lineage and 90 of this")
+
+
+def test_four_bit_weights_are_whole_on_each_gpu(every_key):
+    every_key["runs"]["sft"]["quantise"] = "nf4"
+    (line,) = doubts_beside(every_key)
+    assert line.startswith("runs.sft.quantise: nf4 needs CUDA, and training_resources.gpu is 0")
+    every_key["training_resources"] = {"gpu": 2, "parallel": "zero3"}
+    assert any(
+        line.startswith("runs.sft.quantise: nf4 needs whole weights") for line in mistakes_of(every_key)
+    )
+    every_key["training_resources"]["parallel"] = "ddp"
+    assert doubts_beside(every_key) == []
+
+
+def test_zero_without_deepspeed_is_a_warning(study, monkeypatch):
+    monkeypatch.setattr(machine.sys, "prefix", "/nowhere")
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
+    study["training_resources"] = {"gpu": 2, "parallel": "zero2"}
+    assert any("zero2 needs DeepSpeed, which is not here" in line for line in doubts_of(study))
+    study["training_resources"] = {"gpu": 1, "parallel": "zero2"}
+    assert not any("DeepSpeed" in line for line in doubts_of(study))
+
+
+def test_rewards_that_no_value_can_be_are_a_warning(every_key):
+    every_key["values"]["worth"]["max_value"] = 0.5
+    (line,) = doubts_beside(every_key)
+    assert line.startswith("values.worth.max_value: 0.5, and the rewards of 'judged' may add up to 3")
+    every_key["values"]["worth"]["max_value"] = 3.0
+    every_key["annotations"]["judged"]["rewards"]["words"]["weight"] = -1.0
+    (line,) = doubts_beside(every_key)
+    assert line.startswith("annotations.judged.rewards.words.weight: -1 may make final_reward less than 0")
+
+
+def test_the_best_checkpoint_by_what_it_learns_from_is_a_warning(study):
+    study["runs"]["sft"] |= {"keep": "best", "validation": "sft"}
+    (line,) = doubts_of(study)
+    assert line.startswith("runs.sft.validation: 'sft' is what it learns from")
+
+
+def test_a_study_without_benchmarks_has_no_table_and_says_so(study):
+    (line,) = doubts_of(study | {"benchmarks": {}, "report": {}})
+    assert line.startswith("benchmarks: there are none, so there is no table")
+
+
+def test_judges_are_compared_only_where_there_are_judges(every_key):
+    every_key["report"]["agreement"] = [["labels", "loose"]]
+    assert doubts_beside(every_key) == [
+        "report.agreement[0]: 'labels' asks no judge: nothing will be compared"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("task", "longest"), [("ifeval", 1280), ("bbh_cot_fewshot", 1024), ("leaderboard", 1024)]
+)
+def test_the_answers_that_the_harness_asks_for_are_held_against_the_context(study, task, longest):
+    (line,) = doubts_of(put(study, "benchmarks.biology_quiz.tasks", [task]))
+    assert f"may have {longest} tokens, and models.tiny.context is 512: the scoring stops" in line
+    roomy = put(study, "models.tiny.context", 4096)
+    assert doubts_of(put(roomy, "benchmarks.biology_quiz.tasks", [task])) == []
+
+
+def test_the_answers_of_a_task_of_ones_own_are_held_against_the_context(tmp_path, study):
+    (tmp_path / "shared").write_text("generation_kwargs: {until: ['.'], max_new_tokens: 600}\n")
+    (tmp_path / "mine.yaml").write_text(
+        "include: shared\ntask: mine\ntag: [ours]\ndoc_to_text: !function x.y\n"
+    )
+    (tmp_path / "all.yaml").write_text("group: all_of_mine\ntask:\n  - mine\n")
+    study["benchmarks"]["biology_quiz"] |= {"include_path": str(tmp_path)}
+    for task in ("mine", "ours", "all_of_mine", "min?"):
+        (line,) = doubts_of(put(study, "benchmarks.biology_quiz.tasks", [task]))
+        assert "answers of mine may have 600 tokens" in line
+    twice = put(study, "benchmarks.biology_quiz.tasks", ["ours", "all_of_mine"])
+    (line,) = mistakes_of(twice)
+    assert line.startswith(
+        "benchmarks.biology_quiz.tasks[1]: mine is asked for by benchmarks.biology_quiz.tasks[0] as"
+    )
+
+
+def test_the_check_knows_the_harness_s_names_of_an_answers_length():
+    from workflow_scripts.score import lm_eval_run
+
+    assert lm_eval_run.ANSWER_KEYS == machine.ANSWER_KEYS

@@ -4,15 +4,18 @@ A finding is certain (the run would fail, or a number be wrong: a mistake) or a 
 study; what takes a look at the machine is in `machine`. Names that refer to nothing are the business of `study`.
 """
 
+import graphlib
 import math
 import re
 import string
 from collections.abc import Iterator
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
-from workflow_scripts.common.lineages import Policy
+from workflow_scripts.common.lineages import Policy, files_of
 from workflow_scripts.common.schema import (
     ANSWERED,
+    JUDGED,
     AlpacaEval,
     Benchmark,
     GivenReward,
@@ -29,9 +32,11 @@ from workflow_scripts.common.schema import (
     Programs,
     RankedPairs,
     ReplyLoss,
+    Reward,
     Rewards,
     Rloo,
     RowSimulation,
+    RuleReward,
     Run,
     Sampling,
     Sft,
@@ -52,6 +57,8 @@ RANKED = (
     "sharegpt_preferences",
     "labelled",
 )
+KNOWING = ("rewarded", "hh")  # rows whose meta may have the knowledge that a reply is held to
+SHARDED = ("fsdp", "zero3", "zero3-offload")  # each GPU has a part of the weights
 SHOWS_TRAINING = (TextOverlap, ReplyLoss)  # these may look at what was learned: memorisation, overfitting
 TO_FILL_IN = "0" * 40
 BLANK = re.compile(r"OWNER|\byour[-_]|<[^>]*>|\bTODO\b|\bXXX\b")
@@ -79,10 +86,18 @@ def foreseen(study: Study, policies: dict[str, Policy]) -> tuple[list[str], list
         *room_for_answers(study, policies),
         *longer_than_context(study, policies),
         *keys_that_go_together(study),
+        *named_twice(study),
+        *resources_that_do_not_fit(study),
         *splits_without_rows(study),
+        *files_of_splits(study),
+        *held_out_in_a_circle(study),
+        *validated_on_what_is_learned(study),
         *trainings_of_one_step(study),
         *data_of_another_kind(study),
+        *models_without_weights(study),
+        *rewards_out_of_reach(study),
         *cells_there_are_none_of(study),
+        *nothing_to_report(study),
         *tests_that_were_learned(study),
         *blanks(study),
         *unpinned(study),
@@ -185,8 +200,6 @@ def longer_than_context(study: Study, policies: dict[str, Policy]) -> Iterator[F
 
 def keys_that_go_together(study: Study) -> Iterator[Finding]:
     """Find numbers that exclude each other, and prompts for a judge that cannot be filled in."""
-    if len(set(study.seeds)) < len(study.seeds):
-        yield wrong("seeds", f"each once, not {study.seeds}")
     for section in ("pairs", "values", "benchmarks"):
         for name, part in getattr(study, section).items():
             if isinstance(part, Sampling) and part.min_new_tokens > part.max_new_tokens:
@@ -208,9 +221,66 @@ def keys_that_go_together(study: Study) -> Iterator[Finding]:
     for name, benchmark in study.benchmarks.items():
         yield from of_a_benchmark(f"benchmarks.{name}", benchmark, study)
     for name, judge in study.judges.items():
-        if isinstance(judge, OpenAIJudge) and not re.match(r"https?://[^/]", judge.base_url or "https://x"):
+        if isinstance(judge, OpenAIJudge) and judge.base_url is not None:
+            yield from of_an_address(f"judges.{name}.base_url", judge.base_url)
+
+
+def of_an_address(path: str, url: str) -> Iterator[Finding]:
+    """Find what keeps an endpoint from being asked, in its address."""
+    if not re.match(r"https?://[^/]", url):
+        yield wrong(path, f"must begin with http:// or https://, not {url!r}")
+        return
+    try:
+        host = urlsplit(url).hostname
+        urlsplit(url).port  # noqa: B018 - raises where it is none
+    except ValueError as error:
+        yield wrong(path, f"is no address ({error}): {url!r}")
+        return
+    if not host or re.search(r"\s", url):
+        yield wrong(path, f"is no address: {url!r}")
+
+
+def named_twice(study: Study) -> Iterator[Finding]:
+    """Find lists that name a thing twice: it would be read, asked, scored or drawn twice, or make two of one name."""
+    lists: list[tuple[str, list]] = [("seeds", study.seeds)]
+    for name, dataset in study.datasets.items():
+        lists.append((f"datasets.{name}.files", dataset.files))
+    for name, annotation in study.annotations.items():
+        lists.append((f"annotations.{name}.splits", annotation.splits))
+    for name, benchmark in study.benchmarks.items():
+        for key in ("k", "temperatures", "shots", "metrics"):
+            if isinstance(found := getattr(benchmark, key, None), list):
+                lists.append((f"benchmarks.{name}.{key}", found))
+    for path, entries in lists:
+        if len(set(entries)) < len(entries):
+            yield wrong(path, f"each once, not {entries}")
+    cells: set[tuple] = set()
+    for index, entry in enumerate(study.report.published):
+        cell = (entry.policy, entry.benchmark, entry.subset, entry.metric)
+        if cell in cells:
+            yield wrong(f"report.published[{index}]", f"{' '.join(filter(None, cell))} stands there already")
+        cells.add(cell)
+    for index, pair in enumerate(study.report.agreement):
+        if len(set(pair)) < len(pair):
+            yield wrong(f"report.agreement[{index}]", f"{pair[0]!r} with itself: name two benchmarks")
+
+
+def resources_that_do_not_fit(study: Study) -> Iterator[Finding]:
+    """Find trainings that cannot run on the GPUs that the study asks for."""
+    asked = study.training_resources
+    for name, run in study.runs.items():
+        if isinstance(run, Ppo) or not run.quantise:
+            continue
+        if asked.gpu > 1 and asked.parallel in SHARDED:
             yield wrong(
-                f"judges.{name}.base_url", f"must begin with http:// or https://, not {judge.base_url!r}"
+                f"runs.{name}.quantise",
+                f"nf4 needs whole weights on each GPU, and training_resources.parallel is {asked.parallel}: take ddp or "
+                "zero2",
+            )
+        if not asked.gpu:
+            yield doubt(
+                f"runs.{name}.quantise",
+                "nf4 needs CUDA, and training_resources.gpu is 0: ask for one, unless a profile does",
             )
 
 
@@ -280,6 +350,48 @@ def splits_without_rows(study: Study) -> Iterator[Finding]:
     for path, dataset, split in [*learned_splits(study), *used]:
         if study.datasets[dataset].split.quotas.get(split) == 0:
             yield wrong(f"{path}.split", f"datasets.{dataset}.split.quotas.{split} is 0, so it has no rows")
+
+
+def files_of_splits(study: Study) -> Iterator[Finding]:
+    """Find files that are in no split or in several, and splits without a file, where splits are made of files."""
+    for name, dataset in study.datasets.items():
+        path = f"datasets.{name}.split.by_file"
+        placed = [file for files in dataset.split.by_file.values() for file in files]
+        for split, files in dataset.split.by_file.items():
+            if not files:
+                yield wrong(f"{path}.{split}", "names no file, so it has no rows")
+        for file in dict.fromkeys(placed):
+            if placed.count(file) > 1:
+                yield wrong(path, f"{file!r} stands there twice: name every file in exactly one split")
+        for file in dataset.files if placed else ():
+            if file not in placed:
+                yield wrong(path, f"{file!r} is in no split: name every file in exactly one split")
+
+
+def held_out_in_a_circle(study: Study) -> Iterator[Finding]:
+    """Find datasets each of which is to be made after the other, as either keeps the other's groups out."""
+    needs = {
+        name: {held_out.partition("/")[0] for held_out in dataset.exclude_groups_of}
+        for name, dataset in study.datasets.items()
+    }
+    try:
+        graphlib.TopologicalSorter(needs).prepare()
+    except graphlib.CycleError as error:
+        circle = error.args[1]
+        yield wrong(
+            f"datasets.{circle[-1]}.exclude_groups_of",
+            f"a circle ({' → '.join(reversed(circle))}): one of them has to be made first",
+        )
+
+
+def validated_on_what_is_learned(study: Study) -> Iterator[Finding]:
+    """Find trainings that keep the best checkpoint by the loss of rows they learn from."""
+    for name, run in study.runs.items():
+        if run.keep == "best" and getattr(run, "validation", None) == getattr(run, "split", ""):
+            yield doubt(
+                f"runs.{name}.validation",
+                f"{run.split!r} is what it learns from, so keep: best keeps what knows these rows best",
+            )
 
 
 def most_rows(study: Study, name: str, split: str) -> int | None:
@@ -359,14 +471,79 @@ def data_of_another_kind(study: Study) -> Iterator[Finding]:
                 f"pairs.{name}.by",
                 "answers labelled good or bad came in no order: give by: reward, of their labels",
             )
+    for name, run in study.runs.items():
+        dataset = study.datasets.get(run.dataset) if isinstance(run, Sft) else None
+        if dataset and dataset.data_schema in RANKED:
+            yield wrong(
+                f"runs.{name}.dataset",
+                f"rows of schema {dataset.data_schema} are prompts with ranked answers, none of which it would learn, or "
+                "all of them: method nll learns the preferred ones of an annotation, and dpo, pro … the order of pairs",
+            )
     for name, annotation in study.annotations.items():
         dataset = study.datasets.get(annotation.dataset)
         for key, reward in annotation.rewards.items():
+            if (
+                getattr(reward, "text", None) == "knowledge"
+                and dataset
+                and dataset.data_schema not in KNOWING
+            ):
+                yield wrong(
+                    f"annotations.{name}.rewards.{key}.text",
+                    f"rows of schema {dataset.data_schema} bring no knowledge to talk about; these may: "
+                    + ", ".join(KNOWING),
+                )
             if isinstance(reward, GivenReward) and dataset and dataset.data_schema not in RANKED:
                 yield wrong(
                     f"annotations.{name}.rewards.{key}.given",
                     f"rows of schema {dataset.data_schema} come with no rewards; these may: {', '.join(RANKED)}",
                 )
+
+
+def models_without_weights(study: Study) -> Iterator[Finding]:
+    """Find models of format hf whose source has not what makes one."""
+    for name, model in study.models.items():
+        source = study.sources.get(model.source)
+        files = files_of(source) if source else None
+        if model.format != "hf" or files is None:
+            continue
+        if "config.json" not in files or not any(file.endswith(".safetensors") for file in files):
+            yield wrong(
+                f"models.{name}.source",
+                f"a model of format hf is config.json and *.safetensors, and {model.source!r} has {', '.join(files)}",
+            )
+
+
+def rewards_out_of_reach(study: Study) -> Iterator[Finding]:
+    """Find value heads whose annotation can give rewards that no value can be: below 0, or above max_value."""
+    for name, value in study.values.items():
+        annotation = study.annotations.get(value.annotation)
+        rewards = annotation.rewards if annotation else {}
+        for key, reward in rewards.items():
+            if reward.weight < 0:
+                yield doubt(
+                    f"annotations.{value.annotation}.rewards.{key}.weight",
+                    f"{reward.weight:g} may make final_reward less than 0, and values.{name} has no value there: it "
+                    "would stop",
+                )
+        if all(between_0_and_1(reward) for reward in rewards.values()):
+            most = sum(max(0.0, reward.weight) for reward in rewards.values())
+            if most > value.max_value * (1 + 1e-9):
+                yield doubt(
+                    f"values.{name}.max_value",
+                    f"{value.max_value:g}, and the rewards of {value.annotation!r} may add up to {most:g}: it would stop",
+                )
+
+
+def between_0_and_1(reward: Reward) -> bool:
+    """Tell whether nothing but 0 to 1 can come of a reward, before it is weighed."""
+    if isinstance(reward, GivenReward):
+        return reward.squash == "sigmoid"
+    return (
+        isinstance(reward, RuleReward)
+        or reward.squash == "sigmoid"
+        or reward.label is not None
+        or reward.head == "critic"
+    )
 
 
 # --- cells ------------------------------------------------------------------------------------------------------------
@@ -452,6 +629,20 @@ def cells_there_are_none_of(study: Study) -> Iterator[Finding]:
             else:
                 what = f"metric of {entry.benchmark!r} in subset {entry.subset!r}"
                 yield wrong(f"{path}.metric", unknown(entry.metric, metrics, what))
+
+
+def nothing_to_report(study: Study) -> Iterator[Finding]:
+    """Find studies without a score, which have no table, and comparisons of judges where none judges."""
+    if not study.benchmarks:
+        yield doubt(
+            "benchmarks",
+            "there are none, so there is no table: `snakemake policies` makes the policies, and all else stops at the end",
+        )
+    for index, pair in enumerate(study.report.agreement):
+        for name in pair:
+            benchmark = study.benchmarks.get(name)
+            if benchmark and (benchmark.kind not in JUDGED or not getattr(benchmark, "evaluate", True)):
+                yield doubt(f"report.agreement[{index}]", f"{name!r} asks no judge: nothing will be compared")
 
 
 # --- what was learned before it is asked --------------------------------------------------------------------------------

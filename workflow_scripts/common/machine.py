@@ -12,9 +12,12 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import yaml
 
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.files import sha256_of
@@ -35,6 +38,9 @@ from workflow_scripts.common.study_file import named, shown
 CHEAP = 64 * 2**20  # bytes of a file that is hashed or counted before the first job
 CHARACTERS = 4  # to a token, roughly
 WORDNET = [f"{kind}.{part}" for part in ("noun", "verb", "adj", "adv") for kind in ("index", "data")]
+SUITES = ROOT / "workflow_scripts/score/lm_eval_suites.yaml"
+HARNESS_ANSWER = 256  # tokens, where a task names none
+ANSWER_KEYS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first counts
 TASK_FILE = re.compile(r"""^["']?(?:task|group|tag)["']?:[ \t]*(.*)$((?:\n[ \t]*-[ \t]+.*)*)""", re.MULTILINE)
 
 
@@ -44,6 +50,7 @@ def seen(study: Study) -> tuple[list[str], list[str]]:
         *local_files(study),
         *folders(study),
         *few_packs(study),
+        *missing_deepspeed(study),
         *unset_keys(study),
         *harness_tasks(study),
         *annotators(study),
@@ -150,7 +157,7 @@ def few_packs(study: Study) -> Iterator[Finding]:
             file: path for place in source.places if place.file for file, path in place.file.files.items()
         }
         counted = [lines_and_bytes(ROOT / local[file]) for file in files if file in local]
-        if len(counted) < len(files) or not all(counted):
+        if not files or len(counted) < len(files) or not all(counted):
             continue
         rows, size = (sum(part) for part in zip(*[found for found in counted if found], strict=True))
         used = min(
@@ -175,6 +182,21 @@ def few_packs(study: Study) -> Iterator[Finding]:
                 f"learns nothing: {about}, and a warm-up's first step has the learning rate 0; give it more steps "
                 "(a smaller batch_size or pack_tokens, more epochs) or warmup: 0.0",
             )
+
+
+# --- several GPUs ---------------------------------------------------------------------------------------------------
+
+
+def missing_deepspeed(study: Study) -> Iterator[Finding]:
+    """Find a study that asks for ZeRO where DeepSpeed is not installed."""
+    asked = study.training_resources
+    if asked.gpu < 2 or not asked.parallel.startswith("zero") or not study.runs:
+        return
+    if importlib.util.find_spec("deepspeed") is None and not (Path(sys.prefix) / "deepspeed").is_dir():
+        yield doubt(
+            "training_resources.parallel",
+            f"{asked.parallel} needs DeepSpeed, which is not here: run `make deepspeed` where it trains",
+        )
 
 
 # --- judges -----------------------------------------------------------------------------------------------------------
@@ -236,11 +258,11 @@ def annotators(study: Study) -> Iterator[Finding]:
 # --- the harness's tasks ------------------------------------------------------------------------------------------------
 
 
-def names_in(folder: Path) -> set[str]:
-    """Return the names of tasks, groups and tags in a folder of task files, as their texts spell them."""
-    names: set[str] = set()
+def names_in(folder: Path) -> dict[str, list[Path]]:
+    """Return the files of each task, group and tag in a folder of task files, by its name as their texts spell it."""
+    names: dict[str, list[Path]] = {}
     for place, _, files in os.walk(folder):
-        for file in files:
+        for file in sorted(files):
             if Path(file).suffix not in (
                 "",
                 ".yaml",
@@ -254,25 +276,88 @@ def names_in(folder: Path) -> set[str]:
             for value, items in TASK_FILE.findall(text):
                 listed = [line.strip()[1:] for line in items.splitlines() if line.strip()]
                 for name in [*value.strip().strip("[]").split(","), *listed]:
-                    names.add(name.split(" #")[0].strip().strip("\"'"))
-    return names - {"", "null"}
+                    names.setdefault(name.split(" #")[0].strip().strip("\"'"), []).append(Path(place, file))
+    return {name: paths for name, paths in names.items() if name not in ("", "null")}
 
 
 @functools.cache
-def harness_names() -> frozenset[str] | None:
+def harness_names() -> dict[str, list[Path]] | None:
     """Return what the installed harness calls its tasks, groups and tags; None where there is no harness."""
     package = importlib.util.find_spec("lm_eval")
-    return frozenset(names_in(Path(package.origin).parent / "tasks")) if package and package.origin else None
+    return names_in(Path(package.origin).parent / "tasks") if package and package.origin else None
+
+
+class TaskFile(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):
+    """Reads a task's file; the functions that it names are left alone."""
+
+
+TaskFile.add_multi_constructor("!", lambda loader, suffix, node: None)
+
+
+@functools.cache
+def task_settings(path: Path) -> dict:
+    """Return the keys of a task's file over those of the files it includes; {} where it cannot be read."""
+    try:
+        own = yaml.load(path.read_text(encoding="utf-8"), TaskFile)  # a safe loader
+        if not isinstance(own, dict):
+            return {}
+        included = own.pop("include", [])
+        found: dict = {}
+        for other in [included] if isinstance(included, str) else included:
+            found |= task_settings(path.parent / other)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError, TypeError, AttributeError):
+        return {}
+    return found | own
+
+
+def tasks_of(name: str, known: dict[str, list[Path]], above: tuple[str, ...] = ()) -> dict[str, dict]:
+    """Return {task: its settings} of a task, or of all that a group or a tag stands for, as far as files tell."""
+    found: dict[str, dict] = {}
+    for settings in map(task_settings, dict.fromkeys(known.get(name, ()))):
+        tags, task = settings.get("tag"), settings.get("task")
+        if isinstance(task, str) and name in (task, *([tags] if isinstance(tags, str) else tags or [])):
+            found[task] = settings
+        elif settings.get("group") == name and isinstance(task, list) and name not in above:
+            for member in task:
+                more = member if isinstance(member, dict) else {"task": member}
+                if isinstance(more.get("task"), str):
+                    members = tasks_of(more["task"], known, (*above, name))
+                    found |= {each: part | more | {"task": each} for each, part in members.items()}
+    return found
+
+
+def longest_answer(settings: dict) -> int:
+    """Return how many tokens the harness lets a task's answers have, 0 where it asks for none."""
+    if settings.get("output_type", "generate_until") != "generate_until":
+        return 0
+    given = settings.get("generation_kwargs")
+    given = given if isinstance(given, dict) else {}
+    lengths = [given[key] for key in ANSWER_KEYS if isinstance(given.get(key), int)]
+    return lengths[0] if lengths else HARNESS_ANSWER
+
+
+def suite_rows(name: str | None) -> dict[str, dict]:
+    """Return the rows of a suite of the harness's tasks, {task: {"metric", "num_fewshot"}}."""
+    if name is None:
+        return {}
+    groups = yaml.safe_load(SUITES.read_text(encoding="utf-8")).get(name, {})
+    return {task: row for rows in groups.values() for task, row in rows.items() if task != "human_eval"}
 
 
 def harness_tasks(study: Study) -> Iterator[Finding]:
-    """Find tasks that neither the installed harness nor a benchmark's own folder has."""
+    """Find tasks that neither the installed harness nor a benchmark's own folder has, and what is asked of them in vain."""
     for name, benchmark in study.benchmarks.items():
         if not isinstance(benchmark, LmEval):
             continue
-        own = names_in(ROOT / benchmark.include_path) if benchmark.include_path else set()
+        own = names_in(ROOT / benchmark.include_path) if benchmark.include_path else {}
+        asked = {f"benchmarks.{name}.suite": [(task, None) for task in suite_rows(benchmark.suite)]}
         for index, entry in enumerate(benchmark.tasks):
-            task, path = entry if isinstance(entry, str) else entry.task, f"benchmarks.{name}.tasks[{index}]"
+            task, shots = (entry, None) if isinstance(entry, str) else (entry.task, entry.num_fewshot)
+            path = f"benchmarks.{name}.tasks[{index}]"
+            if (
+                not benchmark.source or task.isidentifier()
+            ):  # what a pattern finds in a package, its making tells
+                asked[path] = [(task, shots)]
             if fnmatch.filter(own, task):
                 continue
             known = harness_names()
@@ -283,3 +368,40 @@ def harness_tasks(study: Study) -> Iterator[Finding]:
             elif not fnmatch.filter(known, task):
                 near = nearest(task, [*own, *known])
                 yield wrong(path, f"lm_eval has no task, group or tag called {shown(task)}{near}")
+        yield from asked_of_tasks(asked, own, study)
+
+
+def asked_of_tasks(
+    asked: dict[str, list[tuple[str, int | None]]], own: dict[str, list[Path]], study: Study
+) -> Iterator[Finding]:
+    """Find tasks that are asked for twice, whose examples are fixed, or whose answers fill a context.
+
+    asked: {path: [(task, group, tag or pattern, examples asked for)]}; own: the files of a benchmark's own folder.
+    """
+    by: dict[str, tuple[str, str]] = {}
+    for path, entries in asked.items():
+        twice: list[str] = []
+        long: dict[str, int] = {}
+        for name, shots in entries:
+            known = own if fnmatch.filter(own, name) else harness_names() or {}
+            for each in fnmatch.filter(known, name):
+                for task, settings in tasks_of(each, known).items():
+                    if by.setdefault(task, (path, each)) != (path, each):
+                        twice.append(task)
+                    if shots and settings.get("num_fewshot") == 0:
+                        yield wrong(f"{path}.num_fewshot", f"the file of {task} fixes 0: leave it out")
+                    long[task] = longest_answer(settings)
+        if twice:
+            more = f" and {len(twice) - 1} more" if len(twice) > 1 else ""
+            yield wrong(
+                path, f"{twice[0]}{more} is asked for by {' as '.join(by[twice[0]])} already; name it once"
+            )
+        for model, part in study.models.items():
+            filling = [task for task, tokens in long.items() if tokens >= part.context]
+            if filling:
+                more = f" (and of {len(filling) - 1} more tasks)" if len(filling) > 1 else ""
+                yield doubt(
+                    path,
+                    f"answers of {filling[0]}{more} may have {long[filling[0]]} tokens, and models.{model}.context is "
+                    f"{part.context}: the scoring stops where the model has no more",
+                )

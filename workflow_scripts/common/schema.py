@@ -23,6 +23,7 @@ NAME, COMMIT, SHA256 = r"^[A-Za-z0-9][A-Za-z0-9_-]*$", r"^[0-9a-f]{40}$", r"^[0-
 PYPI, NPM = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", r"^(@[a-z0-9~][a-z0-9._~-]*/)?[a-z0-9~][a-z0-9._~-]*$"
 REPOSITORY = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$"
 VERSION = r"^[A-Za-z0-9][A-Za-z0-9._+!-]*$"
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 PATTERNS = {
     NAME: "a name of letters, digits, _ and - (dots join the names of a lineage)",
     COMMIT: "a full commit hash, 40 hex digits: a branch or a tag can move",
@@ -31,7 +32,12 @@ PATTERNS = {
     NPM: "a package's name, @scope/name or name, in lower case",
     REPOSITORY: "a repository's name, owner/name",
     VERSION: "a version, of letters, digits and . _ + ! -",
+    VARIABLE: "the name of an environment variable, of letters, digits and _",
 }
+LONGEST_NAME = 100  # characters of a name: several make the name of a file
+LONGEST_FILE = (
+    200  # bytes of a file's name: what is unfinished has more at its end, and 255 is all there can be
+)
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -39,11 +45,19 @@ def plain_path(path: str) -> str:
     """Return a path that a job can get as an argument, and Snakemake as an input; ValueError for any other."""
     if not path or CONTROL.search(path):
         raise ValueError(f"must be a path in one line of text, not {path!r}")
+    refuse_long(path)
     if path.startswith("-"):
         raise ValueError(f"reads as an option: write ./{path}")
     if "{" in path or "}" in path:
         raise ValueError(f"has braces, which Snakemake takes for wildcards: rename {path!r}")
     return path
+
+
+def refuse_long(path: str) -> None:
+    """Raise ValueError for a path that has a name no file can have."""
+    longest = max(len(part.encode(errors="surrogatepass")) for part in path.split("/"))
+    if longest > LONGEST_FILE:
+        raise ValueError(f"has a name of {longest} bytes; at most {LONGEST_FILE}")
 
 
 def plain_name(name: str) -> str:
@@ -53,14 +67,18 @@ def plain_name(name: str) -> str:
         raise ValueError(f"must stay in its folder: relative, without .. and backslashes, not {name!r}")
     if CONTROL.search(name):
         raise ValueError(f"must be a file's name in one line of text, not {name!r}")
+    refuse_long(name)
     return name
 
 
-Name = Annotated[str, Field(pattern=NAME)]
+Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]
 RepositoryPath = Annotated[str, AfterValidator(plain_path)]
 FileName = Annotated[str, AfterValidator(plain_name)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+SomeShare = Annotated[float, Field(gt=0, le=1)]  # none at all would leave nothing
+PartShare = Annotated[float, Field(ge=0, lt=1)]  # all of it would leave nothing
+Words = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -83,6 +101,13 @@ class Member(Strict):
     """Only these bytes of it: [first, one past the last]."""
     gunzip: bool = False
     """It is gzipped inside the archive."""
+
+    @field_validator("bytes")
+    @classmethod
+    def in_order(cls, ends: list[int] | None) -> list[int] | None:
+        if ends and not 0 <= ends[0] < ends[1]:
+            raise ValueError(f"must be [first, one past the last], not {ends}")
+        return ends
 
 
 class HfPlace(Strict):
@@ -168,7 +193,7 @@ class Simulation(Strict):
     """How many files bio-dataset-1.json, … the dialogues are dealt to."""
     ppl_pairs: Count = 60
     """Pairs in bio-dataset-ppl.json, a hint against a solution."""
-    ppl_problems: Share = 0.1
+    ppl_problems: PartShare = 0.1
     """Share of the problems that only those pairs use."""
     max_turns: Count = 8
     """Longest dialogue, in tutor turns."""
@@ -287,7 +312,7 @@ class Template(Strict):
 class ModelCheck(Strict):
     """A prepared model must know these texts: wrong weights are found before anything is trained on them."""
 
-    texts: list[str]
+    texts: list[Words] = Field(min_length=1)
     """What it is shown."""
     max_nll: Positive
     """The mean negative log-likelihood it may have on them, in nats per token."""
@@ -416,7 +441,7 @@ class Dataset(Strict):
     """Longer messages and lines are unusable."""
     max_words: Count | None = None
     """Conversations with a longer message are rejected."""
-    reject_phrases: list[str] = []
+    reject_phrases: list[Words] = []
     """Conversations that contain one of these, in any case, are rejected (who the model says it is)."""
     reject_colon: bool = False
     """hh: rows with an answer that ends in a colon are rejected."""
@@ -462,7 +487,7 @@ class Training(Strict):
     """Of AdamW."""
     max_grad_norm: Positive = 1.0
     """Gradients are clipped to this norm."""
-    adam_beta2: Share = 0.999
+    adam_beta2: PartShare = 0.999
     """Decay of AdamW's second moment."""
     optimizer: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_32bit"] = "adamw_torch"
     """On a CPU adamw_torch, whatever stands here."""
@@ -503,12 +528,21 @@ class Lora(Strict):
     """Rank of the update."""
     alpha: Positive
     """Numerator of its scale; a source that scales by α alone means α × rank here."""
-    dropout: Share = 0.0
+    dropout: PartShare = 0.0
     """Dropout before the adapter."""
     targets: str | list[str] = "all-linear"
     """Names of the layers adapted, or all-linear."""
     merge: bool = True
     """Add the trained adapters into the weights; false: keep them alone, a few MB beside their base model."""
+
+    @field_validator("targets")
+    @classmethod
+    def in_the_loss(cls, targets: str | list[str]) -> str | list[str]:
+        if isinstance(targets, list) and "lm_head" in targets:
+            raise ValueError("an adapter on lm_head would be left out of the loss; take it out")
+        if not targets:
+            raise ValueError("names no layer; write all-linear for every one")
+        return targets
 
 
 class PolicyTraining(Training):
@@ -537,7 +571,7 @@ class RewardModel(Training):
     """The split of its pairs; no run should train on it."""
     max_tokens: Count = 1024
     """Longest row, in tokens."""
-    validation_share: Share = 0.1
+    validation_share: PartShare = 0.1
     """Share of the pairs that are only validated on."""
     seed: Seed = 1
     """Seed of its training: it is one thing, whatever the study's seeds."""
@@ -563,6 +597,9 @@ class GivenReward(Strict):
     """Its weight in final_reward."""
     squash: Literal["sigmoid", "none"] = "none"
     """What is done to it."""
+
+
+PAIRED_TEXTS = ("knowledge", "event")  # what a classifier may read as two texts
 
 
 class ClassifierReward(Strict):
@@ -594,6 +631,16 @@ class ClassifierReward(Strict):
             raise ValueError("has either rule, or given, or model, or source")
         return self
 
+    @model_validator(mode="after")
+    def read_by_its_head(self) -> "ClassifierReward":
+        if self.head == "offensive" and self.text in PAIRED_TEXTS:
+            raise ValueError(f"head: offensive reads one text, and text: {self.text} is a pair of them")
+        if self.model and (self.head != "sequence" or self.label is not None):
+            raise ValueError(
+                "a reward model of this study has one output and no classes: leave head and label out"
+            )
+        return self
+
 
 def reward_kind(value: Any) -> str:
     """Return which kind of reward a part is meant to be, so that only that kind's mistakes are reported."""
@@ -618,8 +665,15 @@ class Annotation(Strict):
     """The splits that get the columns."""
     fit_split: str
     """The split that the tf-idf weights are fitted on."""
-    rewards: dict[Name, Reward]
+    rewards: dict[Name, Reward] = Field(min_length=1)
     """Column: reward."""
+
+    @field_validator("rewards")
+    @classmethod
+    def beside_their_sum(cls, rewards: dict[str, Any]) -> dict[str, Any]:
+        if "final_reward" in rewards:
+            raise ValueError("final_reward is the name of their weighted sum; give that column another")
+        return rewards
 
 
 # --- what runs learn from besides datasets --------------------------------------------------------------------------
@@ -634,7 +688,7 @@ class Sampling(Strict):
     """Shortest answer."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """0 is greedy."""
-    top_p: Share = 1.0
+    top_p: SomeShare = 1.0
     """Nucleus of the distribution that is drawn from."""
     samples: Count = 1
     """Answers per prompt."""
@@ -667,7 +721,7 @@ class Pairs(Sampling, PromptAndReply):
     """The split that is answered."""
     limit: Count | None = None
     """Answer only so many turns."""
-    validation_share: Share = 0.0
+    validation_share: PartShare = 0.0
     """Share of the groups whose pairs are only validated on."""
 
 
@@ -710,7 +764,7 @@ class Value(Sampling):
     """The largest final_reward there can be."""
     heads: Count = 8
     """Attention heads of the pooling; they divide the parent's width."""
-    dropout: Share = 0.1
+    dropout: PartShare = 0.1
     """Dropout while it is fitted."""
     learning_rate: Positive = 1.0e-5
     """Of AdamW, constant."""
@@ -718,7 +772,7 @@ class Value(Sampling):
     """Passes over the split; the best on the held-out part is kept."""
     fit_batch: Count = 16
     """Prompts per step."""
-    held_out: Share = 0.2
+    held_out: PartShare = 0.2
     """Share of the groups that choose the epoch."""
     max_prompt_tokens: Count = 768
     """Longer prompts lose their oldest turns; the system message stays."""
@@ -962,7 +1016,7 @@ class Online(PolicyTraining):
     """Longest answer."""
     temperature: Positive = 1.0
     """Of the drawn answers."""
-    top_p: Share = 0.95
+    top_p: SomeShare = 0.95
     """Nucleus of the distribution they are drawn from."""
     clip: Positive = 0.2
     """Probability ratios count within 1 ± clip."""
@@ -1049,13 +1103,13 @@ class OpenAIJudge(Strict):
     """An OpenAI-compatible endpoint: hosted, vLLM, Ollama. Its verdicts are kept under work/judge and asked for once."""
 
     kind: Literal["openai"]
-    model: str
+    model: Words
     """The model's name there."""
     version: str | None = None
     """Which version of the model, where its name does not say: another version's verdicts are other verdicts."""
     base_url: str | None = None
     """The endpoint; null: the client's own default."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Annotated[str, Field(pattern=VARIABLE)] = "OPENAI_API_KEY"
     """The environment variable that holds the key; keys never stand in a study."""
     temperature: float | None = 0.0
     """0 is greedy; null: none is sent, for models that refuse it."""
@@ -1087,9 +1141,9 @@ class OpenAIJudge(Strict):
 
     @model_validator(mode="after")
     def priced(self) -> "OpenAIJudge":
-        if self.budget_usd and not (
-            self.usd_per_million_prompt_tokens or self.usd_per_million_completion_tokens
-        ):
+        prices = {"usd_per_million_prompt_tokens", "usd_per_million_completion_tokens"}
+        given = self.model_fields_set
+        if self.budget_usd and (not prices <= given or not any(getattr(self, price) for price in prices)):
             raise ValueError("budget_usd needs usd_per_million_prompt_tokens and …_completion_tokens")
         return self
 
@@ -1452,9 +1506,9 @@ class Report(Strict):
 
     baseline: str | None = None
     """The policy that the others are compared with, by its lineage; null: no comparison."""
-    draws: Count = 2000
+    draws: Annotated[int, Field(ge=20, le=1_000_000)] = 2000
     """Draws of the bootstrap, at least: more where so many comparisons need them to pass Holm's correction."""
-    confidence: Share = 0.95
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Of the intervals."""
     bars: list[Bar] = []
     """The bar chart and the first columns of the headline table."""
@@ -1475,7 +1529,7 @@ class Engine(Strict):
     """transformers anywhere, vllm on GPUs."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """auto: bfloat16 where the machine computes in it, else float32."""
-    gpu_memory_share: Share = 0.9
+    gpu_memory_share: SomeShare = 0.9
     """vllm: share of a GPU's memory it may take."""
 
 
@@ -1497,6 +1551,12 @@ class TrainingResources(Resources):
     """Machines the job's GPUs are on."""
     parallel: Literal["ddp", "fsdp", "zero2", "zero3", "zero2-offload", "zero3-offload"] = "ddp"
     """How several GPUs share a training: every one holds all (ddp), or shards (fsdp, DeepSpeed's ZeRO)."""
+
+    @model_validator(mode="after")
+    def alike_on_all_nodes(self) -> "TrainingResources":
+        if self.gpu % self.nodes:
+            raise ValueError(f"gpu: {self.gpu} cannot be shared out evenly over nodes: {self.nodes}")
+        return self
 
 
 class GenerationResources(Resources):

@@ -166,6 +166,10 @@ def spell(error: dict) -> str:
         return f"{path}: must be a mapping (key: value), not {shown(found)}"
     if "list[str]" in error["loc"] or error["loc"][-1:] == ("str",):
         return f"{path}: must be a name or a list of names, not {shown(found)}"
+    if kind == "string_too_short":
+        return f"{path}: must not be empty"
+    if kind == "string_too_long":
+        return f"{path}: must have at most {context['max_length']} characters, not {len(found)}"
     if kind == "too_short":
         return f"{path}: must have at least {context['min_length']}, not {shown(found)}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")

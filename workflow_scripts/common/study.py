@@ -60,6 +60,9 @@ from workflow_scripts.common.study_file import extended, mistakes, named, read_y
 
 MOST_POLICIES = 2000
 LONGEST_LINEAGE = 200  # characters: it is the name of a folder
+LONGEST_TOGETHER = (
+    215  # with what a policy answers or learns from, and room for seed, ending and what is unfinished
+)
 ROUNDS = 20  # of leaving out what the schema refuses
 Look = Callable[[Study], tuple[list[str], list[str]]]  # a further look at a study: (mistakes, doubts)
 SECTIONS = [key for key, field in Study.model_fields.items() if get_origin(field.annotation) is dict]
@@ -235,6 +238,15 @@ class References:
                 f"runs: a lineage has a name of {length} characters, which is that of its folder; at most "
                 f"{LONGEST_LINEAGE}: fewer generations, or shorter names"
             )
+            return
+        path, longest = max(
+            named_beside_policies(self.study), key=lambda found: len(found[1]), default=("", "")
+        )
+        if length + len(longest) > LONGEST_TOGETHER:
+            self.wrong.append(
+                f"{path}: {length} characters of the longest lineage and {len(longest)} of this make the name of a file; "
+                f"at most {LONGEST_TOGETHER} together: shorten one"
+            )
 
     def validated(self, path: str, run: Run) -> None:
         """Need validation rows where the best checkpoint is to be kept."""
@@ -337,6 +349,18 @@ class References:
         self.need_policy("report.baseline", self.study.report.baseline)
         for index, bar in enumerate(self.study.report.bars):
             self.need(f"report.bars[{index}].benchmark", bar.benchmark, self.study.benchmarks, "benchmark")
+
+
+def named_beside_policies(study: Study) -> Iterable[tuple[str, str]]:
+    """Yield (path, text) of what stands beside a policy's name in the names of files."""
+    for name in study.benchmarks:
+        yield f"benchmarks.{name}", name
+    for name in study.pairs:
+        yield f"pairs.{name}", f"pairs-{name}"
+    for name, run in study.runs.items():
+        if isinstance(run, OfflineRl):
+            rewarded = f"{run.annotation}-{'0' * 8}"  # and a digest of how it is cut
+            yield f"runs.{name}.annotation", "-".join(filter(None, [rewarded, getattr(run, "value", "")]))
 
 
 def has_lineages(study: Study) -> bool:

@@ -40,6 +40,8 @@ from lm_eval.api.task import Task
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+# Names of the longest answer in tokens, as the harness has them: the first that is given counts.
+ANSWER_KEYS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 IMPOSSIBLE = -1e4  # nats
 BYTE = math.log(256)  # nats per byte of a model that knows nothing
 
@@ -178,7 +180,9 @@ def check_lengths(model: HFLM, tasks: dict[str, Task]) -> None:
     """Raise PlumblineError for a task whose answers alone would fill the model's context."""
     for name, task in tasks.items():
         if task.OUTPUT_TYPE == "generate_until":
-            longest = (task.get_config("generation_kwargs") or {}).get("max_gen_toks", model.max_gen_toks)
+            asked = task.get_config("generation_kwargs") or {}
+            lengths = [asked[key] for key in ANSWER_KEYS if asked.get(key) is not None]
+            longest = int(lengths[0]) if lengths else model.max_gen_toks
             if longest >= model.max_length:
                 raise PlumblineError(
                     f"task {name!r}: answers of {longest} tokens do not fit this model's context of "
