@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from workflow_scripts.clean import clean, formats, schemas, selecting
 from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, FIELDS, STATE, parse_reply
 
 TUTOR = clean.DEFAULTS | {
@@ -503,6 +504,22 @@ def test_files_can_be_the_splits_and_a_group_stays_in_the_split_listed_first(cle
     assert asked(result.splits["test"]) == ["D?"]
     lost = {(entry["file"], entry["reason"]) for entry in result.rejected}
     assert lost == {("bio-2.json", "group is in another split"), ("bio-2.json", "duplicate")}
+
+
+def test_files_in_folders_can_be_the_splits_too(tmp_path):
+    rows = {"a/rows.jsonl": "A?", "b/rows.jsonl": "B?", "b/more.jsonl": "C?", "rows.jsonl": "D?"}
+    for name, question in rows.items():
+        path = tmp_path / "files" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        said = [{"role": "user", "content": question}, {"role": "assistant", "content": "Yes."}]
+        path.write_text(json.dumps({"messages": said}) + "\n")
+    by_file = {"train": ["a/rows.jsonl", "b/more.jsonl"], "test": ["rows.jsonl", "b/rows.jsonl"]}
+    settings = clean.DEFAULTS | {"schema": "messages", "split": {"by_file": by_file}}
+    inputs = [str(tmp_path / "files" / name) for name in rows]
+    clean.clean_files(inputs, settings, str(tmp_path / "out"), str(tmp_path / "manifest.json"))
+    splits = {split: read_jsonl(tmp_path / "out" / f"{split}.jsonl") for split in by_file}
+    questions = {split: [row["messages"][0]["content"] for row in found] for split, found in splits.items()}
+    assert questions == {"train": ["A?", "C?"], "test": ["D?", "B?"]}
 
 
 def test_a_limit_cuts_every_split_and_counts_what_it_cuts(clean_rows):

@@ -41,7 +41,8 @@ from workflow_scripts.clean.schemas import (
 from workflow_scripts.clean.selecting import (
     drop_held_out,
     drop_repeats,
-    order_files,
+    labels_of,
+    place_files,
     split_conversations,
     take_subset,
 )
@@ -259,13 +260,12 @@ def read_all(inputs: Sequence[str], settings: dict[str, Any], ledger: Ledger) ->
         clean = clean_ranked
     elif settings["schema"] == "tutorbot_pairs":
         clean = clean_pair
-    names = [Path(path).name for path in inputs]
+    labels = labels_of(inputs)  # two folders may hold files of one name; the counts must not run together
     taken: set[str] = set()
     prompts: dict[str, str] = {}
     kept = []
     for number, path in enumerate(inputs, 1):
-        # Two folders may hold files of one name; the counts must not run together.
-        file = names[number - 1] if names.count(names[number - 1]) == 1 else str(path)
+        file = labels[str(path)]
         for row in read_rows(path, settings["max_chars"]):
             parts = split_row(row, settings["schema"])
             ledger.rows_read[file] += len(parts)
@@ -312,7 +312,7 @@ def clean_files(inputs: Sequence[str], settings: dict[str, Any], output: str, ma
         raise PlumblineError(f"schema: {settings['schema']!r} is not one of {', '.join(FORMATS)}")
     ledger = Ledger()
     rule = DEFAULTS["split"] | settings["split"]
-    inputs = order_files(inputs, rule["by_file"])
+    inputs, rule["by_file"] = place_files(inputs, rule["by_file"])
     conversations = drop_repeats(read_all(inputs, settings, ledger), ledger)
     held_out = {
         row["group"] for path in settings["exclude_groups_of"] for row in read_jsonl(os.path.expandvars(path))

@@ -186,7 +186,7 @@ def _split_by_file(
     for split, files in by_file.items():
         splits[split] = []
         for row in conversations:
-            if Path(row["place"]["file"]).name not in files:
+            if row["place"]["file"] not in files:
                 continue
             home = split_of.setdefault(row["group"], split)
             if home == split:
@@ -196,18 +196,43 @@ def _split_by_file(
     return splits
 
 
-def order_files(inputs: Sequence[str], by_file: dict[str, list[str]] | None) -> list[str]:
-    """Return raw files in the order of their splits, so that of two equal rows the earlier split keeps its own.
+def labels_of(inputs: Sequence[str]) -> dict[str, str]:
+    """Return what each raw file is called in counts and rows: its name, or its path where two have one name."""
+    names = [Path(path).name for path in inputs]
+    return {
+        str(path): name if names.count(name) == 1 else str(path)
+        for path, name in zip(inputs, names, strict=True)
+    }
 
-    PlumblineError if the files named are not, each once, the files there are.
+
+def place_files(
+    inputs: Sequence[str], by_file: dict[str, list[str]] | None
+) -> tuple[list[str], dict[str, list[str]] | None]:
+    """Return raw files in the order of their splits, and {split: what its files are called} (see labels_of).
+
+    So of two equal rows the earlier split keeps its own. A file is named in by_file by the end of its path: its name, or
+    folders and name. PlumblineError if the files named are not, each once, the files there are.
     """
     if not by_file:
-        return list(inputs)
+        return list(inputs), by_file
     named = [file for files in by_file.values() for file in files]
-    there = [Path(path).name for path in inputs]
-    if sorted(named) != sorted(there) or len(set(there)) != len(there):
+    labels, found = labels_of(inputs), {}
+    for file in sorted(
+        named, key=lambda name: -len(Path(name).parts)
+    ):  # x.json is not what a/x.json has taken
+        left = [path for path in labels if ends_with(path, file) and path not in found.values()]
+        if len(left) == 1 and file not in found:
+            found[file] = left[0]
+    if len(found) < max(len(named), len(inputs)):
         raise PlumblineError(
             f"split.by_file names {', '.join(sorted(named))}, but the dataset's files are "
-            f"{', '.join(sorted(there))}: name every file in exactly one split"
+            f"{', '.join(sorted(labels.values()))}: name every file in exactly one split"
         )
-    return sorted(inputs, key=lambda path: named.index(Path(path).name))
+    called = {split: [labels[found[file]] for file in files] for split, files in by_file.items()}
+    return [found[file] for file in named], called
+
+
+def ends_with(path: str, name: str) -> bool:
+    """Tell whether a path ends with a file's name, or with folders and the name."""
+    wanted = Path(name).parts
+    return Path(path).parts[-len(wanted) :] == wanted
