@@ -307,3 +307,55 @@ def test_a_problem_asked_at_several_temperatures_is_one_item(tmp_path):
     ]
     write_jsonl(tmp_path / "prompts.jsonl", rows)
     assert read_items([tmp_path / "prompts.jsonl"]) == {"P/0": Item("def f():\nreturn 1", "def f():")}
+
+
+def whole(item: str, said: str) -> bool:
+    """Tell whether an item is found as a whole in a training row that says something."""
+    items = {"q": overlap.Item(item, item)}
+    row = overlap.Row([said, "Yes."], ["user", "assistant"], "")
+    grams = overlap.grams_of(items, [13, 8], 10)
+    found = overlap.overlapping_items(items, grams, overlap.find_in([row], grams))
+    return found.get("q", {}).get("exact") == "whole"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("किताब हिन्दी में", ["किताब", "हिन्दी", "में"]),
+        ("தமிழ் மொழி", ["தமிழ்", "மொழி"]),
+        ("الْعَقْلُ", ["الْعَقْلُ"]),
+        ("con\u00adtam\u200dination", ["contamination"]),
+    ],
+)
+def test_marks_and_unseen_characters_do_not_cut_a_word(text, words):
+    assert overlap.words_of(text) == words
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ("What is 3 + 2?", "What is 3 - 2?"),
+        ("12*4", "12/4"),
+        ("Is x < y?", "Is x > y?"),
+        ("किताब", "कताब"),
+        ("∑ ∫", "∑ ∏"),
+        ("😀", "😢"),
+    ],
+)
+def test_what_differs_in_a_sign_is_another_question(item, said):
+    assert not whole(item, said)
+    assert whole(item, item)
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ("What is 3 + 2?", "what is  3 + 2"),
+        ("Say: *hello* - now!", "say hello, now"),
+        ("Hello 😀", "hello"),
+        ("Ｗｈａｔ？", "what"),
+        ("다음은 무엇입니까", "다음은 무엇입니까?"),
+    ],
+)
+def test_marks_of_writing_alone_make_no_other_question(item, said):
+    assert whole(item, said)

@@ -1,6 +1,7 @@
 """Which items of a benchmark stand in a training set: n-gram overlap and exact matches, for scores without them.
 
 Words are runs of letters and digits in lower case. In scripts that write no spaces between words (Chinese, Japanese,
+Japanese,
 Thai, Lao, Khmer, Burmese ...) each character with its marks is one, so that 13 of them are a clause and not a page. For
 each size n an item's n-grams are all runs of n words of its text; an item of fewer words is one n-gram, its whole text,
 if it has at least 0.6 n words (8 for 13, 5 for 8), else it has none. Its share is the part of its n-grams that stand
@@ -10,7 +11,8 @@ instruction, the keys of a structured reply), says nothing about one of them, an
 
 Whatever its length an item is also found exactly: by its *group*, the key by which splits are kept apart, where a
 training row has the same one (keys that are made of a question, not of a row's name), or *whole*, where its question or
-all of its text is, word for word, a user's message of the training set, a message with its reply, or a conversation.
+all of its text is, word for word and sign for sign (3 + 2 is not 3 - 2), a user's message of the training set, a
+message with its reply, or a conversation. A text without any word is compared by its characters.
 
 The benchmark's n-grams are held in memory, the training rows are streamed. All text of a row counts, of whatever split
 the row is: its messages, one after another, and then its candidates, answers, chosen and rejected, or reference.
@@ -27,7 +29,7 @@ import sys
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,15 +43,28 @@ SPACELESS = (
     (0x31A0, 0x31BF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF),
 )  # fmt: skip
 BLOCKS = "".join(f"{chr(first)}-{chr(last)}" for first, last in SPACELESS)
-MARKS = "".join(
-    chr(code)
-    for first, last in SPACELESS
-    if last < 0x3000  # the marks of kana are letters once they are composed
-    for code in range(first, last + 1)
-    if unicodedata.category(chr(code))[0] == "M"
-)
+PLANES = range(0x80, 0x20000)  # where letters with marks, and signs, are
+
+
+def characters(*categories: str, spaceless: bool = False) -> str:
+    """Return the characters of some Unicode categories, in or outside of the scripts that write no spaces."""
+    return "".join(
+        chr(code)
+        for code in PLANES
+        if unicodedata.category(chr(code)).startswith(categories)
+        and any(first <= code <= last for first, last in SPACELESS if last < 0x3000) == spaceless
+    )  # the marks of kana are letters once they are composed
+
+
+MARKS = characters("M", spaceless=True)
 WORD = re.compile(r"[^\W_]+")
-WORD_OF_ANY = re.compile(rf"[^\W_{BLOCKS}]+|[{BLOCKS}](?<=[^\W_])[{MARKS}]*")
+LETTERS = rf"(?:[^\W_{BLOCKS}][{characters('M')}]*)+|[{BLOCKS}](?<=[^\W_])[{MARKS}]*"
+WORD_OF_ANY = re.compile(LETTERS)
+# What says as much as a word where a whole text is compared: signs of mathematics, and those between two numbers.
+SIGNS = rf"[+<=>{characters('Sm')}]|(?<=\d)[-*/%](?=\d)|(?<=\d )[-*/%](?= \d)"
+SIGN = re.compile(SIGNS)
+WORD_OR_SIGN = re.compile(rf"{LETTERS}|{SIGNS}")
+UNSEEN = {code: None for code in PLANES if unicodedata.category(chr(code)) == "Cf"}  # soft hyphens, joiners
 SHORTEST = 0.6  # words that make a short item one n-gram, as a part of n
 UNKNOWN = 0  # the number of every word that is in no item
 WIDTH = array("I").itemsize
@@ -93,14 +108,21 @@ class Found(NamedTuple):
     exact: dict[str, str]
 
 
-def words_of(text: str) -> list[str]:
-    """Return the words that texts are compared by: runs of letters and digits in lower case, or single characters.
+def folded(text: str) -> str:
+    """Return a text in lower case, compatible forms of a character (full width, decomposed) as one, without unseen ones."""
+    return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).translate(UNSEEN).lower()
 
-    Compatible forms of a character (full width, decomposed) are one.
-    """
-    if text.isascii():
-        return WORD.findall(text.lower())
-    return WORD_OF_ANY.findall(unicodedata.normalize("NFKC", text).lower())
+
+def words_of(text: str) -> list[str]:
+    """Return the words that texts are compared by: runs of letters and digits in lower case, or single characters."""
+    return (WORD if text.isascii() else WORD_OF_ANY).findall(folded(text))
+
+
+def whole_of(text: str, words: list[str]) -> list[str]:
+    """Return the words and signs that a whole text is compared by, its words given; without any, its characters."""
+    if words and not SIGN.search(text):
+        return words
+    return WORD_OR_SIGN.findall(folded(text)) or [letter for letter in folded(text) if not letter.isspace()]
 
 
 def key_of(row: dict) -> str:
@@ -172,9 +194,10 @@ def grams_of(items: dict[str, Item], sizes: list[int], common: int | None) -> Gr
     for name, item in items.items():
         words = words_of(item.text)
         code = array("I", [numbers.setdefault(word, len(numbers) + 1) for word in words]).tobytes()
-        asked = array("I", [numbers[word] for word in words_of(item.question)]).tobytes()
-        for whole in {code, asked} - {b""}:
-            wholes.setdefault(whole, []).append(name)
+        asked = whole_of(item.question, words_of(item.question))
+        for whole in {tuple(whole_of(item.text, words)), tuple(asked)} - {()}:
+            known = array("I", [numbers.setdefault(word, len(numbers) + 1) for word in whole]).tobytes()
+            wholes.setdefault(known, []).append(name)
         if item.group:
             groups.setdefault(item.group, []).append(name)
         for size in sizes:
@@ -196,6 +219,11 @@ def without_common(of_items: dict[str, list[bytes]], common: int) -> dict[str, l
     return {name: [gram for gram in grams if spread[gram] <= common] for name, grams in of_items.items()}
 
 
+def coded(words: list[str], number_of: Callable[[str, int], int]) -> bytes:
+    """Return words as bytes of their numbers, those that no item has as UNKNOWN."""
+    return array("I", [number_of(word, UNKNOWN) for word in words]).tobytes()
+
+
 def find_in(rows: Iterable[Row], grams: Grams) -> Found:
     """Return what of a benchmark stands in these training rows."""
     found, exact = set(), {}
@@ -203,14 +231,13 @@ def find_in(rows: Iterable[Row], grams: Grams) -> Found:
     for row in rows:
         for name in grams.groups.get(row.group, ()):
             exact[name] = "group"
-        codes = [
-            array("I", [number_of(word, UNKNOWN) for word in words_of(text)]).tobytes() for text in row.texts
-        ]
+        words = [words_of(text) for text in row.texts]
+        codes = [coded(whole_of(text, own), number_of) for text, own in zip(row.texts, words, strict=True)]
         for name in (name for whole in wholes_of(codes, row.roles) for name in grams.wholes.get(whole, ())):
             exact.setdefault(name, "whole")
         if not grams.wanted:
             continue
-        code = b"".join(codes)
+        code = b"".join(coded(own, number_of) for own in words)
         last = len(code) - shortest
         starts = [at for at in range(0, last + 1, WIDTH) if code[at : at + shortest] in grams.beginnings]
         found.update(
@@ -294,7 +321,9 @@ def overlapping_items(items: dict[str, Item], grams: Grams, found: Found) -> dic
         if not item["match"]:
             own = items[name]
             item["match"] = (
-                own.group if item["exact"] == "group" else " ".join(words_of(own.question or own.text))
+                own.group
+                if item["exact"] == "group"
+                else " ".join(whole_of(text := own.question or own.text, words_of(text)))
             )
     return overlapping
 
