@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workflow_scripts.report.numbers import estimate, shown, value_and_spread
+from workflow_scripts.report.numbers import estimate, markdown_line, shown, value_and_spread
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,12 @@ def test_what_is_written_with_a_half_width_never_leaves_the_interval_by_a_digit(
             assert shown(float(text) + half, decimals) == shown(high, decimals)
             assert half > 0
     assert kinds == {"±", "["}
+
+
+def test_a_name_opens_no_tag_and_no_cell_of_a_markdown_table():
+    hostile = ["<script>x</script>", "a | b", "a \\| b", "two\nlines\u2028more"]
+    line = markdown_line(hostile)
+    assert "<" not in line
+    assert len(line.splitlines()) == 1
+    assert line.replace("\\\\", "").replace("\\|", "").count("|") == len(hostile) + 1
+    assert markdown_line(["`tiny.sft`", "**0.5 ± 0.1**"]) == "| `tiny.sft` | **0.5 ± 0.1** |"

@@ -548,3 +548,14 @@ def test_where_the_baseline_has_no_score_a_row_says_why_it_is_not_compared(tmp_p
     row = next(row for row in build(tmp_path, index) if row["policy"] == "m.dpo")
     assert row["value"] and row["difference"] == ""
     assert "not compared with m.sft: training diverged at step 2" in row["note"]
+
+
+def test_a_subset_named_by_a_file_of_others_breaks_no_table_and_no_picture(tmp_path):
+    hostile = "<b>a|b</b>\x1b[2J\x00\n\u2028c"
+    named = cell([1, 0, 1]) | {"subset": hostile}
+    index = [write(tmp_path, "m.sft", [named])]
+    (row,) = build(tmp_path, index)
+    assert row["subset"] == "<b>a|b</b> [2J c"
+    text = (tmp_path / "results.md").read_text()
+    assert "&lt;b>a\\|b&lt;/b> [2J c" in text
+    assert "<b>" not in text and "\x1b" not in text and "\x00" not in text

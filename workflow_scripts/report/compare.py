@@ -21,7 +21,7 @@ from typing import NamedTuple
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_json, read_jsonl
 from workflow_scripts.report.figures import cell_title, signed, typed
-from workflow_scripts.report.numbers import value_and_spread
+from workflow_scripts.report.numbers import markdown_line, value_and_spread
 from workflow_scripts.report.page import ARROWS, field, heading, render, table
 from workflow_scripts.report.spreadsheets import csv_text, read_csv
 from workflow_scripts.report.statistics import (
@@ -257,7 +257,7 @@ def as_markdown(rows: list[dict], sides: tuple[str, str]) -> str:
         values = [" ".join(filter(None, shown_value(row, side))) for side in "ab"]
         shown = [f"`{shown_policy(row)}`", score, row["seed"], *values, shown_difference(row, "difference")]
         lines.append([*shown, row["intervals"], pair, row["note"]])
-    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    text = "\n".join(map(markdown_line, lines))
     return f"A: {sides[0]}\nB: {sides[1]}\n\n{summary(rows)}\n\n{text}\n"
 
 

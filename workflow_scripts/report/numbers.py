@@ -5,8 +5,21 @@ shown; an interval at the edge of its scale is never symmetric, and 0.000 ± 0.0
 """
 
 import math
+import re
+from collections.abc import Sequence
 
+LINE_BREAK = re.compile("[\\n\\r\\v\\f\\x1c-\\x1e\\x85\\u2028\\u2029]+")
 FINEST = 9  # decimals that a number is shown with at most
+
+
+def markdown_line(cells: Sequence[str]) -> str:
+    """Return a row of a Markdown table: what stands in a cell is text, no mark-up of ours or of a browser's."""
+    return "| " + " | ".join(map(markdown_text, cells)) + " |"
+
+
+def markdown_text(text: str) -> str:
+    """Return text in one line that opens no tag and no cell of a table."""
+    return LINE_BREAK.sub(" ", text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 def decimals_of(value: float, low: float | str = "", high: float | str = "") -> int:

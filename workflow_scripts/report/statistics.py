@@ -568,7 +568,8 @@ def paired_difference(
     value = point_estimate(first) - point_estimate(second)
     scale = ROUNDING * max(1.0, abs(point_estimate(first)))
     value = 0.0 if abs(value) < scale else value
-    samples = _averaged(first, draws, seed) - _averaged(second, draws, seed)
+    with np.errstate(invalid="ignore"):  # of two that are infinite
+        samples = _averaged(first, draws, seed) - _averaged(second, draws, seed)
     if not np.isfinite(samples).all():
         return Difference(value, note=f"difference: {NOT_FINITE}")
     samples[np.abs(samples) < scale] = 0.0

@@ -15,13 +15,14 @@ Not covered: a clean value of scores that cannot be estimated anew from their it
 import argparse
 import difflib
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from workflow_scripts.common.cuts import PROMPT_KINDS, cut_words
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, finished_file, read_json, sha256_of
-from workflow_scripts.report.numbers import decimals_of, estimate, shown
+from workflow_scripts.report.numbers import decimals_of, estimate, markdown_line, markdown_text, shown
 from workflow_scripts.report.settings import read_settings
 from workflow_scripts.report.spreadsheets import write_csv
 from workflow_scripts.report.statistics import (
@@ -49,6 +50,9 @@ COLUMNS = (
     "provenance note"
 ).split()
 OVERLAP_COLUMNS = "benchmark item training_set share13 share8 exact match".split()
+UNSEEN = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff\\ufffe\\uffff]+"
+)  # no picture, line or file can hold them
 MUCH_OF_AN_ITEM = 0.7  # of its 8-grams, from which on the 8-gram rule calls it contaminated
 ALL = "all"
 WHOLE = ("all", "overall")  # subsets that are the whole benchmark: no heading needs to say so
@@ -172,7 +176,7 @@ def load_score(path: Path | str) -> dict:
             raise PlumblineError(
                 f"{where}: higher_is_better is {cell['higher_is_better']!r}; it is true, false or null"
             )
-        name = (str(cell.get("subset") or ""), str(cell["metric"]))
+        name = (_one_line(cell.get("subset") or ""), _one_line(cell["metric"]))
         if name in cells:
             raise PlumblineError(f"{where}: subset {name[0]!r} metric {name[1]!r} stands twice in this file")
         cells[name] = {
@@ -185,6 +189,11 @@ def load_score(path: Path | str) -> dict:
             ),
         }
     return {"provenance": provenance, "refused": refused, "cells": cells}
+
+
+def _one_line(name: object) -> str:
+    """Return a name as all tables and pictures can show it: names of subsets come from files of others."""
+    return UNSEEN.sub(" ", str(name)).strip()
 
 
 def in_order(values: Iterable) -> list:
@@ -613,7 +622,7 @@ def markdown(rows: list[dict], settings: dict) -> str:
             if row["value"] == "":
                 refused.setdefault(row["note"], []).append(f"`{row['policy']}`")
         for reason, policies in refused.items():
-            text += ["", f"Not scored ({', '.join(policies)}): {reason}"]
+            text += ["", f"Not scored ({', '.join(policies)}): {markdown_text(reason)}"]
         text += _clean_lines(_scored(own))
     published = [row for row in rows if row["published_value"] != ""]
     if published:
@@ -688,15 +697,11 @@ def _span(rows: list[dict], key: str) -> str:
 def _markdown_table(grid: dict) -> list[str]:
     arrows = {True: " ↑", False: " ↓", "": ""}
     titles = [title + arrows[better] for title, better in grid["columns"]]
-    lines = [_line(["policy", *titles]), _line(["---"] + ["---:"] * len(titles))]
+    lines = [markdown_line(["policy", *titles]), markdown_line(["---"] + ["---:"] * len(titles))]
     for policy, seeds, rows in grid["lines"]:
         label = f"`{policy}`" + (f" ({seeds} seeds)" if seeds > 1 else "")
-        lines.append(_line([label, *map(_markdown_cell, rows)]))
-    return [*lines, _line(["*items (in groups)*", *grid["counts"]])]
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        lines.append(markdown_line([label, *map(_markdown_cell, rows)]))
+    return [*lines, markdown_line(["*items (in groups)*", *grid["counts"]])]
 
 
 def _markdown_cell(row: dict | None) -> str:
@@ -722,7 +727,7 @@ def _clean_lines(rows: list[dict]) -> list[str]:
             "Without the items that share 13 words in a row with the policy's training data, or stand there exactly:",
             "",
         ]
-        text += [f"- `{policy}`: {', '.join(scores)}" for policy, scores in moved.items()]
+        text += [f"- `{policy}`: {markdown_text(', '.join(scores))}" for policy, scores in moved.items()]
     if bare:
         text += [
             "",
@@ -740,8 +745,8 @@ def clearly_moved(row: dict) -> bool:
 
 
 def _published_table(rows: list[dict]) -> list[str]:
-    lines = [_line(["policy", "score", "here", "published", "difference", "source"])]
-    lines.append(_line(["---", "---", "---:", "---:", "---:", "---"]))
+    lines = [markdown_line(["policy", "score", "here", "published", "difference", "source"])]
+    lines.append(markdown_line(["---", "---", "---:", "---:", "---:", "---"]))
     for row in rows:
         decimals = decimals_of(row["published_value"])
         there = shown(row["published_value"], decimals)
@@ -751,7 +756,7 @@ def _published_table(rows: list[dict]) -> list[str]:
             sign = "+" if row["published_difference"] > 0 else ""
             difference = sign + shown(row["published_difference"], decimals)
         cells = [f"`{row['policy']}`", cell_name(row), here, there, difference, row["published_source"]]
-        lines.append(_line(cells))
+        lines.append(markdown_line(cells))
     return lines
 
 
