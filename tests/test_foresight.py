@@ -966,3 +966,24 @@ def test_the_check_knows_the_harness_s_names_of_an_answers_length():
     from workflow_scripts.score import lm_eval_run
 
     assert lm_eval_run.ANSWER_KEYS == machine.ANSWER_KEYS
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            "datasets.tutor.replace_na",
+            {"Sub-problem State": "w"},
+            "no label stands in a field called 'Sub-problem State'",
+        ),
+        (
+            "datasets.tutor.replace_na",
+            {"Subproblem State": "v"},
+            "'v' is no label, so each such turn is unusable",
+        ),
+        ("datasets.tutor.drop_fields", ["Subproblem"], "a reply without 'Subproblem' is unusable"),
+        ("datasets.tutor.reject_colon", True, "is read of rows of schema hh alone, not of tutorbot"),
+    ],
+)
+def test_settings_that_have_no_effect_or_too_much_are_a_warning(study, path, value, message):
+    assert any(line.startswith(path) and message in line for line in doubts_of(put(study, path, value)))

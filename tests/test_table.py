@@ -559,3 +559,14 @@ def test_a_subset_named_by_a_file_of_others_breaks_no_table_and_no_picture(tmp_p
     text = (tmp_path / "results.md").read_text()
     assert "&lt;b>a\\|b&lt;/b> [2J c" in text
     assert "<b>" not in text and "\x1b" not in text and "\x00" not in text
+
+
+def test_a_row_whose_baseline_has_no_such_score_says_that_it_is_not_compared(tmp_path):
+    index = [
+        write(tmp_path, "m.sft", [cell([1, 0, 1])]),
+        write(tmp_path, "m.sft.dpo", [cell([1, 0, 1]), cell([1, 1, 0], metric="win_rate")]),
+    ]
+    rows = {(row["policy"], row["metric"]): row for row in build(tmp_path, index)}
+    row = rows["m.sft.dpo", "win_rate"]
+    assert row["difference"] == ""
+    assert row["note"] == "not compared with m.sft: it has no such score"

@@ -45,7 +45,9 @@ from workflow_scripts.common.schema import (
     TextOverlap,
     Tutor,
 )
-from workflow_scripts.common.spelling import unknown
+from workflow_scripts.common.spelling import nearest, unknown
+from workflow_scripts.common.study_file import named, shown
+from workflow_scripts.common.tutor_reply import FIELDS, LABELS
 
 LITTLE_ROOM = 64  # tokens for a prompt and its template
 RANKED = (
@@ -58,6 +60,12 @@ RANKED = (
     "labelled",
 )
 KNOWING = ("rewarded", "hh")  # rows whose meta may have the knowledge that a reply is held to
+READ_OF = {  # settings of a dataset: the schemas whose rows are read by them
+    "drop_fields": ("tutorbot",),
+    "replace_na": ("tutorbot",),
+    "reply_format": ("tutorbot",),
+    "reject_colon": ("hh",),
+}
 SHARDED = ("fsdp", "zero3", "zero3-offload")  # each GPU has a part of the weights
 SHOWS_TRAINING = (TextOverlap, ReplyLoss)  # these may look at what was learned: memorisation, overfitting
 TO_FILL_IN = "0" * 40
@@ -94,6 +102,7 @@ def foreseen(study: Study, policies: dict[str, Policy]) -> tuple[list[str], list
         *validated_on_what_is_learned(study),
         *trainings_of_one_step(study),
         *data_of_another_kind(study),
+        *settings_without_effect(study),
         *models_without_weights(study),
         *rewards_out_of_reach(study),
         *cells_there_are_none_of(study),
@@ -496,6 +505,42 @@ def data_of_another_kind(study: Study) -> Iterator[Finding]:
                 yield wrong(
                     f"annotations.{name}.rewards.{key}.given",
                     f"rows of schema {dataset.data_schema} come with no rewards; these may: {', '.join(RANKED)}",
+                )
+
+
+def settings_without_effect(study: Study) -> Iterator[Finding]:
+    """Find settings of datasets that rows of their schema do not read, and names of fields and labels there are none of."""
+    structured = [
+        (f"benchmarks.{name}", part)
+        for name, part in study.benchmarks.items()
+        if isinstance(part, PairPerplexity)
+    ]
+    for name, dataset in study.datasets.items():
+        path, schema = f"datasets.{name}", dataset.data_schema
+        if schema == "tutorbot":
+            structured.append((path, dataset))
+        for key, schemas in READ_OF.items():
+            given = getattr(dataset, key) != type(dataset).model_fields[key].default
+            if given and schema not in schemas:
+                yield doubt(
+                    f"{path}.{key}", f"is read of rows of schema {', '.join(schemas)} alone, not of {schema}"
+                )
+    for path, part in structured:
+        for field in part.drop_fields:
+            if field in FIELDS:
+                yield doubt(
+                    f"{path}.drop_fields", f"a reply without {field!r} is unusable: all would be rejected"
+                )
+        for field, label in part.replace_na.items():
+            if field not in LABELS:
+                yield doubt(
+                    f"{path}.replace_na.{named(field)}",
+                    f"no label stands in a field called {shown(field)}{nearest(field, LABELS)}: nothing is replaced",
+                )
+            elif label not in LABELS[field]:
+                yield doubt(
+                    f"{path}.replace_na.{named(field)}",
+                    f"{shown(label)} is no label, so each such turn is unusable (there are: {', '.join(LABELS[field])})",
                 )
 
 

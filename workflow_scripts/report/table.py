@@ -396,6 +396,8 @@ def _row(
         notes.append(_items_note("compared", shared, [*cells, *other_cells]))
     elif other and (reasons := refusals(other, benchmark)):
         notes.append(f"not compared with {other['policy']}: {next(iter(reasons.values()))}")
+    elif other:
+        notes.append(f"not compared with {other['policy']}: it has no such score")
     return row | {"note": "; ".join(filter(None, in_order(notes)))}
 
 
