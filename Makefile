@@ -8,6 +8,14 @@ FLAGS ?=
 # --wait: let the jobs finish that a killed run left behind, instead of cancelling them.
 ORPHANS ?=
 BIN := .venv/bin
+define NEWLINE
+
+
+endef
+# A path as it is typed: nothing in it is an expression of make's, or an option of a program's.
+override STUDY := $(if $(filter -%,$(firstword $(value STUDY))),./)$(value STUDY)
+override PROFILE := $(value PROFILE)
+$(if $(findstring $(NEWLINE),$(STUDY)$(PROFILE)),$(error STUDY and PROFILE are paths in one line))
 # One word of a shell line, whatever characters a path has.
 quoted = '$(subst ','\'',$(1))'
 # The folder under results/: the study the YAML names.

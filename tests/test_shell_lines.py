@@ -329,10 +329,20 @@ def test_a_placeholder_that_the_rule_leaves_as_it_is_has_been_quoted_by_in_shell
 # --- make ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        'my study\'s [1] (2) & "x".yaml',
+        "$(shell touch PWNED) $HOME ${HOME} $$ #.yaml",
+        "-n [1].yaml",
+        "--help.yaml",
+    ],
+)
 @pytest.mark.parametrize("target", ["results", "plan", "judge-plan", "check-study", "verify"])
-def test_make_hands_on_the_path_of_a_study_as_it_is_and_runs_nothing_that_stands_in_it(tmp_path, target):
+def test_make_hands_on_the_path_of_a_study_as_it_is_and_runs_nothing_that_stands_in_it(
+    tmp_path, target, name
+):
     shutil.copyfile(ROOT / "Makefile", tmp_path / "Makefile")
-    name = 'my study\'s [1] (2) & "x".yaml'
     (tmp_path / name).write_text("study: own$(touch PWNED)`touch PWNED`; touch PWNED\n")
     (tmp_path / "bin").mkdir()
     for program in ("python", "snakemake"):
@@ -343,7 +353,15 @@ def test_make_hands_on_the_path_of_a_study_as_it_is_and_runs_nothing_that_stands
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     words = (tmp_path / "arrived").read_text().split("\0")
-    assert ("results/own" if target == "verify" else name) in words
+    path = f"./{name}" if name.startswith("-") else name
+    assert ("results/own" if target == "verify" else path) in words
     if target == "judge-plan":  # else Snakemake would take it for one more configuration file
         assert words[words.index("judge_plan") - 1] == "--"
     assert not list(tmp_path.rglob("PWNED"))
+
+
+def test_make_refuses_a_path_of_several_lines():
+    command = ["make", "-n", "-o", ".venv/ready", "STUDY=a\nb.yaml", "check-study"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "STUDY and PROFILE are paths in one line" in done.stderr
