@@ -249,6 +249,8 @@ ODD = {
     "a tab": "study: x\n\truns: {}",
     "two documents": "study: x\n---\nstudy: y\n",
     "a key twice": "study: x\nstudy: y\n",
+    "half of a surrogate pair": 'study: "a\\ud800b"',
+    "half of a surrogate pair in a key": 'runs: {"a\\udfff": {}}',
 }
 
 

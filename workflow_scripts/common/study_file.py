@@ -5,6 +5,7 @@ stands; tags, dates and keys that are no text are mistakes, named with their pat
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,10 @@ class Bounded(yaml.SafeLoader):
         return node
 
 
+HALF = re.compile(r"[\ud800-\udfff]")
+NO_CHARACTER = r"has half of a surrogate pair (\ud800 to \udfff), which is no character: no file can hold it"
+
+
 def children(node: yaml.Node) -> list[yaml.Node]:
     """Return the nodes a YAML node holds, keys among them."""
     if isinstance(node, yaml.MappingNode):
@@ -99,6 +104,8 @@ def faults_of(root: yaml.Node, loader: Bounded) -> list[str]:
             wrong.append(f"{path}: has the tag {shown(node.tag)}: a study needs none, leave it out")
         elif node.tag == f"{OURS}timestamp":
             wrong.append(f"{path}: YAML reads {shown(node.value)} as a date: put it in quotes")
+        elif HALF.search(node.value):
+            wrong.append(f"{path}: {NO_CHARACTER}")
         elif node.tag == f"{OURS}value":
             wrong.append(f"{path}: must be in quotes, not a bare =")
         else:
@@ -128,6 +135,8 @@ def faults_of(root: yaml.Node, loader: Bounded) -> list[str]:
                     wrong.append(f"{where}a key must be text, in quotes if need be, not {what} (line {line})")
                     continue
                 here = f"{path}.{named(key.value)}".lstrip(".")
+                if HALF.search(key.value):
+                    wrong.append(f"{here}: {NO_CHARACTER}")
                 if key.value in lines:
                     wrong.append(f"{here}: stands twice, in lines {lines[key.value]} and {line}")
                 lines[key.value] = line
