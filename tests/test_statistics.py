@@ -517,6 +517,7 @@ def test_draws_of_very_many_groups_are_as_many_as_memory_holds(monkeypatch):
     ("changed", "message"),
     [
         ({"columns": {"value": [float("nan"), 1]}}, "finite"),
+        ({"columns": {"value": [10**400, 1]}}, "finite"),
         ({"columns": {"value": [1]}}, "entries"),
         ({"estimator": "median"}, "unknown estimator"),
         ({"items": ["x", "x"]}, "twice"),

@@ -24,6 +24,7 @@ them than a study has), BCa or studentised intervals.
 import functools
 import hashlib
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
@@ -171,7 +172,7 @@ def read_cell(raw: dict, where: str) -> Cell:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _finite(values: list, name: str, items: tuple[str, ...], where: str) -> np.ndarray:
