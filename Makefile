@@ -20,7 +20,7 @@ $(if $(findstring $(NEWLINE),$(STUDY)$(PROFILE)),$(error STUDY and PROFILE are p
 quoted = '$(subst ','\'',$(1))'
 # The folder under results/: the study the YAML names.
 # Its characters alone: what else a file holds never becomes a part of a command.
-NAME ?= $(shell sed -n "s/^study: *[\"']\{0,1\}\([A-Za-z0-9_-]*\).*/\1/p" $(call quoted,$(STUDY)))
+NAME ?= $(shell sed -n "s/^[^a-z \#]*study[\"']\{0,1\} *: *[\"']\{0,1\}\([A-Za-z0-9_-]*\).*/\1/p" $(call quoted,$(STUDY)))
 ALL_FLAGS = $(if $(PROFILE),--workflow-profile $(call quoted,$(PROFILE)),--cores $(CORES)) \
     $(if $(filter-out config.yaml,$(STUDY)),--configfile $(call quoted,$(STUDY))) $(FLAGS)
 SNAKEMAKE = $(BIN)/python -m workflow_scripts.common.head $(BIN)/snakemake $(ALL_FLAGS)

@@ -843,6 +843,11 @@ def doubts_beside(config: dict) -> list[str]:
             [{"task": "humaneval", "num_fewshot": 3}],
             "benchmarks.local.tasks[0].num_fewshot: the file of humaneval fixes 0",
         ),
+        (
+            "benchmarks.harness.tasks",
+            [{"task": "sciq", "metrics": ["exact_match"]}],
+            "benchmarks.harness.tasks[0].metrics: sciq has no 'exact_match'; it has acc, acc_norm",
+        ),
         ("study", "s" * 101, "study: must have at most 100 characters, not 101"),
         (
             "sources.whole.places",

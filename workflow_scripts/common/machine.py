@@ -30,6 +30,7 @@ from workflow_scripts.common.schema import (
     Sft,
     Source,
     Study,
+    Task,
     TextOverlap,
 )
 from workflow_scripts.common.spelling import nearest
@@ -315,7 +316,8 @@ def tasks_of(name: str, known: dict[str, list[Path]], above: tuple[str, ...] = (
     found: dict[str, dict] = {}
     for settings in map(task_settings, dict.fromkeys(known.get(name, ()))):
         tags, task = settings.get("tag"), settings.get("task")
-        if isinstance(task, str) and name in (task, *([tags] if isinstance(tags, str) else tags or [])):
+        tags = tags if isinstance(tags, list) else [tags]
+        if isinstance(task, str) and name in (task, *tags):
             found[task] = settings
         elif settings.get("group") == name and isinstance(task, list) and name not in above:
             for member in task:
@@ -336,6 +338,14 @@ def longest_answer(settings: dict) -> int:
     return lengths[0] if lengths else HARNESS_ANSWER
 
 
+def metrics_of(settings: dict) -> list[str]:
+    """Return the names of a task's metrics, [] where its file does not say them all."""
+    listed = settings.get("metric_list")
+    listed = listed if isinstance(listed, list) else []
+    names = [part.get("metric") if isinstance(part, dict) else None for part in listed]
+    return names if all(isinstance(name, str) for name in names) else []
+
+
 def suite_rows(name: str | None) -> dict[str, dict]:
     """Return the rows of a suite of the harness's tasks, {task: {"metric", "num_fewshot"}}."""
     if name is None:
@@ -350,14 +360,17 @@ def harness_tasks(study: Study) -> Iterator[Finding]:
         if not isinstance(benchmark, LmEval):
             continue
         own = names_in(ROOT / benchmark.include_path) if benchmark.include_path else {}
-        asked = {f"benchmarks.{name}.suite": [(task, None) for task in suite_rows(benchmark.suite)]}
+        asked = {f"benchmarks.{name}.suite": [Task(task=task) for task in suite_rows(benchmark.suite)]}
         for index, entry in enumerate(benchmark.tasks):
-            task, shots = (entry, None) if isinstance(entry, str) else (entry.task, entry.num_fewshot)
-            path = f"benchmarks.{name}.tasks[{index}]"
+            entry, path = (
+                Task(task=entry) if isinstance(entry, str) else entry,
+                f"benchmarks.{name}.tasks[{index}]",
+            )
+            task = entry.task
             if (
                 not benchmark.source or task.isidentifier()
             ):  # what a pattern finds in a package, its making tells
-                asked[path] = [(task, shots)]
+                asked[path] = [entry]
             if fnmatch.filter(own, task):
                 continue
             known = harness_names()
@@ -372,24 +385,30 @@ def harness_tasks(study: Study) -> Iterator[Finding]:
 
 
 def asked_of_tasks(
-    asked: dict[str, list[tuple[str, int | None]]], own: dict[str, list[Path]], study: Study
+    asked: dict[str, list[Task]], own: dict[str, list[Path]], study: Study
 ) -> Iterator[Finding]:
-    """Find tasks that are asked for twice, whose examples are fixed, or whose answers fill a context.
+    """Find tasks that are asked for twice or for a metric they have not, whose examples are fixed, or whose answers fill a
+    context.
 
-    asked: {path: [(task, group, tag or pattern, examples asked for)]}; own: the files of a benchmark's own folder.
+    asked: {path: tasks, groups, tags or patterns}; own: the files of a benchmark's own folder.
     """
     by: dict[str, tuple[str, str]] = {}
     for path, entries in asked.items():
         twice: list[str] = []
         long: dict[str, int] = {}
-        for name, shots in entries:
-            known = own if fnmatch.filter(own, name) else harness_names() or {}
-            for each in fnmatch.filter(known, name):
+        for entry in entries:
+            known = own if fnmatch.filter(own, entry.task) else harness_names() or {}
+            for each in fnmatch.filter(known, entry.task):
                 for task, settings in tasks_of(each, known).items():
                     if by.setdefault(task, (path, each)) != (path, each):
                         twice.append(task)
-                    if shots and settings.get("num_fewshot") == 0:
+                    if entry.num_fewshot and settings.get("num_fewshot") == 0:
                         yield wrong(f"{path}.num_fewshot", f"the file of {task} fixes 0: leave it out")
+                    measured = metrics_of(settings)
+                    for metric in entry.metrics or ():
+                        if measured and metric.split(",")[0] not in measured:
+                            has = ", ".join(measured)
+                            yield wrong(f"{path}.metrics", f"{task} has no {shown(metric)}; it has {has}")
                     long[task] = longest_answer(settings)
         if twice:
             more = f" and {len(twice) - 1} more" if len(twice) > 1 else ""
