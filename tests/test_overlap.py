@@ -359,3 +359,12 @@ def test_what_differs_in_a_sign_is_another_question(item, said):
 )
 def test_marks_of_writing_alone_make_no_other_question(item, said):
     assert whole(item, said)
+
+
+def test_a_question_without_words_is_found_with_its_reply_and_alone():
+    items = {"q": overlap.Item("???\nCan you say that more clearly?", "???")}
+    grams = overlap.grams_of(items, [13, 8], 10)
+    for said in (["Hello", "Yes.", "???", "Can you say that more clearly?"], ["???", "No."]):
+        row = overlap.Row(said, ["user", "assistant"] * (len(said) // 2), "")
+        found = overlap.overlapping_items(items, grams, overlap.find_in([row], grams))
+        assert found["q"]["exact"] == "whole"

@@ -119,10 +119,13 @@ def words_of(text: str) -> list[str]:
 
 
 def whole_of(text: str, words: list[str]) -> list[str]:
-    """Return the words and signs that a whole text is compared by, its words given; without any, its characters."""
-    if words and not SIGN.search(text):
-        return words
-    return WORD_OR_SIGN.findall(folded(text)) or [letter for letter in folded(text) if not letter.isspace()]
+    """Return the words and signs that a whole text is compared by, its words given."""
+    return WORD_OR_SIGN.findall(folded(text)) if SIGN.search(text) else words
+
+
+def characters_of(text: str) -> list[str]:
+    """Return the characters that a text without words and signs is compared by."""
+    return [character for character in folded(text) if not character.isspace()]
 
 
 def key_of(row: dict) -> str:
@@ -194,7 +197,7 @@ def grams_of(items: dict[str, Item], sizes: list[int], common: int | None) -> Gr
     for name, item in items.items():
         words = words_of(item.text)
         code = array("I", [numbers.setdefault(word, len(numbers) + 1) for word in words]).tobytes()
-        asked = whole_of(item.question, words_of(item.question))
+        asked = whole_of(item.question, words_of(item.question)) or characters_of(item.question)
         for whole in {tuple(whole_of(item.text, words)), tuple(asked)} - {()}:
             known = array("I", [numbers.setdefault(word, len(numbers) + 1) for word in whole]).tobytes()
             wholes.setdefault(known, []).append(name)
@@ -233,7 +236,11 @@ def find_in(rows: Iterable[Row], grams: Grams) -> Found:
             exact[name] = "group"
         words = [words_of(text) for text in row.texts]
         codes = [coded(whole_of(text, own), number_of) for text, own in zip(row.texts, words, strict=True)]
-        for name in (name for whole in wholes_of(codes, row.roles) for name in grams.wholes.get(whole, ())):
+        alone = [
+            code or coded(characters_of(text), number_of) for code, text in zip(codes, row.texts, strict=True)
+        ]
+        wholes = wholes_of(codes, alone, row.roles)
+        for name in (name for whole in wholes for name in grams.wholes.get(whole, ())):
             exact.setdefault(name, "whole")
         if not grams.wanted:
             continue
@@ -249,12 +256,15 @@ def find_in(rows: Iterable[Row], grams: Grams) -> Found:
     return Found(found, exact)
 
 
-def wholes_of(codes: list[bytes], roles: list[str]) -> Iterator[bytes]:
-    """Yield what a row says as a whole: each user's message, each with what follows it, and all but the system's."""
+def wholes_of(codes: list[bytes], alone: list[bytes], roles: list[str]) -> Iterator[bytes]:
+    """Yield what a row says as a whole: each user's message, each with what follows it, and all but the system's.
+
+    codes: its texts; alone: what stands for each where it is compared with nothing beside it.
+    """
     yield b"".join(codes[roles.count("system") :])
     for place, role in enumerate(roles):
         if role == "user":
-            yield codes[place]
+            yield alone[place]
             if place + 1 < len(roles):
                 yield codes[place] + codes[place + 1]
     if roles and roles[-1] == "user":
@@ -323,7 +333,7 @@ def overlapping_items(items: dict[str, Item], grams: Grams, found: Found) -> dic
             item["match"] = (
                 own.group
                 if item["exact"] == "group"
-                else " ".join(whole_of(text := own.question or own.text, words_of(text)))
+                else " ".join(words_of(text := own.question or own.text) or characters_of(text))
             )
     return overlapping
 
