@@ -298,7 +298,8 @@ COMPARED = {"judges.csv"}  # talk with scored
 
 def test_how_a_judge_is_reached_and_paid_makes_nothing_stale(judged):
     reached = "base_url: http://localhost:8000/v1, api_key_env: KEY, concurrency: 1, requests_per_minute: 9.0"
-    paid = "budget_usd: 5.0, usd_per_million_prompt_tokens: 1.0, retries: 2, timeout_seconds: 9.0, unanswered: count"
+    paid = "budget_usd: 5.0, usd_per_million_prompt_tokens: 1.0, usd_per_million_completion_tokens: 2.0"
+    paid += ", retries: 2, timeout_seconds: 9.0, unanswered: count"
     assert after(judged, "model: one}", f"model: one, {reached}, {paid}}}") == set()
 
 
