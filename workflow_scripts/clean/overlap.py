@@ -1,7 +1,6 @@
 """Which items of a benchmark stand in a training set: n-gram overlap and exact matches, for scores without them.
 
 Words are runs of letters and digits in lower case. In scripts that write no spaces between words (Chinese, Japanese,
-Japanese,
 Thai, Lao, Khmer, Burmese ...) each character with its marks is one, so that 13 of them are a clause and not a page. For
 each size n an item's n-grams are all runs of n words of its text; an item of fewer words is one n-gram, its whole text,
 if it has at least 0.6 n words (8 for 13, 5 for 8), else it has none. Its share is the part of its n-grams that stand
