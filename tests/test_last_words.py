@@ -130,7 +130,9 @@ datasets: {own: {source: own, files: [own.jsonl], schema: messages, group_by: co
         "warning: dataset own: 1 of 2 rows rejected: fewer than 2 messages (1)",
         "warning: dataset own: keys not read: mood (in 1 row)",
     ]
-    assert told[-1] in done.stderr.splitlines()[-5:]  # a doubt of the check and two lines of Snakemake come after it
+    assert (
+        told[-1] in done.stderr.splitlines()[-5:]
+    )  # a doubt of the check and two lines of Snakemake come after it
     again = snakemake(folder, "-n", "--configfile", "small.yaml", "--", "datasets")
     assert "Nothing to be done" in again.stdout + again.stderr
     (folder / "small.yaml").write_text(text.replace("FILE", "broken.jsonl"))
