@@ -294,7 +294,9 @@ def main() -> None:
             print(f"{what}: {line}")
     if checked.changed or checked.missing:
         raise PlumblineError(
-            f"{arguments.folder}: {summary(checked)}; restore the files named above, or run the study again"
+            f"{arguments.folder}: {summary(checked)}; restore the files named above, or delete "
+            f"{arguments.folder}/results.csv and run the study again: as long as the table is there, nothing looks for "
+            "what it rests on"
         )
     print(f"{arguments.folder}: {summary(checked)}")
 
