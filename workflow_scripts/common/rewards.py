@@ -425,14 +425,25 @@ def reward_rows(
 def reward_function(
     fit_on: list[str], rewards: dict[str, dict], store: Path | None = None
 ) -> Callable[[list[dict]], list[dict]]:
-    """Return `reward_rows` as a function of turns alone, for many calls: weights are fitted, classifiers loaded, once."""
+    """Return `reward_rows` as a function of turns alone, for many calls: weights are fitted, classifiers loaded, once.
+
+    The first call in which a classifier reads less than a whole text warns of it.
+    """
     columns = {name: column_of(settings, fit_on, store) for name, settings in rewards.items()}
+    warned: set[str] = set()
 
     def rewarded(turns: list[dict]) -> list[dict]:
         values = {}
         for name, column in columns.items():
             with named(name):
                 values[name] = column(turns) if turns else np.array([])
+            if name not in warned and (count := sum(cut_for(turns, rewards[name]))):
+                warned.add(name)
+                print(
+                    f"warning: reward {name} read {count} of {len(turns)} answers without the start of their text, and may "
+                    "go on so; raise its max_tokens",
+                    file=sys.stderr,
+                )
         return with_rewards(turns, values, weights_in(rewards))
 
     return rewarded
