@@ -61,6 +61,13 @@ MODULES = {
     "    child = subprocess.Popen(command, stdout=-3, stderr=-3)\n"
     "    print(child.pid, flush=True)\n"
     "time.sleep(60)",
+    "aborting": "import atexit, os, sys\n"
+    "class Library:\n"
+    "    def __del__(self): os.abort()  # as a thread's terminate() does while Python is taken apart\n"
+    "library = Library()\n"
+    "atexit.register(lambda: print('bye', os.environ['RANK']))\n"
+    "print('done', os.environ['RANK'])\n"
+    "sys.argv[1:] == [os.environ['RANK']] and sys.exit(3)",
     "hungry": "held = bytearray(80 * 2**20)\nimport time\ntime.sleep(0.3)",
 }
 
@@ -456,6 +463,18 @@ def test_two_gpus_make_two_processes():
     assert {each["CUDA_VISIBLE_DEVICES"] for each in told} == {"0,1"}
     assert {each["OMP_NUM_THREADS"] for each in told} == {"1"}
     assert all(each["arguments"] == ["--settings", '{"a": [1]}'] for each in told)
+
+
+def test_what_aborts_after_a_worker_is_done_fails_nothing():
+    launcher = start("--gpus", 2, "--parallel", "ddp", "--", "aborting")
+    out, errors = launcher.communicate(timeout=90)
+    assert launcher.returncode == 0, errors
+    assert sorted(out.splitlines()) == ["bye 0", "bye 1", "done 0", "done 1"]
+
+
+def test_a_worker_that_fails_fails_its_job_whatever_the_others_do():
+    launcher = start("--gpus", 2, "--parallel", "ddp", "--", "aborting", "1")
+    assert ended(launcher)[0] != 0
 
 
 @pytest.mark.parametrize("victim", ["launcher", "agent"])
