@@ -151,7 +151,8 @@ class JudgeServer:
 
     `script` names by the text of a request's last message what happens to it: one behaviour per request, and the
     last of them to all later ones. Other requests meet `default`. `calls` has a dict per request received; its
-    "sent" says whether the answer went out whole. While `gate` is cleared, normal answers wait.
+    "sent" says whether the answer went out whole. While `gate` is cleared, normal answers wait. After `most` requests,
+    if it is set, nothing more is answered.
     """
 
     def __init__(
@@ -164,6 +165,7 @@ class JudgeServer:
         self.default = default
         self.delay = delay
         self.calls: list[dict] = []
+        self.most: int | None = None
         self.gate = threading.Event()
         self.gate.set()
         self.closing = threading.Event()
@@ -186,6 +188,8 @@ class JudgeServer:
         with self._lock:
             earlier = sum(other["text"] == call["text"] for other in self.calls)
             self.calls.append(call)
+            if self.most is not None and len(self.calls) > self.most:
+                return hang
             script = self.script.get(call["text"], [self.default])
             return script[min(earlier, len(script) - 1)]
 

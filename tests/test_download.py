@@ -209,12 +209,13 @@ def test_a_busy_server_is_asked_again(server, work, status):
     assert get({"x": sha256(BODY)}, [https(x=server.url("/x"))], work) == {"x": BODY}
 
 
-def test_retry_after_is_honoured(server, work):
+def test_retry_after_is_honoured(server, work, monkeypatch):
+    pauses = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", pauses.append)
     server.pages = {"/x": Page(BODY, statuses=[503, 404], headers={"Retry-After": "1"})}
-    start = time.monotonic()
     with pytest.raises(PlumblineError):
         get({"x": None}, [https(x=server.url("/x"))], work)
-    assert 1.0 <= time.monotonic() - start < 3.0
+    assert pauses == [1.0]
 
 
 def test_a_server_that_stays_broken_is_asked_five_times(server, work):
@@ -229,7 +230,7 @@ def test_an_unreachable_host_costs_seconds(server, work, closed_port):
     dead = f"http://127.0.0.1:{closed_port}/x"
     start = time.monotonic()
     found = fetch.fetch_files("toy", {"x": sha256(BODY)}, [https(x=dead), https(x=server.url("/good"))], work)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30  # and not the minutes that a busy server is given
     assert found["x"].read_bytes() == BODY
 
 

@@ -83,18 +83,18 @@ def step(body: str, **more: object) -> subprocess.Popen:
 def test_an_interrupted_step_says_so_in_a_line_however_often_it_is_interrupted():
     process = step("import time; print('ready', flush=True); time.sleep(60)")
     assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=20)
-    assert process.returncode in (130, -signal.SIGINT) and "Traceback" not in told, told
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.001)
+    told = process.stderr.read()
+    assert process.returncode == 130 and told.startswith("interrupted\n") and "Traceback" not in told, told
 
 
 def test_a_reader_that_has_gone_makes_no_traceback():
     process = step("print('x' * 100_000, flush=True); print('y', flush=True)")
     process.stdout.close()
     assert "Traceback" not in process.stderr.read()
-    assert process.wait(timeout=20) == 141
+    assert process.wait(timeout=60) == 141
 
 
 def test_a_step_on_a_full_disk_ends_with_the_message(tmp_path):

@@ -97,7 +97,7 @@ def start(*arguments: object, **more: object) -> subprocess.Popen:
     )
 
 
-def ended(launcher: subprocess.Popen, seconds: float = 90) -> tuple[int, list[dict], str]:
+def ended(launcher: subprocess.Popen, seconds: float = 300) -> tuple[int, list[dict], str]:
     """Return (exit status, what its processes told, its stderr)."""
     out, errors = launcher.communicate(timeout=seconds)
     return (
@@ -123,7 +123,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def until(condition: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came about"
@@ -467,7 +467,7 @@ def test_two_gpus_make_two_processes():
 
 def test_what_aborts_after_a_worker_is_done_fails_nothing():
     launcher = start("--gpus", 2, "--parallel", "ddp", "--", "aborting")
-    out, errors = launcher.communicate(timeout=90)
+    out, errors = launcher.communicate(timeout=300)
     assert launcher.returncode == 0, errors
     assert sorted(out.splitlines()) == ["bye 0", "bye 1", "done 0", "done 1"]
 
@@ -485,7 +485,7 @@ def test_no_worker_outlives_a_kill(machine, victim):
     parent = int(Path(f"/proc/{told[0]['pid']}/stat").read_text().rpartition(")")[2].split()[1])
     assert parent != launcher.pid
     os.kill(launcher.pid if victim == "launcher" else parent, signal.SIGKILL)
-    launcher.wait(timeout=30)
+    launcher.wait(timeout=300)
     until(lambda: not any(is_alive(pid) for pid in [parent, *(each["pid"] for each in told)]))
     until(lambda: is_free(machine / "locks" / "0.lock"))
 

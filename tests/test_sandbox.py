@@ -13,6 +13,7 @@ from workflow_scripts.score import sandbox as module
 from workflow_scripts.score.sandbox import SANDBOXES, Outcome, find_sandbox, probe, run_python
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+LONG = 40  # seconds: far less than the programs below would sleep, far more than a busy machine needs
 
 
 @pytest.fixture(params=SANDBOXES)
@@ -37,6 +38,14 @@ def survivors(marker: str) -> list[str]:
     return found
 
 
+def nothing_survives() -> None:
+    """Hold that what is left of a program goes, and soon."""
+    end = time.monotonic() + LONG
+    while survivors("marshal.loads"):
+        assert time.monotonic() < end, survivors("marshal.loads")
+        time.sleep(0.05)
+
+
 def test_a_program_that_holds_passes(run):
     outcome = run("import collections, hashlib, math, re, typing\nassert math.factorial(5) == 120\n")
     assert outcome == Outcome(True, "passed")
@@ -55,7 +64,7 @@ def test_an_endless_loop_ends_at_its_time_limit(run):
     started = time.monotonic()
     outcome = run("while True:\n    pass\n", seconds=1.0)
     assert outcome == Outcome(False, "timed out after 1 s")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < LONG
 
 
 def test_a_sleeper_that_unsets_its_alarm_is_killed(run, monkeypatch):
@@ -63,7 +72,7 @@ def test_a_sleeper_that_unsets_its_alarm_is_killed(run, monkeypatch):
     code = "import signal, time\nsignal.setitimer(signal.ITIMER_REAL, 0)\ntime.sleep(60)\n"
     started = time.monotonic()
     assert not run(code, seconds=0.5).passed
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < LONG
 
 
 def test_a_fork_bomb_is_stopped_and_nothing_survives(run):
@@ -71,9 +80,8 @@ def test_a_fork_bomb_is_stopped_and_nothing_survives(run):
     code = "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass\n"
     started = time.monotonic()
     assert not run(code, seconds=1.0).passed
-    assert time.monotonic() - started < 8
-    time.sleep(0.2)
-    assert not survivors("marshal.loads")
+    assert time.monotonic() - started < LONG
+    nothing_survives()
     assert run("pass\n").passed
 
 
@@ -81,9 +89,8 @@ def test_no_process_outlives_its_program(run):
     code = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)\n"
     started = time.monotonic()
     assert run(code).passed
-    assert time.monotonic() - started < 4
-    time.sleep(0.2)
-    assert not survivors("marshal.loads")
+    assert time.monotonic() - started < LONG
+    nothing_survives()
 
 
 def test_nothing_can_be_written_anywhere(run, tmp_path):

@@ -157,15 +157,16 @@ def test_a_sharded_run_that_was_killed_is_resumed_to_the_weights_of_an_unbroken_
         sharded[parallel] = dpo(parallel)
     flags = align_flags(tiny_model, stored, preference_settings(**DPO), tmp_path)
     command = command_of("workflow_scripts.align.dpo", flags, parallel)
+    halted = command_of("tests.halting", ["2", "workflow_scripts.align.dpo", *flags], parallel)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        halted, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as job:
         deadline = time.monotonic() + 240
         while not any(map(is_whole, tmp_path.glob("work/*/checkpoint-2/trainer_state.json"))):
             assert job.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline
-            time.sleep(0.002)
+            time.sleep(0.02)
         for process in started_by(tmp_path):
             with contextlib.suppress(psutil.NoSuchProcess):  # it went with the one that had started it
                 process.kill()

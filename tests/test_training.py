@@ -186,13 +186,13 @@ def test_the_log_says_how_a_step_is_made_up(tmp_path, monkeypatch, capsys):
 def kill_once_checkpointed(module: str, flags: list[str], work: Path) -> None:
     """Start a training step as a process of its own and kill -9 it once it has made KILL_AFTER steps."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", module, *flags]
+    command = [sys.executable, "-m", "tests.halting", str(KILL_AFTER), module, *flags]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 240
         while not any(map(is_whole, work.glob(f"*/checkpoint-{KILL_AFTER}/trainer_state.json"))):
             assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline
-            time.sleep(0.002)
+            time.sleep(0.02)
         process.kill()
     assert process.returncode == -9
 

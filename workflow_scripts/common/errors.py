@@ -5,10 +5,12 @@ import errno
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 NO_RIGHT = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -31,8 +33,19 @@ class PlumblineError(Exception):
 
 def run(main: Callable[[], None]) -> None:
     """Call a stage's `main`; what a user can mend ends the process with its message alone, and status 1 (3: diverged)."""
-    with told():
-        main()
+    try:
+        with told():
+            main()
+    except KeyboardInterrupt:  # another one, while the first was being told
+        end_interrupted()
+
+
+def end_interrupted() -> NoReturn:
+    """Say that this process was interrupted and end it; who is impatient and interrupts it again changes nothing."""
+    with contextlib.suppress(ValueError):  # not the main thread: no signal comes here
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)
 
 
 @contextlib.contextmanager
@@ -41,8 +54,7 @@ def told() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        end_interrupted()
     except BrokenPipeError:
         # Who read our output has gone (`| head`). What Python would still flush at exit must go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
