@@ -264,7 +264,9 @@ def test_what_is_learned_from_is_what_the_formulas_say(tiny_model, learner, tmp_
     scores = [1.0, 3.0, 8.0, 0.0]
     tokenizer = load_tokenizer(tiny_model)
     rows, counts = tokenise_prompts(prompts(4), TEMPLATE, 64, tokenizer)
-    setup = online.Online(tokenizer, rows, [2], lambda asked, answers: scores, counts, tmp_path)
+    setup = online.Online(
+        tokenizer, rows, [2], lambda asked, answers: online.Scores(scores, 0.0), counts, tmp_path
+    )
     torch.manual_seed(0)
     state = State(kl_coef=0.3)
     batch, facts = learner.play(rows, setup, state)
@@ -582,3 +584,11 @@ def test_rewards_decide_what_is_resumed(tiny_model, tmp_path, monkeypatch):
     )
     works.append(online.prepare("", "workflow_scripts.align.ppo")[1].work)
     assert [first == second for first, second in pairwise(works)] == [True, False]
+
+
+def test_answers_that_a_reward_does_not_read_whole_are_told_of_in_the_curve(
+    tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(reward_rules, "cut_for", lambda turns, settings: [True] + [False] * (len(turns) - 1))
+    rows = read_json(run_ppo(tiny_model, ppo_settings(), tmp_path) / "curve.json")
+    assert [row["texts_cut"] for row in rows] == [1 / 8] * 2

@@ -763,10 +763,10 @@ def test_texts_that_a_classifier_reads_cut_are_named_in_their_rows_counted_and_s
 def test_a_training_that_rewards_answers_as_it_goes_is_told_once_that_they_are_cut(classifiers, capsys):
     long, short = turn("good " * 20), turn("good")
     rewarded = reward_function([], {"rm": part(classifiers["one"], text="reply", max_tokens=6)})
-    rewarded([short])
+    assert [row.get("texts_cut") for row in rewarded([short])] == [None]
     assert capsys.readouterr().err == ""
-    rewarded([short, long])
-    rewarded([long])
+    assert [row.get("texts_cut") for row in rewarded([short, long])] == [None, ["rm"]]
+    assert [row.get("texts_cut") for row in rewarded([long])] == [["rm"]]
     assert capsys.readouterr().err == (
         "warning: reward rm read 1 of 2 answers without the start of their text, and may go on so; raise its max_tokens\n"
     )

@@ -42,7 +42,7 @@ def asked(monkeypatch) -> list[tuple[list[dict], list[list[int]], list[str], lis
 
         def spy(rows, answers):
             found = score(rows, answers)
-            calls.append((rows, answers, texts[-1], found))
+            calls.append((rows, answers, texts[-1], found.rewards))
             return found
 
         return spy
@@ -134,11 +134,14 @@ def test_an_answer_without_an_end_is_charged_what_is_set():
 
         @staticmethod
         def score(rows, answers):
-            return [float(row["id"][1]) for row in rows]
+            return online.Scores([float(row["id"][1]) for row in rows], 0.5)
 
-    answers, places = [[5, 2], [5, 6], [7, 2]], [1, 1, 0]
-    assert rloo.reward_of(Setup, 0.0)(completion_ids=answers, place=places, prompts=[]) == [1.0, 1.0, 0.0]
-    assert rloo.reward_of(Setup, 0.3)(completion_ids=answers, place=places, prompts=[]) == [1.0, 0.7, 0.0]
+    logged = []
+    asked = {"completion_ids": [[5, 2], [5, 6], [7, 2]], "place": [1, 1, 0], "prompts": []}
+    asked["log_metric"] = lambda *metric: logged.append(metric)
+    assert rloo.reward_of(Setup, 0.0)(**asked) == [1.0, 1.0, 0.0]
+    assert rloo.reward_of(Setup, 0.3)(**asked) == [1.0, 0.7, 0.0]
+    assert logged == [("texts_cut", 0.5)] * 2
 
 
 def test_a_reward_that_is_no_number_ends_the_run_with_the_prompts_id(tiny_model, tmp_path, monkeypatch):
@@ -182,3 +185,11 @@ def test_rloo_killed_and_run_again_ends_with_the_bytes_of_an_unbroken_run(
     assert printed.count("{'loss'") == 2  # and not from the start again
     for name in ("model/model.safetensors", "manifest.json", "curve.json"):
         assert sha256_of(resumed / name) == sha256_of(unbroken / name), name
+
+
+def test_answers_that_a_reward_does_not_read_whole_are_told_of_in_the_curve(
+    tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(reward_rules, "cut_for", lambda turns, settings: [True] + [False] * (len(turns) - 1))
+    rows = read_json(run_rloo(tiny_model, rloo_settings(), tmp_path) / "curve.json")
+    assert [row["texts_cut"] for row in rows] == [1 / 8] * 2

@@ -79,3 +79,20 @@ def test_what_an_online_run_earned_stands_beside_what_it_lost():
     )
     assert (row["reward_first"], row["reward_last"]) == (0.2, 0.6)
     assert "train_loss_first" not in row
+
+
+def test_rewards_that_did_not_read_answers_whole_are_a_warning(tmp_path, capsys):
+    earned = [{"step": step, "train_loss": 1.0, "reward": 0.5 + step, "texts_cut": 0.25} for step in (1, 2)]
+    files = {"curve": earned, "manifest": {"steps": 2}, "learned_from": {"counts": {"kept": 4}}}
+    for name, content in files.items():
+        write_json(tmp_path / f"{name}.json", content)
+    entry = {"policy": "m.a", "seed": 1, "method": "ppo"} | {
+        name: str(tmp_path / f"{name}.json") for name in files
+    }
+    flags = ["--settings", json.dumps({"runs": [entry]}), "--output", str(tmp_path / "training.csv")]
+    call(training.main, *flags)
+    [row] = csv.DictReader((tmp_path / "training.csv").open())
+    assert row["warning"] == (
+        "was trained by rewards that read 0.25 of its answers without the start of their text; raise their max_tokens"
+    )
+    assert row["warning"] in capsys.readouterr().out

@@ -22,8 +22,16 @@ from workflow_scripts.common.templates import ends_of, forbidden_text
 from workflow_scripts.common.training import add_training_flags, work_folder
 from workflow_scripts.common.turns import turns_of
 
-# (prompt rows, the tokens answered to each) → one reward each
-Score = Callable[[list[dict], list[list[int]]], list[float]]
+
+class Scores(NamedTuple):
+    """The rewards of some answers, and the share of these that a reward read less than the whole text of."""
+
+    rewards: list[float]
+    cut: float
+
+
+# (prompt rows, the tokens answered to each) → their scores
+Score = Callable[[list[dict], list[list[int]]], Scores]
 
 
 class Online(NamedTuple):
@@ -78,7 +86,7 @@ def reply_of(prompt: list[int], answer: list[int], ends: list[int], template: di
 def scorer(
     rewards: dict[str, dict], fit_on: list[str], ends: list[int], template: dict, tokenizer: Any
 ) -> Score:
-    """Return the function that rewards answers with final_reward, an answer being the reply to its prompt's messages.
+    """Return the function that scores answers by final_reward, an answer being the reply to its prompt's messages.
 
     Its classifiers are loaded once. It raises PlumblineError naming the prompt where a reward is no number.
     """
@@ -90,13 +98,15 @@ def scorer(
 
     rewarded = reward_function(fit_on, rewards)
 
-    def score(rows: list[dict], answers: list[list[int]]) -> list[float]:
+    def score(rows: list[dict], answers: list[list[int]]) -> Scores:
         turns = [
             {name: row[name] for name in ("id", "group", "messages", "meta")}
             | {"reference": reply_of(row["prompt"], answer, ends, template, tokenizer)}
             for row, answer in zip(rows, answers, strict=True)
         ]
-        return [turn["rewards"]["final_reward"] for turn in rewarded(turns)]
+        found = rewarded(turns)
+        cut = sum("texts_cut" in turn for turn in found) / len(found)
+        return Scores([turn["rewards"]["final_reward"] for turn in found], cut)
 
     return score
 

@@ -257,7 +257,7 @@ class Learner:
         answers = self.sample([row["prompt"] for row in prompts], online.ends, online.tokenizer.pad_token_id)
         batch = [Experience(row["prompt"], answer) for row, answer in zip(prompts, answers, strict=True)]
         cut = [answer[-1] not in online.ends for answer in answers]
-        scores = online.score(prompts, answers)
+        scores, texts_cut = online.score(prompts, answers)
         state.moments = state.moments.updated(scores)
         scaled = scaled_scores(scores, state.moments, settings)
         penalty = settings["missing_end_penalty"] or 0.0
@@ -286,6 +286,7 @@ class Learner:
             "entropy": entropy / sum(lengths),
             "response_tokens": fmean(lengths),
             "unfinished": fmean(cut),
+            "texts_cut": texts_cut,
         }
         state.kl_coef = next_kl_coef(state.kl_coef, facts["kl"], settings)
         state.tokens += sum(len(row.prompt) + len(row.answer) for row in played)

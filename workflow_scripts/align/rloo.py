@@ -7,6 +7,7 @@ made, but each process draws its own from a seed of its own: other than for the 
 the number of processes alters what is answered, as another seed would.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,14 +36,18 @@ class TokenPromptsTrainer(Shared, RLOOTrainer):
 def reward_of(online: Online, penalty: float) -> Any:
     """Return the reward as TRL calls it: on rows' places among the prompts and the answers' tokens.
 
-    `penalty` is taken off the answers that did not come to an end.
+    `penalty` is taken off the answers that did not come to an end. The share of them that a reward read less than the
+    whole text of is logged, as `texts_cut`.
     """
 
-    def reward(completion_ids: list[list[int]], place: list[int], **_: Any) -> list[float]:
+    def reward(
+        completion_ids: list[list[int]], place: list[int], log_metric: Callable[[str, float], None], **_: Any
+    ) -> list[float]:
         scores = online.score([online.prompts[each] for each in place], completion_ids)
+        log_metric("texts_cut", scores.cut)
         return [
             score - penalty * (answer[-1] not in online.ends)
-            for score, answer in zip(scores, completion_ids, strict=True)
+            for score, answer in zip(scores.rewards, completion_ids, strict=True)
         ]
 
     return reward

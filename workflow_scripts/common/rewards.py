@@ -386,6 +386,12 @@ def cut_for(turns: list[dict], settings: dict) -> list[bool]:
     return are_cut(tokenizer, classifier_texts(turns, settings), limit)
 
 
+def with_cuts(rows: list[dict], cut: dict[str, list[bool]]) -> list[dict]:
+    """Return rows with `texts_cut`, the columns that read less than the whole of their text, where there are any."""
+    lost = [[name for name in cut if cut[name][place]] for place in range(len(rows))]
+    return [row | ({"texts_cut": names} if names else {}) for row, names in zip(rows, lost, strict=True)]
+
+
 def cut_texts(rows: list[dict], rewards: dict[str, dict], what: str) -> dict[str, int]:
     """Return by reward column how many rows of `what` it read less than the whole text of, and warn of them."""
     counts = {name: sum(name in row.get("texts_cut", ()) for row in rows) for name in rewards}
@@ -417,9 +423,7 @@ def reward_rows(
         with named(name):
             columns[name] = column_of(settings, fit_on, store)(turns) if turns else np.array([])
     rows = with_rewards(turns, columns, weights_in(rewards))
-    cut = {name: cut_for(turns, settings) for name, settings in rewards.items()}
-    lost = [[name for name in cut if cut[name][place]] for place in range(len(rows))]
-    return [row | ({"texts_cut": names} if names else {}) for row, names in zip(rows, lost, strict=True)]
+    return with_cuts(rows, {name: cut_for(turns, settings) for name, settings in rewards.items()})
 
 
 def reward_function(
@@ -427,24 +431,25 @@ def reward_function(
 ) -> Callable[[list[dict]], list[dict]]:
     """Return `reward_rows` as a function of turns alone, for many calls: weights are fitted, classifiers loaded, once.
 
-    The first call in which a classifier reads less than a whole text warns of it.
+    The first call in which a classifier reads less than a whole text warns of it; the rows of each say so.
     """
     columns = {name: column_of(settings, fit_on, store) for name, settings in rewards.items()}
     warned: set[str] = set()
 
     def rewarded(turns: list[dict]) -> list[dict]:
-        values = {}
+        values, cut = {}, {}
         for name, column in columns.items():
             with named(name):
                 values[name] = column(turns) if turns else np.array([])
-            if name not in warned and (count := sum(cut_for(turns, rewards[name]))):
+            cut[name] = cut_for(turns, rewards[name])
+            if name not in warned and (count := sum(cut[name])):
                 warned.add(name)
                 print(
                     f"warning: reward {name} read {count} of {len(turns)} answers without the start of their text, and may "
                     "go on so; raise its max_tokens",
                     file=sys.stderr,
                 )
-        return with_rewards(turns, values, weights_in(rewards))
+        return with_cuts(with_rewards(turns, values, weights_in(rewards)), cut)
 
     return rewarded
 

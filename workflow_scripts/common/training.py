@@ -62,6 +62,7 @@ CURVE = {
     "completions/mean_length": "response_tokens",
     "clip_ratio/region_mean": "clipped_share",
     "completions/clipped_ratio": "unfinished",
+    "texts_cut": "texts_cut",
     "learning_rate": "learning_rate",
 }
 # What of it has to be finite, in the words of a refusal.

@@ -83,6 +83,17 @@ def rows_of(counts: dict) -> dict:
     return row | ({"warning": "; ".join(warnings)} if warnings else {})
 
 
+def rewards_of_cut_texts(curve: list[dict]) -> str | None:
+    """Return a warning where a reward did not read the whole text of the answers that a policy was trained by."""
+    shares = [share for _, share in points_of(curve, "texts_cut")]
+    if not any(shares):
+        return None
+    return (
+        f"was trained by rewards that read {mean(shares):.2g} of its answers without the start of their text; raise their "
+        "max_tokens"
+    )
+
+
 def dead(curve: list[dict]) -> str | None:
     """Return a warning where nothing moved: no step had a gradient, or its loss was the same in all that were logged.
 
@@ -126,7 +137,7 @@ def main() -> None:
         row |= learned | went | {name: manifest[name] for name in FACTS if name in manifest}
         note = divergence_of(entry["manifest"])
         moved = dead(curve) or went.get("warning")
-        warnings = [note_text(note) if note else moved, learned.get("warning")]
+        warnings = [note_text(note) if note else moved, learned.get("warning"), rewards_of_cut_texts(curve)]
         if any(warnings):
             row["warning"] = "; ".join(filter(None, warnings))
         rows.append(row)
