@@ -630,6 +630,41 @@ def test_every_file_that_a_study_names_is_looked_for(study, path, value):
     assert any(line.startswith(f"{path}: no such file 'data/none'") for line in mistakes_of(config))
 
 
+def with_own_model(config: dict, folder: Path, sizes: dict) -> dict:
+    """Return a study whose model has files of this machine with such a config.json."""
+    files = {"config.json": json.dumps(sizes), "model.safetensors": "weights"}
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    places = [{"file": {"files": {name: str(folder / name) for name in files}}}]
+    source = {"files": dict.fromkeys(files), "places": places}
+    model = {"source": "own", "template": "tutor", "context": 512}
+    return many(config, sources__own=source, models__tiny=model)
+
+
+def test_a_context_beyond_a_models_positions_is_a_warning(study, tmp_path):
+    for sizes in (
+        {"max_position_embeddings": 256},
+        {"n_positions": 256},
+        {"text_config": {"n_positions": 256}},
+    ):
+        config = with_own_model(study, tmp_path, sizes)
+        (line,) = [line for line in doubts_of(config) if line.startswith("models.")]
+        assert line.startswith("models.tiny.context: 512 is more than the 256 positions of its config.json")
+    for sizes in ({"max_position_embeddings": 512}, {}, [1], "x"):
+        assert not any(
+            line.startswith("models.") for line in doubts_of(with_own_model(study, tmp_path, sizes))
+        )
+
+
+def test_heads_that_do_not_divide_a_models_width_are_refused(tmp_path):
+    study = extended(read_yaml(ROOT / "studies/tutor_offline_rl.yaml"))
+    (line,) = mistakes_of(with_own_model(study, tmp_path, {"hidden_size": 100}))
+    assert line == "values.expected.heads: 8 do not divide the width 100 of models.tiny"
+    assert mistakes_of(with_own_model(study, tmp_path, {"n_embd": 96})) == []
+    unused = many(study, runs={"sft": study["runs"]["sft"]}, report__bars=[], report__baseline=None)
+    assert mistakes_of(with_own_model(unused, tmp_path, {"hidden_size": 100})) == []
+
+
 def test_a_folder_that_is_not_wordnet_is_refused(study):
     words = {
         "kind": "text_overlap",

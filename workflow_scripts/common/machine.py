@@ -26,6 +26,7 @@ from workflow_scripts.common.schema import (
     JUDGED,
     AlpacaEval,
     LmEval,
+    Model,
     OpenAIJudge,
     Sft,
     Source,
@@ -34,6 +35,7 @@ from workflow_scripts.common.schema import (
     TextOverlap,
 )
 from workflow_scripts.common.spelling import nearest
+from workflow_scripts.common.study import known_policies
 from workflow_scripts.common.study_file import named, shown
 
 CHEAP = 64 * 2**20  # bytes of a file that is hashed or counted before the first job
@@ -49,6 +51,7 @@ def seen(study: Study) -> tuple[list[str], list[str]]:
     """Return (mistakes, doubts) about a checked study on this machine, by path."""
     found = [
         *local_files(study),
+        *models_as_they_are(study),
         *folders(study),
         *few_packs(study),
         *missing_deepspeed(study),
@@ -110,6 +113,46 @@ def ungiven(path: str, source: Source) -> Iterator[Finding]:
     for file in source.files if source.places else ():
         if file not in given:
             yield wrong(f"{path}.files.{named(file)}", f"no place has it{nearest(file, given)}")
+
+
+def sizes_of(model: Model, study: Study) -> dict:
+    """Return what the config.json of a model says of its language part; {} where none is on this machine to be read."""
+    source = study.sources.get(model.source)
+    paths = [place.file.files.get("config.json") for place in source.places if place.file] if source else []
+    if model.format != "hf" or not paths or paths[0] is None:
+        return {}
+    try:
+        found = json.loads((ROOT / paths[0]).read_text(encoding="utf-8"))
+        return found.get("text_config") or found
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        AttributeError,
+    ):  # the making of the model says what is wrong with it
+        return {}
+
+
+def models_as_they_are(study: Study) -> Iterator[Finding]:
+    """Find what models of this machine cannot do by their own account: be as long as is said, take a value head."""
+    policies = known_policies(study) or {}
+    for name, model in study.models.items():
+        sizes = sizes_of(model, study)
+        positions = sizes.get("max_position_embeddings") or sizes.get("n_positions")
+        if isinstance(positions, int) and model.context > positions:
+            yield doubt(
+                f"models.{name}.context",
+                f"{model.context} is more than the {positions} positions of its config.json: it has not learned what is "
+                "longer, or cannot read it at all",
+            )
+        width = sizes.get("hidden_size") or sizes.get("n_embd")
+        for key, value in study.values.items():
+            users = {run for run, each in study.runs.items() if getattr(each, "value", None) == key}
+            on_it = any(policy.run in users and policy.model == name for policy in policies.values())
+            if isinstance(width, int) and on_it and width % value.heads:
+                yield wrong(
+                    f"values.{key}.heads", f"{value.heads} do not divide the width {width} of models.{name}"
+                )
 
 
 def folders(study: Study) -> Iterator[Finding]:
