@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.slurm_cluster import Cluster, Unavailable, slurm_cluster
 from tests.workflow import copy_repository, finish
@@ -16,6 +17,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# No test is timed, and each run tries the same examples: what one says of a change, the next says, too.
+settings.register_profile(
+    "plumbline", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("plumbline")
 
 
 @pytest.fixture(scope="session")
