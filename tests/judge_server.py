@@ -198,7 +198,7 @@ class JudgeServer:
         with self._lock:
             return sum(text in (None, call["text"]) for call in self.calls)
 
-    def wait_for(self, count: int, seconds: float = 60) -> None:
+    def wait_for(self, count: int, seconds: float = 240) -> None:
         """Return when so many requests came; AssertionError if they never do."""
         deadline = time.monotonic() + seconds
         while self.asked() < count:

@@ -190,7 +190,7 @@ class Cluster:
         """Return the jobs whose names start so, in the order in which they came."""
         return [job for name, job in self.jobs.items() if name.startswith(start)]
 
-    def wait_for(self, start: str, seconds: float = 60) -> str:
+    def wait_for(self, start: str, seconds: float = 240) -> str:
         """Return the name of the first running job that is called so, once there is one."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:

@@ -112,7 +112,7 @@ class Cluster:
         rows = [line.split("|") for line in text.splitlines()]
         return [row[:-1] for row in rows if row[-1] == str(folder)]
 
-    def until(self, condition: Callable[[], object], what: str, seconds: float = 60) -> None:
+    def until(self, condition: Callable[[], object], what: str, seconds: float = 240) -> None:
         """Wait until a condition holds; AssertionError after some seconds."""
         end = time.monotonic() + seconds
         while not condition():

@@ -190,11 +190,11 @@ HONEST = {
 
 @pytest.fixture(scope="module", params=SANDBOXES)
 def run(request):
-    """Return a function (program, seconds=5) -> Outcome in one sandbox; skip where it does not work."""
+    """Return a function (program, seconds=20) -> Outcome in one sandbox; skip where it does not work."""
     outcome = probe(request.param)
     if not outcome.passed:
         pytest.skip(f"{request.param} does not work here: {outcome.reason}")
-    return functools.partial(run_program, seconds=5.0, memory_mb=512, sandbox=request.param)
+    return functools.partial(run_program, seconds=20.0, memory_mb=512, sandbox=request.param)
 
 
 def written(code):

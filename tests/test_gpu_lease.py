@@ -70,7 +70,7 @@ def start(script: str, *arguments: object, **environment: str) -> subprocess.Pop
     )
 
 
-def until(condition: Callable[[], bool], seconds: float = 120) -> None:
+def until(condition: Callable[[], bool], seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came about"

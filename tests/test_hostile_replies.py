@@ -121,7 +121,7 @@ def test_a_reply_proves_the_request_before_it_is_on_the_disk(tmp_path, monkeypat
         refused.set()
 
     def write_late(*arguments):
-        assert refused.wait(10)
+        assert refused.wait(240)
         time.sleep(0.2)  # until the refusal is read
         write(*arguments)
 

@@ -17,7 +17,7 @@ from workflow_scripts.score.sandbox import SandboxMissing, find_sandbox
 SETTINGS = {
     "form": "completion",
     "k": [1],
-    "timeout_seconds": 3.0,
+    "timeout_seconds": 20.0,
     "memory_mb": 512,
     "allow_unsandboxed": False,
     "workers": 2,
@@ -115,7 +115,7 @@ def test_hostile_completions_are_contained_and_fail_beside_one_that_passes(monke
         answers["harmless"] = "    return 2 * x\n"
         asked = [PROBLEM | {"task_id": name} for name in answers]
         found = score_all(
-            monkeypatch, tmp_path, asked, lambda problem: answers[problem["task_id"]], timeout_seconds=1.5
+            monkeypatch, tmp_path, asked, lambda problem: answers[problem["task_id"]], timeout_seconds=6.0
         )
         server.settimeout(0.1)
         with pytest.raises(TimeoutError):

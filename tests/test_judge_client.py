@@ -62,7 +62,7 @@ def judge_at(url, **changes):
         "concurrency": 4,
         "requests_per_minute": None,
         "retries": 2,
-        "timeout_seconds": 20,
+        "timeout_seconds": 60,
         "budget_usd": None,
         "usd_per_million_prompt_tokens": PROMPT_PRICE,
         "usd_per_million_completion_tokens": COMPLETION_PRICE,
@@ -251,7 +251,7 @@ def test_a_reply_that_does_not_come_in_time_is_asked_for_again(tmp_path, name):
 @pytest.mark.parametrize("name", PASSING | LATE)
 def test_a_judge_that_never_answers_leaves_nothing_but_a_reason(tmp_path, name):
     with JudgeServer({"bad": [(PASSING | LATE)[name]]}) as server:
-        judge = judge_at(server.url, timeout_seconds=1 if name in LATE else 20, retries=1, unanswered="count")
+        judge = judge_at(server.url, timeout_seconds=4 if name in LATE else 60, retries=1, unanswered="count")
         replies, facts = ask([request("bad"), request("good")], judge, tmp_path, "cell")
         assert server.asked("bad") == 2
     assert replies[0].text is None

@@ -90,7 +90,7 @@ def set_resources(folder, **resources):
     path.write_text(yaml.safe_dump(profile))
 
 
-def finish(process, seconds=120):
+def finish(process, seconds=300):
     output = process.communicate(timeout=seconds)[0]
     assert process.returncode == 0, output
     return output
@@ -200,7 +200,7 @@ def test_what_the_cluster_refuses_is_said_in_its_words(folder, cluster):
         template.read_text().replace("mountPath: /dev/shm", f"mountPath: {json.dumps(str(folder))}")
     )
     failed = head(folder, cluster, "--retries", "0")
-    output = failed.communicate(timeout=120)[0]
+    output = failed.communicate(timeout=300)[0]
     assert failed.returncode != 0
     assert "the cluster refuses train-sft-" in output and "mountPath: must be unique" in output
 
@@ -208,7 +208,7 @@ def test_what_the_cluster_refuses_is_said_in_its_words(folder, cluster):
 def test_a_job_over_several_nodes_is_refused_with_the_reason(folder, cluster):
     set_resources(folder, nodes=2)
     failed = head(folder, cluster, "--retries", "0")
-    output = failed.communicate(timeout=120)[0]
+    output = failed.communicate(timeout=300)[0]
     assert failed.returncode != 0 and not cluster.jobs
     assert "asks for 2 nodes; on Kubernetes a job is one pod" in output
 

@@ -14,7 +14,7 @@ from workflow_scripts.score.sandbox import SandboxMissing, find_sandbox
 SETTINGS = {
     "form": "completion",
     "k": [1],
-    "timeout_seconds": 10.0,
+    "timeout_seconds": 20.0,
     "memory_mb": 512,
     "allow_unsandboxed": False,
     "workers": 2,

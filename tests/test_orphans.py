@@ -79,7 +79,7 @@ def writers(folder: Path) -> list[str]:
 
 
 def await_writer(folder: Path) -> int:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while not writers(folder):
         assert time.monotonic() < end, (folder / "log").read_text()[-2000:]
         time.sleep(0.1)

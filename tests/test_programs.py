@@ -10,7 +10,7 @@ from workflow_scripts.score import programs
 from workflow_scripts.score.channel import UNSEEN
 from workflow_scripts.score.sandbox import Outcome, Program
 
-SETTINGS = {"form": "completion", "k": [1], "timeout_seconds": 3.0, "memory_mb": 512, "workers": 2}
+SETTINGS = {"form": "completion", "k": [1], "timeout_seconds": 20.0, "memory_mb": 512, "workers": 2}
 
 
 @pytest.fixture

@@ -19,11 +19,11 @@ LONG = 40  # seconds: far less than the programs below would sleep, far more tha
 
 @pytest.fixture(params=SANDBOXES)
 def run(request):
-    """Return a function (code, seconds=5) -> Outcome in one sandbox; skip where it does not work."""
+    """Return a function (code, seconds=20) -> Outcome in one sandbox; skip where it does not work."""
     outcome = probe(request.param)
     if not outcome.passed:
         pytest.skip(f"{request.param} does not work here: {outcome.reason}")
-    return functools.partial(run_python, seconds=5.0, memory_mb=512, sandbox=request.param)
+    return functools.partial(run_python, seconds=20.0, memory_mb=512, sandbox=request.param)
 
 
 def survivors(marker: str) -> list[str]:

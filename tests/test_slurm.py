@@ -68,7 +68,7 @@ class Workflow:
     def jobs(self, fields: str) -> list[list[str]]:
         return self.cluster.jobs(self.folder, fields)
 
-    def until(self, condition: object, what: str, seconds: float = 120) -> None:
+    def until(self, condition: object, what: str, seconds: float = 240) -> None:
         try:
             self.cluster.until(condition, what, seconds)
         except AssertionError as error:
