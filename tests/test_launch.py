@@ -2,12 +2,14 @@
 
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from workflow_scripts.common import launch
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.gpu_lease import taken
 from workflow_scripts.common.launch import (
+    compiling,
     described,
     job_command,
     job_environment,
@@ -237,6 +240,56 @@ def test_deepspeed_is_found_in_its_own_folder_or_asked_for(monkeypatch, tmp_path
     assert job_environment({}, **manner | {"processes": 1, "gpus": 0}) == {}
     monkeypatch.setattr(launch, "find_spec", lambda name: name)
     assert "PYTHONPATH" not in job_environment({}, **manner)
+
+
+def test_operators_are_compiled_for_one_machine_python_and_torch_or_where_the_user_says(tmp_path):
+    manner = {"devices": None, "parallel": "zero3", "processes": 2, "gpus": 2}
+    found = Path(job_environment({"XDG_CACHE_HOME": str(tmp_path)}, **manner)["TORCH_EXTENSIONS_DIR"])
+    assert found.parent == tmp_path / "plumbline" / "operators"
+    assert found.name.startswith(platform.node()) and found.name.endswith(f"torch{version('torch')}")
+    own = {"TORCH_EXTENSIONS_DIR": "/mine"}
+    assert job_environment(own, **manner)["TORCH_EXTENSIONS_DIR"] == "/mine"
+    assert "TORCH_EXTENSIONS_DIR" not in job_environment({}, **manner | {"parallel": "fsdp"})
+
+
+def test_what_a_killed_job_left_locked_while_it_compiled_is_removed_once_no_job_is_left(machine, capfd):
+    left = machine / "operators" / "cpu_adam" / "lock"
+    left.parent.mkdir(parents=True)
+    with compiling(machine / "operators"):
+        left.touch()
+        with compiling(machine / "operators"):  # the first one may be compiling
+            assert left.exists()
+    assert left.exists()
+    with compiling(machine / "operators"):
+        assert not left.exists()
+    assert "cpu_adam/lock: left by a job that was killed, removed\n" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(
+    not (Path(sys.prefix) / "deepspeed").is_dir(), reason="DeepSpeed is not installed (make deepspeed)"
+)
+def test_a_job_that_may_compile_holds_the_folder_until_the_last_of_it_has_ended(machine, monkeypatch):
+    folder = machine / "operators"
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
+    launcher, told = start("--gpus", 2, "--parallel", "zero2", "--", "wait"), []
+    while len(told) < 2:  # DeepSpeed tells of itself, too
+        line = launcher.stdout.readline()
+        assert line, launcher.stderr.read()
+        told += [json.loads(line)] if line.startswith('{"') else []
+    left = folder / "cpu_adam" / "lock"
+    left.parent.mkdir()
+    left.touch()
+    with compiling(folder):
+        assert left.exists()
+    launcher.kill()
+    launcher.wait()
+    until(lambda: not any(is_alive(each["pid"]) for each in told))
+
+    def removed() -> bool:
+        with compiling(folder):
+            return not left.exists()
+
+    until(removed)
 
 
 @pytest.mark.parametrize(

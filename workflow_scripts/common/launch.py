@@ -13,13 +13,17 @@ Not covered: restarts (Snakemake's `retries`), a job that grows or shrinks, sche
 import argparse
 import contextlib
 import ctypes
+import fcntl
 import os
+import platform
 import re
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -120,7 +124,7 @@ def job_environment(
     """Return the environment of one node's share of a job.
 
     It names the devices (None: they stay as they are), shares out the threads over the processes, has torchrun find a
-    free port, and leads to DeepSpeed's own folder where the configuration needs it.
+    free port, and leads to DeepSpeed's own folder, and to one for what it compiles, where the configuration needs it.
     """
     environment = dict(environment)
     if devices is not None:
@@ -133,6 +137,8 @@ def job_environment(
         environment["OMP_NUM_THREADS"] = str(max(1, int(threads) // processes))
     if nodes == 1:
         environment["PET_STANDALONE"] = "1"  # a port that the system chose and that torchrun has held since
+    if parallel.startswith("zero"):
+        environment["TORCH_EXTENSIONS_DIR"] = str(operators_folder(environment))
     if parallel.startswith("zero") and not find_spec("deepspeed"):
         folder = Path(sys.prefix) / "deepspeed"
         if not folder.is_dir():
@@ -145,6 +151,37 @@ def job_environment(
         ):  # it compiles with its own ninja
             environment[name] = os.pathsep.join(filter(None, [environment.get(name), str(path)]))
     return environment
+
+
+def operators_folder(environment: dict[str, str]) -> Path:
+    """Return where DeepSpeed's operators are compiled: for one machine, Python and torch each, or where the user says."""
+    if named := environment.get("TORCH_EXTENSIONS_DIR"):
+        return Path(named)
+    cache = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    python = ".".join(map(str, sys.version_info[:2]))
+    return cache / "plumbline" / "operators" / f"{platform.node()}-python{python}-torch{version('torch')}"
+
+
+@contextlib.contextmanager
+def compiling(folder: Path) -> Iterator[int]:
+    """Give a descriptor that a job's processes share while they may compile in a folder; nobody's locks there are removed.
+
+    Who compiles an operator leaves a file `lock` beside it until that is done, and who finds one waits: without end, and
+    without a word, if it was left by a job that was killed. Where no job has a descriptor, nobody compiles.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "in-use", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with contextlib.suppress(OSError):  # another job has one, or the file system knows no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in folder.glob("*/lock"):
+                say(f"{left}: left by a job that was killed, removed")
+                left.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def described(parallel: str | None, processes: int, devices: list[str], asked: int, nodes: int = 1) -> str:
@@ -334,9 +371,12 @@ def node_share(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Sh
         rendezvous = arguments.rendezvous or slurm_rendezvous()
     manner = {"parallel": parallel, "processes": processes, "gpus": len(devices), "nodes": nodes}
     say(described(parallel, processes, devices, wanted, nodes))
+    environment = job_environment(dict(os.environ), devices=visible, **manner)
+    if parallel and parallel.startswith("zero") and "TORCH_EXTENSIONS_DIR" in environment:
+        descriptors.append(stack.enter_context(compiling(Path(environment["TORCH_EXTENSIONS_DIR"]))))
     return Share(
         job_command(arguments.module, **manner, rank=rank, rendezvous=rendezvous),
-        job_environment(dict(os.environ), devices=visible, **manner),
+        environment,
         descriptors,
         len(devices) * nodes,
         processes * nodes,
