@@ -650,7 +650,7 @@ def test_a_context_beyond_a_models_positions_is_a_warning(study, tmp_path):
         config = with_own_model(study, tmp_path, sizes)
         (line,) = [line for line in doubts_of(config) if line.startswith("models.")]
         assert line.startswith("models.tiny.context: 512 is more than the 256 positions of its config.json")
-    for sizes in ({"max_position_embeddings": 512}, {}, [1], "x"):
+    for sizes in ({"max_position_embeddings": 512}, {}, [1], "x", {"text_config": [1]}):
         assert not any(
             line.startswith("models.") for line in doubts_of(with_own_model(study, tmp_path, sizes))
         )

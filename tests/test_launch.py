@@ -265,6 +265,12 @@ def test_what_a_killed_job_left_locked_while_it_compiled_is_removed_once_no_job_
     assert "cpu_adam/lock: left by a job that was killed, removed\n" in capfd.readouterr().err
 
 
+def test_a_folder_that_cannot_be_made_keeps_no_job_from_running(machine):
+    (machine / "file").touch()
+    with compiling(machine / "file" / "operators") as descriptors:
+        assert descriptors == []
+
+
 @pytest.mark.skipif(
     not (Path(sys.prefix) / "deepspeed").is_dir(), reason="DeepSpeed is not installed (make deepspeed)"
 )

@@ -157,20 +157,25 @@ def operators_folder(environment: dict[str, str]) -> Path:
     """Return where DeepSpeed's operators are compiled: for one machine, Python and torch each, or where the user says."""
     if named := environment.get("TORCH_EXTENSIONS_DIR"):
         return Path(named)
-    cache = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = Path(os.path.expanduser(environment.get("XDG_CACHE_HOME") or "~/.cache"))
     python = ".".join(map(str, sys.version_info[:2]))
     return cache / "plumbline" / "operators" / f"{platform.node()}-python{python}-torch{version('torch')}"
 
 
 @contextlib.contextmanager
-def compiling(folder: Path) -> Iterator[int]:
-    """Give a descriptor that a job's processes share while they may compile in a folder; nobody's locks there are removed.
+def compiling(folder: Path) -> Iterator[list[int]]:
+    """Give the descriptor that a job's processes share while they may compile in a folder; nobody's locks there go.
 
     Who compiles an operator leaves a file `lock` beside it until that is done, and who finds one waits: without end, and
-    without a word, if it was left by a job that was killed. Where no job has a descriptor, nobody compiles.
+    without a word, if it was left by a job that was killed. Where no job has a descriptor, nobody compiles. In a folder
+    that cannot be written to nothing can be compiled, and no descriptor is given: not every job needs an operator.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "in-use", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / "in-use", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:
+        yield []
+        return
     try:
         with contextlib.suppress(OSError):  # another job has one, or the file system knows no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -179,7 +184,7 @@ def compiling(folder: Path) -> Iterator[int]:
                 left.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-        yield descriptor
+        yield [descriptor]
     finally:
         os.close(descriptor)
 
@@ -373,7 +378,7 @@ def node_share(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Sh
     say(described(parallel, processes, devices, wanted, nodes))
     environment = job_environment(dict(os.environ), devices=visible, **manner)
     if parallel and parallel.startswith("zero") and "TORCH_EXTENSIONS_DIR" in environment:
-        descriptors.append(stack.enter_context(compiling(Path(environment["TORCH_EXTENSIONS_DIR"]))))
+        descriptors += stack.enter_context(compiling(Path(environment["TORCH_EXTENSIONS_DIR"])))
     return Share(
         job_command(arguments.module, **manner, rank=rank, rendezvous=rendezvous),
         environment,

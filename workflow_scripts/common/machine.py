@@ -123,14 +123,10 @@ def sizes_of(model: Model, study: Study) -> dict:
         return {}
     try:
         found = json.loads((ROOT / paths[0]).read_text(encoding="utf-8"))
-        return found.get("text_config") or found
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-        AttributeError,
-    ):  # the making of the model says what is wrong with it
+    except (OSError, ValueError, RecursionError):  # the making of the model says what is wrong with it
         return {}
+    own = found.get("text_config", found) if isinstance(found, dict) else None
+    return own if isinstance(own, dict) else {}
 
 
 def models_as_they_are(study: Study) -> Iterator[Finding]:
