@@ -12,7 +12,7 @@ sys.path.insert(0, workflow.basedir)
 
 from workflow_scripts.common.errors import told
 from workflow_scripts.common.gpu_lease import found_gpus
-from workflow_scripts.common.orphans import failed_jobs, files_to_make, note_head
+from workflow_scripts.plan.orphans import failed_jobs, files_to_make, note_head
 from workflow_scripts.report.last_words import failed_words, last_words
 from workflow_scripts.common.surroundings import (
     check_folders,

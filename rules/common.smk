@@ -10,21 +10,15 @@ from types import SimpleNamespace
 from workflow_scripts.common.code import code_of, locked_versions, pins
 from workflow_scripts.common.errors import PlumblineError, told
 from workflow_scripts.common.files import digest
-from workflow_scripts.common.lineages import all_templates, policies_of, seeds_of
-from workflow_scripts.common.schema import (
-    ANSWERED,
-    JUDGED,
-    OFFLINE_METHODS,
-    ONLINE_METHODS,
-    PAIR_METHODS,
-    PROGRAMS,
-    RankedPairs,
-    RowSimulation,
-    Sampling,
-)
+from workflow_scripts.study.lineage import all_templates, policies_of, seeds_of
+from workflow_scripts.study.benchmarks import BENCHMARKS
+from workflow_scripts.study.methods import methods_on
+from workflow_scripts.study.pairs import RankedPairs
+from workflow_scripts.study.sampling import Sampling
+from workflow_scripts.study.sources import RowSimulation
 from workflow_scripts.common.shared_store import check_links, check_store
-from workflow_scripts.common.study import check_config
-from workflow_scripts.common.machine import seen, unset_keys
+from workflow_scripts.study.checking import check_config
+from workflow_scripts.study.machine import seen, unset_keys
 
 STORED = workflow.workflow_settings.cache is not None
 if STORED and not workflow.workflow_settings.cache:
@@ -43,6 +37,16 @@ with told():
         for doubt in DOUBTS:
             print(f"warning: {doubt}", file=sys.stderr)
         check_links(["data", f"results/{STUDY.study}"])
+
+PAIR_METHODS, OFFLINE_METHODS, ONLINE_METHODS = map(
+    methods_on, ("pairs", "rewarded", "prompts")
+)
+KIND_OF = {
+    kind.model_fields["kind"].annotation.__args__[0]: kind for kind in BENCHMARKS
+}
+JUDGED = tuple(name for name, kind in KIND_OF.items() if kind.asks is not None)
+ANSWERED = tuple(name for name, kind in KIND_OF.items() if kind.prompt_kind)
+PROGRAMS = ("humaneval", "mbpp")
 
 NAME = STUDY.study
 RESULTS = f"results/{NAME}"

@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from tests.workflow import ROOT, copy_repository, snakemake
-from workflow_scripts.common import check, config_docs
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.lineages import policies_of, seeds_of
-from workflow_scripts.common.schema import Study
-from workflow_scripts.common.spelling import models_in
-from workflow_scripts.common.study import check_config, check_study, load_study
-from workflow_scripts.common.study_file import extended, read_yaml
+from workflow_scripts.study import check, config_docs
+from workflow_scripts.study.checking import check_config, check_study, load_study
+from workflow_scripts.study.lineage import policies_of, seeds_of
+from workflow_scripts.study.mistakes import models_in
+from workflow_scripts.study.reading import extended, read_yaml
+from workflow_scripts.study.study import Study
 
 
 @pytest.fixture

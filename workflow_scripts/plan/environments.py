@@ -24,7 +24,8 @@ from packaging.utils import canonicalize_name
 from workflow_scripts.common.code import PACKAGE, ROOT, code_of, module_file
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file
-from workflow_scripts.common.schema import JUDGED, OFFLINE_METHODS, ONLINE_METHODS, PAIR_METHODS, PROGRAMS
+from workflow_scripts.study.benchmarks import BENCHMARKS
+from workflow_scripts.study.methods import methods_on
 
 LOCK = "requirements.txt"
 PYTHON = "3.11"  # what the lock was resolved for
@@ -73,12 +74,12 @@ ENVIRONMENTS = {
 # What a rule runs where its text names no whole module: which ones it may be.
 CHOSEN = {
     "simulate_source": ("download.simulate_dialogues", "download.simulate_rows"),
-    "train_aligned": tuple(f"align.{method}" for method in PAIR_METHODS),
-    "train_ranked": ("align.pro",),
-    "train_offline": tuple(f"align.{method}" for method in OFFLINE_METHODS),
-    "train_online": tuple(f"align.{method}" for method in ONLINE_METHODS),
-    "score_programs": tuple(f"score.{kind}" for kind in PROGRAMS),
-    "score_judged": tuple(f"score.{kind}" for kind in JUDGED),
+    "train_aligned": tuple(f"align.{method}" for method in methods_on("pairs")),
+    "train_ranked": tuple(f"align.{method}" for method in methods_on("ranked")),
+    "train_offline": tuple(f"align.{method}" for method in methods_on("rewarded")),
+    "train_online": tuple(f"align.{method}" for method in methods_on("prompts")),
+    "score_programs": ("score.humaneval", "score.mbpp"),
+    "score_judged": tuple(f"score.{kind.scorer}" for kind in BENCHMARKS if kind.asks is not None),
 }
 # Loaded by name, by what the study's engine is.
 ENGINES = {"train": "generate.engine", "vllm": "generate.vllm_engine"}
@@ -160,7 +161,7 @@ def planned_pins(name: str, envs: Path) -> dict[str, tuple[str, str]]:
 def render(name: str, envs: Path) -> str:
     """Return the text of a conda YAML."""
     environment = ENVIRONMENTS[name]
-    made = "Made from the lock by python -m workflow_scripts.common.environments --write; not to be edited."
+    made = "Made from the lock by python -m workflow_scripts.plan.environments --write; not to be edited."
     lines = [f"# {line}" for line in [*textwrap.wrap(environment.purpose, 110, break_on_hyphens=False), made]]
     lines += [
         f"name: plumbline-{name}" if name != "plumbline" else "name: plumbline",
@@ -305,7 +306,7 @@ def find_problems(root: Path) -> list[str]:
     envs = root / "envs"
     problems = disagreeing_pins(envs)
     problems += [
-        f"{path}: not what the lock makes of it; run python -m {PACKAGE}.common.environments --write"
+        f"{path}: not what the lock makes of it; run python -m {PACKAGE}.plan.environments --write"
         for path in stale_environments(envs)
     ]
     return problems + misplaced_rules(root / "rules", envs)
