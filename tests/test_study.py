@@ -566,7 +566,7 @@ def test_a_study_that_extends_another_changes_only_what_it_names(study):
 def test_what_is_extended_must_be_there_and_must_not_come_back(tmp_path, monkeypatch):
     with pytest.raises(PlumblineError, match=r"extends: no such study 'confg.yaml'"):
         check_study({"extends": "confg.yaml"})
-    monkeypatch.setattr("workflow_scripts.common.study_file.ROOT", tmp_path)
+    monkeypatch.setattr("workflow_scripts.study.reading.ROOT", tmp_path)
     (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
     (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
     with pytest.raises(PlumblineError, match=r"a cycle of studies \(b.yaml → a.yaml → b.yaml\)"):
