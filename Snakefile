@@ -53,7 +53,9 @@ onstart:
     with told():
         check_folders(files_to_make(workflow))
         if not workflow.touch:  # which asks nobody
-            need_keys(list(workflow.dag.needrun_jobs()))
+            judging.need_keys(
+                PLAN, {job.rule.name for job in workflow.dag.needrun_jobs()}
+            )
         note_head(workflow)
 
 
@@ -123,24 +125,24 @@ rule results:
     input:
         f"{RESULTS}/results.csv",
         f"{RESULTS}/report.html",
-        FIGURES,
+        tables.figures(PLAN),
 
 
 rule sources:
     input:
-        [f"{source_folder(name)}/manifest.json" for name in STUDY.sources],
+        [sources.source_manifest(PLAN, name) for name in STUDY.sources],
 
 
 rule datasets:
     input:
-        [f"{CLEAN}/{name}/manifest.json" for name in STUDY.datasets],
+        [f"{LAYOUT.clean(name)}/manifest.json" for name in STUDY.datasets],
 
 
 rule policies:
     input:
-        [f"{weights_folder(name, seed)}/manifest.json" for name, seed in cells()],
+        [policies.weights_manifest(PLAN, *cell) for cell in cells(PLAN)],
 
 
 rule scores:
     input:
-        SCORES,
+        index.score_files(PLAN),

@@ -1,24 +1,37 @@
+JUDGES = layout.JUDGES
+
+
+def kinds(*names):
+    return one_of(name for name, part in STUDY.benchmarks.items() if part.kind in names)
+
+
+def problems(plan, benchmark):
+    return cleaning.paired_files(plan, benchmark)[0]
+
+
+def split_of(plan, benchmark):
+    return plan.study.benchmarks[benchmark].split
+
+
 # Answers and likelihoods to item-level scores: one file per policy, seed and benchmark. Light jobs, but where a model
 
 
 # must speak again (likelihoods, lm-eval, a reward-model judge).
 rule score_tutor:
     input:
-        prompts=f"{RESULTS}/prompts/{{benchmark}}.json",
-        generations=f"{CELL}/generations/{{benchmark}}.json",
+        prompts=LAYOUT.prompts("{benchmark}"),
+        generations=LAYOUT.answers("{policy}", "{seed}", "{benchmark}"),
     output:
-        f"{CELL}/scores/{{benchmark}}.json",
+        LAYOUT.scores("{policy}", "{seed}", "{benchmark}"),
     log:
-        f"{LOGS}/score_tutor/{{policy}}-{{seed}}-{{benchmark}}.log",
+        f"{RESULTS}/logs/score_tutor/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of("tutor"),
+        benchmark=kinds("tutor"),
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.score.tutor"),
-        settings=score_settings("skip_first_turn"),
+        settings=by(scoring.scorer_settings),
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
@@ -29,36 +42,22 @@ rule score_tutor:
 
 rule score_programs:
     input:
-        source=lambda wildcards: f"{source_folder(STUDY.benchmarks[wildcards.benchmark].source)}/manifest.json",
-        prompts=f"{RESULTS}/prompts/{{benchmark}}.json",
-        generations=f"{CELL}/generations/{{benchmark}}.json",
+        source=by(cleaning.paired_input),
+        prompts=LAYOUT.prompts("{benchmark}"),
+        generations=LAYOUT.answers("{policy}", "{seed}", "{benchmark}"),
     output:
-        f"{CELL}/scores/{{benchmark}}.json",
+        LAYOUT.scores("{policy}", "{seed}", "{benchmark}"),
     log:
-        f"{LOGS}/score_programs/{{policy}}-{{seed}}-{{benchmark}}.log",
+        f"{RESULTS}/logs/score_programs/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of(*PROGRAMS),
+        benchmark=kinds("humaneval", "mbpp"),
     conda:
         "../envs/plumbline.yaml"
     params:
-        code=lambda wildcards: code_of(
-            f"workflow_scripts.score.{STUDY.benchmarks[wildcards.benchmark].kind}"
-        ),
-        kind=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].kind,
-        settings=score_settings(
-            "form",
-            "k",
-            "timeout_seconds",
-            "memory_mb",
-            "allow_unsandboxed",
-            "workers",
-        ),
-        problems=lambda wildcards: source_file(
-            STUDY.benchmarks[wildcards.benchmark].source,
-            STUDY.benchmarks[wildcards.benchmark].file,
-        ),
+        code=by(scoring.scorer_code),
+        kind=by(judging.asking_kind),
+        settings=by(scoring.scorer_settings),
+        problems=by(problems),
     message:
         "Running the programs of {wildcards.policy} (seed {wildcards.seed}) in a sandbox"
     shell:
@@ -70,16 +69,14 @@ rule score_programs:
 
 rule measure_likelihoods:
     input:
-        pairs=f"{CLEAN}/{{benchmark}}/manifest.json",
-        model=lambda wildcards: f"{scored_weights(wildcards)}/manifest.json",
+        pairs=f"{LAYOUT.clean('{benchmark}')}/manifest.json",
+        model=by(policies.scored_manifest),
     output:
-        f"{CELL}/likelihoods/{{benchmark}}.jsonl",
+        LAYOUT.likelihoods("{policy}", "{seed}", "{benchmark}"),
     log:
-        f"{LOGS}/measure_likelihoods/{{policy}}-{{seed}}-{{benchmark}}.log",
+        f"{RESULTS}/logs/measure_likelihoods/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of("pair_perplexity"),
+        benchmark=kinds("pair_perplexity"),
     conda:
         "../envs/train.yaml"
     threads: 1
@@ -88,12 +85,8 @@ rule measure_likelihoods:
     params:
         code=code_of("workflow_scripts.score.likelihoods"),
         pins=pins(*TORCH),
-        settings=lambda wildcards: settings(
-            STUDY.benchmarks[wildcards.benchmark],
-            keys=["max_tokens"],
-            **spoken_by(wildcards.policy),
-        ),
-        calibration=calibration_flag("--calibration"),
+        settings=by(scoring.measuring_settings),
+        calibration=by(scoring.calibration_flag),
     message:
         "Likelihoods of {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
@@ -105,20 +98,18 @@ rule measure_likelihoods:
 
 rule score_pair_perplexity:
     input:
-        f"{CELL}/likelihoods/{{benchmark}}.jsonl",
+        LAYOUT.likelihoods("{policy}", "{seed}", "{benchmark}"),
     output:
-        f"{CELL}/scores/{{benchmark}}.json",
+        LAYOUT.scores("{policy}", "{seed}", "{benchmark}"),
     log:
-        f"{LOGS}/score_pair_perplexity/{{policy}}-{{seed}}-{{benchmark}}.log",
+        f"{RESULTS}/logs/score_pair_perplexity/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of("pair_perplexity"),
+        benchmark=kinds("pair_perplexity"),
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.score.pair_perplexity"),
-        settings=score_settings("fidelity"),
+        settings=by(scoring.scorer_settings),
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
@@ -128,20 +119,18 @@ rule score_pair_perplexity:
 
 rule score_rewards:
     input:
-        f"{CELL}/rewards/{{benchmark}}.json",
+        LAYOUT.rewards("{policy}", "{seed}", "{benchmark}"),
     output:
-        f"{CELL}/scores/{{benchmark}}.json",
+        LAYOUT.scores("{policy}", "{seed}", "{benchmark}"),
     log:
-        f"{LOGS}/score_rewards/{{policy}}-{{seed}}-{{benchmark}}.log",
+        f"{RESULTS}/logs/score_rewards/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of("rewards"),
+        benchmark=kinds("rewards"),
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.score.rewards"),
-        settings=lambda wildcards: as_json({"benchmark": wildcards.benchmark}),
+        settings=by(scoring.scorer_settings),
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
@@ -151,16 +140,14 @@ rule score_rewards:
 
 rule measure_reply_likelihoods:
     input:
-        dataset=lambda wildcards: f"{CLEAN}/{STUDY.benchmarks[wildcards.benchmark].dataset}/manifest.json",
-        model=lambda wildcards: f"{scored_weights(wildcards)}/manifest.json",
+        dataset=by(scoring.measured_input),
+        model=by(policies.scored_manifest),
     output:
-        f"{CELL}/likelihoods/{{benchmark}}.jsonl",
+        LAYOUT.likelihoods("{policy}", "{seed}", "{benchmark}"),
     log:
-        f"{LOGS}/measure_reply_likelihoods/{{policy}}-{{seed}}-{{benchmark}}.log",
+        f"{RESULTS}/logs/measure_reply_likelihoods/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of("loss"),
+        benchmark=kinds("loss"),
     conda:
         "../envs/train.yaml"
     threads: 1
@@ -169,16 +156,9 @@ rule measure_reply_likelihoods:
     params:
         code=code_of("workflow_scripts.score.reply_likelihoods"),
         pins=pins(*TORCH),
-        settings=lambda wildcards: settings(
-            STUDY.benchmarks[wildcards.benchmark],
-            keys=["max_tokens", "batch_size", "limit"],
-            history_turns=STUDY.datasets[
-                STUDY.benchmarks[wildcards.benchmark].dataset
-            ].history_turns,
-            **spoken_by(wildcards.policy),
-        ),
-        calibration=calibration_flag("--calibration"),
-        split=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].split,
+        settings=by(scoring.measuring_settings),
+        calibration=by(scoring.calibration_flag),
+        split=by(split_of),
     message:
         "Likelihoods of {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
@@ -189,20 +169,18 @@ rule measure_reply_likelihoods:
 
 rule score_reply_loss:
     input:
-        f"{CELL}/likelihoods/{{benchmark}}.jsonl",
+        LAYOUT.likelihoods("{policy}", "{seed}", "{benchmark}"),
     output:
-        f"{CELL}/scores/{{benchmark}}.json",
+        LAYOUT.scores("{policy}", "{seed}", "{benchmark}"),
     log:
-        f"{LOGS}/score_reply_loss/{{policy}}-{{seed}}-{{benchmark}}.log",
+        f"{RESULTS}/logs/score_reply_loss/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of("loss"),
+        benchmark=kinds("loss"),
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.score.reply_loss"),
-        settings=lambda wildcards: as_json({"benchmark": wildcards.benchmark}),
+        settings=by(scoring.scorer_settings),
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
@@ -212,18 +190,16 @@ rule score_reply_loss:
 
 rule score_lm_eval:
     input:
-        model=lambda wildcards: f"{scored_weights(wildcards)}/manifest.json",
-        tasks=task_files,
-        suites=suites_file,
-        programs=counted_programs,
+        model=by(policies.scored_manifest),
+        tasks=by(scoring.task_files),
+        suites=by(scoring.suites_file),
+        programs=by(scoring.counted_programs),
     output:
-        f"{CELL}/scores/{{benchmark}}.json",
+        LAYOUT.scores("{policy}", "{seed}", "{benchmark}"),
     log:
-        f"{LOGS}/score_lm_eval/{{policy}}-{{seed}}-{{benchmark}}.log",
+        f"{RESULTS}/logs/score_lm_eval/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of("lm_eval"),
+        benchmark=kinds("lm_eval"),
     conda:
         "../envs/train.yaml"
     threads: 1
@@ -232,15 +208,9 @@ rule score_lm_eval:
     params:
         code=code_of("workflow_scripts.score.lm_eval_run"),
         pins=pins(*TORCH, "lm-eval"),
-        settings=harness_settings,
-        subject=lambda wildcards: (
-            ["--oracle", wildcards.policy]
-            if wildcards.policy in CALIBRATION
-            else ["--model", f"{scored_weights(wildcards)}/model"]
-        ),
-        programs=lambda wildcards, input: (
-            ["--human-eval", input.programs] if input.programs else []
-        ),
+        settings=by(scoring.harness_settings),
+        subject=by(scoring.harness_subject),
+        programs=by(scoring.counted_flags),
     message:
         "lm-eval {wildcards.benchmark} of {wildcards.policy} (seed {wildcards.seed})"
     shell:
@@ -252,26 +222,20 @@ rule score_lm_eval:
 
 rule score_text_overlap:
     input:
-        prompts=f"{RESULTS}/prompts/{{benchmark}}.json",
-        generations=f"{CELL}/generations/{{benchmark}}.json",
+        prompts=LAYOUT.prompts("{benchmark}"),
+        generations=LAYOUT.answers("{policy}", "{seed}", "{benchmark}"),
     output:
-        f"{CELL}/scores/{{benchmark}}.json",
+        LAYOUT.scores("{policy}", "{seed}", "{benchmark}"),
     log:
-        f"{LOGS}/score_text_overlap/{{policy}}-{{seed}}-{{benchmark}}.log",
+        f"{RESULTS}/logs/score_text_overlap/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of("text_overlap"),
+        benchmark=kinds("text_overlap"),
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.score.text_overlap"),
         pins=pins("sacrebleu", "nltk"),
-        settings=lambda wildcards: settings(
-            STUDY.benchmarks[wildcards.benchmark],
-            keys=["metrics", "wordnet"],
-            benchmark=wildcards.benchmark,
-        ),
+        settings=by(scoring.scorer_settings),
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
@@ -283,62 +247,58 @@ rule score_text_overlap:
 # One endpoint is asked by one job at a time, which has many requests under way; so its rate limit holds.
 rule judge_answers:
     input:
-        prompts=f"{RESULTS}/prompts/{{benchmark}}.json",
-        generations=f"{CELL}/generations/{{benchmark}}.json",
-        opponent=opponent_answers,
-        templates=judge_prompts_input,
-        judge=judge_manifest,
+        prompts=LAYOUT.prompts("{benchmark}"),
+        generations=LAYOUT.answers("{policy}", "{seed}", "{benchmark}"),
+        opponent=by(judging.opponent_answers),
+        templates=by(judging.judge_prompts),
+        judge=by(judging.judge_manifest),
     output:
-        f"{CELL}/verdicts/{{benchmark}}.jsonl",
+        LAYOUT.verdicts("{policy}", "{seed}", "{benchmark}"),
     log:
-        f"{LOGS}/judge_answers/{{policy}}-{{seed}}-{{benchmark}}.log",
+        f"{RESULTS}/logs/judge_answers/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of(*JUDGED),
+        benchmark=one_of(judging.judgeable(PLAN)),
     conda:
         "../envs/train.yaml"
     threads: 1
     resources:
-        **JUDGING,
+        **READING | {"judge": 1, "gpu": by(resources.judging_gpus)},
     params:
         code=code_of("workflow_scripts.score.judge_answers"),
         pins=pins("alpaca-eval"),
-        kind=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].kind,
-        judge=judge_settings,
-        settings=judging_settings,
-        flags=judging_flags,
+        kind=by(judging.asking_kind),
+        judge=by(judging.judge_settings),
+        settings=by(judging.asking_settings),
+        flags=by(judging.judging_flags),
     message:
         "Judging {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
         f"{UNLESS_JUDGED_DIVERGED}{LAUNCH} -- workflow_scripts.score.judge_answers --benchmark {{wildcards.benchmark:q}} --kind {{params.kind:q}}"
         " --prompts {input.prompts:q}l --generations {input.generations:q}l {params.flags:q}"
         ' --judge {params.judge:q} --access "$PLUMBLINE_JUDGES" --settings {params.settings:q}'
-        f" --store {JUDGE_STORE} --study {NAME} --cell {{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}"
+        f" --store {JUDGES} --study {NAME} --cell {{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}"
         " --output {output:q} --cost $RESULTS/costs/judge_answers/{wildcards.policy:q}-{wildcards.seed:q}-{wildcards.benchmark:q}.json 2> {log:q}"
 
 
 rule plan_judging:
     input:
-        prompts=f"{RESULTS}/prompts/{{benchmark}}.json",
-        generations=f"{CELL}/generations/{{benchmark}}.json",
-        opponent=opponent_answers,
-        templates=judge_prompts_input,
+        prompts=LAYOUT.prompts("{benchmark}"),
+        generations=LAYOUT.answers("{policy}", "{seed}", "{benchmark}"),
+        opponent=by(judging.opponent_answers),
+        templates=by(judging.judge_prompts),
     output:
-        temp(f"{CELL}/judging/{{benchmark}}.json"),
+        temp(LAYOUT.judging("{policy}", "{seed}", "{benchmark}")),
     log:
-        f"{LOGS}/plan_judging/{{policy}}-{{seed}}-{{benchmark}}.log",
+        f"{RESULTS}/logs/plan_judging/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of(*JUDGED),
+        benchmark=one_of(judging.judgeable(PLAN)),
     conda:
         "../envs/train.yaml"
     params:
-        kind=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].kind,
-        judge=judge_settings,
-        settings=judging_settings,
-        flags=judging_flags,
+        kind=by(judging.asking_kind),
+        judge=by(judging.judge_settings),
+        settings=by(judging.asking_settings),
+        flags=by(judging.judging_flags),
         at=time.time_ns(),  # the store and the prices are no inputs: it is counted anew each time
     message:
         "Counting what judging {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark} takes"
@@ -347,44 +307,30 @@ rule plan_judging:
         "python -m workflow_scripts.score.judge_answers --plan --benchmark {wildcards.benchmark:q} --kind {params.kind:q}"
         " --prompts {input.prompts:q}l --generations {input.generations:q}l {params.flags:q}"
         ' --judge {params.judge:q} --access "$PLUMBLINE_JUDGES" --settings {params.settings:q}'
-        f" --store {JUDGE_STORE} --study {NAME} --cell {{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}"
+        f" --store {JUDGES} --study {NAME} --cell {{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}"
         " --output {output:q} 2> {log:q}"
 
 
 rule score_judged:
     input:
-        prompts=f"{RESULTS}/prompts/{{benchmark}}.json",
-        generations=f"{CELL}/generations/{{benchmark}}.json",
-        verdicts=lambda wildcards: (
-            f"{CELL}/verdicts/{{benchmark}}.jsonl"
-            if is_judged(wildcards.benchmark)
-            else []
-        ),
-        gamed=gamed_input,
+        prompts=LAYOUT.prompts("{benchmark}"),
+        generations=LAYOUT.answers("{policy}", "{seed}", "{benchmark}"),
+        verdicts=by(judging.verdicts),
+        gamed=by(scoring.scorer_input),
     output:
-        f"{CELL}/scores/{{benchmark}}.json",
+        LAYOUT.scores("{policy}", "{seed}", "{benchmark}"),
     log:
-        f"{LOGS}/score_judged/{{policy}}-{{seed}}-{{benchmark}}.log",
+        f"{RESULTS}/logs/score_judged/{{policy}}-{{seed}}-{{benchmark}}.log",
     wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of(*JUDGED),
+        benchmark=one_of(judging.judgeable(PLAN)),
     conda:
         "../envs/plumbline.yaml"
     params:
-        code=lambda wildcards: code_of(
-            f"workflow_scripts.score.{STUDY.benchmarks[wildcards.benchmark].kind}"
-        ),
-        pins=lambda wildcards: (
-            pins("alpaca-eval", "scikit-learn", "pandas")
-            if STUDY.benchmarks[wildcards.benchmark].kind == "alpaca_eval"
-            else {}
-        ),
-        kind=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].kind,
-        settings=judged_settings,
-        verdicts=lambda wildcards, input: (
-            ["--verdicts", input.verdicts] if input.verdicts else []
-        ),
+        code=by(scoring.scorer_code),
+        pins=by(scoring.scorer_pins),
+        kind=by(judging.asking_kind),
+        settings=by(scoring.scorer_settings),
+        verdicts=by(judging.verdicts_flags),
     message:
         "Scoring the verdicts on {wildcards.policy} (seed {wildcards.seed}), {wildcards.benchmark}"
     shell:
@@ -395,20 +341,20 @@ rule score_judged:
 
 rule list_items:
     input:
-        tasks=task_files,
-        suites=suites_file,
+        tasks=by(scoring.task_files),
+        suites=by(scoring.suites_file),
     output:
-        f"{RESULTS}/items/{{benchmark}}.jsonl",
+        LAYOUT.items("{benchmark}"),
     log:
-        f"{LOGS}/list_items/{{benchmark}}.log",
+        f"{RESULTS}/logs/list_items/{{benchmark}}.log",
     wildcard_constraints:
-        benchmark=benchmarks_of("lm_eval"),
+        benchmark=kinds("lm_eval"),
     conda:
         "../envs/train.yaml"
     params:
         code=code_of("workflow_scripts.score.lm_eval_run"),
         pins=pins("lm-eval"),
-        settings=harness_settings,
+        settings=by(scoring.harness_settings),
     message:
         "Listing the items of {wildcards.benchmark}"
     shell:
@@ -417,23 +363,21 @@ rule list_items:
 
 rule find_overlap:
     input:
-        asked=items_input,
-        training=[
-            f"{CLEAN}/{name.split('/')[0]}/manifest.json" for name in TRAINING_SETS
-        ],
+        asked=by(overlap.items_input),
+        training=overlap.training_inputs(PLAN),
     output:
-        f"{RESULTS}/overlap/{{benchmark}}.json",
+        LAYOUT.overlap("{benchmark}"),
     log:
-        f"{LOGS}/find_overlap/{{benchmark}}.log",
+        f"{RESULTS}/logs/find_overlap/{{benchmark}}.log",
     wildcard_constraints:
-        benchmark=one_of(filter(searched, STUDY.benchmarks)),
+        benchmark=one_of(overlap.compared(PLAN)),
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.clean.overlap"),
-        settings=as_json({"sizes": [13, 8], "common": 10}),
-        asked=items_file,
-        training=training_flags,
+        settings=overlap.SETTINGS,
+        asked=by(overlap.items_file),
+        training=overlap.training_words(PLAN),
     message:
         "Looking for the items of {wildcards.benchmark} in the training sets"
     shell:

@@ -24,6 +24,8 @@ class Kind(Strict):
     """Packages whose version alters its scores."""
     measured_by: ClassVar[str | None] = None
     """The module that takes the likelihoods which are scored, below workflow_scripts.score."""
+    measured_keys: ClassVar[tuple[str, ...]] = ()
+    """The keys that it is handed."""
     prompt_kind: ClassVar[str | None] = None
     """How generate.prompts reads its prompts; None: nothing is answered."""
     prompt_file: ClassVar[str | None] = None

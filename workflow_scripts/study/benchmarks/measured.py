@@ -13,6 +13,7 @@ class PairPerplexity(Kind):
     scorer = "pair_perplexity"
     scorer_keys = ("fidelity",)
     measured_by = "likelihoods"
+    measured_keys = ("max_tokens",)
     files = ("file",)
 
     kind: Literal["pair_perplexity"]
@@ -41,6 +42,7 @@ class ReplyLoss(Kind):
     scorer = "reply_loss"
     scorer_keys = ("benchmark",)
     measured_by = "reply_likelihoods"
+    measured_keys = ("max_tokens", "batch_size", "limit")
 
     kind: Literal["loss"]
     dataset: str
