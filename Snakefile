@@ -88,61 +88,36 @@ include: "rules/score.smk"
 include: "rules/report.smk"
 
 
-# Light enough to run beside the head; on a cluster starting such a job takes longer than it. (Fetching wants the head's network.)
-localrules:
-    results,
-    sources,
-    datasets,
-    policies,
-    scores,
-    judge_plan,
-    plan_judging,
-    fetch_source,
-    simulate_source,
-    prepare_tasks,
-    build_prompts,
-    gather_costs,
-    collect_answers,
-    calibrate_answers,
-    score_tutor,
-    score_pair_perplexity,
-    score_rewards,
-    score_reply_loss,
-    score_judged,
-    index_scores,
-    record_provenance,
-    build_table,
-    compare_judges,
-    summarise_training,
-    draw_loss_curves,
-    draw_policy_bars,
-    draw_rewards,
-    render_report,
-
-
+# localrule: light enough to run beside the head; on a cluster starting such a job takes longer than it. (Fetching wants
+# the head's network.)
 rule results:
     default_target: True
     input:
         f"{RESULTS}/results.csv",
         f"{RESULTS}/report.html",
         tables.figures(PLAN),
+    localrule: True
 
 
 rule sources:
     input:
         [sources.source_manifest(PLAN, name) for name in STUDY.sources],
+    localrule: True
 
 
 rule datasets:
     input:
         [f"{LAYOUT.clean(name)}/manifest.json" for name in STUDY.datasets],
+    localrule: True
 
 
 rule policies:
     input:
         [policies.weights_manifest(PLAN, *cell) for cell in cells(PLAN)],
+    localrule: True
 
 
 rule scores:
     input:
         index.score_files(PLAN),
+    localrule: True

@@ -10,7 +10,7 @@ rule score_reference:
         rows=f"{LAYOUT.reference('{pairs}', '{policy}', '{seed}')}/rows.parquet",
         rejected=f"{LAYOUT.reference('{pairs}', '{policy}', '{seed}')}/rejected.jsonl",
     log:
-        f"{RESULTS}/logs/score_reference/{{pairs}}-{{policy}}-{{seed}}.log",
+        LAYOUT.log("score_reference", "{pairs}-{policy}-{seed}"),
     wildcard_constraints:
         pairs=one_of(STUDY.pairs),
         policy=one_of(PLAN.policies),
@@ -28,7 +28,7 @@ rule score_reference:
     message:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on pairs {wildcards.pairs}"
     shell:
-        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/score_reference/{{wildcards.pairs:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost {cost('score_reference', 'pairs', 'policy', 'seed')} --"
         ' workflow_scripts.align.reference --parent "$(dirname {input.parent:q})/model"'
         ' --pairs "$(dirname {input.pairs:q})/pairs.jsonl" --settings {params.settings:q}'
         " --output {output.rows:q} --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
@@ -43,7 +43,7 @@ rule train_aligned:
         curve=f"{CELL}/curve.json",
         model=directory(f"{CELL}/model"),
     log:
-        f"{RESULTS}/logs/train_aligned/{{policy}}-{{seed}}.log",
+        LAYOUT.log("train_aligned", "{policy}-{seed}"),
     wildcard_constraints:
         policy=one_of(training.policies_on(PLAN, "pairs")),
     cache: STORED
@@ -63,7 +63,7 @@ rule train_aligned:
     shell:
         f"{UNLESS_ANCESTOR_DIVERGED}{LAUNCH_POLICY} -- {{params.module:q}}"
         ' --reference "$(dirname {input.reference:q})/rows.parquet" --reference-manifest {input.reference:q}'
-        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_aligned/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
+        f" {POLICY_FLAGS} --cost {cost('train_aligned', 'policy', 'seed')}"
         " > {log:q} 2>&1"
 
 
@@ -76,7 +76,7 @@ rule tokenise_ranked:
         rows=f"{LAYOUT.ranked('{pairs}', '{policy}', '{seed}')}/rows.parquet",
         rejected=f"{LAYOUT.ranked('{pairs}', '{policy}', '{seed}')}/rejected.jsonl",
     log:
-        f"{RESULTS}/logs/tokenise_ranked/{{pairs}}-{{policy}}-{{seed}}.log",
+        LAYOUT.log("tokenise_ranked", "{pairs}-{policy}-{seed}"),
     wildcard_constraints:
         pairs=one_of(STUDY.pairs),
         policy=one_of(PLAN.policies),
@@ -105,7 +105,7 @@ rule train_ranked:
         curve=f"{CELL}/curve.json",
         model=directory(f"{CELL}/model"),
     log:
-        f"{RESULTS}/logs/train_ranked/{{policy}}-{{seed}}.log",
+        LAYOUT.log("train_ranked", "{policy}-{seed}"),
     wildcard_constraints:
         policy=one_of(training.policies_on(PLAN, "ranked")),
     cache: STORED
@@ -125,7 +125,7 @@ rule train_ranked:
     shell:
         f"{UNLESS_ANCESTOR_DIVERGED}{LAUNCH_POLICY} -- {{params.module:q}}"
         ' --ranked "$(dirname {input.ranked:q})/rows.parquet" --ranked-manifest {input.ranked:q}'
-        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_ranked/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
+        f" {POLICY_FLAGS} --cost {cost('train_ranked', 'policy', 'seed')}"
         " > {log:q} 2>&1"
 
 
@@ -138,7 +138,7 @@ rule score_rewarded:
         rows=f"{LAYOUT.rewarded('{rewarded}', '{policy}', '{seed}')}/rows.parquet",
         rejected=f"{LAYOUT.rewarded('{rewarded}', '{policy}', '{seed}')}/rejected.jsonl",
     log:
-        f"{RESULTS}/logs/score_rewarded/{{rewarded}}-{{policy}}-{{seed}}.log",
+        LAYOUT.log("score_rewarded", "{rewarded}-{policy}-{seed}"),
     wildcard_constraints:
         rewarded=one_of(training.rewarded_sets(PLAN)),
         policy=one_of(PLAN.policies),
@@ -157,7 +157,7 @@ rule score_rewarded:
     message:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on rewarded answers {wildcards.rewarded}"
     shell:
-        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/score_rewarded/{{wildcards.rewarded:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost {cost('score_rewarded', 'rewarded', 'policy', 'seed')} --"
         ' workflow_scripts.align.rewarded --parent "$(dirname {input.parent:q})/model" --annotated {params.rows:u}'
         " --settings {params.settings:q} --output {output.rows:q} --rejected {output.rejected:q}"
         " --manifest {output.manifest:q} > {log:q} 2>&1"
@@ -172,7 +172,7 @@ rule fit_value:
         curve=f"{LAYOUT.value('{value}', '{policy}', '{seed}')}/curve.json",
         head=directory(f"{LAYOUT.value('{value}', '{policy}', '{seed}')}/head"),
     log:
-        f"{RESULTS}/logs/fit_value/{{value}}-{{policy}}-{{seed}}.log",
+        LAYOUT.log("fit_value", "{value}-{policy}-{seed}"),
     wildcard_constraints:
         value=one_of(STUDY.values),
         policy=one_of(PLAN.policies),
@@ -192,7 +192,7 @@ rule fit_value:
     message:
         "Fitting value head {wildcards.value} on {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/fit_value/{{wildcards.value:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost {cost('fit_value', 'value', 'policy', 'seed')} --"
         ' workflow_scripts.align.fit_value --parent "$(dirname {input.parent:q})/model" --annotated {params.rows:u}'
         " --settings {params.settings:q} --seed {params.seed:q} --output {output.head:q}"
         " --manifest {output.manifest:q} --curve {output.curve:q} --note-divergence > {log:q} 2>&1"
@@ -207,7 +207,7 @@ rule estimate_advantages:
         manifest=f"{LAYOUT.advantages('{rewarded}', '{value}', '{policy}', '{seed}')}/manifest.json",
         advantages=f"{LAYOUT.advantages('{rewarded}', '{value}', '{policy}', '{seed}')}/advantages.jsonl",
     log:
-        f"{RESULTS}/logs/estimate_advantages/{{rewarded}}-{{value}}-{{policy}}-{{seed}}.log",
+        LAYOUT.log("estimate_advantages", "{rewarded}-{value}-{policy}-{seed}"),
     wildcard_constraints:
         rewarded=one_of(training.rewarded_sets(PLAN)),
         value=one_of(STUDY.values),
@@ -226,7 +226,7 @@ rule estimate_advantages:
     message:
         "Advantages over {wildcards.policy} (seed {wildcards.seed}) on {wildcards.rewarded}"
     shell:
-        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/estimate_advantages/{{wildcards.rewarded:q}}-{{wildcards.value:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost {cost('estimate_advantages', 'rewarded', 'value', 'policy', 'seed')} --"
         ' workflow_scripts.align.advantages --parent "$(dirname {input.parent:q})/model" --head "$(dirname {input.head:q})/head"'
         ' --rewarded "$(dirname {input.rewarded:q})/rows.parquet" --settings {params.settings:q}'
         " --output {output.advantages:q} --manifest {output.manifest:q} > {log:q} 2>&1"
@@ -242,7 +242,7 @@ rule train_offline:
         curve=f"{CELL}/curve.json",
         model=directory(f"{CELL}/model"),
     log:
-        f"{RESULTS}/logs/train_offline/{{policy}}-{{seed}}.log",
+        LAYOUT.log("train_offline", "{policy}-{seed}"),
     wildcard_constraints:
         policy=one_of(training.policies_on(PLAN, "rewarded")),
     cache: STORED
@@ -263,7 +263,7 @@ rule train_offline:
     shell:
         f"{UNLESS_ANCESTOR_DIVERGED}{LAUNCH_POLICY} -- {{params.module:q}}"
         ' --rewarded "$(dirname {input.rewarded:q})/rows.parquet" --rewarded-manifest {input.rewarded:q} {params.advantages:u}'
-        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_offline/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
+        f" {POLICY_FLAGS} --cost {cost('train_offline', 'policy', 'seed')}"
         " > {log:q} 2>&1"
 
 
@@ -277,7 +277,7 @@ rule train_online:
         curve=f"{CELL}/curve.json",
         model=directory(f"{CELL}/model"),
     log:
-        f"{RESULTS}/logs/train_online/{{policy}}-{{seed}}.log",
+        LAYOUT.log("train_online", "{policy}-{seed}"),
     wildcard_constraints:
         policy=one_of(training.policies_on(PLAN, "prompts")),
     cache: STORED
@@ -292,13 +292,14 @@ rule train_online:
         pins=pins(*TRAINERS),
         settings=by(training.training_settings),
         module=by(training.module_of),
+        prompts=by(training.online_rows),
         rewards=by(training.online_rewards),
         fit_rows=by(training.online_fit_rows),
     message:
         "Training {wildcards.policy} (seed {wildcards.seed}) on its own rewarded answers"
     shell:
         f"{UNLESS_ANCESTOR_DIVERGED}{LAUNCH_POLICY} -- {{params.module:q}}"
-        " --prompts {input.prompts:q}l --prompts-manifest {input.prompts:q} --rewards {params.rewards:q}"
+        " --prompts {params.prompts:u} --prompts-manifest {input.prompts:q} --rewards {params.rewards:q}"
         " --fit-rows {params.fit_rows:u}"
-        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_online/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
+        f" {POLICY_FLAGS} --cost {cost('train_online', 'policy', 'seed')}"
         " > {log:q} 2>&1"

@@ -8,7 +8,7 @@ rule build_reward_pairs:
         manifest=f"{LAYOUT.reward_model('{reward}')}/pairs.json",
         pairs=f"{LAYOUT.reward_model('{reward}')}/pairs.jsonl",
     log:
-        f"{RESULTS}/logs/build_reward_pairs/{{reward}}.log",
+        LAYOUT.log("build_reward_pairs", "{reward}"),
     cache: STORED
     conda:
         "../envs/plumbline.yaml"
@@ -32,7 +32,7 @@ rule train_reward_model:
         curve=f"{LAYOUT.reward_model('{reward}')}/curve.json",
         model=directory(f"{LAYOUT.reward_model('{reward}')}/model"),
     log:
-        f"{RESULTS}/logs/train_reward_model/{{reward}}.log",
+        LAYOUT.log("train_reward_model", "{reward}"),
     cache: STORED
     priority: 50
     conda:
@@ -50,10 +50,10 @@ rule train_reward_model:
     shell:
         f"{UNLESS_ANCESTOR_DIVERGED}{LAUNCH_TRAINING} --claim $WORK/train/{{wildcards.reward:q}}.lock -- workflow_scripts.annotate.train_reward"
         ' --parent "$(dirname {input.parent:q})/model" --parent-manifest {input.parent:q}'
-        " --pairs {input.pairs:q}l --pairs-manifest {input.pairs:q}"
+        ' --pairs "$(dirname {input.pairs:q})/pairs.jsonl" --pairs-manifest {input.pairs:q}'
         " --settings {params.settings:q} --seed {params.seed:q} --work $WORK/train/{wildcards.reward:q}"
         " --output {output.model:q} --manifest {output.manifest:q} --curve {output.curve:q} --note-divergence"
-        " --cost $RESULTS/costs/train_reward_model/{wildcards.reward:q}.json > {log:q} 2>&1"
+        f" --cost {cost('train_reward_model', 'reward')} > {{log:q}} 2>&1"
 
 
 rule annotate_dataset:
@@ -64,7 +64,7 @@ rule annotate_dataset:
         manifest=f"{LAYOUT.annotation('{annotation}')}/manifest.json",
         rows=directory(f"{LAYOUT.annotation('{annotation}')}/rows"),
     log:
-        f"{RESULTS}/logs/annotate_dataset/{{annotation}}.log",
+        LAYOUT.log("annotate_dataset", "{annotation}"),
     wildcard_constraints:
         annotation=one_of(STUDY.annotations),
     cache: STORED
@@ -83,7 +83,7 @@ rule annotate_dataset:
         "Annotating {wildcards.annotation}"
     shell:
         f"{UNLESS_DIVERGED}{LAUNCH} --claim $WORK/annotate/{{wildcards.annotation:q}}.lock"
-        " --cost $RESULTS/costs/annotate_dataset/{wildcards.annotation:q}.json -- workflow_scripts.annotate.annotate"
+        f" --cost {cost('annotate_dataset', 'annotation')} -- workflow_scripts.annotate.annotate"
         ' --rows "$(dirname {input.dataset:q})/rows" --splits {params.splits:q} --fit-split {params.fit_split:q}'
         " --settings {params.settings:q} --work $WORK/annotate/{wildcards.annotation:q}"
         " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
@@ -99,7 +99,7 @@ rule annotate_answers:
         manifest=LAYOUT.rewards("{policy}", "{seed}", "{prompts}"),
         rows=LAYOUT.reward_rows("{policy}", "{seed}", "{prompts}"),
     log:
-        f"{RESULTS}/logs/annotate_answers/{{policy}}-{{seed}}-{{prompts}}.log",
+        LAYOUT.log("annotate_answers", "{policy}-{seed}-{prompts}"),
     wildcard_constraints:
         prompts=one_of(prompts.rewarded_sets(PLAN)),
     cache: STORED
@@ -116,8 +116,9 @@ rule annotate_answers:
     message:
         "Rewarding {wildcards.policy} (seed {wildcards.seed}) on {wildcards.prompts}"
     shell:
-        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/annotate_answers/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.prompts:q}}.json --"
-        " workflow_scripts.annotate.answers --prompts {input.prompts:q}l --generations {input.generations:q}l"
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost {cost('annotate_answers', 'policy', 'seed', 'prompts')} --"
+        f" workflow_scripts.annotate.answers --prompts {in_shell(LAYOUT.prompt_rows('{prompts}'))}"
+        f" --generations {in_shell(LAYOUT.answer_rows('{policy}', '{seed}', '{prompts}'))}"
         ' --fit-rows "$(dirname {input.dataset:q})/rows/"{params.fit_split:q}.jsonl --settings {params.settings:q}'
         " --work $WORK/annotate/{wildcards.policy:q}-{wildcards.seed:q}-{wildcards.prompts:q}"
         " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"

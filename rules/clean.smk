@@ -9,7 +9,7 @@ rule clean_dataset:
         manifest=f"{LAYOUT.clean('{dataset}')}/manifest.json",
         rows=directory(f"{LAYOUT.clean('{dataset}')}/rows"),
     log:
-        f"{RESULTS}/logs/clean_dataset/{{dataset}}.log",
+        LAYOUT.log("clean_dataset", "{dataset}"),
     wildcard_constraints:
         dataset=one_of(STUDY.datasets),
     cache: STORED
@@ -34,7 +34,7 @@ rule clean_reply_pairs:
         manifest=f"{LAYOUT.clean('{benchmark}')}/manifest.json",
         rows=directory(f"{LAYOUT.clean('{benchmark}')}/rows"),
     log:
-        f"{RESULTS}/logs/clean_reply_pairs/{{benchmark}}.log",
+        LAYOUT.log("clean_reply_pairs", "{benchmark}"),
     wildcard_constraints:
         benchmark=one_of(cleaning.paired(PLAN)),
     cache: STORED

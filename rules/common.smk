@@ -2,8 +2,8 @@
 # from a study is worked out in workflow_scripts/plan/, by functions of names; by() hands them a job's wildcards.
 
 import inspect
-import json
 import os
+import re
 import time
 
 from workflow_scripts.common.code import code_of, pins
@@ -89,6 +89,17 @@ POLICY_FLAGS = (
     " --work $WORK/train/{wildcards.policy:q}-{wildcards.seed:q} --output {output.model:q}"
     " --manifest {output.manifest:q} --curve {output.curve:q} --note-divergence"
 )
+
+
+def in_shell(*words):
+    """Return words of a shell line: paths with the study's folder as a variable, a {wildcard} as that of a job, quoted."""
+    text = " ".join(LAYOUT.with_variables(word) for word in words)
+    return re.sub(r"\{(\w+)\}", r"{wildcards.\1:q}", text)
+
+
+def cost(rule, *wildcards):
+    """Return the word of a shell line that names the file of what a job cost."""
+    return in_shell(LAYOUT.cost(rule, "-".join(f"{{{name}}}" for name in wildcards)))
 
 
 def unless_diverged(inputs="{input:q}", whose=None):

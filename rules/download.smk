@@ -6,11 +6,12 @@ rule fetch_source:
         manifest="data/sources/{source}/manifest.json",
         files=directory("data/sources/{source}/files"),
     log:
-        f"{RESULTS}/logs/fetch_source/{{source}}.log",
+        LAYOUT.log("fetch_source", "{source}"),
     wildcard_constraints:
         source=one_of(sources.fetched(PLAN)),
     cache: STORED
     priority: 90
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -32,11 +33,12 @@ rule simulate_source:
         manifest="data/sources/{source}/manifest.json",
         files=directory("data/sources/{source}/files"),
     log:
-        f"{RESULTS}/logs/simulate_source/{{source}}.log",
+        LAYOUT.log("simulate_source", "{source}"),
     wildcard_constraints:
         source=one_of(sources.simulated(PLAN)),
     cache: STORED
     priority: 90
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -57,7 +59,7 @@ rule prepare_model:
         manifest="data/models/{model}/manifest.json",
         model=directory("data/models/{model}/model"),
     log:
-        f"{RESULTS}/logs/prepare_model/{{model}}.log",
+        LAYOUT.log("prepare_model", "{model}"),
     wildcard_constraints:
         model=one_of(sources.models(PLAN)),
     cache: STORED
@@ -80,9 +82,10 @@ rule prepare_tasks:
     output:
         "data/tasks/{package}/manifest.json",
     log:
-        f"{RESULTS}/logs/prepare_tasks/{{package}}.log",
+        LAYOUT.log("prepare_tasks", "{package}"),
     wildcard_constraints:
         package=one_of(sources.packages(PLAN)),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:

@@ -8,10 +8,11 @@ rule build_prompts:
         manifest=LAYOUT.prompts("{prompts}"),
         rows=LAYOUT.prompt_rows("{prompts}"),
     log:
-        f"{RESULTS}/logs/build_prompts/{{prompts}}.log",
+        LAYOUT.log("build_prompts", "{prompts}"),
     wildcard_constraints:
         prompts=one_of(prompts.prompt_sets(PLAN)),
     priority: 60
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -35,7 +36,7 @@ rule answer_prompts:
         answered=f"{CELL}/answered.json",
         answers=directory(f"{CELL}/answers"),
     log:
-        f"{RESULTS}/logs/answer_prompts/{{policy}}-{{seed}}.log",
+        LAYOUT.log("answer_prompts", "{policy}-{seed}"),
     wildcard_constraints:
         policy=one_of(PLAN.policies),
     cache: STORED
@@ -57,7 +58,7 @@ rule answer_prompts:
         ' --model "$(dirname {input.model:q})/model" --model-manifest {input.model:q}'
         " --prompts {input.prompts:q} --settings {params.settings:q} --seed {wildcards.seed:q}"
         " --work $WORK/answers/{wildcards.policy:q}-{wildcards.seed:q} --answers {output.answers:q} --output {output.answered:q}"
-        " --cost $RESULTS/costs/answer_prompts/{wildcards.policy:q}-{wildcards.seed:q}.json > {log:q} 2>&1"
+        f" --cost {cost('answer_prompts', 'policy', 'seed')} > {{log:q}} 2>&1"
 
 
 # `answered.json` is ancient here: it orders the two jobs, but a change to another prompt set, which makes it new,
@@ -71,10 +72,11 @@ rule collect_answers:
         manifest=LAYOUT.answers("{policy}", "{seed}", "{prompts}"),
         rows=LAYOUT.answer_rows("{policy}", "{seed}", "{prompts}"),
     log:
-        f"{RESULTS}/logs/collect_answers/{{policy}}-{{seed}}-{{prompts}}.log",
+        LAYOUT.log("collect_answers", "{policy}-{seed}-{prompts}"),
     wildcard_constraints:
         policy=one_of(PLAN.policies),
         prompts=one_of(prompts.prompt_sets(PLAN)),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -99,11 +101,12 @@ rule calibrate_answers:
         manifest=LAYOUT.answers("{policy}", "{seed}", "{prompts}"),
         rows=LAYOUT.answer_rows("{policy}", "{seed}", "{prompts}"),
     log:
-        f"{RESULTS}/logs/calibrate_answers/{{policy}}-{{seed}}-{{prompts}}.log",
+        LAYOUT.log("calibrate_answers", "{policy}-{seed}-{prompts}"),
     wildcard_constraints:
         policy=one_of(CALIBRATION),
         prompts=one_of(prompts.answered(PLAN)),
         seed="0",
+    localrule: True
     conda:
         "../envs/train.yaml"
     params:

@@ -11,7 +11,7 @@ rule build_pairs:
         ranked=f"{LAYOUT.own_pairs('{pairs}', '{policy}', '{seed}')}/ranked.jsonl",
         rejected=f"{LAYOUT.own_pairs('{pairs}', '{policy}', '{seed}')}/rejected.jsonl",
     log:
-        f"{RESULTS}/logs/build_pairs/{{pairs}}-{{policy}}-{{seed}}.log",
+        LAYOUT.log("build_pairs", "{pairs}-{policy}-{seed}"),
     wildcard_constraints:
         pairs=one_of(set(STUDY.pairs) - set(training.ranked_pairs(PLAN))),
         policy=one_of(PLAN.policies),
@@ -25,7 +25,8 @@ rule build_pairs:
         "Pairs {wildcards.pairs} from the mistakes of {wildcards.policy} (seed {wildcards.seed})"
     shell:
         f"{UNLESS_DIVERGED}"
-        "python -m workflow_scripts.pairs.build --prompts {input.prompts:q}l --generations {input.generations:q}l"
+        f"python -m workflow_scripts.pairs.build --prompts {in_shell(LAYOUT.prompt_rows('pairs-{pairs}'))}"
+        f" --generations {in_shell(LAYOUT.answer_rows('{policy}', '{seed}', 'pairs-{pairs}'))}"
         " --settings {params.settings:q} --output {output.pairs:q} --ranked {output.ranked:q}"
         " --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
 
@@ -39,7 +40,7 @@ rule rank_answers:
         ranked=f"{LAYOUT.ranked_pairs('{pairs}')}/ranked.jsonl",
         rejected=f"{LAYOUT.ranked_pairs('{pairs}')}/rejected.jsonl",
     log:
-        f"{RESULTS}/logs/rank_answers/{{pairs}}.log",
+        LAYOUT.log("rank_answers", "{pairs}"),
     wildcard_constraints:
         pairs=one_of(training.ranked_pairs(PLAN)),
     cache: STORED

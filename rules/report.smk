@@ -5,7 +5,8 @@ rule index_scores:
     output:
         f"{RESULTS}/scores.json",
     log:
-        f"{RESULTS}/logs/index_scores.log",
+        LAYOUT.log("index_scores"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -21,11 +22,12 @@ rule record_provenance:
     input:
         scores=index.score_files(PLAN),
         overlap=overlap.overlap_files(PLAN),
-        index=rules.index_scores.output,
+        index=f"{RESULTS}/scores.json",
     output:
         f"{RESULTS}/provenance.json",
     log:
-        f"{RESULTS}/logs/record_provenance.log",
+        LAYOUT.log("record_provenance"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -42,8 +44,8 @@ rule build_table:
     input:
         scores=index.score_files(PLAN),
         generations=index.answer_files(PLAN),
-        index=rules.index_scores.output,
-        provenance=rules.record_provenance.output,
+        index=f"{RESULTS}/scores.json",
+        provenance=f"{RESULTS}/provenance.json",
         overlap=overlap.overlap_files(PLAN),
     output:
         table=report(
@@ -61,7 +63,8 @@ rule build_table:
         overlap=f"{RESULTS}/overlap.csv",
         seal=f"{RESULTS}/tables.json",
     log:
-        f"{RESULTS}/logs/build_table.log",
+        LAYOUT.log("build_table"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -85,7 +88,8 @@ rule judge_plan:
     input:
         [plan["file"] for plan in judging.judging_plans(PLAN)],
     log:
-        f"{RESULTS}/logs/judge_plan.log",
+        LAYOUT.log("judge_plan"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -104,7 +108,8 @@ rule gather_costs:
     output:
         f"{RESULTS}/costs.csv",
     log:
-        f"{RESULTS}/logs/gather_costs.log",
+        LAYOUT.log("gather_costs"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -122,7 +127,8 @@ rule compare_judges:
     output:
         f"{RESULTS}/judges.csv",
     log:
-        f"{RESULTS}/logs/compare_judges.log",
+        LAYOUT.log("compare_judges"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -144,7 +150,8 @@ rule summarise_training:
             category="Training",
         ),
     log:
-        f"{RESULTS}/logs/summarise_training.log",
+        LAYOUT.log("summarise_training"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -166,7 +173,8 @@ rule draw_loss_curves:
             category="Training",
         ),
     log:
-        f"{RESULTS}/logs/draw_loss_curves.log",
+        LAYOUT.log("draw_loss_curves"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -188,7 +196,8 @@ rule draw_policy_bars:
             category="Results",
         ),
     log:
-        f"{RESULTS}/logs/draw_policy_bars.log",
+        LAYOUT.log("draw_policy_bars"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -211,7 +220,8 @@ rule draw_rewards:
             category="Rewards",
         ),
     log:
-        f"{RESULTS}/logs/draw_rewards.log",
+        LAYOUT.log("draw_rewards"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
@@ -227,7 +237,7 @@ rule draw_rewards:
 
 rule render_report:
     input:
-        index=rules.index_scores.output,
+        index=f"{RESULTS}/scores.json",
         results=f"{RESULTS}/results.csv",
         overlap=f"{RESULTS}/overlap.csv",
         costs=f"{RESULTS}/costs.csv",
@@ -241,7 +251,8 @@ rule render_report:
     output:
         f"{RESULTS}/report.html",
     log:
-        f"{RESULTS}/logs/render_report.log",
+        LAYOUT.log("render_report"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:

@@ -9,7 +9,7 @@ rule tokenise_dataset:
         manifest=f"{LAYOUT.tokens('{policy}')}/manifest.json",
         rows=directory(f"{LAYOUT.tokens('{policy}')}/rows"),
     log:
-        f"{RESULTS}/logs/tokenise_dataset/{{policy}}.log",
+        LAYOUT.log("tokenise_dataset", "{policy}"),
     wildcard_constraints:
         policy=one_of(training.policies_on(PLAN, "tokens")),
     cache: STORED
@@ -38,7 +38,7 @@ rule train_sft:
         curve=f"{CELL}/curve.json",
         model=directory(f"{CELL}/model"),
     log:
-        f"{RESULTS}/logs/train_sft/{{policy}}-{{seed}}.log",
+        LAYOUT.log("train_sft", "{policy}-{seed}"),
     wildcard_constraints:
         policy=one_of(training.policies_on(PLAN, "tokens")),
     cache: STORED
@@ -57,5 +57,5 @@ rule train_sft:
     shell:
         f"{UNLESS_ANCESTOR_DIVERGED}{LAUNCH_POLICY} -- workflow_scripts.sft.train"
         ' --tokens "$(dirname {input.tokens:q})/rows" --tokens-manifest {input.tokens:q}'
-        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_sft/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
+        f" {POLICY_FLAGS} --cost {cost('train_sft', 'policy', 'seed')}"
         " > {log:q} 2>&1"

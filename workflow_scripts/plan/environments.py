@@ -24,6 +24,7 @@ from packaging.utils import canonicalize_name
 from workflow_scripts.common.code import PACKAGE, ROOT, code_of, module_file
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file
+from workflow_scripts.plan.training import TRAINED_BY
 from workflow_scripts.study.benchmarks import BENCHMARKS
 from workflow_scripts.study.methods import methods_on
 
@@ -71,15 +72,24 @@ ENVIRONMENTS = {
     ),
 }
 
+
+def trainers(material: str) -> tuple[str, ...]:
+    """Return the modules that train on this."""
+    return tuple(f"align.{method}" for method in methods_on(material))
+
+
+def scorers(*materials: str) -> tuple[str, ...]:
+    """Return the modules that score one of these: answers, likelihoods, rewards."""
+    return tuple(dict.fromkeys(f"score.{kind.scorer}" for kind in BENCHMARKS if kind.scores in materials))
+
+
 # What a rule runs where its text names no whole module: which ones it may be.
 CHOSEN = {
     "simulate_source": ("download.simulate_dialogues", "download.simulate_rows"),
-    "train_aligned": tuple(f"align.{method}" for method in methods_on("pairs")),
-    "train_ranked": tuple(f"align.{method}" for method in methods_on("ranked")),
-    "train_offline": tuple(f"align.{method}" for method in methods_on("rewarded")),
-    "train_online": tuple(f"align.{method}" for method in methods_on("prompts")),
-    "score_programs": ("score.humaneval", "score.mbpp"),
-    "score_judged": tuple(f"score.{kind.scorer}" for kind in BENCHMARKS if kind.asks is not None),
+    **{rule: trainers(material) for material, rule in TRAINED_BY.items() if material != "tokens"},
+    "score_answers": scorers("answers"),
+    "measure_likelihoods": tuple(f"score.{kind.measured_by}" for kind in BENCHMARKS if kind.measured_by),
+    "score_measured": scorers("likelihoods", "rewards"),
 }
 # Loaded by name, by what the study's engine is.
 ENGINES = {"train": "generate.engine", "vllm": "generate.vllm_engine"}

@@ -2,7 +2,7 @@
 
 from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.policies import all_training_sets
-from workflow_scripts.plan.scoring import measured_input, measured_rows
+from workflow_scripts.plan.scoring import replies, replies_input
 from workflow_scripts.plan.words import as_json
 
 SETTINGS = as_json({"sizes": [13, 8], "common": 10})
@@ -22,7 +22,7 @@ def items_file(plan: Plan, benchmark: str) -> str:
     """Return the file with the texts of a benchmark's items: its prompts, the replies it measures, or a list of them."""
     part = plan.study.benchmarks[benchmark]
     if part.measured_by:
-        return measured_rows(plan, benchmark)
+        return replies(plan, benchmark)
     return plan.layout.prompt_rows(benchmark) if part.prompt_kind else plan.layout.items(benchmark)
 
 
@@ -30,7 +30,7 @@ def items_input(plan: Plan, benchmark: str) -> str:
     """Return what the texts of a benchmark's items are stale by."""
     part = plan.study.benchmarks[benchmark]
     if part.measured_by:
-        return measured_input(plan, benchmark)
+        return replies_input(plan, benchmark)
     return plan.layout.prompts(benchmark) if part.prompt_kind else plan.layout.items(benchmark)
 
 

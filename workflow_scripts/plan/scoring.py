@@ -75,20 +75,20 @@ def measuring_code(plan: Plan, benchmark: str) -> dict[str, str]:
     return code_of(measuring_module(plan, benchmark))
 
 
-def measured_rows(plan: Plan, benchmark: str) -> str:
+def replies(plan: Plan, benchmark: str) -> str:
     """Return the file of the replies whose likelihoods are taken."""
-    return plan.layout.rows(*measured_split(plan, benchmark))
+    return plan.layout.rows(*replies_split(plan, benchmark))
 
 
-def measured_word(plan: Plan, benchmark: str) -> str:
-    return plan.layout.word(measured_rows(plan, benchmark))
+def replies_word(plan: Plan, benchmark: str) -> str:
+    return plan.layout.word(replies(plan, benchmark))
 
 
-def measured_input(plan: Plan, benchmark: str) -> str:
-    return f"{plan.layout.clean(measured_split(plan, benchmark)[0])}/manifest.json"
+def replies_input(plan: Plan, benchmark: str) -> str:
+    return f"{plan.layout.clean(replies_split(plan, benchmark)[0])}/manifest.json"
 
 
-def measured_split(plan: Plan, benchmark: str) -> tuple[str, str]:
+def replies_split(plan: Plan, benchmark: str) -> tuple[str, str]:
     """Return (what is cleaned, split) of the replies: a dataset's, or the benchmark's own file."""
     part = plan.study.benchmarks[benchmark]
     return (part.dataset, part.split) if hasattr(part, "dataset") else (benchmark, "pairs")
@@ -100,6 +100,20 @@ def measuring_settings(plan: Plan, benchmark: str, policy: str) -> str:
     dataset = plan.study.datasets.get(getattr(part, "dataset", None))
     more = {"history_turns": dataset.history_turns} if dataset else {}
     return settings(part, keys=part.measured_keys, **more, **spoken_to(plan, policy))
+
+
+def measured(plan: Plan, benchmark: str, policy: str, seed: int | str) -> str:
+    """Return what the rows of `measured_rows` are stale by."""
+    if plan.study.benchmarks[benchmark].scores == "rewards":
+        return plan.layout.rewards(policy, seed, benchmark)
+    return plan.layout.likelihoods(policy, seed, benchmark)
+
+
+def measured_rows(plan: Plan, benchmark: str, policy: str, seed: int | str) -> str:
+    """Return the file of likelihoods or rewards that a scorer reads."""
+    if plan.study.benchmarks[benchmark].scores == "rewards":
+        return plan.layout.reward_rows(policy, seed, benchmark)
+    return plan.layout.likelihoods(policy, seed, benchmark)
 
 
 def calibration_flag(plan: Plan, policy: str) -> list[str]:

@@ -91,7 +91,7 @@ class JudgeScore(Kind, Sampling):
 
     scores = "answers"
     scorer = "judge_score"
-    scorer_keys = ("kind", "benchmark")
+    scorer_keys = ("benchmark",)
     prompt_kind = "turns"
     asks = ("prompt",)
 
@@ -113,7 +113,7 @@ class JudgedPreference(Kind, Sampling):
 
     scores = "answers"
     scorer = "preference"
-    scorer_keys = ("kind", "benchmark")
+    scorer_keys = ("benchmark",)
     prompt_kind = "turns"
     asks = ("skip",)
 

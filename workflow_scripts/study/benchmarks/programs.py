@@ -13,7 +13,7 @@ class Programs(Kind, Sampling):
     """What benchmarks of model-written programs share."""
 
     scores = "answers"
-    scorer_keys = ("form", "k", "timeout_seconds", "memory_mb", "allow_unsandboxed", "workers")
+    scorer_keys = ("file", "form", "k", "timeout_seconds", "memory_mb", "allow_unsandboxed", "workers")
     prompt_file = "file"
     files = ("file",)
 
