@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.dry_runs import without_messages
 from tests.slurm_cluster import Cluster, Unavailable, slurm_cluster
 from tests.workflow import copy_repository, finish
 
@@ -40,12 +41,35 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository, one for all tests of a module."""
+    return copy_repository(tmp_path_factory.mktemp("copy"))
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository for the dry-runs of tests.dry_runs."""
+    return without_messages(tmp_path_factory.mktemp("fresh"))
+
+
 @pytest.fixture
 def study(finished: Path, tmp_path: Path) -> Path:
     """A copy of the finished study that a test may change; time stamps are kept."""
     folder = tmp_path / "study"
     shutil.copytree(finished, folder, symlinks=True)
     return folder
+
+
+@pytest.fixture
+def quick_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge's client that has the key of tests.judge_requests and hardly waits before it asks again."""
+    from tests.judge_requests import KEY
+    from workflow_scripts.score import judge_client
+
+    monkeypatch.setenv("TEST_JUDGE_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(judge_client, "FIRST_WAIT", 0.01)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.families import FAITHFUL, FAMILIES, WORDS, answers, byte_level, closed, sentencepiece, unigram
-from tests.test_generate import call
+from tests.generation import call
 from workflow_scripts.align.online import reply_of
 from workflow_scripts.common import templates
 from workflow_scripts.common.decoding import opening, reply_text, reply_tokens, spelled

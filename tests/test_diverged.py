@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from tests.test_ppo import ppo_settings, run_ppo
+from tests.online import ppo_settings, run_ppo
 from tests.tiny import (
     ROOT,
     align_flags,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.test_end_to_end import small_study
+from tests.small_study import small_study
 from tests.workflow import ROOT, copy_repository, edit, stale
 from workflow_scripts.common.files import read_json, read_jsonl
 

@@ -1,6 +1,5 @@
 """Offline training: which rows are drawn, what is stored of the parent, and that a run does what it says."""
 
-import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -13,13 +12,14 @@ import torch
 from safetensors.torch import load_file
 from scipy.stats import chisquare
 
-from tests.test_training import (
+from tests.offline import TOKENS, annotated, rows_of, write_rewarded
+from tests.resuming import (
     RESUMED,
     hold_resumed_to_unbroken,
     kill_once_checkpointed,
     leave_a_half_written_checkpoint,
 )
-from tests.tiny import ANSWERS, TEMPLATE, call, conversations, settings_of, training_flags
+from tests.tiny import call, settings_of, training_flags
 from workflow_scripts.align import (
     a_lol,
     a_lol_kl,
@@ -29,7 +29,6 @@ from workflow_scripts.align import (
     offline,
     r_gold,
     r_lol,
-    rewarded,
     wbc,
 )
 from workflow_scripts.align.offline import OfflineLoss, draw, draws_of, token_log_ratio, without_dropout
@@ -52,43 +51,6 @@ METHODS = {
     "a_lol_kl": a_lol_kl,
 }
 NEED_ADVANTAGES = [name for name in METHODS if name.startswith("a_lol")]
-TOKENS = {"max_prompt_tokens": 160, "max_tokens": 256, "template": TEMPLATE, "history_turns": None}
-
-
-def annotated(prompts: int, candidates: int = 2, first: int = 0) -> list[dict]:
-    """Return annotated answers, `candidates` a prompt, with rewards between 0 and 1."""
-    return [
-        {
-            "id": f"{row['id']}#{rank}",
-            "group": row["group"],
-            "messages": row["messages"][:-1],
-            "reference": ANSWERS[(number * 3 + rank) % len(ANSWERS)],
-            "meta": {"rank": rank},
-            "rewards": {"final_reward": round((number * 7 + rank * 3) % 10 / 10 + 0.05, 2)},
-        }
-        for number, row in list(enumerate(conversations(first + prompts)))[first:]
-        for rank in range(candidates)
-    ]
-
-
-def write_rewarded(
-    model: Path, folder: Path, train: list[dict], validation: list[dict] | None = None, **changed
-):
-    """Run align.rewarded; return the folder with rows.parquet, rejected.jsonl and manifest.json."""
-    settings = {**TOKENS, "precision": "float32", "batch_size": 4, "trust_remote_code": False} | changed
-    write_jsonl(folder / "train.jsonl", train)
-    flags = ["--parent", model, "--annotated", f"tutor={folder / 'train.jsonl'}"]
-    if validation:
-        write_jsonl(folder / "validation.jsonl", validation)
-        flags.append(f"validation={folder / 'validation.jsonl'}")
-    flags += ["--settings", json.dumps(settings), "--output", folder / "rows.parquet"]
-    flags += ["--rejected", folder / "rejected.jsonl", "--manifest", folder / "manifest.json"]
-    call(rewarded.main, *flags)
-    return folder
-
-
-def rows_of(folder: Path) -> list[dict]:
-    return pyarrow.parquet.read_table(folder / "rows.parquet").to_pylist()
 
 
 def write_advantages(folder: Path, value: float = 0.5, name: str = "advantages") -> None:

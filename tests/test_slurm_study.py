@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.test_end_to_end import PROBLEMS, small_study
-from tests.test_slurm import PROFILE, Workflow
+from tests.slurm_workflow import PROFILE, Workflow
+from tests.small_study import PROBLEMS, small_study
 from tests.workflow import copy_repository, stale
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.test_offline import annotated, rows_of, write_rewarded
+from tests.offline import annotated, rows_of, write_rewarded
 from tests.tiny import TEMPLATE, call
 from workflow_scripts.align import advantages, fit_value
 from workflow_scripts.align.fit_value import fit, hold_out
