@@ -61,6 +61,17 @@ def study(finished: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def found_sandbox() -> object:
+    """The sandbox that programs run in here; without one the tests that ask for it are skipped."""
+    from workflow_scripts.score.sandbox import SandboxMissing, find_sandbox
+
+    try:
+        return find_sandbox()
+    except SandboxMissing as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture
 def quick_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """A judge's client that has the key of tests.judge_requests and hardly waits before it asks again."""

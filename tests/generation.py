@@ -1,12 +1,12 @@
 """Prompts, settings and a folder of one policy's answers, for the tests of the engines."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import pytest
 import yaml
 
+from tests.command import call
 from workflow_scripts.common import templates
 from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl, write_manifest
 from workflow_scripts.generate import answer, collect
@@ -70,7 +70,7 @@ class Study:
         flags |= {"settings": json.dumps(SETTINGS | settings), "work": self.folder / "work"}
         flags |= {"output": self.folder / "answered.out", "cost": self.folder / "cost.out"}
         flags |= {"answers": self.folder / "answers"}
-        call(answer.main, flags, "--prompts", *manifests)
+        call_named(answer.main, flags, "--prompts", *manifests)
         return read_json(self.folder / "answered.out")
 
     def collect(self, name):
@@ -78,15 +78,13 @@ class Study:
         flags |= {"answers": self.folder / "answers"}
         flags |= {"prompts": self.folder / f"{name}.json"}
         output, manifest = self.folder / f"{name}.answers", self.folder / f"{name}.counts"
-        call(collect.main, flags | {"output": output, "manifest": manifest})
+        call_named(collect.main, flags | {"output": output, "manifest": manifest})
         return read_jsonl(output)
 
     def store(self, name, folder="work"):
         return self.folder / folder / f"{read_json(self.folder / 'answered.out')[name]}.jsonl"
 
 
-def call(main, flags, *more):
-    with pytest.MonkeyPatch.context() as patch:
-        pairs = (part for name, value in flags.items() for part in (f"--{name}", str(value)))
-        patch.setattr("sys.argv", ["step", *pairs, *more])
-        main()
+def call_named(main: Callable[[], None], flags: dict[str, object], *more: str) -> None:
+    """Call a step's main with the flags of these names, and more."""
+    call(main, *(part for name, value in flags.items() for part in (f"--{name}", value)), *more)

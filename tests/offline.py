@@ -6,7 +6,8 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from tests.tiny import ANSWERS, TEMPLATE, call, conversations
+from tests.command import call
+from tests.tiny import ANSWERS, TEMPLATE, conversations
 from workflow_scripts.align import rewarded
 from workflow_scripts.common.files import write_jsonl
 

@@ -4,7 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
-from tests.tiny import TEMPLATE, call, conversations, settings_of, training_flags
+from tests.command import call
+from tests.tiny import TEMPLATE, conversations, settings_of, training_flags
 from workflow_scripts.align import ppo
 from workflow_scripts.common.files import write_json, write_jsonl, write_manifest
 from workflow_scripts.common.models import load_tokenizer

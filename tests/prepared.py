@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from tests.tiny import TEMPLATE, call
+from tests.command import call
+from tests.tiny import TEMPLATE
 from workflow_scripts.common.files import read_json
 from workflow_scripts.download import prepare_model
 

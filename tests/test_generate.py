@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.generation import GREEDY, QUESTIONS, SETTINGS, TEMPLATE, WARM, Study, call, rows_of
+from tests.generation import GREEDY, QUESTIONS, SETTINGS, TEMPLATE, WARM, Study, call_named, rows_of
 from workflow_scripts.common import templates
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl
@@ -557,7 +557,7 @@ def build(tmp_path, kind, rows, *more, **sampling):
 def build_from(file, tmp_path, kind, *more, **sampling):
     flags = {"kind": kind, "input": file, "sampling": json.dumps(WARM | sampling)}
     flags |= {"output": tmp_path / "set.jsonl", "manifest": tmp_path / "set.json"}
-    call(prompts.main, flags, *more)
+    call_named(prompts.main, flags, *more)
     return read_jsonl(tmp_path / "set.jsonl")
 
 
@@ -792,7 +792,7 @@ def test_gold_gives_every_reference_and_empty_says_nothing(tmp_path):
     texts = {}
     for policy in ("gold", "empty"):
         flags = {"policy": policy, "prompts": tmp_path / "set.json"}
-        call(calibrate.main, flags | {"output": tmp_path / "out", "manifest": tmp_path / "manifest"})
+        call_named(calibrate.main, flags | {"output": tmp_path / "out", "manifest": tmp_path / "manifest"})
         found = read_jsonl(tmp_path / "out")
         assert len({(row["id"], row["sample"], row["turn"]) for row in found}) == len(found) == 8
         texts[policy] = [row["text"] for row in found]
