@@ -3,8 +3,15 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from tests.tiny import ROOT
+
+deepspeed = pytest.mark.skipif(
+    not (Path(sys.prefix) / "deepspeed").is_dir(), reason="DeepSpeed is not installed (make deepspeed)"
+)
 
 
 def command_of(module: str, flags: list[str], parallel: str | None = "ddp", processes: int = 2) -> list[str]:
