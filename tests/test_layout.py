@@ -5,6 +5,8 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+from tests.conftest import SLOW
+
 TESTS = Path(__file__).parent
 MODULES = sorted(TESTS.glob("*.py"))
 
@@ -28,3 +30,7 @@ def test_no_helper_is_written_twice():
             if isinstance(node, ast.FunctionDef) and len(body_of(node).splitlines()) > 1:
                 homes[body_of(node)].append(f"{module.name}: {node.name}")
     assert [places for places in homes.values() if len(places) > 1] == []
+
+
+def test_the_files_that_start_first_are_there():
+    assert [name for name in SLOW if not (TESTS / f"{name}.py").exists()] == []
