@@ -1,11 +1,15 @@
-"""How the tests themselves are kept: a helper has one home, and no test module leans on another."""
+"""How the repository is kept: a helper has one home, no test module leans on another, and the version is one."""
 
 import ast
 import re
+import tomllib
 from collections import defaultdict
 from pathlib import Path
 
+import yaml
+
 from tests.conftest import SLOW
+from tests.workflow import ROOT
 
 TESTS = Path(__file__).parent
 MODULES = sorted(TESTS.glob("*.py"))
@@ -34,3 +38,19 @@ def test_no_helper_is_written_twice():
 
 def test_the_files_that_start_first_are_there():
     assert [name for name in SLOW if not (TESTS / f"{name}.py").exists()] == []
+
+
+def test_the_citation_says_what_the_project_is():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    for key in ("version", "license"):
+        assert citation[key] == project[key]
+    assert citation["abstract"] == project["description"]
+    assert citation["authors"] == project["authors"]
+    assert citation["authors"][0]["name"] in (ROOT / "LICENSE").read_text()
+
+
+def test_a_commit_is_checked_by_what_make_check_does_and_nothing_else():
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"
+    assert [hook["entry"] for hook in repository["hooks"]] == ["make check"]
