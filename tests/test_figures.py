@@ -227,3 +227,13 @@ def test_an_annotation_whose_reward_model_diverged_has_no_rewards_to_draw(tmp_pa
     figures.draw_reward_histograms({})
     write_jsonl(tmp_path / "other/rows/train.jsonl", [{"rewards": {"length": 0.5}}])
     assert figures.read_rewards([*rows, tmp_path / "other/rows/train.jsonl"]) == {"length": [0.5]}
+
+
+def test_a_curve_without_a_finite_loss_says_so(tmp_path, monkeypatch):
+    (tmp_path / "curve.json").write_text(
+        '[{"step": 5, "train_loss": NaN}, {"step": 10, "train_loss": Infinity}]'
+    )
+    settings = json.dumps({"curves": [{"policy": "m.sft", "seed": 1, "file": str(tmp_path / "curve.json")}]})
+    monkeypatch.setitem(figures.STYLE, "svg.fonttype", "none")
+    draw(monkeypatch, "loss_curves", "--settings", settings, "--output", str(tmp_path / "curves.svg"))
+    assert "no logged loss is a finite number" in (tmp_path / "curves.svg").read_text()

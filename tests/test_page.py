@@ -368,6 +368,33 @@ def test_a_verdict_that_failed_says_so():
     assert samples.verdict_view({"preference": 0.5, "order": [1.0, 0.0]})["mark"] == "preferred 0.5"
 
 
+def test_a_verdict_that_the_study_skips_or_that_has_no_number_is_shown_and_counted(tmp_path):
+    given = answered(tmp_path, "an answer", count=4)
+    own = {"turn": 0, "sample": 0}
+    verdicts = [
+        own | {"id": "q0", "preference": 1.0},
+        own | {"id": "q1", "preference": None, "skipped": True},
+        own | {"id": "q2", "preference": None, "failed": "no rating in the reply"},
+        own | {"id": "q3", "preference": float("nan")},
+    ]
+    write_lines(tmp_path / "verdicts.jsonl", verdicts)
+    found = Page(render(tmp_path, ROWS, **given))
+    marks = ["preferred 1", "skipped by the study", "no verdict: no rating in the reply"]
+    assert all(mark in found.text for mark in [*marks, "no verdict: its number is nan"])
+    failed = [one["class"] for one in found.all("span") if one.get("class", "").startswith("verdict")]
+    assert sorted(failed) == ["verdict", "verdict", "verdict failed", "verdict failed"]
+    assert "quiz: verdicts left out: 1 of m.sft (skipped by the study), 2 of m.sft (failed)." in found.text
+
+
+def test_verdicts_that_are_all_without_a_number_draw_nothing_and_are_counted(tmp_path):
+    given = answered(tmp_path, "an answer")
+    skipped = {"id": "q0", "turn": 0, "sample": 0, "preference": None, "skipped": True}
+    write_lines(tmp_path / "verdicts.jsonl", [skipped])
+    found = Page(render(tmp_path, ROWS, **given))
+    assert "quiz: verdicts left out: 1 of m.sft (skipped by the study)." in found.text
+    assert "Rewards and verdicts" in found.text and "quiz verdicts" not in found.text
+
+
 def test_answers_without_a_judge_show_what_the_scorer_said(tmp_path):
     given = answered(tmp_path, "an answer")
     entries = json.loads((tmp_path / "index.json").read_text())

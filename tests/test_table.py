@@ -141,6 +141,14 @@ def test_a_scorer_that_refused_leaves_a_row_with_its_reason(index, tmp_path):
     assert (row["value"], row["n"], row["note"]) == ("", "0", "no sandbox works here")
 
 
+def test_prompts_that_the_study_skips_are_counted_in_the_note(index, tmp_path):
+    path = Path(index[1]["file"])
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"skipped": 2}))
+    notes = {row["policy"]: row["note"] for row in build(tmp_path, index)}
+    assert "2 prompts are skipped by the study" in notes["m.sft"]
+    assert "skipped" not in notes["m"]
+
+
 def test_a_metric_without_a_good_direction_has_none_in_the_table(tmp_path):
     index = [
         write(tmp_path, "m.sft", [cell([1, 2], "length", None)]),

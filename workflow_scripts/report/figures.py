@@ -80,10 +80,11 @@ def draw_loss_curves(curves: list[dict]) -> Figure:
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         panel.grid(axis="y", color=GRID, linewidth=0.8)
         panel.set_axisbelow(True)
-        for curve in own:
-            _draw_curve(panel, curve["rows"], faint=len(own) > 1)
-        if not any("train_loss" in row or "validation_loss" in row for curve in own for row in curve["rows"]):
-            panel.text(0.5, 0.5, "no loss was logged", ha="center", color=GREY, transform=panel.transAxes)
+        drawn = [_draw_curve(panel, curve["rows"], faint=len(own) > 1) for curve in own]
+        if not any(drawn):
+            logged = any(name in row for curve in own for row in curve["rows"] for name in LOSSES)
+            text = "no logged loss is a finite number" if logged else "no loss was logged"
+            panel.text(0.5, 0.5, text, ha="center", color=GREY, transform=panel.transAxes)
     handles = [
         Line2D([], [], color=BLUE, linewidth=1.5, label="training batches"),
         Line2D([], [], color=RED, linewidth=1, marker="o", markersize=5, label="validation split"),
@@ -104,17 +105,24 @@ def _curve_title(policy: str, curves: list[dict]) -> str:
     return f"{policy}  ({', '.join(facts)})"
 
 
-def _draw_curve(panel: Axes, rows: list[dict], faint: bool) -> None:
+LOSSES = {
+    "train_loss": {"color": BLUE, "linewidth": 1.3},
+    "validation_loss": {"color": RED, "linewidth": 1, "marker": "o", "markersize": 4.5, "zorder": 3},
+}
+
+
+def _draw_curve(panel: Axes, rows: list[dict], faint: bool) -> bool:
+    """Draw the losses that are finite numbers, and return whether there were any."""
     alpha = 0.55 if faint else 1.0
-    for name, style in (
-        ("train_loss", {"color": BLUE, "linewidth": 1.3}),
-        ("validation_loss", {"color": RED, "linewidth": 1, "marker": "o", "markersize": 4.5, "zorder": 3}),
-    ):
+    drawn = False
+    for name, style in LOSSES.items():
         points = [
             (row["step"], row[name]) for row in rows if row.get(name) is not None and math.isfinite(row[name])
         ]
         if points:
             panel.plot(*zip(*points, strict=True), alpha=alpha, **style)
+            drawn = True
+    return drawn
 
 
 def headline_rows(rows: list[dict]) -> list[dict]:

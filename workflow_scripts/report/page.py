@@ -368,6 +368,20 @@ def answer_rewards(index: list[dict]) -> dict[str, dict[str, list[float]]]:
     return found
 
 
+def left_out_lines(sets: list[dict]) -> list[str]:
+    """Return a line per benchmark on the verdicts that are in none of its figures and means, as they have no number."""
+    lines = []
+    for found in sets:
+        told = [
+            f"{count} of {policy} ({'skipped by the study' if why == 'skipped' else why})"
+            for policy, counts in found["left_out"].items()
+            for why, count in counts.items()
+        ]
+        if told:
+            lines.append(f"{found['benchmark']}: verdicts left out: {', '.join(told)}.")
+    return lines
+
+
 def answer_length_figures(sets: list[dict]) -> list[Markup]:
     """Return the distribution of answer lengths per policy, a panel per benchmark."""
     figures = []
@@ -556,6 +570,7 @@ def build(settings: dict, inputs: argparse.Namespace) -> dict:
         "rewards": reward_figures(
             settings["rewards"], sets, [e for e in index if e["benchmark"] in rewarded]
         ),
+        "left_out": left_out_lines(sets),
         "answer_lengths": answer_length_figures(sets),
         "costs": [cost_table(costs, key) for key in ("stage", "policy")] if costs else [],
         "cost_jobs": plain_table("cost-jobs", costs) if costs else None,

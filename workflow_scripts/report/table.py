@@ -59,7 +59,7 @@ WHOLE = ("all", "overall")  # subsets that are the whole benchmark: no heading n
 
 
 def load_scores(index: list[dict], provenance: dict[str, dict] | None = None) -> list[dict]:
-    """Return one score per index entry: the entry plus provenance, refused (text or None), cells, contaminated and answered.
+    """Return one score per index entry: the entry plus what load_score returns, contaminated and answered.
 
     cells maps (subset, metric) to {"cell": Cell, "higher_is_better": bool or None, "note": str}, in file order;
     contaminated holds the items of the benchmark that the 13-gram and the 8-gram rule call so, None where the
@@ -157,7 +157,10 @@ def overlap_rows(index: list[dict]) -> list[dict]:
 
 
 def load_score(path: Path | str) -> dict:
-    """Return a score file's provenance (12 hex digits), refused (text or None) and cells by (subset, metric)."""
+    """Return a score file's provenance (12 hex digits), refused (text or None), skipped and cells by (subset, metric).
+
+    skipped: of how many prompts the study skips the verdict.
+    """
     raw = read_json(path)
     if not isinstance(raw, dict):
         raise PlumblineError(f"{path}: expected an object with 'cells' or 'refused'")
@@ -188,7 +191,8 @@ def load_score(path: Path | str) -> dict:
                 )
             ),
         }
-    return {"provenance": provenance, "refused": refused, "cells": cells}
+    skipped = raw.get("skipped") or 0
+    return {"provenance": provenance, "refused": refused, "skipped": skipped, "cells": cells}
 
 
 def _one_line(name: object) -> str:
@@ -381,6 +385,7 @@ def _row(
     row |= {"n": len(own_items[0].items), "groups": len(set(own_items[0].groups))}
     notes = [found[0]["note"], cut_prompts(members), _items_note("averaged over the seeds", own_items, cells)]
     notes += [f"without seed {each}: {reason}" for each, reason in refusals(own, benchmark).items()]
+    notes += [skipped_prompts(score) for score in members]
     if own_items[0].items:
         found_here = _estimated(own_items, arguments)
         notes.append(found_here.pop("note"))
@@ -492,6 +497,14 @@ def cut_prompts(scores: list[dict]) -> str:
     }
     words = cut_words(counts)
     return f"of {counts['answers']} answers: {words}" if words else ""
+
+
+def skipped_prompts(score: dict) -> str:
+    """Return a note on the prompts whose verdict the study skips: they are part of no value here."""
+    count = score["skipped"]
+    if not count:
+        return ""
+    return "1 prompt is skipped by the study" if count == 1 else f"{count} prompts are skipped by the study"
 
 
 def unscored_overlap(score: dict) -> str:

@@ -7,6 +7,7 @@ still fell: the check of Raschka's chapter on instruction fine-tuning. Determini
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from workflow_scripts.common.cuts import cut_words
@@ -26,8 +27,19 @@ FACTS = ("kept_share", "clipped_share", "effective_steps")
 
 
 def points_of(curve: list[dict], name: str) -> list[tuple[int, float]]:
-    """Return the (step, value) points of one column of a curve."""
-    return [(row["step"], row[name]) for row in curve if row.get(name) is not None]
+    """Return the (step, value) points of one column of a curve, without those that are no finite number."""
+    points = [(row["step"], row[name]) for row in curve if row.get(name) is not None]
+    return [(step, value) for step, value in points if math.isfinite(value)]
+
+
+def not_finite(curve: list[dict]) -> str | None:
+    """Return a warning where a logged loss or reward is no finite number, and is left out of what is said here."""
+    counts = {
+        name: sum(row.get(name) is not None and not math.isfinite(row[name]) for row in curve)
+        for name in ("train_loss", "validation_loss", "reward")
+    }
+    told = [f"{count} of {name}" for name, count in counts.items() if count]
+    return f"logged values that are no finite number are left out: {', '.join(told)}" if told else None
 
 
 def mean(values: list[float]) -> float:
@@ -138,6 +150,7 @@ def main() -> None:
         note = divergence_of(entry["manifest"])
         moved = dead(curve) or went.get("warning")
         warnings = [note_text(note) if note else moved, learned.get("warning"), rewards_of_cut_texts(curve)]
+        warnings.append(not_finite(curve))
         if any(warnings):
             row["warning"] = "; ".join(filter(None, warnings))
         rows.append(row)
