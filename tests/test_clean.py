@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workflow_scripts.clean import clean, formats, schemas, selecting
+from workflow_scripts.clean import clean, formats, selecting, turns
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, FIELDS, STATE, parse_reply
@@ -235,16 +235,14 @@ def test_a_question_without_the_marker_is_kept_and_counted(clean_rows):
     ],
 )
 def test_instructions_up_to_their_last_student_marker_are_removed(text, question):
-    assert schemas.split_question(text)[0] == question
+    assert turns.split_question(text)[0] == question
 
 
 def test_one_problem_is_one_group_however_it_is_spaced_or_explained():
     texts = ("Q. Why  green? Facts: a. b.", "Q. why green?", "Why\nGREEN? Facts: c.")
-    assert {schemas.problem_key(text) for text in texts} == {"why green?"}
-    assert schemas.group_of("Q. A? Facts: x", "1:a", "question") != schemas.group_of(
-        "Q. A?", "1:a", "question"
-    )
-    assert schemas.group_of("Q. A?", "1:a", "conversation") == "1:a"
+    assert {turns.problem_key(text) for text in texts} == {"why green?"}
+    assert turns.group_of("Q. A? Facts: x", "1:a", "question") != turns.group_of("Q. A?", "1:a", "question")
+    assert turns.group_of("Q. A?", "1:a", "conversation") == "1:a"
 
 
 def test_splits_share_no_problem_over_all_files_and_stay_within_their_quotas_per_file(clean_rows):

@@ -6,7 +6,7 @@ import pytest
 
 from workflow_scripts.clean import clean, formats
 from workflow_scripts.clean.reading import Fault, RawRow, load_json
-from workflow_scripts.clean.schemas import ROLES, check_ranked, read_turns
+from workflow_scripts.clean.turns import ROLES, check_ranked, read_turns
 
 USER, ASSISTANT = "user", "assistant"
 

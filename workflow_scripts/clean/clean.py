@@ -7,7 +7,7 @@ splits in file order or by file. Added: splits are disjoint by group, duplicates
 asserted for rows and turns.
 
 Where things are: `reading` takes rows from files, `fields` takes fields from rows, `formats` turns raw rows into chat
-messages, `schemas` checks and cleans them, `wording` judges their words, `selecting` chooses and splits, and `ledger`
+messages, `turns` checks and cleans them, `wording` judges their words, `selecting` chooses and splits, and `ledger`
 keeps the account.
 
 A conversation is kept whole, or cut where it becomes unusable, or rejected. A turn with `weight` 0 (or `train`,
@@ -28,7 +28,15 @@ from workflow_scripts.clean.fields import ID_KEYS
 from workflow_scripts.clean.formats import FORMATS, RANKED, Opened, open_row, split_row
 from workflow_scripts.clean.ledger import Ledger, count_reasons, tell
 from workflow_scripts.clean.reading import Fault, RawRow, read_rows
-from workflow_scripts.clean.schemas import (
+from workflow_scripts.clean.selecting import (
+    drop_held_out,
+    drop_repeats,
+    labels_of,
+    place_files,
+    split_conversations,
+    take_subset,
+)
+from workflow_scripts.clean.turns import (
     PAIRED_ACTIONS,
     TOOLS,
     actions_of,
@@ -37,14 +45,6 @@ from workflow_scripts.clean.schemas import (
     group_of,
     read_turns,
     split_question,
-)
-from workflow_scripts.clean.selecting import (
-    drop_held_out,
-    drop_repeats,
-    labels_of,
-    place_files,
-    split_conversations,
-    take_subset,
 )
 from workflow_scripts.clean.wording import check_wording, replace_urls
 from workflow_scripts.common.errors import PlumblineError, run

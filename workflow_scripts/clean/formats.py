@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from workflow_scripts.clean.fields import Fields, Unfit, holds, shown
 from workflow_scripts.clean.reading import Fault, RawRow
-from workflow_scripts.clean.schemas import (
+from workflow_scripts.clean.turns import (
     ROLES,
     SYSTEM_ROLES,
     Message,
@@ -44,7 +44,7 @@ class Opened(NamedTuple):
 
     turns: list[Any]
     system: str | None = None
-    style: str = "messages"  # how a turn names its speaker and its text: a key of schemas.ROLES
+    style: str = "messages"  # how a turn names its speaker and its text: a key of turns.ROLES
     candidates: list[Row] | None = None  # {"content", "rewards": {name: float}}
     meta: Row | None = None
     unread: frozenset[str] = frozenset()  # keys that say something and were not read
