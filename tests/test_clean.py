@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workflow_scripts.clean import clean, formats, selecting, turns
+from workflow_scripts.clean import clean, selecting, turns
+from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, FIELDS, STATE, parse_reply
@@ -771,11 +772,11 @@ def damaged_rows(draw, schema):
     return row
 
 
-SCHEMAS = {read: name for name, read in formats.FORMATS.items()}.values()
+UNLIKE = {schema.read: name for name, schema in SCHEMAS.items()}.values()
 
 
-# Of formats that share a function one is tried.
-@pytest.mark.parametrize("schema", ["tutorbot", *SCHEMAS])
+# Of schemas that share a function one is tried.
+@pytest.mark.parametrize("schema", ["tutorbot", *UNLIKE])
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), lines=st.booleans())
 def test_whatever_comes_in_is_kept_or_rejected_or_a_clear_error(tmp_path_factory, schema, data, lines):
@@ -796,7 +797,7 @@ def test_whatever_comes_in_is_kept_or_rejected_or_a_clear_error(tmp_path_factory
         "kept": len(result.kept),
         "rejected": dropped,
     }
-    last = "user" if schema in ("tutorbot_pairs", *formats.RANKED) else "assistant"
+    last = "assistant" if SCHEMAS[schema].kind == "conversation" else "user"
     assert all(row["messages"][-1]["role"] == last for row in result.kept)
 
 

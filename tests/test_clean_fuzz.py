@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from workflow_scripts.clean import clean, formats
+from workflow_scripts.clean import clean
+from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl
 
@@ -242,7 +243,7 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize("schema", formats.FORMATS)
+@pytest.mark.parametrize("schema", SCHEMAS)
 def test_no_row_however_hostile_is_lost_or_ends_in_a_traceback(tmp_path, schema):
     rng = random.Random(f"11 {schema}")
     total = 0
@@ -279,10 +280,10 @@ def test_no_row_however_hostile_is_lost_or_ends_in_a_traceback(tmp_path, schema)
 
 
 def test_the_mutants_are_two_thousand_of_every_schema_there_is():
-    assert set(GOOD) == set(formats.FORMATS) and len(GOOD) * EACH >= 2000
+    assert set(GOOD) == set(SCHEMAS) and len(GOOD) * EACH >= 2000
 
 
-@pytest.mark.parametrize("schema", formats.FORMATS)
+@pytest.mark.parametrize("schema", SCHEMAS)
 def test_a_good_row_of_every_schema_is_kept_with_every_key_read(tmp_path, schema):
     for number, row in enumerate(GOOD[schema]):
         raw = tmp_path / f"{number}.jsonl"

@@ -6,13 +6,13 @@ file and split. Those of the other sources are settings too: refused phrases, lo
 splits in file order or by file. Added: splits are disjoint by group, duplicates go, and kept + rejected = read is
 asserted for rows and turns.
 
-Where things are: `reading` takes rows from files, `fields` takes fields from rows, `formats` turns raw rows into chat
-messages, `turns` checks and cleans them, `wording` judges their words, `selecting` chooses and splits, and `ledger`
-keeps the account.
+Where things are: `reading` takes rows from files, `fields` takes fields from rows, `schemas` has a reader for each way
+in which rows are written, `rows` reads a row with it, `turns` checks and cleans its messages, `wording` judges their
+words, `selecting` chooses and splits, and `ledger` keeps the account.
 
 A conversation is kept whole, or cut where it becomes unusable, or rejected. A turn with `weight` 0 (or `train`,
 `training` or `loss` false) stays as context, marked "learn": false. A row in which a tool is called is rejected, as no
-objective here knows tools. What a row holds beside, and no format reads, is counted as a note.
+objective here knows tools. What a row holds beside, and no schema reads, is counted as a note.
 """
 
 import argparse
@@ -25,9 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts.clean.fields import ID_KEYS
-from workflow_scripts.clean.formats import FORMATS, RANKED, Opened, open_row, split_row
 from workflow_scripts.clean.ledger import Ledger, count_reasons, tell
 from workflow_scripts.clean.reading import Fault, RawRow, read_rows
+from workflow_scripts.clean.rows import open_row, split_row
+from workflow_scripts.clean.schemas import SCHEMAS
+from workflow_scripts.clean.schemas.row import Opened
 from workflow_scripts.clean.selecting import (
     drop_held_out,
     drop_repeats,
@@ -51,7 +53,7 @@ from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, finished_folder, read_jsonl, write_jsonl, write_manifest
 
 DEFAULTS: dict[str, Any] = {
-    "schema": "tutorbot",  # a key of formats.FORMATS
+    "schema": "tutorbot",  # a key of schemas.SCHEMAS
     # None: tutoring rows lose their instructions, pairs keep theirs, other rows keep their own system message.
     "system_prompt": None,
     "drop_fields": [],
@@ -224,6 +226,9 @@ def clean_pair(
     }
 
 
+CLEANERS = {"conversation": clean_conversation, "ranked": clean_ranked, "pair": clean_pair}
+
+
 def _open(row: RawRow, settings: dict[str, Any], ledger: Ledger) -> tuple[Opened, Fault | None]:
     opened, fault = open_row(row, settings)
     if settings["url_token"] is not None:
@@ -255,11 +260,8 @@ def read_all(inputs: Sequence[str], settings: dict[str, Any], ledger: Ledger) ->
     A row of several conversations counts as so many rows; they share its name, as "<id>/<n>", and so its group where
     the conversation is the group.
     """
-    clean = clean_conversation
-    if settings["schema"] in RANKED:
-        clean = clean_ranked
-    elif settings["schema"] == "tutorbot_pairs":
-        clean = clean_pair
+    schema = SCHEMAS[settings["schema"]]
+    clean = CLEANERS[schema.kind]
     labels = labels_of(inputs)  # two folders may hold files of one name; the counts must not run together
     taken: set[str] = set()
     prompts: dict[str, str] = {}
@@ -283,7 +285,7 @@ def read_all(inputs: Sequence[str], settings: dict[str, Any], ledger: Ledger) ->
             for conversation in found:
                 conversation["id"] = f"{name}/{conversation['place']['part']}" if several else name
                 first = name
-                if settings["schema"] == "labelled":
+                if schema.rows_share_prompts:
                     # The answers to one prompt are so many rows; whoever makes pairs of them wants them together.
                     first = prompts.setdefault(digest(conversation["messages"]), name)
                     conversation["extra"]["prompt"] = first
@@ -308,8 +310,8 @@ def clean_files(inputs: Sequence[str], settings: dict[str, Any], output: str, ma
 
     PlumblineError if a file cannot be read at all, if nothing is left, or if a split stays empty.
     """
-    if settings["schema"] not in FORMATS:
-        raise PlumblineError(f"schema: {settings['schema']!r} is not one of {', '.join(FORMATS)}")
+    if settings["schema"] not in SCHEMAS:
+        raise PlumblineError(f"schema: {settings['schema']!r} is not one of {', '.join(SCHEMAS)}")
     ledger = Ledger()
     rule = DEFAULTS["split"] | settings["split"]
     inputs, rule["by_file"] = place_files(inputs, rule["by_file"])
@@ -326,7 +328,7 @@ def clean_files(inputs: Sequence[str], settings: dict[str, Any], output: str, ma
             f"'{settings['schema']}' is what the files hold"
         )
     conversations = take_subset(conversations, settings["subset"], ledger)
-    if settings["schema"] == "tutorbot_pairs":
+    if SCHEMAS[settings["schema"]].kind == "pair":
         splits = {"pairs": conversations}
     else:
         splits = split_conversations(conversations, rule, ledger)

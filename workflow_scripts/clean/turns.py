@@ -1,6 +1,6 @@
 """From turns to messages: what each style of turn calls things, which turns are kept, and what groups a row.
 
-Covers the structured replies of Tutorbot-Spock and the plain turns of all other formats (see `formats`).
+Covers the structured replies of Tutorbot-Spock and the plain turns of all other schemas (see `schemas`).
 Everything here is pure: turns go in; messages, faults and notes come out; nothing raises on bad data.
 """
 

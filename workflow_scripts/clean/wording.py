@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from workflow_scripts.clean.formats import Opened
 from workflow_scripts.clean.reading import Fault
+from workflow_scripts.clean.schemas.row import Opened
 
 # Up to white space, or what closes a quotation or a link: an address may stand inside a JSON reply.
 URL = re.compile(r"""(?:https?://|www\.)[^\s"'<>()\[\]{}\\]+""")
