@@ -11,7 +11,10 @@ import pytest
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest
 from workflow_scripts.report import table
-from workflow_scripts.report.statistics import interval, mcnemar, paired_difference, read_cell, seed_of
+from workflow_scripts.report.statistics.cells import read_cell
+from workflow_scripts.report.statistics.differences import mcnemar, paired_difference
+from workflow_scripts.report.statistics.draws import seed_of
+from workflow_scripts.report.statistics.intervals import interval
 
 SETTINGS = {"study": "toy", "baseline": "m.sft", "draws": 300, "seed": 0, "confidence": 0.95, "bars": []}
 OUTPUTS = {

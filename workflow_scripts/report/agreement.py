@@ -20,15 +20,9 @@ from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_json
 from workflow_scripts.report.settings import read_settings
 from workflow_scripts.report.spreadsheets import csv_text, write_csv
-from workflow_scripts.report.statistics import (
-    ALL_EQUAL,
-    ONE_GROUP,
-    ROUNDING,
-    Cell,
-    group_draws,
-    interval,
-    seed_of,
-)
+from workflow_scripts.report.statistics.cells import Cell
+from workflow_scripts.report.statistics.draws import group_draws, seed_of
+from workflow_scripts.report.statistics.intervals import ALL_EQUAL, ONE_GROUP, ROUNDING, interval
 from workflow_scripts.report.table import ALL, number_text
 
 COLUMNS = (

@@ -24,14 +24,9 @@ from workflow_scripts.report.figures import cell_title, signed, typed
 from workflow_scripts.report.numbers import markdown_line, value_and_spread
 from workflow_scripts.report.page import ARROWS, field, heading, render, table
 from workflow_scripts.report.spreadsheets import csv_text, read_csv
-from workflow_scripts.report.statistics import (
-    Cell,
-    bounds_of,
-    can_resample,
-    paired_difference,
-    seed_of,
-    shared_items,
-)
+from workflow_scripts.report.statistics.cells import Cell, bounds_of, can_resample, shared_items
+from workflow_scripts.report.statistics.differences import paired_difference
+from workflow_scripts.report.statistics.draws import seed_of
 from workflow_scripts.report.table import (
     in_order,
     load_scores,

@@ -25,23 +25,24 @@ from workflow_scripts.common.files import digest, finished_file, read_json, sha2
 from workflow_scripts.report.numbers import decimals_of, estimate, markdown_line, markdown_text, shown
 from workflow_scripts.report.settings import read_settings
 from workflow_scripts.report.spreadsheets import write_csv
-from workflow_scripts.report.statistics import (
+from workflow_scripts.report.statistics.cells import (
     Cell,
     bounds_of,
     can_resample,
-    draws_for,
-    holm,
-    interval,
     is_plain_rate,
+    read_cell,
+    reduced,
+    shared_items,
+)
+from workflow_scripts.report.statistics.differences import (
+    holm,
     mcnemar,
     minimum_detectable,
     paired_difference,
-    point_estimate,
-    read_cell,
-    reduced,
-    seed_of,
-    shared_items,
 )
+from workflow_scripts.report.statistics.draws import draws_for, seed_of
+from workflow_scripts.report.statistics.estimators import point_estimate
+from workflow_scripts.report.statistics.intervals import interval
 
 COLUMNS = (
     "study policy parent method seed seeds benchmark subset metric value ci_low ci_high interval n groups "

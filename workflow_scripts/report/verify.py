@@ -22,7 +22,8 @@ from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, read_json, sha256_of
 from workflow_scripts.report.provenance import ID_DIGITS, PROVENANCE, TABLES, record_id, record_key
 from workflow_scripts.report.spreadsheets import read_csv
-from workflow_scripts.report.statistics import Cell, point_estimate, shared_items
+from workflow_scripts.report.statistics.cells import Cell, shared_items
+from workflow_scripts.report.statistics.estimators import point_estimate
 from workflow_scripts.report.table import ALL, cell_name, load_score, number_text
 
 RESULTS = "results.csv"
