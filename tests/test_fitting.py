@@ -21,7 +21,7 @@ from workflow_scripts.common.fitting import fit_prompt, fit_row, fit_text, lost_
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.templates import tokenise_prompt, tokenise_reply
 from workflow_scripts.report import training
-from workflow_scripts.report.table import cut_prompts
+from workflow_scripts.report.results import cut_prompts
 from workflow_scripts.sft import tokenise
 
 with open(templates.__file__.replace(".py", ".yaml"), encoding="utf-8") as stream:

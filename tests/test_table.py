@@ -11,6 +11,8 @@ import pytest
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest
 from workflow_scripts.report import table
+from workflow_scripts.report.latex import latex_text
+from workflow_scripts.report.overlaps import clean_items, item_names
 from workflow_scripts.report.statistics.cells import read_cell
 from workflow_scripts.report.statistics.differences import mcnemar, paired_difference
 from workflow_scripts.report.statistics.draws import seed_of
@@ -440,7 +442,7 @@ def test_the_latex_table_is_the_headline_table_escaped(tmp_path):
 
 
 def test_latex_text_has_no_commands():
-    escaped = table.latex_text("50 % of $x_1$ & {y} #2 ~ ^ \\end")
+    escaped = latex_text("50 % of $x_1$ & {y} #2 ~ ^ \\end")
     expected = r"50 \% of \$x\_1\$ \& \{y\} \#2 \textasciitilde{} \textasciicircum{} \textbackslash{}end"
     assert escaped == expected
 
@@ -540,8 +542,8 @@ def test_items_are_known_by_the_names_that_overlap_files_have():
         ("1:row_3/original", "1:row_3"),
         ("1:row_3/altered", "1:row_3"),
     ]
-    assert all(name in table.item_names(item, "all") for item, name in names)
-    assert table.clean_items(("r/original", "r/altered", "s/original"), "action1+4", {"r"}) == ("s/original",)
+    assert all(name in item_names(item, "all") for item, name in names)
+    assert clean_items(("r/original", "r/altered", "s/original"), "action1+4", {"r"}) == ("s/original",)
 
 
 def test_a_mean_over_seeds_says_which_seed_it_lacks_and_why(index, tmp_path):

@@ -18,12 +18,12 @@ import numpy as np
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_json
+from workflow_scripts.report.scores import ALL
 from workflow_scripts.report.settings import read_settings
-from workflow_scripts.report.spreadsheets import csv_text, write_csv
+from workflow_scripts.report.spreadsheets import csv_text, number_text, write_csv
 from workflow_scripts.report.statistics.cells import Cell
 from workflow_scripts.report.statistics.draws import group_draws, seed_of
 from workflow_scripts.report.statistics.intervals import ALL_EQUAL, ONE_GROUP, ROUNDING, interval
-from workflow_scripts.report.table import ALL, number_text
 
 COLUMNS = (
     "policy seed first second subset metric measure value ci_low ci_high n groups only_first only_second note"

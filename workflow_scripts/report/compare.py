@@ -23,17 +23,11 @@ from workflow_scripts.common.files import finished_file, read_json, read_jsonl
 from workflow_scripts.report.figures import cell_title, signed, typed
 from workflow_scripts.report.numbers import markdown_line, value_and_spread
 from workflow_scripts.report.page import ARROWS, field, heading, render, table
-from workflow_scripts.report.spreadsheets import csv_text, read_csv
+from workflow_scripts.report.scores import in_order, load_scores, members_of, score_sets
+from workflow_scripts.report.spreadsheets import csv_text, number_text, read_csv
 from workflow_scripts.report.statistics.cells import Cell, bounds_of, can_resample, shared_items
 from workflow_scripts.report.statistics.differences import paired_difference
 from workflow_scripts.report.statistics.draws import seed_of
-from workflow_scripts.report.table import (
-    in_order,
-    load_scores,
-    members_of,
-    number_text,
-    score_sets,
-)
 
 COLUMNS = (
     "policy policy_b benchmark subset metric seed higher_is_better value_a ci_low_a ci_high_a n_a value_b ci_low_b "

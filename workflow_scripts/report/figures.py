@@ -28,8 +28,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from workflow_scripts.common.diverged import divergence_of
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_json, read_jsonl
+from workflow_scripts.report.grid import WHOLE, cell_name, clearly_better
+from workflow_scripts.report.scores import ALL
 from workflow_scripts.report.spreadsheets import read_csv
-from workflow_scripts.report.table import ALL, WHOLE, cell_name, clearly_better
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442",

@@ -36,18 +36,13 @@ from workflow_scripts.report.figures import (
     signed,
     typed,
 )
+from workflow_scripts.report.grid import cell_name, clearly_better, clearly_moved, headline_cells
 from workflow_scripts.report.numbers import decimals_of, shown, value_and_spread
+from workflow_scripts.report.overlaps import MUCH_OF_AN_ITEM
 from workflow_scripts.report.samples import read_samples, rows_beside
+from workflow_scripts.report.scores import in_order
 from workflow_scripts.report.settings import read_settings
 from workflow_scripts.report.spreadsheets import read_csv
-from workflow_scripts.report.table import (
-    MUCH_OF_AN_ITEM,
-    cell_name,
-    clearly_better,
-    clearly_moved,
-    headline_cells,
-    in_order,
-)
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "report"
 ARROWS = {True: "↑", False: "↓", "": ""}

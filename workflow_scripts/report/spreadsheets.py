@@ -54,6 +54,20 @@ def write_csv(path: Path, columns: list[str], rows: Iterable[Iterable[str]]) -> 
         temporary.write_text(csv_text(columns, rows), encoding="utf-8", newline="")
 
 
+def number_text(value: float | int | bool | str) -> str:
+    """Return a CSV field: floats with six significant digits, booleans as true/false, the rest as it is."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return format(0.0 if abs(value) < 1e-12 else value, ".6g")
+    return str(value)
+
+
+def write_table(path: Path, columns: list[str], rows: list[dict]) -> None:
+    """Write rows as CSV, atomically."""
+    write_csv(path, columns, ([number_text(row.get(column, "")) for column in columns] for row in rows))
+
+
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Return a CSV file's rows as text; PlumblineError when there is no such file."""
     try:
