@@ -15,7 +15,8 @@ import pytest
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.report import page, samples
-from workflow_scripts.report.figures import typed
+from workflow_scripts.report.page_tables import supported_best
+from workflow_scripts.report.rows import typed
 
 SCRIPT = "<script>alert('model')</script>"
 IMAGE = "\"><img src=x onerror=alert('judge')>"
@@ -296,7 +297,7 @@ def test_a_row_without_a_value_says_why(tmp_path):
 
 def test_the_best_is_bold_only_where_the_paired_interval_supports_it():
     def best(*rows: dict) -> set[str]:
-        return {policy for policy, _ in page.supported_best([typed(one) for one in rows])}
+        return {policy for policy, _ in supported_best([typed(one) for one in rows])}
 
     base = row("m", value="0.5")
     assert best(base, row("m.a", value="0.6", **against("0.01", "0.2"))) == {"m.a"}

@@ -20,9 +20,10 @@ from typing import NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_json, read_jsonl
-from workflow_scripts.report.figures import cell_title, signed, typed
-from workflow_scripts.report.numbers import markdown_line, value_and_spread
-from workflow_scripts.report.page import ARROWS, field, heading, render, table
+from workflow_scripts.report.numbers import markdown_line, signed, value_and_spread
+from workflow_scripts.report.page import render
+from workflow_scripts.report.page_tables import ARROWS, field, heading, table
+from workflow_scripts.report.rows import cell_title, typed
 from workflow_scripts.report.scores import in_order, load_scores, members_of, score_sets
 from workflow_scripts.report.spreadsheets import csv_text, number_text, read_csv
 from workflow_scripts.report.statistics.cells import Cell, bounds_of, can_resample, shared_items

@@ -1,17 +1,7 @@
 """What a table to read is made of, whatever writes it: policies by cells, the headline cells, and what is clearly better."""
 
+from workflow_scripts.report.rows import WHOLE, cell_name, scored_rows
 from workflow_scripts.report.scores import in_order
-
-WHOLE = ("all", "overall")  # subsets that are the whole benchmark: no heading needs to say so
-
-
-def cell_name(row: dict) -> str:
-    """Return benchmark/subset/metric, without the parts that are empty."""
-    return "/".join(filter(None, [row["benchmark"], row["subset"], row["metric"]]))
-
-
-def scored_rows(rows: list[dict]) -> list[dict]:
-    return [row for row in rows if row["value"] != ""]
 
 
 def headline_cells(rows: list[dict], bars: list[dict]) -> list[str]:
@@ -57,20 +47,3 @@ def grid_of(rows: list[dict], cells: list[str], with_benchmark: bool = False) ->
 def _span(rows: list[dict], key: str) -> str:
     counts = [row[key] for row in rows]
     return str(min(counts)) if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"
-
-
-def clearly_moved(row: dict) -> bool:
-    """Return whether a row's clean value is outside the interval of its value."""
-    if row["clean_value"] == "" or row["ci_low"] == "":
-        return False
-    return not row["ci_low"] <= row["clean_value"] <= row["ci_high"]
-
-
-def clearly_better(row: dict) -> bool:
-    """Return whether the interval of the paired difference lies wholly on the good side of zero.
-
-    Never where no direction is good, nor where the difference has no interval.
-    """
-    if row["difference"] == "" or row["difference_low"] == "" or row["higher_is_better"] == "":
-        return False
-    return row["difference_low"] > 0 if row["higher_is_better"] else row["difference_high"] < 0

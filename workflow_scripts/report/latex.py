@@ -1,7 +1,8 @@
 """The headline table for a paper: results.tex."""
 
-from workflow_scripts.report.grid import clearly_better, headline_grid
+from workflow_scripts.report.grid import headline_grid
 from workflow_scripts.report.numbers import estimate
+from workflow_scripts.report.rows import clearly_better
 
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",

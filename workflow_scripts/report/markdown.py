@@ -1,14 +1,8 @@
 """The results as text to read: results.md."""
 
-from workflow_scripts.report.grid import (
-    cell_name,
-    clearly_better,
-    clearly_moved,
-    grid_of,
-    headline_grid,
-    scored_rows,
-)
+from workflow_scripts.report.grid import grid_of, headline_grid
 from workflow_scripts.report.numbers import decimals_of, estimate, markdown_line, markdown_text, shown
+from workflow_scripts.report.rows import cell_name, clearly_better, clearly_moved, scored_rows
 from workflow_scripts.report.scores import in_order
 from workflow_scripts.report.spreadsheets import number_text
 

@@ -52,3 +52,9 @@ def value_and_spread(value: float, low: float | str, high: float | str) -> tuple
 def estimate(value: float, low: float | str, high: float | str) -> str:
     """Return an estimate as one text."""
     return " ".join(filter(None, value_and_spread(value, low, high)))
+
+
+def signed(value: float, decimals: int) -> str:
+    """Return a number with its sign and a true minus; nothing is +0, and dust is written with an exponent."""
+    text = f"{value:+.1e}" if 0 < abs(value) < 1e-4 and decimals > 4 else f"{value:+.{decimals}f}"
+    return (text if float(text) else text[1:]).replace("-", "−")

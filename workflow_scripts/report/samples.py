@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from workflow_scripts.common.files import read_json, read_jsonl
-from workflow_scripts.report.grid import cell_name
+from workflow_scripts.report.rows import cell_name
 
 
 def chosen_prompts(prompts: list[dict], count: int) -> list[dict]:

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_json
-from workflow_scripts.report.grid import cell_name, scored_rows
 from workflow_scripts.report.latex import latex
 from workflow_scripts.report.markdown import markdown
 from workflow_scripts.report.overlaps import OVERLAP_COLUMNS, overlap_rows
 from workflow_scripts.report.results import COLUMNS, results
+from workflow_scripts.report.rows import cell_name, scored_rows
 from workflow_scripts.report.scores import in_order, load_scores
 from workflow_scripts.report.settings import read_settings
 from workflow_scripts.report.spreadsheets import write_table

@@ -20,8 +20,8 @@ from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, read_json, sha256_of
-from workflow_scripts.report.grid import cell_name
 from workflow_scripts.report.provenance import ID_DIGITS, PROVENANCE, TABLES, record_id, record_key
+from workflow_scripts.report.rows import cell_name
 from workflow_scripts.report.scores import ALL, load_score
 from workflow_scripts.report.spreadsheets import number_text, read_csv
 from workflow_scripts.report.statistics.cells import Cell, shared_items
