@@ -238,7 +238,7 @@ def find_in(rows: Iterable[Row], grams: Grams) -> Found:
         alone = [
             code or coded(characters_of(text), number_of) for code, text in zip(codes, row.texts, strict=True)
         ]
-        wholes = wholes_of(codes, alone, row.roles)
+        wholes = whole_texts_of(codes, alone, row.roles)
         for name in (name for whole in wholes for name in grams.wholes.get(whole, ())):
             exact.setdefault(name, "whole")
         if not grams.wanted:
@@ -255,7 +255,7 @@ def find_in(rows: Iterable[Row], grams: Grams) -> Found:
     return Found(found, exact)
 
 
-def wholes_of(codes: list[bytes], alone: list[bytes], roles: list[str]) -> Iterator[bytes]:
+def whole_texts_of(codes: list[bytes], alone: list[bytes], roles: list[str]) -> Iterator[bytes]:
     """Yield what a row says as a whole: each user's message, each with what follows it, and all but the system's.
 
     codes: its texts; alone: what stands for each where it is compared with nothing beside it.

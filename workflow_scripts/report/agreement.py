@@ -207,10 +207,10 @@ def list_rows(paths: list[Path], settings: dict) -> list[dict]:
         "metric": "",
     }
     groups = {item: item for side in rated for item in side}
-    return joined_rows(named, *rated, groups, settings)
+    return rows_on_shared_items(named, *rated, groups, settings)
 
 
-def joined_rows(
+def rows_on_shared_items(
     named: dict, first: dict[str, float], second: dict[str, float], groups: dict[str, str], settings: dict
 ) -> list[dict]:
     """Return the rows of two {item: rating}, on the items both have; the others are counted in only_first, only_second."""
@@ -286,7 +286,7 @@ def _cell_rows(named: dict, parts: list[tuple[str, dict, dict]], settings: dict)
         first |= {prefix + item: value for item, value in ours["ratings"].items()}
         second |= {prefix + item: value for item, value in theirs["ratings"].items()}
         groups |= {prefix + item: group for item, group in ours["groups"].items()}
-    return joined_rows(named, first, second, groups, settings)
+    return rows_on_shared_items(named, first, second, groups, settings)
 
 
 def fields_of(rows: list[dict]) -> Iterator[list[str]]:

@@ -122,7 +122,7 @@ def compare(first: Results, second: Results, draws: int, confidence: float) -> l
     }
     rows = []
     for key in in_order([*first.rows, *second.rows]):
-        row = beside(key, first, second)
+        row = matched_row(key, first, second)
         if row["value_a"] != "" and row["value_b"] != "" and key in first.cells and key in second.cells:
             if changed[key.benchmark]:
                 row["note"] = "; ".join(filter(None, [row["note"], "not paired: the prompts differ"]))
@@ -132,7 +132,7 @@ def compare(first: Results, second: Results, draws: int, confidence: float) -> l
     return rows
 
 
-def beside(key: Key, first: Results, second: Results) -> dict:
+def matched_row(key: Key, first: Results, second: Results) -> dict:
     """Return a row with the values of both sides, their difference, and whether their intervals overlap."""
     row = dict.fromkeys(COLUMNS, "") | key._asdict()
     notes = []
@@ -184,7 +184,7 @@ def paired(row: dict, first: list[Cell], second: list[Cell], draws: int, confide
     }
 
 
-def clear(row: dict) -> str:
+def clear_change(row: dict) -> str:
     """Return "better" or "worse" where the paired interval lies wholly on one side of zero, else ""."""
     if row["higher_is_better"] == "" or row["paired_low"] == "":
         return ""
@@ -197,7 +197,7 @@ def summary(rows: list[dict]) -> str:
     """Return in one sentence how many rows both sides have, and how many clearly moved."""
     both = sum(row["difference"] != "" for row in rows)
     only = {side: sum(row["note"].startswith(f"only in {side}") for row in rows) for side in "AB"}
-    moved = {way: sum(clear(row) == way for row in rows) for way in ("better", "worse")}
+    moved = {way: sum(clear_change(row) == way for row in rows) for way in ("better", "worse")}
     refused = len(rows) - both - sum(only.values())
     text = f"{both} values in both, {only['A']} rows only in A, {only['B']} only in B"
     if refused:
@@ -242,7 +242,7 @@ def as_markdown(rows: list[dict], sides: tuple[str, str]) -> str:
         pair = shown_difference(row, "paired_difference")
         if pair and row["paired_low"] != "":
             pair += f" [{shown_difference(row, 'paired_low')}, {shown_difference(row, 'paired_high')}]"
-        pair = f"**{pair}** {clear(row)}" if clear(row) else pair
+        pair = f"**{pair}** {clear_change(row)}" if clear_change(row) else pair
         score = heading(cell_title(row), row["higher_is_better"])
         values = [" ".join(filter(None, shown_value(row, side))) for side in "ab"]
         shown = [f"`{shown_policy(row)}`", score, row["seed"], *values, shown_difference(row, "difference")]
@@ -298,7 +298,10 @@ def html_line(row: dict) -> dict:
     if row["paired_difference"] != "":
         ends = " to ".join(filter(None, (shown_difference(row, f"paired_{end}") for end in ("low", "high"))))
         line["paired"] = field(
-            shown_difference(row, "paired_difference"), row["paired_difference"], note=ends, mark=clear(row)
+            shown_difference(row, "paired_difference"),
+            row["paired_difference"],
+            note=ends,
+            mark=clear_change(row),
         )
     return line | {f"_{name}": row[name] for name in ("policy", "benchmark", "metric")}
 

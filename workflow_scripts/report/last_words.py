@@ -27,7 +27,7 @@ CHOSEN = (
 FULL_MARKS = re.compile(r"accuracy|macro_f1|valid_json|exact_match|acc(_norm)?|pass@\d+")
 
 
-def few(names: Iterable[str]) -> str:
+def first_few(names: Iterable[str]) -> str:
     """Return names as "a, b, c and 4 more"."""
     names = list(dict.fromkeys(names))
     rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -46,7 +46,7 @@ def cleaning(manifest: Path) -> list[str]:
     )
     lines = []
     if reasons:
-        named = few(f"{reason} ({count})" for reason, count in reasons.most_common())
+        named = first_few(f"{reason} ({count})" for reason, count in reasons.most_common())
         read = sum(file["rows"]["read"] for file in told.get("counts", {}).values())
         lines.append(f"dataset {name}: {reasons.total()} of {read} rows rejected: {named}")
     unread = {
@@ -55,7 +55,7 @@ def cleaning(manifest: Path) -> list[str]:
         if note.startswith(UNREAD)
     }
     if unread:
-        named = few(f"{key} (in {count} row{'s' * (count > 1)})" for key, count in unread.items())
+        named = first_few(f"{key} (in {count} row{'s' * (count > 1)})" for key, count in unread.items())
         lines.append(f"dataset {name}: keys not read: {named}")
     return lines
 
@@ -66,7 +66,7 @@ def training(rows: Sequence[dict[str, str]]) -> list[str]:
     for row in rows:
         for warning in filter(None, row.get("warning", "").split("; ")):
             policies.setdefault(warning, []).append(f"{row['policy']} (seed {row['seed']})")
-    return [f"training of {few(names)}: {warning}" for warning, names in policies.items()]
+    return [f"training of {first_few(names)}: {warning}" for warning, names in policies.items()]
 
 
 def gold(rows: Sequence[dict[str, str]]) -> list[str]:
@@ -81,7 +81,9 @@ def gold(rows: Sequence[dict[str, str]]) -> list[str]:
     ]
     if not short:
         return []
-    return [f"the right answers (gold) do not score 1: {few(short)}; scores there are held down by as much"]
+    return [
+        f"the right answers (gold) do not score 1: {first_few(short)}; scores there are held down by as much"
+    ]
 
 
 def changed_gold(results: Path, rows: Sequence[dict[str, str]]) -> list[str]:
@@ -92,7 +94,9 @@ def changed_gold(results: Path, rows: Sequence[dict[str, str]]) -> list[str]:
         counts = read_json(path).get("counts", {})
         found = {name: count for name, count in counts.get("changed_by_tokens", {}).items() if count}
         if found and path.stem in benchmarks:
-            named = few(f"{count} of {counts['answers']} in those of {name}" for name, count in found.items())
+            named = first_few(
+                f"{count} of {counts['answers']} in those of {name}" for name, count in found.items()
+            )
             lines.append(f"{path.stem}: right answers are others in a model's tokens: {named}")
     return lines
 
@@ -134,21 +138,21 @@ def warnings_of(results: Path, cleaned: Sequence[Path], foreseen: Sequence[str] 
     `foreseen` are those that the check of the study had before the run.
     """
     trained, table = (
-        told(read_csv, path) if path.is_file() else []
+        told_by(read_csv, path) if path.is_file() else []
         for path in (results / "training.csv", results / "results.csv")
     )
     return [
-        *told(training, trained),
-        *told(refused, results),
-        *told(gold, table),
-        *told(changed_gold, results, table),
-        *(line for path in cleaned if path.is_file() for line in told(cleaning, path)),
-        *told(notes, table),
+        *told_by(training, trained),
+        *told_by(refused, results),
+        *told_by(gold, table),
+        *told_by(changed_gold, results, table),
+        *(line for path in cleaned if path.is_file() for line in told_by(cleaning, path)),
+        *told_by(notes, table),
         *doubts(foreseen),
     ]
 
 
-def told(part: Callable[..., list], *arguments: object) -> list:
+def told_by(part: Callable[..., list], *arguments: object) -> list:
     """Return what a part has to say, nothing where its files are not what they were: no run fails by its last words."""
     try:
         return part(*arguments)

@@ -106,7 +106,7 @@ def rewards_of_cut_texts(curve: list[dict]) -> str | None:
     )
 
 
-def dead(curve: list[dict]) -> str | None:
+def learned_nothing(curve: list[dict]) -> str | None:
     """Return a warning where nothing moved: no step had a gradient, or its loss was the same in all that were logged.
 
     The loss of online methods is 0 by construction where it is not clipped, so theirs says nothing: their reward does.
@@ -148,7 +148,7 @@ def main() -> None:
         )
         row |= learned | went | {name: manifest[name] for name in FACTS if name in manifest}
         note = divergence_of(entry["manifest"])
-        moved = dead(curve) or went.get("warning")
+        moved = learned_nothing(curve) or went.get("warning")
         warnings = [note_text(note) if note else moved, learned.get("warning"), rewards_of_cut_texts(curve)]
         warnings.append(not_finite(curve))
         if any(warnings):
