@@ -5,7 +5,7 @@ Whatever the way, no group is on two sides of a split, and every row that falls 
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,28 @@ def length_ratio(conversation: Conversation) -> float:
     return words["user"] / max(words["assistant"], 1)
 
 
+def in_random_order(conversations: Sequence[Conversation], rule: dict[str, Any]) -> list[int]:
+    """Return the places of conversations, shuffled by rule["seed"]."""
+    places = list(range(len(conversations)))
+    random.Random(rule["seed"]).shuffle(places)
+    return places
+
+
+def by_length_ratio(conversations: Sequence[Conversation], rule: dict[str, Any]) -> list[int]:
+    """Return the places of conversations, those first whose length ratio is closest to rule["ratio"]."""
+    return sorted(
+        range(len(conversations)), key=lambda place: abs(length_ratio(conversations[place]) - rule["ratio"])
+    )
+
+
+# By a subset's `by`: the places of conversations in the order in which they are taken.
+SUBSETS: dict[str, Callable[[Sequence[Conversation], dict[str, Any]], list[int]]] = {
+    "first": lambda conversations, rule: list(range(len(conversations))),
+    "random": in_random_order,
+    "length_ratio": by_length_ratio,
+}
+
+
 def take_subset(
     conversations: Sequence[Conversation], rule: dict[str, Any] | None, ledger: Ledger
 ) -> list[Conversation]:
@@ -69,14 +91,9 @@ def take_subset(
     """
     if rule is None:
         return list(conversations)
-    places = list(range(len(conversations)))
-    if rule["by"] == "random":
-        random.Random(rule.get("seed", 42)).shuffle(places)
-    elif rule["by"] == "length_ratio":
-        places.sort(key=lambda place: abs(length_ratio(conversations[place]) - rule["ratio"]))
-    elif rule["by"] != "first":
-        raise PlumblineError(f"subset.by: {rule['by']!r} is not one of first, random, length_ratio")
-    inside = set(places[: rule["rows"]])
+    if rule["by"] not in SUBSETS:
+        raise PlumblineError(f"subset.by: {rule['by']!r} is not one of {', '.join(SUBSETS)}")
+    inside = set(SUBSETS[rule["by"]](conversations, rule)[: rule["rows"]])
     for place, row in enumerate(conversations):
         if place not in inside:
             ledger.reject(row["place"], "row", Fault("outside the subset", rule["by"]), row["turns"])
@@ -119,10 +136,9 @@ def split_conversations(
         wanted = [split for split, quota in rule["quotas"].items() if quota]
         if not wanted:
             raise PlumblineError("every quota is 0: give split.quotas at least one positive number")
-        ways = {"shuffled": _split_shuffled, "file": _split_in_order}
-        if rule["order"] not in ways:
-            raise PlumblineError(f"split.order: {rule['order']!r} is not one of {', '.join(ways)}")
-        splits = ways[rule["order"]](conversations, rule, ledger)
+        if rule["order"] not in ORDERS:
+            raise PlumblineError(f"split.order: {rule['order']!r} is not one of {', '.join(ORDERS)}")
+        splits = ORDERS[rule["order"]](conversations, rule, ledger)
     for split in wanted:
         if not splits[split]:
             asked = rule["by_file"] or rule["quotas"]
@@ -176,6 +192,9 @@ def _split_in_order(conversations: Sequence[Conversation], rule: dict[str, Any],
         used[room[0], file] += 1
         splits[room[0]].append(row)
     return splits
+
+
+ORDERS = {"shuffled": _split_shuffled, "file": _split_in_order}  # by a split's `order`
 
 
 def _split_by_file(

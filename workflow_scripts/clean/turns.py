@@ -6,6 +6,7 @@ Everything here is pure: turns go in; messages, faults and notes come out; nothi
 
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from workflow_scripts.clean.fields import Fields, Unfit, holds, shown
@@ -51,6 +52,8 @@ TOOLS = "calls a tool"
 
 # The altered reply gives the solution where the original left the work to the student.
 PAIRED_ACTIONS = {("1", "2"), ("4", "5")}
+
+RAW = "raw"  # the `reply_format` that leaves replies as they are
 
 Message = dict[str, Any]  # {"role", "content"}, and "learn": False where the message is context alone
 
@@ -211,7 +214,7 @@ def check_ranked(
 def clean_reply(text: str, settings: dict[str, Any]) -> tuple[str, Fault | None, Counter]:
     """Return a tutor reply's cleaned text, what is wrong with it, and how many "N/A" labels were replaced.
 
-    The format `raw` checks the reply but keeps its text as it came.
+    The format RAW checks the reply but keeps its text as it came.
     """
     reply = parse_reply(text)
     if reply is None:
@@ -236,7 +239,7 @@ def clean_reply(text: str, settings: dict[str, Any]) -> tuple[str, Fault | None,
             return "", fault, Counter()
         if (fault := check_text(field, len(field))) and fault.reason != "empty message":
             return "", fault, Counter()
-    if settings["reply_format"] == "raw":
+    if settings["reply_format"] == RAW:
         return text, None, notes
     return format_reply(reply, settings["reply_format"]), None, notes
 
@@ -270,11 +273,16 @@ def text_key(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+GROUPS: dict[str, Callable[[str, str], str]] = {  # by `group_by`: (question, conversation's id) → group
+    "problem": lambda question, conversation_id: problem_key(question),
+    "question": lambda question, conversation_id: text_key(question),
+    "conversation": lambda question, conversation_id: conversation_id,
+}
+
+
 def group_of(question: str, conversation_id: str, group_by: str) -> str:
     """Return the key that keeps a conversation on one side of every split."""
-    if group_by == "conversation":
-        return conversation_id
-    return problem_key(question) if group_by == "problem" else text_key(question)
+    return GROUPS[group_by](question, conversation_id)
 
 
 def actions_of(original: str, altered: str) -> tuple[str, str]:

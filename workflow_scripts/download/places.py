@@ -68,7 +68,7 @@ def from_hf(spec: dict, wanted: Wanted, work: Path, pause: float) -> dict[str, P
         url = hf_hub_url(
             spec["repo"],
             paths.get(name, name),
-            repo_type=spec.get("repo_type", "model"),
+            repo_type=spec["repo_type"],
             revision=spec["revision"],
             endpoint=constants.ENDPOINT,
         )
@@ -198,6 +198,14 @@ def _unpack_files(archive: Path, members: dict, wanted: Wanted, work: Path) -> d
     return unpacked
 
 
+REPOSITORIES: dict[
+    str, Callable
+] = {  # by an hf place's `repo_type`: what the hub is asked about a repository with
+    "model": lambda api: api.model_info,
+    "dataset": lambda api: api.dataset_info,
+}
+
+
 def _list_hub_files(spec: dict, token: str, pause: float) -> Wanted:
     """Return the safe files of a hub repository with the sha256 the hub gives for large ones."""
     from huggingface_hub import HfApi, constants
@@ -205,7 +213,7 @@ def _list_hub_files(spec: dict, token: str, pause: float) -> Wanted:
 
     # token=False keeps the library from sending a token that it finds elsewhere on this machine.
     api = HfApi(endpoint=constants.ENDPOINT, token=token or False)
-    ask = api.dataset_info if spec.get("repo_type") == "dataset" else api.model_info
+    ask = REPOSITORIES[spec["repo_type"]](api)
     what = f"the hub's list of {spec['repo']}"
     for attempt in patient(pause):
         with attempt, reasons_for(what):

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -267,6 +268,16 @@ def nll_per_token(folder: Path, texts: list[str]) -> float:
     return total / count
 
 
+# By a model's `format`: from the folder of its source and the model's settings to a folder that transformers loads.
+CONVERTERS: dict[str, Callable[[Path, dict, Path], None]] = {
+    "hf": lambda source, settings, folder: link_hf(source, folder),
+    "llama2c": lambda source, settings, folder: convert_llama2c(
+        source / settings["weights"], source / settings["tokenizer"], folder
+    ),
+    "gguf": lambda source, settings, folder: convert_gguf(source / settings["weights"], folder),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, required=True, help="folder of the fetched files")
@@ -276,14 +287,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = arguments.settings
     with finished_folder(arguments.output) as folder:
-        if settings["format"] == "llama2c":
-            convert_llama2c(
-                arguments.source / settings["weights"], arguments.source / settings["tokenizer"], folder
-            )
-        elif settings["format"] == "gguf":
-            convert_gguf(arguments.source / settings["weights"], folder)
-        else:
-            link_hf(arguments.source, folder)
+        CONVERTERS[settings["format"]](arguments.source, settings, folder)
         save_chat_template(folder, settings["template"])
         check_finite(folder)
         check = settings["check"]

@@ -10,12 +10,13 @@ model has what it needs to judge an answer to a problem it has never seen.
 """
 
 import argparse
+import functools
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_json, write_manifest
@@ -212,8 +213,47 @@ def draw_behaviour(rng: random.Random, ability: float, weights: dict[str, float]
     return rng.choices(classes, [weights[name] * tilt.get(name, 1) for name in classes])[0]
 
 
-def inquire(rng: random.Random, problem: Problem, place: int) -> tuple[str, Reply, int]:
+class Talk(NamedTuple):
+    """What a dialogue goes on from: its problem among the bank's, how often answers hedge, failures by sub-problem."""
+
+    rng: random.Random
+    problem: Problem
+    bank: Sequence[Problem]
+    hedge_rates: dict[str, float]
+    failures: Counter[int]
+
+
+def answer_right(talk: Talk, place: int) -> tuple[str, Reply, int]:
+    """Return a right answer, the tutor's reply (action 3) and the sub-problem that is then open."""
+    student = say(talk.rng, talk.problem["subproblems"][place]["answer"], talk.hedge_rates["b"])
+    return student, finish("b", "3", talk.problem, place, talk.rng.choice(CONFIRMATIONS)), place + 1
+
+
+def fail(evaluation: str, talk: Talk, place: int) -> tuple[str, Reply, int]:
+    """Return a wrong (a) or half-right (c) answer, the tutor's hint or solution, and the sub-problem then open."""
+    attempt = failed_attempt(talk.rng, evaluation, talk.problem, place, talk.bank)
+    student = say(talk.rng, attempt, talk.hedge_rates[evaluation])
+    talk.failures[place] += 1
+    if talk.failures[place] > 2:
+        return student, solution_reply(evaluation, talk.problem, place), place + 1
+    return student, hint_reply(evaluation, talk.problem, place), place
+
+
+def be_unclear(talk: Talk, place: int) -> tuple[str, Reply, int]:
+    """Return words that say nothing, the tutor's reply (action 6) and the sub-problem that stays open."""
+    student = talk.rng.choice(UNCLEAR)
+    return student, make_reply("d", "6", "x", step_name(place), "Can you say that more clearly?"), place
+
+
+def change_subject(talk: Talk, place: int) -> tuple[str, Reply, int]:
+    """Return words on something else, the tutor's reply (action 7) and the sub-problem that stays open."""
+    student = talk.rng.choice(OFF_TOPIC)
+    return student, make_reply("e", "7", "x", step_name(place), "Let us stay with biology."), place
+
+
+def inquire(talk: Talk, place: int) -> tuple[str, Reply, int]:
     """Return an inquiry, the tutor's reply (action 8 to 11) and the sub-problem that is then open."""
+    rng, problem = talk.rng, talk.problem
     steps = problem["subproblems"]
     question = step_name(place)
     # 10 returns to the previous sub-problem, so the first one has none to return to.
@@ -231,6 +271,17 @@ def inquire(rng: random.Random, problem: Problem, place: int) -> tuple[str, Repl
     return rng.choice(EXPLANATIONS), make_reply("f", "11", "x", question, f"Good question. {fact}"), place
 
 
+# By a label of the student's turn: what the student says, what the tutor replies, and the sub-problem then open.
+BEHAVIOURS: dict[str, Callable[[Talk, int], tuple[str, Reply, int]]] = {
+    "a": functools.partial(fail, "a"),
+    "b": answer_right,
+    "c": functools.partial(fail, "c"),
+    "d": be_unclear,
+    "e": change_subject,
+    "f": inquire,
+}
+
+
 def open_dialogue(rng: random.Random, problem: Problem) -> Turn:
     """Return the first exchange: the problem posed, the first sub-problem asked (g, 12, x)."""
     return pose(problem), make_reply("g", "12", "x", step_name(0), rng.choice(OPENINGS))
@@ -245,40 +296,13 @@ def simulate_dialogue(
     """
     steps = problem["subproblems"]
     ability = rng.betavariate(5, 5)
-    failures: Counter[int] = Counter()
+    talk = Talk(rng, problem, bank, settings["hedge_rates"], Counter())
     turns = [open_dialogue(rng, problem)]
     place = 0
     while len(turns) < settings["max_turns"] and place < len(steps):
-        step = steps[place]
-        question = step_name(place)
         evaluation = draw_behaviour(rng, ability, settings["behaviours"])
-        after = place
-        if evaluation == "b":
-            student = say(rng, step["answer"], settings["hedge_rates"]["b"])
-            reply = finish("b", "3", problem, place, rng.choice(CONFIRMATIONS))
-            after = place + 1
-        elif evaluation in "ac":
-            student = say(
-                rng,
-                failed_attempt(rng, evaluation, problem, place, bank),
-                settings["hedge_rates"][evaluation],
-            )
-            if failures[place] >= 2:
-                reply = solution_reply(evaluation, problem, place)
-                after = place + 1
-            else:
-                reply = hint_reply(evaluation, problem, place)
-            failures[place] += 1
-        elif evaluation == "d":
-            student = rng.choice(UNCLEAR)
-            reply = make_reply("d", "6", "x", question, "Can you say that more clearly?")
-        elif evaluation == "e":
-            student = rng.choice(OFF_TOPIC)
-            reply = make_reply("e", "7", "x", question, "Let us stay with biology.")
-        else:
-            student, reply, after = inquire(rng, problem, place)
+        student, reply, place = BEHAVIOURS[evaluation](talk, place)
         turns.append((student, reply))
-        place = after
     finished = place == len(steps)
     if finished and len(turns) < settings["max_turns"] and rng.random() < settings["closing_rate"]:
         turns.append((rng.choice(GOODBYES), make_reply("g", "12", "w", "N/A", rng.choice(FAREWELLS))))
