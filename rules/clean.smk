@@ -58,11 +58,10 @@ rule clean_reply_pairs:
     conda:
         "../envs/plumbline.yaml"
     params:
-        code=code_of("workflow_scripts.clean.clean"),
+        code=code_of("workflow_scripts.clean.reply_pairs"),
         settings=lambda wildcards: settings(
             STUDY.benchmarks[wildcards.benchmark],
             keys=["system_prompt", "reply_format", "drop_fields", "replace_na"],
-            schema="tutorbot_pairs",
         ),
         files=lambda wildcards: raw_files(
             STUDY.benchmarks[wildcards.benchmark].source,
@@ -71,5 +70,5 @@ rule clean_reply_pairs:
     message:
         "Cleaning the reply pairs of {wildcards.benchmark}"
     shell:
-        "python -m workflow_scripts.clean.clean --inputs {params.files:q} --settings {params.settings:q}"
+        "python -m workflow_scripts.clean.reply_pairs --inputs {params.files:q} --settings {params.settings:q}"
         " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"

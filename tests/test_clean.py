@@ -8,20 +8,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.cleaning import cleaning
 from workflow_scripts.clean import clean, selecting, turns
 from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, FIELDS, STATE, parse_reply
 
-TUTOR = clean.DEFAULTS | {
-    "system_prompt": "You are a tutor.",
-    "drop_fields": ["Thoughts of Tutorbot"],
-    "replace_na": {EVALUATION: "g", ACTION: "12", STATE: "w"},
-    "min_messages": 3,
-    "max_chars": 5000,
-    "split": {"seed": 42, "quotas": {"train": 1000}, "per_file": True},
-}
+TUTOR = cleaning(
+    system_prompt="You are a tutor.",
+    drop_fields=["Thoughts of Tutorbot"],
+    replace_na={EVALUATION: "g", ACTION: "12", STATE: "w"},
+    min_messages=3,
+    max_chars=5000,
+    split={"seed": 42, "quotas": {"train": 1000}, "per_file": True},
+)
 
 
 def reply(evaluation="b", action="3", state="x", **more):
@@ -58,7 +59,7 @@ class Cleaned:
 
 def clean_into(folder, paths, rules):
     clean.clean_files(
-        [str(path) for path in paths], rules, str(folder / "clean"), str(folder / "manifest.json")
+        [str(path) for path in paths], cleaning(**rules), str(folder / "clean"), str(folder / "manifest.json")
     )
     return Cleaned(folder)
 
@@ -513,7 +514,7 @@ def test_files_in_folders_can_be_the_splits_too(tmp_path):
         said = [{"role": "user", "content": question}, {"role": "assistant", "content": "Yes."}]
         path.write_text(json.dumps({"messages": said}) + "\n")
     by_file = {"train": ["a/rows.jsonl", "b/more.jsonl"], "test": ["rows.jsonl", "b/rows.jsonl"]}
-    settings = clean.DEFAULTS | {"schema": "messages", "split": {"by_file": by_file}}
+    settings = cleaning(schema="messages", split={"by_file": by_file})
     inputs = [str(tmp_path / "files" / name) for name in rows]
     clean.clean_files(inputs, settings, str(tmp_path / "out"), str(tmp_path / "manifest.json"))
     splits = {split: read_jsonl(tmp_path / "out" / f"{split}.jsonl") for split in by_file}

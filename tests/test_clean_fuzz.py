@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from tests.cleaning import cleaning
 from workflow_scripts.clean import clean
 from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.common.errors import PlumblineError
@@ -255,7 +256,7 @@ def test_no_row_however_hostile_is_lost_or_ends_in_a_traceback(tmp_path, schema)
         text = "\n".join([*lines, json.dumps(GOOD[schema][0])]) if as_lines else lines[0]
         raw = tmp_path / f"{number}.json"
         raw.write_bytes(text.encode("utf-8", "surrogatepass"))
-        rules = clean.DEFAULTS | {"schema": schema, "max_chars": 20_000} | rng.choice(RULES)
+        rules = cleaning(**{"schema": schema, "max_chars": 20_000} | rng.choice(RULES))
         total += len(rows)
         try:
             clean.clean_files([str(raw)], rules, str(tmp_path / "clean"), str(tmp_path / "manifest.json"))
@@ -288,6 +289,6 @@ def test_a_good_row_of_every_schema_is_kept_with_every_key_read(tmp_path, schema
     for number, row in enumerate(GOOD[schema]):
         raw = tmp_path / f"{number}.jsonl"
         raw.write_text(json.dumps(row))
-        rules = clean.DEFAULTS | {"schema": schema}
+        rules = cleaning(schema=schema)
         clean.clean_files([str(raw)], rules, str(tmp_path / "clean"), str(tmp_path / "manifest.json"))
         assert not [note for note in read_json(tmp_path / "manifest.json")["notes"] if note.startswith("key")]

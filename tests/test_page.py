@@ -110,7 +110,7 @@ def render(folder: Path, rows: list[dict], flags: dict[str, Path] | None = None,
     results = write_csv(folder / "results.csv", rows)
     known = {
         "study": "toy", "baseline": "m", "bars": [], "prompts": {}, "sample_count": 4, "curves": [], "rewards": [],
-        "data": {},
+        "data": {}, "file": "",
         "lock": "f" * 12,
     }  # fmt: skip
     arguments = ["page", "--results", str(results), "--settings", json.dumps(known | settings)]

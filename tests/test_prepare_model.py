@@ -235,7 +235,7 @@ def run_main(source, output, **settings):
         "--source",
         source,
         "--settings",
-        json.dumps({"check": None, "template": TEMPLATE} | settings),
+        json.dumps({"weights": None, "tokenizer": None, "check": None, "template": TEMPLATE} | settings),
         "--output",
         output,
     ]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from workflow_scripts.clean import clean
+from tests.cleaning import cleaning
 from workflow_scripts.clean.reading import Fault, RawRow, load_json
 from workflow_scripts.clean.rows import open_row, split_row
 from workflow_scripts.clean.turns import ROLES, check_ranked, read_turns
@@ -13,7 +13,7 @@ USER, ASSISTANT = "user", "assistant"
 
 
 def settings_of(schema, **rules):
-    return clean.DEFAULTS | {"schema": schema} | rules
+    return cleaning(schema=schema, **rules)
 
 
 def open_all(schema, row, **rules):

@@ -18,7 +18,8 @@ from workflow_scripts.report.statistics.differences import mcnemar, paired_diffe
 from workflow_scripts.report.statistics.draws import seed_of
 from workflow_scripts.report.statistics.intervals import interval
 
-SETTINGS = {"study": "toy", "baseline": "m.sft", "draws": 300, "seed": 0, "confidence": 0.95, "bars": []}
+SETTINGS = {"study": "toy", "baseline": "m.sft", "draws": 300, "seed": 0, "confidence": 0.95}
+SETTINGS |= {"bars": [], "published": []}
 OUTPUTS = {
     "output": "results.csv",
     "wide": "policies.csv",

@@ -32,8 +32,19 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from typing_extensions import TypedDict
+
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_json
+from workflow_scripts.common.settings import settings_of
+
+
+class Settings(TypedDict):
+    """Sizes of n-grams, in words, and in how many of the items an n-gram may be before it counts as their format."""
+
+    sizes: list[int]
+    common: int | None
+
 
 # Scripts without spaces between words, as blocks of Unicode: Thai, Lao, Burmese, Khmer, Tai; kana and Han.
 SPACELESS = (
@@ -372,7 +383,9 @@ def main() -> None:
         default=[],
         help="NAME=ROWS.jsonl; a name with several files is given several times",
     )
-    parser.add_argument("--settings", type=json.loads, required=True, help='{"sizes": [13, 8], "common": 10}')
+    parser.add_argument(
+        "--settings", type=settings_of(Settings), required=True, help='{"sizes": [13, 8], "common": 10}'
+    )
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     training: dict[str, list[Path]] = {}

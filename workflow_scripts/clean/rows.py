@@ -9,7 +9,8 @@ from workflow_scripts.clean.fields import Fields, Unfit
 from workflow_scripts.clean.reading import Fault, RawRow
 from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.clean.schemas.labelled import label_of
-from workflow_scripts.clean.schemas.row import Opened, Settings, joined, plain, read_said, same_system
+from workflow_scripts.clean.schemas.row import Opened, joined, plain, read_said, same_system
+from workflow_scripts.clean.settings import Settings
 from workflow_scripts.clean.turns import split_system, system_text
 
 

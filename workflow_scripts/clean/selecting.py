@@ -11,6 +11,7 @@ from typing import Any
 
 from workflow_scripts.clean.ledger import Ledger
 from workflow_scripts.clean.reading import Fault
+from workflow_scripts.clean.settings import Split, Subset
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest
 
@@ -59,14 +60,14 @@ def length_ratio(conversation: Conversation) -> float:
     return words["user"] / max(words["assistant"], 1)
 
 
-def in_random_order(conversations: Sequence[Conversation], rule: dict[str, Any]) -> list[int]:
+def in_random_order(conversations: Sequence[Conversation], rule: Subset) -> list[int]:
     """Return the places of conversations, shuffled by rule["seed"]."""
     places = list(range(len(conversations)))
     random.Random(rule["seed"]).shuffle(places)
     return places
 
 
-def by_length_ratio(conversations: Sequence[Conversation], rule: dict[str, Any]) -> list[int]:
+def by_length_ratio(conversations: Sequence[Conversation], rule: Subset) -> list[int]:
     """Return the places of conversations, those first whose length ratio is closest to rule["ratio"]."""
     return sorted(
         range(len(conversations)), key=lambda place: abs(length_ratio(conversations[place]) - rule["ratio"])
@@ -74,7 +75,7 @@ def by_length_ratio(conversations: Sequence[Conversation], rule: dict[str, Any])
 
 
 # By a subset's `by`: the places of conversations in the order in which they are taken.
-SUBSETS: dict[str, Callable[[Sequence[Conversation], dict[str, Any]], list[int]]] = {
+SUBSETS: dict[str, Callable[[Sequence[Conversation], Subset], list[int]]] = {
     "first": lambda conversations, rule: list(range(len(conversations))),
     "random": in_random_order,
     "length_ratio": by_length_ratio,
@@ -82,7 +83,7 @@ SUBSETS: dict[str, Callable[[Sequence[Conversation], dict[str, Any]], list[int]]
 
 
 def take_subset(
-    conversations: Sequence[Conversation], rule: dict[str, Any] | None, ledger: Ledger
+    conversations: Sequence[Conversation], rule: Subset | None, ledger: Ledger
 ) -> list[Conversation]:
     """Return at most rule["rows"] conversations, in their order: the first, random ones, or those of a length ratio.
 
@@ -120,9 +121,7 @@ def deal_groups(groups: Iterable[str], quotas: dict[str, int], seed: int) -> dic
     return dealt
 
 
-def split_conversations(
-    conversations: Sequence[Conversation], rule: dict[str, Any], ledger: Ledger
-) -> Splits:
+def split_conversations(conversations: Sequence[Conversation], rule: Split, ledger: Ledger) -> Splits:
     """Return {split: conversations}, disjoint by group.
 
     By `by_file` {split: [file names]} if it is set; else by quotas (per file, if so ruled), which groups are dealt to
@@ -147,7 +146,7 @@ def split_conversations(
                 f"cannot be dealt to {', '.join(f'{name}: {share}' for name, share in asked.items())}; "
                 "give more data, or ask for fewer splits"
             )
-    return {split: _limited(rows, split, rule.get("limit"), ledger) for split, rows in splits.items()}
+    return {split: _limited(rows, split, rule["limit"], ledger) for split, rows in splits.items()}
 
 
 def _limited(rows: list[Conversation], split: str, limit: int | None, ledger: Ledger) -> list[Conversation]:
@@ -158,7 +157,7 @@ def _limited(rows: list[Conversation], split: str, limit: int | None, ledger: Le
     return rows[:limit]
 
 
-def _split_shuffled(conversations: Sequence[Conversation], rule: dict[str, Any], ledger: Ledger) -> Splits:
+def _split_shuffled(conversations: Sequence[Conversation], rule: Split, ledger: Ledger) -> Splits:
     quotas = rule["quotas"]
     split_of = deal_groups((row["group"] for row in conversations), quotas, rule["seed"])
     order = list(conversations)
@@ -176,7 +175,7 @@ def _split_shuffled(conversations: Sequence[Conversation], rule: dict[str, Any],
     return splits
 
 
-def _split_in_order(conversations: Sequence[Conversation], rule: dict[str, Any], ledger: Ledger) -> Splits:
+def _split_in_order(conversations: Sequence[Conversation], rule: Split, ledger: Ledger) -> Splits:
     splits: Splits = {split: [] for split in rule["quotas"]}
     split_of: dict[str, str] = {}
     used: Counter[tuple[str, str]] = Counter()
@@ -225,8 +224,8 @@ def labels_of(inputs: Sequence[str]) -> dict[str, str]:
 
 
 def place_files(
-    inputs: Sequence[str], by_file: dict[str, list[str]] | None
-) -> tuple[list[str], dict[str, list[str]] | None]:
+    inputs: Sequence[str], by_file: dict[str, list[str]]
+) -> tuple[list[str], dict[str, list[str]]]:
     """Return raw files in the order of their splits, and {split: what its files are called} (see labels_of).
 
     So of two equal rows the earlier split keeps its own. A file is named in by_file by the end of its path: its name, or

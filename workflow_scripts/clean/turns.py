@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from workflow_scripts.clean.fields import Fields, Unfit, holds, shown
 from workflow_scripts.clean.reading import Fault
+from workflow_scripts.clean.settings import Settings
 from workflow_scripts.common.tutor_reply import (
     ACTION,
     FIELDS,
@@ -82,7 +83,7 @@ def check_text(text: Any, max_chars: int) -> Fault | None:
     return None
 
 
-def read_turns(turns: list, style: str, settings: dict[str, Any]) -> Turns:
+def read_turns(turns: list, style: str, settings: Settings) -> Turns:
     """Return a conversation's messages up to its first unusable turn, tutor replies cleaned."""
     messages: list[Message] = []
     notes: Counter = Counter()
@@ -189,7 +190,7 @@ def system_text(text: Any, max_chars: int) -> str | None:
 
 
 def check_ranked(
-    system: str | None, prompt: list[Message], candidates: list[dict], settings: dict[str, Any]
+    system: str | None, prompt: list[Message], candidates: list[dict], settings: Settings
 ) -> Fault | None:
     """Return what makes a ranked row unusable: any text of it, or a prompt that does not lead up to a reply.
 
@@ -211,7 +212,7 @@ def check_ranked(
     return None
 
 
-def clean_reply(text: str, settings: dict[str, Any]) -> tuple[str, Fault | None, Counter]:
+def clean_reply(text: str, settings: Settings) -> tuple[str, Fault | None, Counter]:
     """Return a tutor reply's cleaned text, what is wrong with it, and how many "N/A" labels were replaced.
 
     The format RAW checks the reply but keeps its text as it came.

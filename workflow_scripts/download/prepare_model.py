@@ -7,18 +7,38 @@ Not covered: any format that needs unpickling.
 """
 
 import argparse
-import json
 import os
 import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.chat_template import save_chat_template
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_folder, write_manifest
+from workflow_scripts.common.settings import settings_of
+
+
+class Check(TypedDict):
+    """Texts that the model must know: at most `max_nll` nats per token on them."""
+
+    texts: list[str]
+    max_nll: float
+
+
+class Settings(TypedDict):
+    """A study's model: the format of its files, which of them hold weights and tokenizer, its template and its check."""
+
+    format: Literal["hf", "llama2c", "gguf"]
+    weights: str | None
+    tokenizer: str | None
+    template: dict[str, Any]
+    check: Check | None
+
 
 HEADER = (
     "<7i"  # dim, hidden_dim, layers, heads, kv_heads, vocabulary (negative: separate output matrix), context
@@ -269,7 +289,7 @@ def nll_per_token(folder: Path, texts: list[str]) -> float:
 
 
 # By a model's `format`: from the folder of its source and the model's settings to a folder that transformers loads.
-CONVERTERS: dict[str, Callable[[Path, dict, Path], None]] = {
+CONVERTERS: dict[str, Callable[[Path, Settings, Path], None]] = {
     "hf": lambda source, settings, folder: link_hf(source, folder),
     "llama2c": lambda source, settings, folder: convert_llama2c(
         source / settings["weights"], source / settings["tokenizer"], folder
@@ -281,7 +301,9 @@ CONVERTERS: dict[str, Callable[[Path, dict, Path], None]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, required=True, help="folder of the fetched files")
-    parser.add_argument("--settings", type=json.loads, required=True, help="the study's model entry, as JSON")
+    parser.add_argument(
+        "--settings", type=settings_of(Settings), required=True, help="the study's model entry, as JSON"
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--manifest", type=Path, required=True)
     arguments = parser.parse_args()

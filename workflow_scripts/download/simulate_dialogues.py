@@ -16,28 +16,34 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_json, write_manifest
+from workflow_scripts.common.settings import settings_of
 from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, SPOKEN, STATE, SUBPROBLEM
 
-DEFAULTS: dict[str, Any] = {
-    "seed": 7,
-    "dialogues_per_problem": 6,
-    "files": 3,
-    "max_turns": 8,  # tutor turns in one dialogue
+
+class Settings(TypedDict):
+    """How dialogues are simulated; rates and shares are between 0 and 1."""
+
+    seed: int
+    dialogues_per_problem: int
+    files: int
+    max_turns: int  # tutor turns in one dialogue
     # Weights of a student turn's class; those of a, b and c are tilted by the student's ability.
-    "behaviours": {"a": 0.245, "b": 0.345, "c": 0.125, "d": 0.08, "e": 0.07, "f": 0.12},
-    "hedge_rates": {"a": 0.5, "b": 0.1, "c": 0.3},  # share of answers that open with a hedge
-    "closing_rate": 0.4,  # share of finished dialogues in which the student says goodbye
-    "na_rate": 0.3,  # share of g/12/w labels written as "N/A"
-    "unparsable_rate": 0.01,  # share of tutor turns cut off mid-reply
-    "two_message_rate": 0.02,
-    "student_last_rate": 0.01,
-    "ppl_pairs": 60,
-    "ppl_problems": 0.1,  # share of the problems that only the perplexity file uses
-}
+    behaviours: dict[Literal["a", "b", "c", "d", "e", "f"], float]
+    hedge_rates: dict[Literal["a", "b", "c"], float]  # share of answers that open with a hedge
+    closing_rate: float  # share of finished dialogues in which the student says goodbye
+    na_rate: float  # share of g/12/w labels written as "N/A"
+    unparsable_rate: float  # share of tutor turns cut off mid-reply
+    two_message_rate: float
+    student_last_rate: float
+    ppl_pairs: int
+    ppl_problems: float  # share of the problems that only the perplexity file uses
+
 
 PREAMBLE = (
     "Instructions to Act as a Tutorbot: help the student one sub-problem at a time. Judge each answer, "
@@ -288,7 +294,7 @@ def open_dialogue(rng: random.Random, problem: Problem) -> Turn:
 
 
 def simulate_dialogue(
-    rng: random.Random, problem: Problem, bank: Sequence[Problem], settings: dict[str, Any]
+    rng: random.Random, problem: Problem, bank: Sequence[Problem], settings: Settings
 ) -> list[Turn]:
     """Return one dialogue as (student text, tutor reply) turns, at most `max_turns` of them.
 
@@ -309,7 +315,7 @@ def simulate_dialogue(
     return turns
 
 
-def write_reply(rng: random.Random, reply: Reply, settings: dict[str, Any]) -> str:
+def write_reply(rng: random.Random, reply: Reply, settings: Settings) -> str:
     """Return a reply's raw text, sometimes with "N/A" for a label that says so anyway, sometimes cut off."""
     neutral = {EVALUATION: "g", ACTION: "12", STATE: "w"}
     dirty = {
@@ -329,9 +335,7 @@ def raw_messages(turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     return messages
 
 
-def raw_conversation(
-    rng: random.Random, turns: Sequence[Turn], settings: dict[str, Any]
-) -> list[dict[str, str]]:
+def raw_conversation(rng: random.Random, turns: Sequence[Turn], settings: Settings) -> list[dict[str, str]]:
     """Return a dialogue as raw messages with the source's dirt in it."""
     messages = raw_messages([(student, write_reply(rng, reply, settings)) for student, reply in turns])
     luck = rng.random()
@@ -342,7 +346,7 @@ def raw_conversation(
     return messages
 
 
-def simulate_files(problems: Sequence[Problem], settings: dict[str, Any]) -> list[list[dict[str, Any]]]:
+def simulate_files(problems: Sequence[Problem], settings: Settings) -> list[list[dict[str, Any]]]:
     """Return the raw files' rows; each problem's dialogues are spread evenly over the files, by chance."""
     files: list[list[list[dict[str, str]]]] = [[] for _ in range(settings["files"])]
     for problem in problems:
@@ -388,7 +392,7 @@ def simulate_pair(
     return [*messages, {"from": "gpt", "value": altered}]
 
 
-def simulate_pairs(problems: Sequence[Problem], settings: dict[str, Any]) -> list[dict[str, Any]]:
+def simulate_pairs(problems: Sequence[Problem], settings: Settings) -> list[dict[str, Any]]:
     """Return the perplexity file's rows, all distinct, as many of action 1 and 2 as of 4 and 5."""
     rng = random.Random(f"{settings['seed']}/pairs")
     seen: set[str] = set()
@@ -410,9 +414,7 @@ def simulate_pairs(problems: Sequence[Problem], settings: dict[str, Any]) -> lis
     return number_rows(rows)
 
 
-def reserve_problems(
-    problems: Sequence[Problem], settings: dict[str, Any]
-) -> tuple[list[Problem], list[Problem]]:
+def reserve_problems(problems: Sequence[Problem], settings: Settings) -> tuple[list[Problem], list[Problem]]:
     """Return (problems for the dialogues, problems for the perplexity file), disjoint, the latter by seed."""
     count = round(settings["ppl_problems"] * len(problems)) if settings["ppl_pairs"] else 0
     if settings["ppl_pairs"] and settings["ppl_problems"]:
@@ -430,12 +432,13 @@ def main() -> None:
     """Write bio-dataset-<n>.json, bio-dataset-ppl.json and their manifest."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", required=True, help="the problem bank (JSON Lines)")
-    parser.add_argument("--settings", required=True, help="the dataset's settings, as JSON")
+    parser.add_argument(
+        "--settings", required=True, type=settings_of(Settings), help="the simulation's settings, as JSON"
+    )
     parser.add_argument("--output", required=True, help="folder for the raw files")
     parser.add_argument("--manifest", required=True)
     arguments = parser.parse_args()
-    settings = DEFAULTS | json.loads(arguments.settings)
-
+    settings = arguments.settings
     used, reserved = reserve_problems(load_problems(arguments.problems), settings)
     files = simulate_files(used, settings)
     pairs = simulate_pairs(reserved or used, settings)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_json
@@ -30,7 +31,27 @@ COLUMNS = (
 ).split()
 # A judge's word on one item: no count, no length.
 RATINGS = ("rating", "score", "win_rate", "win_rate_adjusted")
-DEFAULTS = {"draws": 2_000, "seed": 0, "confidence": 0.95}
+DRAWS = 2_000
+BY_HAND = {"seed": 0, "confidence": 0.95}  # of two lists, for which no study says it
+
+
+class Rated(TypedDict):
+    """A score file with a judge's ratings of one policy's answers."""
+
+    policy: str
+    seed: int
+    benchmark: str
+    file: str
+
+
+class Settings(TypedDict):
+    """Pairs of score files of two judges each, and the seed and level of the intervals."""
+
+    pairs: list[list[Rated]]
+    seed: int
+    confidence: float
+
+
 BLOCK = 2**21  # numbers of a block of draws: 16 MiB
 
 
@@ -242,7 +263,7 @@ def read_cells(entry: dict) -> dict[tuple[str, str], dict[str, dict]]:
     }
 
 
-def pair_rows(pairs: list[list[dict]], settings: dict) -> list[dict]:
+def pair_rows(pairs: list[list[Rated]], settings: dict) -> list[dict]:
     """Return the rows of pairs of score files, each entry {"policy", "seed", "benchmark", "file"}.
 
     A pair is one policy's answers under two judges, that is two benchmarks. Cells are those that both files have;
@@ -299,18 +320,19 @@ def main() -> None:
     parser.add_argument("lists", nargs="*", type=Path, help="two JSON lists of ratings, paired by place")
     parser.add_argument(
         "--settings",
-        type=read_settings,
-        default={},
-        help='{"pairs": [[entry, entry]], "draws": 2000, "seed": 0, "confidence": 0.95}, entry: policy, seed, '
-        "benchmark, file; or - to read it from standard input",
+        type=read_settings(Settings),
+        help='{"pairs": [[entry, entry]], "seed", "confidence"}, entry: policy, seed, benchmark, file; or - to read it '
+        "from standard input",
     )
     parser.add_argument("--output", type=Path, help="judges.csv; without it the rows are printed")
     arguments = parser.parse_args()
-    pairs = arguments.settings.get("pairs")
-    if len(arguments.lists) != (2 if pairs is None else 0):
+    settings = arguments.settings
+    if len(arguments.lists) != (0 if settings else 2):
         parser.error("give two lists, or settings with pairs")
-    settings = DEFAULTS | arguments.settings
-    rows = list_rows(arguments.lists, settings) if pairs is None else pair_rows(pairs, settings)
+    if settings:
+        rows = pair_rows(settings["pairs"], settings | {"draws": DRAWS})
+    else:
+        rows = list_rows(arguments.lists, BY_HAND | {"draws": DRAWS})
     if arguments.output is None:
         sys.stdout.write(csv_text(COLUMNS, fields_of(rows)))
     else:

@@ -6,14 +6,16 @@ same input gives the same bytes: no dates, a fixed salt for SVG ids.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import run
+from workflow_scripts.common.settings import settings_of
 from workflow_scripts.report.drawing import STYLE, save
 from workflow_scripts.report.policy_figures import draw_forest, draw_policy_bars
+from workflow_scripts.report.settings import Curve
 from workflow_scripts.report.spreadsheets import read_csv
 from workflow_scripts.report.training_figures import (
     draw_loss_curves,
@@ -21,6 +23,22 @@ from workflow_scripts.report.training_figures import (
     read_curves,
     read_rewards,
 )
+
+
+class Curves(TypedDict):
+    """Whose losses are drawn."""
+
+    curves: list[Curve]
+
+
+class Cells(TypedDict):
+    """Which cells of results.csv are drawn, each as benchmark/subset/metric."""
+
+    cells: list[str]
+
+
+class Nothing(TypedDict):
+    """Rewards are drawn from the files alone."""
 
 
 def main() -> None:
@@ -35,8 +53,8 @@ def main() -> None:
     rewards.add_argument(
         "--annotations", required=True, nargs="+", type=Path, help="annotated JSON Lines files"
     )
-    for kind in (loss, bars, forest, rewards):
-        kind.add_argument("--settings", required=True, type=json.loads)
+    for kind, settings in ((loss, Curves), (bars, Cells), (forest, Cells), (rewards, Nothing)):
+        kind.add_argument("--settings", required=True, type=settings_of(settings))
         kind.add_argument("--output", required=True, type=Path, help=".svg or .png")
     arguments = parser.parse_args()
     with plt.rc_context(STYLE):

@@ -17,7 +17,7 @@ def headline_cells(rows: list[dict], bars: list[dict]) -> list[str]:
 def headline_grid(rows: list[dict], settings: dict) -> dict:
     """Return the grid of the headline cells, {} where nothing is scored; rows and settings as for `markdown`."""
     rows = [row for row in rows if row["headline"]]
-    cells = headline_cells(rows, settings.get("bars") or [])
+    cells = headline_cells(rows, settings["bars"])
     own = [row for row in scored_rows(rows) if cell_name(row) in cells]
     return grid_of(own, cells, with_benchmark=True) if own else {}
 

@@ -55,7 +55,7 @@ def _legend(rows: list[dict], settings: dict) -> str:
         f"{f' ({ways})' * bool(ways)}. One without has no interval: its note in results.csv says why. "
         "↑ higher is better, ↓ lower is better."
     )
-    if settings.get("baseline"):
+    if settings["baseline"]:
         legend += (
             f" **Bold**: better than `{settings['baseline']}`, the {level} % interval of the paired difference "
             "lying wholly on the good side of 0 (before Holm's correction; `p_adjusted` in results.csv is after it)."

@@ -16,6 +16,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import finished_file, read_json, sha256_of
@@ -39,14 +40,34 @@ from workflow_scripts.report.page_tables import headline_table, plain_table, res
 from workflow_scripts.report.rows import headline_rows, typed
 from workflow_scripts.report.samples import read_samples, rows_beside
 from workflow_scripts.report.scores import in_order
-from workflow_scripts.report.settings import read_settings
+from workflow_scripts.report.settings import Bar, Curve, read_settings
 from workflow_scripts.report.spreadsheets import read_csv
+
+
+class Settings(TypedDict):
+    """What the page shows beside the tables.
+
+    data: {dataset: manifest}; prompts: {benchmark: manifest of its prompt set}; rewards: files of annotated rows; file:
+    the study's YAML; lock: digest of the lock file.
+    """
+
+    study: str
+    file: str
+    baseline: str | None
+    bars: list[Bar]
+    curves: list[Curve]
+    rewards: list[str]
+    data: dict[str, str]
+    prompts: dict[str, str]
+    sample_count: int
+    lock: str
+
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "report"
 FOLD = 500  # characters of an answer that stand open
 
 
-def digests(settings: dict, provenance: dict, results: Path) -> list[tuple[str, str]]:
+def digests(settings: Settings, provenance: dict, results: Path) -> list[tuple[str, str]]:
     """Return (what, digest) of what stands behind the page."""
     found = [
         ("study", provenance.get("study")),
@@ -56,7 +77,7 @@ def digests(settings: dict, provenance: dict, results: Path) -> list[tuple[str, 
     return [(what, str(value)) for what, value in found if value]
 
 
-def build(settings: dict, inputs: argparse.Namespace) -> dict:
+def build(settings: Settings, inputs: argparse.Namespace) -> dict:
     """Return everything that the template shows; inputs: the paths of the command line, None where not given."""
     text_rows = headline_rows(read_csv(inputs.results))
     rows = [typed(row) for row in text_rows]
@@ -82,7 +103,7 @@ def build(settings: dict, inputs: argparse.Namespace) -> dict:
     return {
         "study": settings["study"],
         "baseline": settings["baseline"],
-        "file": settings.get("file"),
+        "file": settings["file"],
         "digests": digests(settings, provenance, inputs.results),
         "policies": [policy for policy in policies if policy not in CALIBRATION],
         "calibrated": any(policy in CALIBRATION for policy in policies),
@@ -139,9 +160,8 @@ def main() -> None:
     parser.add_argument(
         "--settings",
         required=True,
-        type=read_settings,
-        help="study, baseline, bars, data {dataset: manifest}, prompts {benchmark: manifest}, sample_count, curves, rewards, lock, and file, the "
-        "study's YAML, if known; - reads standard input",
+        type=read_settings(Settings),
+        help="the keys of Settings, as JSON; - reads standard input",
     )
     parser.add_argument("--results", required=True, type=Path, help="results.csv")
     parser.add_argument("--index", type=Path, help="scores.json: where answers, verdicts and item scores are")

@@ -3,6 +3,8 @@
 import difflib
 import math
 
+from typing_extensions import TypedDict
+
 from workflow_scripts.common.cuts import PROMPT_KINDS, cut_words
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest
@@ -15,6 +17,7 @@ from workflow_scripts.report.scores import (
     refusals,
     score_sets,
 )
+from workflow_scripts.report.settings import Bar
 from workflow_scripts.report.statistics.cells import (
     Cell,
     bounds_of,
@@ -33,6 +36,30 @@ from workflow_scripts.report.statistics.draws import draws_for, seed_of
 from workflow_scripts.report.statistics.estimators import point_estimate
 from workflow_scripts.report.statistics.intervals import interval
 
+
+class Published(TypedDict):
+    """A number that a source gives for a cell of results.csv, in its unit."""
+
+    policy: str
+    benchmark: str
+    subset: str
+    metric: str
+    value: float
+    source: str
+
+
+class Settings(TypedDict):
+    """What the results table is made by; `baseline` is the policy that the others are compared with."""
+
+    study: str
+    baseline: str | None
+    draws: int
+    seed: int
+    confidence: float
+    bars: list[Bar]
+    published: list[Published]
+
+
 COLUMNS = (
     "study policy parent method seed seeds benchmark subset metric value ci_low ci_high interval n groups "
     "higher_is_better baseline difference difference_low difference_high p_value p_adjusted mcnemar_p mde "
@@ -41,17 +68,17 @@ COLUMNS = (
 ).split()
 
 
-def results(scores: list[dict], settings: dict) -> list[dict]:
+def results(scores: list[dict], settings: Settings) -> list[dict]:
     """Return the rows of results.csv, numbers unrounded, with keys COLUMNS and "headline"; empty cells are "".
 
-    settings: study, baseline (a policy or null), draws, seed, confidence. p_adjusted is Holm over every comparison
+    p_adjusted is Holm over every comparison
     of the study; headlines and the single seeds behind them, which hold the same evidence, are two families. There are
     as many draws as a comparison needs to pass Holm's correction, at least those of the settings; where no p-value of a
     row can pass, its note says why.
     """
     sets = score_sets(scores)
     policies = in_order(own["policy"] for own in sets)
-    if settings.get("baseline") and settings["baseline"] not in policies:
+    if settings["baseline"] and settings["baseline"] not in policies:
         raise PlumblineError(
             f"report.baseline: {settings['baseline']!r} has no scores; policies: {', '.join(policies)}"
         )
@@ -65,7 +92,7 @@ def results(scores: list[dict], settings: dict) -> list[dict]:
         for name in names[benchmark]
         for own in sets
         if members_of(own, benchmark, name)
-        and members_of(baseline_set(sets, own, settings.get("baseline")), benchmark, name)
+        and members_of(baseline_set(sets, own, settings["baseline"]), benchmark, name)
     ]
     most = max(compared.count(True), compared.count(False))
     settings = settings | {"draws": draws_for(most, settings["draws"], settings["confidence"])}
@@ -96,11 +123,11 @@ def results(scores: list[dict], settings: dict) -> list[dict]:
                     f"no p-value can pass Holm's correction over {len(compared)} comparisons: {row['limit']}"
                 )
                 row["note"] = "; ".join(filter(None, [row["note"], note]))
-    fill_published(ordered, settings.get("published") or [])
+    fill_published(ordered, settings["published"])
     return ordered
 
 
-def fill_published(rows: list[dict], published: list[dict]) -> None:
+def fill_published(rows: list[dict], published: list[Published]) -> None:
     """Fill published_value, published_difference (ours minus theirs) and published_source of the rows they belong to.
 
     published: [{"policy", "benchmark", "subset", "metric", "value", "source"}], in the scorer's own unit. A benchmark
@@ -140,14 +167,14 @@ def _shown(name: tuple[str, str, str, str]) -> str:
 
 
 def _row(
-    sets: list[dict], own: dict, benchmark: str, name: tuple[str, str], settings: dict, scale: dict
+    sets: list[dict], own: dict, benchmark: str, name: tuple[str, str], settings: Settings, scale: dict
 ) -> dict:
     """Return a cell's row: its estimate on all and on clean items and, on the items both have, its difference.
 
     scale: {"rate", "bounds"}, what the items of all policies' cells are (see is_plain_rate and bounds_of).
     """
     members = members_of(own, benchmark, name)
-    other = baseline_set(sets, own, settings.get("baseline"))
+    other = baseline_set(sets, own, settings["baseline"])
     found = [score["cells"][name] for score in members]
     cells = [part["cell"] for part in found]
     other_cells = [score["cells"][name]["cell"] for score in members_of(other, benchmark, name)]
@@ -290,13 +317,13 @@ def _items_note(what: str, shared: list[Cell], cells: list[Cell]) -> str:
     return f"{what} on {count} of {every} items" if count else f"not {what}: no item in common"
 
 
-def _refusal_row(own: dict, benchmark: str, settings: dict) -> dict:
+def _refusal_row(own: dict, benchmark: str, settings: Settings) -> dict:
     members = own["benchmarks"][benchmark]
     reasons = in_order(refusals(own, benchmark).values())
     return _blank(own, benchmark, members, settings) | {"n": 0, "groups": 0, "note": "; ".join(reasons)}
 
 
-def _blank(own: dict, benchmark: str, members: list[dict], settings: dict) -> dict:
+def _blank(own: dict, benchmark: str, members: list[dict], settings: Settings) -> dict:
     row = dict.fromkeys(COLUMNS, "")
     provenance = [score["provenance"] for score in members]
     return row | {

@@ -20,7 +20,7 @@ from workflow_scripts.common.files import finished_file, read_json
 from workflow_scripts.report.latex import latex
 from workflow_scripts.report.markdown import markdown
 from workflow_scripts.report.overlaps import OVERLAP_COLUMNS, overlap_rows
-from workflow_scripts.report.results import COLUMNS, results
+from workflow_scripts.report.results import COLUMNS, Settings, results
 from workflow_scripts.report.rows import cell_name, scored_rows
 from workflow_scripts.report.scores import in_order, load_scores
 from workflow_scripts.report.settings import read_settings
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument(
         "--settings",
         required=True,
-        type=read_settings,
+        type=read_settings(Settings),
         help="study, baseline, draws, seed, confidence, bars, published; - reads standard input",
     )
     parser.add_argument("--provenance", type=Path, help="provenance.json, whose ids the rows shall carry")

@@ -6,15 +6,35 @@ still fell: the check of Raschka's chapter on instruction fine-tuning. Determini
 """
 
 import argparse
-import json
 import math
 from pathlib import Path
+
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.cuts import cut_words
 from workflow_scripts.common.diverged import divergence_of, note_text
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_json
+from workflow_scripts.common.settings import settings_of
 from workflow_scripts.report.spreadsheets import write_csv
+
+
+class Training(TypedDict):
+    """A run: its loss curve, its manifest, and the manifest that counts what it learned from."""
+
+    policy: str
+    seed: int
+    method: str
+    curve: str
+    manifest: str
+    learned_from: str
+
+
+class Settings(TypedDict):
+    """The trainings of a study."""
+
+    runs: list[Training]
+
 
 RISE = 0.01  # of the lowest validation loss: less is the noise of a small validation split
 MOVES = 3  # as many losses, to six decimals, are not the same by chance
@@ -131,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--settings",
-        type=json.loads,
+        type=settings_of(Settings),
         required=True,
         help='{"runs": [{policy, seed, method, curve, manifest, learned_from: manifest with counts}]}',
     )

@@ -10,13 +10,13 @@ from workflow_scripts.clean.schemas.row import (
     Opened,
     Row,
     Schema,
-    Settings,
     ask,
     assistant,
     read_history,
     read_instruction,
     user,
 )
+from workflow_scripts.clean.settings import Settings
 from workflow_scripts.clean.turns import SYSTEM_ROLES
 
 

@@ -2,7 +2,8 @@
 
 from workflow_scripts.clean.fields import Fields, Unfit, holds, shown
 from workflow_scripts.clean.schemas.conversations import alpaca, messages, prompt_completion, sharegpt
-from workflow_scripts.clean.schemas.row import Opened, Schema, Settings, joined, read_said
+from workflow_scripts.clean.schemas.row import Opened, Schema, joined, read_said
+from workflow_scripts.clean.settings import Settings
 
 LABELS = ("label", "kto_tag")  # what says of an answer without a rival whether it is good
 

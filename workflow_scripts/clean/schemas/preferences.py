@@ -8,7 +8,6 @@ from workflow_scripts.clean.schemas.row import (
     Opened,
     Row,
     Schema,
-    Settings,
     finite,
     joined,
     read_history,
@@ -17,6 +16,7 @@ from workflow_scripts.clean.schemas.row import (
     same_system,
     user,
 )
+from workflow_scripts.clean.settings import Settings
 from workflow_scripts.clean.turns import Message, split_system
 
 TRANSCRIPT_SPEAKERS = {"Human": "user", "Assistant": "assistant"}

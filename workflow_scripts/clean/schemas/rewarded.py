@@ -8,12 +8,12 @@ from workflow_scripts.clean.schemas.row import (
     Opened,
     Row,
     Schema,
-    Settings,
     assistant,
     finite,
     plain,
     user,
 )
+from workflow_scripts.clean.settings import Settings
 
 # The end-of-text tokens that sources write between the turns of a text.
 END_OF_TEXT = re.compile(r"<\|endoftext\|>|</s>|<eos>")

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from workflow_scripts.clean.fields import Fields, Unfit, holds, shown
+from workflow_scripts.clean.settings import Settings
 from workflow_scripts.clean.turns import ROLES, Message, joined_text, read_turn
 
 Row = dict[str, Any]
-Settings = dict[str, Any]
 
 
 class Opened(NamedTuple):
