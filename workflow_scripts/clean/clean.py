@@ -167,7 +167,7 @@ def clean_pair(
     if fault:
         ledger.reject(place, "row", fault, len(turns))
         return None
-    original, altered = (reply.messages[-1]["content"] for reply in replies)
+    original, altered = replies[0].messages[-1]["content"], replies[1].messages[-1]["content"]
     actions = actions_of(original, altered)
     if actions not in PAIRED_ACTIONS:
         fault = Fault("actions are not 1 and 2 or 4 and 5", " and ".join(actions))

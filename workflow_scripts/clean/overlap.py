@@ -89,7 +89,7 @@ class Item(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What a training row says: its texts in order, how many of them are messages, the roles of these, its group's key."""
+    """What a training row says: its texts, how many of them are messages, the roles of these, its group's key."""
 
     texts: list[str]
     roles: list[str]
@@ -119,7 +119,7 @@ class Found(NamedTuple):
 
 
 def folded(text: str) -> str:
-    """Return a text in lower case, compatible forms of a character (full width, decomposed) as one, without unseen ones."""
+    """Return a text in lower case, compatible forms of a character as one, and without characters that show nothing."""
     return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).translate(UNSEEN).lower()
 
 
@@ -148,8 +148,9 @@ def read_item(row: dict, where: str) -> tuple[str, Item]:
     """Return the name of an item row {"item", "text"}, of a prompt row or of a cleaned row, and what it asks.
 
     A prompt's text is what the benchmark asks and expects: its last user turn or raw text, its followups, and its
-    references where they were to stand; what was said before is left out. So it is for a pair of replies, which are its
-    references. Another cleaned row's text is all it says, without the system message. Raises PlumblineError for any other row.
+    references where they were to stand; what was said before is left out. So it is for a pair of replies, which are
+    its references. Another cleaned row's text is all it says, without the system message. Raises PlumblineError for
+    any other row.
     """
     if "item" in row and "text" in row:
         return str(row["item"]), Item(row["text"], row["text"])
@@ -311,7 +312,7 @@ def read_row(line: str, where: str) -> Row:
 
 
 def row_of(row: dict) -> Row:
-    """Return all texts of a row: its messages, and candidates, answers, chosen, rejected or reference, or a pair's two."""
+    """Return all texts of a row: messages, candidates, answers, chosen, rejected, reference, or a pair's two."""
     texts = [message["content"] for message in [*row["messages"], *row.get("candidates", [])]]
     texts += row.get("answers", [])
     names = ("chosen", "rejected", "reference", "original", "altered")
@@ -401,7 +402,8 @@ def main() -> None:
         )
         exact = Counter(item["exact"] for item in part["items"].values())
         print(
-            f"{name}: {shared} of {found['benchmark items']} items share an n-gram; exactly there are {exact['group']} by "
+            f"{name}: {shared} of {found['benchmark items']} items share an n-gram; "
+            f"exactly there are {exact['group']} by "
             f"their group and {exact['whole']} more as a whole",
             file=sys.stderr,
         )

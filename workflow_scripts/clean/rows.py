@@ -33,7 +33,8 @@ def split_row(row: RawRow, schema: str) -> list[RawRow]:
 def open_row(row: RawRow, settings: Settings) -> tuple[Opened, Fault | None]:
     """Return what a row holds, and what is wrong with the row as a whole.
 
-    A ranked row's prompt comes as messages; the turns of others are read one by one in `read_turns`, as they may be cut.
+    A ranked row's prompt comes as messages; the turns of others are read one by one in `read_turns`, as they may be
+    cut.
     """
     if row.fault:
         return Opened([]), row.fault

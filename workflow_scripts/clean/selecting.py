@@ -228,8 +228,8 @@ def place_files(
 ) -> tuple[list[str], dict[str, list[str]]]:
     """Return raw files in the order of their splits, and {split: what its files are called} (see labels_of).
 
-    So of two equal rows the earlier split keeps its own. A file is named in by_file by the end of its path: its name, or
-    folders and name. PlumblineError if the files named are not, each once, the files there are.
+    So of two equal rows the earlier split keeps its own. A file is named in by_file by the end of its path: its name,
+    or folders and name. PlumblineError if the files named are not, each once, the files there are.
     """
     if not by_file:
         return list(inputs), by_file

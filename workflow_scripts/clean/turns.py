@@ -33,7 +33,7 @@ ROLES = {
 }
 
 SYSTEM_ROLES = ("system", "developer")
-# What a turn is that calls a tool or answers for one, by its speaker, by a key that says something, by a part of its text.
+# A turn that calls a tool or answers for one: by its speaker, by a key that says something, by a part of its text.
 TOOL_ROLES = (
     *(
         "tool",

@@ -22,7 +22,7 @@ from workflow_scripts.download.unpack import refuse_unsafe_name
 
 
 class Settings(TypedDict):
-    """A source: its files by name with their sha256 (null: any content), and the places they may come from, in order."""
+    """A source: its files by name with their sha256 (null: any content), and its places, in order."""
 
     files: dict[str, str | None]
     places: list[Place]

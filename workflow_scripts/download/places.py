@@ -69,7 +69,7 @@ class HttpsPlace(TypedDict):
 
 
 class Member(TypedDict):
-    """A file in an archive, without `member` the archive itself; only some `bytes`, [first, one past the last], of it."""
+    """A file in an archive, or without `member` the archive itself; `bytes`: [first, one past the last] of it."""
 
     member: NotRequired[str]
     bytes: NotRequired[list[int]]

@@ -31,7 +31,7 @@ class Check(TypedDict):
 
 
 class Settings(TypedDict):
-    """A study's model: the format of its files, which of them hold weights and tokenizer, its template and its check."""
+    """A study's model: the format of its files, which hold weights and tokenizer, its template and its check."""
 
     format: Literal["hf", "llama2c", "gguf"]
     weights: str | None
@@ -263,7 +263,8 @@ def check_finite(folder: Path) -> None:
 
     for path in sorted(folder.glob("*.safetensors")):
         with reading(path, "safetensors"), safe_open(path, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  (no mapping: it has no __iter__)
+            names = tensors.keys()  # it is no mapping to go through
+            for name in names:
                 tensor = tensors.get_tensor(name)
                 if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
                     raise PlumblineError(

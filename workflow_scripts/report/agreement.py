@@ -2,9 +2,10 @@
 
 Two ways in. `agreement A.json B.json` takes flat JSON lists, the same item at the same place of both (null: no
 verdict). `--settings` takes pairs of score files, the cells they both have joined by item; where two judges rate
-several policies, rows of policy "all" follow, over all their answers. Intervals are those of the results table: Korn and
-Graubard's for exact agreement, a share; percentiles of a bootstrap over groups of items (two turns of one question, answers
-of several policies to it, are drawn together) for all else; none for one group, and none where all draws are equal.
+several policies, rows of policy "all" follow, over all their answers. Intervals are those of the results table: Korn
+and Graubard's for exact agreement, a share; percentiles of a bootstrap over groups of items (two turns of one
+question, answers of several policies to it, are drawn together) for all else; none for one group, and none where all
+draws are equal.
 
 Not covered: agreement beyond chance (kappa needs categories), and which of the judges is right.
 """
@@ -114,7 +115,7 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _counts(weights: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how often each distinct value was drawn (draws, distinct), in rising order, and each item's place in it."""
+    """Return how often each distinct value was drawn (draws, distinct), rising, and each item's place in that."""
     distinct, place = np.unique(values, return_inverse=True)
     order = np.argsort(place, kind="stable")
     starts = np.searchsorted(place[order], np.arange(len(distinct)))
@@ -209,7 +210,7 @@ def read_ratings(path: Path) -> list[float | None]:
 
 def list_rows(paths: list[Path], settings: dict) -> list[dict]:
     """Return the rows that compare two flat lists; PlumblineError when their lengths differ."""
-    first, second = map(read_ratings, paths)
+    first, second = read_ratings(paths[0]), read_ratings(paths[1])
     if len(first) != len(second):
         raise PlumblineError(
             f"{paths[0]} has {len(first)} ratings and {paths[1]} {len(second)}: they are paired by place, so a list "
@@ -234,7 +235,7 @@ def list_rows(paths: list[Path], settings: dict) -> list[dict]:
 def rows_on_shared_items(
     named: dict, first: dict[str, float], second: dict[str, float], groups: dict[str, str], settings: dict
 ) -> list[dict]:
-    """Return the rows of two {item: rating}, on the items both have; the others are counted in only_first, only_second."""
+    """Return the rows of two {item: rating}, on the items both have; only_first and only_second count the others."""
     shared = [item for item in first if item in second]
     seed = seed_of(settings["seed"], named["first"], named["second"], named["subset"], named["metric"])
     rows = compare(
@@ -275,7 +276,8 @@ def pair_rows(pairs: list[list[Rated]], settings: dict) -> list[dict]:
         who = {"policy": first["policy"], "seed": first["seed"]}
         if who != {"policy": second["policy"], "seed": second["seed"]}:
             raise PlumblineError(
-                f"{first['file']} and {second['file']}: answers of two policies or seeds; judges are compared on the same"
+                f"{first['file']} and {second['file']}: answers of two policies or seeds; "
+                "judges are compared on the same"
             )
         judges = {"first": first["benchmark"], "second": second["benchmark"]}
         ours, theirs = read_cells(first), read_cells(second)

@@ -110,7 +110,8 @@ def prompts_differ(first: Path, second: Path, benchmark: str) -> bool:
     files = [folder / "prompts" / f"{benchmark}.jsonl" for folder in (first, second)]
     if not all(file.exists() for file in files):
         return False
-    one, other = ({row["id"]: row for row in read_jsonl(file)} for file in files)
+    one = {row["id"]: row for row in read_jsonl(files[0])}
+    other = {row["id"]: row for row in read_jsonl(files[1])}
     return any(one[name] != other[name] for name in set(one) & set(other))
 
 
@@ -159,7 +160,7 @@ def matched_row(key: Key, first: Results, second: Results) -> dict:
 
 
 def paired(row: dict, first: list[Cell], second: list[Cell], draws: int, confidence: float) -> dict:
-    """Return the columns of the paired difference B minus A on the items that both have, or a note why there is none."""
+    """Return the columns of the paired difference B minus A on the items both have, or a note why there is none."""
     if first[0].estimator != second[0].estimator:
         return {"note": f"not paired: {first[0].estimator} in A, {second[0].estimator} in B"}
     try:
@@ -174,13 +175,15 @@ def paired(row: dict, first: list[Cell], second: list[Cell], draws: int, confide
     found = paired_difference(shared[: len(second)], shared[len(second) :], draws, seed, confidence, bounds)
     said = [found.note] if found.value else []  # that nothing differs needs no note
     every = len(set().union(*(cell.items for cell in [*first, *second])))
+    if count < every:
+        said = [f"paired on {count} of {every} items", *said]
     return {
         "paired_difference": found.value,
         "paired_low": "" if found.low is None else found.low,
         "paired_high": "" if found.high is None else found.high,
         "paired_p": found.p_value,
         "paired_items": count,
-        "note": "; ".join(filter(None, [f"paired on {count} of {every} items" * (count < every), *said])),
+        "note": "; ".join(filter(None, said)),
     }
 
 
@@ -217,11 +220,11 @@ def as_csv(rows: list[dict]) -> str:
 
 def shown_value(row: dict, side: str) -> tuple[str, str]:
     """Return a side's value and its interval as text, "" where there is none."""
-    value, low, high = (row[f"{name}_{side}"] for name in ("value", "ci_low", "ci_high"))
+    value, low, high = row[f"value_{side}"], row[f"ci_low_{side}"], row[f"ci_high_{side}"]
     if value == "":
         return "", ""
-    text, spread = (part.replace("-", "−") for part in value_and_spread(value, low, high))
-    return text, spread.replace("± ", "±")
+    text, spread = value_and_spread(value, low, high)
+    return text.replace("-", "−"), spread.replace("-", "−").replace("± ", "±")
 
 
 def shown_difference(row: dict, name: str) -> str:

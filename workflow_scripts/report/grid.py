@@ -1,4 +1,4 @@
-"""What a table to read is made of, whatever writes it: policies by cells, the headline cells, and what is clearly better."""
+"""What a table to read is made of, whatever writes it: policies by cells, and which cells are headlines."""
 
 from workflow_scripts.report.rows import WHOLE, cell_name, scored_rows
 from workflow_scripts.report.scores import in_order

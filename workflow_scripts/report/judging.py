@@ -1,4 +1,4 @@
-"""What judging a study still takes: requests, those whose verdict is stored, tokens and dollars, per policy and benchmark.
+"""What judging a study still takes, per policy and benchmark: requests, verdicts stored, tokens and dollars.
 
 An upper bound: prompts are counted by their bytes, and every verdict as its longest. Nothing is asked.
 """

@@ -1,9 +1,9 @@
 """What a run says last: where its tables are, and the warnings that matter; after a failure, which log tells why.
 
-Pure functions over what stands in a study's folders. All of it is said at length elsewhere (logs, manifests, training.csv,
-the notes of results.csv); here it is put where it is read. Covered: rows rejected and keys not read in cleaning, trainings
-with a warning (diverged, learned nothing, replies without their end), gold answers that do not score 1 or that tokens
-alter, what the check of the study doubted, notes of results.
+Pure functions over what stands in a study's folders. All of it is said at length elsewhere (logs, manifests,
+training.csv, the notes of results.csv); here it is put where it is read. Covered: rows rejected and keys not read in
+cleaning, trainings with a warning (diverged, learned nothing, replies without their end), gold answers that do not
+score 1 or that tokens alter, what the check of the study doubted, notes of results.
 """
 
 import re
@@ -34,6 +34,11 @@ def first_few(names: Iterable[str]) -> str:
     return ", ".join(names[:NAMED]) + rest
 
 
+def rows_counted(count: int) -> str:
+    """Return a count of rows in words."""
+    return "1 row" if count == 1 else f"{count} rows"
+
+
 def cleaning(manifest: Path) -> list[str]:
     """Return the warnings of one cleaned dataset: its rejected rows, with why, and the keys that nothing read."""
     told, name = read_json(manifest), manifest.parent.name
@@ -55,7 +60,7 @@ def cleaning(manifest: Path) -> list[str]:
         if note.startswith(UNREAD)
     }
     if unread:
-        named = first_few(f"{key} (in {count} row{'s' * (count > 1)})" for key, count in unread.items())
+        named = first_few(f"{key} (in {rows_counted(count)})" for key, count in unread.items())
         lines.append(f"dataset {name}: keys not read: {named}")
     return lines
 
@@ -102,7 +107,7 @@ def changed_gold(results: Path, rows: Sequence[dict[str, str]]) -> list[str]:
 
 
 def refused(results: Path) -> list[str]:
-    """Return a warning for each reward model and value head whose training came to nothing; policies have training.csv."""
+    """Return a warning for each reward model and value head whose training came to nothing."""
     paths = [*results.glob("reward_models/*/manifest.json"), *results.glob("values/**/manifest.json")]
     told = {str(path.parent.relative_to(results)): read_json(path) for path in sorted(paths)}
     return [f"{name}: {manifest['refused']}" for name, manifest in told.items() if manifest.get("refused")]
@@ -117,9 +122,7 @@ def notes(rows: Sequence[dict[str, str]]) -> list[str]:
         for note in row.get("note", "").split("; ")
         if note and not note.startswith("fidelity: ")
     )
-    return [
-        f"on {count} row{'s' * (count > 1)} of results.csv: {note}" for note, count in found.most_common()
-    ]
+    return [f"on {rows_counted(count)} of results.csv: {note}" for note, count in found.most_common()]
 
 
 def doubts(foreseen: Sequence[str]) -> list[str]:
@@ -132,15 +135,17 @@ def doubts(foreseen: Sequence[str]) -> list[str]:
     return [*foreseen[:NAMED], *more]
 
 
+def table_of(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a table, none where it is not there or cannot be read."""
+    return told_by(read_csv, path) if path.is_file() else []
+
+
 def warnings_of(results: Path, cleaned: Sequence[Path], foreseen: Sequence[str] = ()) -> list[str]:
     """Return the warnings of a study, what is worst first, from those of its files that are there.
 
     `foreseen` are those that the check of the study had before the run.
     """
-    trained, table = (
-        told_by(read_csv, path) if path.is_file() else []
-        for path in (results / "training.csv", results / "results.csv")
-    )
+    trained, table = table_of(results / "training.csv"), table_of(results / "results.csv")
     return [
         *told_by(training, trained),
         *told_by(refused, results),

@@ -21,7 +21,8 @@ def latex(rows: list[dict], settings: dict) -> str:
     arrows = {True: r" $\uparrow$", False: r" $\downarrow$", "": ""}
     titles = [latex_text(title) + arrows[better] for title, better in grid["columns"]]
     lines = [
-        r"% \usepackage{booktabs}; value $\pm$ half its interval, or [low, high]; bold where clearly better than the baseline",
+        r"% \usepackage{booktabs}; value $\pm$ half its interval, or [low, high]; bold where clearly better than the "
+        "baseline",
         r"\begin{tabular}{l" + "r" * len(titles) + "}",
         r"\toprule",
         _latex_line(["policy", *titles]),

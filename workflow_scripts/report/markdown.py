@@ -50,9 +50,10 @@ def _legend(rows: list[dict], settings: dict) -> str:
     level = number_text(100.0 * settings["confidence"])
     used = {row["interval"] for row in rows}
     ways = "; ".join(text for name, text in INTERVALS.items() if name in used)
+    named = f" ({ways})" if ways else ""
     legend = (
-        f"Each number is a value ± half the width of its {level} % interval, or [low, high] where that is not symmetric"
-        f"{f' ({ways})' * bool(ways)}. One without has no interval: its note in results.csv says why. "
+        f"Each number is a value ± half the width of its {level} % interval, or [low, high] where that is not "
+        f"symmetric{named}. One without has no interval: its note in results.csv says why. "
         "↑ higher is better, ↓ lower is better."
     )
     if settings["baseline"]:

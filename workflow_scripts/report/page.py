@@ -77,6 +77,11 @@ def digests(settings: Settings, provenance: dict, results: Path) -> list[tuple[s
     return [(what, str(value)) for what, value in found if value]
 
 
+def rows_in(path: Path | None) -> list[dict[str, str]]:
+    """Return the rows of a CSV file, none where no file is given."""
+    return read_csv(path) if path else []
+
+
 def build(settings: Settings, inputs: argparse.Namespace) -> dict:
     """Return everything that the template shows; inputs: the paths of the command line, None where not given."""
     text_rows = headline_rows(read_csv(inputs.results))
@@ -84,10 +89,8 @@ def build(settings: Settings, inputs: argparse.Namespace) -> dict:
     provenance = read_json(inputs.provenance) if inputs.provenance else {}
     index = read_json(inputs.index) if inputs.index else []
     rewarded = {row["benchmark"] for row in rows if row["metric"] == "reward"}
-    training, costs, overlap, agreement = (
-        read_csv(path) if path else []
-        for path in (inputs.training, inputs.costs, inputs.overlap, inputs.agreement)
-    )
+    training, costs = rows_in(inputs.training), rows_in(inputs.costs)
+    overlap, agreement = rows_in(inputs.overlap), rows_in(inputs.agreement)
     sets = [
         read_samples(benchmark, rows_beside(manifest), index, settings["sample_count"])
         for benchmark, manifest in settings["prompts"].items()

@@ -28,8 +28,8 @@ def show_time(seconds: float) -> str:
 def field(text: str = "", sort: float | None = None, **extra) -> dict:
     """Return one cell of a table: its text, the number it sorts by, and what else the template knows.
 
-    extra: spread (small, after it), note (small, below), title (on hover), mark ("better", "worse"), strong, code, copied (with a button), share (of a bar, 0 to
-    1), facts ([(name, value)], folded).
+    extra: spread (small, after it), note (small, below), title (on hover), mark ("better", "worse"), strong, code,
+    copied (with a button), share (of a bar, 0 to 1), facts ([(name, value)], folded).
     """
     blank = {
         "note": "",
@@ -118,9 +118,9 @@ def value_field(row: dict, best: set[tuple[str, str]]) -> dict:
     text, spread = value_and_spread(row["value"], row["ci_low"], row["ci_high"])
     text, spread = text.replace("-", "−"), spread.replace("-", "−").replace("± ", "±")
     if row["ci_low"] != "":
-        words += f", interval {row['ci_low']:g} to {row['ci_high']:g}" + f" ({row['interval']})" * bool(
-            row["interval"]
-        )
+        words += f", interval {row['ci_low']:g} to {row['ci_high']:g}"
+        if row["interval"]:
+            words += f" ({row['interval']})"
     if mark:
         words += f"; clearly {mark} than {row['baseline']}"
     strong = (row["policy"], cell_name(row)) in best
@@ -224,7 +224,9 @@ def clean_field(row: dict) -> dict:
     """Return the field of a typed row's value on the items that overlap with no training set."""
     if row["clean_value"] == "":
         return field("–", note="no clean item")
-    note = f"n = {row['clean_n']:.0f}" + ", moved" * clearly_moved(row) if has_overlap(row) else ""
+    note = f"n = {row['clean_n']:.0f}" if has_overlap(row) else ""
+    if note and clearly_moved(row):
+        note += ", moved"
     by_8 = (
         f"by 8-grams {row['clean8_value']:g} (n = {row['clean8_n']:.0f})" if row["clean8_value"] != "" else ""
     )

@@ -95,8 +95,9 @@ def _draw_bar(axes: Axes, place: float, width: float, row: dict, colour: str, ha
     if row["ci_low"]:  # some values have no interval
         axes.vlines(place, float(row["ci_low"]), float(row["ci_high"]), color=INK, linewidth=1.3, zorder=3)
     axes.annotate(
-        f"{value:.2f}", (place, max(0.0, value, float(row["ci_high"] or value))), xytext=(0, 2), textcoords="offset points", ha="center",
-        va="bottom", fontsize=8, zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4},
+        f"{value:.2f}", (place, max(0.0, value, float(row["ci_high"] or value))),
+        xytext=(0, 2), textcoords="offset points", ha="center", va="bottom",
+        fontsize=8, zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4},
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Rows of results.csv as others take them: with numbers for text, by the name of their cell, and what they show clearly."""
+"""Rows of results.csv as others take them: typed, by the name of their cell, and what they show clearly."""
 
 from workflow_scripts.report.scores import ALL
 

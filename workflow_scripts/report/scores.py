@@ -19,10 +19,11 @@ def load_scores(index: list[dict], provenance: dict[str, dict] | None = None) ->
     """Return one score per index entry: the entry plus what load_score returns, contaminated and answered.
 
     cells maps (subset, metric) to {"cell": Cell, "higher_is_better": bool or None, "note": str}, in file order;
-    contaminated holds the items of the benchmark that the 13-gram and the 8-gram rule call so, None where the
-    entry has no overlap file; answered, the counts of the answers it rests on. `provenance`, the records of provenance.json, has the ids; without it a score file's
-    digest stands for it. Raises PlumblineError for a malformed score file, a cell named twice, an entry that stands
-    twice in the index, a training set that the overlap file does not know, or a score without a record.
+    contaminated holds the items of the benchmark that the 13-gram and the 8-gram rule call so, None where the entry
+    has no overlap file; answered, the counts of the answers it rests on. `provenance`, the records of
+    provenance.json, has the ids; without it a score file's digest stands for it. Raises PlumblineError for a
+    malformed score file, a cell named twice, an entry that stands twice in the index, a training set that the overlap
+    file does not know, or a score without a record.
     """
     scores = []
     seen = set()

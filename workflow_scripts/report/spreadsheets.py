@@ -1,8 +1,8 @@
 """CSV files that no spreadsheet runs: how every table of a study is written and read.
 
-A spreadsheet takes a field that begins with = + - or @ (wide or not) for a formula, and names in our tables can come from files of
-others (a category of questions, the id of an item, a judge's words). Such a field is written behind an apostrophe, which
-spreadsheets take for "text follows", and read without it. Numbers are left as they are.
+A spreadsheet takes a field that begins with = + - or @ (wide or not) for a formula, and names in our tables can come
+from files of others (a category of questions, the id of an item, a judge's words). Such a field is written behind an
+apostrophe, which spreadsheets take for "text follows", and read without it. Numbers are left as they are.
 """
 
 import csv

@@ -4,10 +4,11 @@ Deterministic: numbers have six significant digits (`%.6g`; -0 and rounding dust
 stand in the order of the index (policies, seeds, then "all" for a policy of several seeds), then benchmarks, subsets
 and metrics by first appearance; no time stamps, no costs, no paths.
 
-Each score stands twice: on all items, and on those that share no text with what the policy was trained on. clean_value
-leaves out every item with one 13-gram of a training set (Brown et al. 2020), clean8_value those of which at least 70 %
-of the 8-grams are found (Chowdhery et al. 2022), and both those that stand in a training set exactly. A policy that no training set of the study made has only clean items;
-what its base model has read before is not known here.
+Each score stands twice: on all items, and on those that share no text with what the policy was trained on.
+clean_value leaves out every item with one 13-gram of a training set (Brown et al. 2020), clean8_value those of which
+at least 70 % of the 8-grams are found (Chowdhery et al. 2022), and both those that stand in a training set exactly. A
+policy that no training set of the study made has only clean items; what its base model has read before is not known
+here.
 
 Not covered: a clean value of scores that cannot be estimated anew from their items (estimator "replicates").
 """

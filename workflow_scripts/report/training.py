@@ -40,8 +40,9 @@ RISE = 0.01  # of the lowest validation loss: less is the noise of a small valid
 MOVES = 3  # as many losses, to six decimals, are not the same by chance
 LAST = 5  # points that a run's first and last training losses are means of: single batches are noisy
 COLUMNS = (
-    "policy seed method rows rows_rejected rows_cut ends_lost steps train_loss_first train_loss_last validation_loss_first validation_loss_best "
-    "validation_loss_last best_step kept_step reward_first reward_last kept_share clipped_share effective_steps warning"
+    "policy seed method rows rows_rejected rows_cut ends_lost steps train_loss_first train_loss_last "
+    "validation_loss_first validation_loss_best validation_loss_last best_step kept_step "
+    "reward_first reward_last kept_share clipped_share effective_steps warning"
 ).split()
 FACTS = ("kept_share", "clipped_share", "effective_steps")
 
@@ -94,8 +95,7 @@ def summarise(curve: list[dict], kept_step: int | None) -> dict:
 
 
 def rows_of(counts: dict) -> dict:
-    """Return what the counts of what a run learned from say: its rows, and a warning where some were left out or replies
-    lost their end.
+    """Return what is counted of what a run learned from: its rows, and a warning where some are lost or cut.
 
     What is left of plain text behind its last block is counted with the rejected, and is no row.
     """
@@ -106,7 +106,8 @@ def rows_of(counts: dict) -> dict:
     left_out = learned.get("rejected", 0) - bool(learned.get("remainder_tokens"))
     if left_out > 0:
         warnings.append(
-            f"learned without {left_out} of {learned['kept'] + left_out} rows, which were rejected as they were tokenised"
+            f"learned without {left_out} of {learned['kept'] + left_out} rows, which were rejected as they were "
+            "tokenised"
         )
     if learned.get("ends_lost") or learned.get("replies_lost"):
         warnings.append(
@@ -121,8 +122,8 @@ def rewards_of_cut_texts(curve: list[dict]) -> str | None:
     if not any(shares):
         return None
     return (
-        f"was trained by rewards that read {mean(shares):.2g} of its answers without the start of their text; raise their "
-        "max_tokens"
+        f"was trained by rewards that read {mean(shares):.2g} of its answers without the start of their text; "
+        "raise their max_tokens"
     )
 
 
@@ -134,8 +135,8 @@ def learned_nothing(curve: list[dict]) -> str | None:
     gradients = [value for _, value in points_of(curve, "grad_norm")]
     if gradients and not any(gradients):
         return (
-            "learned nothing: the gradient was 0 in every logged step; look at what is learned (masks, weights, rewards "
-            "that are all alike) and at the parent's weights"
+            "learned nothing: the gradient was 0 in every logged step; look at what is learned (masks, weights, "
+            "rewards that are all alike) and at the parent's weights"
         )
     losses = [value for _, value in points_of(curve, "train_loss")]
     if len(losses) >= MOVES and len(set(losses)) == 1 and not points_of(curve, "reward"):
@@ -162,10 +163,8 @@ def main() -> None:
         manifest = read_json(entry["manifest"])
         curve = read_json(entry["curve"])
         row = {name: entry[name] for name in ("policy", "seed", "method")} | {"steps": manifest.get("steps")}
-        learned, went = (
-            rows_of(read_json(entry["learned_from"]).get("counts", {})),
-            summarise(curve, manifest.get("best_step")),
-        )
+        learned = rows_of(read_json(entry["learned_from"]).get("counts", {}))
+        went = summarise(curve, manifest.get("best_step"))
         row |= learned | went | {name: manifest[name] for name in FACTS if name in manifest}
         note = divergence_of(entry["manifest"])
         moved = learned_nothing(curve) or went.get("warning")

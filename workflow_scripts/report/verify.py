@@ -38,7 +38,7 @@ ROUNDING = 1e-5  # relative: the table has six digits, and another machine may a
 
 @dataclass
 class Checked:
-    """What was looked at, and what was found wrong, in lines for people; `found` has each file's digest, `wrong` the bad ones."""
+    """What was looked at, and what is wrong, in lines for people; `found`: digests of files, `wrong`: the bad files."""
 
     files: int = 0
     bytes: int = 0
@@ -215,7 +215,8 @@ def check_values(checked: Checked, path: Path, rows: list[dict], index: list[dic
         value, count = _estimate_of(cells)
         if not _same(value, row["value"]) or str(count) != row["n"]:
             checked.changed.append(
-                f"{path}:{number}: {row['policy']} seed {row['seed']} {cell_name(row)}: expected {_said(value, count)} (from {', '.join(own) or 'no score'}), "
+                f"{path}:{number}: {row['policy']} seed {row['seed']} {cell_name(row)}: "
+                f"expected {_said(value, count)} (from {', '.join(own) or 'no score'}), "
                 f"found {_said(row['value'], row['n'])}"
             )
 
@@ -260,7 +261,8 @@ def verify(folder: Path) -> Checked:
     records = read_records(path)
     if not any(os.path.exists(name) for record in records.values() for name in record["files"]):
         raise PlumblineError(
-            f"{path}: none of its files is here; start in the folder that the study was run in, if they were not deleted"
+            f"{path}: none of its files is here; start in the folder that the study was run in, "
+            "if they were not deleted"
         )
     checked = Checked()
     check_tables(checked, folder / TABLES)

@@ -41,7 +41,7 @@ def prompt_completion(row: Fields, settings: Settings) -> Opened:
 
 
 def alpaca(row: Fields, settings: Settings) -> Opened:
-    """Read {"instruction", "input"?, "output", "system"?, "history"?}: all kinds of Alpaca, Self-Instruct and their like."""
+    """Read {"instruction", "input"?, "output", "system"?, "history"?}: all kinds of Alpaca and Self-Instruct."""
     output = row.raw("output")
     asked, meta = read_instruction(row, settings)
     return Opened([*read_history(row), asked, assistant(output)], system=row.get("system"), meta=meta)

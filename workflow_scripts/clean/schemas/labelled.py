@@ -11,8 +11,8 @@ LABELS = ("label", "kto_tag")  # what says of an answer without a rival whether 
 def labelled(row: Fields, settings: Settings) -> Opened:
     """Read a row of prompt and completion, messages, conversations or Alpaca's columns, and whether its reply is good.
 
-    That is true or false under `label` or `kto_tag` (Ethayarajh et al. 2024). It becomes the reward "label", 1 or 0, and
-    the candidate's rank, 0 or 1: answers of several rows to one prompt are ranked together when pairs are made.
+    That is true or false under `label` or `kto_tag` (Ethayarajh et al. 2024). It becomes the reward "label", 1 or 0,
+    and the candidate's rank, 0 or 1: answers of several rows to one prompt are ranked together when pairs are made.
     """
     label = label_of(row)
     if label is None:

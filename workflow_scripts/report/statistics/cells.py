@@ -46,9 +46,9 @@ class Cell:
 def read_cell(raw: dict, where: str) -> Cell:
     """Return a validated Cell from a score file's cell; `where` opens each message.
 
-    Raises PlumblineError when a key is missing, lengths differ, an item appears twice, a number is not finite,
-    a perplexity item has no tokens, a ratio item no positive denominator, a replicates cell no replicates, or bounds are
-    not two numbers, the lesser first.
+    Raises PlumblineError when a key is missing, lengths differ, an item appears twice, a number is not finite, a
+    perplexity item has no tokens, a ratio item no positive denominator, a replicates cell no replicates, or bounds
+    are not two numbers, the lesser first.
     """
     estimator = raw.get("estimator")
     if estimator not in COLUMNS:

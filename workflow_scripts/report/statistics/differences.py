@@ -1,4 +1,4 @@
-"""Two policies on the same items: the paired difference, McNemar's test, Holm's correction, what could have been seen."""
+"""Two policies on the same items: their paired difference, tests of it, and what could have been seen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,10 +43,10 @@ def paired_difference(
 ) -> Difference:
     """Return `first` minus `second` on the same items under the same draws, with interval and p-value.
 
-    The p-value is 2 (1 + #) / (draws + 1), # the draws on the rarer side of zero (zeros count on both sides), at
-    most 1. Groups that do not differ say nothing, and D that do, of any size, cannot speak more clearly than D coins that
-    fall alike (as the sign test has it): so it is at least 2^(1-D), and where that is above 1 - confidence, the interval
-    reaches to zero. Where no draw differs from another, items with bounds have the interval that
+    The p-value is 2 (1 + #) / (draws + 1), # the draws on the rarer side of zero (zeros count on both sides), at most
+    1. Groups that do not differ say nothing, and D that do, of any size, cannot speak more clearly than D coins that
+    fall alike (as the sign test has it): so it is at least 2^(1-D), and where that is above 1 - confidence, the
+    interval reaches to zero. Where no draw differs from another, items with bounds have the interval that
     korn_graubard gives groups that agree, as each difference lies within the bounds' own; all else has none. Raises
     ValueError when items differ (see shared_items).
     """
@@ -106,7 +106,8 @@ def _groups_apart(first: Sequence[Cell], second: Sequence[Cell]) -> int:
         return len(set(first[0].groups))
     apart = np.zeros(len(first[0].items), dtype=bool)
     for name in COLUMNS[first[0].estimator]:
-        ours, theirs = ([cell.columns[name] for cell in side] for side in (first, second))
+        ours = [cell.columns[name] for cell in first]
+        theirs = [cell.columns[name] for cell in second]
         if name in LABEL_COLUMNS:
             apart |= np.any([ours[0] != other for other in [*ours, *theirs]], axis=0)
         else:

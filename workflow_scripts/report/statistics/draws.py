@@ -12,7 +12,8 @@ from workflow_scripts.report.statistics.estimators import estimates, item_sums
 
 BLOCK = 2**21  # numbers that a block of draws may hold at once: 16 MiB as floats
 MOST_COUNTS = 2**29  # bytes that all draws of one set of groups may hold: 38 000 draws of 14 000 groups
-MARGIN = 2  # times the draws that Holm's correction needs at least, so that the least p-value is not the only one to pass
+# Times the draws that Holm's correction needs at least, so that the least p-value is not the only one to pass.
+MARGIN = 2
 
 
 def seed_of(seed: int, *names: str) -> int:

@@ -20,7 +20,7 @@ def item_sums(cell: Cell) -> np.ndarray:
         return np.hstack([inside * value[:, None], inside])
     if cell.estimator in ("macro_f1", "f1", "matthews"):
         labels = np.array([POSITIVE]) if cell.estimator == "f1" else np.unique(np.concatenate(columns))
-        gold, predicted = (column[:, None] == labels for column in columns)
+        gold, predicted = columns[0][:, None] == labels, columns[1][:, None] == labels
         return np.hstack([gold & predicted, gold, predicted]).astype(float)
     return np.column_stack(columns)
 
@@ -28,8 +28,8 @@ def item_sums(cell: Cell) -> np.ndarray:
 def estimates(cell: Cell, totals: np.ndarray) -> np.ndarray:
     """Return the estimate (draws,) of each row of totals (draws, sums): item_sums added up over a draw's items.
 
-    mean, ratio: Σ value / n, Σ numerator / Σ denominator. perplexity: exp(Σ nll / Σ tokens), nll in nats; infinite where
-    that is above 709.
+    mean, ratio: Σ value / n, Σ numerator / Σ denominator. perplexity: exp(Σ nll / Σ tokens), nll in nats; infinite
+    where that is above 709.
     """
     if cell.estimator in ("mean", "ratio"):
         return totals[:, 0] / totals[:, 1]

@@ -42,11 +42,11 @@ def interval(
     confidence: float = 0.95,
     bounds: tuple[float, float] | None = None,
 ) -> Interval:
-    """Return the estimate and its interval, by the rules at the head of the package; `cells` are one policy's seeds on the same items.
+    """Return the estimate and its interval, by the rules at the head of the package.
 
-    bounds: see bounds_of. Percentile intervals are a little narrow below about 20 groups, and where so few groups
-    cannot speak as clearly as `confidence` asks (see paired_difference) a note says so. Raises ValueError when items
-    differ (see shared_items).
+    cells: one policy's seeds on the same items. bounds: see bounds_of. Percentile intervals are a little narrow
+    below about 20 groups, and where so few groups cannot speak as clearly as `confidence` asks (see
+    paired_difference) a note says so. Raises ValueError when items differ (see shared_items).
     """
     check_cells(cells)
     value = point_estimate(cells)
@@ -89,10 +89,10 @@ def korn_graubard(
 ) -> tuple[float, float]:
     """Return Korn and Graubard's interval of a weighted mean of bounded items (1998, Survey Methodology 24, 193-201).
 
-    items (items,): the cell's values, or their means over seeds. On the scale from 0 to 1 a mean p whose variance over G
-    groups is v (linearised) is worth p (1 - p) / v independent trials; these, shrunk by the square of t's quotient at
-    n - 1 and G - 1 degrees of freedom, have Clopper and Pearson's interval. So it stays inside the bounds, is
-    wider towards the middle, and allows for few groups.
+    items (items,): the cell's values, or their means over seeds. On the scale from 0 to 1 a mean p whose variance
+    over G groups is v (linearised) is worth p (1 - p) / v independent trials; these, shrunk by the square of t's
+    quotient at n - 1 and G - 1 degrees of freedom, have Clopper and Pearson's interval. So it stays inside the
+    bounds, is wider towards the middle, and allows for few groups.
 
     Where all groups agree (or all items, to a hundredth of the scale: a reward model's 0.9999 is a 1 for this), v says
     nothing of what else there may be, nor of how items of a group hang together. Then at most a share q
