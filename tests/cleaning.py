@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from workflow_scripts.common.schema import Dataset
+from workflow_scripts.study.datasets import Dataset
 
 WITHOUT = {"source", "files", "history_turns", "exclude_groups_of"}  # these are not handed over as they are
 WHOLE_SUBSET = {"by": "first", "ratio": None, "seed": 42}

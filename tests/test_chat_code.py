@@ -4,10 +4,10 @@ import pytest
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
-from workflow_scripts.common.schema import HumanEval, Mbpp
 from workflow_scripts.generate import calibrate, prompts
 from workflow_scripts.score import humaneval, mbpp, programs
 from workflow_scripts.score.chat_code import fenced_blocks, read_program
+from workflow_scripts.study.benchmarks.programs import HumanEval, Mbpp
 
 PROMPT = (
     "from typing import List\n\ndef half(x):\n    return x / 2\n\n"

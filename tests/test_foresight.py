@@ -11,16 +11,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.test_study import put
-from tests.workflow import ROOT, copy_repository, snakemake
-from workflow_scripts.common import check, machine
-from workflow_scripts.common.foresight import RANKED, cells_of
-from workflow_scripts.common.lineages import all_templates, bundled_templates
-from workflow_scripts.common.machine import seen
-from workflow_scripts.common.schema import SCHEMAS, Template
-from workflow_scripts.common.study import check_study, examine
-from workflow_scripts.common.study_file import extended, read_yaml
+from tests.studies import many, put
+from tests.workflow import ROOT, snakemake
 from workflow_scripts.score import pair_perplexity, reply_loss, rewards, text_overlap, tutor
+from workflow_scripts.study import check, machine
+from workflow_scripts.study.checking import check_study, examine
+from workflow_scripts.study.datasets import SCHEMAS
+from workflow_scripts.study.foresight import RANKED, cells_of
+from workflow_scripts.study.lineage import all_templates, bundled_templates
+from workflow_scripts.study.machine import seen
+from workflow_scripts.study.models import Template
+from workflow_scripts.study.reading import extended, read_yaml
 
 JUDGE = {
     "kind": "openai",
@@ -39,13 +40,6 @@ def study() -> dict:
 def no_keys(monkeypatch):
     for name in ("UNSET_KEY", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-
-
-def many(config: dict, **values: object) -> dict:
-    """Return a copy of a config with values at dotted paths, written with __ for the dots."""
-    for path, value in values.items():
-        config = put(config, path.replace("__", "."), value)
-    return config
 
 
 def mistakes_of(config: dict) -> list[str]:
@@ -112,7 +106,7 @@ def test_a_run_is_told_of_mistakes_before_snakemake_reads_the_file(tmp_path, cap
     deep.write_text("study: " + "[" * 3000)
     makefile = (ROOT / "Makefile").read_text()
     recipe = makefile.partition("\nresults:")[2].partition("$(SNAKEMAKE)")[0]
-    assert "common.check --quiet $(call quoted,$(STUDY))" in recipe
+    assert "study.check --quiet $(call quoted,$(STUDY))" in recipe
     with pytest.raises(SystemExit) as ended:
         check.main(["--quiet", str(ROOT / "config.yaml"), str(deep)])
     said = capsys.readouterr()
@@ -730,11 +724,6 @@ def test_a_task_is_not_looked_up_where_there_is_no_harness(study, monkeypatch):
 
 
 # --- a run does the same check ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory):
-    return copy_repository(tmp_path_factory.mktemp("looked-at"))
 
 
 def test_a_run_makes_the_same_check_and_warns_once_at_its_start(repository, tmp_path):

@@ -14,7 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 
 from tests.families import FAMILIES
-from tests.test_generate import call
+from tests.generation import call_named
 from workflow_scripts.common.decoding import special_ids
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
@@ -619,7 +619,7 @@ def test_what_a_reward_model_reads_without_its_start_stands_in_the_notes(kind, c
         "preference": preference,
         "alpaca_eval": alpaca_eval,
     }
-    call(module[kind].main, flags | {"output": tmp_path / "scores.json"})
+    call_named(module[kind].main, flags | {"output": tmp_path / "scores.json"})
     cells = read_json(tmp_path / "scores.json")["cells"]
     noted = [
         cell for cell in cells if cell.get("note") == "1 of 2 dialogues read by the judge without their start"

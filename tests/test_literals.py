@@ -17,13 +17,15 @@ from workflow_scripts.clean import selecting, turns
 from workflow_scripts.clean.clean import CLEANERS
 from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.clean.schemas.row import Schema
-from workflow_scripts.common import foresight, heads, rewards, tutor_reply
+from workflow_scripts.common import heads, rewards, tutor_reply
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.schema import ROW_FILES, Study
 from workflow_scripts.download import places, prepare_model, simulate_dialogues, simulate_rows
 from workflow_scripts.generate import answer
 from workflow_scripts.report.statistics.cells import FIDELITIES
 from workflow_scripts.score import judge_prompts, judge_reward, text_overlap
+from workflow_scripts.study import foresight
+from workflow_scripts.study.sources import ROW_FILES
+from workflow_scripts.study.study import Study
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES = yaml.safe_load((ROOT / "workflow_scripts/score/lm_eval_suites.yaml").read_text())

@@ -17,9 +17,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from tests.workflow import copy_repository
-from workflow_scripts.common import machine, schema, spelling, study
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.schema import Study
+from workflow_scripts.study import checking, machine
+from workflow_scripts.study.mistakes import models_in
+from workflow_scripts.study.reading import mistakes
+from workflow_scripts.study.sources import Place, Source
+from workflow_scripts.study.study import Study
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERY_KEY = yaml.safe_load((ROOT / "tests/every_key.yaml").read_text(encoding="utf-8"))
@@ -54,7 +57,7 @@ def parts(model: type[BaseModel], found: set | None = None) -> set[type[BaseMode
     if model not in found:
         found.add(model)
         for field in model.model_fields.values():
-            for below in spelling.models_in(field.annotation):
+            for below in models_in(field.annotation):
                 parts(below, found)
     return found
 
@@ -125,9 +128,9 @@ def spoil(config: dict, kind: str, folder: Path) -> tuple[dict, dict[str, str]]:
         spoilt = spoiled(text, kind)
         there_too(folder, text, spoilt)
         candidate = renamed(config, text, spoilt)
-        wrong = study.examine(candidate, [machine.seen]).wrong
+        wrong = checking.examine(candidate, [machine.seen]).wrong
         if wrong:
-            refused[text] = str(study.mistakes("study", wrong))
+            refused[text] = str(mistakes("study", wrong))
             assert re.search(r"^  [a-z_]+[.:\[]", refused[text], re.MULTILINE), wrong
         else:
             config = candidate
@@ -204,7 +207,7 @@ def owner(model: type[BaseModel], name: str) -> str:
 
 @pytest.mark.parametrize("kinds", [("commands",), ("words",), ("lines", *LEAVING)], ids=" ".join)
 def test_no_text_of_a_study_is_more_than_a_word_of_a_command(repository, monkeypatch, kinds):
-    for looking in (study, machine):
+    for looking in (checking, machine):
         monkeypatch.setattr(looking, "ROOT", repository)
     monkeypatch.setenv("SOME_KEY", "key")
     config = EVERY_KEY
@@ -241,7 +244,7 @@ def test_a_file_of_a_source_cannot_leave_its_folder(place, name):
         },
     }[place]
     with pytest.raises(ValidationError, match=r"folder|one line"):
-        schema.Source.model_validate(config)
+        Source.model_validate(config)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +265,7 @@ def test_what_is_read_of_a_hub_repository_taken_whole_cannot_leave_it_either(key
     part, name, field = key.split(".")
     config[part][name][field] = value
     with pytest.raises(PlumblineError, match=rf"{part}\.{name}\.{field}.*must stay in its folder"):
-        study.check_study(config)
+        checking.check_study(config)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +280,7 @@ def test_what_is_read_of_a_hub_repository_taken_whole_cannot_leave_it_either(key
 )
 def test_a_package_is_a_name_and_no_option_or_address(place, value):
     with pytest.raises(ValidationError, match="string_pattern_mismatch"):
-        schema.Place.model_validate(place)
+        Place.model_validate(place)
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "-x", "x y", "x\n", "$(x)", "a.b", "", "été"])
@@ -287,7 +290,7 @@ def test_a_package_is_a_name_and_no_option_or_address(place, value):
 def test_a_name_is_of_letters_digits_and_hyphens(part, name):
     config = {**EVERY_KEY, part: {**EVERY_KEY[part], name: next(iter(EVERY_KEY[part].values()))}}
     with pytest.raises(PlumblineError, match=rf"{part}\..*: must be a name of letters"):
-        study.check_study(config)
+        checking.check_study(config)
 
 
 # --- the rules as they stand -----------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import pytest
 from tests.cleaning import cleaning
 from workflow_scripts.clean import clean, reply_pairs
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.schema import Simulation
 from workflow_scripts.common.turns import turns_of
 from workflow_scripts.common.tutor_reply import (
     ACTION,
@@ -23,6 +22,7 @@ from workflow_scripts.common.tutor_reply import (
     parse_reply,
 )
 from workflow_scripts.download import simulate_dialogues as simulate
+from workflow_scripts.study.sources import Simulation
 
 DEFAULTS = Simulation(problems="bank.jsonl").model_dump(exclude={"problems"})
 SETTINGS = DEFAULTS | {"dialogues_per_problem": 60}

@@ -1,6 +1,5 @@
 """Config mistakes are refused before the DAG is built, with the path to the value and what is allowed."""
 
-import copy
 import json
 import re
 
@@ -8,35 +7,20 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.workflow import ROOT, copy_repository, snakemake
-from workflow_scripts.common import check, config_docs
+from tests.studies import put
+from tests.workflow import ROOT, snakemake
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.lineages import policies_of, seeds_of
-from workflow_scripts.common.schema import Study
-from workflow_scripts.common.spelling import models_in
-from workflow_scripts.common.study import check_config, check_study, load_study
-from workflow_scripts.common.study_file import extended, read_yaml
+from workflow_scripts.study import check, config_docs
+from workflow_scripts.study.checking import check_config, check_study, load_study
+from workflow_scripts.study.lineage import policies_of, seeds_of
+from workflow_scripts.study.mistakes import models_in
+from workflow_scripts.study.reading import extended, read_yaml
+from workflow_scripts.study.study import Study
 
 
 @pytest.fixture
 def study() -> dict:
     return read_yaml(ROOT / "config.yaml")
-
-
-def put(config: dict, path: str, value: object) -> dict:
-    """Return a copy of a config with a value at a dotted path; "DROP" takes the key out."""
-    config = copy.deepcopy(config)
-    *parents, last = path.split(".")
-    part = config
-    for step in parents:
-        part = part[int(step)] if isinstance(part, list) else part.setdefault(step, {})
-    if value == "DROP":
-        del part[last]
-    elif isinstance(part, list):
-        part[int(last)] = value
-    else:
-        part[last] = value
-    return config
 
 
 def mistakes_in(config: object) -> list[str]:
@@ -409,11 +393,6 @@ def test_a_base_model_exists_once_and_a_trained_policy_for_each_seed(study):
 # --- the commands ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory):
-    return copy_repository(tmp_path_factory.mktemp("refused"))
-
-
 def test_snakemake_refuses_a_broken_study_before_it_plans_and_without_a_traceback(repository):
     text = (ROOT / "config.yaml").read_text().replace("beta: 0.1", "beta: high")
     (repository / "broken.yaml").write_text(text.replace("judge: reward\n", "judge: rewrd\n"))
@@ -566,7 +545,7 @@ def test_a_study_that_extends_another_changes_only_what_it_names(study):
 def test_what_is_extended_must_be_there_and_must_not_come_back(tmp_path, monkeypatch):
     with pytest.raises(PlumblineError, match=r"extends: no such study 'confg.yaml'"):
         check_study({"extends": "confg.yaml"})
-    monkeypatch.setattr("workflow_scripts.common.study_file.ROOT", tmp_path)
+    monkeypatch.setattr("workflow_scripts.study.reading.ROOT", tmp_path)
     (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
     (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
     with pytest.raises(PlumblineError, match=r"a cycle of studies \(b.yaml → a.yaml → b.yaml\)"):
