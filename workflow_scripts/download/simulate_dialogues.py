@@ -428,16 +428,21 @@ def reserve_problems(problems: Sequence[Problem], settings: Settings) -> tuple[l
     )
 
 
-def main() -> None:
-    """Write bio-dataset-<n>.json, bio-dataset-ppl.json and their manifest."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def read_arguments(description: str, kind: Any) -> argparse.Namespace:
+    """Return the flags of a command that simulates; `kind` is the TypedDict of its settings."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--problems", required=True, help="the problem bank (JSON Lines)")
     parser.add_argument(
-        "--settings", required=True, type=settings_of(Settings), help="the simulation's settings, as JSON"
+        "--settings", required=True, type=settings_of(kind), help="the simulation's settings, as JSON"
     )
     parser.add_argument("--output", required=True, help="folder for the raw files")
     parser.add_argument("--manifest", required=True)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Write bio-dataset-<n>.json, bio-dataset-ppl.json and their manifest."""
+    arguments = read_arguments(__doc__, Settings)
     settings = arguments.settings
     used, reserved = reserve_problems(load_problems(arguments.problems), settings)
     files = simulate_files(used, settings)

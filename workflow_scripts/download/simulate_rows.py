@@ -10,7 +10,6 @@ problems. What stands before "Facts:" in a row's first message is the same for a
 splits by problem keep them together.
 """
 
-import argparse
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -21,8 +20,7 @@ from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import canonical_json, write_json, write_jsonl, write_manifest
-from workflow_scripts.common.settings import settings_of
-from workflow_scripts.download.simulate_dialogues import Problem, load_problems
+from workflow_scripts.download.simulate_dialogues import Problem, load_problems, read_arguments
 
 
 class Settings(TypedDict):
@@ -314,17 +312,7 @@ def simulate_rows(problems: Sequence[Problem], settings: Settings) -> dict[str, 
 
 def main() -> None:
     """Write the raw files of one kind of rows and their manifest."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--problems", required=True, help="the problem bank (JSON Lines)")
-    parser.add_argument(
-        "--settings",
-        required=True,
-        type=settings_of(Settings),
-        help='{"rows": kind, "seed", "count"}, as JSON',
-    )
-    parser.add_argument("--output", required=True, help="folder for the raw files")
-    parser.add_argument("--manifest", required=True)
-    arguments = parser.parse_args()
+    arguments = read_arguments(__doc__, Settings)
     written = simulate_rows(load_problems(arguments.problems), arguments.settings)
     paths = [Path(arguments.output) / file for file in written]
     for path in paths:
