@@ -28,7 +28,7 @@ from workflow_scripts.common import diverged
 from workflow_scripts.common.diverged import Diverged, divergence_of, hand_on, note_text
 from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl, write_manifest
 from workflow_scripts.common.training import LARGEST, are_finite
-from workflow_scripts.report.training import dead
+from workflow_scripts.report.training import learned_nothing
 
 torch = pytest.importorskip("torch")
 NOTE = {"step": 3, "learning_rate": 0.5, "quantity": "the loss is", "whose": "training"}
@@ -246,17 +246,17 @@ def curve(losses: list[float], gradients: list[float]) -> list[dict]:
 
 
 def test_a_run_without_a_gradient_or_whose_loss_never_moves_is_warned_of():
-    assert "the gradient was 0 in every logged step" in dead(curve([0.7, 0.6], [0.0, 0.0]))
-    assert "the loss was 0.693147 in all 3 logged steps" in dead(curve([0.693147] * 3, [1e-9] * 3))
-    assert dead(curve([0.7, 0.6, 0.6], [0.0, 1e-9, 0.0])) is None
-    assert dead(curve([0.7, 0.7], [1.0, 1.0])) is None  # two alike may be chance
+    assert "the gradient was 0 in every logged step" in learned_nothing(curve([0.7, 0.6], [0.0, 0.0]))
+    assert "the loss was 0.693147 in all 3 logged steps" in learned_nothing(curve([0.693147] * 3, [1e-9] * 3))
+    assert learned_nothing(curve([0.7, 0.6, 0.6], [0.0, 1e-9, 0.0])) is None
+    assert learned_nothing(curve([0.7, 0.7], [1.0, 1.0])) is None  # two alike may be chance
     online = [row | {"reward": 0.1 * row["step"]} for row in curve([0.0] * 5, [0.2] * 5)]
-    assert dead(online) is None
+    assert learned_nothing(online) is None
 
 
 def test_a_gradient_too_small_for_six_decimals_is_none_the_less_one(tiny_model, stored, tmp_path):
     run_align("dpo", tiny_model, stored, preference_settings(beta=1e-9), tmp_path / "run")
     rows = read_json(tmp_path / "run/curve.json")
     assert all(0 < row["grad_norm"] < 1e-6 for row in rows if "train_loss" in row)
-    assert "the loss was" in dead(rows)
+    assert "the loss was" in learned_nothing(rows)
     assert json.dumps(rows)

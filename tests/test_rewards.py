@@ -26,7 +26,8 @@ from workflow_scripts.common.rewards import (
     weights_of,
 )
 from workflow_scripts.common.templates import Rendered
-from workflow_scripts.report.statistics import point_estimate, read_cell
+from workflow_scripts.report.statistics.cells import read_cell
+from workflow_scripts.report.statistics.estimators import point_estimate
 from workflow_scripts.score import rewards as score_module
 from workflow_scripts.score.rewards import distinct, score
 

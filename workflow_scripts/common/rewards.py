@@ -80,6 +80,13 @@ def tfidf_diversity(replies: list[str], fit_on: list[str]) -> np.ndarray:
     return diversity(fit_tfidf(fit_on), replies)
 
 
+# By a reward's `rule`: from its settings and the replies that weights are fitted on to a function from replies to rewards.
+RULES: dict[str, Callable[[dict, list[str]], Callable[[list[str]], np.ndarray]]] = {
+    "json_validity": lambda settings, fit_on: json_validity,
+    "length": lambda settings, fit_on: functools.partial(length_reward, words=settings["words"]),
+    "tfidf_diversity": lambda settings, fit_on: functools.partial(diversity, fit_tfidf(fit_on)),
+}
+
 # --- rewards that a row brings ----------------------------------------------------------------------------------
 
 
@@ -351,13 +358,10 @@ def column_of(settings: dict, fit_on: list[str], work: Path | None = None) -> Co
         return classifier_column(settings, work)
     if "given" in settings:
         return lambda turns: given_reward(turns, settings["given"], settings.get("squash", "none"))
-    rule = settings["rule"]
-    if rule == "tfidf_diversity":
-        vectorizer = fit_tfidf(fit_on)
-        return lambda turns: diversity(vectorizer, [turn["reference"] for turn in turns])
-    if rule == "length":
-        return lambda turns: length_reward([turn["reference"] for turn in turns], settings["words"])
-    return lambda turns: json_validity([turn["reference"] for turn in turns])
+    if settings["rule"] not in RULES:
+        raise PlumblineError(f"no rule {settings['rule']!r}; there are {', '.join(RULES)}")
+    measure = RULES[settings["rule"]](settings, fit_on)
+    return lambda turns: measure([turn["reference"] for turn in turns])
 
 
 def with_rewards(turns: list[dict], columns: dict[str, np.ndarray], weights: dict[str, float]) -> list[dict]:

@@ -1,15 +1,17 @@
 """From turns to messages: what each style of turn calls things, which turns are kept, and what groups a row.
 
-Covers the structured replies of Tutorbot-Spock and the plain turns of all other formats (see `formats`).
+Covers the structured replies of Tutorbot-Spock and the plain turns of all other schemas (see `schemas`).
 Everything here is pure: turns go in; messages, faults and notes come out; nothing raises on bad data.
 """
 
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from workflow_scripts.clean.fields import Fields, Unfit, holds, shown
 from workflow_scripts.clean.reading import Fault
+from workflow_scripts.clean.settings import Settings
 from workflow_scripts.common.tutor_reply import (
     ACTION,
     FIELDS,
@@ -31,7 +33,7 @@ ROLES = {
 }
 
 SYSTEM_ROLES = ("system", "developer")
-# What a turn is that calls a tool or answers for one, by its speaker, by a key that says something, by a part of its text.
+# A turn that calls a tool or answers for one: by its speaker, by a key that says something, by a part of its text.
 TOOL_ROLES = (
     *(
         "tool",
@@ -51,6 +53,8 @@ TOOLS = "calls a tool"
 
 # The altered reply gives the solution where the original left the work to the student.
 PAIRED_ACTIONS = {("1", "2"), ("4", "5")}
+
+RAW = "raw"  # the `reply_format` that leaves replies as they are
 
 Message = dict[str, Any]  # {"role", "content"}, and "learn": False where the message is context alone
 
@@ -79,7 +83,7 @@ def check_text(text: Any, max_chars: int) -> Fault | None:
     return None
 
 
-def read_turns(turns: list, style: str, settings: dict[str, Any]) -> Turns:
+def read_turns(turns: list, style: str, settings: Settings) -> Turns:
     """Return a conversation's messages up to its first unusable turn, tutor replies cleaned."""
     messages: list[Message] = []
     notes: Counter = Counter()
@@ -186,7 +190,7 @@ def system_text(text: Any, max_chars: int) -> str | None:
 
 
 def check_ranked(
-    system: str | None, prompt: list[Message], candidates: list[dict], settings: dict[str, Any]
+    system: str | None, prompt: list[Message], candidates: list[dict], settings: Settings
 ) -> Fault | None:
     """Return what makes a ranked row unusable: any text of it, or a prompt that does not lead up to a reply.
 
@@ -208,10 +212,10 @@ def check_ranked(
     return None
 
 
-def clean_reply(text: str, settings: dict[str, Any]) -> tuple[str, Fault | None, Counter]:
+def clean_reply(text: str, settings: Settings) -> tuple[str, Fault | None, Counter]:
     """Return a tutor reply's cleaned text, what is wrong with it, and how many "N/A" labels were replaced.
 
-    The format `raw` checks the reply but keeps its text as it came.
+    The format RAW checks the reply but keeps its text as it came.
     """
     reply = parse_reply(text)
     if reply is None:
@@ -236,7 +240,7 @@ def clean_reply(text: str, settings: dict[str, Any]) -> tuple[str, Fault | None,
             return "", fault, Counter()
         if (fault := check_text(field, len(field))) and fault.reason != "empty message":
             return "", fault, Counter()
-    if settings["reply_format"] == "raw":
+    if settings["reply_format"] == RAW:
         return text, None, notes
     return format_reply(reply, settings["reply_format"]), None, notes
 
@@ -270,11 +274,16 @@ def text_key(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+GROUPS: dict[str, Callable[[str, str], str]] = {  # by `group_by`: (question, conversation's id) → group
+    "problem": lambda question, conversation_id: problem_key(question),
+    "question": lambda question, conversation_id: text_key(question),
+    "conversation": lambda question, conversation_id: conversation_id,
+}
+
+
 def group_of(question: str, conversation_id: str, group_by: str) -> str:
     """Return the key that keeps a conversation on one side of every split."""
-    if group_by == "conversation":
-        return conversation_id
-    return problem_key(question) if group_by == "problem" else text_key(question)
+    return GROUPS[group_by](question, conversation_id)
 
 
 def actions_of(original: str, altered: str) -> tuple[str, str]:

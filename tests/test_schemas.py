@@ -1,24 +1,25 @@
-"""Every source format becomes the messages its source means, and a row that is not of its format says why."""
+"""Every schema's rows become the messages its source means, and a row that is not of its schema says why."""
 
 import math
 
 import pytest
 
-from workflow_scripts.clean import clean, formats
+from tests.cleaning import cleaning
 from workflow_scripts.clean.reading import Fault, RawRow, load_json
-from workflow_scripts.clean.schemas import ROLES, check_ranked, read_turns
+from workflow_scripts.clean.rows import open_row, split_row
+from workflow_scripts.clean.turns import ROLES, check_ranked, read_turns
 
 USER, ASSISTANT = "user", "assistant"
 
 
 def settings_of(schema, **rules):
-    return clean.DEFAULTS | {"schema": schema} | rules
+    return cleaning(schema=schema, **rules)
 
 
 def open_all(schema, row, **rules):
     """Return what each conversation of one raw row holds, and its fault."""
-    parts = formats.split_row(RawRow(0, None, row, None), schema)
-    return [formats.open_row(part, settings_of(schema, **rules)) for part in parts]
+    parts = split_row(RawRow(0, None, row, None), schema)
+    return [open_row(part, settings_of(schema, **rules)) for part in parts]
 
 
 def said(schema, row, **rules):
