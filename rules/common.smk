@@ -686,7 +686,7 @@ def counted_programs(wildcards):
 def suites_file(wildcards):
     """Return the file of suites where a benchmark is one: code does not tell when it changes."""
     part = STUDY.benchmarks[wildcards.benchmark]
-    return "workflow_scripts/score/lm_eval_suites.yaml" if part.suite else []
+    return "workflow_scripts/score/harness/suites.yaml" if part.suite else []
 
 
 def harness_settings(wildcards):
@@ -940,8 +940,9 @@ TRAINED_BY = {  # the rule that trains with a method, and the module it runs
 }
 SCORER_OF = (
     {  # the module behind a kind of benchmark, where it is not called as the kind
-        "lm_eval": "lm_eval_run",
+        "lm_eval": "harness.run",
         "loss": "reply_loss",
+        "rewards": "reward_scores",
     }
 )
 

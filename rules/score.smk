@@ -86,7 +86,7 @@ rule measure_likelihoods:
     resources:
         **SCORING,
     params:
-        code=code_of("workflow_scripts.score.likelihoods"),
+        code=code_of("workflow_scripts.score.pair_likelihoods"),
         pins=pins(*TORCH),
         settings=lambda wildcards: settings(
             STUDY.benchmarks[wildcards.benchmark],
@@ -98,7 +98,7 @@ rule measure_likelihoods:
         "Likelihoods of {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
         f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/measure_likelihoods/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}.json --"
-        f' workflow_scripts.score.likelihoods --model "$(dirname {{input.model:q}})/model"'
+        f' workflow_scripts.score.pair_likelihoods --model "$(dirname {{input.model:q}})/model"'
         ' {params.calibration:q} --pairs "$(dirname {input.pairs:q})/rows/pairs.jsonl"'
         " --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
@@ -140,13 +140,13 @@ rule score_rewards:
     conda:
         "../envs/plumbline.yaml"
     params:
-        code=code_of("workflow_scripts.score.rewards"),
+        code=code_of("workflow_scripts.score.reward_scores"),
         settings=lambda wildcards: as_json({"benchmark": wildcards.benchmark}),
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
         f"{UNLESS_DIVERGED}"
-        "python -m workflow_scripts.score.rewards --annotated {input:q}l --settings {params.settings:q} --output {output:q} 2> {log:q}"
+        "python -m workflow_scripts.score.reward_scores --annotated {input:q}l --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
 rule measure_reply_likelihoods:
@@ -230,7 +230,7 @@ rule score_lm_eval:
     resources:
         **SCORING,
     params:
-        code=code_of("workflow_scripts.score.lm_eval_run"),
+        code=code_of("workflow_scripts.score.harness.run"),
         pins=pins(*TORCH, "lm-eval"),
         settings=harness_settings,
         subject=lambda wildcards: (
@@ -245,7 +245,7 @@ rule score_lm_eval:
         "lm-eval {wildcards.benchmark} of {wildcards.policy} (seed {wildcards.seed})"
     shell:
         f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/score_lm_eval/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}.json --"
-        f" workflow_scripts.score.lm_eval_run {{params.subject:q}} {{params.programs:q}}"
+        f" workflow_scripts.score.harness.run {{params.subject:q}} {{params.programs:q}}"
         " --settings {params.settings:q}"
         " --output {output:q} > {log:q} 2>&1"
 
@@ -302,7 +302,7 @@ rule judge_answers:
     resources:
         **JUDGING,
     params:
-        code=code_of("workflow_scripts.score.judge_answers"),
+        code=code_of("workflow_scripts.score.judging.answers"),
         pins=pins("alpaca-eval"),
         kind=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].kind,
         judge=judge_settings,
@@ -311,7 +311,7 @@ rule judge_answers:
     message:
         "Judging {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        f"{UNLESS_JUDGED_DIVERGED}{LAUNCH} -- workflow_scripts.score.judge_answers --benchmark {{wildcards.benchmark:q}} --kind {{params.kind:q}}"
+        f"{UNLESS_JUDGED_DIVERGED}{LAUNCH} -- workflow_scripts.score.judging.answers --benchmark {{wildcards.benchmark:q}} --kind {{params.kind:q}}"
         " --prompts {input.prompts:q}l --generations {input.generations:q}l {params.flags:q}"
         ' --judge {params.judge:q} --access "$PLUMBLINE_JUDGES" --settings {params.settings:q}'
         f" --store {JUDGE_STORE} --study {NAME} --cell {{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}"
@@ -344,7 +344,7 @@ rule plan_judging:
         "Counting what judging {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark} takes"
     shell:
         f"{UNLESS_JUDGED_DIVERGED}"
-        "python -m workflow_scripts.score.judge_answers --plan --benchmark {wildcards.benchmark:q} --kind {params.kind:q}"
+        "python -m workflow_scripts.score.judging.answers --plan --benchmark {wildcards.benchmark:q} --kind {params.kind:q}"
         " --prompts {input.prompts:q}l --generations {input.generations:q}l {params.flags:q}"
         ' --judge {params.judge:q} --access "$PLUMBLINE_JUDGES" --settings {params.settings:q}'
         f" --store {JUDGE_STORE} --study {NAME} --cell {{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}"
@@ -406,13 +406,13 @@ rule list_items:
     conda:
         "../envs/train.yaml"
     params:
-        code=code_of("workflow_scripts.score.lm_eval_run"),
+        code=code_of("workflow_scripts.score.harness.run"),
         pins=pins("lm-eval"),
         settings=harness_settings,
     message:
         "Listing the items of {wildcards.benchmark}"
     shell:
-        "python -m workflow_scripts.score.lm_eval_run --items {output:q} --settings {params.settings:q} > {log:q} 2>&1"
+        "python -m workflow_scripts.score.harness.run --items {output:q} --settings {params.settings:q} > {log:q} 2>&1"
 
 
 rule find_overlap:

@@ -12,10 +12,10 @@ from alpaca_eval.constants import EVALUATORS_CONFIG_DIR
 from openai.types.chat import ChatCompletion
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.score.alpaca_annotator import compare
 from workflow_scripts.score.alpaca_eval import score
-from workflow_scripts.score.judge_client import Reply
-from workflow_scripts.score.judge_questions import Question
+from workflow_scripts.score.judging.alpaca_annotator import compare
+from workflow_scripts.score.judging.client import Reply
+from workflow_scripts.score.judging.questions import Question
 
 JUDGE = {"model": "judge", "seed": None}
 RANKED, WEIGHTED, BATCHED = (

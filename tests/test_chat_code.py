@@ -6,8 +6,9 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.common.schema import HumanEval, Mbpp
 from workflow_scripts.generate import calibrate, prompts
-from workflow_scripts.score import humaneval, mbpp, programs
-from workflow_scripts.score.chat_code import fenced_blocks, read_program
+from workflow_scripts.score import humaneval, mbpp
+from workflow_scripts.score.programs import pass_at_k
+from workflow_scripts.score.programs.chat_code import fenced_blocks, read_program
 
 PROMPT = (
     "from typing import List\n\ndef half(x):\n    return x / 2\n\n"
@@ -260,8 +261,8 @@ def test_settings_without_a_form_read_each_answer_for_what_it_is(monkeypatch, tm
         seen.extend(answer.program.code for answer in written["T/0"])
         return []
 
-    monkeypatch.setattr(programs, "score", fake)
-    monkeypatch.setattr(programs, "find_sandbox", lambda allowed: "none")
+    monkeypatch.setattr(pass_at_k, "score", fake)
+    monkeypatch.setattr(pass_at_k, "find_sandbox", lambda allowed: "none")
     make_prompts(monkeypatch, tmp_path, "humaneval", [PROBLEM], "completion")
     rows = [
         {"id": "T/0", "sample": n, "turn": 0, "text": text} for n, text in enumerate((BODY, fence(WHOLE)))

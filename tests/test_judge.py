@@ -19,10 +19,11 @@ from workflow_scripts.common.decoding import special_ids
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.common.templates import joined
-from workflow_scripts.score import alpaca_eval, judge_prompts, judge_score, judge_words, mt_bench, preference
-from workflow_scripts.score.judge_answers import judge_all, load_questions, requests_of
-from workflow_scripts.score.judge_client import Reply
-from workflow_scripts.score.judge_prompts import (
+from workflow_scripts.score import alpaca_eval, judge_score, mt_bench, preference
+from workflow_scripts.score.judging import forms, words
+from workflow_scripts.score.judging.answers import judge_all, load_questions, requests_of
+from workflow_scripts.score.judging.client import Reply
+from workflow_scripts.score.judging.forms import (
     read_choice,
     read_integer,
     read_mark,
@@ -30,7 +31,7 @@ from workflow_scripts.score.judge_prompts import (
     read_rating,
     read_rating_pair,
 )
-from workflow_scripts.score.judge_questions import against_opponent, against_references, questions_of
+from workflow_scripts.score.judging.questions import against_opponent, against_references, questions_of
 
 PROMPTS = [
     {
@@ -271,8 +272,8 @@ def test_a_reply_that_was_cut_holds_no_verdict_where_that_is_the_last_word():
         with pytest.raises(PlumblineError, match=r"not one verdict.*the reply was cut at its limit"):
             judge(questions, kind, judge=ENDPOINT, ask=ask)
     template = {"name": "n", "system_prompt": "", "prompt_template": "", "output_format": "[[rating]]"}
-    form = judge_prompts.fastchat_form(QUESTIONS[0], template, {})
-    assert judge_words.heard(form, ask([None])[0])["value"] == 2  # FastChat takes the first that stands there
+    form = forms.fastchat_form(QUESTIONS[0], template, {})
+    assert words.heard(form, ask([None])[0])["value"] == 2  # FastChat takes the first that stands there
 
 
 def test_both_orders_are_asked_and_a_judge_that_likes_the_first_place_decides_nothing():
@@ -700,7 +701,7 @@ def command_line(folder, *flags, check=True):
         write_jsonl(folder / f"{name}.jsonl", rows)
     code = (
         "import sys, runpy; sys.argv = ['judge', *sys.argv[1:]]\n"
-        "try: runpy.run_module('workflow_scripts.score.judge_answers', run_name='__main__')\n"
+        "try: runpy.run_module('workflow_scripts.score.judging.answers', run_name='__main__')\n"
         "finally: assert 'torch' not in sys.modules"
     )
     files = [f"--{name}={folder / name}.jsonl" for name in ("prompts", "generations")]

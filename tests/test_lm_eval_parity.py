@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from tests.tiny import ANSWERS, QUESTIONS, call
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
-from workflow_scripts.score import lm_eval_run
+from workflow_scripts.score.harness import run as lm_eval_run
 
 QUIZ = Path(__file__).parents[1] / "data" / "bundled" / "lm_eval" / "biology_quiz.jsonl"
 MEAN = "metric_list:\n  - {metric: METRIC, aggregation: mean, higher_is_better: true}\n"

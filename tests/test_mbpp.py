@@ -9,7 +9,7 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.generate import calibrate, prompts
 from workflow_scripts.score import mbpp
-from workflow_scripts.score.sandbox import SandboxMissing, find_sandbox
+from workflow_scripts.score.programs.sandbox import SandboxMissing, find_sandbox
 
 SETTINGS = {
     "form": "completion",

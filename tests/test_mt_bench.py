@@ -14,10 +14,10 @@ import pytest
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
-from workflow_scripts.score.judge_answers import judge_all, requests_of
-from workflow_scripts.score.judge_client import Reply
-from workflow_scripts.score.judge_prompts import read_templates
-from workflow_scripts.score.judge_questions import against_opponent, questions_of
+from workflow_scripts.score.judging.answers import judge_all, requests_of
+from workflow_scripts.score.judging.client import Reply
+from workflow_scripts.score.judging.forms import read_templates
+from workflow_scripts.score.judging.questions import against_opponent, questions_of
 from workflow_scripts.score.mt_bench import score, score_pairwise
 from workflow_scripts.score.verdicts import values_of
 
@@ -363,7 +363,7 @@ def test_the_numbers_are_those_of_show_result_and_what_it_drops_is_counted(both)
 
 
 def test_reference_guided_categories_are_fastchats(fastchat):
-    from workflow_scripts.score.judge_prompts import NEEDS_REFERENCE
+    from workflow_scripts.score.judging.forms import NEEDS_REFERENCE
 
     assert set(NEEDS_REFERENCE) == set(fastchat.common.NEED_REF_CATS) & set(CATEGORIES)
 

@@ -7,8 +7,8 @@ import pytest
 
 from workflow_scripts.common.files import read_json, write_jsonl
 from workflow_scripts.generate.calibrate import calibration_answers
-from workflow_scripts.score.judge_answers import judge_all
-from workflow_scripts.score.judge_questions import against_references, questions_of
+from workflow_scripts.score.judging.answers import judge_all
+from workflow_scripts.score.judging.questions import against_references, questions_of
 from workflow_scripts.score.preference import score
 from workflow_scripts.score.verdicts import values_of
 

@@ -27,8 +27,8 @@ from workflow_scripts.common.rewards import (
 )
 from workflow_scripts.common.templates import Rendered
 from workflow_scripts.report.statistics import point_estimate, read_cell
-from workflow_scripts.score import rewards as score_module
-from workflow_scripts.score.rewards import distinct, score
+from workflow_scripts.score import reward_scores as score_module
+from workflow_scripts.score.reward_scores import distinct, score
 
 # Rules.
 
@@ -669,7 +669,7 @@ def test_rules_and_given_rewards_load_no_torch():
         "import sys\n"
         "from workflow_scripts.common.rewards import reward_rows\n"
         "from workflow_scripts.annotate import annotate, answers\n"
-        "from workflow_scripts.score import rewards, reply_loss\n"
+        "from workflow_scripts.score import reward_scores, reply_loss\n"
         "row = {'id': 'a', 'messages': [], 'reference': 'the cat', 'meta': {}, 'given': {'rm': 1.0}}\n"
         "parts = {'a': {'rule': 'tfidf_diversity'}, 'b': {'given': 'rm', 'squash': 'sigmoid'}}\n"
         "reward_rows([row], ['the cat'], parts)\n"

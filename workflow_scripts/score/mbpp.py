@@ -11,9 +11,15 @@ import builtins
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.raw_files import field
-from workflow_scripts.score.chat_code import bound_names, defined, looks_like_chat, parse, read_program
-from workflow_scripts.score.programs import cut_at, parse_flags, score_answers
-from workflow_scripts.score.sandbox import Program
+from workflow_scripts.score.programs.chat_code import (
+    bound_names,
+    defined,
+    looks_like_chat,
+    parse,
+    read_program,
+)
+from workflow_scripts.score.programs.pass_at_k import cut_at, parse_flags, score_answers
+from workflow_scripts.score.programs.sandbox import Program
 
 KINDS = {
     "task_id": "name",

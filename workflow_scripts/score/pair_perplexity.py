@@ -1,7 +1,7 @@
 """Perplexity of hints (actions 1 and 4) and of given-away solutions (2 and 5) after the same dialogue.
 
 A pedagogically aligned tutor finds hints likelier. Covers the six pooled numbers. Not covered: the
-likelihoods themselves, which are computed where the model is loaded.
+likelihoods themselves, which are computed where the model is loaded (`pair_likelihoods`).
 """
 
 import argparse

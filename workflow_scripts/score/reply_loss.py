@@ -1,7 +1,7 @@
 """Loss of a policy on the gold replies of a split: nats per token, and perplexity, both pooled over all tokens.
 
 Covers two cells of subset "reply". Not covered: the likelihoods themselves, which are computed where the model is
-loaded (`score.reply_likelihoods`).
+loaded (`reply_likelihoods`).
 """
 
 import argparse

@@ -19,7 +19,7 @@ import numpy as np
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.items import SHARE, make_cell, write_scores
-from workflow_scripts.score.rewards import NGRAMS, distinct
+from workflow_scripts.score.reward_scores import NGRAMS, distinct
 from workflow_scripts.score.wordnet import WordNet
 
 CORPUS_NOTE = (

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.raw_files import field
-from workflow_scripts.score.judge_questions import Question
+from workflow_scripts.score.judging.questions import Question
 
 LOWEST, HIGHEST = 1, 10  # MT-Bench's scale
 # Of bounded length, so that reading takes no longer than the reply is long. A rating of more digits is none.

@@ -20,15 +20,15 @@ import tenacity
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest
-from workflow_scripts.score.chat_endpoint import (
+from workflow_scripts.score.judging.endpoint import (
     Endpoint,
     RejectedError,
     TryAgainError,
     UnreachableError,
 )
-from workflow_scripts.score.pace import Pace
-from workflow_scripts.score.spending import Spending
-from workflow_scripts.score.verdict_store import lock_of, read_verdict, write_verdict
+from workflow_scripts.score.judging.pace import Pace
+from workflow_scripts.score.judging.spending import Spending
+from workflow_scripts.score.judging.verdict_store import lock_of, read_verdict, write_verdict
 
 FIRST_WAIT = 1.0  # seconds before a request is tried again; doubled each time, plus as much again by chance
 LONGEST_WAIT = 60.0

@@ -1,7 +1,7 @@
 """Run tasks of the lm-evaluation-harness (Gao et al. 2023) on a policy and keep the score of each item.
 
 Covers the harness's own tasks, local task files and suites, on local models: one model is loaded for all of them, and the
-library itself runs. A metric is kept if it follows from its items (see lm_eval_cells); others are named in the output as
+library itself runs. A metric is kept if it follows from its items (see `cells`); others are named in the output as
 left out, with the harness's number. Not covered: tasks that run code or look at images.
 """
 
@@ -19,9 +19,8 @@ from typing import Any
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_json, write_jsonl
 from workflow_scripts.common.models import load_policy, precision_of
-from workflow_scripts.score.items import write_scores
-from workflow_scripts.score.lm_eval_cells import cells_of, suite_cells
-from workflow_scripts.score.lm_eval_tasks import (
+from workflow_scripts.score.harness.cells import cells_of, suite_cells
+from workflow_scripts.score.harness.tasks import (
     Loaded,
     item_rows,
     load_tasks,
@@ -30,6 +29,7 @@ from workflow_scripts.score.lm_eval_tasks import (
     read_suite,
     wanted_of,
 )
+from workflow_scripts.score.items import write_scores
 
 # isort: split
 import lm_eval

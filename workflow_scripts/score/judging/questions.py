@@ -1,7 +1,7 @@
 """What a judge is asked about: a policy's answers in their dialogues, and what each is compared with.
 
 Covers several turns (a later one stands in the dialogue of the policy's own earlier answers), several samples,
-reference answers, and another policy's answers to the same prompts. Not covered: asking (see judge_answers).
+reference answers, and another policy's answers to the same prompts. Not covered: asking (see `answers`).
 """
 
 from typing import Any, NamedTuple

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.score import channel
+from workflow_scripts.score.programs import channel
 
 SANDBOXES = ("bwrap", "unshare")
 UNSANDBOXED = "none"

@@ -26,7 +26,7 @@ from workflow_scripts.common.errors import PlumblineError
 
 datasets.disable_progress_bars()
 
-SUITES = Path(__file__).with_name("lm_eval_suites.yaml")
+SUITES = Path(__file__).with_name("suites.yaml")
 HUMAN_EVAL = "human_eval"  # the row of a suite that another benchmark scores
 HUB_WAIT = 5  # seconds
 LOCAL_FORMATS = {"arrow", "csv", "json", "parquet", "text", "xml"}

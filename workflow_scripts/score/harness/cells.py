@@ -27,8 +27,8 @@ from lm_eval.api.task import Task
 from transformers.data.metrics import squad_metrics
 
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.score.harness.tasks import HUMAN_EVAL, Loaded
 from workflow_scripts.score.items import make_cell
-from workflow_scripts.score.lm_eval_tasks import HUMAN_EVAL, Loaded
 
 DRAWS = 1000  # a refit of each costs milliseconds
 SEED = 0

@@ -14,9 +14,15 @@ from typing import NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
-from workflow_scripts.score.channel import UNSEEN
 from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
-from workflow_scripts.score.sandbox import Outcome, Program, SandboxMissing, find_sandbox, run_program
+from workflow_scripts.score.programs.channel import UNSEEN
+from workflow_scripts.score.programs.sandbox import (
+    Outcome,
+    Program,
+    SandboxMissing,
+    find_sandbox,
+    run_program,
+)
 
 CHAT = "answers failed and look like chat (a fence, the function anew, no word before a stop): try form: instruct"
 READ = "answers were read as chat"

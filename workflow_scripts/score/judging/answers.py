@@ -1,7 +1,7 @@
 """Ask a judge about a policy's answers: a rating (MT-Bench), a score from 0 to 100, or a preference over a rival.
 
 A judge is a reward model, a rule, or an OpenAI-compatible endpoint, which is asked about all questions at once and
-never twice the same (see judge_client). Covers, by --kind: mt_bench, single and pairwise, in FastChat's own wording
+never twice the same (see `client`). Covers, by --kind: mt_bench, single and pairwise, in FastChat's own wording
 where its judge prompts are given; judge_score; preference, which of two answers is safer and more helpful;
 alpaca_eval, in our wording or by an annotator of the alpaca_eval package. Every answer gets a row: a verdict, a
 verdict that failed with its reason, or one that the study skips. Not covered: what the verdicts amount to (the scorers).
@@ -17,10 +17,11 @@ from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_json, write_jsonl
-from workflow_scripts.score import judge_client, judge_prompts
-from workflow_scripts.score.judge_client import Reply, Request
-from workflow_scripts.score.judge_prompts import HIGHEST, LOWEST
-from workflow_scripts.score.judge_questions import (
+from workflow_scripts.score.judging import client, forms
+from workflow_scripts.score.judging.client import Reply, Request
+from workflow_scripts.score.judging.forms import HIGHEST, LOWEST
+from workflow_scripts.score.judging.numbers import PREFERENCES, SHARES
+from workflow_scripts.score.judging.questions import (
     Question,
     Verdict,
     against_opponent,
@@ -28,8 +29,7 @@ from workflow_scripts.score.judge_questions import (
     compares,
     questions_of,
 )
-from workflow_scripts.score.judge_reward import PREFERENCES, SHARES
-from workflow_scripts.score.judge_words import Ask, by_endpoint
+from workflow_scripts.score.judging.words import Ask, by_endpoint
 
 # kind → what its settings may hold
 KINDS = {
@@ -159,7 +159,7 @@ def asking(judge: dict, store: Path, cell: str, study: str, facts: dict) -> Ask:
     def ask(requests: list[Request]) -> list[Reply]:
         if not requests:
             return []
-        replies, cost = judge_client.ask(requests, judge, store, cell, study)
+        replies, cost = client.ask(requests, judge, store, cell, study)
         for key, value in cost.items():
             facts[key] = facts.get(key, 0) + value
         return replies
@@ -219,10 +219,10 @@ def main() -> None:
     try:
         check_settings(kind, settings)
         questions = load_questions(args.prompts, args.generations, args.opponent, kind, settings)
-        templates = judge_prompts.read_templates(args.templates) if args.templates else None
+        templates = forms.read_templates(args.templates) if args.templates else None
         if args.plan:
             wanted = requests_of(questions, kind, settings, judge, templates)
-            write_json(args.output, judge_client.plan(wanted, judge, args.store) if wanted else NOTHING)
+            write_json(args.output, client.plan(wanted, judge, args.store) if wanted else NOTHING)
             return
         ask = asking(judge, args.store, args.cell, args.study, facts)
         rows = judge_all(questions, kind, settings, judge, templates, ask)
