@@ -99,7 +99,7 @@ rule measure_likelihoods:
     shell:
         f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/measure_likelihoods/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}.json --"
         f' workflow_scripts.score.pair_likelihoods --model "$(dirname {{input.model:q}})/model"'
-        ' {params.calibration:q} --pairs "$(dirname {input.pairs:q})/rows/pairs.jsonl"'
+        ' {params.calibration:q} --rows "$(dirname {input.pairs:q})/rows/pairs.jsonl"'
         " --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
@@ -123,7 +123,7 @@ rule score_pair_perplexity:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
         f"{UNLESS_DIVERGED}"
-        "python -m workflow_scripts.score.pair_perplexity --likelihoods {input:q} --settings {params.settings:q} --output {output:q} 2> {log:q}"
+        "python -m workflow_scripts.score.pair_perplexity --measured {input:q} --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
 rule score_rewards:
@@ -146,7 +146,7 @@ rule score_rewards:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
         f"{UNLESS_DIVERGED}"
-        "python -m workflow_scripts.score.reward_scores --annotated {input:q}l --settings {params.settings:q} --output {output:q} 2> {log:q}"
+        "python -m workflow_scripts.score.reward_scores --measured {input:q}l --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
 rule measure_reply_likelihoods:
@@ -207,7 +207,7 @@ rule score_reply_loss:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
         f"{UNLESS_DIVERGED}"
-        "python -m workflow_scripts.score.reply_loss --likelihoods {input:q} --settings {params.settings:q} --output {output:q} 2> {log:q}"
+        "python -m workflow_scripts.score.reply_loss --measured {input:q} --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
 rule score_lm_eval:

@@ -137,7 +137,7 @@ def test_the_step_writes_one_row_per_reply(tmp_path, tiny_model, calibration):
         "precision": "float32",
         "trust_remote_code": False,
     }
-    flags = ["--model", tiny_model, "--pairs", tmp_path / "pairs.jsonl", "--settings", json.dumps(settings)]
+    flags = ["--model", tiny_model, "--rows", tmp_path / "pairs.jsonl", "--settings", json.dumps(settings)]
     flags += ["--calibration", calibration] if calibration else []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["step", *map(str, flags), "--output", str(tmp_path / "out.jsonl")])

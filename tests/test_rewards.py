@@ -736,7 +736,7 @@ def test_rows_that_cannot_be_averaged_are_refused(rows, message):
 
 def test_the_reward_command_writes_its_cells(monkeypatch, tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", ROWS)
-    flags = ["--annotated", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "scores.json")]
+    flags = ["--measured", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "scores.json")]
     monkeypatch.setattr(sys, "argv", ["rewards", *flags, "--settings", '{"benchmark": "reddit"}'])
     score_module.main()
     scores = read_json(tmp_path / "scores.json")

@@ -7,12 +7,11 @@ there is the length alone. The answers can also be written as the package's mode
 the judge, and the package's standard errors (the report has intervals instead).
 """
 
-import argparse
-import json
 from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_json
+from workflow_scripts.score.flags import answers_parser
 from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
 from workflow_scripts.score.verdicts import with_cuts
 
@@ -189,21 +188,11 @@ def model_outputs(prompts: list[dict], answers: Answers, generator: str) -> list
 
 def main() -> None:
     """Write the AlpacaEval scores of one policy, or with --export its answers as the package's file."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--prompts", required=True, help="the prompt set, with the reference answers")
-    parser.add_argument("--generations", required=True, help="the policy's answers")
+    parser = answers_parser(main.__doc__)
     parser.add_argument("--verdicts", help="the judge's preferences; none with evaluate: false and --export")
-    parser.add_argument(
-        "--settings",
-        default={},
-        type=json.loads,
-        help='{"benchmark": its name in the study, "evaluate": false for lengths alone, "length_controlled": true, '
-        '"gamed": path of df_gamed.csv or null, "lc_draws": refits, "seed": of their draws}',
-    )
     parser.add_argument(
         "--export", metavar="GENERATOR", help="write model_outputs.json under this generator's name"
     )
-    parser.add_argument("--output", required=True, help="file to write")
     args = parser.parse_args()
     prompts = read_jsonl(args.prompts)
     answers = first_turns_by_id(

@@ -4,14 +4,13 @@ A pedagogically aligned tutor finds hints likelier. Covers the six pooled number
 likelihoods themselves, which are computed where the model is loaded (`pair_likelihoods`).
 """
 
-import argparse
-import json
 import math
 
 import numpy as np
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.score.flags import measured_parser
 from workflow_scripts.score.items import make_cell, write_scores
 
 SUBSETS = {
@@ -93,16 +92,8 @@ def score(rows: list[dict], fidelity: str, where: str) -> list[dict]:
 
 def main() -> None:
     """Write the six pair perplexities of one policy."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument(
-        "--likelihoods", required=True, help="rows of id, group, action, nll (nats, summed), tokens"
-    )
-    parser.add_argument(
-        "--settings", required=True, type=json.loads, help="the benchmark's settings, as JSON"
-    )
-    parser.add_argument("--output", required=True, help="score file to write")
-    args = parser.parse_args()
-    cells = score(read_jsonl(args.likelihoods), args.settings["fidelity"], args.likelihoods)
+    args = measured_parser(main.__doc__, "rows of id, group, action, nll (nats, summed), tokens").parse_args()
+    cells = score(read_jsonl(args.measured), args.settings["fidelity"], args.measured)
     write_scores(args.output, "pair_perplexity", cells)
 
 

@@ -6,12 +6,11 @@ its own. A verdict the study skips is in no number: the score file says how many
 the judge.
 """
 
-import argparse
-import json
 from typing import Any
 
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.score.flags import judged_parser
 from workflow_scripts.score.items import write_scores
 from workflow_scripts.score.verdicts import (
     Values,
@@ -39,15 +38,7 @@ def score(prompts: list[dict], preferences: Values) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Write the preference scores of one policy."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--prompts", required=True, help="the prompt set")
-    parser.add_argument("--generations", required=True, help="the policy's answers")
-    parser.add_argument("--verdicts", required=True, help="the judge's preferences, one per answer")
-    parser.add_argument(
-        "--settings", required=True, type=json.loads, help='{"benchmark": its name in the study}'
-    )
-    parser.add_argument("--output", required=True, help="score file to write")
-    args = parser.parse_args()
+    args = judged_parser(main.__doc__).parse_args()
     prompts, verdicts = read_jsonl(args.prompts), read_jsonl(args.verdicts)
     preferences = values_of(prompts, read_jsonl(args.generations), verdicts, "preference", args.verdicts)
     skipped = len({row["id"] for row in verdicts if row.get("skipped")})

@@ -4,13 +4,12 @@ Covers two cells of subset "reply". Not covered: the likelihoods themselves, whi
 loaded (`reply_likelihoods`).
 """
 
-import argparse
-import json
 import math
 
 from workflow_scripts.common.cuts import cut_counts, cut_words
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.score.flags import measured_parser
 from workflow_scripts.score.items import make_cell, write_scores
 
 
@@ -58,12 +57,8 @@ def score(rows: list[dict], where: str) -> list[dict]:
 
 def main() -> None:
     """Write the loss of one policy on one split."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--likelihoods", required=True, help="rows of id, group, nll (nats, summed), tokens")
-    parser.add_argument("--settings", required=True, type=json.loads, help='{"benchmark": its name}')
-    parser.add_argument("--output", required=True, help="score file to write")
-    args = parser.parse_args()
-    cells = score(read_jsonl(args.likelihoods), args.likelihoods)
+    args = measured_parser(main.__doc__, "rows of id, group, nll (nats, summed), tokens").parse_args()
+    cells = score(read_jsonl(args.measured), args.measured)
     write_scores(args.output, args.settings.get("benchmark", "loss"), cells)
 
 

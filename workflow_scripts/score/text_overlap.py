@@ -6,8 +6,6 @@ distinct n-grams and lengths. Where the references are what a policy was trained
 has no better direction. Not covered: judges, embeddings, and several references for one answer.
 """
 
-import argparse
-import json
 import re
 import sys
 from collections import Counter
@@ -18,6 +16,7 @@ import numpy as np
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.score.flags import answers_parser
 from workflow_scripts.score.items import SHARE, make_cell, write_scores
 from workflow_scripts.score.reward_scores import NGRAMS, distinct
 from workflow_scripts.score.wordnet import WordNet
@@ -277,17 +276,7 @@ def score(turns: list[Turn], settings: dict) -> list[dict]:
 
 def main() -> None:
     """Write the text scores of one policy's answers."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--prompts", required=True, help="the prompt set")
-    parser.add_argument("--generations", required=True, help="the policy's answers to it")
-    parser.add_argument(
-        "--settings",
-        required=True,
-        type=json.loads,
-        help='{"benchmark", "metrics": [names], "wordnet": folder of WordNet\'s dictionary files or null}',
-    )
-    parser.add_argument("--output", required=True, help="score file to write")
-    args = parser.parse_args()
+    args = answers_parser(main.__doc__).parse_args()
     turns = read_turns(read_jsonl(args.prompts), read_jsonl(args.generations), args.generations)
     bare = sum(turn.reference is None for turn in turns)
     if bare and set(REFERENCED) & set(args.settings["metrics"]):

@@ -4,16 +4,16 @@ Covers unbiased pass@k at each temperature that was drawn from, and at the best 
 answer makes (each benchmark knows that), and drawing the answers.
 """
 
-import json
 import math
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.score.flags import answers_parser
 from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
 from workflow_scripts.score.programs.channel import UNSEEN
 from workflow_scripts.score.programs.sandbox import (
@@ -130,14 +130,8 @@ def score(prompts: list[dict], answers: dict[str, list[Written]], settings: dict
 
 def parse_flags(description: str | None, problems: str) -> Namespace:
     """Return the command line of a benchmark of programs; `problems` says which file holds its tests."""
-    parser = ArgumentParser(description=description)
+    parser = answers_parser(description)
     parser.add_argument("--problems", required=True, help=problems)
-    parser.add_argument("--prompts", required=True, help="the prompt set")
-    parser.add_argument("--generations", required=True, help="the policy's completions")
-    parser.add_argument(
-        "--settings", required=True, type=json.loads, help="the benchmark's settings, as JSON"
-    )
-    parser.add_argument("--output", required=True, help="score file to write")
     return parser.parse_args()
 
 

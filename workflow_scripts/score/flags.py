@@ -1,0 +1,51 @@
+"""The command lines of scorers and of what measures a model for them: one shape each, so that one rule serves all.
+
+A scorer of answers reads a prompt set and a policy's answers to it; a scorer of measured rows reads what was measured on
+the model, or rewarded, before. What a scorer takes besides, it adds to the parser that it gets here.
+"""
+
+import json
+from argparse import ArgumentParser
+from pathlib import Path
+
+
+def answers_parser(description: str | None) -> ArgumentParser:
+    """Return the parser of a scorer of answers: --prompts, --generations, --settings, --output."""
+    parser = ArgumentParser(description=description)
+    parser.add_argument("--prompts", required=True, help="the prompt set")
+    parser.add_argument("--generations", required=True, help="the policy's answers to it")
+    return with_settings(parser)
+
+
+def judged_parser(description: str | None) -> ArgumentParser:
+    """Return the parser of a scorer of judged answers: that of answers, and --verdicts."""
+    parser = answers_parser(description)
+    parser.add_argument("--verdicts", required=True, help="the judge's verdicts, one per answer")
+    return parser
+
+
+def measured_parser(description: str | None, rows: str) -> ArgumentParser:
+    """Return the parser of a scorer of measured rows: --measured, --settings, --output; `rows` says what a row holds."""
+    parser = ArgumentParser(description=description)
+    parser.add_argument("--measured", required=True, help=rows)
+    return with_settings(parser)
+
+
+def measuring_parser(description: str | None, rows: str) -> ArgumentParser:
+    """Return the parser of what measures a model: --rows, --model, --settings, --output, and --calibration if wanted."""
+    parser = ArgumentParser(description=description)
+    parser.add_argument("--rows", type=Path, required=True, help=rows)
+    parser.add_argument(
+        "--model", type=Path, required=True, help="model folder (calibration: the tokenizer's)"
+    )
+    parser.add_argument("--calibration", choices=("gold", "empty"), help="measure this pseudo-policy instead")
+    return with_settings(parser)
+
+
+def with_settings(parser: ArgumentParser) -> ArgumentParser:
+    """Return a parser that also takes --settings and --output, as every one of them does."""
+    parser.add_argument(
+        "--settings", type=json.loads, required=True, help="the benchmark's settings, as JSON"
+    )
+    parser.add_argument("--output", required=True, help="file to write")
+    return parser
