@@ -88,7 +88,11 @@ def as_json(value):
 def settings(part, keys=None, drop=(), **more):
     """Return a part of the study as JSON: some of its keys, or all but some, with more beside them."""
     values = part.model_dump(by_alias=True)
-    kept = {key: values[key] for key in (keys or values) if key not in drop}
+    kept = {
+        key: values[key]
+        for key in (values if keys is None else keys)
+        if key not in drop
+    }
     return as_json(kept | more)
 
 
@@ -566,11 +570,10 @@ SAMPLING = list(Sampling.model_fields)
 def sampling_of(wildcards):
     """Return how a prompt set is answered; a set that a run answers while it trains says so itself."""
     part = PROMPT_SETS[wildcards.prompts]
-    by_prompt = getattr(part, "temperatures", None)
     return settings(
         part,
         keys=[key for key in SAMPLING if key in type(part).model_fields],
-        **({"temperatures": by_prompt} if by_prompt else {}),
+        temperatures=getattr(part, "temperatures", []),
     )
 
 
@@ -833,7 +836,7 @@ def judged_settings(wildcards):
                 else part.gamed
             ),
         }
-    return settings(part, keys=keys.get(part.kind, ["kind"]), **more)
+    return settings(part, keys=keys.get(part.kind, []), **more)
 
 
 def gamed_input(wildcards):

@@ -11,13 +11,14 @@ from alpaca_eval import utils
 from alpaca_eval.constants import EVALUATORS_CONFIG_DIR
 from openai.types.chat import ChatCompletion
 
+from tests.test_judge import ENDPOINT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.score.alpaca_eval import score
 from workflow_scripts.score.judging.alpaca_annotator import compare
 from workflow_scripts.score.judging.client import Reply
 from workflow_scripts.score.judging.questions import Question
 
-JUDGE = {"model": "judge", "seed": None}
+JUDGE = ENDPOINT | {"model": "judge"}
 RANKED, WEIGHTED, BATCHED = (
     "alpaca_eval_gpt4",
     "weighted_alpaca_eval_gpt4_turbo",

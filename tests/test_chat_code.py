@@ -1,7 +1,10 @@
 """Programs in the answers of policies that chat: found however they are wrapped, and never mistaken for a completion."""
 
+import json
+
 import pytest
 
+from tests.test_mbpp import SAMPLING
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.common.schema import HumanEval, Mbpp
@@ -206,7 +209,7 @@ def make_prompts(monkeypatch, tmp_path, kind, rows, form, policy="gold", *more):
         "--input",
         tmp_path / "problems.jsonl",
         "--sampling",
-        '{"samples": 1}',
+        json.dumps(SAMPLING),
         "--form",
         form,
     ]
@@ -279,9 +282,9 @@ def test_settings_without_a_form_read_each_answer_for_what_it_is(monkeypatch, tm
         "s.json",
     ]
     argv = [part if part.startswith("--") else str(tmp_path / part) for part in flags]
-    monkeypatch.setattr(
-        "sys.argv", ["humaneval", *argv, "--settings", '{"k": [1], "allow_unsandboxed": true}']
-    )
+    settings = {"form": None, "k": [1], "timeout_seconds": 3.0, "memory_mb": 512, "workers": 2}
+    settings = json.dumps(settings | {"allow_unsandboxed": True})
+    monkeypatch.setattr("sys.argv", ["humaneval", *argv, "--settings", settings])
     humaneval.main()
     assert seen == [
         humaneval.make_program(PROBLEM, BODY).code,

@@ -26,8 +26,9 @@ GREEDY = {
     "stop": [],
 }
 WARM = GREEDY | {"temperature": 1.0}
+DRAWN = {key: WARM[key] for key in WARM if key != "stop"} | {"temperatures": []}
 SETTINGS = {
-    "engine": {"name": "transformers", "precision": "float32"},
+    "engine": {"name": "transformers", "precision": "float32", "gpu_memory_share": 0.9},
     "template": TEMPLATE,
     "context": 256,
     "trust_remote_code": False,
@@ -635,7 +636,7 @@ def build(tmp_path, kind, rows, *more, **sampling):
 
 
 def build_from(file, tmp_path, kind, *more, **sampling):
-    flags = {"kind": kind, "input": file, "sampling": json.dumps(WARM | sampling)}
+    flags = {"kind": kind, "input": file, "sampling": json.dumps(DRAWN | sampling)}
     flags |= {"output": tmp_path / "set.jsonl", "manifest": tmp_path / "set.json"}
     call(prompts.main, flags, *more)
     return read_jsonl(tmp_path / "set.jsonl")

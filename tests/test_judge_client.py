@@ -58,6 +58,8 @@ def judge_at(url, **changes):
         "api_key_env": "TEST_JUDGE_KEY",
         "temperature": 0.0,
         "max_tokens": MAX_TOKENS,
+        "max_completion_tokens": None,
+        "params": {},
         "seed": None,
         "concurrency": 4,
         "requests_per_minute": None,

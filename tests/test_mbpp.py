@@ -19,7 +19,13 @@ SETTINGS = {
     "allow_unsandboxed": False,
     "workers": 2,
 }
-SAMPLING = {"temperature": 0.0, "samples": 1}
+SAMPLING = {
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "max_new_tokens": 512,
+    "temperatures": [],
+    "samples": 1,
+}
 PROBLEMS = [
     {
         "task_id": 12,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas
 import pytest
 
+from tests.test_judge import ENDPOINT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.score.judging.answers import judge_all, requests_of
@@ -264,7 +265,7 @@ class TheirJudging:
         return tables
 
 
-JUDGE = {"kind": "openai", "model": "gpt-4", "temperature": 0, "max_tokens": 2048}
+JUDGE = ENDPOINT | {"model": "gpt-4", "max_tokens": 2048}
 
 
 def our_judging(templates, mode, questions=QUESTIONS):
@@ -396,7 +397,7 @@ def test_a_guided_question_without_reference_and_a_third_turn_are_errors(tmp_pat
             {"id": "1", "sample": 0, "turn": turn, "text": "4"} for turn in range(1 + len(row["followups"]))
         ]
         with pytest.raises(PlumblineError, match=message):
-            requests_of(questions_of([row], rows, "x"), "mt_bench", {}, JUDGE, templates)
+            requests_of(questions_of([row], rows, "x"), "mt_bench", {"mode": "single"}, JUDGE, templates)
 
 
 def test_the_command_line_writes_a_score_file_without_torch(tmp_path):
@@ -407,7 +408,12 @@ def test_the_command_line_writes_a_score_file_without_torch(tmp_path):
         for name in ("prompts", "generations", "verdicts")
         for part in (f"--{name}", str(tmp_path / f"{name}.jsonl"))
     ]
-    flags += ["--settings", '{"benchmark": "mine"}', "--output", str(tmp_path / "scores.json")]
+    flags += [
+        "--settings",
+        '{"benchmark": "mine", "mode": "single"}',
+        "--output",
+        str(tmp_path / "scores.json"),
+    ]
     code = (
         "import sys, runpy; sys.argv = ['score', *sys.argv[1:]]\n"
         "runpy.run_module('workflow_scripts.score.mt_bench', run_name='__main__')\n"

@@ -72,7 +72,14 @@ def test_the_mean_over_samples_counts_each_samples_outcome():
 def test_the_reference_itself_ties_and_saying_nothing_loses(policy, win_rate):
     generations = calibration_answers(PROMPTS, 1, policy)
     questions = against_references(questions_of(PROMPTS, generations, "generations"))
-    verdicts = judge_all(questions, "preference", {"skip": []}, {"kind": "rule"}, None, None)
+    verdicts = judge_all(
+        questions,
+        "preference",
+        {"skip": []},
+        {"kind": "rule", "name": "length", "rule": "length"},
+        None,
+        None,
+    )
     assert mean(cells(verdicts, generations)["win_rate"]) == win_rate
 
 

@@ -14,8 +14,10 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.cuts import cut_counts, say_cuts
@@ -31,10 +33,24 @@ from workflow_scripts.common.files import (
 )
 from workflow_scripts.common.fitting import Prompt, fit_prompt, fit_text
 from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.settings import settings_of
 from workflow_scripts.common.templates import ends_of, forbidden_text, tokenise_prompt, tokenise_text
 from workflow_scripts.common.turns import with_answers
 
 ENGINES = {"transformers": ("engine", "TransformersEngine"), "vllm": ("vllm_engine", "VllmEngine")}
+
+
+class Engine(TypedDict):
+    name: Literal["transformers", "vllm"]
+    precision: str
+    gpu_memory_share: float
+
+
+class Settings(TypedDict):
+    engine: Engine
+    template: dict
+    context: int
+    trust_remote_code: bool
 
 
 def store_of(work: Path, fingerprint: str) -> Path:
@@ -193,9 +209,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--model-manifest", type=Path, required=True)
     parser.add_argument("--prompts", type=Path, nargs="+", required=True, help="manifests of the prompt sets")
-    parser.add_argument(
-        "--settings", type=json.loads, required=True, help="engine, template, context, as JSON"
-    )
+    keys = ", ".join(Settings.__annotations__)
+    parser.add_argument("--settings", type=settings_of(Settings), required=True, help=f"as JSON: {keys}")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder of the answer stores")
     parser.add_argument("--answers", type=Path, required=True, help="folder for the finished answers")

@@ -5,14 +5,16 @@ sampling settings, so a policy's answers depend on nothing else. A row's own "te
 """
 
 import argparse
-import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from workflow_scripts.common import raw_files
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.settings import settings_of
 from workflow_scripts.common.turns import turns_of
 
 # Where a completed function ends: the next top-level statement (Chen et al. 2021, section 2.2).
@@ -23,6 +25,18 @@ STOPS = {"humaneval": CODE_STOPS, "mbpp": PROGRAM_STOPS}
 MBPP_TEST = range(
     11, 511
 )  # Austin et al. 2021, section 2.1: the others are for prompting, tuning and training
+
+
+class Sampling(TypedDict):
+    """How a prompt set is answered; the last three are no part of a set that a run answers while it is trained on it."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    temperatures: dict[str, float] | list[float]
+    min_new_tokens: NotRequired[int]
+    samples: NotRequired[int]
+    batch_size: NotRequired[int]
 
 
 def field(row: dict, name: str, path: Path, number: int, kind: str = "text") -> Any:
@@ -286,7 +300,7 @@ def main() -> None:
     parser.add_argument("--input", type=Path, required=True)
     parser.add_argument(
         "--sampling",
-        type=json.loads,
+        type=settings_of(Sampling),
         required=True,
         help="how answers are drawn, as JSON; its temperatures: {category: T} or a list",
     )
@@ -321,7 +335,7 @@ def main() -> None:
     # A stop string would end a chat's answer within its code block, where lines of code begin with it.
     stops = STOPS.get(arguments.kind, []) if arguments.form == "completion" else []
     sampling = arguments.sampling | {"stop": stops}
-    temperatures = sampling.pop("temperatures", None) or []
+    temperatures = sampling.pop("temperatures")
     if isinstance(temperatures, dict):
         rows = at_category_temperatures(rows, temperatures, arguments.input)
     if arguments.kind == "mt_bench" and arguments.limit:

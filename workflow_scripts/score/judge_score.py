@@ -7,11 +7,17 @@ the judge.
 
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.flags import judged_parser
 from workflow_scripts.score.items import write_scores
 from workflow_scripts.score.verdicts import Values, failed_cell, mean_cell, values_of, with_cuts
+
+
+class Settings(TypedDict):
+    benchmark: str
 
 
 def score(prompts: list[dict], ratings: Values) -> list[dict[str, Any]]:
@@ -22,7 +28,7 @@ def score(prompts: list[dict], ratings: Values) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Write the scores from 0 to 100 of one policy."""
-    args = judged_parser(main.__doc__).parse_args()
+    args = judged_parser(main.__doc__, Settings).parse_args()
     prompts = read_jsonl(args.prompts)
     verdicts = read_jsonl(args.verdicts)
     ratings = values_of(prompts, read_jsonl(args.generations), verdicts, "rating", args.verdicts)

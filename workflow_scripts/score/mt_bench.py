@@ -9,6 +9,8 @@ win rate counts a tie as half a win. Not covered: asking the judge.
 from collections.abc import Sequence
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.flags import judged_parser
@@ -25,6 +27,11 @@ from workflow_scripts.score.verdicts import (
 )
 
 LOWEST, HIGHEST = 1, 10
+
+
+class Settings(TypedDict):
+    benchmark: str
+    mode: str
 
 
 def subsets_of(prompts: list[dict], values: Values) -> dict[str, Values]:
@@ -100,8 +107,8 @@ def score_pairwise(prompts: list[dict], preferences: Values) -> list[dict[str, A
 
 def main() -> None:
     """Write the MT-Bench scores of one policy."""
-    args = judged_parser(main.__doc__).parse_args()
-    pairwise = args.settings.get("mode", "single") == "pairwise"
+    args = judged_parser(main.__doc__, Settings).parse_args()
+    pairwise = args.settings["mode"] == "pairwise"
     prompts, verdicts = read_jsonl(args.prompts), read_jsonl(args.verdicts)
     key = "preference" if pairwise else "rating"
     values = values_of(prompts, read_jsonl(args.generations), verdicts, key, args.verdicts)

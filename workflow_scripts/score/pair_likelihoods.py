@@ -5,6 +5,8 @@ Rows without a model are the calibration: `gold` finds every token certain, `emp
 
 import math
 
+from typing_extensions import TypedDict
+
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl
 from workflow_scripts.common.logprobs import shared_prompt_logps
@@ -13,6 +15,13 @@ from workflow_scripts.common.templates import tokenise_reply
 from workflow_scripts.score.flags import measuring_parser
 
 REPLIES = ("original", "altered")
+
+
+class Settings(TypedDict):
+    max_tokens: int
+    precision: str
+    template: dict
+    trust_remote_code: bool
 
 
 def said_of(model: object, tokens: list[tuple[list[int], list[int]]]) -> list[torch.Tensor]:
@@ -71,7 +80,7 @@ def calibration_rows(tokenizer: object, pairs: list[dict], settings: dict, polic
 
 
 def main() -> None:
-    arguments = measuring_parser(__doc__, "the pairs of the perplexity file").parse_args()
+    arguments = measuring_parser(__doc__, Settings, "the pairs of the perplexity file").parse_args()
     settings = arguments.settings
     tokenizer, pairs = load_tokenizer(arguments.model), read_jsonl(arguments.rows)
     if arguments.calibration:

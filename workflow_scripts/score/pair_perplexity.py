@@ -7,6 +7,7 @@ likelihoods themselves, which are computed where the model is loaded (`pair_like
 import math
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
@@ -21,6 +22,10 @@ SUBSETS = {
     "action1+4": ("1", "4"),
     "action2+5": ("2", "5"),
 }
+
+
+class Settings(TypedDict):
+    fidelity: str
 
 
 def weigh(nll: np.ndarray, tokens: np.ndarray, fidelity: str) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +97,9 @@ def score(rows: list[dict], fidelity: str, where: str) -> list[dict]:
 
 def main() -> None:
     """Write the six pair perplexities of one policy."""
-    args = measured_parser(main.__doc__, "rows of id, group, action, nll (nats, summed), tokens").parse_args()
+    args = measured_parser(
+        main.__doc__, Settings, "rows of id, group, action, nll (nats, summed), tokens"
+    ).parse_args()
     cells = score(read_jsonl(args.measured), args.settings["fidelity"], args.measured)
     write_scores(args.output, "pair_perplexity", cells)
 

@@ -8,6 +8,8 @@ the judge.
 
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.flags import judged_parser
@@ -24,6 +26,10 @@ from workflow_scripts.score.verdicts import (
 )
 
 
+class Settings(TypedDict):
+    benchmark: str
+
+
 def score(prompts: list[dict], preferences: Values) -> list[dict[str, Any]]:
     """Return one policy's cells. An item is a prompt, the mean over its samples. More ties are neither good nor bad."""
     groups = {row["id"]: row["group"] for row in prompts}
@@ -38,7 +44,7 @@ def score(prompts: list[dict], preferences: Values) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Write the preference scores of one policy."""
-    args = judged_parser(main.__doc__).parse_args()
+    args = judged_parser(main.__doc__, Settings).parse_args()
     prompts, verdicts = read_jsonl(args.prompts), read_jsonl(args.verdicts)
     preferences = values_of(prompts, read_jsonl(args.generations), verdicts, "preference", args.verdicts)
     skipped = len({row["id"] for row in verdicts if row.get("skipped")})

@@ -7,6 +7,8 @@ finds every token certain, `empty` finds all tokens equally likely. Not covered:
 
 import math
 
+from typing_extensions import TypedDict
+
 from workflow_scripts.common.cuts import cut_counts, say_cuts
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl
@@ -16,6 +18,16 @@ from workflow_scripts.common.models import load_policy, load_tokenizer, precisio
 from workflow_scripts.common.templates import tokenise_prompt, tokenise_reply
 from workflow_scripts.common.turns import turns_of
 from workflow_scripts.score.flags import measuring_parser
+
+
+class Settings(TypedDict):
+    batch_size: int
+    history_turns: int | None
+    limit: int | None
+    max_tokens: int
+    precision: str
+    template: dict
+    trust_remote_code: bool
 
 
 def gold_turns(rows: list[dict], history: int | None, limit: int | None, where: str) -> list[dict]:
@@ -76,7 +88,7 @@ def measured(row: dict, nats: float) -> dict:
 
 
 def main() -> None:
-    arguments = measuring_parser(__doc__, "conversations or ranked rows of a split").parse_args()
+    arguments = measuring_parser(__doc__, Settings, "conversations or ranked rows of a split").parse_args()
     settings = arguments.settings
     tokenizer = load_tokenizer(arguments.model)
     turns = gold_turns(

@@ -6,11 +6,17 @@ loaded (`reply_likelihoods`).
 
 import math
 
+from typing_extensions import TypedDict
+
 from workflow_scripts.common.cuts import cut_counts, cut_words
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.flags import measured_parser
 from workflow_scripts.score.items import make_cell, write_scores
+
+
+class Settings(TypedDict):
+    benchmark: str
 
 
 def check_rows(rows: list[dict], where: str) -> None:
@@ -57,9 +63,11 @@ def score(rows: list[dict], where: str) -> list[dict]:
 
 def main() -> None:
     """Write the loss of one policy on one split."""
-    args = measured_parser(main.__doc__, "rows of id, group, nll (nats, summed), tokens").parse_args()
+    args = measured_parser(
+        main.__doc__, Settings, "rows of id, group, nll (nats, summed), tokens"
+    ).parse_args()
     cells = score(read_jsonl(args.measured), args.measured)
-    write_scores(args.output, args.settings.get("benchmark", "loss"), cells)
+    write_scores(args.output, args.settings["benchmark"], cells)
 
 
 if __name__ == "__main__":

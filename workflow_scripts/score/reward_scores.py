@@ -8,12 +8,18 @@ Not covered: giving the rewards.
 
 import math
 
+from typing_extensions import TypedDict
+
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.flags import measured_parser
 from workflow_scripts.score.items import SHARE, make_cell, write_scores
 
 NGRAMS = (1, 2, 3)
+
+
+class Settings(TypedDict):
+    benchmark: str
 
 
 def distinct(text: str, n: int) -> float:
@@ -79,7 +85,7 @@ def score(rows: list[dict], where: str) -> list[dict]:
 
 def main() -> None:
     """Write the reward scores of one policy."""
-    args = measured_parser(main.__doc__, "the policy's answers with their rewards").parse_args()
+    args = measured_parser(main.__doc__, Settings, "the policy's answers with their rewards").parse_args()
     write_scores(args.output, args.settings["benchmark"], score(read_jsonl(args.measured), args.measured))
 
 

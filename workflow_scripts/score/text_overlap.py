@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
@@ -25,6 +26,12 @@ CORPUS_NOTE = (
     "of the whole corpus, so it falls as the corpus grows; items are groups, and the interval is the delete-one "
     "jackknife's, which is a little wide"
 )
+
+
+class Settings(TypedDict):
+    benchmark: str
+    metrics: list[str]
+    wordnet: str | None
 
 
 class Turn(NamedTuple):
@@ -276,7 +283,7 @@ def score(turns: list[Turn], settings: dict) -> list[dict]:
 
 def main() -> None:
     """Write the text scores of one policy's answers."""
-    args = answers_parser(main.__doc__).parse_args()
+    args = answers_parser(main.__doc__, Settings).parse_args()
     turns = read_turns(read_jsonl(args.prompts), read_jsonl(args.generations), args.generations)
     bare = sum(turn.reference is None for turn in turns)
     if bare and set(REFERENCED) & set(args.settings["metrics"]):

@@ -6,6 +6,8 @@ many replies can be used at all. Not covered: the words the tutor says, which no
 
 import json
 
+from typing_extensions import TypedDict
+
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, FIELDS, LABEL_FIELDS, STATE, parse_reply
@@ -13,6 +15,11 @@ from workflow_scripts.score.flags import answers_parser
 from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
 
 SUBSETS = {EVALUATION: "evaluation", ACTION: "action", STATE: "state"}
+
+
+class Settings(TypedDict):
+    skip_first_turn: bool
+    fidelity: str
 
 
 def label_of(reply: dict | None, field: str, fidelity: str) -> str:
@@ -89,7 +96,7 @@ def score(prompts: list[dict], answers: dict[str, dict], settings: dict) -> list
 
 def main() -> None:
     """Write the tutor scores of one policy."""
-    args = answers_parser(main.__doc__).parse_args()
+    args = answers_parser(main.__doc__, Settings).parse_args()
     prompts = read_jsonl(args.prompts)
     samples = first_turns_by_id(
         read_jsonl(args.generations), [row["id"] for row in prompts], args.generations

@@ -6,7 +6,6 @@ left out, with the harness's number. Not covered: tasks that run code or look at
 """
 
 import argparse
-import json
 import logging
 import math
 import sys
@@ -19,9 +18,11 @@ from typing import Any
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_json, write_jsonl
 from workflow_scripts.common.models import load_policy, precision_of
+from workflow_scripts.common.settings import settings_of
 from workflow_scripts.score.harness.cells import cells_of, suite_cells
 from workflow_scripts.score.harness.tasks import (
     Loaded,
+    Settings,
     item_rows,
     load_tasks,
     local_tasks,
@@ -237,9 +238,8 @@ def main() -> None:
     subject.add_argument("--model", type=Path, help="folder of the model")
     subject.add_argument("--oracle", choices=["gold", "empty"], help="a pseudo-policy instead of a model")
     subject.add_argument("--items", type=Path, help="write the items' texts here and score nothing")
-    parser.add_argument(
-        "--settings", required=True, type=json.loads, help="the benchmark's settings, as JSON"
-    )
+    keys = ", ".join(Settings.__annotations__)
+    parser.add_argument("--settings", required=True, type=settings_of(Settings), help=f"as JSON: {keys}")
     parser.add_argument("--human-eval", type=Path, help="the policy's score file of HumanEval, for a suite")
     parser.add_argument("--output", type=Path, help="score file to write (with --model or --oracle)")
     args = parser.parse_args()

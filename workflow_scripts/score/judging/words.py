@@ -91,11 +91,11 @@ def by_endpoint(
     """Return an endpoint's verdicts on the questions of a benchmark."""
     params = params_of(judge)
     if kind == "judge_score":
-        return score(questions, settings.get("prompt"), params, ask)
+        return score(questions, settings["prompt"], params, ask)
     if kind == "preference":
         return compare(questions, forms.preference_form, agreed, params, ask)
     if kind == "alpaca_eval":
-        if settings.get("annotator") is None:
+        if settings["annotator"] is None:
             return compare(questions, forms.comparison_form, fmean, params, ask)
         from workflow_scripts.score.judging import (
             alpaca_annotator,  # takes seconds: needed by annotators alone

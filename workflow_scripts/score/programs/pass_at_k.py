@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from typing_extensions import TypedDict
+
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.flags import answers_parser
@@ -29,6 +31,15 @@ READ = "answers were read as chat"
 CUT = "answers failed and were cut at max_new_tokens"
 BLIND = "answers returned what the tests cannot see"
 CHOSEN = "T={:g} was chosen on these same items, which favours it; the interval takes the choice as given"
+
+
+class Settings(TypedDict):
+    form: str | None
+    k: list[int]
+    timeout_seconds: float
+    memory_mb: int
+    allow_unsandboxed: bool
+    workers: int
 
 
 def cut_at(text: str, stops: Iterable[str]) -> str:
@@ -103,7 +114,7 @@ def score(prompts: list[dict], answers: dict[str, list[Written]], settings: dict
         results.setdefault(temperature, {})[row["group"]] = counts
         written_at.setdefault(temperature, []).extend(written)
     notes = {
-        temperature: notes_on(written, outcomes, settings.get("form"))
+        temperature: notes_on(written, outcomes, settings["form"])
         for temperature, written in written_at.items()
     }
 
@@ -130,7 +141,7 @@ def score(prompts: list[dict], answers: dict[str, list[Written]], settings: dict
 
 def parse_flags(description: str | None, problems: str) -> Namespace:
     """Return the command line of a benchmark of programs; `problems` says which file holds its tests."""
-    parser = answers_parser(description)
+    parser = answers_parser(description, Settings)
     parser.add_argument("--problems", required=True, help=problems)
     return parser.parse_args()
 
@@ -156,7 +167,7 @@ def score_answers(
         raise PlumblineError(
             f"{args.problems}: no problem {unknown[0]!r}, which was asked; build the prompts again"
         )
-    form = args.settings.get("form")
+    form = args.settings["form"]
 
     def written(problem: dict, answer: dict) -> Written:
         chat = is_chat(problem, answer)
