@@ -53,7 +53,8 @@ def main() -> None:
             if job.shellcmd
         ]
     folders = {name: os.environ[name] for name in ("RESULTS", "WORK", "CLEAN")}
-    print(json.dumps({"folders": folders, "lines": lines}))
+    judges = os.environ["PLUMBLINE_JUDGES"]
+    print(json.dumps({"folders": folders, "judges": judges, "lines": lines}))
 
 
 if __name__ == "__main__":
