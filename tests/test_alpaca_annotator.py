@@ -183,7 +183,10 @@ def test_the_same_replies_give_the_packages_preferences_and_win_rates(style):
     prompts = [{"id": row.id, "group": row.id, "reference": [row.reference]} for row in QUESTIONS]
     answers = {row.id: [{"sample": 0, "text": row.answer}] for row in QUESTIONS}
     rows = [{"id": row.id, "sample": 0} | verdict for row, verdict in zip(QUESTIONS, verdicts, strict=True)]
-    own = {cell["metric"]: cell["columns"]["value"] for cell in score(prompts, answers, rows, {}, "v")}
+    own = {
+        cell["metric"]: cell["columns"]["value"]
+        for cell in score(prompts, answers, rows, {"length_controlled": False}, "v")
+    }
     n = len(own["win_rate"])
     mean = sum(own["win_rate"]) / n
     spread = math.sqrt(sum((value - mean) ** 2 for value in own["win_rate"]) / (n - 1))

@@ -249,7 +249,7 @@ def test_a_judge_that_only_thought_gave_no_verdict():
 
 def test_an_annotators_own_parameters_give_way_to_what_the_judge_can_take():
     usual = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 1, "logprobs": True}
-    judge = {"temperature": 0.0, "max_tokens": 1024, "seed": 3}
+    judge = judge_at("", temperature=0.0, max_tokens=1024, seed=3)
     assert params_of(judge, usual) == usual | {"seed": 3}
     judge |= {"temperature": None, "max_completion_tokens": 512}
     assert params_of(judge, usual) == {"logprobs": True, "seed": 3, "max_completion_tokens": 512}

@@ -336,7 +336,7 @@ def main() -> None:
     stops = STOPS.get(arguments.kind, []) if arguments.form == "completion" else []
     sampling = arguments.sampling | {"stop": stops}
     temperatures = sampling.pop("temperatures")
-    if isinstance(temperatures, dict):
+    if temperatures and isinstance(temperatures, dict):
         rows = at_category_temperatures(rows, temperatures, arguments.input)
     if arguments.kind == "mt_bench" and arguments.limit:
         rows = in_turn(rows)
