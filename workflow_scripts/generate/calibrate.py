@@ -139,6 +139,14 @@ def main() -> None:
     answers = calibration_answers(prompts, samples, arguments.policy)
     write_jsonl(arguments.output, answers)
     counts = {"answers": len(answers), "changed_by_tokens": changed}
+    bare = sum(not row["reference"] for row in prompts)
+    if bare and arguments.policy == "gold":
+        print(
+            f"warning: {arguments.prompts.stem}: {bare} of {len(prompts)} prompts have no reference: gold's answers to them "
+            "are empty",
+            file=sys.stderr,
+        )
+        counts["without_reference"] = bare
     write_manifest(arguments.manifest, [arguments.output], counts=counts)
 
 

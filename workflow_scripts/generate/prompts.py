@@ -12,6 +12,7 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from workflow_scripts.common import raw_files
+from workflow_scripts.common.constraints import constraints_of
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
 from workflow_scripts.common.settings import settings_of
@@ -256,7 +257,31 @@ def alpaca_eval_prompts(path: Path, references: Path | None = None) -> list[dict
     ]
 
 
+def rule_checks_prompts(path: Path) -> list[dict]:
+    """One row per prompt, its constraints in meta: of our own rows, or of IFEval's published ones.
+
+    An id is the row's id or key, else its place in the file. Where a row has a `reference`, which meets them all, it is
+    what `gold` says. PlumblineError names the row whose constraints cannot be read.
+    """
+    rows = []
+    for number, row in enumerate(read_jsonl(path), 1):
+        named = next((name for name in ("id", "key") if name in row), None)
+        name = str(field(row, named, path, number, "name")) if named else str(number)
+        rows.append(
+            {
+                "id": name,
+                "group": name,
+                "messages": [{"role": "user", "content": field(row, "prompt", path, number)}],
+                "followups": [],
+                "reference": [field(row, "reference", path, number)] if "reference" in row else None,
+                "meta": {"constraints": constraints_of(row, f"{path}: row {number}")},
+            }
+        )
+    return rows
+
+
 BUILDERS = {
+    "rule_checks": rule_checks_prompts,
     "turns": turn_prompts,
     "humaneval": humaneval_prompts,
     "mbpp": mbpp_prompts,
