@@ -11,8 +11,9 @@ import pytest
 
 from workflow_scripts.score import mbpp
 from workflow_scripts.score.programs import sandbox
-from workflow_scripts.score.programs.channel import UNSEEN, Decoder, Encoder, Foreign, Peer, Unseen
+from workflow_scripts.score.programs.channel import Peer
 from workflow_scripts.score.programs.sandbox import Program, SandboxMissing, find_sandbox, run_program
+from workflow_scripts.score.programs.wire import UNSEEN, Decoder, Encoder, Foreign, Unseen
 
 
 def refuse(reason):

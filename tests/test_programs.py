@@ -7,8 +7,8 @@ import pytest
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.score.programs import pass_at_k
-from workflow_scripts.score.programs.channel import UNSEEN
 from workflow_scripts.score.programs.sandbox import Outcome, Program
+from workflow_scripts.score.programs.wire import UNSEEN
 
 SETTINGS = {"form": "completion", "k": [1], "timeout_seconds": 20.0, "memory_mb": 512, "workers": 2}
 

@@ -17,7 +17,6 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.flags import answers_parser
 from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
-from workflow_scripts.score.programs.channel import UNSEEN
 from workflow_scripts.score.programs.sandbox import (
     Outcome,
     Program,
@@ -25,6 +24,7 @@ from workflow_scripts.score.programs.sandbox import (
     find_sandbox,
     run_program,
 )
+from workflow_scripts.score.programs.wire import UNSEEN
 
 CHAT = "answers failed and look like chat (a fence, the function anew, no word before a stop): try form: instruct"
 READ = "answers were read as chat"
