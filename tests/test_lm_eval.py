@@ -29,7 +29,8 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl
 from workflow_scripts.score.harness import run as lm_eval_run
 from workflow_scripts.score.harness import tasks as lm_eval_tasks
-from workflow_scripts.score.harness.cells import columns_of, linear_values
+from workflow_scripts.score.harness.cells import columns_of
+from workflow_scripts.score.harness.suites import linear_values
 
 FOLDER = Path(__file__).parents[1] / "data" / "bundled" / "lm_eval"
 QUIZ = read_jsonl(FOLDER / "biology_quiz.jsonl")

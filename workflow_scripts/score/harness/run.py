@@ -1,7 +1,7 @@
 """Run tasks of the lm-evaluation-harness (Gao et al. 2023) on a policy and keep the score of each item.
 
-Covers the harness's own tasks, local task files and suites, on local models: one model is loaded for all of them, and the
-library itself runs. A metric is kept if it follows from its items (see `cells`); others are named in the output as
+Covers the harness's own tasks, local task files and suites, on local models: one model is loaded for all of them, and
+the library itself runs. A metric is kept if it follows from its items (see `cells`); others are named in the output as
 left out, with the harness's number. Not covered: tasks that run code or look at images.
 """
 
@@ -19,7 +19,8 @@ from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_json, write_jsonl
 from workflow_scripts.common.models import load_policy, precision_of
 from workflow_scripts.common.settings import settings_of
-from workflow_scripts.score.harness.cells import cells_of, suite_cells
+from workflow_scripts.score.harness.cells import cells_of
+from workflow_scripts.score.harness.suites import suite_cells
 from workflow_scripts.score.harness.tasks import (
     Loaded,
     Settings,
@@ -150,10 +151,13 @@ class CountingLM(HFLM):
 
 
 def note_cuts(model: CountingLM, tasks: dict[str, Task]) -> None:
-    """Say of which tasks requests were cut to the model's context: on standard error, and in the notes of their cells."""
+    """Say of which tasks requests were cut to the model's context, on standard error and in their cells' notes."""
     for name, count in model.cut.items():
         if count:
-            note = f"{count} of {model.asked[name]} requests lost their start: longer than the context of {model.max_length}"
+            note = (
+                f"{count} of {model.asked[name]} requests lost their start: longer than the context of "
+                f"{model.max_length}"
+            )
             print(f"warning: {name}: {note}", file=sys.stderr)
             metadata = tasks[name].config.metadata or {}
             notes = [metadata["note"], note] if "note" in metadata else [note]

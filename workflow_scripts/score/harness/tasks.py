@@ -233,7 +233,8 @@ def check_tasks(names: list[str], manager: TaskManager) -> None:
             task, source = next(iter(remote.items()))
             more = f" and {len(remote) - 1} more" if len(remote) > 1 else ""
             raise PlumblineError(
-                f"task {task!r}{more}: reads {source!r} from the model hub, which cannot be reached ({reason}). {ELSEWHERE}"
+                f"task {task!r}{more}: reads {source!r} from the model hub, which cannot be reached ({reason}). "
+                f"{ELSEWHERE}"
             )
 
 
