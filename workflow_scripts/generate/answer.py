@@ -178,8 +178,17 @@ def answer_set(
     return made
 
 
+def warn_of_prompts(name: str, answers: list[dict]) -> None:
+    """Say, on standard error, how many prompts of a set were cut or spell a mark."""
+    counts = {"kept": len(answers)} | cut_counts(answers)
+    say_cuts(f"prompts of {name}", counts, "raise the model's context, or lower max_new_tokens")
+    for mark, words in MARKS.items():
+        if count := len({row["id"] for row in answers if row.get(mark)}):
+            print(f"warning: {name}: {count} {words}", file=sys.stderr)
+
+
 def add_cost(store: Path, seconds: float, tokens: int) -> None:
-    """Add to what a store's answers have cost so far: a resumed run goes on, and what was answered before stays paid."""
+    """Add to what a store's answers have cost so far: a resumed run goes on, what was answered stays paid."""
     path = store.with_suffix(".cost.json")
     spent = read_json(path) if path.is_file() else {}
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -239,12 +248,7 @@ def main() -> None:
             print(f"{manifest.stem}: {made} tokens in {time.monotonic() - before:.0f} s", flush=True)
         else:
             print(f"{manifest.stem}: answered before", flush=True)
-        answers = read_store(store).values()
-        counts = {"kept": len(answers)} | cut_counts(answers)
-        say_cuts(f"prompts of {manifest.stem}", counts, "raise the model's context, or lower max_new_tokens")
-        for mark, words in MARKS.items():
-            if count := len({row["id"] for row in answers if row.get(mark)}):
-                print(f"warning: {manifest.stem}: {count} {words}", file=sys.stderr)
+        warn_of_prompts(manifest.stem, list(read_store(store).values()))
         answered[manifest.stem] = fingerprint
     for old in arguments.work.iterdir():
         if old.name.split(".")[0] not in answered.values():
