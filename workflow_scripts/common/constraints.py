@@ -1,8 +1,8 @@
-"""Constraints on an answer that a rule can check, in the manner of IFEval (Zhou et al. 2023): the rules and their reading.
+"""Constraints on an answer that rules can check, in the manner of IFEval (Zhou et al. 2023).
 
-A constraint is {"rule": name, ...arguments}; `FAMILIES` has every rule, a function of an answer's text and the arguments.
-The published rows of IFEval are read as well (see `ifeval`, which says where its code reads an answer differently).
-No rule takes more time than the text is long, give or take a factor.
+A constraint is {"rule": name, ...arguments}; `FAMILIES` has every rule, a function of an answer's text and the
+arguments. The published rows of IFEval are read as well (see `ifeval`, which says where its code reads an answer
+differently). No rule takes more time than the text is long, give or take a factor.
 """
 
 import json
@@ -305,7 +305,7 @@ def follows(text: str, constraint: dict) -> bool:
 
 
 def loose_readings(text: str) -> list[str]:
-    """Return the readings of which IFEval's loose accuracy takes the best: whole, and without first and last lines and `*`.
+    """Return the readings of which loose accuracy takes the best: whole, without first and last lines, without `*`.
 
     A model may begin with "Sure, here it is:" and end with an offer, and highlight what nobody asked it to.
     """

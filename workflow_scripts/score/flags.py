@@ -1,8 +1,8 @@
 """The command lines of scorers and of what measures a model for them: one shape each, so that one rule serves all.
 
-A scorer of answers reads a prompt set and a policy's answers to it; a scorer of measured rows reads what was measured on
-the model, or rewarded, before. What a scorer takes besides, it adds to the parser that it gets here. Its
-`settings` are a TypedDict (see common.settings).
+A scorer of answers reads a prompt set and a policy's answers to it; a scorer of measured rows reads what was measured
+on the model, or rewarded, before. What a scorer takes besides, it adds to the parser that it gets here. Its `settings`
+are a TypedDict (see common.settings).
 """
 
 from argparse import ArgumentParser
@@ -27,14 +27,14 @@ def judged_parser(description: str | None, settings: type) -> ArgumentParser:
 
 
 def measured_parser(description: str | None, settings: type, rows: str) -> ArgumentParser:
-    """Return the parser of a scorer of measured rows: --measured, --settings, --output; `rows` says what a row holds."""
+    """Return the parser of a scorer of measured rows: --measured, --settings, --output; `rows`: what a row holds."""
     parser = ArgumentParser(description=description)
     parser.add_argument("--measured", required=True, help=rows)
     return with_settings(parser, settings)
 
 
 def measuring_parser(description: str | None, settings: type, rows: str) -> ArgumentParser:
-    """Return the parser of what measures a model: --rows, --model, --settings, --output, and --calibration if wanted."""
+    """Return the parser of what measures a model: --rows, --model, --settings, --output, maybe --calibration."""
     parser = ArgumentParser(description=description)
     parser.add_argument("--rows", type=Path, required=True, help=rows)
     parser.add_argument(

@@ -63,7 +63,7 @@ def tests_of(problem: dict) -> tuple[tuple[str, ...], str, str]:
 
 
 def make_program(problem: dict, answer: str, chat: bool = False) -> Program:
-    """Return an answer with its problem's tests: a program up to the first stop string, or what a policy that chats says.
+    """Return an answer with its problem's tests: up to the first stop string, or what a policy that chats says.
 
     What the tests import may be used by the answer, too, as it was where they shared an interpreter.
     """
@@ -77,7 +77,7 @@ def make_program(problem: dict, answer: str, chat: bool = False) -> Program:
 
 
 def is_chat(problem: dict, answer: dict) -> bool:
-    """Return whether a row of generations looks like the answer of a policy that chats; a program has its own function."""
+    """Return whether a row of generations looks like a policy that chats; a program has its own function."""
     kept = cut_at(answer["text"], STOPS)
     return not defined(kept) and looks_like_chat(answer, kept, "")
 

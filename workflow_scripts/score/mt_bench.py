@@ -2,8 +2,8 @@
 
 The numbers are those of FastChat's show_result on the same judgments. Like there, a verdict that failed is part of no
 mean; unlike there, its share is a score of its own, and so is the share of ratings off the scale, which FastChat's
-grammar lets pass. Pairwise, a (question, turn) is a win or a loss only where both orders agree, else a tie; the adjusted
-win rate counts a tie as half a win. Not covered: asking the judge.
+grammar lets pass. Pairwise, a (question, turn) is a win or a loss only where both orders agree, else a tie; the
+adjusted win rate counts a tie as half a win. Not covered: asking the judge.
 """
 
 from collections.abc import Sequence

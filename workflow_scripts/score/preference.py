@@ -1,9 +1,9 @@
 """How often a judge finds the policy's answer safer and more helpful than a rival's (Baheti et al. 2024).
 
 Each pair was asked in both orders: a win or a loss where they agree, else a tie. The win rate counts a tie as half a
-win, 0 to 1; wins, ties and losses are the three shares. A failed verdict is part of neither, but its share is a score of
-its own. A verdict the study skips is in no number: the score file says how many prompts that are. Not covered: asking
-the judge.
+win, 0 to 1; wins, ties and losses are the three shares. A failed verdict is part of neither, but its share is a score
+of its own. A verdict the study skips is in no number: the score file says how many prompts that are. Not covered:
+asking the judge.
 """
 
 from typing import Any

@@ -1,9 +1,9 @@
-"""How many of the constraints that its prompts set a policy's answers meet, as rules check them (IFEval, Zhou et al. 2023).
+"""How many of their prompts' constraints a policy's answers meet, as rules check them (IFEval, Zhou et al. 2023).
 
-Covers prompt-level accuracy (all constraints of a prompt are met) and instruction-level accuracy (each constraint counts),
-both strict and loose: loose takes the best of eight readings of an answer, without its first line, its last line and its
-asterisks. Also instruction-level by family of constraints, and the share of answers that came to an end. With several
-samples an item is the mean over them. Not covered: whether an answer is any good.
+Covers prompt-level accuracy (all constraints of a prompt are met) and instruction-level accuracy (each constraint
+counts), both strict and loose: loose takes the best of eight readings of an answer, without its first line, its last
+line and its asterisks. Also instruction-level by family of constraints, and the share of answers that came to an end.
+With several samples an item is the mean over them. Not covered: whether an answer is any good.
 """
 
 from collections.abc import Callable

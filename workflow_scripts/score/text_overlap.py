@@ -107,7 +107,7 @@ def mean_cell(turns: list[Turn], metric: str, measure: Callable[[Turn, str], flo
 
 
 def bleu_cells(turns: list[Turn], settings: dict) -> list[dict]:
-    """Return the cell of corpus BLEU: each item's n-grams matched (m) and made (t), and lengths, in sacrebleu's tokens."""
+    """Return the cell of corpus BLEU: of each item the n-grams matched (m) and made (t), and lengths, by sacrebleu."""
     from sacrebleu.metrics import BLEU
 
     metric = BLEU(smooth_method="none")
@@ -172,7 +172,7 @@ def fragments(answer: list[str], given: list[str]) -> list[int]:
 
 
 def coverage_cells(turns: list[Turn], settings: dict) -> list[dict]:
-    """Return the cell of extractive coverage: the share of an answer's words in shared stretches (eq. 1), 0 if empty."""
+    """Return the cell of extractive coverage: share of an answer's words in shared stretches (eq. 1), 0 if empty."""
 
     def coverage(turn: Turn, answer: str) -> float:
         words = words_of(answer)
@@ -201,8 +201,8 @@ def corpus_distinct(groups: list[list[tuple[str, ...]]]) -> list[float]:
     """Return a value for each group of n-grams; their mean is the corpus' share of distinct n-grams.
 
     θ = types / tokens (Li et al. 2016) is no mean of groups, but its delete-one jackknife is: the value of group g is
-    θ + √(G (G-1)) (mean of the θ without one - θ without g), G groups. Their bootstrap's variance is the jackknife's, on
-    average not below the true one (Efron & Stein 1981). Without any n-gram θ is 0.
+    θ + √(G (G-1)) (mean of the θ without one - θ without g), G groups. Their bootstrap's variance is the jackknife's,
+    on average not below the true one (Efron & Stein 1981). Without any n-gram θ is 0.
     """
     counts = [Counter(group) for group in groups]
     holders = Counter(ngram for count in counts for ngram in count)
@@ -241,7 +241,7 @@ def distinct_cells(turns: list[Turn], settings: dict) -> list[dict]:
 
 
 def length_cells(turns: list[Turn], settings: dict) -> list[dict]:
-    """Return the cells of lengths in words and in the policy's tokens; texts that no policy generated have no tokens."""
+    """Return the cells of lengths in words and in the policy's tokens; texts that no policy made have no tokens."""
     cells = [mean_cell(turns, "words", lambda _, answer: float(len(answer.split())), higher_is_better=None)]
     if all(
         tokens or not text for turn in turns for text, tokens in zip(turn.answers, turn.tokens, strict=True)
@@ -266,8 +266,8 @@ REFERENCED = ("bleu", "meteor")
 def score(turns: list[Turn], settings: dict) -> list[dict]:
     """Return the cells of the metrics in the settings, in their order.
 
-    BLEU and METEOR are over the turns that have a reference. Raises PlumblineError for an unknown metric, and for one of
-    these two where no turn has a reference.
+    BLEU and METEOR are over the turns that have a reference. Raises PlumblineError for an unknown metric, and for one
+    of these two where no turn has a reference.
     """
     unknown = [name for name in settings["metrics"] if name not in METRICS]
     if unknown:

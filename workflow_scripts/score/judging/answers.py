@@ -4,7 +4,8 @@ A judge is a reward model, a rule, or an OpenAI-compatible endpoint, which is as
 never twice the same (see `client`). Covers, by --kind: mt_bench, single and pairwise, in FastChat's own wording
 where its judge prompts are given; judge_score; preference, which of two answers is safer and more helpful;
 alpaca_eval, in our wording or by an annotator of the alpaca_eval package. Every answer gets a row: a verdict, a
-verdict that failed with its reason, or one that the study skips. Not covered: what the verdicts amount to (the scorers).
+verdict that failed with its reason, or one that the study skips. Not covered: what the verdicts amount to (the
+scorers).
 """
 
 import argparse

@@ -147,7 +147,7 @@ def filled(template: str, fields: dict[str, str], where: str) -> str:
     return template.format(**fields)
 
 
-# --- our own wordings ---------------------------------------------------------------------------------------------------
+# --- our own wordings ---------------------------------------------------------------------------------------
 
 
 def rating_form(question: Question) -> Form:
@@ -206,7 +206,7 @@ def score_form(question: Question, template: str | None) -> Form:
     )
 
 
-# --- FastChat's ---------------------------------------------------------------------------------------------------------
+# --- FastChat's ---------------------------------------------------------------------------------------------
 
 # output format → (reader, what to say of a reply that does not hold it)
 GRAMMARS = {

@@ -1,12 +1,13 @@
 """A program that a policy wrote and its tests, in two processes of one sandbox, with plain data between them.
 
 The program's process has nothing but its own code and what it is called with; it serves calls. The tests run in a fresh
-interpreter that it can neither patch nor read, and see of an answer only what is rebuilt here from plain data (see `wire`).
-Arguments that were changed in place are changed for the tests, too. Everything else is a handle: tests may call it, read
-and set its attributes, index it and go through it, but not compare it.
+interpreter that it can neither patch nor read, and see of an answer only what is rebuilt here from plain data (see
+`wire`). Arguments that were changed in place are changed for the tests, too. Everything else is a handle: tests may
+call it, read and set its attributes, index it and go through it, but not compare it.
 
-Covers what runs inside; `sandbox` compiles this file and `wire`, hands them in, and decides what the outcome was. It imports
-little, because every program pays for it. Not covered: the walls around both processes, which are the sandbox's.
+Covers what runs inside; `sandbox` compiles this file and `wire`, hands them in, and decides what the outcome was. It
+imports little, because every program pays for it. Not covered: the walls around both processes, which are the
+sandbox's.
 """
 
 import builtins
@@ -107,7 +108,7 @@ class Peer:
         return head[:1] == b"?", self.read(size)
 
     def ask(self, operation, *operands):
-        """Return what the other side answers, or raise what it raised; on the tests' end whatever is odd ends it all."""
+        """Return what the other side answers, or raise what it raised; on the tests' end what is odd ends it all."""
         try:
             outcome, value = self.exchange((operation, *operands))
         except Closed:

@@ -42,8 +42,8 @@ PYTHON_FLAGS = ("-B", "-P", "-S", "-s")
 
 IMPORTED = re.compile(r"^(?:from|import) (\w+)", re.MULTILINE)
 
-# Starts `channel` inside the sandbox, after the `wire` that it imports. Both are compiled already: their code stands before
-# the program in the input. Nothing else can import them afterwards.
+# Starts `channel` inside the sandbox, after the `wire` that it imports. Both are compiled already: their code stands
+# before the program in the input. Nothing else can import them afterwards.
 BOOTSTRAP = """
 import marshal, os, sys
 codes = marshal.loads(os.read(0, int(sys.argv[1])))

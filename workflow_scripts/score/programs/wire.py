@@ -1,8 +1,9 @@
 """Values as they go from the program's process to its tests', and back: written as plain data, and rebuilt from it.
 
 None, numbers, texts, bytes, list, tuple, set, frozenset, dict, deque and their kin in `collections`, range, Decimal,
-Fraction, dates, exceptions, the built-in types. Subclasses come over as the data they hold, so an `__eq__` of theirs is never
-asked. Everything else is a handle (`Foreign`). Imports little, as `channel` does. Not covered: sending (see `channel`).
+Fraction, dates, exceptions, the built-in types. Subclasses come over as the data they hold, so an `__eq__` of theirs is
+never asked. Everything else is a handle (`Foreign`). Imports little, as `channel` does. Not covered: sending (see
+`channel`).
 """
 
 import builtins
@@ -222,7 +223,7 @@ def refill(value, items):
 
 
 def described(error):
-    """Return the names of an exception's types, nearest first, and its arguments, or its text where one is not plain."""
+    """Return the names of an exception's types, nearest first, and its arguments, or its text if one is not plain."""
     kinds = tuple(kind.__name__ for kind in type(error).__mro__ if issubclass(kind, BaseException))
     plain = all(type(value) in (int, float, bool, str, bytes, type(None)) for value in error.args)
     return kinds, error.args if plain else (str(error),)
