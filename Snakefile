@@ -12,7 +12,7 @@ sys.path.insert(0, workflow.basedir)
 
 from workflow_scripts.common.errors import told
 from workflow_scripts.common.gpu_lease import found_gpus
-from workflow_scripts.common.orphans import failed_jobs, files_to_make, note_head
+from workflow_scripts.plan.orphans import failed_jobs, files_to_make, note_head
 from workflow_scripts.report.last_words import failed_words, last_words
 from workflow_scripts.common.surroundings import (
     check_folders,
@@ -53,7 +53,9 @@ onstart:
     with told():
         check_folders(files_to_make(workflow))
         if not workflow.touch:  # which asks nobody
-            need_keys(list(workflow.dag.needrun_jobs()))
+            judging.need_keys(
+                PLAN, {job.rule.name for job in workflow.dag.needrun_jobs()}
+            )
         note_head(workflow)
 
 
@@ -86,61 +88,36 @@ include: "rules/score.smk"
 include: "rules/report.smk"
 
 
-# Light enough to run beside the head; on a cluster starting such a job takes longer than it. (Fetching wants the head's network.)
-localrules:
-    results,
-    sources,
-    datasets,
-    policies,
-    scores,
-    judge_plan,
-    plan_judging,
-    fetch_source,
-    simulate_source,
-    prepare_tasks,
-    build_prompts,
-    gather_costs,
-    collect_answers,
-    calibrate_answers,
-    score_tutor,
-    score_pair_perplexity,
-    score_rewards,
-    score_reply_loss,
-    score_judged,
-    index_scores,
-    record_provenance,
-    build_table,
-    compare_judges,
-    summarise_training,
-    draw_loss_curves,
-    draw_policy_bars,
-    draw_rewards,
-    render_report,
-
-
+# localrule: light enough to run beside the head; on a cluster starting such a job takes longer than it. (Fetching wants
+# the head's network.)
 rule results:
     default_target: True
     input:
         f"{RESULTS}/results.csv",
         f"{RESULTS}/report.html",
-        FIGURES,
+        tables.figures(PLAN),
+    localrule: True
 
 
 rule sources:
     input:
-        [f"{source_folder(name)}/manifest.json" for name in STUDY.sources],
+        [sources.source_manifest(PLAN, name) for name in STUDY.sources],
+    localrule: True
 
 
 rule datasets:
     input:
-        [f"{CLEAN}/{name}/manifest.json" for name in STUDY.datasets],
+        [f"{LAYOUT.clean(name)}/manifest.json" for name in STUDY.datasets],
+    localrule: True
 
 
 rule policies:
     input:
-        [f"{weights_folder(name, seed)}/manifest.json" for name, seed in cells()],
+        [policies.weights_manifest(PLAN, *cell) for cell in cells(PLAN)],
+    localrule: True
 
 
 rule scores:
     input:
-        SCORES,
+        index.score_files(PLAN),
+    localrule: True

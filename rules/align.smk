@@ -3,18 +3,17 @@
 
 rule score_reference:
     input:
-        pairs=lambda wildcards: f"{pairs_folder(**wildcards)}/manifest.json",
-        parent=lambda wildcards: f"{weights_folder(wildcards.policy, wildcards.seed)}/manifest.json",
+        pairs=by(training.pairs_manifest),
+        parent=by(policies.weights_manifest),
     output:
-        manifest=f"{RESULTS}/reference/{{pairs}}/{{policy}}/seed-{{seed}}/manifest.json",
-        rows=f"{RESULTS}/reference/{{pairs}}/{{policy}}/seed-{{seed}}/rows.parquet",
-        rejected=f"{RESULTS}/reference/{{pairs}}/{{policy}}/seed-{{seed}}/rejected.jsonl",
+        manifest=f"{LAYOUT.reference('{pairs}', '{policy}', '{seed}')}/manifest.json",
+        rows=f"{LAYOUT.reference('{pairs}', '{policy}', '{seed}')}/rows.parquet",
+        rejected=f"{LAYOUT.reference('{pairs}', '{policy}', '{seed}')}/rejected.jsonl",
     log:
-        f"{LOGS}/score_reference/{{pairs}}-{{policy}}-{{seed}}.log",
+        LAYOUT.log("score_reference", "{pairs}-{policy}-{seed}"),
     wildcard_constraints:
         pairs=one_of(STUDY.pairs),
-        policy=one_of(POLICIES),
-        seed=r"\d+",
+        policy=one_of(PLAN.policies),
     cache: STORED
     priority: 80
     conda:
@@ -25,18 +24,11 @@ rule score_reference:
     params:
         code=code_of("workflow_scripts.align.reference"),
         pins=pins(*TRAINERS),
-        settings=lambda wildcards: settings(
-            STUDY.pairs[wildcards.pairs],
-            keys=["max_prompt_tokens", "max_tokens"],
-            batch_size=16,
-            template=template_of(wildcards.policy),
-            precision=STUDY.engine.precision,
-            trust_remote_code=remote_code(wildcards.policy),
-        ),
+        settings=by(training.reference_settings),
     message:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on pairs {wildcards.pairs}"
     shell:
-        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/score_reference/{{wildcards.pairs:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost {cost('score_reference', 'pairs', 'policy', 'seed')} --"
         ' workflow_scripts.align.reference --parent "$(dirname {input.parent:q})/model"'
         ' --pairs "$(dirname {input.pairs:q})/pairs.jsonl" --settings {params.settings:q}'
         " --output {output.rows:q} --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
@@ -44,63 +36,57 @@ rule score_reference:
 
 rule train_aligned:
     input:
-        parent=lambda wildcards: f"{parent_weights(wildcards)}/manifest.json",
-        reference=lambda wildcards: f"{reference_folder(wildcards)}/manifest.json",
+        parent=by(policies.parent_manifest),
+        reference=by(training.material),
     output:
-        manifest=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/manifest.json",
-        curve=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/curve.json",
-        model=directory(f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/model"),
+        manifest=f"{CELL}/manifest.json",
+        curve=f"{CELL}/curve.json",
+        model=directory(f"{CELL}/model"),
     log:
-        f"{LOGS}/train_aligned/{{policy}}-{{seed}}.log",
+        LAYOUT.log("train_aligned", "{policy}-{seed}"),
     wildcard_constraints:
-        policy=one_of(policies_by(*PAIR_METHODS)),
-        seed=r"\d+",
+        policy=one_of(training.policies_on(PLAN, "pairs")),
     cache: STORED
     priority: 70
     conda:
         "../envs/train.yaml"
-    threads: lambda wildcards: run_of(wildcards.policy).threads
+    threads: by(training.threads)
     resources:
         **TRAINING,
     params:
-        code=lambda wildcards: code_of(method_module(wildcards)),
+        code=by(training.code),
         pins=pins(*TRAINERS),
-        settings=lambda wildcards: training_settings(wildcards, drop=["pairs"]),
-        module=method_module,
+        settings=by(training.training_settings),
+        module=by(training.module_of),
     message:
         "Aligning {wildcards.policy} (seed {wildcards.seed})"
     shell:
         f"{UNLESS_ANCESTOR_DIVERGED}{LAUNCH_POLICY} -- {{params.module:q}}"
         ' --reference "$(dirname {input.reference:q})/rows.parquet" --reference-manifest {input.reference:q}'
-        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_aligned/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
+        f" {POLICY_FLAGS} --cost {cost('train_aligned', 'policy', 'seed')}"
         " > {log:q} 2>&1"
 
 
 rule tokenise_ranked:
     input:
-        pairs=lambda wildcards: f"{pairs_folder(**wildcards)}/manifest.json",
-        model=lambda wildcards: f"data/models/{model_key(POLICIES[wildcards.policy].model)}/manifest.json",
+        pairs=by(training.pairs_manifest),
+        model=by(policies.base_manifest),
     output:
-        manifest=f"{RESULTS}/ranked/{{pairs}}/{{policy}}/seed-{{seed}}/manifest.json",
-        rows=f"{RESULTS}/ranked/{{pairs}}/{{policy}}/seed-{{seed}}/rows.parquet",
-        rejected=f"{RESULTS}/ranked/{{pairs}}/{{policy}}/seed-{{seed}}/rejected.jsonl",
+        manifest=f"{LAYOUT.ranked('{pairs}', '{policy}', '{seed}')}/manifest.json",
+        rows=f"{LAYOUT.ranked('{pairs}', '{policy}', '{seed}')}/rows.parquet",
+        rejected=f"{LAYOUT.ranked('{pairs}', '{policy}', '{seed}')}/rejected.jsonl",
     log:
-        f"{LOGS}/tokenise_ranked/{{pairs}}-{{policy}}-{{seed}}.log",
+        LAYOUT.log("tokenise_ranked", "{pairs}-{policy}-{seed}"),
     wildcard_constraints:
         pairs=one_of(STUDY.pairs),
-        policy=one_of(POLICIES),
-        seed=r"\d+",
+        policy=one_of(PLAN.policies),
     cache: STORED
     conda:
         "../envs/train.yaml"
     params:
         code=code_of("workflow_scripts.align.ranked"),
         pins=pins(*TORCH),
-        settings=lambda wildcards: settings(
-            STUDY.pairs[wildcards.pairs],
-            keys=["max_prompt_tokens", "max_tokens"],
-            template=template_of(wildcards.policy),
-        ),
+        settings=by(training.ranked_settings),
     message:
         "Tokenising the ranked answers of {wildcards.pairs} for {wildcards.policy} (seed {wildcards.seed})"
     shell:
@@ -112,52 +98,50 @@ rule tokenise_ranked:
 
 rule train_ranked:
     input:
-        parent=lambda wildcards: f"{parent_weights(wildcards)}/manifest.json",
-        ranked=lambda wildcards: f"{ranked_folder(wildcards)}/manifest.json",
+        parent=by(policies.parent_manifest),
+        ranked=by(training.material),
     output:
-        manifest=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/manifest.json",
-        curve=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/curve.json",
-        model=directory(f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/model"),
+        manifest=f"{CELL}/manifest.json",
+        curve=f"{CELL}/curve.json",
+        model=directory(f"{CELL}/model"),
     log:
-        f"{LOGS}/train_ranked/{{policy}}-{{seed}}.log",
+        LAYOUT.log("train_ranked", "{policy}-{seed}"),
     wildcard_constraints:
-        policy=one_of(policies_by("pro")),
-        seed=r"\d+",
+        policy=one_of(training.policies_on(PLAN, "ranked")),
     cache: STORED
     priority: 70
     conda:
         "../envs/train.yaml"
-    threads: lambda wildcards: run_of(wildcards.policy).threads
+    threads: by(training.threads)
     resources:
         **TRAINING,
     params:
-        code=lambda wildcards: code_of(method_module(wildcards)),
+        code=by(training.code),
         pins=pins(*TRAINERS),
-        settings=lambda wildcards: training_settings(wildcards, drop=["pairs"]),
-        module=method_module,
+        settings=by(training.training_settings),
+        module=by(training.module_of),
     message:
         "Ranking {wildcards.policy} (seed {wildcards.seed})"
     shell:
         f"{UNLESS_ANCESTOR_DIVERGED}{LAUNCH_POLICY} -- {{params.module:q}}"
         ' --ranked "$(dirname {input.ranked:q})/rows.parquet" --ranked-manifest {input.ranked:q}'
-        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_ranked/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
+        f" {POLICY_FLAGS} --cost {cost('train_ranked', 'policy', 'seed')}"
         " > {log:q} 2>&1"
 
 
 rule score_rewarded:
     input:
-        annotation=lambda wildcards: f"{RESULTS}/annotations/{REWARDED_OF[wildcards.rewarded].annotation}/manifest.json",
-        parent=lambda wildcards: f"{weights_folder(wildcards.policy, wildcards.seed)}/manifest.json",
+        annotation=by(training.rewarded_input),
+        parent=by(policies.weights_manifest),
     output:
-        manifest=f"{RESULTS}/rewarded/{{rewarded}}/{{policy}}/seed-{{seed}}/manifest.json",
-        rows=f"{RESULTS}/rewarded/{{rewarded}}/{{policy}}/seed-{{seed}}/rows.parquet",
-        rejected=f"{RESULTS}/rewarded/{{rewarded}}/{{policy}}/seed-{{seed}}/rejected.jsonl",
+        manifest=f"{LAYOUT.rewarded('{rewarded}', '{policy}', '{seed}')}/manifest.json",
+        rows=f"{LAYOUT.rewarded('{rewarded}', '{policy}', '{seed}')}/rows.parquet",
+        rejected=f"{LAYOUT.rewarded('{rewarded}', '{policy}', '{seed}')}/rejected.jsonl",
     log:
-        f"{LOGS}/score_rewarded/{{rewarded}}-{{policy}}-{{seed}}.log",
+        LAYOUT.log("score_rewarded", "{rewarded}-{policy}-{seed}"),
     wildcard_constraints:
-        rewarded=one_of(REWARDED_OF),
-        policy=one_of(POLICIES),
-        seed=r"\d+",
+        rewarded=one_of(training.rewarded_sets(PLAN)),
+        policy=one_of(PLAN.policies),
     cache: STORED
     priority: 80
     conda:
@@ -168,20 +152,12 @@ rule score_rewarded:
     params:
         code=code_of("workflow_scripts.align.rewarded"),
         pins=pins(*TRAINERS),
-        settings=lambda wildcards: settings(
-            REWARDED_OF[wildcards.rewarded],
-            keys=["max_prompt_tokens", "max_tokens"],
-            batch_size=16,
-            history_turns=history_of(REWARDED_OF[wildcards.rewarded].annotation),
-            template=template_of(wildcards.policy),
-            precision=STUDY.engine.precision,
-            trust_remote_code=remote_code(wildcards.policy),
-        ),
-        rows=lambda wildcards: in_shell(annotated_rows(REWARDED_OF[wildcards.rewarded])),
+        settings=by(training.rewarded_settings),
+        rows=by(training.rewarded_rows),
     message:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on rewarded answers {wildcards.rewarded}"
     shell:
-        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/score_rewarded/{{wildcards.rewarded:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost {cost('score_rewarded', 'rewarded', 'policy', 'seed')} --"
         ' workflow_scripts.align.rewarded --parent "$(dirname {input.parent:q})/model" --annotated {params.rows:u}'
         " --settings {params.settings:q} --output {output.rows:q} --rejected {output.rejected:q}"
         " --manifest {output.manifest:q} > {log:q} 2>&1"
@@ -189,18 +165,17 @@ rule score_rewarded:
 
 rule fit_value:
     input:
-        rows=value_rows_manifest,
-        parent=lambda wildcards: f"{weights_folder(wildcards.policy, wildcards.seed)}/manifest.json",
+        rows=by(training.value_input),
+        parent=by(policies.weights_manifest),
     output:
-        manifest=f"{RESULTS}/values/{{value}}/{{policy}}/seed-{{seed}}/manifest.json",
-        curve=f"{RESULTS}/values/{{value}}/{{policy}}/seed-{{seed}}/curve.json",
-        head=directory(f"{RESULTS}/values/{{value}}/{{policy}}/seed-{{seed}}/head"),
+        manifest=f"{LAYOUT.value('{value}', '{policy}', '{seed}')}/manifest.json",
+        curve=f"{LAYOUT.value('{value}', '{policy}', '{seed}')}/curve.json",
+        head=directory(f"{LAYOUT.value('{value}', '{policy}', '{seed}')}/head"),
     log:
-        f"{LOGS}/fit_value/{{value}}-{{policy}}-{{seed}}.log",
+        LAYOUT.log("fit_value", "{value}-{policy}-{seed}"),
     wildcard_constraints:
         value=one_of(STUDY.values),
-        policy=one_of(POLICIES),
-        seed=r"\d+",
+        policy=one_of(PLAN.policies),
     cache: STORED
     priority: 80
     conda:
@@ -211,29 +186,13 @@ rule fit_value:
     params:
         code=code_of("workflow_scripts.align.fit_value"),
         pins=pins(*TORCH),
-        settings=lambda wildcards: settings(
-            STUDY.values[wildcards.value],
-            keys=[
-                "max_value",
-                "heads",
-                "dropout",
-                "learning_rate",
-                "epochs",
-                "held_out",
-                "max_prompt_tokens",
-            ],
-            batch_size=STUDY.values[wildcards.value].fit_batch,
-            history_turns=history_of(STUDY.values[wildcards.value].annotation),
-            template=template_of(wildcards.policy),
-            precision=STUDY.engine.precision,
-            trust_remote_code=remote_code(wildcards.policy),
-        ),
-        seed=lambda wildcards: STUDY.values[wildcards.value].seed,
-        rows=lambda wildcards: in_shell(value_rows(wildcards)),
+        settings=by(training.value_settings),
+        seed=by(training.value_seed),
+        rows=by(training.value_rows),
     message:
         "Fitting value head {wildcards.value} on {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/fit_value/{{wildcards.value:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost {cost('fit_value', 'value', 'policy', 'seed')} --"
         ' workflow_scripts.align.fit_value --parent "$(dirname {input.parent:q})/model" --annotated {params.rows:u}'
         " --settings {params.settings:q} --seed {params.seed:q} --output {output.head:q}"
         " --manifest {output.manifest:q} --curve {output.curve:q} --note-divergence > {log:q} 2>&1"
@@ -241,19 +200,18 @@ rule fit_value:
 
 rule estimate_advantages:
     input:
-        head=f"{RESULTS}/values/{{value}}/{{policy}}/seed-{{seed}}/manifest.json",
-        rewarded=f"{RESULTS}/rewarded/{{rewarded}}/{{policy}}/seed-{{seed}}/manifest.json",
-        parent=lambda wildcards: f"{weights_folder(wildcards.policy, wildcards.seed)}/manifest.json",
+        head=f"{LAYOUT.value('{value}', '{policy}', '{seed}')}/manifest.json",
+        rewarded=f"{LAYOUT.rewarded('{rewarded}', '{policy}', '{seed}')}/manifest.json",
+        parent=by(policies.weights_manifest),
     output:
-        manifest=f"{RESULTS}/advantages/{{rewarded}}/{{value}}/{{policy}}/seed-{{seed}}/manifest.json",
-        advantages=f"{RESULTS}/advantages/{{rewarded}}/{{value}}/{{policy}}/seed-{{seed}}/advantages.jsonl",
+        manifest=f"{LAYOUT.advantages('{rewarded}', '{value}', '{policy}', '{seed}')}/manifest.json",
+        advantages=f"{LAYOUT.advantages('{rewarded}', '{value}', '{policy}', '{seed}')}/advantages.jsonl",
     log:
-        f"{LOGS}/estimate_advantages/{{rewarded}}-{{value}}-{{policy}}-{{seed}}.log",
+        LAYOUT.log("estimate_advantages", "{rewarded}-{value}-{policy}-{seed}"),
     wildcard_constraints:
-        rewarded=one_of(REWARDED_OF),
+        rewarded=one_of(training.rewarded_sets(PLAN)),
         value=one_of(STUDY.values),
-        policy=one_of(POLICIES),
-        seed=r"\d+",
+        policy=one_of(PLAN.policies),
     cache: STORED
     priority: 80
     conda:
@@ -264,17 +222,11 @@ rule estimate_advantages:
     params:
         code=code_of("workflow_scripts.align.advantages"),
         pins=pins(*TORCH),
-        settings=lambda wildcards: as_json(
-            {
-                "batch_size": 16,
-                "precision": STUDY.engine.precision,
-                "trust_remote_code": remote_code(wildcards.policy),
-            }
-        ),
+        settings=by(training.advantage_settings),
     message:
         "Advantages over {wildcards.policy} (seed {wildcards.seed}) on {wildcards.rewarded}"
     shell:
-        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/estimate_advantages/{{wildcards.rewarded:q}}-{{wildcards.value:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost {cost('estimate_advantages', 'rewarded', 'value', 'policy', 'seed')} --"
         ' workflow_scripts.align.advantages --parent "$(dirname {input.parent:q})/model" --head "$(dirname {input.head:q})/head"'
         ' --rewarded "$(dirname {input.rewarded:q})/rows.parquet" --settings {params.settings:q}'
         " --output {output.advantages:q} --manifest {output.manifest:q} > {log:q} 2>&1"
@@ -282,83 +234,72 @@ rule estimate_advantages:
 
 rule train_offline:
     input:
-        parent=lambda wildcards: f"{parent_weights(wildcards)}/manifest.json",
-        rewarded=lambda wildcards: f"{rewarded_folder(wildcards)}/manifest.json",
-        advantages=advantages_manifest,
+        parent=by(policies.parent_manifest),
+        rewarded=by(training.material),
+        advantages=by(training.advantages_manifest),
     output:
-        manifest=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/manifest.json",
-        curve=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/curve.json",
-        model=directory(f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/model"),
+        manifest=f"{CELL}/manifest.json",
+        curve=f"{CELL}/curve.json",
+        model=directory(f"{CELL}/model"),
     log:
-        f"{LOGS}/train_offline/{{policy}}-{{seed}}.log",
+        LAYOUT.log("train_offline", "{policy}-{seed}"),
     wildcard_constraints:
-        policy=one_of(policies_by(*OFFLINE_METHODS)),
-        seed=r"\d+",
+        policy=one_of(training.policies_on(PLAN, "rewarded")),
     cache: STORED
     priority: 70
     conda:
         "../envs/train.yaml"
-    threads: lambda wildcards: run_of(wildcards.policy).threads
+    threads: by(training.threads)
     resources:
         **TRAINING,
     params:
-        code=lambda wildcards: code_of(method_module(wildcards)),
+        code=by(training.code),
         pins=pins(*TRAINERS),
-        settings=lambda wildcards: training_settings(
-            wildcards, drop=[*REWARDED, "value"]
-        ),
-        module=method_module,
-        advantages=lambda wildcards: in_shell(advantages_flags(wildcards)),
+        settings=by(training.training_settings),
+        module=by(training.module_of),
+        advantages=by(training.advantages_flags),
     message:
         "Training {wildcards.policy} (seed {wildcards.seed}) on rewarded answers"
     shell:
         f"{UNLESS_ANCESTOR_DIVERGED}{LAUNCH_POLICY} -- {{params.module:q}}"
         ' --rewarded "$(dirname {input.rewarded:q})/rows.parquet" --rewarded-manifest {input.rewarded:q} {params.advantages:u}'
-        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_offline/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
+        f" {POLICY_FLAGS} --cost {cost('train_offline', 'policy', 'seed')}"
         " > {log:q} 2>&1"
 
 
 rule train_online:
     input:
-        parent=lambda wildcards: f"{parent_weights(wildcards)}/manifest.json",
-        prompts=lambda wildcards: prompts_manifest(
-            f"runs-{POLICIES[wildcards.policy].run}"
-        ),
-        rewards=lambda wildcards: reward_manifests(run_of(wildcards.policy).annotation),
+        parent=by(policies.parent_manifest),
+        prompts=by(training.online_manifest),
+        rewards=by(training.online_classifiers),
     output:
-        manifest=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/manifest.json",
-        curve=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/curve.json",
-        model=directory(f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/model"),
+        manifest=f"{CELL}/manifest.json",
+        curve=f"{CELL}/curve.json",
+        model=directory(f"{CELL}/model"),
     log:
-        f"{LOGS}/train_online/{{policy}}-{{seed}}.log",
+        LAYOUT.log("train_online", "{policy}-{seed}"),
     wildcard_constraints:
-        policy=one_of(policies_by(*ONLINE_METHODS)),
-        seed=r"\d+",
+        policy=one_of(training.policies_on(PLAN, "prompts")),
     cache: STORED
     priority: 70
     conda:
         "../envs/train.yaml"
-    threads: lambda wildcards: run_of(wildcards.policy).threads
+    threads: by(training.threads)
     resources:
         **ONLINE,
     params:
-        code=lambda wildcards: code_of(method_module(wildcards)),
+        code=by(training.code),
         pins=pins(*TRAINERS),
-        settings=lambda wildcards: training_settings(
-            wildcards,
-            drop=["annotation", "split"],
-            template=template_of(POLICIES[wildcards.policy].parent),
-        ),
-        module=method_module,
-        rewards=lambda wildcards: reward_settings(run_of(wildcards.policy).annotation),
-        fit_rows=lambda wildcards: in_shell(
-            fit_rows(run_of(wildcards.policy).annotation)
-        ),
+        settings=by(training.training_settings),
+        module=by(training.module_of),
+        prompts=by(training.online_rows),
+        rewards=by(training.online_rewards),
+        fit_rows=by(training.online_fit_rows),
     message:
         "Training {wildcards.policy} (seed {wildcards.seed}) on its own rewarded answers"
     shell:
         f"{UNLESS_ANCESTOR_DIVERGED}{LAUNCH_POLICY} -- {{params.module:q}}"
-        " --prompts {input.prompts:q}l --prompts-manifest {input.prompts:q} --rewards {params.rewards:q}"
+        " --prompts {params.prompts:u} --prompts-manifest {input.prompts:q} --rewards {params.rewards:q}"
         " --fit-rows {params.fit_rows:u}"
-        f" {POLICY_FLAGS} --cost $RESULTS/costs/train_online/{{wildcards.policy:q}}-{{wildcards.seed:q}}.json"
+        f" {POLICY_FLAGS} --cost {cost('train_online', 'policy', 'seed')}"
         " > {log:q} 2>&1"

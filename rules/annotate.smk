@@ -3,21 +3,19 @@
 
 rule build_reward_pairs:
     input:
-        lambda wildcards: f"{CLEAN}/{STUDY.reward_models[wildcards.reward].dataset}/manifest.json",
+        by(rewards.reward_dataset),
     output:
-        manifest=f"{RESULTS}/reward_models/{{reward}}/pairs.json",
-        pairs=f"{RESULTS}/reward_models/{{reward}}/pairs.jsonl",
+        manifest=f"{LAYOUT.reward_model('{reward}')}/pairs.json",
+        pairs=f"{LAYOUT.reward_model('{reward}')}/pairs.jsonl",
     log:
-        f"{LOGS}/build_reward_pairs/{{reward}}.log",
+        LAYOUT.log("build_reward_pairs", "{reward}"),
     cache: STORED
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.annotate.reward_pairs"),
-        settings=lambda wildcards: settings(
-            STUDY.reward_models[wildcards.reward], keys=["seed"]
-        ),
-        split=lambda wildcards: STUDY.reward_models[wildcards.reward].split,
+        settings=by(rewards.reward_pairs_settings),
+        split=by(rewards.reward_split),
     message:
         "Building the pairs of reward model {wildcards.reward}"
     shell:
@@ -27,53 +25,46 @@ rule build_reward_pairs:
 
 rule train_reward_model:
     input:
-        parent=lambda wildcards: f"{reward_parent(wildcards)}/manifest.json",
-        pairs=f"{RESULTS}/reward_models/{{reward}}/pairs.json",
+        parent=by(rewards.reward_parent),
+        pairs=f"{LAYOUT.reward_model('{reward}')}/pairs.json",
     output:
-        manifest=f"{RESULTS}/reward_models/{{reward}}/manifest.json",
-        curve=f"{RESULTS}/reward_models/{{reward}}/curve.json",
-        model=directory(f"{RESULTS}/reward_models/{{reward}}/model"),
+        manifest=f"{LAYOUT.reward_model('{reward}')}/manifest.json",
+        curve=f"{LAYOUT.reward_model('{reward}')}/curve.json",
+        model=directory(f"{LAYOUT.reward_model('{reward}')}/model"),
     log:
-        f"{LOGS}/train_reward_model/{{reward}}.log",
+        LAYOUT.log("train_reward_model", "{reward}"),
     cache: STORED
     priority: 50
     conda:
         "../envs/train.yaml"
-    threads: lambda wildcards: STUDY.reward_models[wildcards.reward].threads
+    threads: by(rewards.reward_threads)
     resources:
         **TRAINING,
     params:
         code=code_of("workflow_scripts.annotate.train_reward"),
         pins=pins(*TRAINERS),
-        settings=lambda wildcards: settings(
-            STUDY.reward_models[wildcards.reward],
-            drop=["parent", "dataset", "split", "seed", "threads"],
-            keep="last",
-            trust_remote_code=remote_code(
-                STUDY.reward_models[wildcards.reward].parent
-            ),
-        ),
-        seed=lambda wildcards: STUDY.reward_models[wildcards.reward].seed,
+        settings=by(rewards.reward_settings),
+        seed=by(rewards.reward_seed),
     message:
         "Training reward model {wildcards.reward}"
     shell:
         f"{UNLESS_ANCESTOR_DIVERGED}{LAUNCH_TRAINING} --claim $WORK/train/{{wildcards.reward:q}}.lock -- workflow_scripts.annotate.train_reward"
         ' --parent "$(dirname {input.parent:q})/model" --parent-manifest {input.parent:q}'
-        " --pairs {input.pairs:q}l --pairs-manifest {input.pairs:q}"
+        ' --pairs "$(dirname {input.pairs:q})/pairs.jsonl" --pairs-manifest {input.pairs:q}'
         " --settings {params.settings:q} --seed {params.seed:q} --work $WORK/train/{wildcards.reward:q}"
         " --output {output.model:q} --manifest {output.manifest:q} --curve {output.curve:q} --note-divergence"
-        " --cost $RESULTS/costs/train_reward_model/{wildcards.reward:q}.json > {log:q} 2>&1"
+        f" --cost {cost('train_reward_model', 'reward')} > {{log:q}} 2>&1"
 
 
 rule annotate_dataset:
     input:
-        dataset=lambda wildcards: f"{CLEAN}/{STUDY.annotations[wildcards.annotation].dataset}/manifest.json",
-        rewards=lambda wildcards: reward_manifests(wildcards.annotation),
+        dataset=by(rewards.annotated_dataset),
+        rewards=by(rewards.classifiers),
     output:
-        manifest=f"{RESULTS}/annotations/{{annotation}}/manifest.json",
-        rows=directory(f"{RESULTS}/annotations/{{annotation}}/rows"),
+        manifest=f"{LAYOUT.annotation('{annotation}')}/manifest.json",
+        rows=directory(f"{LAYOUT.annotation('{annotation}')}/rows"),
     log:
-        f"{LOGS}/annotate_dataset/{{annotation}}.log",
+        LAYOUT.log("annotate_dataset", "{annotation}"),
     wildcard_constraints:
         annotation=one_of(STUDY.annotations),
     cache: STORED
@@ -81,18 +72,18 @@ rule annotate_dataset:
         "../envs/train.yaml"
     threads: 1
     resources:
-        **REWARDING,
+        **READING | {"gpu": by(resources.annotating_gpus)},
     params:
         code=code_of("workflow_scripts.annotate.annotate"),
         pins=pins(*TORCH),
-        settings=lambda wildcards: reward_settings(wildcards.annotation),
-        splits=lambda wildcards: STUDY.annotations[wildcards.annotation].splits,
-        fit_split=lambda wildcards: STUDY.annotations[wildcards.annotation].fit_split,
+        settings=by(rewards.rewarding_settings),
+        splits=by(rewards.annotated_splits),
+        fit_split=by(rewards.fit_split),
     message:
         "Annotating {wildcards.annotation}"
     shell:
         f"{UNLESS_DIVERGED}{LAUNCH} --claim $WORK/annotate/{{wildcards.annotation:q}}.lock"
-        " --cost $RESULTS/costs/annotate_dataset/{wildcards.annotation:q}.json -- workflow_scripts.annotate.annotate"
+        f" --cost {cost('annotate_dataset', 'annotation')} -- workflow_scripts.annotate.annotate"
         ' --rows "$(dirname {input.dataset:q})/rows" --splits {params.splits:q} --fit-split {params.fit_split:q}'
         " --settings {params.settings:q} --work $WORK/annotate/{wildcards.annotation:q}"
         " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
@@ -100,39 +91,34 @@ rule annotate_dataset:
 
 rule annotate_answers:
     input:
-        prompts=f"{RESULTS}/prompts/{{prompts}}.json",
-        generations=f"{CELL}/generations/{{prompts}}.json",
-        rewards=lambda wildcards: reward_manifests(annotated_by(wildcards)),
-        dataset=lambda wildcards: f"{CLEAN}/{prompted_dataset(PROMPT_SETS[wildcards.prompts])}/manifest.json",
+        prompts=LAYOUT.prompts("{prompts}"),
+        generations=LAYOUT.answers("{policy}", "{seed}", "{prompts}"),
+        rewards=by(rewards.answer_classifiers),
+        dataset=by(rewards.answer_dataset),
     output:
-        manifest=f"{CELL}/rewards/{{prompts}}.json",
-        rows=f"{CELL}/rewards/{{prompts}}.jsonl",
+        manifest=LAYOUT.rewards("{policy}", "{seed}", "{prompts}"),
+        rows=LAYOUT.reward_rows("{policy}", "{seed}", "{prompts}"),
     log:
-        f"{LOGS}/annotate_answers/{{policy}}-{{seed}}-{{prompts}}.log",
+        LAYOUT.log("annotate_answers", "{policy}-{seed}-{prompts}"),
     wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        prompts=one_of(
-            name
-            for name, part in (PROMPTED | VALUE_SETS).items()
-            if hasattr(part, "annotation")
-        ),
+        prompts=one_of(prompts.rewarded_sets(PLAN)),
     cache: STORED
     conda:
         "../envs/train.yaml"
     threads: 1
     resources:
-        **REWARDING,
+        **READING | {"gpu": by(resources.rewarding_gpus)},
     params:
         code=code_of("workflow_scripts.annotate.answers"),
         pins=pins(*TORCH),
-        settings=lambda wildcards: reward_settings(annotated_by(wildcards)),
-        fit_split=lambda wildcards: STUDY.annotations[annotated_by(wildcards)].fit_split,
+        settings=by(rewards.answer_settings),
+        fit_split=by(rewards.answer_fit_split),
     message:
         "Rewarding {wildcards.policy} (seed {wildcards.seed}) on {wildcards.prompts}"
     shell:
-        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/annotate_answers/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.prompts:q}}.json --"
-        " workflow_scripts.annotate.answers --prompts {input.prompts:q}l --generations {input.generations:q}l"
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost {cost('annotate_answers', 'policy', 'seed', 'prompts')} --"
+        f" workflow_scripts.annotate.answers --prompts {in_shell(LAYOUT.prompt_rows('{prompts}'))}"
+        f" --generations {in_shell(LAYOUT.answer_rows('{policy}', '{seed}', '{prompts}'))}"
         ' --fit-rows "$(dirname {input.dataset:q})/rows/"{params.fit_split:q}.jsonl --settings {params.settings:q}'
         " --work $WORK/annotate/{wildcards.policy:q}-{wildcards.seed:q}-{wildcards.prompts:q}"
         " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"

@@ -3,16 +3,13 @@
 
 rule clean_dataset:
     input:
-        source=lambda wildcards: f"{source_folder(STUDY.datasets[wildcards.dataset].source)}/manifest.json",
-        held_out=lambda wildcards: [
-            f"{CLEAN}/{name.split('/')[0]}/manifest.json"
-            for name in STUDY.datasets[wildcards.dataset].exclude_groups_of
-        ],
+        source=by(cleaning.dataset_source),
+        held_out=by(cleaning.held_out),
     output:
-        manifest=f"{CLEAN}/{{dataset}}/manifest.json",
-        rows=directory(f"{CLEAN}/{{dataset}}/rows"),
+        manifest=f"{LAYOUT.clean('{dataset}')}/manifest.json",
+        rows=directory(f"{LAYOUT.clean('{dataset}')}/rows"),
     log:
-        f"{LOGS}/clean_dataset/{{dataset}}.log",
+        LAYOUT.log("clean_dataset", "{dataset}"),
     wildcard_constraints:
         dataset=one_of(STUDY.datasets),
     cache: STORED
@@ -21,18 +18,8 @@ rule clean_dataset:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.clean.clean"),
-        settings=lambda wildcards: settings(
-            STUDY.datasets[wildcards.dataset],
-            drop=["source", "files", "history_turns", "exclude_groups_of"],
-            exclude_groups_of=[
-                with_folders(clean_rows(*name.split("/")))
-                for name in STUDY.datasets[wildcards.dataset].exclude_groups_of
-            ],
-        ),
-        files=lambda wildcards: raw_files(
-            STUDY.datasets[wildcards.dataset].source,
-            STUDY.datasets[wildcards.dataset].files,
-        ),
+        settings=by(cleaning.dataset_settings),
+        files=by(cleaning.dataset_files),
     message:
         "Cleaning dataset {wildcards.dataset}"
     shell:
@@ -42,32 +29,21 @@ rule clean_dataset:
 
 rule clean_reply_pairs:
     input:
-        lambda wildcards: f"{source_folder(STUDY.benchmarks[wildcards.benchmark].source)}/manifest.json",
+        by(cleaning.paired_input),
     output:
-        manifest=f"{CLEAN}/{{benchmark}}/manifest.json",
-        rows=directory(f"{CLEAN}/{{benchmark}}/rows"),
+        manifest=f"{LAYOUT.clean('{benchmark}')}/manifest.json",
+        rows=directory(f"{LAYOUT.clean('{benchmark}')}/rows"),
     log:
-        f"{LOGS}/clean_reply_pairs/{{benchmark}}.log",
+        LAYOUT.log("clean_reply_pairs", "{benchmark}"),
     wildcard_constraints:
-        benchmark=one_of(
-            name
-            for name, part in STUDY.benchmarks.items()
-            if part.kind == "pair_perplexity"
-        ),
+        benchmark=one_of(cleaning.paired(PLAN)),
     cache: STORED
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.clean.clean"),
-        settings=lambda wildcards: settings(
-            STUDY.benchmarks[wildcards.benchmark],
-            keys=["system_prompt", "reply_format", "drop_fields", "replace_na"],
-            schema="tutorbot_pairs",
-        ),
-        files=lambda wildcards: raw_files(
-            STUDY.benchmarks[wildcards.benchmark].source,
-            [STUDY.benchmarks[wildcards.benchmark].file],
-        ),
+        settings=by(cleaning.paired_settings),
+        files=by(cleaning.paired_files),
     message:
         "Cleaning the reply pairs of {wildcards.benchmark}"
     shell:

@@ -6,19 +6,18 @@ rule fetch_source:
         manifest="data/sources/{source}/manifest.json",
         files=directory("data/sources/{source}/files"),
     log:
-        f"{LOGS}/fetch_source/{{source}}.log",
+        LAYOUT.log("fetch_source", "{source}"),
     wildcard_constraints:
-        source=one_of(FETCHED),
+        source=one_of(sources.fetched(PLAN)),
     cache: STORED
     priority: 90
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.download.fetch"),
-        name=lambda wildcards: SOURCE_OF[wildcards.source],
-        settings=lambda wildcards: source_settings(
-            STUDY.sources[SOURCE_OF[wildcards.source]]
-        ),
+        name=by(sources.source_name),
+        settings=by(sources.source_settings),
     message:
         "Fetching {wildcards.source}"
     shell:
@@ -29,26 +28,23 @@ rule fetch_source:
 
 rule simulate_source:
     input:
-        lambda wildcards: STUDY.sources[SOURCE_OF[wildcards.source]].simulate.problems,
+        by(sources.simulated_problems),
     output:
         manifest="data/sources/{source}/manifest.json",
         files=directory("data/sources/{source}/files"),
     log:
-        f"{LOGS}/simulate_source/{{source}}.log",
+        LAYOUT.log("simulate_source", "{source}"),
     wildcard_constraints:
-        source=one_of(SIMULATED),
+        source=one_of(sources.simulated(PLAN)),
     cache: STORED
     priority: 90
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
-        code=lambda wildcards: code_of(
-            f"workflow_scripts.download.{simulator_of(wildcards)}"
-        ),
-        simulator=simulator_of,
-        settings=lambda wildcards: settings(
-            STUDY.sources[SOURCE_OF[wildcards.source]].simulate, drop=["problems"]
-        ),
+        code=by(sources.simulator_code),
+        simulator=by(sources.simulator),
+        settings=by(sources.simulation_settings),
     message:
         "Simulating source {wildcards.source} over {input}"
     shell:
@@ -58,27 +54,21 @@ rule simulate_source:
 
 rule prepare_model:
     input:
-        lambda wildcards: f"{source_folder(STUDY.models[MODEL_OF[wildcards.model]].source)}/manifest.json",
+        by(sources.model_source),
     output:
         manifest="data/models/{model}/manifest.json",
         model=directory("data/models/{model}/model"),
     log:
-        f"{LOGS}/prepare_model/{{model}}.log",
+        LAYOUT.log("prepare_model", "{model}"),
     wildcard_constraints:
-        model=one_of(MODEL_OF),
+        model=one_of(sources.models(PLAN)),
     cache: STORED
     priority: 90
     conda:
         "../envs/train.yaml"
     params:
         code=code_of("workflow_scripts.download.prepare_model"),
-        settings=lambda wildcards: settings(
-            STUDY.models[MODEL_OF[wildcards.model]],
-            keys=["format", "weights", "tokenizer", "check"],
-            template=all_templates(STUDY)[
-                STUDY.models[MODEL_OF[wildcards.model]].template
-            ],
-        ),
+        settings=by(sources.model_settings),
     message:
         "Preparing base model {wildcards.model}"
     shell:
@@ -88,22 +78,20 @@ rule prepare_model:
 
 rule prepare_tasks:
     input:
-        lambda wildcards: f"{source_folder(PACKAGES[wildcards.package].source)}/manifest.json",
+        by(sources.package_source),
     output:
         "data/tasks/{package}/manifest.json",
     log:
-        f"{LOGS}/prepare_tasks/{{package}}.log",
+        LAYOUT.log("prepare_tasks", "{package}"),
     wildcard_constraints:
-        package=one_of(PACKAGES),
+        package=one_of(sources.packages(PLAN)),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.download.harness_tasks"),
         pins=pins("lm-eval", "datasets"),
-        package=lambda wildcards: source_file(
-            PACKAGES[wildcards.package].source,
-            PACKAGES[wildcards.package].package_file,
-        ),
+        package=by(sources.package_file),
     message:
         "Writing the task files of {wildcards.package}"
     shell:

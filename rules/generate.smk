@@ -3,23 +3,24 @@
 
 rule build_prompts:
     input:
-        prompts_input,
+        by(prompts.prompts_input),
     output:
-        manifest=f"{RESULTS}/prompts/{{prompts}}.json",
-        rows=f"{RESULTS}/prompts/{{prompts}}.jsonl",
+        manifest=LAYOUT.prompts("{prompts}"),
+        rows=LAYOUT.prompt_rows("{prompts}"),
     log:
-        f"{LOGS}/build_prompts/{{prompts}}.log",
+        LAYOUT.log("build_prompts", "{prompts}"),
     wildcard_constraints:
-        prompts=one_of(PROMPT_SETS),
+        prompts=one_of(prompts.prompt_sets(PLAN)),
     priority: 60
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.generate.prompts"),
-        kind=prompts_kind,
-        file=lambda wildcards: in_shell(prompts_file(wildcards)),
-        sampling=sampling_of,
-        cuts=prompt_cuts,
+        kind=by(prompts.prompts_kind),
+        file=by(prompts.prompts_word),
+        sampling=by(prompts.sampling),
+        cuts=by(prompts.prompts_flags),
     message:
         "Building prompt set {wildcards.prompts}"
     shell:
@@ -29,36 +30,26 @@ rule build_prompts:
 
 rule answer_prompts:
     input:
-        model=lambda wildcards: f"{weights_folder(wildcards.policy, wildcards.seed)}/manifest.json",
-        prompts=lambda wildcards: [
-            prompts_manifest(name) for name in owed_by(wildcards.policy)
-        ],
+        model=by(policies.weights_manifest),
+        prompts=by(prompts.owed_prompts),
     output:
         answered=f"{CELL}/answered.json",
         answers=directory(f"{CELL}/answers"),
     log:
-        f"{LOGS}/answer_prompts/{{policy}}-{{seed}}.log",
+        LAYOUT.log("answer_prompts", "{policy}-{seed}"),
     wildcard_constraints:
-        policy=one_of(POLICIES),
-        seed=r"\d+",
+        policy=one_of(PLAN.policies),
     cache: STORED
     priority: 60
     conda:
-        ENGINE_ENVIRONMENT
+        "../envs/vllm.yaml" if VLLM else "../envs/train.yaml"
     threads: STUDY.generation_resources.cpus
     resources:
         **(ANSWERING if VLLM else READING),
     params:
-        code=ENGINE_CODE,
-        pins=ENGINE_PINS,
-        settings=lambda wildcards: as_json(
-            {
-                "engine": STUDY.engine.model_dump(),
-                "template": template_of(wildcards.policy),
-                "context": model_of(wildcards.policy).context,
-                "trust_remote_code": remote_code(wildcards.policy),
-            }
-        ),
+        code=scoring.engine_code(PLAN),
+        pins=scoring.engine_pins(PLAN),
+        settings=by(prompts.answering_settings),
     message:
         "{wildcards.policy} (seed {wildcards.seed}) answers its prompt sets"
     shell:
@@ -67,7 +58,7 @@ rule answer_prompts:
         ' --model "$(dirname {input.model:q})/model" --model-manifest {input.model:q}'
         " --prompts {input.prompts:q} --settings {params.settings:q} --seed {wildcards.seed:q}"
         " --work $WORK/answers/{wildcards.policy:q}-{wildcards.seed:q} --answers {output.answers:q} --output {output.answered:q}"
-        " --cost $RESULTS/costs/answer_prompts/{wildcards.policy:q}-{wildcards.seed:q}.json > {log:q} 2>&1"
+        f" --cost {cost('answer_prompts', 'policy', 'seed')} > {{log:q}} 2>&1"
 
 
 # `answered.json` is ancient here: it orders the two jobs, but a change to another prompt set, which makes it new,
@@ -75,23 +66,23 @@ rule answer_prompts:
 rule collect_answers:
     input:
         answered=ancient(f"{CELL}/answered.json"),
-        model=lambda wildcards: f"{weights_folder(wildcards.policy, wildcards.seed)}/manifest.json",
-        prompts=f"{RESULTS}/prompts/{{prompts}}.json",
+        model=by(policies.weights_manifest),
+        prompts=LAYOUT.prompts("{prompts}"),
     output:
-        manifest=f"{CELL}/generations/{{prompts}}.json",
-        rows=f"{CELL}/generations/{{prompts}}.jsonl",
+        manifest=LAYOUT.answers("{policy}", "{seed}", "{prompts}"),
+        rows=LAYOUT.answer_rows("{policy}", "{seed}", "{prompts}"),
     log:
-        f"{LOGS}/collect_answers/{{policy}}-{{seed}}-{{prompts}}.log",
+        LAYOUT.log("collect_answers", "{policy}-{seed}-{prompts}"),
     wildcard_constraints:
-        policy=one_of(POLICIES),
-        prompts=one_of(PROMPT_SETS),
-        seed=r"\d+",
+        policy=one_of(PLAN.policies),
+        prompts=one_of(prompts.prompt_sets(PLAN)),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.generate.collect"),
-        engine=ENGINE_CODE,
-        pins=ENGINE_PINS,
+        engine=scoring.engine_code(PLAN),
+        pins=scoring.engine_pins(PLAN),
         settings=rules.answer_prompts.params.settings,
     message:
         "Collecting {wildcards.policy} (seed {wildcards.seed}) on {wildcards.prompts}"
@@ -104,31 +95,24 @@ rule collect_answers:
 
 rule calibrate_answers:
     input:
-        prompts=f"{RESULTS}/prompts/{{prompts}}.json",
-        models=lambda wildcards: [
-            f"{path.parent}/manifest.json" for path in spoken_in(wildcards)
-        ],
+        prompts=LAYOUT.prompts("{prompts}"),
+        models=by(prompts.calibration_models),
     output:
-        manifest=f"{CELL}/generations/{{prompts}}.json",
-        rows=f"{CELL}/generations/{{prompts}}.jsonl",
+        manifest=LAYOUT.answers("{policy}", "{seed}", "{prompts}"),
+        rows=LAYOUT.answer_rows("{policy}", "{seed}", "{prompts}"),
     log:
-        f"{LOGS}/calibrate_answers/{{policy}}-{{seed}}-{{prompts}}.log",
+        LAYOUT.log("calibrate_answers", "{policy}-{seed}-{prompts}"),
     wildcard_constraints:
         policy=one_of(CALIBRATION),
-        prompts=one_of(PROMPTED),
+        prompts=one_of(prompts.answered(PLAN)),
         seed="0",
+    localrule: True
     conda:
         "../envs/train.yaml"
     params:
         code=code_of("workflow_scripts.generate.calibrate"),
-        pins=lambda wildcards: pins(*TORCH) if spoken_in(wildcards) else {},
-        models=lambda wildcards: as_json(
-            [
-                {"name": name, "folder": str(folder), "template": template}
-                for folder, spoken in spoken_in(wildcards).items()
-                for name, template in spoken.items()
-            ]
-        ),
+        pins=by(prompts.calibration_pins),
+        models=by(prompts.calibration_settings),
     message:
         "Calibration answers {wildcards.policy} for {wildcards.prompts}"
     shell:

@@ -3,60 +3,53 @@
 
 rule build_pairs:
     input:
-        prompts=f"{RESULTS}/prompts/pairs-{{pairs}}.json",
-        generations=f"{RESULTS}/policies/{{policy}}/seed-{{seed}}/generations/pairs-{{pairs}}.json",
+        prompts=LAYOUT.prompts("pairs-{pairs}"),
+        generations=LAYOUT.answers("{policy}", "{seed}", "pairs-{pairs}"),
     output:
-        manifest=f"{RESULTS}/pairs/{{pairs}}/{{policy}}/seed-{{seed}}/manifest.json",
-        pairs=f"{RESULTS}/pairs/{{pairs}}/{{policy}}/seed-{{seed}}/pairs.jsonl",
-        ranked=f"{RESULTS}/pairs/{{pairs}}/{{policy}}/seed-{{seed}}/ranked.jsonl",
-        rejected=f"{RESULTS}/pairs/{{pairs}}/{{policy}}/seed-{{seed}}/rejected.jsonl",
+        manifest=f"{LAYOUT.own_pairs('{pairs}', '{policy}', '{seed}')}/manifest.json",
+        pairs=f"{LAYOUT.own_pairs('{pairs}', '{policy}', '{seed}')}/pairs.jsonl",
+        ranked=f"{LAYOUT.own_pairs('{pairs}', '{policy}', '{seed}')}/ranked.jsonl",
+        rejected=f"{LAYOUT.own_pairs('{pairs}', '{policy}', '{seed}')}/rejected.jsonl",
     log:
-        f"{LOGS}/build_pairs/{{pairs}}-{{policy}}-{{seed}}.log",
+        LAYOUT.log("build_pairs", "{pairs}-{policy}-{seed}"),
     wildcard_constraints:
-        pairs=one_of(name.removeprefix("pairs-") for name in PAIR_SETS),
-        policy=one_of(POLICIES),
-        seed=r"\d+",
+        pairs=one_of(set(STUDY.pairs) - set(training.ranked_pairs(PLAN))),
+        policy=one_of(PLAN.policies),
     cache: STORED
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.pairs.build"),
-        settings=lambda wildcards: settings(
-            STUDY.datasets[STUDY.pairs[wildcards.pairs].dataset],
-            keys=["reply_format"],
-            validation_share=STUDY.pairs[wildcards.pairs].validation_share,
-            seed=STUDY.seeds[0],
-        ),
+        settings=by(training.own_pairs_settings),
     message:
         "Pairs {wildcards.pairs} from the mistakes of {wildcards.policy} (seed {wildcards.seed})"
     shell:
         f"{UNLESS_DIVERGED}"
-        "python -m workflow_scripts.pairs.build --prompts {input.prompts:q}l --generations {input.generations:q}l"
+        f"python -m workflow_scripts.pairs.build --prompts {in_shell(LAYOUT.prompt_rows('pairs-{pairs}'))}"
+        f" --generations {in_shell(LAYOUT.answer_rows('{policy}', '{seed}', 'pairs-{pairs}'))}"
         " --settings {params.settings:q} --output {output.pairs:q} --ranked {output.ranked:q}"
         " --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
 
 
 rule rank_answers:
     input:
-        lambda wildcards: f"{RESULTS}/annotations/{STUDY.pairs[wildcards.pairs].annotation}/manifest.json",
+        by(training.ranking_input),
     output:
-        manifest=f"{RESULTS}/pairs/{{pairs}}/manifest.json",
-        pairs=f"{RESULTS}/pairs/{{pairs}}/pairs.jsonl",
-        ranked=f"{RESULTS}/pairs/{{pairs}}/ranked.jsonl",
-        rejected=f"{RESULTS}/pairs/{{pairs}}/rejected.jsonl",
+        manifest=f"{LAYOUT.ranked_pairs('{pairs}')}/manifest.json",
+        pairs=f"{LAYOUT.ranked_pairs('{pairs}')}/pairs.jsonl",
+        ranked=f"{LAYOUT.ranked_pairs('{pairs}')}/ranked.jsonl",
+        rejected=f"{LAYOUT.ranked_pairs('{pairs}')}/rejected.jsonl",
     log:
-        f"{LOGS}/rank_answers/{{pairs}}.log",
+        LAYOUT.log("rank_answers", "{pairs}"),
     wildcard_constraints:
-        pairs=one_of(
-            name for name, part in STUDY.pairs.items() if isinstance(part, RankedPairs)
-        ),
+        pairs=one_of(training.ranked_pairs(PLAN)),
     cache: STORED
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.pairs.ranked"),
-        settings=lambda wildcards: settings(STUDY.pairs[wildcards.pairs], keys=["by"]),
-        rows=lambda wildcards: in_shell(annotated_rows(STUDY.pairs[wildcards.pairs])),
+        settings=by(training.ranking_settings),
+        rows=by(training.ranking_rows),
     message:
         "Pairs {wildcards.pairs} from ranked answers"
     shell:

@@ -5,12 +5,13 @@ rule index_scores:
     output:
         f"{RESULTS}/scores.json",
     log:
-        f"{LOGS}/index_scores.log",
+        LAYOUT.log("index_scores"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.index"),
-        entries=lambda wildcards: index_entries(),
+        entries=index.index_entries(PLAN),
     message:
         "Listing the score files of {NAME}"
     shell:
@@ -19,20 +20,19 @@ rule index_scores:
 
 rule record_provenance:
     input:
-        scores=SCORES,
-        overlap=OVERLAPS,
-        index=rules.index_scores.output,
+        scores=index.score_files(PLAN),
+        overlap=overlap.overlap_files(PLAN),
+        index=f"{RESULTS}/scores.json",
     output:
         f"{RESULTS}/provenance.json",
     log:
-        f"{LOGS}/record_provenance.log",
+        LAYOUT.log("record_provenance"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.provenance"),
-        settings=lambda wildcards: as_json(
-            {"facts": {"study": STUDY_DIGEST, "lock": LOCK}}
-        ),
+        settings=index.provenance_settings(PLAN),
     message:
         "Recording where the scores of {NAME} come from"
     shell:
@@ -42,11 +42,11 @@ rule record_provenance:
 
 rule build_table:
     input:
-        scores=SCORES,
-        generations=GENERATIONS,
-        index=rules.index_scores.output,
-        provenance=rules.record_provenance.output,
-        overlap=OVERLAPS,
+        scores=index.score_files(PLAN),
+        generations=index.answer_files(PLAN),
+        index=f"{RESULTS}/scores.json",
+        provenance=f"{RESULTS}/provenance.json",
+        overlap=overlap.overlap_files(PLAN),
     output:
         table=report(
             f"{RESULTS}/results.csv",
@@ -63,19 +63,15 @@ rule build_table:
         overlap=f"{RESULTS}/overlap.csv",
         seal=f"{RESULTS}/tables.json",
     log:
-        f"{LOGS}/build_table.log",
+        LAYOUT.log("build_table"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of(
             "workflow_scripts.report.table", "workflow_scripts.report.provenance"
         ),
-        settings=lambda wildcards: settings(
-            STUDY.report,
-            keys=["baseline", "draws", "confidence", "bars", "published"],
-            study=NAME,
-            seed=STUDY.seeds[0],
-        ),
+        settings=tables.table_settings(PLAN),
     message:
         "Building the results table of {NAME}"
     shell:
@@ -90,13 +86,14 @@ rule build_table:
 # may hold more than at the last look, so it is counted anew each time.
 rule judge_plan:
     input:
-        [plan["file"] for plan in judging_plans()],
+        [plan["file"] for plan in judging.judging_plans(PLAN)],
     log:
-        f"{LOGS}/judge_plan.log",
+        LAYOUT.log("judge_plan"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
-        settings=lambda wildcards: as_json({"plans": judging_plans()}),
+        settings=words.as_json({"plans": judging.judging_plans(PLAN)}),
     message:
         "What judging {NAME} takes"
     shell:
@@ -107,16 +104,17 @@ rule judge_plan:
 # Costs differ from run to run, so nothing but the page reads them.
 rule gather_costs:
     input:
-        SCORES,
+        index.score_files(PLAN),
     output:
         f"{RESULTS}/costs.csv",
     log:
-        f"{LOGS}/gather_costs.log",
+        LAYOUT.log("gather_costs"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.costs"),
-        settings=lambda wildcards: as_json({"files": cost_entries()}),
+        settings=costs.cost_settings(PLAN),
     message:
         "Gathering what {NAME} cost"
     shell:
@@ -125,22 +123,17 @@ rule gather_costs:
 
 rule compare_judges:
     input:
-        [entry["file"] for pair in agreement_pairs() for entry in pair],
+        judging.agreement_files(PLAN),
     output:
         f"{RESULTS}/judges.csv",
     log:
-        f"{LOGS}/compare_judges.log",
+        LAYOUT.log("compare_judges"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.agreement"),
-        settings=lambda wildcards: as_json(
-            {
-                "pairs": agreement_pairs(),
-                "seed": STUDY.seeds[0],
-                "confidence": STUDY.report.confidence,
-            }
-        ),
+        settings=judging.agreement_settings(PLAN),
     message:
         "Comparing the judges of {NAME}"
     shell:
@@ -149,9 +142,7 @@ rule compare_judges:
 
 rule summarise_training:
     input:
-        [run["curve"] for run in TRAININGS],
-        [run["manifest"] for run in TRAININGS],
-        [run["learned_from"] for run in TRAININGS],
+        tables.training_files(PLAN),
     output:
         report(
             f"{RESULTS}/training.csv",
@@ -159,12 +150,13 @@ rule summarise_training:
             category="Training",
         ),
     log:
-        f"{LOGS}/summarise_training.log",
+        LAYOUT.log("summarise_training"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.training"),
-        settings=lambda wildcards: as_json({"runs": TRAININGS}),
+        settings=words.as_json({"runs": tables.trainings(PLAN)}),
     message:
         "Summing up the trainings of {NAME}"
     shell:
@@ -173,7 +165,7 @@ rule summarise_training:
 
 rule draw_loss_curves:
     input:
-        [curve["file"] for curve in CURVES],
+        tables.curve_files(PLAN),
     output:
         report(
             f"{RESULTS}/figures/loss_curves.svg",
@@ -181,12 +173,13 @@ rule draw_loss_curves:
             category="Training",
         ),
     log:
-        f"{LOGS}/draw_loss_curves.log",
+        LAYOUT.log("draw_loss_curves"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.figures"),
-        settings=lambda wildcards: as_json({"curves": CURVES}),
+        settings=words.as_json({"curves": tables.curves(PLAN)}),
     message:
         "Drawing the loss curves"
     shell:
@@ -203,19 +196,13 @@ rule draw_policy_bars:
             category="Results",
         ),
     log:
-        f"{LOGS}/draw_policy_bars.log",
+        LAYOUT.log("draw_policy_bars"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.figures"),
-        settings=lambda wildcards: as_json(
-            {
-                "cells": [
-                    f"{bar.benchmark}/{bar.subset}/{bar.metric}"
-                    for bar in STUDY.report.bars
-                ]
-            }
-        ),
+        settings=tables.bars_settings(PLAN),
     message:
         "Drawing the policies side by side"
     shell:
@@ -225,7 +212,7 @@ rule draw_policy_bars:
 
 rule draw_rewards:
     input:
-        [f"{RESULTS}/annotations/{name}/manifest.json" for name in STUDY.annotations],
+        tables.reward_manifests(PLAN),
     output:
         report(
             f"{RESULTS}/figures/rewards.svg",
@@ -233,17 +220,14 @@ rule draw_rewards:
             category="Rewards",
         ),
     log:
-        f"{LOGS}/draw_rewards.log",
+        LAYOUT.log("draw_rewards"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.figures"),
-        settings=lambda wildcards: as_json({}),
-        rows=[
-            f"{RESULTS}/annotations/{name}/rows/{split}.jsonl"
-            for name, part in STUDY.annotations.items()
-            for split in part.splits
-        ],
+        settings="{}",
+        rows=tables.reward_rows(PLAN),
     message:
         "Drawing the reward distributions"
     shell:
@@ -253,29 +237,28 @@ rule draw_rewards:
 
 rule render_report:
     input:
-        index=rules.index_scores.output,
+        index=f"{RESULTS}/scores.json",
         results=f"{RESULTS}/results.csv",
         overlap=f"{RESULTS}/overlap.csv",
         costs=f"{RESULTS}/costs.csv",
         provenance=f"{RESULTS}/provenance.json",
-        training=f"{RESULTS}/training.csv" if TRAINED else [],
+        training=f"{RESULTS}/training.csv" if PLAN.trained() else [],
         agreement=f"{RESULTS}/judges.csv" if STUDY.report.agreement else [],
-        curves=[curve["file"] for curve in CURVES],
-        rewards=[
-            f"{RESULTS}/annotations/{name}/manifest.json" for name in STUDY.annotations
-        ],
-        data=[f"{CLEAN}/{name}/manifest.json" for name in LEARNED],
-        page=sorted(str(path) for path in Path("report").glob("page.*")),
+        curves=tables.curve_files(PLAN),
+        rewards=tables.reward_manifests(PLAN),
+        data=list(tables.data_manifests(PLAN).values()),
+        page=tables.page_files(),
     output:
         f"{RESULTS}/report.html",
     log:
-        f"{LOGS}/render_report.log",
+        LAYOUT.log("render_report"),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.page"),
-        settings=lambda wildcards: page_settings(),
-        flags=lambda wildcards, input: flag_words(
+        settings=tables.page_settings(PLAN, STUDY_FILES),
+        flags=lambda wildcards, input: words.flag_words(
             {f"--{name}": input[name] or None for name in ("training", "agreement")}
         ),
     message:

@@ -1,414 +1,214 @@
-# Answers and likelihoods to item-level scores: one file per policy, seed and benchmark. Light jobs, but where a model
+# Answers and likelihoods to item-level scores: one file per policy, seed and benchmark. Which module scores a benchmark,
+# and what it is told, is said by its kind (workflow_scripts/study/benchmarks/).
+
+SCORES = LAYOUT.scores("{policy}", "{seed}", "{benchmark}")
+PROMPTS = LAYOUT.prompts("{benchmark}")
+ANSWERS = LAYOUT.answers("{policy}", "{seed}", "{benchmark}")
+LIKELIHOODS = LAYOUT.likelihoods("{policy}", "{seed}", "{benchmark}")
+VERDICTS = LAYOUT.verdicts("{policy}", "{seed}", "{benchmark}")
+ANSWERED = in_shell(
+    "--prompts", LAYOUT.prompt_rows("{benchmark}"), "--generations",
+    LAYOUT.answer_rows("{policy}", "{seed}", "{benchmark}"),
+)  # fmt: skip
 
 
-# must speak again (likelihoods, lm-eval, a reward-model judge).
-rule score_tutor:
+rule score_answers:
     input:
-        prompts=f"{RESULTS}/prompts/{{benchmark}}.json",
-        generations=f"{CELL}/generations/{{benchmark}}.json",
+        prompts=PROMPTS,
+        generations=ANSWERS,
+        verdicts=by(judging.verdicts),
+        files=by(scoring.scorer_input),
     output:
-        f"{CELL}/scores/{{benchmark}}.json",
+        SCORES,
     log:
-        f"{LOGS}/score_tutor/{{policy}}-{{seed}}-{{benchmark}}.log",
+        LAYOUT.log("score_answers", "{policy}-{seed}-{benchmark}"),
     wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of("tutor"),
+        benchmark=one_of(scoring.scored_from(PLAN, "answers")),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
-        code=code_of("workflow_scripts.score.tutor"),
-        settings=score_settings("skip_first_turn"),
+        code=by(scoring.scorer_code),
+        pins=by(scoring.scorer_pins),
+        scorer=by(scoring.scorer),
+        settings=by(scoring.scorer_settings),
+        verdicts=by(judging.verdicts_flags),
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        f"{UNLESS_DIVERGED}"
-        "python -m workflow_scripts.score.tutor --prompts {input.prompts:q}l --generations {input.generations:q}l"
-        " --settings {params.settings:q} --output {output:q} 2> {log:q}"
-
-
-rule score_programs:
-    input:
-        source=lambda wildcards: f"{source_folder(STUDY.benchmarks[wildcards.benchmark].source)}/manifest.json",
-        prompts=f"{RESULTS}/prompts/{{benchmark}}.json",
-        generations=f"{CELL}/generations/{{benchmark}}.json",
-    output:
-        f"{CELL}/scores/{{benchmark}}.json",
-    log:
-        f"{LOGS}/score_programs/{{policy}}-{{seed}}-{{benchmark}}.log",
-    wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of(*PROGRAMS),
-    conda:
-        "../envs/plumbline.yaml"
-    params:
-        code=lambda wildcards: code_of(
-            f"workflow_scripts.score.{STUDY.benchmarks[wildcards.benchmark].kind}"
-        ),
-        kind=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].kind,
-        settings=score_settings(
-            "form",
-            "k",
-            "timeout_seconds",
-            "memory_mb",
-            "allow_unsandboxed",
-            "workers",
-        ),
-        problems=lambda wildcards: source_file(
-            STUDY.benchmarks[wildcards.benchmark].source,
-            STUDY.benchmarks[wildcards.benchmark].file,
-        ),
-    message:
-        "Running the programs of {wildcards.policy} (seed {wildcards.seed}) in a sandbox"
-    shell:
-        f"{UNLESS_DIVERGED}"
-        "python -m workflow_scripts.score.{params.kind:q} --problems {params.problems:q} --prompts {input.prompts:q}l"
-        " --generations {input.generations:q}l"
+        f"{UNLESS_DIVERGED}python -m {{params.scorer:q}} {ANSWERED} {{params.verdicts:q}}"
         " --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
 rule measure_likelihoods:
     input:
-        pairs=f"{CLEAN}/{{benchmark}}/manifest.json",
-        model=lambda wildcards: f"{scored_weights(wildcards)}/manifest.json",
+        rows=by(scoring.replies_input),
+        model=by(policies.scored_manifest),
     output:
-        f"{CELL}/likelihoods/{{benchmark}}.jsonl",
+        LIKELIHOODS,
     log:
-        f"{LOGS}/measure_likelihoods/{{policy}}-{{seed}}-{{benchmark}}.log",
+        LAYOUT.log("measure_likelihoods", "{policy}-{seed}-{benchmark}"),
     wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of("pair_perplexity"),
+        benchmark=one_of(scoring.scored_from(PLAN, "likelihoods")),
     conda:
         "../envs/train.yaml"
     threads: 1
     resources:
         **SCORING,
     params:
-        code=code_of("workflow_scripts.score.pair_likelihoods"),
+        code=by(scoring.measuring_code),
         pins=pins(*TORCH),
-        settings=lambda wildcards: settings(
-            STUDY.benchmarks[wildcards.benchmark],
-            keys=["max_tokens"],
-            **spoken_by(wildcards.policy),
-        ),
-        calibration=calibration_flag("--calibration"),
+        module=by(scoring.measuring_module),
+        settings=by(scoring.measuring_settings),
+        calibration=by(scoring.calibration_flag),
+        rows=by(scoring.replies_word),
     message:
         "Likelihoods of {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/measure_likelihoods/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}.json --"
-        f' workflow_scripts.score.pair_likelihoods --model "$(dirname {{input.model:q}})/model"'
-        ' {params.calibration:q} --rows "$(dirname {input.pairs:q})/rows/pairs.jsonl"'
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost {cost('measure_likelihoods', 'policy', 'seed', 'benchmark')} -- {{params.module:q}}"
+        ' --model "$(dirname {input.model:q})/model" {params.calibration:q} --rows {params.rows:u}'
         " --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
-rule score_pair_perplexity:
+rule score_measured:
     input:
-        f"{CELL}/likelihoods/{{benchmark}}.jsonl",
+        by(scoring.measured),
     output:
-        f"{CELL}/scores/{{benchmark}}.json",
+        SCORES,
     log:
-        f"{LOGS}/score_pair_perplexity/{{policy}}-{{seed}}-{{benchmark}}.log",
+        LAYOUT.log("score_measured", "{policy}-{seed}-{benchmark}"),
     wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of("pair_perplexity"),
+        benchmark=one_of(scoring.scored_from(PLAN, "likelihoods", "rewards")),
+    localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
-        code=code_of("workflow_scripts.score.pair_perplexity"),
-        settings=score_settings("fidelity"),
+        code=by(scoring.scorer_code),
+        scorer=by(scoring.scorer),
+        settings=by(scoring.scorer_settings),
+        rows=by(scoring.measured_rows),
     message:
         "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        f"{UNLESS_DIVERGED}"
-        "python -m workflow_scripts.score.pair_perplexity --measured {input:q} --settings {params.settings:q} --output {output:q} 2> {log:q}"
-
-
-rule score_rewards:
-    input:
-        f"{CELL}/rewards/{{benchmark}}.json",
-    output:
-        f"{CELL}/scores/{{benchmark}}.json",
-    log:
-        f"{LOGS}/score_rewards/{{policy}}-{{seed}}-{{benchmark}}.log",
-    wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of("rewards"),
-    conda:
-        "../envs/plumbline.yaml"
-    params:
-        code=code_of("workflow_scripts.score.reward_scores"),
-        settings=lambda wildcards: as_json({"benchmark": wildcards.benchmark}),
-    message:
-        "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
-    shell:
-        f"{UNLESS_DIVERGED}"
-        "python -m workflow_scripts.score.reward_scores --measured {input:q}l --settings {params.settings:q} --output {output:q} 2> {log:q}"
-
-
-rule measure_reply_likelihoods:
-    input:
-        dataset=lambda wildcards: f"{CLEAN}/{STUDY.benchmarks[wildcards.benchmark].dataset}/manifest.json",
-        model=lambda wildcards: f"{scored_weights(wildcards)}/manifest.json",
-    output:
-        f"{CELL}/likelihoods/{{benchmark}}.jsonl",
-    log:
-        f"{LOGS}/measure_reply_likelihoods/{{policy}}-{{seed}}-{{benchmark}}.log",
-    wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of("loss"),
-    conda:
-        "../envs/train.yaml"
-    threads: 1
-    resources:
-        **SCORING,
-    params:
-        code=code_of("workflow_scripts.score.reply_likelihoods"),
-        pins=pins(*TORCH),
-        settings=lambda wildcards: settings(
-            STUDY.benchmarks[wildcards.benchmark],
-            keys=["max_tokens", "batch_size", "limit"],
-            history_turns=STUDY.datasets[
-                STUDY.benchmarks[wildcards.benchmark].dataset
-            ].history_turns,
-            **spoken_by(wildcards.policy),
-        ),
-        calibration=calibration_flag("--calibration"),
-        split=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].split,
-    message:
-        "Likelihoods of {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
-    shell:
-        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/measure_reply_likelihoods/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}.json --"
-        f' workflow_scripts.score.reply_likelihoods --model "$(dirname {{input.model:q}})/model"'
-        ' {params.calibration:q} --rows "$(dirname {input.dataset:q})/rows/"{params.split:q}.jsonl --settings {params.settings:q} --output {output:q} 2> {log:q}'
-
-
-rule score_reply_loss:
-    input:
-        f"{CELL}/likelihoods/{{benchmark}}.jsonl",
-    output:
-        f"{CELL}/scores/{{benchmark}}.json",
-    log:
-        f"{LOGS}/score_reply_loss/{{policy}}-{{seed}}-{{benchmark}}.log",
-    wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of("loss"),
-    conda:
-        "../envs/plumbline.yaml"
-    params:
-        code=code_of("workflow_scripts.score.reply_loss"),
-        settings=lambda wildcards: as_json({"benchmark": wildcards.benchmark}),
-    message:
-        "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
-    shell:
-        f"{UNLESS_DIVERGED}"
-        "python -m workflow_scripts.score.reply_loss --measured {input:q} --settings {params.settings:q} --output {output:q} 2> {log:q}"
+        f"{UNLESS_DIVERGED}python -m {{params.scorer:q}} --measured {{params.rows:q}}"
+        " --settings {params.settings:q} --output {output:q} 2> {log:q}"
 
 
 rule score_lm_eval:
     input:
-        model=lambda wildcards: f"{scored_weights(wildcards)}/manifest.json",
-        tasks=task_files,
-        suites=suites_file,
-        programs=counted_programs,
+        model=by(policies.scored_manifest),
+        tasks=by(scoring.task_files),
+        suites=by(scoring.suites_file),
+        programs=by(scoring.counted_programs),
     output:
-        f"{CELL}/scores/{{benchmark}}.json",
+        SCORES,
     log:
-        f"{LOGS}/score_lm_eval/{{policy}}-{{seed}}-{{benchmark}}.log",
+        LAYOUT.log("score_lm_eval", "{policy}-{seed}-{benchmark}"),
     wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of("lm_eval"),
+        benchmark=one_of(scoring.scored_from(PLAN, "model")),
     conda:
         "../envs/train.yaml"
     threads: 1
     resources:
         **SCORING,
     params:
-        code=code_of("workflow_scripts.score.harness.run"),
+        code=by(scoring.scorer_code),
         pins=pins(*TORCH, "lm-eval"),
-        settings=harness_settings,
-        subject=lambda wildcards: (
-            ["--oracle", wildcards.policy]
-            if wildcards.policy in CALIBRATION
-            else ["--model", f"{scored_weights(wildcards)}/model"]
-        ),
-        programs=lambda wildcards, input: (
-            ["--human-eval", input.programs] if input.programs else []
-        ),
+        settings=by(scoring.harness_settings),
+        subject=by(scoring.harness_subject),
+        programs=by(scoring.counted_flags),
     message:
         "lm-eval {wildcards.benchmark} of {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/score_lm_eval/{{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}.json --"
-        f" workflow_scripts.score.harness.run {{params.subject:q}} {{params.programs:q}}"
-        " --settings {params.settings:q}"
-        " --output {output:q} > {log:q} 2>&1"
+        f"{UNLESS_DIVERGED}{LAUNCH} --cost {cost('score_lm_eval', 'policy', 'seed', 'benchmark')} --"
+        " workflow_scripts.score.harness.run {params.subject:q} {params.programs:q}"
+        " --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"
 
 
-rule score_text_overlap:
-    input:
-        prompts=f"{RESULTS}/prompts/{{benchmark}}.json",
-        generations=f"{CELL}/generations/{{benchmark}}.json",
-    output:
-        f"{CELL}/scores/{{benchmark}}.json",
-    log:
-        f"{LOGS}/score_text_overlap/{{policy}}-{{seed}}-{{benchmark}}.log",
-    wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of("text_overlap"),
-    conda:
-        "../envs/plumbline.yaml"
-    params:
-        code=code_of("workflow_scripts.score.text_overlap"),
-        pins=pins("sacrebleu", "nltk"),
-        settings=lambda wildcards: settings(
-            STUDY.benchmarks[wildcards.benchmark],
-            keys=["metrics", "wordnet"],
-            benchmark=wildcards.benchmark,
-        ),
-    message:
-        "Scoring {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
-    shell:
-        f"{UNLESS_DIVERGED}"
-        "python -m workflow_scripts.score.text_overlap --prompts {input.prompts:q}l --generations {input.generations:q}l"
-        " --settings {params.settings:q} --output {output:q} 2> {log:q}"
+JUDGING = (
+    f" --benchmark {{wildcards.benchmark:q}} --kind {{params.kind:q}} {ANSWERED} {{params.flags:q}}"
+    ' --judge {params.judge:q} --access "$PLUMBLINE_JUDGES" --settings {params.settings:q}'
+    f" --store {layout.JUDGES} --study {NAME}"
+    " --cell {wildcards.policy:q}-{wildcards.seed:q}-{wildcards.benchmark:q} --output {output:q}"
+)
 
 
 # One endpoint is asked by one job at a time, which has many requests under way; so its rate limit holds.
 rule judge_answers:
     input:
-        prompts=f"{RESULTS}/prompts/{{benchmark}}.json",
-        generations=f"{CELL}/generations/{{benchmark}}.json",
-        opponent=opponent_answers,
-        templates=judge_prompts_input,
-        judge=judge_manifest,
+        prompts=PROMPTS,
+        generations=ANSWERS,
+        opponent=by(judging.opponent_answers),
+        templates=by(judging.judge_prompts),
+        judge=by(judging.judge_manifest),
     output:
-        f"{CELL}/verdicts/{{benchmark}}.jsonl",
+        VERDICTS,
     log:
-        f"{LOGS}/judge_answers/{{policy}}-{{seed}}-{{benchmark}}.log",
+        LAYOUT.log("judge_answers", "{policy}-{seed}-{benchmark}"),
     wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of(*JUDGED),
+        benchmark=one_of(judging.judgeable(PLAN)),
     conda:
         "../envs/train.yaml"
     threads: 1
     resources:
-        **JUDGING,
+        **READING | {"judge": 1, "gpu": by(resources.judging_gpus)},
     params:
         code=code_of("workflow_scripts.score.judging.answers"),
         pins=pins("alpaca-eval"),
-        kind=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].kind,
-        judge=judge_settings,
-        settings=judging_settings,
-        flags=judging_flags,
+        kind=by(judging.asking_kind),
+        judge=by(judging.judge_settings),
+        settings=by(judging.asking_settings),
+        flags=by(judging.judging_flags),
     message:
         "Judging {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        f"{UNLESS_JUDGED_DIVERGED}{LAUNCH} -- workflow_scripts.score.judging.answers --benchmark {{wildcards.benchmark:q}} --kind {{params.kind:q}}"
-        " --prompts {input.prompts:q}l --generations {input.generations:q}l {params.flags:q}"
-        ' --judge {params.judge:q} --access "$PLUMBLINE_JUDGES" --settings {params.settings:q}'
-        f" --store {JUDGE_STORE} --study {NAME} --cell {{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}"
-        " --output {output:q} --cost $RESULTS/costs/judge_answers/{wildcards.policy:q}-{wildcards.seed:q}-{wildcards.benchmark:q}.json 2> {log:q}"
+        f"{UNLESS_JUDGED_DIVERGED}{LAUNCH} -- workflow_scripts.score.judging.answers{JUDGING}"
+        f" --cost {cost('judge_answers', 'policy', 'seed', 'benchmark')} 2> {{log:q}}"
 
 
 rule plan_judging:
     input:
-        prompts=f"{RESULTS}/prompts/{{benchmark}}.json",
-        generations=f"{CELL}/generations/{{benchmark}}.json",
-        opponent=opponent_answers,
-        templates=judge_prompts_input,
+        prompts=PROMPTS,
+        generations=ANSWERS,
+        opponent=by(judging.opponent_answers),
+        templates=by(judging.judge_prompts),
     output:
-        temp(f"{CELL}/judging/{{benchmark}}.json"),
+        temp(LAYOUT.judging("{policy}", "{seed}", "{benchmark}")),
     log:
-        f"{LOGS}/plan_judging/{{policy}}-{{seed}}-{{benchmark}}.log",
+        LAYOUT.log("plan_judging", "{policy}-{seed}-{benchmark}"),
     wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of(*JUDGED),
+        benchmark=one_of(judging.judgeable(PLAN)),
+    localrule: True
     conda:
         "../envs/train.yaml"
     params:
-        kind=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].kind,
-        judge=judge_settings,
-        settings=judging_settings,
-        flags=judging_flags,
+        kind=by(judging.asking_kind),
+        judge=by(judging.judge_settings),
+        settings=by(judging.asking_settings),
+        flags=by(judging.judging_flags),
         at=time.time_ns(),  # the store and the prices are no inputs: it is counted anew each time
     message:
         "Counting what judging {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark} takes"
     shell:
-        f"{UNLESS_JUDGED_DIVERGED}"
-        "python -m workflow_scripts.score.judging.answers --plan --benchmark {wildcards.benchmark:q} --kind {params.kind:q}"
-        " --prompts {input.prompts:q}l --generations {input.generations:q}l {params.flags:q}"
-        ' --judge {params.judge:q} --access "$PLUMBLINE_JUDGES" --settings {params.settings:q}'
-        f" --store {JUDGE_STORE} --study {NAME} --cell {{wildcards.policy:q}}-{{wildcards.seed:q}}-{{wildcards.benchmark:q}}"
-        " --output {output:q} 2> {log:q}"
-
-
-rule score_judged:
-    input:
-        prompts=f"{RESULTS}/prompts/{{benchmark}}.json",
-        generations=f"{CELL}/generations/{{benchmark}}.json",
-        verdicts=lambda wildcards: (
-            f"{CELL}/verdicts/{{benchmark}}.jsonl"
-            if is_judged(wildcards.benchmark)
-            else []
-        ),
-        gamed=gamed_input,
-    output:
-        f"{CELL}/scores/{{benchmark}}.json",
-    log:
-        f"{LOGS}/score_judged/{{policy}}-{{seed}}-{{benchmark}}.log",
-    wildcard_constraints:
-        policy=ANYONE,
-        seed=r"\d+",
-        benchmark=benchmarks_of(*JUDGED),
-    conda:
-        "../envs/plumbline.yaml"
-    params:
-        code=lambda wildcards: code_of(
-            f"workflow_scripts.score.{STUDY.benchmarks[wildcards.benchmark].kind}"
-        ),
-        pins=lambda wildcards: (
-            pins("alpaca-eval", "scikit-learn", "pandas")
-            if STUDY.benchmarks[wildcards.benchmark].kind == "alpaca_eval"
-            else {}
-        ),
-        kind=lambda wildcards: STUDY.benchmarks[wildcards.benchmark].kind,
-        settings=judged_settings,
-        verdicts=lambda wildcards, input: (
-            ["--verdicts", input.verdicts] if input.verdicts else []
-        ),
-    message:
-        "Scoring the verdicts on {wildcards.policy} (seed {wildcards.seed}), {wildcards.benchmark}"
-    shell:
-        f"{UNLESS_DIVERGED}"
-        "python -m workflow_scripts.score.{params.kind:q} --prompts {input.prompts:q}l --generations {input.generations:q}l"
-        " {params.verdicts:q} --settings {params.settings:q} --output {output:q} 2> {log:q}"
+        f"{UNLESS_JUDGED_DIVERGED}python -m workflow_scripts.score.judging.answers --plan{JUDGING} 2> {{log:q}}"
 
 
 rule list_items:
     input:
-        tasks=task_files,
-        suites=suites_file,
+        tasks=by(scoring.task_files),
+        suites=by(scoring.suites_file),
     output:
-        f"{RESULTS}/items/{{benchmark}}.jsonl",
+        LAYOUT.items("{benchmark}"),
     log:
-        f"{LOGS}/list_items/{{benchmark}}.log",
+        LAYOUT.log("list_items", "{benchmark}"),
     wildcard_constraints:
-        benchmark=benchmarks_of("lm_eval"),
+        benchmark=one_of(scoring.scored_from(PLAN, "model")),
     conda:
         "../envs/train.yaml"
     params:
-        code=code_of("workflow_scripts.score.harness.run"),
+        code=by(scoring.scorer_code),
         pins=pins("lm-eval"),
-        settings=harness_settings,
+        settings=by(scoring.harness_settings),
     message:
         "Listing the items of {wildcards.benchmark}"
     shell:
@@ -417,23 +217,21 @@ rule list_items:
 
 rule find_overlap:
     input:
-        asked=items_input,
-        training=[
-            f"{CLEAN}/{name.split('/')[0]}/manifest.json" for name in TRAINING_SETS
-        ],
+        asked=by(overlap.items_input),
+        training=overlap.training_inputs(PLAN),
     output:
-        f"{RESULTS}/overlap/{{benchmark}}.json",
+        LAYOUT.overlap("{benchmark}"),
     log:
-        f"{LOGS}/find_overlap/{{benchmark}}.log",
+        LAYOUT.log("find_overlap", "{benchmark}"),
     wildcard_constraints:
-        benchmark=one_of(filter(searched, STUDY.benchmarks)),
+        benchmark=one_of(overlap.compared(PLAN)),
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.clean.overlap"),
-        settings=as_json({"sizes": [13, 8], "common": 10}),
-        asked=items_file,
-        training=training_flags,
+        settings=overlap.SETTINGS,
+        asked=by(overlap.items_file),
+        training=overlap.training_words(PLAN),
     message:
         "Looking for the items of {wildcards.benchmark} in the training sets"
     shell:

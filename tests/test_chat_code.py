@@ -7,11 +7,11 @@ import pytest
 from tests.test_mbpp import SAMPLING
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
-from workflow_scripts.common.schema import HumanEval, Mbpp
 from workflow_scripts.generate import calibrate, prompts
 from workflow_scripts.score import humaneval, mbpp
 from workflow_scripts.score.programs import pass_at_k
 from workflow_scripts.score.programs.chat_code import fenced_blocks, read_program
+from workflow_scripts.study.benchmarks.programs import HumanEval, Mbpp
 
 PROMPT = (
     "from typing import List\n\ndef half(x):\n    return x / 2\n\n"
@@ -272,8 +272,6 @@ def test_settings_without_a_form_read_each_answer_for_what_it_is(monkeypatch, tm
     ]
     write_jsonl(tmp_path / "answers.jsonl", rows)
     flags = [
-        "--problems",
-        "problems.jsonl",
         "--prompts",
         "set.jsonl",
         "--generations",
@@ -283,7 +281,7 @@ def test_settings_without_a_form_read_each_answer_for_what_it_is(monkeypatch, tm
     ]
     argv = [part if part.startswith("--") else str(tmp_path / part) for part in flags]
     settings = {"form": None, "k": [1], "timeout_seconds": 3.0, "memory_mb": 512, "workers": 2}
-    settings = json.dumps(settings | {"allow_unsandboxed": True})
+    settings = json.dumps(settings | {"allow_unsandboxed": True, "file": str(tmp_path / "problems.jsonl")})
     monkeypatch.setattr("sys.argv", ["humaneval", *argv, "--settings", settings])
     humaneval.main()
     assert seen == [

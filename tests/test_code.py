@@ -125,7 +125,7 @@ def test_the_closures_of_our_own_stages_hold_what_decides_their_output():
     code.read_module.cache_clear()
     found = code.code_of("workflow_scripts.sft.tokenise")
     assert {"workflow_scripts.common.templates", "workflow_scripts.common.turns"} <= set(found)
-    assert "workflow_scripts.common.study" not in found
+    assert "workflow_scripts.study.checking" not in found
 
 
 def test_pins_are_the_versions_of_the_lock(tmp_path, monkeypatch):

@@ -6,9 +6,9 @@ import shutil
 import pytest
 import yaml
 
-from workflow_scripts.common import environments
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.plan import environments
 
 
 @pytest.fixture

@@ -13,14 +13,15 @@ import yaml
 
 from tests.test_study import put
 from tests.workflow import ROOT, copy_repository, snakemake
-from workflow_scripts.common import check, machine
-from workflow_scripts.common.foresight import RANKED, cells_of
-from workflow_scripts.common.lineages import all_templates, bundled_templates
-from workflow_scripts.common.machine import seen
-from workflow_scripts.common.schema import SCHEMAS, Template
-from workflow_scripts.common.study import check_study, examine
-from workflow_scripts.common.study_file import extended, read_yaml
 from workflow_scripts.score import pair_perplexity, reply_loss, reward_scores, text_overlap, tutor
+from workflow_scripts.study import check, machine
+from workflow_scripts.study.checking import check_study, examine
+from workflow_scripts.study.datasets import SCHEMAS
+from workflow_scripts.study.foresight import RANKED, cells_of
+from workflow_scripts.study.lineage import all_templates, bundled_templates
+from workflow_scripts.study.machine import seen
+from workflow_scripts.study.models import Template
+from workflow_scripts.study.reading import extended, read_yaml
 
 JUDGE = {
     "kind": "openai",
@@ -112,7 +113,7 @@ def test_a_run_is_told_of_mistakes_before_snakemake_reads_the_file(tmp_path, cap
     deep.write_text("study: " + "[" * 3000)
     makefile = (ROOT / "Makefile").read_text()
     recipe = makefile.partition("\nresults:")[2].partition("$(SNAKEMAKE)")[0]
-    assert "common.check --quiet $(call quoted,$(STUDY))" in recipe
+    assert "study.check --quiet $(call quoted,$(STUDY))" in recipe
     with pytest.raises(SystemExit) as ended:
         check.main(["--quiet", str(ROOT / "config.yaml"), str(deep)])
     said = capsys.readouterr()

@@ -9,10 +9,9 @@ import yaml
 
 from tests.test_shell_lines import ROOT, planned
 from tests.workflow import copy_repository
-from workflow_scripts.common import machine
 from workflow_scripts.common.settings import settings_of
 from workflow_scripts.score.judging.settings import KINDS, judge_of
-from workflow_scripts.score.programs import pass_at_k
+from workflow_scripts.study import machine
 
 
 def call_of(line: str) -> tuple[str, dict[str, str]]:
@@ -42,10 +41,7 @@ def test_a_rule_hands_over_every_setting_that_its_script_takes_and_no_other(stud
         elif name.startswith(("workflow_scripts.score.", "workflow_scripts.generate.")):
             if "--settings" not in flags:
                 continue
-            module = importlib.import_module(name)
-            if name.endswith((".humaneval", ".mbpp")):
-                module = pass_at_k
-            settings_of(module.Settings)(flags["--settings"])
+            settings_of(importlib.import_module(name).Settings)(flags["--settings"])
         else:
             continue
         checked.add(name)

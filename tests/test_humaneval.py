@@ -64,9 +64,10 @@ def call_main(monkeypatch, tmp_path, rows, settings=SETTINGS, problems=(PROBLEM,
     write_jsonl(tmp_path / "problems.jsonl", problems)
     write_jsonl(tmp_path / "prompts.jsonl", prompts or [prompt("T/0")])
     write_jsonl(tmp_path / "generations.jsonl", rows)
-    flags = {name: f"{name}.jsonl" for name in ("problems", "prompts", "generations")}
+    flags = {name: f"{name}.jsonl" for name in ("prompts", "generations")}
     argv = [part for name, file in flags.items() for part in (f"--{name}", str(tmp_path / file))]
-    argv += ["--output", str(tmp_path / "scores.json"), "--settings", json.dumps(settings)]
+    settings = json.dumps(settings | {"file": str(tmp_path / "problems.jsonl")})
+    argv += ["--output", str(tmp_path / "scores.json"), "--settings", settings]
     monkeypatch.setattr(sys, "argv", ["humaneval", *argv])
     humaneval.main()
     return read_json(tmp_path / "scores.json")

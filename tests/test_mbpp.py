@@ -98,8 +98,9 @@ def score(monkeypatch, tmp_path, answer_of=None, problems=PROBLEMS, settings=SET
     if answer_of:
         rows = read_jsonl(tmp_path / "answers.jsonl")
         write_jsonl(tmp_path / "answers.jsonl", [row | {"text": answer_of(row)} for row in rows])
-    flags = ["--problems", tmp_path / "problems.jsonl", "--prompts", tmp_path / "set.jsonl"]
-    flags += ["--generations", tmp_path / "answers.jsonl", "--settings", json.dumps(settings)]
+    settings = json.dumps(settings | {"file": str(tmp_path / "problems.jsonl")})
+    flags = ["--prompts", tmp_path / "set.jsonl", "--generations", tmp_path / "answers.jsonl"]
+    flags += ["--settings", settings]
     call(monkeypatch, mbpp.main, *flags, "--output", tmp_path / "scores.json")
     return read_json(tmp_path / "scores.json")
 

@@ -19,7 +19,7 @@ from tests.workflow import ROOT
 
 SNAKEFILE = """
 import os
-from workflow_scripts.common.orphans import note_head
+from workflow_scripts.plan.orphans import note_head
 
 os.environ["PLUMBLINE"] = workflow.basedir
 
@@ -58,7 +58,7 @@ def snakemake(folder: Path, tenths: int, beta: int = 1, *flags: str) -> subproce
 
 
 def orphans(folder: Path, *flags: str, path: str = os.environ["PATH"]) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "workflow_scripts.common.orphans", *flags]
+    command = [sys.executable, "-m", "workflow_scripts.plan.orphans", *flags]
     environment = ENVIRONMENT | {"PATH": path}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 

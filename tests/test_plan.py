@@ -10,7 +10,7 @@ import pytest
 
 from tests.workflow import edit
 from workflow_scripts.common.files import write_json
-from workflow_scripts.report.plan import Job, Range, changed_params, estimate, plan_text, read_records
+from workflow_scripts.plan.forecast import Job, Range, changed_params, estimate, plan_text, read_records
 
 OWN = ("s", "train_aligned/m.dpo-1.json")
 
@@ -148,7 +148,7 @@ def test_a_parameter_that_came_went_or_is_long_is_named_and_not_printed():
 
 def make_plan(folder: Path, *flags: str) -> subprocess.CompletedProcess:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, "-m", "workflow_scripts.report.plan", "--", "--cores", "2", *flags]
+    command = [sys.executable, "-m", "workflow_scripts.plan.forecast", "--", "--cores", "2", *flags]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

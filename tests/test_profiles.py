@@ -13,7 +13,7 @@ from snakemake.cli import get_argument_parser
 
 from tests.workflow import copy_repository
 from workflow_scripts.common.code import code_of, module_file
-from workflow_scripts.common.environments import read_rules
+from workflow_scripts.plan.environments import read_rules
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = sorted(path.parent.name for path in ROOT.glob("profiles/*/config.yaml"))

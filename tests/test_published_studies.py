@@ -12,9 +12,11 @@ import yaml
 
 from tests.test_tutorbot_plan import Job, of_policy, of_rule, plan_of
 from tests.workflow import ROOT, copy_repository
-from workflow_scripts.common.lineages import bundled_templates, policies_of
-from workflow_scripts.common.schema import JUDGED, GivenReward, OpenAIJudge, Study
-from workflow_scripts.common.study import load_study
+from workflow_scripts.study.checking import load_study
+from workflow_scripts.study.judges import OpenAIJudge
+from workflow_scripts.study.lineage import bundled_templates, policies_of
+from workflow_scripts.study.rewards import GivenReward
+from workflow_scripts.study.study import Study
 
 EIGHT = ("nll", "wbc", "r_gold", "r_lol", "a_lol", "a_lol_seq", "a_lol_ref_free", "a_lol_kl")
 BY_ADVANTAGE = EIGHT[4:]
@@ -109,7 +111,7 @@ def test_the_study_that_runs_anywhere_pins_every_file_by_its_sha256():
 @pytest.mark.parametrize("name", PLANNED)
 def test_every_answer_to_a_judged_benchmark_goes_before_its_judge_once(plans, name):
     study, jobs = study_of(name), plans[name]
-    judged = [key for key, part in study.benchmarks.items() if part.kind in JUDGED]
+    judged = [key for key, part in study.benchmarks.items() if part.asks is not None]
     wanted = {(policy, key) for policy in [*policies_of(study), "gold", "empty"] for key in judged}
     asked = of_rule(jobs, "judge_answers")
     assert Counter((job.wildcards["policy"], job.wildcards["benchmark"]) for job in asked) == Counter(wanted)
@@ -344,7 +346,7 @@ def test_instruction_modellings_judges_ask_as_fastchat_and_alpaca_eval_do(plans)
     assert (first.annotator, first.references) == ("alpaca_eval_gpt4", "judgements.json")
     assert (second.annotator, second.prompts) == ("weighted_alpaca_eval_gpt4_turbo", "gpt4_1106_preview.json")
     models = {
-        key: study.judges[part.judge].model for key, part in study.benchmarks.items() if part.kind in JUDGED
+        key: study.judges[part.judge].model for key, part in study.benchmarks.items() if part.asks is not None
     }
     assert models == {
         "mt_bench": "gpt-4-0613",

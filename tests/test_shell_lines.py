@@ -17,9 +17,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from tests.workflow import copy_repository
-from workflow_scripts.common import machine, schema, spelling, study
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.schema import Study
+from workflow_scripts.study import machine, schema, spelling, study
+from workflow_scripts.study.study import Study
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERY_KEY = yaml.safe_load((ROOT / "tests/every_key.yaml").read_text(encoding="utf-8"))

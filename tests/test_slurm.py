@@ -23,7 +23,7 @@ PROFILE = ROOT / "profiles/slurm-a100"
 BRISK = "--slurm-init-seconds-before-status-checks 2 --latency-wait 10 --jobs 4 --local-cores 1".split()
 
 HEAD = """
-from workflow_scripts.common.orphans import note_head
+from workflow_scripts.plan.orphans import note_head
 
 onstart:
     note_head(workflow)
@@ -58,7 +58,7 @@ class Workflow:
         return (self.folder / "log").read_text()
 
     def orphans(self, *flags: str) -> str:
-        command = [sys.executable, "-m", "workflow_scripts.common.orphans", *flags]
+        command = [sys.executable, "-m", "workflow_scripts.plan.orphans", *flags]
         done = subprocess.run(
             command, cwd=self.folder, env=self.env, capture_output=True, text=True, check=False
         )

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.workflow import ROOT, copy_repository, snakemake, stale
-from workflow_scripts.common.lineages import policies_of
-from workflow_scripts.common.study import load_study
+from workflow_scripts.study.checking import load_study
+from workflow_scripts.study.lineage import policies_of
 
 STUDIES = sorted(  # smollm2's is on real weights and takes half an hour
     path.relative_to(ROOT) for path in ROOT.glob("studies/*-small.yaml") if path.stem != "smollm2-small"

@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from tests.workflow import ROOT, copy_repository, snakemake
-from workflow_scripts.common import check, config_docs
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.lineages import policies_of, seeds_of
-from workflow_scripts.common.schema import Study
-from workflow_scripts.common.spelling import models_in
-from workflow_scripts.common.study import check_config, check_study, load_study
-from workflow_scripts.common.study_file import extended, read_yaml
+from workflow_scripts.study import check, config_docs
+from workflow_scripts.study.checking import check_config, check_study, load_study
+from workflow_scripts.study.lineage import policies_of, seeds_of
+from workflow_scripts.study.mistakes import models_in
+from workflow_scripts.study.reading import extended, read_yaml
+from workflow_scripts.study.study import Study
 
 
 @pytest.fixture
@@ -566,7 +566,7 @@ def test_a_study_that_extends_another_changes_only_what_it_names(study):
 def test_what_is_extended_must_be_there_and_must_not_come_back(tmp_path, monkeypatch):
     with pytest.raises(PlumblineError, match=r"extends: no such study 'confg.yaml'"):
         check_study({"extends": "confg.yaml"})
-    monkeypatch.setattr("workflow_scripts.common.study_file.ROOT", tmp_path)
+    monkeypatch.setattr("workflow_scripts.study.reading.ROOT", tmp_path)
     (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
     (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
     with pytest.raises(PlumblineError, match=r"a cycle of studies \(b.yaml → a.yaml → b.yaml\)"):

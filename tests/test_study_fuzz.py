@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from tests.workflow import ROOT
-from workflow_scripts.common import check
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.study import Study, examine
-from workflow_scripts.common.study_file import extended, read_yaml
+from workflow_scripts.study import check
+from workflow_scripts.study.checking import Study, examine
+from workflow_scripts.study.reading import extended, read_yaml
 
 STUDIES = [ROOT / "config.yaml", *sorted((ROOT / "studies").glob("*.yaml"))]
 MUTANTS = 2000

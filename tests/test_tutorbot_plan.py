@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.workflow import ROOT, copy_repository, snakemake
-from workflow_scripts.common.lineages import bundled_templates, policies_of
-from workflow_scripts.common.study import check_study, load_study
+from workflow_scripts.study.checking import check_study, load_study
+from workflow_scripts.study.lineage import bundled_templates, policies_of
 
 BASES = ("llama", "mistral", "zephyr")
 TRAINING = {"train_sft", "train_aligned", "train_reward_model"}

@@ -11,6 +11,7 @@ import builtins
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.raw_files import field
+from workflow_scripts.score.flags import answers_parser
 from workflow_scripts.score.programs.chat_code import (
     bound_names,
     defined,
@@ -18,7 +19,7 @@ from workflow_scripts.score.programs.chat_code import (
     parse,
     read_program,
 )
-from workflow_scripts.score.programs.pass_at_k import cut_at, parse_flags, score_answers
+from workflow_scripts.score.programs.pass_at_k import Settings, cut_at, score_answers
 from workflow_scripts.score.programs.sandbox import Program
 
 KINDS = {
@@ -103,8 +104,8 @@ def read_problems(path: str) -> dict[str, dict]:
 
 def main() -> None:
     """Write the pass@k scores of one policy, or why they were refused where no sandbox works."""
-    args = parse_flags(main.__doc__, "mbpp.jsonl")
-    score_answers(args, "mbpp", read_problems(args.problems), make_program, is_chat)
+    args = answers_parser(main.__doc__, Settings).parse_args()
+    score_answers(args, "mbpp", read_problems(args.settings["file"]), make_program, is_chat)
 
 
 if __name__ == "__main__":

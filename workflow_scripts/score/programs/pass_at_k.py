@@ -15,7 +15,6 @@ from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
-from workflow_scripts.score.flags import answers_parser
 from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
 from workflow_scripts.score.programs.sandbox import (
     Outcome,
@@ -34,6 +33,7 @@ CHOSEN = "T={:g} was chosen on these same items, which favours it; the interval 
 
 
 class Settings(TypedDict):
+    file: str  # with the problems
     form: str | None
     k: list[int]
     timeout_seconds: float
@@ -139,13 +139,6 @@ def score(prompts: list[dict], answers: dict[str, list[Written]], settings: dict
     return cells
 
 
-def parse_flags(description: str | None, problems: str) -> Namespace:
-    """Return the command line of a benchmark of programs; `problems` says which file holds its tests."""
-    parser = answers_parser(description, Settings)
-    parser.add_argument("--problems", required=True, help=problems)
-    return parser.parse_args()
-
-
 def score_answers(
     args: Namespace,
     benchmark: str,
@@ -165,7 +158,7 @@ def score_answers(
     unknown = [row["group"] for row in prompts if row["group"] not in problems]
     if unknown:
         raise PlumblineError(
-            f"{args.problems}: no problem {unknown[0]!r}, which was asked; build the prompts again"
+            f"{args.settings['file']}: no problem {unknown[0]!r}, which was asked; build the prompts again"
         )
     form = args.settings["form"]
 

@@ -10,7 +10,12 @@ import yaml
 from pydantic import BaseModel
 
 from workflow_scripts.common.code import ROOT
-from workflow_scripts.common.schema import ROW_FILES, Dataset, RowSimulation, Run, Source, Study
+from workflow_scripts.study.datasets import Dataset
+from workflow_scripts.study.methods import Run
+from workflow_scripts.study.sources import ROW_FILES, RowSimulation, Source
+from workflow_scripts.study.study import Study
+
+CALIBRATION = ("gold", "empty")  # scored beside the policies
 
 # --- lineages -------------------------------------------------------------------------------------------------------
 

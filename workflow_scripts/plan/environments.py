@@ -24,7 +24,9 @@ from packaging.utils import canonicalize_name
 from workflow_scripts.common.code import PACKAGE, ROOT, code_of, module_file
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file
-from workflow_scripts.common.schema import JUDGED, OFFLINE_METHODS, ONLINE_METHODS, PAIR_METHODS, PROGRAMS
+from workflow_scripts.plan.training import TRAINED_BY
+from workflow_scripts.study.benchmarks import BENCHMARKS
+from workflow_scripts.study.methods import methods_on
 
 LOCK = "requirements.txt"
 PYTHON = "3.11"  # what the lock was resolved for
@@ -70,15 +72,24 @@ ENVIRONMENTS = {
     ),
 }
 
+
+def trainers(material: str) -> tuple[str, ...]:
+    """Return the modules that train on this."""
+    return tuple(f"align.{method}" for method in methods_on(material))
+
+
+def scorers(*materials: str) -> tuple[str, ...]:
+    """Return the modules that score one of these: answers, likelihoods, rewards."""
+    return tuple(dict.fromkeys(f"score.{kind.scorer}" for kind in BENCHMARKS if kind.scores in materials))
+
+
 # What a rule runs where its text names no whole module: which ones it may be.
 CHOSEN = {
     "simulate_source": ("download.simulate_dialogues", "download.simulate_rows"),
-    "train_aligned": tuple(f"align.{method}" for method in PAIR_METHODS),
-    "train_ranked": ("align.pro",),
-    "train_offline": tuple(f"align.{method}" for method in OFFLINE_METHODS),
-    "train_online": tuple(f"align.{method}" for method in ONLINE_METHODS),
-    "score_programs": tuple(f"score.{kind}" for kind in PROGRAMS),
-    "score_judged": tuple(f"score.{kind}" for kind in JUDGED),
+    **{rule: trainers(material) for material, rule in TRAINED_BY.items() if material != "tokens"},
+    "score_answers": scorers("answers"),
+    "measure_likelihoods": tuple(f"score.{kind.measured_by}" for kind in BENCHMARKS if kind.measured_by),
+    "score_measured": scorers("likelihoods", "rewards"),
 }
 # Loaded by name, by what the study's engine is.
 ENGINES = {"train": "generate.engine", "vllm": "generate.vllm_engine"}
@@ -160,7 +171,7 @@ def planned_pins(name: str, envs: Path) -> dict[str, tuple[str, str]]:
 def render(name: str, envs: Path) -> str:
     """Return the text of a conda YAML."""
     environment = ENVIRONMENTS[name]
-    made = "Made from the lock by python -m workflow_scripts.common.environments --write; not to be edited."
+    made = "Made from the lock by python -m workflow_scripts.plan.environments --write; not to be edited."
     lines = [f"# {line}" for line in [*textwrap.wrap(environment.purpose, 110, break_on_hyphens=False), made]]
     lines += [
         f"name: plumbline-{name}" if name != "plumbline" else "name: plumbline",
@@ -305,7 +316,7 @@ def find_problems(root: Path) -> list[str]:
     envs = root / "envs"
     problems = disagreeing_pins(envs)
     problems += [
-        f"{path}: not what the lock makes of it; run python -m {PACKAGE}.common.environments --write"
+        f"{path}: not what the lock makes of it; run python -m {PACKAGE}.plan.environments --write"
         for path in stale_environments(envs)
     ]
     return problems + misplaced_rules(root / "rules", envs)

@@ -13,7 +13,7 @@ import yaml
 
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.schema import CONTROL
+from workflow_scripts.study.basics import CONTROL
 
 LARGEST = 1_000_000  # bytes
 DEEPEST = 40  # mappings and lists in one another; no key of a study stands deeper than ten

@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.lineages import policies_of, seeds_of
-from workflow_scripts.common.machine import seen
-from workflow_scripts.common.schema import Study
-from workflow_scripts.common.study import examine
-from workflow_scripts.common.study_file import mistakes, read_yaml
+from workflow_scripts.study.checking import examine
+from workflow_scripts.study.lineage import policies_of, seeds_of
+from workflow_scripts.study.machine import seen
+from workflow_scripts.study.reading import mistakes, read_yaml
+from workflow_scripts.study.study import Study
 
 
 def count(number: int, thing: str) -> str:

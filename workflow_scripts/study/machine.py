@@ -21,22 +21,18 @@ import yaml
 
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.files import sha256_of
-from workflow_scripts.common.foresight import Finding, doubt, learns_nothing, most_rows, steps_of, wrong
-from workflow_scripts.common.schema import (
-    JUDGED,
-    AlpacaEval,
-    LmEval,
-    Model,
-    OpenAIJudge,
-    Sft,
-    Source,
-    Study,
-    Task,
-    TextOverlap,
-)
-from workflow_scripts.common.spelling import nearest
-from workflow_scripts.common.study import known_policies
-from workflow_scripts.common.study_file import named, shown
+from workflow_scripts.study.benchmarks.answered import TextOverlap
+from workflow_scripts.study.benchmarks.harness import LmEval, Task
+from workflow_scripts.study.benchmarks.judged import AlpacaEval
+from workflow_scripts.study.checking import known_policies
+from workflow_scripts.study.foresight import Finding, doubt, learns_nothing, most_rows, steps_of, wrong
+from workflow_scripts.study.judges import OpenAIJudge
+from workflow_scripts.study.methods.sft import Sft
+from workflow_scripts.study.mistakes import nearest
+from workflow_scripts.study.models import Model
+from workflow_scripts.study.reading import named, shown
+from workflow_scripts.study.sources import Source
+from workflow_scripts.study.study import Study
 
 CHEAP = 64 * 2**20  # bytes of a file that is hashed or counted before the first job
 CHARACTERS = 4  # to a token, roughly
@@ -253,9 +249,7 @@ def is_here(url: str | None) -> bool:
 
 def asked_judges(study: Study) -> Iterable[str]:
     """Return the names of the judges that a benchmark asks."""
-    asking = [
-        part for part in study.benchmarks.values() if part.kind in JUDGED and getattr(part, "evaluate", True)
-    ]
+    asking = [part for part in study.benchmarks.values() if part.is_judged()]
     return dict.fromkeys(part.judge for part in asking)
 
 

@@ -12,42 +12,26 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from workflow_scripts.common.lineages import Policy, files_of
-from workflow_scripts.common.schema import (
-    ANSWERED,
-    JUDGED,
-    AlpacaEval,
-    Benchmark,
-    GivenReward,
-    JudgedPreference,
-    JudgeScore,
-    LmEval,
-    MtBench,
-    OfflineRl,
-    Online,
-    OpenAIJudge,
-    PairPerplexity,
-    Pairs,
-    Ppo,
-    Programs,
-    RankedPairs,
-    ReplyLoss,
-    Reward,
-    Rewards,
-    Rloo,
-    RowSimulation,
-    RuleReward,
-    Run,
-    Sampling,
-    Sft,
-    Source,
-    Study,
-    TextOverlap,
-    Tutor,
-)
-from workflow_scripts.common.spelling import nearest, unknown
-from workflow_scripts.common.study_file import named, shown
 from workflow_scripts.common.tutor_reply import FIELDS, LABELS
+from workflow_scripts.study.benchmarks import Benchmark
+from workflow_scripts.study.benchmarks.answered import Rewards, TextOverlap, Tutor
+from workflow_scripts.study.benchmarks.harness import LmEval
+from workflow_scripts.study.benchmarks.judged import AlpacaEval, JudgedPreference, JudgeScore, MtBench
+from workflow_scripts.study.benchmarks.measured import PairPerplexity, ReplyLoss
+from workflow_scripts.study.benchmarks.programs import Programs
+from workflow_scripts.study.judges import OpenAIJudge
+from workflow_scripts.study.lineage import Policy, files_of
+from workflow_scripts.study.methods import Run
+from workflow_scripts.study.methods.offline import OfflineRl
+from workflow_scripts.study.methods.online import Online, Ppo, Rloo
+from workflow_scripts.study.methods.sft import Sft
+from workflow_scripts.study.mistakes import nearest, unknown
+from workflow_scripts.study.pairs import Pairs, RankedPairs
+from workflow_scripts.study.reading import named, shown
+from workflow_scripts.study.rewards import GivenReward, Reward, RuleReward
+from workflow_scripts.study.sampling import Sampling
+from workflow_scripts.study.sources import RowSimulation, Source
+from workflow_scripts.study.study import Study
 
 LITTLE_ROOM = 64  # tokens for a prompt and its template
 RANKED = (
@@ -127,7 +111,7 @@ def prompt_sets(
 ) -> Iterator[tuple[str, Sampling | Online, list[str]]]:
     """Yield (path, how it is answered, the base models of those who answer) of each set of prompts."""
     for name, benchmark in study.benchmarks.items():
-        if benchmark.kind in ANSWERED:
+        if benchmark.prompt_kind:
             yield f"benchmarks.{name}", benchmark, list(study.models)
     for section, parts in (("pairs", study.pairs), ("values", study.values)):
         for name, part in parts.items():
@@ -686,7 +670,7 @@ def nothing_to_report(study: Study) -> Iterator[Finding]:
     for index, pair in enumerate(study.report.agreement):
         for name in pair:
             benchmark = study.benchmarks.get(name)
-            if benchmark and (benchmark.kind not in JUDGED or not getattr(benchmark, "evaluate", True)):
+            if benchmark and not benchmark.is_judged():
                 yield doubt(f"report.agreement[{index}]", f"{name!r} asks no judge: nothing will be compared")
 
 

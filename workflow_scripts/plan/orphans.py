@@ -1,4 +1,4 @@
-"""Clear up after a head process that was killed, so that no file ever has two writers: `python -m workflow_scripts.common.orphans`
+"""Clear up after a head process that was killed, so that no file ever has two writers: `python -m workflow_scripts.plan.orphans`
 
 The head is the snakemake that plans a study and starts its jobs. Killed (kill -9, a reboot, no memory left), it leaves the folder
 locked and its jobs running: on this machine, and on a cluster. Started again at once, it would start the same

@@ -11,7 +11,8 @@ from pathlib import Path
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file
-from workflow_scripts.common.schema import PATTERNS, Study
+from workflow_scripts.study.basics import PATTERNS
+from workflow_scripts.study.study import Study
 
 INTRODUCTION = """# What a study holds
 
@@ -25,8 +26,8 @@ Editors that know JSON Schema complete and check a study as you type, with this 
     # yaml-language-server: $schema=../docs/config.schema.json
 
 Keys without a default must be given. Lengths of text are tokens unless a key says otherwise; shares are from 0 to 1.
-This page and the schema are made by `python -m workflow_scripts.common.config_docs` from
-`workflow_scripts/common/schema.py`.
+This page and the schema are made by `python -m workflow_scripts.study.config_docs` from
+`workflow_scripts/study/`.
 """
 
 
@@ -176,7 +177,7 @@ def main(argv: list[str] | None = None) -> None:
     stale = stale_files(pages)
     if arguments.check and stale:
         raise PlumblineError(
-            f"not up to date: {', '.join(map(str, stale))}; run python -m workflow_scripts.common.config_docs"
+            f"not up to date: {', '.join(map(str, stale))}; run python -m workflow_scripts.study.config_docs"
         )
     for path in stale:
         with finished_file(path) as temporary:

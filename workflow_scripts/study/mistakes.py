@@ -11,9 +11,14 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, Discriminator, Tag
 
-from workflow_scripts.common.schema import PATTERNS, TAGGED, Benchmark, Judge, Run, Study
-from workflow_scripts.common.study_file import LONGEST, named, shown
+from workflow_scripts.study.basics import PATTERNS
+from workflow_scripts.study.benchmarks import Benchmark
+from workflow_scripts.study.judges import Judge
+from workflow_scripts.study.methods import Run
+from workflow_scripts.study.reading import LONGEST, named, shown
+from workflow_scripts.study.study import Study
 
+TAGGED = ("runs", "judges", "benchmarks")  # sections whose entries are told apart by method or kind
 MANY = 40  # names that a message lists
 PLAIN = {
     "a valid number": "a number",

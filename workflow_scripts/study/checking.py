@@ -14,8 +14,17 @@ from typing import NamedTuple, get_origin
 from pydantic import ValidationError
 
 from workflow_scripts.common.code import ROOT
-from workflow_scripts.common.foresight import foreseen
-from workflow_scripts.common.lineages import (
+from workflow_scripts.study.basics import plain_name
+from workflow_scripts.study.benchmarks import Benchmark
+from workflow_scripts.study.benchmarks.answered import Rewards, TextOverlap, Tutor
+from workflow_scripts.study.benchmarks.harness import LmEval
+from workflow_scripts.study.benchmarks.judged import AlpacaEval, JudgedPreference, JudgeScore, MtBench
+from workflow_scripts.study.benchmarks.measured import PairPerplexity, ReplyLoss
+from workflow_scripts.study.benchmarks.programs import HumanEval, Mbpp
+from workflow_scripts.study.foresight import foreseen
+from workflow_scripts.study.judges import Judge, OpenAIJudge, RewardJudge
+from workflow_scripts.study.lineage import (
+    CALIBRATION,
     Policy,
     all_templates,
     cycles_of,
@@ -25,38 +34,15 @@ from workflow_scripts.common.lineages import (
     policies_of,
     splits_of,
 )
-from workflow_scripts.common.schema import (
-    CALIBRATION,
-    JUDGED,
-    AlpacaEval,
-    Benchmark,
-    ClassifierReward,
-    GivenReward,
-    HumanEval,
-    Judge,
-    JudgedPreference,
-    JudgeScore,
-    LmEval,
-    Mbpp,
-    MtBench,
-    OfflineRl,
-    Online,
-    OpenAIJudge,
-    PairPerplexity,
-    RankedPairs,
-    ReplyLoss,
-    RewardJudge,
-    Rewards,
-    Run,
-    Sft,
-    Study,
-    TextOverlap,
-    Tutor,
-    WithValue,
-    plain_name,
-)
-from workflow_scripts.common.spelling import path_of, spell, steps_of, unknown
-from workflow_scripts.common.study_file import extended, mistakes, named, read_yaml, shown
+from workflow_scripts.study.methods import Run
+from workflow_scripts.study.methods.offline import OfflineRl, WithValue
+from workflow_scripts.study.methods.online import Online
+from workflow_scripts.study.methods.sft import Sft
+from workflow_scripts.study.mistakes import path_of, spell, steps_of, unknown
+from workflow_scripts.study.pairs import RankedPairs
+from workflow_scripts.study.reading import extended, mistakes, named, read_yaml, shown
+from workflow_scripts.study.rewards import ClassifierReward, GivenReward
+from workflow_scripts.study.study import Study
 
 MOST_POLICIES = 2000
 LONGEST_LINEAGE = 200  # characters: it is the name of a folder
@@ -279,7 +265,7 @@ class References:
                 self.need_file(f"{path}.file", benchmark.source, benchmark.file)
             if isinstance(benchmark, PairPerplexity) and name in study.datasets:
                 self.wrong.append(f"{path}: a dataset has this name already, and both are cleaned")
-            if benchmark.kind in JUDGED:
+            if benchmark.asks is not None:
                 self.need(f"{path}.judge", benchmark.judge, study.judges, "judge")
                 self.judged_by(path, benchmark, study.judges.get(benchmark.judge))
             if isinstance(benchmark, MtBench):

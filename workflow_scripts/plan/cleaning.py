@@ -1,0 +1,52 @@
+"""What is cleaned: datasets, and the replies in pairs that a benchmark brings."""
+
+from workflow_scripts.plan.plan import Plan
+from workflow_scripts.plan.scoring import scored_from
+from workflow_scripts.plan.sources import located, source_file, source_manifest
+from workflow_scripts.plan.words import settings
+
+NOT_CLEANED_BY = ("source", "files", "history_turns", "exclude_groups_of")
+
+
+def dataset_source(plan: Plan, dataset: str) -> str:
+    """Return what a dataset's raw files are stale by."""
+    return source_manifest(plan, plan.study.datasets[dataset].source)
+
+
+def dataset_files(plan: Plan, dataset: str) -> list[str]:
+    part = plan.study.datasets[dataset]
+    return [source_file(plan, part.source, file) for file in part.files]
+
+
+def held_out(plan: Plan, dataset: str) -> list[str]:
+    """Return the manifests of the datasets whose groups must not appear in this one."""
+    names = plan.study.datasets[dataset].exclude_groups_of
+    return [f"{plan.layout.clean(name.split('/')[0])}/manifest.json" for name in names]
+
+
+def dataset_settings(plan: Plan, dataset: str) -> str:
+    part, layout = plan.study.datasets[dataset], plan.layout
+    rows = [layout.with_variables(layout.rows(*name.split("/"))) for name in part.exclude_groups_of]
+    return settings(part, drop=NOT_CLEANED_BY, exclude_groups_of=rows)
+
+
+# --- replies in pairs ---------------------------------------------------------------------------------------------------
+
+PAIRED = ("system_prompt", "reply_format", "drop_fields", "replace_na")
+
+
+def paired(plan: Plan) -> list[str]:
+    """Return the benchmarks that bring a file of replies of their own."""
+    return [name for name in scored_from(plan, "likelihoods") if plan.study.benchmarks[name].files]
+
+
+def paired_input(plan: Plan, benchmark: str) -> str:
+    return source_manifest(plan, plan.study.benchmarks[benchmark].source)
+
+
+def paired_files(plan: Plan, benchmark: str) -> list[str]:
+    return [located(plan, plan.study.benchmarks[benchmark], "file")]
+
+
+def paired_settings(plan: Plan, benchmark: str) -> str:
+    return settings(plan.study.benchmarks[benchmark], keys=PAIRED, schema="tutorbot_pairs")

@@ -1,0 +1,66 @@
+"""What jobs cost: each that has a model or a judge writes it in costs/<rule>/<its wildcards joined by hyphens>.json."""
+
+from typing import NamedTuple
+
+from workflow_scripts.plan.plan import Plan, cells, scored_cells
+from workflow_scripts.plan.training import preparing_jobs, rule_of
+from workflow_scripts.plan.words import as_json
+
+
+class Job(NamedTuple):
+    """One job whose cost is told."""
+
+    stage: str
+    """Its rule."""
+    policy: str
+    seed: int | str
+    name: str
+    """What it is about beside: a benchmark, a set of pairs, a reward model."""
+    place: str
+    """Its wildcards, joined by hyphens."""
+
+
+def data_jobs(plan: Plan) -> list[Job]:
+    rewards = [Job("train_reward_model", "", "", name, name) for name in plan.study.reward_models]
+    return rewards + [Job("annotate_dataset", "", "", name, name) for name in plan.study.annotations]
+
+
+def policy_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
+    """Return the jobs that prepare what a policy learns from, train it and have it answer."""
+    jobs = []
+    if plan.policies[policy].parent:
+        for rule, name, parent, at in preparing_jobs(plan, policy, seed):
+            jobs.append(Job(rule, parent, at, name, f"{name}-{parent}-{at}"))
+        jobs.append(Job(rule_of(plan, policy), policy, seed, "", f"{policy}-{seed}"))
+    return [*jobs, Job("answer_prompts", policy, seed, "", f"{policy}-{seed}")]
+
+
+# The rule with a model or a judge that a score comes of, by what the scorer reads.
+SCORED_BY = {"likelihoods": "measure_likelihoods", "model": "score_lm_eval", "rewards": "annotate_answers"}
+
+
+def scoring_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
+    jobs = []
+    for name, part in plan.study.benchmarks.items():
+        rule = "judge_answers" if part.is_judged() else SCORED_BY.get(part.scores)
+        if rule:
+            jobs.append(Job(rule, policy, seed, name, f"{policy}-{seed}-{name}"))
+    return jobs
+
+
+def costed_jobs(plan: Plan) -> list[Job]:
+    """Return every job that writes what it cost, each once."""
+    jobs = data_jobs(plan)
+    for cell in cells(plan):
+        jobs += policy_jobs(plan, *cell)
+    for cell in scored_cells(plan):
+        jobs += scoring_jobs(plan, *cell)
+    return list(dict.fromkeys(jobs))
+
+
+def cost_settings(plan: Plan) -> str:
+    entries = []
+    for job in costed_jobs(plan):
+        known = {"stage": job.stage, "policy": job.policy, "seed": job.seed, "name": job.name}
+        entries.append(known | {"file": plan.layout.cost(job.stage, job.place)})
+    return as_json({"files": entries})

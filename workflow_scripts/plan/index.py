@@ -1,0 +1,127 @@
+"""The index of a study's table: which score files there are, and what each rests on."""
+
+import functools
+from typing import Any
+
+from workflow_scripts.common.code import code_of, locked_versions
+from workflow_scripts.common.files import digest
+from workflow_scripts.plan.judging import opponent_answers
+from workflow_scripts.plan.overlap import compared
+from workflow_scripts.plan.plan import Plan, scored_cells
+from workflow_scripts.plan.policies import lineage, remote_code, template, training_sets, weights_manifest
+from workflow_scripts.plan.scoring import engine_code, scorer_code
+from workflow_scripts.plan.sources import package_folder, source_manifest
+from workflow_scripts.plan.training import module_of
+from workflow_scripts.plan.words import as_json, chosen
+from workflow_scripts.study.lineage import CALIBRATION
+
+UNTIED = {"training_resources", "generation_resources"}  # sections that no number rests on
+
+
+def score_files(plan: Plan) -> list[str]:
+    return [
+        plan.layout.scores(policy, seed, benchmark)
+        for policy, seed in scored_cells(plan)
+        for benchmark in plan.study.benchmarks
+    ]
+
+
+def answer_files(plan: Plan) -> list[str]:
+    """Return what was answered, and how many prompts had to be cut for it: the table says so."""
+    return [
+        plan.layout.answers(policy, seed, benchmark)
+        for policy, seed in scored_cells(plan)
+        for benchmark, part in plan.study.benchmarks.items()
+        if part.prompt_kind
+    ]
+
+
+def index_entries(plan: Plan) -> str:
+    return as_json(
+        {
+            "cells": [cell_entry(plan, *cell) for cell in scored_cells(plan)],
+            "benchmarks": [benchmark_entry(plan, name) for name in plan.study.benchmarks],
+        }
+    )
+
+
+def cell_entry(plan: Plan, policy: str, seed: int) -> dict[str, Any]:
+    """Return what the index says of a policy: its history, and the files and digests its answers rest on."""
+    entry = {"policy": policy, "seed": seed, "folder": plan.layout.policy(policy, seed)}
+    if policy in CALIBRATION:
+        known = {"parent": None, "method": None, "kind": "calibration", "training_sets": [], "files": []}
+        return entry | known | {"facts": {"model": None, "template": None, "trained_by": None}}
+    learned = training_sets(plan, policy)
+    cleaned = [f"{plan.layout.clean(name.split('/')[0])}/manifest.json" for name in learned]
+    return entry | {
+        "parent": plan.policies[policy].parent,
+        "method": plan.policies[policy].method,
+        "kind": "policy",
+        "training_sets": learned,
+        "files": [weights_manifest(plan, policy, seed), *cleaned],
+        "facts": policy_facts(plan, policy),
+    }
+
+
+@functools.cache
+def policy_facts(plan: Plan, policy: str) -> dict[str, Any]:
+    """Return digests of what a policy is made of, whatever its seed."""
+    trained = [name for name in lineage(plan, policy) if plan.policies[name].parent]
+    return {
+        "model": digest(plan.study.models[plan.policies[policy].model].model_dump())[:12],
+        "template": digest(template(plan, policy))[:12],
+        "trust_remote_code": remote_code(plan, policy),
+        "trained_by": digest([code_of(module_of(plan, name)) for name in trained])[:12],
+    }
+
+
+def benchmark_entry(plan: Plan, name: str) -> dict[str, Any]:
+    """Return what the index says of a benchmark: which files each policy has for it, and what it rests on."""
+    part = plan.study.benchmarks[name]
+    judge = plan.study.judges.get(getattr(part, "judge", None))
+    code = [scorer_code(plan, name), engine_code(plan) if part.prompt_kind else None]
+    return {
+        "name": name,
+        "answered": bool(part.prompt_kind),
+        "judged": part.is_judged(),
+        "measured": part.measured_by is not None,
+        "overlap": plan.layout.overlap(name) if name in compared(plan) else None,
+        "files": benchmark_files(plan, name),
+        "facts": {
+            "settings": digest(part.model_dump())[:12],
+            "code": digest(code)[:12],
+            "judge": judge and digest(chosen(judge, judge.verdict_keys))[:12],
+        },
+    }
+
+
+def benchmark_files(plan: Plan, name: str) -> list[str]:
+    """Return the manifests that every policy's score on a benchmark rests on."""
+    part, layout = plan.study.benchmarks[name], plan.layout
+    files = [layout.prompts(name)] if part.prompt_kind else []
+    if dataset := getattr(part, "dataset", None):
+        files.append(f"{layout.clean(dataset)}/manifest.json")
+    if source := getattr(part, "source", None):
+        files.append(source_manifest(plan, source))
+    if getattr(part, "package_file", None):
+        files.append(f"{package_folder(plan, part)}/manifest.json")
+    judge = plan.study.judges.get(getattr(part, "judge", None))
+    if judge and (model := judge.reward_model()):
+        files.append(f"{layout.reward_model(model)}/manifest.json")
+    return files + opponent_answers(plan, name, CALIBRATION[0], 0)
+
+
+def lock_digest() -> str:
+    return digest(locked_versions())
+
+
+def study_digest(plan: Plan) -> str:
+    """Return the digest of all of a study but how its judges are reached and paid and what its jobs may take."""
+    values = plan.study.model_dump(by_alias=True, exclude=UNTIED)
+    for name, judge in plan.study.judges.items():
+        values["judges"][name] = chosen(judge, judge.verdict_keys)
+    return digest(values)
+
+
+def provenance_settings(plan: Plan) -> str:
+    return as_json({"facts": {"study": study_digest(plan), "lock": lock_digest()}})

@@ -1,0 +1,154 @@
+"""Judges: what they are asked, what a verdict depends on, and how they are reached."""
+
+from typing import Any
+
+from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.plan.plan import Plan, cells, scored_cells
+from workflow_scripts.plan.sources import located, source_manifest
+from workflow_scripts.plan.words import as_json, chosen, flag_words, settings
+from workflow_scripts.study.judges import Judge
+from workflow_scripts.study.lineage import seeds_of
+from workflow_scripts.study.machine import unset_keys
+
+
+def judged(plan: Plan) -> list[str]:
+    """Return the benchmarks whose answers go before a judge."""
+    return [name for name, part in plan.study.benchmarks.items() if part.is_judged()]
+
+
+def judgeable(plan: Plan) -> list[str]:
+    """Return the benchmarks that have a judge, whether they ask it or not."""
+    return [name for name, part in plan.study.benchmarks.items() if part.asks is not None]
+
+
+def judge_of(plan: Plan, benchmark: str) -> Judge:
+    return plan.study.judges[plan.study.benchmarks[benchmark].judge]
+
+
+def judge_manifest(plan: Plan, benchmark: str) -> list[str]:
+    """Return the manifest of the reward model that judges a benchmark, if one does."""
+    model = judge_of(plan, benchmark).reward_model()
+    return [f"{plan.layout.reward_model(model)}/manifest.json"] if model else []
+
+
+def judge_settings(plan: Plan, benchmark: str) -> str:
+    """Return what a judge's verdicts depend on, as JSON; a reward model's folder stands in place of its name."""
+    judge = judge_of(plan, benchmark)
+    model = judge.reward_model()
+    folder = {"model": f"{plan.layout.reward_model(model)}/model"} if model else {}
+    name = plan.study.benchmarks[benchmark].judge
+    return settings(judge, keys=judge.verdict_keys, name=name, **folder)
+
+
+def access(plan: Plan) -> str:
+    """Return how endpoints are reached and paid, as JSON by judge: it alters no verdict."""
+    judges = {name: judge for name, judge in plan.study.judges.items() if judge.reads_words}
+    return as_json({name: chosen(judge, drop=judge.verdict_keys) for name, judge in judges.items()})
+
+
+def asking_kind(plan: Plan, benchmark: str) -> str:
+    return plan.study.benchmarks[benchmark].kind
+
+
+def asking_settings(plan: Plan, benchmark: str) -> str:
+    """Return what a benchmark asks of its judge, as JSON."""
+    part = plan.study.benchmarks[benchmark]
+    return settings(part, keys=part.asks)
+
+
+def judge_prompts(plan: Plan, benchmark: str) -> list[str]:
+    """Return what the file of judge prompts is stale by that a benchmark brings, if it does."""
+    part = plan.study.benchmarks[benchmark]
+    if not getattr(part, "judge_prompts", None):
+        return []
+    return [source_manifest(plan, part.source) if part.source else part.judge_prompts]
+
+
+def opponent_cell(plan: Plan, benchmark: str, policy: str, seed: int | str) -> tuple[str, int] | None:
+    """Return the (policy, seed) whose answers a policy's are compared with: of the same seed, if there is one."""
+    opponent = plan.study.benchmarks[benchmark].opponent_in(plan.study.report)
+    if not opponent:
+        return None
+    seeds = seeds_of(plan.study, plan.policies[opponent])
+    same = policy in plan.policies and int(seed) in seeds
+    return opponent, int(seed) if same else seeds[0]
+
+
+def opponent_answers(plan: Plan, benchmark: str, policy: str, seed: int | str) -> list[str]:
+    """Return the manifest of the answers that a policy's are compared with, where they are another policy's."""
+    cell = opponent_cell(plan, benchmark, policy, seed)
+    return [plan.layout.answers(*cell, benchmark)] if cell else []
+
+
+def judging_flags(plan: Plan, benchmark: str, policy: str, seed: int | str) -> list[str]:
+    """Return the flags of a judging job that not every benchmark has."""
+    part = plan.study.benchmarks[benchmark]
+    cell = opponent_cell(plan, benchmark, policy, seed)
+    flags = {
+        "--opponent": plan.layout.answer_rows(*cell, benchmark) if cell else None,
+        "--templates": located(plan, part, "judge_prompts") if hasattr(part, "judge_prompts") else None,
+    }
+    return flag_words(flags)
+
+
+def verdicts(plan: Plan, benchmark: str, policy: str, seed: int | str) -> list[str]:
+    """Return the verdicts that a scorer reads, where a judge is asked."""
+    asked = plan.study.benchmarks[benchmark].is_judged()
+    return [plan.layout.verdicts(policy, seed, benchmark)] if asked else []
+
+
+def verdicts_flags(plan: Plan, benchmark: str, policy: str, seed: int | str) -> list[str]:
+    return [word for file in verdicts(plan, benchmark, policy, seed) for word in ("--verdicts", file)]
+
+
+def judging_plans(plan: Plan) -> list[dict[str, Any]]:
+    """Return one entry per policy and benchmark that go before an endpoint."""
+    return [
+        {
+            "policy": policy,
+            "seed": seed,
+            "benchmark": name,
+            "judge": plan.study.benchmarks[name].judge,
+            "file": plan.layout.judging(policy, seed, name),
+        }
+        for policy, seed in scored_cells(plan)
+        for name in judged(plan)
+        if judge_of(plan, name).reads_words
+    ]
+
+
+def agreement_pairs(plan: Plan) -> list[list[dict[str, Any]]]:
+    """Return the pairs of score files whose judges are compared, policy by policy."""
+    return [
+        [
+            {
+                "policy": policy,
+                "seed": seed,
+                "benchmark": name,
+                "file": plan.layout.scores(policy, seed, name),
+            }
+            for name in pair
+        ]
+        for pair in plan.study.report.agreement
+        for policy, seed in cells(plan)
+    ]
+
+
+def agreement_files(plan: Plan) -> list[str]:
+    return [entry["file"] for pair in agreement_pairs(plan) for entry in pair]
+
+
+def agreement_settings(plan: Plan) -> str:
+    report = plan.study.report
+    pairs = agreement_pairs(plan)
+    return as_json({"pairs": pairs, "seed": plan.study.seeds[0], "confidence": report.confidence})
+
+
+def need_keys(plan: Plan, rules: set[str]) -> None:
+    """Stop a run before it answers if its judges would then be asked without a key; `rules` are those of its jobs.
+
+    Where judging alone is due, the verdicts may all be stored; else it says at once what it lacks. PlumblineError.
+    """
+    lacking = [finding.text for finding in unset_keys(plan.study)]
+    if lacking and {"judge_answers", "answer_prompts"} <= rules:
+        raise PlumblineError("\n".join(lacking))

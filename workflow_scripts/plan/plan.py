@@ -1,0 +1,52 @@
+"""A study with what is looked up in it all the time: its policies and where things are.
+
+The other modules of this package are functions of a Plan and of names: a policy, a seed, a benchmark. They read nothing
+but the study and the digests of our own code, so a plan costs milliseconds, and a test needs no workflow.
+"""
+
+from dataclasses import dataclass
+
+from workflow_scripts.plan.layout import Layout
+from workflow_scripts.study.lineage import CALIBRATION, Policy, policies_of, seeds_of
+from workflow_scripts.study.methods import Run
+from workflow_scripts.study.study import Study
+
+TORCH = ("torch", "transformers")
+TRAINERS = (*TORCH, "trl", "accelerate")
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A checked study, its policies by lineage, and its layout. Two plans are never equal: what is cached is one's own."""
+
+    study: Study
+    policies: dict[str, Policy]
+    layout: Layout
+
+    def run(self, policy: str) -> Run:
+        """Return the run that makes a policy; KeyError for a base model."""
+        return self.study.runs[self.policies[policy].run]
+
+    def trained(self) -> list[str]:
+        """Return the policies that are made by a run."""
+        return [name for name, policy in self.policies.items() if policy.parent]
+
+
+def plan_of(study: Study) -> Plan:
+    """Return the plan of a checked study."""
+    return Plan(study, policies_of(study), Layout(study.study))
+
+
+def cells(plan: Plan) -> list[tuple[str, int]]:
+    """Return every (policy, seed) that answers and is scored."""
+    return [(name, seed) for name, policy in plan.policies.items() for seed in seeds_of(plan.study, policy)]
+
+
+def trained_cells(plan: Plan) -> list[tuple[str, int]]:
+    """Return every (policy, seed) that is trained."""
+    return [(name, seed) for name, seed in cells(plan) if plan.policies[name].parent]
+
+
+def scored_cells(plan: Plan) -> list[tuple[str, int]]:
+    """Return every (policy, seed) of the table, the calibration rows last."""
+    return [*cells(plan), *((name, 0) for name in CALIBRATION)]

@@ -1,0 +1,105 @@
+"""Policies: where their weights are, what they descend from and were trained on, and how they speak."""
+
+import functools
+
+from workflow_scripts.plan.plan import Plan
+from workflow_scripts.plan.sources import base_model
+from workflow_scripts.study.lineage import CALIBRATION, all_templates
+from workflow_scripts.study.methods import Run
+
+
+def weights(plan: Plan, policy: str, seed: int | str) -> str:
+    """Return the folder with a policy's model/ and manifest.json."""
+    trained = plan.policies[policy].parent
+    return plan.layout.policy(policy, seed) if trained else base_model(plan, policy)
+
+
+def weights_manifest(plan: Plan, policy: str, seed: int | str) -> str:
+    return f"{weights(plan, policy, seed)}/manifest.json"
+
+
+def parent_cell(plan: Plan, policy: str, seed: int | str) -> tuple[str, int | str]:
+    """Return (parent, its seed) of a policy: the same seed, unless the parent has none."""
+    parent = plan.policies[policy].parent
+    return parent, seed if plan.policies[parent].parent else plan.study.seeds[0]
+
+
+def parent_manifest(plan: Plan, policy: str, seed: int | str) -> str:
+    """Return the manifest of the weights that a policy's training starts from."""
+    return weights_manifest(plan, *parent_cell(plan, policy, seed))
+
+
+def lineage(plan: Plan, policy: str) -> list[str]:
+    """Return a policy and its ancestors, the base model last."""
+    parent = plan.policies[policy].parent
+    return [policy, *(lineage(plan, parent) if parent else [])]
+
+
+@functools.cache
+def template(plan: Plan, policy: str) -> dict:
+    """Return the template a policy speaks in: that of the last fine-tuning in its lineage which names one."""
+    templates = all_templates(plan.study)
+    for name in lineage(plan, policy):
+        if plan.policies[name].parent and (own := plan.run(name).own_template()):
+            return templates[own]
+    return templates[plan.study.models[plan.policies[policy].model].template]
+
+
+def base_manifest(plan: Plan, policy: str) -> str:
+    """Return the manifest of the base model whose tokenizer a policy has."""
+    return f"{base_model(plan, plan.policies[policy].model)}/manifest.json"
+
+
+def remote_code(plan: Plan, policy: str) -> bool:
+    return plan.study.models[plan.policies[policy].model].trust_remote_code
+
+
+def spoken_to(plan: Plan, policy: str) -> dict:
+    """Return how a policy is computed and spoken to; the calibration rows take after the first base model."""
+    known = policy in plan.policies
+    speaker = policy if known else next(iter(plan.study.models))
+    return {
+        "precision": plan.study.engine.precision,
+        "template": template(plan, speaker),
+        "trust_remote_code": known and remote_code(plan, policy),
+    }
+
+
+def scored_weights(plan: Plan, policy: str, seed: int | str) -> str:
+    """Return the folder of a policy's weights; the calibration rows take the first base model's tokenizer."""
+    if policy in CALIBRATION:
+        return weights(plan, next(iter(plan.study.models)), plan.study.seeds[0])
+    return weights(plan, policy, seed)
+
+
+def scored_manifest(plan: Plan, policy: str, seed: int | str) -> str:
+    return f"{scored_weights(plan, policy, seed)}/manifest.json"
+
+
+# --- what a policy was trained on ---------------------------------------------------------------------------------------
+
+
+def learned_split(plan: Plan, run: Run) -> tuple[str, str]:
+    """Return the (dataset, split) whose rows a run learns from."""
+    part = plan.study.pairs[run.pairs] if getattr(run, "pairs", None) else run
+    annotation = plan.study.annotations.get(getattr(part, "annotation", None))
+    return (annotation.dataset if annotation else part.dataset), part.split
+
+
+def training_sets(plan: Plan, policy: str) -> list[str]:
+    """Return dataset/split of all that a policy and its ancestors were trained on, the first training first."""
+    if policy not in plan.policies:
+        return []
+    runs = [plan.run(name) for name in reversed(lineage(plan, policy)) if plan.policies[name].parent]
+    return list(dict.fromkeys("/".join(learned_split(plan, run)) for run in runs))
+
+
+@functools.cache
+def all_training_sets(plan: Plan) -> list[str]:
+    """Return dataset/split of all that any policy was trained on."""
+    return sorted({name for policy in plan.policies for name in training_sets(plan, policy)})
+
+
+def learned_datasets(plan: Plan) -> list[str]:
+    """Return the datasets that some policy learned from."""
+    return sorted({name.split("/")[0] for name in all_training_sets(plan)} & set(plan.study.datasets))

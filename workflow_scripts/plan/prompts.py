@@ -1,0 +1,171 @@
+"""Prompt sets: who owes answers to which, what each is made of, and how it is answered.
+
+A prompt set is named after a benchmark, or after what learns from its answers: pairs-NAME, values-NAME, runs-NAME.
+"""
+
+import functools
+from typing import Any
+
+from workflow_scripts.common.code import pins
+from workflow_scripts.plan.layout import MODELS
+from workflow_scripts.plan.plan import TORCH, Plan
+from workflow_scripts.plan.policies import template
+from workflow_scripts.plan.sources import located, model_key, source_manifest
+from workflow_scripts.plan.words import as_json, flag_words, settings
+from workflow_scripts.study.pairs import RankedPairs
+from workflow_scripts.study.sampling import Sampling
+
+SAMPLING = tuple(Sampling.model_fields)
+
+
+@functools.cache
+def answered(plan: Plan) -> dict[str, Any]:
+    """Return the benchmarks that every policy answers."""
+    return {name: part for name, part in plan.study.benchmarks.items() if part.prompt_kind}
+
+
+@functools.cache
+def for_pairs(plan: Plan) -> dict[str, Any]:
+    """Return the prompt sets whose answers pairs are made of."""
+    parts = plan.study.pairs.items()
+    return {f"pairs-{name}": part for name, part in parts if not isinstance(part, RankedPairs)}
+
+
+@functools.cache
+def for_values(plan: Plan) -> dict[str, Any]:
+    """Return the prompt sets whose answers value heads are fitted on."""
+    parts = plan.study.values.items()
+    return {f"values-{name}": part for name, part in parts if part.targets == "generated"}
+
+
+@functools.cache
+def prompt_sets(plan: Plan) -> dict[str, Any]:
+    """Return every prompt set with the part of the study it belongs to, those among them that a run answers as it learns."""
+    online = {f"runs-{name}": run for name, run in plan.study.runs.items() if run.learns_from == "prompts"}
+    return answered(plan) | for_pairs(plan) | for_values(plan) | online
+
+
+def rewarded_sets(plan: Plan) -> list[str]:
+    """Return the prompt sets whose answers an annotation rewards."""
+    return [name for name, part in (answered(plan) | for_values(plan)).items() if hasattr(part, "annotation")]
+
+
+@functools.cache
+def owed(plan: Plan, policy: str) -> list[str]:
+    """Return the prompt sets a policy answers: every benchmark's, and those its children learn from."""
+    runs = [plan.run(name) for name, child in plan.policies.items() if child.parent == policy]
+    wanted = {f"pairs-{getattr(run, 'pairs', None)}" for run in runs}
+    wanted |= {f"values-{getattr(run, 'value', None)}" for run in runs}
+    return [*(name for name in for_pairs(plan) | for_values(plan) if name in wanted), *answered(plan)]
+
+
+def owed_prompts(plan: Plan, policy: str) -> list[str]:
+    return [plan.layout.prompts(name) for name in owed(plan, policy)]
+
+
+# --- what a prompt set is made of -----------------------------------------------------------------------------------------
+
+
+def dataset_of(plan: Plan, part: Any) -> str | None:
+    """Return the dataset whose turns a part of the study asks, or None."""
+    annotation = plan.study.annotations.get(getattr(part, "annotation", None))
+    return annotation.dataset if annotation else getattr(part, "dataset", None)
+
+
+def prompts_input(plan: Plan, prompts: str) -> str:
+    """Return the manifest behind a prompt set, or the file itself where it ships with the repository."""
+    part = prompt_sets(plan)[prompts]
+    if dataset := dataset_of(plan, part):
+        return f"{plan.layout.clean(dataset)}/manifest.json"
+    return source_manifest(plan, part.source) if part.source else getattr(part, part.prompt_file)
+
+
+def prompts_file(plan: Plan, prompts: str) -> str:
+    """Return the file with a prompt set's rows."""
+    part = prompt_sets(plan)[prompts]
+    if dataset := dataset_of(plan, part):
+        return plan.layout.rows(dataset, part.split)
+    return located(plan, part, part.prompt_file)
+
+
+def prompts_word(plan: Plan, prompts: str) -> str:
+    return plan.layout.word(prompts_file(plan, prompts))
+
+
+def prompts_kind(plan: Plan, prompts: str) -> str:
+    """Return how generate.prompts reads a prompt set."""
+    return getattr(prompt_sets(plan)[prompts], "prompt_kind", "turns")
+
+
+def prompts_flags(plan: Plan, prompts: str) -> list[str]:
+    """Return the flags that shorten a prompt set or bring its references: fewer rows, fewer past exchanges in each."""
+    part = prompt_sets(plan)[prompts]
+    dataset = plan.study.datasets.get(dataset_of(plan, part))
+    flags = {
+        "--limit": getattr(part, "limit", None),
+        "--history": dataset.history_turns if dataset else None,
+        "--form": getattr(part, "form", None),
+        "--references": located(plan, part, "references") if hasattr(part, "references") else None,
+    }
+    shots = getattr(part, "shots", [])
+    return [*flag_words(flags), *(["--shots", *map(str, shots)] if shots else [])]
+
+
+def sampling(plan: Plan, prompts: str) -> str:
+    """Return how a prompt set is answered; a set that a run answers while it trains says so itself."""
+    part = prompt_sets(plan)[prompts]
+    return settings(
+        part,
+        keys=[key for key in SAMPLING if key in type(part).model_fields],
+        temperatures=getattr(part, "temperatures", []),
+    )
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def answering_settings(plan: Plan, policy: str) -> str:
+    """Return what a policy's answers depend on beside its weights and the prompts."""
+    model = plan.study.models[plan.policies[policy].model]
+    return as_json(
+        {
+            "engine": plan.study.engine.model_dump(),
+            "template": template(plan, policy),
+            "context": model.context,
+            "trust_remote_code": model.trust_remote_code,
+        }
+    )
+
+
+@functools.cache
+def calibration_voices(plan: Plan, policy: str) -> dict[str, dict[str, dict]]:
+    """Return whose tokens `gold` speaks in: {base model's folder: {policy: template}}, the first policy of each template.
+
+    `empty` says nothing.
+    """
+    found: dict[str, dict[str, dict]] = {}
+    for name in plan.policies if policy == "gold" else ():
+        folder = f"{MODELS}/{model_key(plan, plan.policies[name].model)}"
+        spoken = found.setdefault(folder, {})
+        if template(plan, name) not in spoken.values():
+            spoken[name] = template(plan, name)
+    return found
+
+
+def calibration_models(plan: Plan, policy: str) -> list[str]:
+    return [f"{folder}/manifest.json" for folder in calibration_voices(plan, policy)]
+
+
+def calibration_pins(plan: Plan, policy: str) -> dict[str, str]:
+    return pins(*TORCH) if calibration_voices(plan, policy) else {}
+
+
+def calibration_settings(plan: Plan, policy: str) -> str:
+    return as_json(
+        [
+            {"name": name, "folder": f"{folder}/model", "template": template}
+            for folder, spoken in calibration_voices(plan, policy).items()
+            for name, template in spoken.items()
+        ]
+    )

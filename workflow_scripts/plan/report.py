@@ -1,0 +1,110 @@
+"""What the tables, the figures and the page of a study are made of."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workflow_scripts.plan.index import lock_digest
+from workflow_scripts.plan.plan import Plan, trained_cells
+from workflow_scripts.plan.policies import learned_datasets
+from workflow_scripts.plan.prompts import answered
+from workflow_scripts.plan.training import material
+from workflow_scripts.plan.words import as_json, settings
+
+
+def trainings(plan: Plan) -> list[dict[str, Any]]:
+    """Return one entry per trained policy: its curve, its manifest, and that of what it learned from."""
+    return [
+        {
+            "policy": policy,
+            "seed": seed,
+            "method": plan.policies[policy].method,
+            "curve": f"{plan.layout.policy(policy, seed)}/curve.json",
+            "manifest": f"{plan.layout.policy(policy, seed)}/manifest.json",
+            "learned_from": material(plan, policy, seed),
+        }
+        for policy, seed in trained_cells(plan)
+    ]
+
+
+def training_files(plan: Plan) -> list[str]:
+    return [run[key] for key in ("curve", "manifest", "learned_from") for run in trainings(plan)]
+
+
+def curves(plan: Plan) -> list[dict[str, Any]]:
+    """Return the loss curves that are drawn: of all policies, and of the reward models that judge."""
+    judging = {judge.reward_model() for judge in plan.study.judges.values()}
+    policies = [
+        {"policy": policy, "seed": seed, "file": f"{plan.layout.policy(policy, seed)}/curve.json"}
+        for policy, seed in trained_cells(plan)
+    ]
+    return policies + [
+        {"policy": name, "seed": part.seed, "file": f"{plan.layout.reward_model(name)}/curve.json"}
+        for name, part in plan.study.reward_models.items()
+        if name in judging
+    ]
+
+
+def curve_files(plan: Plan) -> list[str]:
+    return [curve["file"] for curve in curves(plan)]
+
+
+def figures(plan: Plan) -> list[str]:
+    due = {
+        "loss_curves": plan.trained() or plan.study.reward_models,
+        "policy_bars": plan.study.report.bars,
+        "rewards": plan.study.annotations,
+    }
+    return [plan.layout.figure(name) for name, drawn in due.items() if drawn]
+
+
+def reward_rows(plan: Plan) -> list[str]:
+    """Return the annotated rows whose rewards are drawn."""
+    return [
+        plan.layout.annotated(name, split)
+        for name, part in plan.study.annotations.items()
+        for split in part.splits
+    ]
+
+
+def reward_manifests(plan: Plan) -> list[str]:
+    return [f"{plan.layout.annotation(name)}/manifest.json" for name in plan.study.annotations]
+
+
+def data_manifests(plan: Plan) -> dict[str, str]:
+    """Return {dataset: its manifest} of what policies learned from."""
+    return {name: f"{plan.layout.clean(name)}/manifest.json" for name in learned_datasets(plan)}
+
+
+def table_settings(plan: Plan) -> str:
+    keys = ["baseline", "draws", "confidence", "bars", "published"]
+    return settings(plan.study.report, keys=keys, study=plan.study.study, seed=plan.study.seeds[0])
+
+
+def bars_settings(plan: Plan) -> str:
+    cells = [f"{bar.benchmark}/{bar.subset}/{bar.metric}" for bar in plan.study.report.bars]
+    return as_json({"cells": cells})
+
+
+def page_settings(plan: Plan, files: Sequence[str]) -> str:
+    """Return what the page shows beside the tables, as JSON; `files` are the study's own."""
+    report = plan.study.report
+    return as_json(
+        {
+            "study": plan.study.study,
+            "file": ", ".join(files),
+            "baseline": report.baseline,
+            "bars": [bar.model_dump() for bar in report.bars],
+            "curves": curves(plan),
+            "rewards": reward_rows(plan),
+            "data": data_manifests(plan),
+            "prompts": {name: plan.layout.prompts(name) for name in answered(plan)},
+            "sample_count": report.samples,
+            "lock": lock_digest()[:12],
+        }
+    )
+
+
+def page_files() -> list[str]:
+    """Return the files in this repository that the page is made of."""
+    return sorted(str(path) for path in Path("report").glob("page.*"))

@@ -1,0 +1,125 @@
+"""Annotations: what says how good answers are, and the rows that come of it."""
+
+import functools
+from typing import Any
+
+from workflow_scripts.plan.plan import Plan
+from workflow_scripts.plan.policies import remote_code, weights_manifest
+from workflow_scripts.plan.prompts import prompt_sets
+from workflow_scripts.plan.sources import origin, source_folder, source_manifest
+from workflow_scripts.plan.words import as_json, settings
+
+# --- reward models ----------------------------------------------------------------------------------------------------
+
+
+def reward_parent(plan: Plan, reward: str) -> str:
+    """Return the manifest of the base model that a reward model starts from."""
+    return weights_manifest(plan, plan.study.reward_models[reward].parent, plan.study.seeds[0])
+
+
+def reward_dataset(plan: Plan, reward: str) -> str:
+    return f"{plan.layout.clean(plan.study.reward_models[reward].dataset)}/manifest.json"
+
+
+def reward_pairs_settings(plan: Plan, reward: str) -> str:
+    return settings(plan.study.reward_models[reward], keys=["seed"])
+
+
+def reward_split(plan: Plan, reward: str) -> str:
+    return plan.study.reward_models[reward].split
+
+
+def reward_seed(plan: Plan, reward: str) -> int:
+    return plan.study.reward_models[reward].seed
+
+
+def reward_threads(plan: Plan, reward: str) -> int:
+    return plan.study.reward_models[reward].threads
+
+
+def reward_settings(plan: Plan, reward: str) -> str:
+    """Return what the training of a reward model takes, as JSON."""
+    part = plan.study.reward_models[reward]
+    return settings(
+        part,
+        drop=["parent", "dataset", "split", "seed", "threads"],
+        keep="last",
+        trust_remote_code=remote_code(plan, part.parent),
+    )
+
+
+# --- annotations ------------------------------------------------------------------------------------------------------
+
+
+def classifiers(plan: Plan, annotation: str) -> list[str]:
+    """Return the manifests of an annotation's classifiers: the study's reward models first, then those from elsewhere."""
+    rewards = plan.study.annotations[annotation].rewards.values()
+    models = [part.model for part in rewards if getattr(part, "model", None)]
+    sources = [part.source for part in rewards if getattr(part, "source", None)]
+    return [f"{plan.layout.reward_model(name)}/manifest.json" for name in models] + [
+        source_manifest(plan, name) for name in sources
+    ]
+
+
+@functools.cache
+def rewarding_settings(plan: Plan, annotation: str) -> str:
+    """Return an annotation's rewards as JSON, each classifier's folder in place of its name."""
+    rewards = {}
+    for name, part in plan.study.annotations[annotation].rewards.items():
+        rewards[name] = part.model_dump()
+        if getattr(part, "model", None):
+            rewards[name]["folder"] = f"$RESULTS/reward_models/{part.model}/model"
+        elif getattr(part, "source", None):
+            folder = f"{source_folder(plan, part.source)}/files"
+            rewards[name] |= {"folder": folder, "source": origin(plan, part.source)}
+    return as_json({"rewards": rewards})
+
+
+def annotated_dataset(plan: Plan, annotation: str) -> str:
+    return f"{plan.layout.clean(plan.study.annotations[annotation].dataset)}/manifest.json"
+
+
+def annotated_splits(plan: Plan, annotation: str) -> list[str]:
+    return plan.study.annotations[annotation].splits
+
+
+def fit_split(plan: Plan, annotation: str) -> str:
+    return plan.study.annotations[annotation].fit_split
+
+
+def history(plan: Plan, annotation: str) -> int | None:
+    """Return how many past exchanges stand before a turn of an annotation's dataset."""
+    return plan.study.datasets[plan.study.annotations[annotation].dataset].history_turns
+
+
+def annotated_rows(plan: Plan, part: Any) -> list[str]:
+    """Return train=… and validation=…, the annotated files that a run or a set of pairs learns from, as words."""
+    splits = {"train": part.split, "validation": part.validation}
+    layout = plan.layout
+    return [
+        layout.word(f"{name}={layout.annotated(part.annotation, at)}") for name, at in splits.items() if at
+    ]
+
+
+# --- a policy's answers, rewarded ---------------------------------------------------------------------------------------
+
+
+def annotation_of(plan: Plan, prompts: str) -> str:
+    """Return the annotation that rewards the answers to a prompt set."""
+    return prompt_sets(plan)[prompts].annotation
+
+
+def answer_classifiers(plan: Plan, prompts: str) -> list[str]:
+    return classifiers(plan, annotation_of(plan, prompts))
+
+
+def answer_dataset(plan: Plan, prompts: str) -> str:
+    return annotated_dataset(plan, annotation_of(plan, prompts))
+
+
+def answer_settings(plan: Plan, prompts: str) -> str:
+    return rewarding_settings(plan, annotation_of(plan, prompts))
+
+
+def answer_fit_split(plan: Plan, prompts: str) -> str:
+    return fit_split(plan, annotation_of(plan, prompts))

@@ -1,0 +1,128 @@
+"""`judges`: who says which answer is better."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from workflow_scripts.study.basics import VARIABLE, Count, Positive, Strict, Words
+
+
+class JudgeKind(Strict):
+    """What every kind of judge says of itself beside its keys."""
+
+    verdict_keys: ClassVar[tuple[str, ...]]
+    """The keys that a verdict depends on; the others say how it is come by and paid."""
+    reads_words: ClassVar[bool] = False
+    """It can be asked in words: with a prompt, a file of prompts, an annotator."""
+
+    def reward_model(self) -> str | None:
+        """Return the reward model of the study that judges, if one does."""
+        return None
+
+
+class RewardJudge(JudgeKind):
+    """A reward model of this study."""
+
+    verdict_keys = ("kind", "model")
+
+    kind: Literal["reward_model"]
+    model: str
+    """Its name."""
+
+    def reward_model(self) -> str | None:
+        """Return its name."""
+        return self.model
+
+
+class OpenAIJudge(JudgeKind):
+    """An OpenAI-compatible endpoint: hosted, vLLM, Ollama. Its verdicts are kept under work/judge and asked for once."""
+
+    verdict_keys = (
+        "kind",
+        "model",
+        "version",
+        "temperature",
+        "max_tokens",
+        "max_completion_tokens",
+        "params",
+        "seed",
+    )
+    reads_words = True
+
+    kind: Literal["openai"]
+    model: Words
+    """The model's name there."""
+    version: str | None = None
+    """Which version of the model, where its name does not say: another version's verdicts are other verdicts."""
+    base_url: str | None = None
+    """The endpoint; null: the client's own default."""
+    api_key_env: Annotated[str, Field(pattern=VARIABLE)] = "OPENAI_API_KEY"
+    """The environment variable that holds the key; keys never stand in a study."""
+    temperature: float | None = 0.0
+    """0 is greedy; null: none is sent, for models that refuse it."""
+    max_tokens: Count = 1024
+    """Longest verdict, in tokens."""
+    max_completion_tokens: Count | None = None
+    """The limit under the name that models want which think before they answer; their thoughts count in it. It is sent in
+    place of max_tokens."""
+    params: dict[str, Any] = {}
+    """What else each request holds, as it stands, say `reasoning_effort: low`; null takes out what would be sent."""
+    seed: int | None = None
+    """Sent with each request, where the endpoint takes one."""
+    concurrency: Count = 8
+    """Requests under way at once."""
+    requests_per_minute: Positive | None = None
+    """At most so many requests begin in a minute."""
+    retries: Count = 6
+    """How often a request is tried that gets no reply (429, 5xx, time-out, a broken reply)."""
+    timeout_seconds: Positive = 120.0
+    """How long one try may take."""
+    unanswered: Literal["stop", "count"] = "stop"
+    """What never got a reply: stop, and ask for it alone the next time; or count it as a failed verdict."""
+    budget_usd: Positive | None = None
+    """Dollars this study may pay this judge; it stops before they are passed. Needs both prices."""
+    usd_per_million_prompt_tokens: Annotated[float, Field(ge=0)] = 0.0
+    """Price of what is read."""
+    usd_per_million_completion_tokens: Annotated[float, Field(ge=0)] = 0.0
+    """Price of what is written."""
+
+    @model_validator(mode="after")
+    def priced(self) -> "OpenAIJudge":
+        prices = {"usd_per_million_prompt_tokens", "usd_per_million_completion_tokens"}
+        given = self.model_fields_set
+        if self.budget_usd and (not prices <= given or not any(getattr(self, price) for price in prices)):
+            raise ValueError("budget_usd needs usd_per_million_prompt_tokens and …_completion_tokens")
+        return self
+
+    @field_validator("params")
+    @classmethod
+    def further(cls, params: dict[str, Any]) -> dict[str, Any]:
+        taken = {
+            "model",
+            "messages",
+            "temperature",
+            "max_tokens",
+            "max_completion_tokens",
+            "seed",
+            "n",
+            "stream",
+        }
+        for name in sorted(taken & params.keys()):
+            keyed = name in cls.model_fields
+            raise ValueError(
+                f"{name} {'is a key of the judge' if keyed else 'cannot be chosen'}; take it out of params"
+            )
+        return params
+
+
+class RuleJudge(JudgeKind):
+    """A rule in place of a judge, for tests of the chain."""
+
+    verdict_keys = ("kind", "rule")
+
+    kind: Literal["rule"]
+    rule: Literal["length"]
+    """length: the longer answer is better."""
+
+
+Judge = Annotated[RewardJudge | OpenAIJudge | RuleJudge, Field(discriminator="kind")]

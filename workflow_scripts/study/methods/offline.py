@@ -1,0 +1,103 @@
+"""The offline-RL objectives of Leftover Lunch (Baheti et al. 2024)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from workflow_scripts.study.basics import Positive, Share
+from workflow_scripts.study.sampling import PromptAndReply
+from workflow_scripts.study.training import PolicyTraining
+
+
+class OfflineRl(PolicyTraining, PromptAndReply):
+    """What the objectives of Leftover Lunch (Baheti et al. 2024) share: rewarded answers, weighted by the token."""
+
+    learns_from = "rewarded"
+    read_before = ("annotation", "split", "validation", "max_prompt_tokens", "max_tokens", "value")
+
+    parent: str | list[str]
+    """A run or a model, or several: one policy for each of their policies."""
+    annotation: str
+    """The annotation whose final_reward is the reward."""
+    split: str
+    """Its split that is learned from."""
+    validation: str | None = None
+    """Its split that is only validated on."""
+    sampling: Literal["none", "good_priority", "good_random", "all_priority"] = "none"
+    """none: every preferred answer once; good_priority: these in proportion to their weight; good_random: those of
+    positive advantage alike; all_priority: as good_priority, over all answers."""
+    padding_free: bool = False
+    """Lay rows end to end instead of padding them; goes with gradient_checkpointing, and wants long rows or a GPU."""
+
+    @model_validator(mode="after")
+    def checkpointing_needs_flat(self) -> "OfflineRl":
+        if self.gradient_checkpointing and not self.padding_free:
+            raise ValueError("gradient_checkpointing needs padding_free: true")
+        return self
+
+
+class WithValue(OfflineRl):
+    """An objective that weighs by the advantage: reward − value."""
+
+    value: str
+    """The value head."""
+
+
+class Nll(OfflineRl):
+    """Negative log-likelihood on the preferred answers."""
+
+    method: Literal["nll"]
+
+
+class Wbc(OfflineRl):
+    """Weighted behaviour cloning: the reward weighs."""
+
+    method: Literal["wbc"]
+
+
+class RGold(OfflineRl):
+    """Reward GOLD (Pang and He 2021): reward times the policy's own probability of the token."""
+
+    method: Literal["r_gold"]
+    floor: Share = 0.1
+    """The least probability that weighs."""
+
+
+class RLol(OfflineRl):
+    """Reward LoL: reward times the clipped importance ratio of the answer."""
+
+    method: Literal["r_lol"]
+    clip: Positive | None = 0.9
+    """The ratio stays within 1 ± clip; null: as it is."""
+
+
+class ALol(WithValue):
+    """Advantage-leftover-lunch: positive advantage times the clipped importance ratio of the answer."""
+
+    method: Literal["a_lol"]
+    clip: Positive | None = 0.9
+    """The ratio stays within 1 ± clip; null: as it is."""
+
+
+class ALolRefFree(WithValue):
+    """A-LoL without the ratio."""
+
+    method: Literal["a_lol_ref_free"]
+    clamp: bool = True
+    """Answers of negative advantage weigh nothing; false, as the published code: they are unlearned."""
+
+
+class ALolSeq(WithValue):
+    """A-LoL with a clipped ratio for each token."""
+
+    method: Literal["a_lol_seq"]
+    clip: Positive | None = 0.9
+    """The ratios stay within 1 ± clip; null: as they are."""
+
+
+class ALolKl(WithValue):
+    """A-LoL without the ratio, held to the parent by a divergence term."""
+
+    method: Literal["a_lol_kl"]
+    beta: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the divergence."""

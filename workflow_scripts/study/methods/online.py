@@ -1,0 +1,78 @@
+"""What learns from its own answers, rewarded while it learns."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from workflow_scripts.study.basics import Count, Positive, Share, SomeShare
+from workflow_scripts.study.training import PolicyTraining
+
+
+class Online(PolicyTraining):
+    """What PPO and RLOO share: the policy's own answers, rewarded while it learns."""
+
+    learns_from = "prompts"
+    read_before = ("annotation", "split")
+
+    parent: str | list[str]
+    """A run or a model, or several: one policy for each of their policies."""
+    annotation: str
+    """The annotation whose rewards its answers earn."""
+    split: str
+    """The split of the annotation's dataset whose prompts it answers."""
+    max_prompt_tokens: Count = 768
+    """Longer prompts lose their oldest turns; the system message stays."""
+    max_new_tokens: Count = 128
+    """Longest answer."""
+    temperature: Positive = 1.0
+    """Of the drawn answers."""
+    top_p: SomeShare = 0.95
+    """Nucleus of the distribution they are drawn from."""
+    clip: Positive = 0.2
+    """Probability ratios count within 1 ± clip."""
+    missing_end_penalty: Annotated[float, Field(ge=0)] | None = None
+    """Taken off the reward of an answer that does not end; null: nothing."""
+
+
+class Ppo(Online):
+    """Proximal policy optimisation (Schulman et al. 2017) with a penalty for leaving the parent (Ziegler et al. 2019)."""
+
+    one_process = True
+
+    method: Literal["ppo"]
+    rollout_batch: Count = 16
+    """Answers drawn per step, which max_steps and epochs count; a multiple of batch_size."""
+    ppo_epochs: Count = 4
+    """Passes over a step's answers."""
+    target_kl: Positive | None = 0.1
+    """Passes stop early where the policy has moved by 1.5 times this since the answers were drawn; null: never."""
+    value_clip: Positive = 0.2
+    """How far the value of a state may move in a step."""
+    value_coef: Positive = 0.1
+    """Weight of the value loss."""
+    gamma: Share = 1.0
+    """Discount per token."""
+    lam: Share = 0.95
+    """λ of the generalised advantage estimate."""
+    kl_coef: Annotated[float, Field(ge=0)] = 0.2
+    """Penalty per nat of leaving the parent."""
+    kl_control: Literal["fixed", "adaptive"] = "adaptive"
+    """adaptive: the penalty follows kl_control_target."""
+    kl_control_target: Positive = 6.0
+    """The divergence per answer, in nats, that an adaptive penalty aims at."""
+    score_scaling: bool = True
+    """Rewards are divided by their running standard deviation."""
+    score_norm: bool = True
+    """Their running mean is taken off first."""
+    score_clip: Positive | None = None
+    """Rewards beyond this are cut; null: none."""
+
+
+class Rloo(Online):
+    """REINFORCE with the mean of a prompt's other answers as baseline (Ahmadian et al. 2024), by TRL."""
+
+    method: Literal["rloo"]
+    num_generations: Annotated[int, Field(ge=2)] = 4
+    """Answers per prompt; they divide batch_size."""
+    beta: Annotated[float, Field(ge=0)] = 0.05
+    """Penalty per nat of leaving the parent."""

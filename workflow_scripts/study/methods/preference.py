@@ -1,0 +1,80 @@
+"""What learns from preference pairs, and from ranked answers."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from workflow_scripts.study.basics import Positive
+from workflow_scripts.study.training import PolicyTraining
+
+
+class FromPairs(PolicyTraining):
+    """What all that learns from pairs or ranked answers shares."""
+
+    read_before = ("pairs",)
+
+    parent: str | list[str]
+    """A run or a model, or several: one policy for each of their policies."""
+    pairs: str
+    """The pairs: of each parent's own mistakes, or of ranked answers."""
+
+
+class Preference(FromPairs):
+    """What DPO, IPO and KTO share. The reference is the frozen parent."""
+
+    learns_from = "pairs"
+
+    beta: Positive = 0.1
+    """How strongly the policy is held to its reference."""
+    share_prompts: bool = True
+    """Compute a prompt once for its two replies; does not go with gradient_checkpointing."""
+
+    @model_validator(mode="after")
+    def checkpointing_needs_flat(self) -> "Preference":
+        if self.share_prompts and self.gradient_checkpointing:
+            raise ValueError(
+                "share_prompts does not go with gradient_checkpointing; set one of them to false"
+            )
+        return self
+
+
+class Dpo(Preference):
+    """Direct preference optimisation (Rafailov et al. 2023)."""
+
+    method: Literal["dpo"]
+    loss: Literal["sigmoid", "hinge"] = "sigmoid"
+    """hinge: as in RSO and SLiC."""
+    logp_reduction: Literal["sum", "mean"] = "sum"
+    """sum: log-probs of whole replies; mean: per token, which makes beta weaker by the reply's length."""
+    reference_free: bool = False
+    """Leave the reference out."""
+    sft_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the chosen reply's negative log-likelihood, added to the loss."""
+
+
+class Ipo(Preference):
+    """Identity preference optimisation (Azar et al. 2023), with length-averaged log-probs as in TRL."""
+
+    method: Literal["ipo"]
+
+
+class Kto(Preference):
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024); its KL is the mean over the batch_size pairs of a step."""
+
+    method: Literal["kto"]
+    desirable_weight: Positive = 1.0
+    """Weight of chosen replies."""
+    undesirable_weight: Positive = 1.0
+    """Weight of rejected replies."""
+
+
+class Pro(FromPairs):
+    """Preference ranking optimisation over all answers to a prompt (Song et al. 2024); it needs no reference."""
+
+    learns_from = "ranked"
+
+    method: Literal["pro"]
+    sft_weight: Annotated[float, Field(ge=0)] = 0.05
+    """Weight of the best answer's negative log-likelihood, times (answers − 1)²."""
+    candidates: Annotated[int, Field(ge=2)] | None = None
+    """At most so many answers to a prompt, the best first; null: all."""

@@ -1,0 +1,51 @@
+"""What answers prompts, and what jobs ask for."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from workflow_scripts.study.basics import Count, SomeShare, Strict
+
+
+class Engine(Strict):
+    """What answers prompts."""
+
+    name: Literal["transformers", "vllm"] = "transformers"
+    """transformers anywhere, vllm on GPUs."""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """auto: bfloat16 where the machine computes in it, else float32."""
+    gpu_memory_share: SomeShare = 0.9
+    """vllm: share of a GPU's memory it may take."""
+
+
+class Resources(Strict):
+    """What one job asks for. A profile's set-resources go before it; on one machine no job gets more GPUs than are there."""
+
+    gpu: Annotated[int, Field(ge=0)] = 0
+    """GPUs of a job, over all its nodes; where there are none it runs on the CPU."""
+    mem_mb: Count = 6000
+    """Memory, in MB."""
+    runtime_minutes: Count = 120
+    """Longest run time."""
+
+
+class TrainingResources(Resources):
+    """What a training job asks for. None of it alters the result: a step has batch_size rows however many share them."""
+
+    nodes: Count = 1
+    """Machines the job's GPUs are on."""
+    parallel: Literal["ddp", "fsdp", "zero2", "zero3", "zero2-offload", "zero3-offload"] = "ddp"
+    """How several GPUs share a training: every one holds all (ddp), or shards (fsdp, DeepSpeed's ZeRO)."""
+
+    @model_validator(mode="after")
+    def alike_on_all_nodes(self) -> "TrainingResources":
+        if self.gpu % self.nodes:
+            raise ValueError(f"gpu: {self.gpu} cannot be shared out evenly over nodes: {self.nodes}")
+        return self
+
+
+class GenerationResources(Resources):
+    """What a job asks for that answers prompts, or computes likelihoods, references or rewards."""
+
+    cpus: Count = 2
+    """CPU cores of a generating job (a training run has threads)."""

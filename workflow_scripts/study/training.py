@@ -1,0 +1,113 @@
+"""What trainings share, whatever they learn."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from workflow_scripts.study.basics import Count, PartShare, Positive, Share, Strict
+
+
+class Training(Strict):
+    """What every training run can set. How many GPUs share it alters no result beyond rounding."""
+
+    epochs: Positive = 1.0
+    """Passes over the data."""
+    max_steps: Count | None = None
+    """Stop after so many optimiser steps."""
+    batch_size: Count | None = None
+    """Rows (pairs, packs of pack_tokens) per optimiser step, all GPUs together; null: per_device_batch."""
+    per_device_batch: Count = 1
+    """Most rows of one GPU's forward pass: memory alone. The passes of a step follow from batch_size and the GPUs."""
+    learning_rate: Positive
+    """Highest learning rate; YAML wants the dot in 1.0e-4."""
+    schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    """How the learning rate falls."""
+    warmup: Share = 0.1
+    """Share of the steps in which it rises first."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Of AdamW."""
+    max_grad_norm: Positive = 1.0
+    """Gradients are clipped to this norm."""
+    adam_beta2: PartShare = 0.999
+    """Decay of AdamW's second moment."""
+    optimizer: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_32bit"] = "adamw_torch"
+    """On a CPU adamw_torch, whatever stands here."""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """auto: bfloat16 where the machine computes in it, else float32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations to save memory."""
+    log_every: Count = 5
+    """Optimiser steps between points of the loss curve."""
+    evaluate_every: Count = 25
+    """Optimiser steps between validations; alignment runs have none."""
+    checkpoint_every: Count = 25
+    """Optimiser steps between checkpoints to resume from."""
+    keep: Literal["last", "best"] = "last"
+    """best: the checkpoint with the lowest validation loss."""
+    patience: Count | None = None
+    """keep: best, and stop after so many validations without a lower loss."""
+    threads: Count = 2
+    """CPU threads of the job."""
+
+    @model_validator(mode="after")
+    def rows_of_a_step(self) -> "Training":
+        if self.batch_size is None:
+            self.batch_size = self.per_device_batch
+        return self
+
+    @model_validator(mode="after")
+    def patience_for_the_best(self) -> "Training":
+        if self.patience and self.keep != "best":
+            raise ValueError("patience needs keep: best")
+        return self
+
+
+class Lora(Strict):
+    """Low-rank adapters (Hu et al. 2021): W x + (alpha / rank) B A x."""
+
+    rank: Count
+    """Rank of the update."""
+    alpha: Positive
+    """Numerator of its scale; a source that scales by α alone means α × rank here."""
+    dropout: PartShare = 0.0
+    """Dropout before the adapter."""
+    targets: str | list[str] = "all-linear"
+    """Names of the layers adapted, or all-linear."""
+    merge: bool = True
+    """Add the trained adapters into the weights; false: keep them alone, a few MB beside their base model."""
+
+    @field_validator("targets")
+    @classmethod
+    def in_the_loss(cls, targets: str | list[str]) -> str | list[str]:
+        if isinstance(targets, list) and "lm_head" in targets:
+            raise ValueError("an adapter on lm_head would be left out of the loss; take it out")
+        if not targets:
+            raise ValueError("names no layer; write all-linear for every one")
+        return targets
+
+
+class PolicyTraining(Training):
+    """What every training of a policy can set beside."""
+
+    learns_from: ClassVar[Literal["tokens", "pairs", "ranked", "rewarded", "prompts"]]
+    """What its training reads: the tokens of a dataset; pairs with the parent's log-probs; ranked answers; rewarded answers with
+    the parent's log-probs; prompts that it answers itself."""
+    read_before: ClassVar[tuple[str, ...]]
+    """The keys that jobs before the training have dealt with: their results make it stale, and not the keys."""
+    one_process: ClassVar[bool] = False
+    """It cannot be shared by several GPUs."""
+
+    def own_template(self) -> str | None:
+        """Return the template it speaks in from here on, or None: its parent's."""
+        return None
+
+    lora: Lora | None = None
+    """Train adapters instead of all weights."""
+    quantise: Literal["nf4"] | None = None
+    """Hold the frozen weights in four bits (QLoRA); needs lora and CUDA."""
+
+    @model_validator(mode="after")
+    def adapters_on_four_bits(self) -> "PolicyTraining":
+        if self.quantise and not self.lora:
+            raise ValueError("quantise needs lora: four-bit weights cannot be trained themselves")
+        return self
