@@ -53,8 +53,7 @@ def main() -> None:
             if job.shellcmd
         ]
     folders = {name: os.environ[name] for name in ("RESULTS", "WORK", "CLEAN")}
-    judges = os.environ["PLUMBLINE_JUDGES"]
-    print(json.dumps({"folders": folders, "judges": judges, "lines": lines}))
+    print(json.dumps({"folders": folders, "lines": lines}))
 
 
 if __name__ == "__main__":

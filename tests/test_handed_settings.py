@@ -1,49 +1,42 @@
-"""Every rule hands a script of score/ or generate/ just the settings that it takes: each key, and no other."""
+"""What the plan hands to a script of score/ or generate/ is just the settings that it takes: each key, and no other."""
 
 import importlib
-import json
-import shlex
+from pathlib import Path
 
 import pytest
-import yaml
 
-from tests.test_shell_lines import ROOT, planned
-from tests.workflow import copy_repository
 from workflow_scripts.common.settings import settings_of
+from workflow_scripts.plan import judging, prompts, scoring
+from workflow_scripts.plan.plan import plan_of
 from workflow_scripts.score.judging.settings import KINDS, judge_of
-from workflow_scripts.study import machine
+from workflow_scripts.study.reading import read_yaml
+from workflow_scripts.study.study import Study
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDIES = [ROOT / "tests/every_key.yaml", ROOT / "config.yaml"]
 
 
-def call_of(line: str) -> tuple[str, dict[str, str]]:
-    """Return the stage module that a shell line runs, and its flags' first values."""
-    words = shlex.split(line)
-    modules = [place for place, word in enumerate(words) if word.startswith("workflow_scripts.")]
-    rest = words[modules[-1] + 1 :]
-    flags = {word: rest[place + 1] for place, word in enumerate(rest[:-1]) if word.startswith("--")}
-    return words[modules[-1]], flags
+def taken(module, settings):
+    settings_of(importlib.import_module(module).Settings)(settings)
 
 
-@pytest.mark.parametrize("study", ["config.yaml", "tests/every_key.yaml"])
-def test_a_rule_hands_over_every_setting_that_its_script_takes_and_no_other(study, tmp_path):
-    folder = copy_repository(tmp_path / "copy")
-    (folder / "docs").mkdir()
-    for name in machine.WORDNET:  # as good as WordNet, to the check
-        (folder / "docs" / name).touch()
-    plan = planned(folder, yaml.safe_load((ROOT / study).read_text(encoding="utf-8")))
-    checked = set()
-    for job in plan["lines"]:
-        name, flags = call_of(job["line"])
-        if name == "workflow_scripts.score.judging.answers":
-            settings_of(KINDS[flags["--kind"]])(flags["--settings"])
-            judge_of(flags["--judge"], plan["judges"])
-        elif name == "workflow_scripts.generate.prompts":
-            settings_of(importlib.import_module(name).Sampling)(flags["--sampling"])
-        elif name.startswith(("workflow_scripts.score.", "workflow_scripts.generate.")):
-            if "--settings" not in flags:
-                continue
-            settings_of(importlib.import_module(name).Settings)(flags["--settings"])
-        else:
-            continue
-        checked.add(name)
-    assert {"workflow_scripts.generate.answer", "workflow_scripts.generate.prompts"} < checked
-    assert json.loads(plan["judges"]) != {} or study == "config.yaml"
+@pytest.mark.parametrize("file", STUDIES, ids=lambda path: path.stem)
+def test_a_script_is_handed_every_setting_that_it_takes_and_no_other(file):
+    plan = plan_of(Study.model_validate(read_yaml(file)))
+    policies = [*plan.policies, "gold", "empty"]
+    for name, part in plan.study.benchmarks.items():
+        settings = scoring.harness_settings if part.scores == "model" else scoring.scorer_settings
+        taken(scoring.scorer(plan, name), settings(plan, name))
+        if part.measured_by:
+            for policy in policies:
+                taken(scoring.measuring_module(plan, name), scoring.measuring_settings(plan, name, policy))
+        if part.asks is not None:
+            settings_of(KINDS[part.kind])(judging.asking_settings(plan, name))
+            judge_of(judging.judge_settings(plan, name), judging.access(plan))
+    for name in prompts.prompt_sets(plan):
+        settings_of(importlib.import_module("workflow_scripts.generate.prompts").Sampling)(
+            prompts.sampling(plan, name)
+        )
+    for policy in plan.policies:
+        taken("workflow_scripts.generate.answer", prompts.answering_settings(plan, policy))
+    assert file.stem == "config" or {part.kind for part in plan.study.benchmarks.values()} >= {"loss", *KINDS}
