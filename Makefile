@@ -42,8 +42,8 @@ verify: .venv/ready        ## hash again what a study's table rests on, and name
 	$(BIN)/python -m workflow_scripts.report.verify $(call quoted,results/$(NAME))
 
 test: .venv/ready          ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests --ignore tests/test_small_studies.py --ignore tests/test_end_to_end.py \
-	    --ignore tests/test_slurm_study.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests \
+	    --ignore tests/test_small_studies.py --ignore tests/test_end_to_end.py --ignore tests/test_slurm_study.py
 
 test-studies: .venv/ready  ## run every small study from start to end
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_small_studies.py

@@ -117,8 +117,7 @@ rule annotate_answers:
         "Rewarding {wildcards.policy} (seed {wildcards.seed}) on {wildcards.prompts}"
     shell:
         f"{UNLESS_DIVERGED}{LAUNCH} --cost {cost('annotate_answers', 'policy', 'seed', 'prompts')} --"
-        f" workflow_scripts.annotate.answers --prompts {in_shell(LAYOUT.prompt_rows('{prompts}'))}"
-        f" --generations {in_shell(LAYOUT.answer_rows('{policy}', '{seed}', '{prompts}'))}"
+        f" workflow_scripts.annotate.answers {answered_in_shell('{prompts}')}"
         ' --fit-rows "$(dirname {input.dataset:q})/rows/"{params.fit_split:q}.jsonl --settings {params.settings:q}'
         " --work $WORK/annotate/{wildcards.policy:q}-{wildcards.seed:q}-{wildcards.prompts:q}"
         " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"

@@ -3,7 +3,6 @@
 
 import inspect
 import os
-import re
 import time
 
 from workflow_scripts.common.code import code_of, pins
@@ -91,15 +90,7 @@ POLICY_FLAGS = (
 )
 
 
-def in_shell(*words):
-    """Return words of a shell line: paths with the study's folder as a variable, a {wildcard} as that of a job, quoted."""
-    text = " ".join(LAYOUT.with_variables(word) for word in words)
-    return re.sub(r"\{(\w+)\}", r"{wildcards.\1:q}", text)
-
-
-def cost(rule, *wildcards):
-    """Return the word of a shell line that names the file of what a job cost."""
-    return in_shell(LAYOUT.cost(rule, "-".join(f"{{{name}}}" for name in wildcards)))
+cost, answered_in_shell = LAYOUT.cost_in_shell, LAYOUT.answered_in_shell
 
 
 def unless_diverged(inputs="{input:q}", whose=None):

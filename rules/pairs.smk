@@ -25,8 +25,7 @@ rule build_pairs:
         "Pairs {wildcards.pairs} from the mistakes of {wildcards.policy} (seed {wildcards.seed})"
     shell:
         f"{UNLESS_DIVERGED}"
-        f"python -m workflow_scripts.pairs.build --prompts {in_shell(LAYOUT.prompt_rows('pairs-{pairs}'))}"
-        f" --generations {in_shell(LAYOUT.answer_rows('{policy}', '{seed}', 'pairs-{pairs}'))}"
+        f"python -m workflow_scripts.pairs.build {answered_in_shell('pairs-{pairs}')}"
         " --settings {params.settings:q} --output {output.pairs:q} --ranked {output.ranked:q}"
         " --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
 

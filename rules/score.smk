@@ -6,10 +6,7 @@ PROMPTS = LAYOUT.prompts("{benchmark}")
 ANSWERS = LAYOUT.answers("{policy}", "{seed}", "{benchmark}")
 LIKELIHOODS = LAYOUT.likelihoods("{policy}", "{seed}", "{benchmark}")
 VERDICTS = LAYOUT.verdicts("{policy}", "{seed}", "{benchmark}")
-ANSWERED = in_shell(
-    "--prompts", LAYOUT.prompt_rows("{benchmark}"), "--generations",
-    LAYOUT.answer_rows("{policy}", "{seed}", "{benchmark}"),
-)  # fmt: skip
+ANSWERED = answered_in_shell("{benchmark}")
 
 
 rule score_answers:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.dry_runs import without_messages
 from tests.slurm_cluster import Cluster, Unavailable, slurm_cluster
 from tests.workflow import copy_repository, finish
 
@@ -23,6 +24,24 @@ settings.register_profile(
 )
 settings.load_profile("plumbline")
 
+# Minutes each. Of two cores, one that begins such a file last works on alone after the other has ended.
+SLOW = (
+    "test_sharded",
+    "test_slurm",  # it mostly waits
+    "test_judged_study",
+    "test_staleness",
+    "test_shared_store",
+    "test_sharded_adapters",
+    "test_processes",
+    "test_published_studies",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow files, the slowest first; all else keeps its order."""
+    ranks = {name: rank for rank, name in enumerate(SLOW)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(SLOW)))
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -32,12 +51,24 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The default study, finished without its cost: see tests.workflow."""
+    """The default study, finished without its cost (see tests.workflow). No test changes it: `study` is a copy."""
     folder = copy_repository(tmp_path_factory.mktemp("study"))
     finish(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository, one for all tests of a module."""
+    return copy_repository(tmp_path_factory.mktemp("copy"))
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository for the dry-runs of tests.dry_runs."""
+    return without_messages(tmp_path_factory.mktemp("fresh"))
 
 
 @pytest.fixture
@@ -46,6 +77,28 @@ def study(finished: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "study"
     shutil.copytree(finished, folder, symlinks=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def found_sandbox() -> object:
+    """The sandbox that programs run in here; without one the tests that ask for it are skipped."""
+    from workflow_scripts.score.programs.sandbox import SandboxMissing, find_sandbox
+
+    try:
+        return find_sandbox()
+    except SandboxMissing as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def quick_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge's client that has the key of tests.judge_requests and hardly waits before it asks again."""
+    from tests.judge_requests import KEY
+    from workflow_scripts.score.judging import client
+
+    monkeypatch.setenv("TEST_JUDGE_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+from tests.command import call
 from tests.tiny import TEMPLATE, conversations, settings_of, training_flags
+from workflow_scripts.align import ppo
 from workflow_scripts.common.files import write_json, write_jsonl, write_manifest
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.turns import turns_of
@@ -50,3 +52,32 @@ def online_flags(model: Path, rows: list[dict], settings: dict, folder: Path, re
     own = ["--prompts", folder / "prompts.jsonl", "--prompts-manifest", folder / "prompts.json"]
     own += ["--rewards", json.dumps({"rewards": rewards}), "--fit-rows", folder / "fit.jsonl"]
     return [*training_flags(model, settings, folder), *map(str, own)]
+
+
+def ppo_settings(**changed: object) -> dict:
+    """Return what PPO reads, with some of it changed."""
+    own = {
+        "rollout_batch": 8,
+        "ppo_epochs": 2,
+        "value_clip": 0.2,
+        "value_coef": 0.1,
+        "gamma": 1.0,
+        "lam": 0.95,
+        "kl_coef": 0.05,
+        "kl_control": "fixed",
+        "kl_control_target": 6.0,
+        "target_kl": None,
+        "score_scaling": True,
+        "score_norm": True,
+        "score_clip": None,
+        "max_steps": 2,
+        "schedule": "constant",
+        "warmup": 0.0,
+    }
+    return online_settings(**(own | changed))
+
+
+def run_ppo(model: Path, settings: dict, folder: Path, rows: int = 12, rewards: dict = LENGTH) -> Path:
+    """Run align.ppo in this process; return the folder that it writes into."""
+    call(ppo.main, *online_flags(model, prompts(rows), settings, folder, rewards))
+    return folder

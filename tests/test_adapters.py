@@ -5,12 +5,11 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from tests.command import call
 from tests.tiny import (
     align_flags,
-    call,
     conversations,
     pairs,
     preference_settings,
@@ -18,6 +17,7 @@ from tests.tiny import (
     run_sft,
     settings_of,
     sft_flags,
+    weights_of,
     write_reference,
     write_tokens,
 )
@@ -31,10 +31,6 @@ from workflow_scripts.common.training import load_trainable, merged
 from workflow_scripts.sft import train as sft_train
 
 LORA = {"rank": 2, "alpha": 8.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
-
-
-def weights(folder) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
 
 
 def moved(one: dict, two: dict) -> set[str]:
@@ -68,7 +64,7 @@ def test_only_the_adapted_weights_move_and_the_saved_policy_is_plain(tiny_model,
     else:
         stored = write_reference(tiny_model, pairs(8), tmp_path / "reference")
         folder = run_align("dpo", tiny_model, stored, preference_settings(**settings), tmp_path / "run")
-    changed = moved(weights(tiny_model), weights(folder))
+    changed = moved(weights_of(tiny_model), weights_of(folder))
     assert changed
     assert all("q_proj" in name or "v_proj" in name for name in changed)
 
@@ -92,7 +88,7 @@ def test_a_run_with_adapters_resumes_to_the_same_weights(tiny_model, tmp_path, m
         call(lambda: align(dpo.loss, "workflow_scripts.align.dpo"), *flags)
     assert list((tmp_path / "broken/work").glob("*/checkpoint-2"))
     again = run_align("dpo", tiny_model, stored, settings, tmp_path / "broken")
-    assert not moved(weights(whole), weights(again))
+    assert not moved(weights_of(whole), weights_of(again))
 
 
 def test_a_layer_that_is_not_there_is_named(tiny_model):

@@ -11,7 +11,7 @@ from alpaca_eval import utils
 from alpaca_eval.constants import EVALUATORS_CONFIG_DIR
 from openai.types.chat import ChatCompletion
 
-from tests.test_judge import ENDPOINT
+from tests.judge_requests import ENDPOINT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.score.alpaca_eval import score
 from workflow_scripts.score.judging.alpaca_annotator import compare

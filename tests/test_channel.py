@@ -11,9 +11,8 @@ import pytest
 
 from workflow_scripts.score import mbpp
 from workflow_scripts.score.programs import sandbox
-from workflow_scripts.score.programs.channel import Peer
-from workflow_scripts.score.programs.sandbox import Program, SandboxMissing, find_sandbox, run_program
-from workflow_scripts.score.programs.wire import UNSEEN, Decoder, Encoder, Foreign, Unseen
+from workflow_scripts.score.programs.channel import UNSEEN, Decoder, Encoder, Foreign, Peer, Unseen
+from workflow_scripts.score.programs.sandbox import Program, find_sandbox, run_program
 
 
 def refuse(reason):
@@ -198,13 +197,9 @@ def test_broken_messages_make_no_value_and_no_crash():
 
 
 @pytest.fixture(scope="module")
-def run():
-    try:
-        found = find_sandbox()
-    except SandboxMissing as error:
-        pytest.skip(str(error))
+def run(found_sandbox):
     return lambda code, tests, *names: run_program(
-        Program(code, names or ("f",), "", tests), 10.0, 512, found
+        Program(code, names or ("f",), "", tests), 10.0, 512, found_sandbox
     )
 
 

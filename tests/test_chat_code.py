@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.test_mbpp import SAMPLING
+from tests.generation import SAMPLING
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.generate import calibrate, prompts

@@ -18,7 +18,7 @@ from tokenizers import (
 )
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
-from tests.test_prepare_model import run_main
+from tests.prepared import prepare
 from tests.tiny import (
     ROOT,
     conversations,
@@ -209,7 +209,7 @@ def test_an_adapter_has_its_template_beside_it(chatty, tmp_path, monkeypatch):
 def test_a_prepared_model_has_the_template_that_the_study_gives_it_and_its_source_keeps_its_own(
     chatty, tmp_path
 ):
-    run_main(chatty, tmp_path / "prepared", format="hf", template=TEMPLATES["hh"])
+    prepare(chatty, tmp_path / "prepared", format="hf", template=TEMPLATES["hh"])
     folder = tmp_path / "prepared"
     assert load_tokenizer(folder).chat_template == jinja_of(TEMPLATES["hh"])
     assert load_tokenizer(chatty).chat_template.startswith("{% for m in messages %}")

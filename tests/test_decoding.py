@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.families import FAITHFUL, FAMILIES, WORDS, answers, byte_level, closed, sentencepiece, unigram
-from tests.test_generate import call
+from tests.generation import call_named
 from workflow_scripts.align.online import reply_of
 from workflow_scripts.common import templates
 from workflow_scripts.common.decoding import opening, reply_text, reply_tokens, spelled
@@ -326,7 +326,7 @@ def gold(tmp_path, rows, tokenizers, template=TEMPLATES["tutor"], samples=1):
     sampling = {"samples": samples}
     write_manifest(tmp_path / "set.json", [tmp_path / "set.jsonl"], sampling=sampling)
     flags = {"policy": "gold", "prompts": tmp_path / "set.json", "models": json.dumps(models)}
-    call(calibrate.main, flags | {"output": tmp_path / "out", "manifest": tmp_path / "manifest"})
+    call_named(calibrate.main, flags | {"output": tmp_path / "out", "manifest": tmp_path / "manifest"})
     return [row["text"] for row in read_jsonl(tmp_path / "out")], read_json(tmp_path / "manifest")["counts"]
 
 

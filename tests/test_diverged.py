@@ -2,19 +2,16 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 
-from tests.test_ppo import ppo_settings, run_ppo
+from tests.command import call
+from tests.launching import command_of, run
+from tests.online import ppo_settings, run_ppo
 from tests.tiny import (
-    ROOT,
     align_flags,
-    call,
     conversations,
     pairs,
     preference_settings,
@@ -113,28 +110,13 @@ def test_a_validation_loss_that_is_no_number_never_chooses_what_is_kept(tiny_mod
     assert_nothing_was_saved(tmp_path / "run")
 
 
-def launched(module: str, flags: list[str], processes: int) -> subprocess.CompletedProcess:
-    launch = [
-        "workflow_scripts.common.launch",
-        "--gpus",
-        "0",
-        "--parallel",
-        "ddp",
-        "--processes",
-        str(processes),
-    ]
-    command = [sys.executable, "-m", *launch, "--", module, *flags]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-
-
 def test_two_processes_end_together_though_one_alone_saw_it_and_the_study_has_a_note(
     tiny_model, stored, tmp_path
 ):
     broken = with_a_broken_row(stored, tmp_path / "broken", 5)
     settings = preference_settings(batch_size=4, per_device_batch=2, epochs=3)
     flags = align_flags(tiny_model, broken, settings, tmp_path / "run")
-    done = launched("workflow_scripts.align.dpo", [*flags, "--note-divergence"], 2)
+    done = run(command_of("workflow_scripts.align.dpo", [*flags, "--note-divergence"]))
     assert done.returncode == 0, done.stderr[-3000:]
     assert (done.stdout + done.stderr).count("error: training diverged at step") == 2
     note = divergence_of(tmp_path / "run/manifest.json")
@@ -147,8 +129,7 @@ def test_by_hand_the_command_ends_with_a_status_of_its_own_and_no_traceback(tiny
     flags = align_flags(
         tiny_model, stored, preference_settings(learning_rate=1e30, warmup=0.0), tmp_path / "hot"
     )
-    command = [sys.executable, "-m", "workflow_scripts.align.dpo", *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run(command_of("workflow_scripts.align.dpo", flags, None))
     assert done.returncode == diverged.STATUS == 3
     assert "Traceback" not in done.stderr
     assert "error: training diverged at step 1 (learning rate 1e+30)" in done.stderr

@@ -1,6 +1,5 @@
 """A study one of whose runs diverges ends with the numbers of all others, and with a note where its own would stand."""
 
-import csv
 import re
 import subprocess
 import sys
@@ -9,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.test_end_to_end import small_study
-from tests.workflow import ROOT, copy_repository, edit, stale
+from tests.small_study import small_study
+from tests.workflow import ROOT, copy_repository, edit, stale, table_of, verify
 from workflow_scripts.common.files import read_json, read_jsonl
 
 HOT, CHILD = "tiny.hot", "tiny.hot.dpo"
@@ -39,13 +38,8 @@ def run(tmp_path_factory, tiny_model) -> tuple[Path, subprocess.CompletedProcess
     return folder, done
 
 
-def rows_of(folder: Path, table: str = "results.csv") -> list[dict]:
-    with open(folder / "results/tutor" / table, newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 def test_the_table_has_the_other_policies_numbers_and_notes_for_the_diverged_and_its_children(run):
-    rows = rows_of(run[0])
+    rows = table_of(run[0], "tutor")
     for policy in ("tiny", "tiny.sft", "gold"):
         values = {row["benchmark"]: row["value"] for row in rows if row["policy"] == policy}
         assert set(values) == {"tutor"}
@@ -63,7 +57,7 @@ def test_the_table_has_the_other_policies_numbers_and_notes_for_the_diverged_and
 def test_the_other_tables_and_the_page_say_it(run):
     folder = run[0] / "results/tutor"
     assert f"Not scored (`{HOT}`): training diverged at step" in (folder / "results.md").read_text()
-    warnings = {row["policy"]: row["warning"] for row in rows_of(run[0], "training.csv")}
+    warnings = {row["policy"]: row["warning"] for row in table_of(run[0], "tutor", "training.csv")}
     assert warnings[HOT].startswith("training diverged at step")
     assert warnings[CHILD].startswith("an ancestor's training diverged at step")
     page = (folder / "report.html").read_text()
@@ -82,7 +76,7 @@ def test_no_weights_and_no_answers_of_a_diverged_policy_are_there(run):
 
 
 def test_what_a_diverged_training_took_stands_among_the_costs(run):
-    costs = {(row["stage"], row["policy"]): row for row in rows_of(run[0], "costs.csv")}
+    costs = {(row["stage"], row["policy"]): row for row in table_of(run[0], "tutor", "costs.csv")}
     assert float(costs["train_sft", HOT]["wall_seconds"]) > 0
     assert costs["train_sft", HOT]["tokens"] == ""
 
@@ -101,8 +95,7 @@ def test_a_diverged_policy_is_not_trained_again_until_its_settings_change(run):
 
 
 def test_a_study_with_a_diverged_run_verifies(run):
-    command = [sys.executable, "-m", "workflow_scripts.report.verify", "results/tutor"]
-    done = subprocess.run(command, cwd=run[0], capture_output=True, text=True, check=False)
+    done = verify(run[0], "tutor")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,6 +1,5 @@
 """The whole chain for real, on a random model of a few thousand weights: every stage runs, twice, to the same bytes."""
 
-import csv
 import json
 import re
 import shutil
@@ -11,64 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.workflow import ROOT, copy_repository, stale
-
-PROBLEMS = [
-    {
-        "task_id": f"Toy/{number}",
-        "prompt": f"def add_{number}(x):\n",
-        "canonical_solution": f"    return x + {number}\n",
-        "test": f"def check(candidate):\n    assert candidate(1) == {number + 1}\n",
-        "entry_point": f"add_{number}",
-    }
-    for number in range(3)
-]
-
-
-def small_study(model: Path, humaneval: Path) -> dict:
-    """The default study with a random model, few rows, one aligned policy, and sources that need no network."""
-    study = yaml.safe_load((ROOT / "config.yaml").read_text())
-    study["sources"]["random"] = {
-        "files": {path.name: None for path in sorted(model.iterdir())},
-        "places": [{"file": {"files": {path.name: str(path) for path in sorted(model.iterdir())}}}],
-    }
-    study["sources"]["human_eval"] = {
-        "files": {"HumanEval.jsonl": None},
-        "places": [{"file": {"files": {"HumanEval.jsonl": str(humaneval)}}}],
-    }
-    del study["sources"]["stories15m"]
-    study["models"]["tiny"] = {"source": "random", "template": "tutor", "context": 1024}
-    study["sources"]["dialogues"]["simulate"] |= {"dialogues_per_problem": 3, "ppl_pairs": 4}
-    study["datasets"]["tutor"]["split"]["quotas"] = {
-        "sft": 4,
-        "reward": 2,
-        "preference": 2,
-        "validation": 2,
-        "test": 2,
-    }
-    brief = {"max_steps": 2, "batch_size": 4, "checkpoint_every": 1, "log_every": 1, "precision": "float32"}
-    study["reward_models"]["tutor_rm"] |= {**brief, "per_device_batch": 4, "max_tokens": 256}
-    study["runs"] = {
-        "sft": study["runs"]["sft"]
-        | brief
-        | {"batch_size": 1, "pack_tokens": 2048, "max_tokens": 2048, "evaluate_every": 2},
-        "dpo": study["runs"]["dpo"] | brief | {"batch_size": 2, "per_device_batch": 2},
-    }
-    study["pairs"]["mistakes"] |= {
-        "limit": 4,
-        "max_new_tokens": 8,
-        "max_prompt_tokens": 700,
-        "max_tokens": 1000,
-    }
-    study["engine"] = {"precision": "float32"}
-    benchmarks = study["benchmarks"]
-    benchmarks["tutor"] |= {"limit": 4, "max_new_tokens": 8}
-    benchmarks["pair_perplexity"]["max_tokens"] = 2048
-    benchmarks["humaneval"] |= {"max_new_tokens": 4}
-    benchmarks["biology_quiz"]["limit"] = 4
-    benchmarks["mt_bench"] |= {"limit": 2, "max_new_tokens": 4}
-    benchmarks["alpaca_eval"] |= {"limit": 2, "max_new_tokens": 4}
-    return study
+from tests.small_study import PROBLEMS, small_study
+from tests.workflow import copy_repository, stale, table_of, verify
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +35,8 @@ def runs(tmp_path_factory, tiny_model) -> list[Path]:
     return folders
 
 
-def rows_of(folder: Path) -> list[dict]:
-    with open(folder / "results/tutor/results.csv", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 def test_every_policy_is_scored_on_every_benchmark(runs):
-    rows = rows_of(runs[0])
+    rows = table_of(runs[0], "tutor")
     assert {row["policy"] for row in rows} == {"tiny", "tiny.sft", "tiny.sft.dpo", "gold", "empty"}
     scored = {(row["policy"], row["benchmark"]) for row in rows}
     benchmarks = {"tutor", "pair_perplexity", "humaneval", "biology_quiz", "mt_bench", "alpaca_eval"}
@@ -109,7 +47,7 @@ def test_every_policy_is_scored_on_every_benchmark(runs):
 def test_calibration_rows_mark_the_ends_of_the_scales(runs):
     marks = {
         (row["policy"], row["benchmark"], row["subset"], row["metric"]): row["value"]
-        for row in rows_of(runs[0])
+        for row in table_of(runs[0], "tutor")
         if row["policy"] in ("gold", "empty")
     }
     for subset in ("evaluation", "action", "state"):
@@ -124,7 +62,7 @@ def test_gold_says_no_more_than_the_tokenizer_can_spell(runs):
     assert counts["counts"] == {"answers": 4, "changed_by_tokens": {"tiny": 4}}
     marks = {
         row["subset"]: float(row["value"])
-        for row in rows_of(runs[0])
+        for row in table_of(runs[0], "tutor")
         if (row["policy"], row["benchmark"], row["metric"]) == ("gold", "tutor", "accuracy")
     }
     assert marks == {"evaluation": 0, "action": 0, "state": 0}
@@ -166,19 +104,15 @@ def test_the_report_is_one_page_with_its_figures_and_every_policy(runs):
     assert [name for name in sections if f'<section id="{name}">' not in page] == []
     assert page.count("<svg") > 1
     assert not re.findall(r'(?:src|href)="(?!#|data:)', page), "it needs nothing beside it"
-    assert all(f"{row['policy']}<" in page for row in rows_of(runs[0]))
+    assert all(f"{row['policy']}<" in page for row in table_of(runs[0], "tutor"))
 
 
 def test_a_finished_study_verifies_until_a_score_behind_it_is_edited(runs):
-    def verify() -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "workflow_scripts.report.verify", "results/tutor"]
-        return subprocess.run(command, cwd=runs[1], capture_output=True, text=True, check=False)
-
-    assert verify().returncode == 0
+    assert verify(runs[1], "tutor").returncode == 0
     score = runs[1] / "results/tutor/policies/tiny.sft/seed-1/scores/mt_bench.json"
     whole = score.read_bytes()
     score.write_bytes(whole.replace(b'"items"', b'"items" '))
-    broken = verify()
+    broken = verify(runs[1], "tutor")
     score.write_bytes(whole)
     assert broken.returncode == 1
     assert "policies/tiny.sft/seed-1/scores/mt_bench.json" in broken.stdout
@@ -188,7 +122,7 @@ def test_every_row_names_its_record_and_two_policies_never_share_one(runs):
     records = json.loads((runs[0] / "results/tutor/provenance.json").read_text())["records"]
     ids = {key: record["id"] for key, record in records.items()}
     assert len(set(ids.values())) == len(ids)
-    for row in rows_of(runs[0]):
+    for row in table_of(runs[0], "tutor"):
         assert row["provenance"] == ids[f"{row['policy']}|{row['seed']}|{row['benchmark']}"]
 
 
@@ -206,8 +140,7 @@ def test_nothing_is_lost_between_raw_rows_and_tokens(runs):
 
 def test_a_policy_that_was_deleted_is_missed_and_made_again_with_the_table(runs):
     shutil.rmtree(runs[0] / "results/tutor/policies/tiny.sft.dpo")
-    command = [sys.executable, "-m", "workflow_scripts.report.verify", "results/tutor"]
-    done = subprocess.run(command, cwd=runs[0], capture_output=True, text=True, check=False)
+    done = verify(runs[0], "tutor")
     assert done.returncode == 1
     assert "delete results/tutor/results.csv and run the study again" in done.stderr
     assert stale(runs[0]) == set()  # the table is whole, and Snakemake looks no further

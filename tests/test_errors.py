@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_surroundings import FULL, needs
+from tests.surroundings import FULL, needs
 from workflow_scripts.common import errors
 from workflow_scripts.common.errors import PlumblineError, spelt
 

@@ -8,7 +8,8 @@ import pyarrow.parquet
 import pytest
 import yaml
 
-from tests.tiny import TEMPLATE, call, run_sft, settings_of, write_reference, write_tokens
+from tests.command import call
+from tests.tiny import TEMPLATE, run_sft, settings_of, write_reference, write_tokens
 from tests.tiny_model import ANSWERS, QUESTIONS
 from workflow_scripts.align.ranked import tokenise_ranked
 from workflow_scripts.align.reference import fit_mismatched, tokenise_pairs

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.test_study import put
-from tests.workflow import ROOT, copy_repository, snakemake
-from workflow_scripts.score import pair_perplexity, reply_loss, reward_scores, text_overlap, tutor
+from tests.studies import many, put
+from tests.workflow import ROOT, snakemake
+from workflow_scripts.score import pair_perplexity, reply_loss, text_overlap, tutor
 from workflow_scripts.study import check, machine
 from workflow_scripts.study.checking import check_study, examine
 from workflow_scripts.study.datasets import SCHEMAS
@@ -40,13 +40,6 @@ def study() -> dict:
 def no_keys(monkeypatch):
     for name in ("UNSET_KEY", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-
-
-def many(config: dict, **values: object) -> dict:
-    """Return a copy of a config with values at dotted paths, written with __ for the dots."""
-    for path, value in values.items():
-        config = put(config, path.replace("__", "."), value)
-    return config
 
 
 def mistakes_of(config: dict) -> list[str]:
@@ -731,11 +724,6 @@ def test_a_task_is_not_looked_up_where_there_is_no_harness(study, monkeypatch):
 
 
 # --- a run does the same check ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory):
-    return copy_repository(tmp_path_factory.mktemp("looked-at"))
 
 
 def test_a_run_makes_the_same_check_and_warns_once_at_its_start(repository, tmp_path):

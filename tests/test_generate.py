@@ -2,44 +2,17 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
-import yaml
 
+from tests.generation import GREEDY, QUESTIONS, SAMPLING, SETTINGS, TEMPLATE, WARM, Study, call_named, rows_of
 from workflow_scripts.common import templates
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl, write_manifest
+from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl
 from workflow_scripts.common.models import model_ends
-from workflow_scripts.generate import answer, calibrate, collect, prompts
+from workflow_scripts.generate import answer, calibrate, prompts
 from workflow_scripts.generate import engine as engine_module
 from workflow_scripts.generate.engine import Answer, TransformersEngine, cut_at
-
-TEMPLATE = yaml.safe_load(Path(templates.__file__).with_suffix(".yaml").read_text())["tutor"]
-GREEDY = {
-    "temperature": 0.0,
-    "top_p": 1.0,
-    "samples": 1,
-    "max_new_tokens": 12,
-    "min_new_tokens": 0,
-    "batch_size": 4,
-    "stop": [],
-}
-WARM = GREEDY | {"temperature": 1.0}
-DRAWN = {key: WARM[key] for key in WARM if key != "stop"} | {"temperatures": []}
-SETTINGS = {
-    "engine": {"name": "transformers", "precision": "float32", "gpu_memory_share": 0.9},
-    "template": TEMPLATE,
-    "context": 256,
-    "trust_remote_code": False,
-}
-QUESTIONS = [
-    "Name two gases.",
-    "Why?",
-    "How do plants make sugar out of light, water and air?",
-    "What is it",
-    "Yes or no?",
-]
 
 
 @pytest.fixture(scope="module")
@@ -247,60 +220,6 @@ def echo(monkeypatch):
     monkeypatch.setattr(engine_module, "TransformersEngine", Echo)
     Echo.asked, Echo.seeds, Echo.temperatures, Echo.loaded, Echo.patience = [], [], [], 0, None
     return Echo
-
-
-def rows_of(words, followups=()):
-    return [
-        {
-            "id": f"q{number}",
-            "group": "g",
-            "messages": [{"role": "user", "content": word}],
-            "followups": list(followups),
-            "reference": None,
-            "meta": {},
-        }
-        for number, word in enumerate(words)
-    ]
-
-
-class Study:
-    """A folder with prompt sets, a model manifest and the work folder of one policy."""
-
-    def __init__(self, folder, model):
-        self.folder, self.model = folder, model
-        write_json(folder / "model.json", {"files": {"weights": "1"}})
-
-    def add(self, name, rows, **sampling):
-        path = self.folder / f"{name}.jsonl"
-        write_jsonl(path, rows)
-        write_manifest(path.with_suffix(".json"), [path], count=len(rows), sampling=GREEDY | sampling)
-
-    def answer(self, *names, seed=1, **settings):
-        manifests = [str(self.folder / f"{name}.json") for name in names]
-        flags = {"model": self.model, "model-manifest": self.folder / "model.json", "seed": seed}
-        flags |= {"settings": json.dumps(SETTINGS | settings), "work": self.folder / "work"}
-        flags |= {"output": self.folder / "answered.out", "cost": self.folder / "cost.out"}
-        flags |= {"answers": self.folder / "answers"}
-        call(answer.main, flags, "--prompts", *manifests)
-        return read_json(self.folder / "answered.out")
-
-    def collect(self, name):
-        flags = {"answered": self.folder / "answered.out", "work": self.folder / "work"}
-        flags |= {"answers": self.folder / "answers"}
-        flags |= {"prompts": self.folder / f"{name}.json"}
-        output, manifest = self.folder / f"{name}.answers", self.folder / f"{name}.counts"
-        call(collect.main, flags | {"output": output, "manifest": manifest})
-        return read_jsonl(output)
-
-    def store(self, name, folder="work"):
-        return self.folder / folder / f"{read_json(self.folder / 'answered.out')[name]}.jsonl"
-
-
-def call(main, flags, *more):
-    with pytest.MonkeyPatch.context() as patch:
-        pairs = (part for name, value in flags.items() for part in (f"--{name}", str(value)))
-        patch.setattr("sys.argv", ["step", *pairs, *more])
-        main()
 
 
 @pytest.fixture
@@ -636,9 +555,10 @@ def build(tmp_path, kind, rows, *more, **sampling):
 
 
 def build_from(file, tmp_path, kind, *more, **sampling):
-    flags = {"kind": kind, "input": file, "sampling": json.dumps(DRAWN | sampling)}
+    drawn = SAMPLING | {"temperature": 1.0} | sampling
+    flags = {"kind": kind, "input": file, "sampling": json.dumps(drawn)}
     flags |= {"output": tmp_path / "set.jsonl", "manifest": tmp_path / "set.json"}
-    call(prompts.main, flags, *more)
+    call_named(prompts.main, flags, *more)
     return read_jsonl(tmp_path / "set.jsonl")
 
 
@@ -873,7 +793,7 @@ def test_gold_gives_every_reference_and_empty_says_nothing(tmp_path):
     texts = {}
     for policy in ("gold", "empty"):
         flags = {"policy": policy, "prompts": tmp_path / "set.json"}
-        call(calibrate.main, flags | {"output": tmp_path / "out", "manifest": tmp_path / "manifest"})
+        call_named(calibrate.main, flags | {"output": tmp_path / "out", "manifest": tmp_path / "manifest"})
         found = read_jsonl(tmp_path / "out")
         assert len({(row["id"], row["sample"], row["turn"]) for row in found}) == len(found) == 8
         texts[policy] = [row["text"] for row in found]

@@ -8,7 +8,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,13 +67,6 @@ def start(script: str, *arguments: object, **environment: str) -> subprocess.Pop
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def until(condition: Callable[[], bool], seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came about"
-        time.sleep(0.02)
 
 
 def held_by(*arguments: object) -> tuple[subprocess.Popen, list[str]]:

@@ -12,7 +12,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from tests.tiny import call
+from tests.command import call
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl
 from workflow_scripts.download import harness_tasks

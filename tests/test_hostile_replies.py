@@ -7,14 +7,15 @@ import time
 
 import pytest
 
+from tests.judge_requests import KEY, judge_at, request, requests, worst_price
 from tests.judge_server import JudgeServer, completion, fail, send
-from tests.test_judge_client import KEY, judge_at, quick, request, requests, worst_price  # noqa: F401
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.score.judging import client, endpoint
 from workflow_scripts.score.judging.client import ask, params_of
 from workflow_scripts.score.judging.forms import read_rating
 
 GOOD = "Rating: [[7]]"
+pytestmark = pytest.mark.usefixtures("quick_client")
 
 
 def body(text: object = GOOD, usage: object = None, **choice: object) -> bytes:

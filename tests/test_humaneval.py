@@ -13,7 +13,7 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_jsonl
 from workflow_scripts.score import humaneval
 from workflow_scripts.score.programs import pass_at_k
-from workflow_scripts.score.programs.sandbox import SandboxMissing, find_sandbox
+from workflow_scripts.score.programs.sandbox import SandboxMissing
 
 SETTINGS = {
     "form": "completion",
@@ -30,14 +30,6 @@ PROBLEM = {
     "entry_point": "double",
     "canonical_solution": "    return 2 * x\n",
 }
-
-
-@pytest.fixture(scope="module")
-def sandbox():
-    try:
-        return find_sandbox()
-    except SandboxMissing as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +74,7 @@ def score_all(monkeypatch, tmp_path, problems, completion_of, **settings):
     return dict(zip(cell["items"], cell["columns"]["value"], strict=True))
 
 
-@pytest.mark.usefixtures("sandbox")
+@pytest.mark.usefixtures("found_sandbox")
 def test_the_canonical_solutions_of_all_164_problems_pass(monkeypatch, tmp_path, problems):
     # Generous time: the promise is about the programs, not about how busy this machine is.
     found = score_all(
@@ -92,7 +84,7 @@ def test_the_canonical_solutions_of_all_164_problems_pass(monkeypatch, tmp_path,
     assert not [task for task, value in found.items() if value != 1.0]
 
 
-@pytest.mark.usefixtures("sandbox")
+@pytest.mark.usefixtures("found_sandbox")
 def test_empty_completions_of_all_164_problems_fail(monkeypatch, tmp_path, problems):
     assert set(score_all(monkeypatch, tmp_path, problems, lambda problem: "").values()) == {0.0}
 
@@ -107,7 +99,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.usefixtures("sandbox")
+@pytest.mark.usefixtures("found_sandbox")
 def test_hostile_completions_are_contained_and_fail_beside_one_that_passes(monkeypatch, tmp_path):
     # `find_sandbox` has shown that its limit on processes acts: without it the fork bomb would be one.
     outside = tmp_path / "escaped"
@@ -141,7 +133,7 @@ def test_a_completion_ends_at_the_first_stop_string(stop):
     assert indented in humaneval.make_program(PROBLEM, indented).code
 
 
-@pytest.mark.usefixtures("sandbox")
+@pytest.mark.usefixtures("found_sandbox")
 def test_the_command_scores_one_file(monkeypatch, tmp_path):
     scores = call_main(monkeypatch, tmp_path, [generation("T/0", "    return x + x\n")])
     assert scores["benchmark"] == "humaneval"
@@ -150,7 +142,7 @@ def test_the_command_scores_one_file(monkeypatch, tmp_path):
     assert scores["cells"][0]["subset"] == "all"
 
 
-@pytest.mark.usefixtures("sandbox")
+@pytest.mark.usefixtures("found_sandbox")
 def test_the_command_tells_temperatures_apart_by_the_prompt_set(monkeypatch, tmp_path):
     rows = [generation("T/0@0.1", "    return 0\n"), generation("T/0@0.7", "    return 2 * x\n")]
     prompts = [prompt("T/0", 0.1), prompt("T/0", 0.7)]

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.tiny import call
+from tests.command import call
 from workflow_scripts.report import index, provenance
 
 FOLDER = "results/s/policies/tiny.sft/seed-2"

@@ -14,7 +14,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 
 from tests.families import FAMILIES
-from tests.test_generate import call
+from tests.generation import call_named
+from tests.judge_requests import ENDPOINT
 from workflow_scripts.common.decoding import special_ids
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
@@ -64,17 +65,6 @@ def answers(texts):
 ANSWERS = answers(["A box.", "A group of boxes.", "Adenine.", ""])
 QUESTIONS = questions_of(PROMPTS, ANSWERS, "generations")
 RULE = {"kind": "rule", "name": "length", "rule": "length"}
-ENDPOINT = {
-    "kind": "openai",
-    "name": "j",
-    "model": "judge-1",
-    "version": None,
-    "temperature": 0,
-    "max_tokens": 50,
-    "max_completion_tokens": None,
-    "params": {},
-    "seed": None,
-}
 ACCESS = {
     "base_url": None,
     "api_key_env": "TEST_JUDGE_KEY",
@@ -649,7 +639,7 @@ def test_what_a_reward_model_reads_without_its_start_stands_in_the_notes(kind, c
         "preference": preference,
         "alpaca_eval": alpaca_eval,
     }
-    call(module[kind].main, flags | {"output": tmp_path / "scores.json"})
+    call_named(module[kind].main, flags | {"output": tmp_path / "scores.json"})
     cells = read_json(tmp_path / "scores.json")["cells"]
     noted = [
         cell for cell in cells if cell.get("note") == "1 of 2 dialogues read by the judge without their start"

@@ -15,6 +15,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.judge_requests import (
+    COMPLETION_PRICE,
+    KEY,
+    MAX_TOKENS,
+    PROMPT_PRICE,
+    judge_at,
+    request,
+    requests,
+    worst_price,
+)
 from tests.judge_server import (
     JudgeServer,
     completion,
@@ -36,49 +46,7 @@ from workflow_scripts.score.judging.pace import Pace
 from workflow_scripts.score.judging.spending import Spending
 
 ROOT = Path(__file__).resolve().parents[1]
-KEY = "sk-never-to-be-seen-0123456789"
-PROMPT_PRICE, COMPLETION_PRICE = 10.0, 100.0  # dollars a million tokens
-MAX_TOKENS = 100
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setenv("TEST_JUDGE_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
-
-
-def judge_at(url, **changes):
-    return {
-        "name": "strict",
-        "kind": "openai",
-        "model": "judge-1",
-        "version": None,
-        "base_url": url,
-        "api_key_env": "TEST_JUDGE_KEY",
-        "temperature": 0.0,
-        "max_tokens": MAX_TOKENS,
-        "max_completion_tokens": None,
-        "params": {},
-        "seed": None,
-        "concurrency": 4,
-        "requests_per_minute": None,
-        "retries": 2,
-        "timeout_seconds": 60,
-        "budget_usd": None,
-        "usd_per_million_prompt_tokens": PROMPT_PRICE,
-        "usd_per_million_completion_tokens": COMPLETION_PRICE,
-        "unanswered": "stop",
-    } | changes
-
-
-def request(text, **params):
-    messages = [{"role": "system", "content": "Grade."}, {"role": "user", "content": text}]
-    return Request(messages, {"temperature": 0.0, "max_tokens": MAX_TOKENS} | params)
-
-
-def requests(count, word="question"):
-    return [request(f"{word} {number}") for number in range(count)]
+pytestmark = pytest.mark.usefixtures("quick_client")
 
 
 def key_of(asked, model="judge-1", version=None):
@@ -101,11 +69,6 @@ def stored(store):
         assert path == path_of(store, Request(messages, params))
         found[messages[-1]["content"]] = entry
     return found
-
-
-def worst_price(text):
-    prompt_tokens = len(b"Grade.") + len(text.encode()) + 2 * 16 + 256
-    return (prompt_tokens * PROMPT_PRICE + MAX_TOKENS * COMPLETION_PRICE) / 1e6
 
 
 REAL_PRICE = (12 * PROMPT_PRICE + 5 * COMPLETION_PRICE) / 1e6  # the server counts 12 and 5 tokens for each
@@ -756,7 +719,7 @@ import logging, sys
 from pathlib import Path
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.score.judging import client
-from tests.test_judge_client import judge_at, requests
+from tests.judge_requests import judge_at, requests
 
 logging.basicConfig(level=logging.DEBUG)
 client.FIRST_WAIT = 0.01

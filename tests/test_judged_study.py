@@ -5,7 +5,6 @@ a question holds one of the words below it refuses or mumbles. Two random models
 it; nothing is trained.
 """
 
-import csv
 import hashlib
 import json
 import os
@@ -35,7 +34,7 @@ from tests.judge_server import (
     stop_halfway,
     tell_key,
 )
-from tests.workflow import copy_repository, snakemake, stale
+from tests.workflow import copy_repository, snakemake, stale, table_of, verify
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 
 RESULTS = Path("results/judged")
@@ -313,11 +312,6 @@ def copy_of(folder: Path, target: Path) -> Path:
     return target / "study"
 
 
-def table(folder: Path, name: str = "results.csv") -> list[dict]:
-    with open(folder / RESULTS / name, newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 def marked(folder: Path, benchmark: str, words: object) -> tuple[int, int]:
     """Return how many of a benchmark's turns there are, and how many have one of the words in their dialogue."""
     rows = read_jsonl(folder / RESULTS / f"prompts/{benchmark}.jsonl")
@@ -349,7 +343,8 @@ def test_the_plan_tells_every_call_before_one_is_made(planned, finished):
 
 def test_every_policy_has_its_judged_rows_with_the_failed_share(finished):
     rows = {
-        (row["policy"], row["benchmark"], row["subset"], row["metric"]): row for row in table(finished.folder)
+        (row["policy"], row["benchmark"], row["subset"], row["metric"]): row
+        for row in table_of(finished.folder, "judged")
     }
     assert {(policy, name) for policy, name, *_ in rows} == {(p, b) for p in POLICIES for b in BENCHMARKS}
     metrics = {
@@ -390,7 +385,7 @@ def test_every_distinct_request_is_paid_once(finished):
 
 
 def test_the_costs_hold_every_call_and_every_dollar(finished):
-    rows = table(finished.folder, "costs.csv")
+    rows = table_of(finished.folder, "judged", "costs.csv")
     (total,) = (row for row in rows if (row["stage"], row["name"]) == ("judge_answers", "total"))
     entries = [read_json(path) for path in stored(finished.folder)]
     free = sum("content policy" in (entry["reply"]["refusal"] or "") for entry in entries)
@@ -538,8 +533,7 @@ def test_the_key_is_in_no_file(finished):
 
 
 def test_verifying_finds_an_edited_verdict(study):
-    command = [sys.executable, "-m", "workflow_scripts.report.verify", str(RESULTS)]
-    clean = subprocess.run(command, cwd=study, capture_output=True, text=True, check=False)
+    clean = verify(study, "judged")
     assert clean.returncode == 0, clean.stdout + clean.stderr
     path = study / RESULTS / "policies/two/seed-1/verdicts/rated.jsonl"
     text = path.read_text()
@@ -547,7 +541,7 @@ def test_verifying_finds_an_edited_verdict(study):
         re.sub(r'"rating":\s*(\d+)', lambda found: f'"rating": {11 - int(found[1])}', text, count=1)
     )
     assert path.read_text() != text
-    edited = subprocess.run(command, cwd=study, capture_output=True, text=True, check=False)
+    edited = verify(study, "judged")
     assert edited.returncode == 1
     named = edited.stdout + edited.stderr
     assert str(path.relative_to(study)) in named

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import call
+from tests.command import call
 from workflow_scripts.common.diverged import hand_on
 from workflow_scripts.common.files import write_json
 from workflow_scripts.report import judging

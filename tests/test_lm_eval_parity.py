@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from tests.tiny import ANSWERS, QUESTIONS, call
+from tests.command import call
+from tests.tiny import ANSWERS, QUESTIONS
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.score.harness import run as lm_eval_run
 

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
+from tests.generation import SAMPLING
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.generate import calibrate, prompts
 from workflow_scripts.score import mbpp
-from workflow_scripts.score.programs.sandbox import SandboxMissing, find_sandbox
 
 SETTINGS = {
     "form": "completion",
@@ -18,13 +18,6 @@ SETTINGS = {
     "memory_mb": 512,
     "allow_unsandboxed": False,
     "workers": 2,
-}
-SAMPLING = {
-    "temperature": 0.0,
-    "top_p": 1.0,
-    "max_new_tokens": 512,
-    "temperatures": [],
-    "samples": 1,
 }
 PROBLEMS = [
     {
@@ -50,14 +43,6 @@ PROBLEMS = [
         "test_imports": ["import fractions"],
     },
 ]
-
-
-@pytest.fixture
-def sandbox():
-    try:
-        return find_sandbox()
-    except SandboxMissing as error:
-        pytest.skip(str(error))
 
 
 def call(monkeypatch, main, *flags):
@@ -105,7 +90,7 @@ def score(monkeypatch, tmp_path, answer_of=None, problems=PROBLEMS, settings=SET
     return read_json(tmp_path / "scores.json")
 
 
-@pytest.mark.usefixtures("sandbox")
+@pytest.mark.usefixtures("found_sandbox")
 def test_canonical_code_passes_with_what_its_tests_set_up(monkeypatch, tmp_path):
     scores = score(monkeypatch, tmp_path)
     (cell,) = scores["cells"]
@@ -118,7 +103,7 @@ def test_canonical_code_passes_with_what_its_tests_set_up(monkeypatch, tmp_path)
     assert cell["columns"]["value"] == [1.0, 1.0, 1.0]
 
 
-@pytest.mark.usefixtures("sandbox")
+@pytest.mark.usefixtures("found_sandbox")
 def test_every_test_of_a_problem_must_hold(monkeypatch, tmp_path):
     wrong = {
         "MBPP/12": "def double(x):\n    return 4 if x == 2 else -2",  # the third test fails
@@ -129,7 +114,7 @@ def test_every_test_of_a_problem_must_hold(monkeypatch, tmp_path):
     assert cell["columns"]["value"] == [0.0, 0.0, 1.0]
 
 
-@pytest.mark.usefixtures("sandbox")
+@pytest.mark.usefixtures("found_sandbox")
 def test_samples_and_temperatures_count_as_in_humaneval(monkeypatch, tmp_path):
     def answer_of(row):
         right = row["id"].endswith("@0.8") and row["sample"] == 0
@@ -150,7 +135,7 @@ def test_samples_and_temperatures_count_as_in_humaneval(monkeypatch, tmp_path):
     }
 
 
-@pytest.mark.usefixtures("sandbox")
+@pytest.mark.usefixtures("found_sandbox")
 def test_requests_that_wrap_the_rows_score_alike(monkeypatch, tmp_path):
     plain = score(monkeypatch, tmp_path)
     assert score(monkeypatch, tmp_path, problems=[{"doc": row, "idx": 0} for row in PROBLEMS]) == plain

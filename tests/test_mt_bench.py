@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from tests.test_judge import ENDPOINT
+from tests.judge_requests import ENDPOINT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.score.judging.answers import judge_all, requests_of

@@ -1,6 +1,5 @@
 """Offline training: which rows are drawn, what is stored of the parent, and that a run does what it says."""
 
-import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -10,16 +9,17 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from safetensors.torch import load_file
 from scipy.stats import chisquare
 
-from tests.test_training import (
+from tests.command import call
+from tests.offline import TOKENS, annotated, rows_of, write_rewarded
+from tests.resuming import (
     RESUMED,
     hold_resumed_to_unbroken,
     kill_once_checkpointed,
     leave_a_half_written_checkpoint,
 )
-from tests.tiny import ANSWERS, TEMPLATE, call, conversations, settings_of, training_flags
+from tests.tiny import distance, settings_of, training_flags, weights_of
 from workflow_scripts.align import (
     a_lol,
     a_lol_kl,
@@ -29,7 +29,6 @@ from workflow_scripts.align import (
     offline,
     r_gold,
     r_lol,
-    rewarded,
     wbc,
 )
 from workflow_scripts.align.offline import OfflineLoss, draw, draws_of, token_log_ratio, without_dropout
@@ -52,43 +51,6 @@ METHODS = {
     "a_lol_kl": a_lol_kl,
 }
 NEED_ADVANTAGES = [name for name in METHODS if name.startswith("a_lol")]
-TOKENS = {"max_prompt_tokens": 160, "max_tokens": 256, "template": TEMPLATE, "history_turns": None}
-
-
-def annotated(prompts: int, candidates: int = 2, first: int = 0) -> list[dict]:
-    """Return annotated answers, `candidates` a prompt, with rewards between 0 and 1."""
-    return [
-        {
-            "id": f"{row['id']}#{rank}",
-            "group": row["group"],
-            "messages": row["messages"][:-1],
-            "reference": ANSWERS[(number * 3 + rank) % len(ANSWERS)],
-            "meta": {"rank": rank},
-            "rewards": {"final_reward": round((number * 7 + rank * 3) % 10 / 10 + 0.05, 2)},
-        }
-        for number, row in list(enumerate(conversations(first + prompts)))[first:]
-        for rank in range(candidates)
-    ]
-
-
-def write_rewarded(
-    model: Path, folder: Path, train: list[dict], validation: list[dict] | None = None, **changed
-):
-    """Run align.rewarded; return the folder with rows.parquet, rejected.jsonl and manifest.json."""
-    settings = {**TOKENS, "precision": "float32", "batch_size": 4, "trust_remote_code": False} | changed
-    write_jsonl(folder / "train.jsonl", train)
-    flags = ["--parent", model, "--annotated", f"tutor={folder / 'train.jsonl'}"]
-    if validation:
-        write_jsonl(folder / "validation.jsonl", validation)
-        flags.append(f"validation={folder / 'validation.jsonl'}")
-    flags += ["--settings", json.dumps(settings), "--output", folder / "rows.parquet"]
-    flags += ["--rejected", folder / "rejected.jsonl", "--manifest", folder / "manifest.json"]
-    call(rewarded.main, *flags)
-    return folder
-
-
-def rows_of(folder: Path) -> list[dict]:
-    return pyarrow.parquet.read_table(folder / "rows.parquet").to_pylist()
 
 
 def write_advantages(folder: Path, value: float = 0.5, name: str = "advantages") -> None:
@@ -128,12 +90,6 @@ def run_offline(method: str, model: Path, stored: Path, folder: Path, advantages
     flags = flags_of(method, model, stored, offline_settings(**settings), folder, advantages)
     call(METHODS[method].main, *flags)
     return folder / "model"
-
-
-def distance(one: Path, two: Path) -> float:
-    """Return the largest difference between two models' weights."""
-    one, two = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
-    return max((one[name] - two[name]).abs().max().item() for name in one)
 
 
 @pytest.fixture(scope="module")
@@ -366,8 +322,8 @@ def test_batch_8_trains_the_same_in_one_pass_and_in_eight(tiny_model, stored, tm
     whole = run_offline(method, tiny_model, stored, tmp_path / "whole", per_device_batch=8, **options)
     parts = {"batch_size": 8, "per_device_batch": 1} | options
     parts = run_offline(method, tiny_model, stored, tmp_path / "parts", **parts)
-    assert distance(whole, tiny_model) > 1e-3
-    assert distance(whole, parts) < 1e-5
+    assert distance(weights_of(whole), weights_of(tiny_model)) > 1e-3
+    assert distance(weights_of(whole), weights_of(parts)) < 1e-5
 
 
 def test_sharing_prompts_and_gradient_checkpointing_train_the_same_weights(tiny_model, stored, tmp_path):
@@ -376,9 +332,9 @@ def test_sharing_prompts_and_gradient_checkpointing_train_the_same_weights(tiny_
     shared = run_offline("a_lol", tiny_model, stored, tmp_path / "shared", padding_free=False, **options)
     again = {"gradient_checkpointing": True} | options
     again = run_offline("a_lol", tiny_model, stored, tmp_path / "again", **again)
-    assert distance(plain, tiny_model) > 1e-3
-    assert distance(plain, shared) < 1e-5
-    assert distance(plain, again) < 1e-5
+    assert distance(weights_of(plain), weights_of(tiny_model)) > 1e-3
+    assert distance(weights_of(plain), weights_of(shared)) < 1e-5
+    assert distance(weights_of(plain), weights_of(again)) < 1e-5
 
 
 def test_a_run_says_what_it_kept_clipped_and_learned_from(tiny_model, stored, tmp_path):

@@ -2,14 +2,13 @@
 
 import math
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.online import LENGTH, ending_at, online_flags, online_settings, prompts
-from tests.tiny import TEMPLATE, call
+from tests.online import LENGTH, ending_at, online_flags, ppo_settings, prompts, run_ppo
+from tests.tiny import TEMPLATE
 from workflow_scripts.align import online, ppo
 from workflow_scripts.align.online import end_ids, reply_of, tokenise_prompts
 from workflow_scripts.align.ppo import (
@@ -32,33 +31,6 @@ from workflow_scripts.common import rewards as reward_rules
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, sha256_of
 from workflow_scripts.common.models import load_policy, load_tokenizer
-
-
-def ppo_settings(**changed: object) -> dict:
-    own = {
-        "rollout_batch": 8,
-        "ppo_epochs": 2,
-        "value_clip": 0.2,
-        "value_coef": 0.1,
-        "gamma": 1.0,
-        "lam": 0.95,
-        "kl_coef": 0.05,
-        "kl_control": "fixed",
-        "kl_control_target": 6.0,
-        "target_kl": None,
-        "score_scaling": True,
-        "score_norm": True,
-        "score_clip": None,
-        "max_steps": 2,
-        "schedule": "constant",
-        "warmup": 0.0,
-    }
-    return online_settings(**(own | changed))
-
-
-def run_ppo(model: Path, settings: dict, folder: Path, rows: int = 12, rewards: dict = LENGTH) -> Path:
-    call(ppo.main, *online_flags(model, prompts(rows), settings, folder, rewards))
-    return folder
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ import pyarrow.parquet
 import pytest
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
-from tests.tiny import pairs, preference_settings, run_align, write_reference
+from tests.tiny import distance, pairs, preference_settings, run_align, weights_of, write_reference
 from workflow_scripts.align.preference import divergence_over
 from workflow_scripts.align.reference import COMPLETIONS, with_mismatched
 from workflow_scripts.common import row_trainer
@@ -48,16 +47,6 @@ def rows_of(stored: Path) -> list[dict]:
     return pyarrow.parquet.read_table(stored / "rows.parquet").to_pylist()
 
 
-def distance(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
-    """Return the largest difference between two models' weights."""
-    assert one.keys() == two.keys()
-    return max((one[name] - two[name]).abs().max().item() for name in one)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
 def trl_weights(trainer: type, config: type, rows: list[dict], model: Path, folder: Path, **options):
     """Train with TRL and a live reference model; return the weights."""
     settings = preference_settings(**WHOLE, **options.pop("settings", {}))
@@ -73,7 +62,7 @@ def trl_weights(trainer: type, config: type, rows: list[dict], model: Path, fold
     trained.train()
     assert trained.state.global_step == STEPS
     trained.save_model(str(folder / "trl-model"))
-    return weights(folder / "trl-model")
+    return weights_of(folder / "trl-model")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +74,7 @@ def ours(tiny_model, stored, tmp_path_factory):
         key = (method, *sorted(changed.items()))
         if key not in done:
             settings = preference_settings(**(WHOLE | changed))
-            done[key] = weights(
+            done[key] = weights_of(
                 run_align(method, tiny_model, stored, settings, tmp_path_factory.mktemp(method))
             )
         return done[key]
@@ -100,7 +89,7 @@ def test_dpo_and_ipo_train_the_weights_that_trl_trains(tiny_model, stored, ours,
         for row in rows_of(stored)
     ]
     theirs = trl_weights(TokenisedDPOTrainer, DPOConfig, rows, tiny_model, tmp_path, loss_type=[loss_type])
-    assert distance(ours(method), weights(tiny_model)) > 1e-3
+    assert distance(ours(method), weights_of(tiny_model)) > 1e-3
     assert distance(ours(method), theirs) < 1e-5
 
 
@@ -110,7 +99,7 @@ def test_dpo_with_an_sft_term_trains_the_weights_that_trl_trains_on_one_pair_a_b
     both = rows_of(stored)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(both[:1]), stored / "rows.parquet")
     settings = preference_settings(**(WHOLE | {"per_device_batch": 1}), sft_weight=0.5)
-    trained = weights(run_align("dpo", tiny_model, stored, settings, tmp_path / "ours"))
+    trained = weights_of(run_align("dpo", tiny_model, stored, settings, tmp_path / "ours"))
     rows = [{f"{name}_ids": both[0][name] for name in ("prompt", "chosen", "rejected")}]
     options = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}
     theirs = trl_weights(TokenisedDPOTrainer, DPOConfig, rows, tiny_model, tmp_path, **options)
@@ -132,7 +121,7 @@ def test_kto_trains_the_weights_that_trl_trains(tiny_model, stored, ours, tmp_pa
     options = {"desirable_weight": desirable, "undesirable_weight": undesirable}
     theirs = trl_weights(TokenisedKTOTrainer, KTOConfig, rows, tiny_model, tmp_path, **options)
     trained = ours("kto", **options)
-    assert distance(trained, weights(tiny_model)) > 1e-3
+    assert distance(trained, weights_of(tiny_model)) > 1e-3
     assert distance(trained, theirs) < 1e-5
 
 
@@ -199,7 +188,8 @@ def test_pairs_of_one_prompt_alone_have_no_estimate_and_it_is_said(tiny_model, t
     settings = preference_settings(max_steps=2, epochs=2, per_device_batch=3)
     assert (
         distance(
-            weights(run_align("kto", tiny_model, stored, settings, tmp_path / "kto")), weights(tiny_model)
+            weights_of(run_align("kto", tiny_model, stored, settings, tmp_path / "kto")),
+            weights_of(tiny_model),
         )
         > 0
     )
@@ -231,10 +221,12 @@ def test_batch_4_trains_the_same_in_one_pass_and_in_two(tiny_model, stored, tmp_
     steps["learning_rate"] = 1e-2 if method == "dpo" else 1e-4
 
     def run(folder: Path, **batch) -> dict[str, torch.Tensor]:
-        return weights(run_align(method, tiny_model, stored, preference_settings(**steps, **batch), folder))
+        return weights_of(
+            run_align(method, tiny_model, stored, preference_settings(**steps, **batch), folder)
+        )
 
     whole = run(tmp_path / "whole", per_device_batch=4)
-    assert distance(whole, weights(tiny_model)) > 1e-3
+    assert distance(whole, weights_of(tiny_model)) > 1e-3
     assert distance(whole, run(tmp_path / "parts", batch_size=4, per_device_batch=2)) < 1e-5
 
 

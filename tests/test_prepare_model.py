@@ -1,6 +1,5 @@
 """Converting llama2.c files: a Llama written the way that project writes it comes back with the same logits."""
 
-import json
 import struct
 from itertools import pairwise
 
@@ -10,10 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from tests.tiny import TEMPLATE
+from tests.prepared import prepare
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.files import read_json
-from workflow_scripts.download import prepare_model
 from workflow_scripts.download.prepare_model import (
     convert_gguf,
     convert_llama2c,
@@ -230,30 +227,15 @@ def test_a_tokenizer_that_ends_early_is_a_clear_error(tmp_path, source, lost):
         read_llama2c_pieces(path, len(pieces))
 
 
-def run_main(source, output, **settings):
-    flags = [
-        "--source",
-        source,
-        "--settings",
-        json.dumps({"check": None, "template": TEMPLATE} | settings),
-        "--output",
-        output,
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["step", *map(str, flags), "--manifest", str(output) + ".json"])
-        prepare_model.main()
-    return read_json(str(output) + ".json")
-
-
 def test_a_conversion_is_checked_on_texts(tmp_path, source, converted):
     llama2c = {"format": "llama2c", "weights": "weights.bin", "tokenizer": "tokenizer.bin"}
     texts = ["the cat", "a cell."]
     nll = nll_per_token(converted, texts)
-    manifest = run_main(source, tmp_path / "fine", **llama2c, check={"texts": texts, "max_nll": nll + 0.01})
+    manifest = prepare(source, tmp_path / "fine", **llama2c, check={"texts": texts, "max_nll": nll + 0.01})
     assert manifest["check_nll"] == round(nll, 3)
     assert "fine/model.safetensors" in manifest["files"]
     with pytest.raises(PlumblineError, match="nats per token on its check texts, more than max_nll"):
-        run_main(source, tmp_path / "bad", **llama2c, check={"texts": texts, "max_nll": nll - 0.01})
+        prepare(source, tmp_path / "bad", **llama2c, check={"texts": texts, "max_nll": nll - 0.01})
     assert sorted(item.name for item in tmp_path.iterdir()) == ["fine", "fine.json"]
 
 
@@ -271,12 +253,12 @@ def test_the_check_counts_every_token_but_the_first_once(converted):
 
 
 def test_a_transformers_folder_is_taken_as_it_is(tmp_path, converted):
-    manifest = run_main(converted, tmp_path / "same", format="hf")
+    manifest = prepare(converted, tmp_path / "same", format="hf")
     given = {item.name for item in converted.iterdir()}
     assert {name.removeprefix("same/") for name in manifest["files"]} == given | {"chat_template.jinja"}
     (tmp_path / "empty").mkdir()
     with pytest.raises(PlumblineError, match=r"needs config\.json and \*\.safetensors"):
-        run_main(tmp_path / "empty", tmp_path / "none", format="hf")
+        prepare(tmp_path / "empty", tmp_path / "none", format="hf")
 
 
 def write_gguf(path, model):

@@ -1,46 +1,29 @@
 """Processes (gloo, on this CPU) that share the rows of a step train the weights that one does, up to rounding."""
 
-import json
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from tests.launching import command_of, norms_of, train
+from tests.offline import write_rewarded
 from tests.tiny import (
-    ROOT,
-    TEMPLATE,
     align_flags,
-    call,
     conversations,
+    distance,
     pairs,
     preference_settings,
     settings_of,
     sft_flags,
     training_flags,
+    weights_of,
     write_reference,
     write_tokens,
 )
-from workflow_scripts.align import rewarded
 from workflow_scripts.common.files import read_json, write_jsonl, write_manifest
 from workflow_scripts.common.training import split_batch
 
 STEPS = 3
-
-
-def run(module: str, flags: list[str], processes: int) -> list[float]:
-    """Run a training in fresh processes, as a job would; return the gradient norms it logged, which Adam would hide."""
-    launch = ["workflow_scripts.common.launch", "--gpus", "0", "--parallel", "ddp"]
-    launch += ["--processes", str(processes), "--"]
-    command = [sys.executable, "-m", *launch, module, *flags]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [float(found) for found in re.findall(r"'grad_norm': '([^']+)'", done.stdout)]
 
 
 def trained(
@@ -49,26 +32,25 @@ def trained(
     """Return (weights, gradient norms) of a run whose step takes four rows, however many processes share them."""
     folder.mkdir()
     flags = flags_of({"batch_size": 4, "per_device_batch": 4, "max_steps": STEPS} | settings, folder)
-    norms = run(module, flags, processes)
+    norms = norms_of(train(command_of(module, flags, processes=processes)))
     assert len(norms) == STEPS
     assert read_json(folder / "manifest.json")["steps"] == STEPS
     assert read_json(folder / "cost.json")["processes"] == processes
-    return load_file(folder / "model" / "model.safetensors"), norms
+    return weights_of(folder / "model"), norms
 
 
 def assert_equal(first: tuple, second: tuple, start: dict) -> None:
     """Hold two trainings to the same weights, to what the order of float32 sums may change, far from the start."""
     (one, norms), (two, others) = first, second
     assert norms == pytest.approx(others, rel=1e-2)
-    moved = max((one[name] - start[name]).abs().max().item() for name in one)
-    apart = max((one[name] - two[name]).abs().max().item() for name in one)
+    moved = distance(one, start)
     assert moved > 1e-3
-    assert apart < moved / 100
+    assert distance(one, two) < moved / 100
 
 
-def write_rewarded(model: Path, folder: Path, count: int) -> Path:
-    """Write rewarded rows with the model's own log-probs; return their folder."""
-    rows = [
+def annotated(count: int) -> list[dict]:
+    """Return one annotated answer a prompt, each with another reward."""
+    return [
         {
             "id": f"r{number}",
             "group": f"g{number}",
@@ -79,19 +61,11 @@ def write_rewarded(model: Path, folder: Path, count: int) -> Path:
         }
         for number, row in enumerate(conversations(count))
     ]
-    write_jsonl(folder / "annotated.jsonl", rows)
-    settings = {"max_prompt_tokens": 160, "max_tokens": 256, "template": TEMPLATE, "history_turns": None}
-    settings |= {"precision": "float32", "batch_size": 4, "trust_remote_code": False}
-    flags = ["--parent", model, "--annotated", f"train={folder}/annotated.jsonl"]
-    flags += ["--settings", json.dumps(settings), "--output", folder / "rows.parquet"]
-    flags += ["--rejected", folder / "rejected.jsonl", "--manifest", folder / "manifest.json"]
-    call(rewarded.main, *flags)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def start(tiny_model) -> dict[str, torch.Tensor]:
-    return load_file(tiny_model / "model.safetensors")
+    return weights_of(tiny_model)
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])
@@ -140,7 +114,7 @@ def test_a_step_is_the_same_in_four_passes_in_two_by_two_and_in_one_on_four_proc
 
 
 def test_two_processes_learn_from_rewarded_answers_as_one_does(tiny_model, tmp_path, start):
-    stored = write_rewarded(tiny_model, tmp_path / "rewarded", 12)
+    stored = write_rewarded(tiny_model, tmp_path / "rewarded", annotated(12))
 
     def flags_of(settings: dict, folder: Path) -> list[str]:
         own = {"sampling": "none", "clip": 0.9, "padding_free": False, "evaluate_every": 2}
@@ -178,7 +152,8 @@ def test_a_reward_model_is_the_same_by_two_processes_and_by_one(tiny_model, tmp_
         trained("workflow_scripts.annotate.train_reward", flags_of, tmp_path / f"by-{count}", count)
         for count in (1, 2)
     )
-    assert_equal(one, two, one[0] | load_file(tiny_model / "model.safetensors"))
+    before = weights_of(tiny_model)  # its head is another, and that of a reward model starts at random
+    assert_equal(one, two, {name: before.get(name, weight) for name, weight in one[0].items()})
     facts = [read_json(tmp_path / f"by-{count}/manifest.json") for count in (1, 2)]
     assert facts[0]["validation_accuracy"] == facts[1]["validation_accuracy"]
     losses = [read_json(tmp_path / f"by-{count}/curve.json")[-1]["validation_loss"] for count in (1, 2)]

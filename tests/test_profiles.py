@@ -11,7 +11,6 @@ import pytest
 import yaml
 from snakemake.cli import get_argument_parser
 
-from tests.workflow import copy_repository
 from workflow_scripts.common.code import code_of, module_file
 from workflow_scripts.plan.environments import read_rules
 
@@ -111,13 +110,8 @@ def test_retries_stand_in_the_profile_and_in_no_rule():
     assert not re.findall(r"^    retries:", text, re.MULTILINE)
 
 
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory):
-    return copy_repository(tmp_path_factory.mktemp("copy"))
-
-
 @pytest.mark.parametrize("name", PROFILES)
-def test_a_study_can_be_planned_with_the_profile(copy, name):
+def test_a_study_can_be_planned_with_the_profile(repository, name):
     needs_plugin(name)
     flags = [] if name in CLUSTERS else ["--cores", "2"]
     environment = {key: value for key, value in os.environ.items() if key != "PLUMBLINE_GPU_LOCKS"}
@@ -133,7 +127,7 @@ def test_a_study_can_be_planned_with_the_profile(copy, name):
             STUDY,
             *flags,
         ],
-        cwd=copy,
+        cwd=repository,
         env=environment,
         capture_output=True,
         text=True,

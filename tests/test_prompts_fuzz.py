@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from tests.test_clean_fuzz import line_of, mutant
+from tests.mutants import line_of, mutant
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl, write_jsonl
 from workflow_scripts.generate import prompts

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.tiny import call
+from tests.command import call
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import write_json
 from workflow_scripts.report import provenance

@@ -5,13 +5,12 @@ The numbers written out here are the papers' and the source repositories', not r
 
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.test_tutorbot_plan import Job, of_policy, of_rule, plan_of
-from tests.workflow import ROOT, copy_repository
+from tests.dry_runs import Job, of_policy, of_rule, plan_of
+from tests.workflow import ROOT
 from workflow_scripts.study.checking import load_study
 from workflow_scripts.study.judges import OpenAIJudge
 from workflow_scripts.study.lineage import bundled_templates, policies_of
@@ -33,15 +32,6 @@ PLANNED = (*NAMES, "smollm2")  # which runs anywhere
 
 def study_of(name: str) -> Study:
     return load_study(ROOT / f"studies/{name}.yaml")
-
-
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory) -> Path:
-    """A copy of the repository in which dry-runs show each job's details (see test_tutorbot_plan)."""
-    folder = copy_repository(tmp_path_factory.mktemp("fresh"))
-    for path in folder.glob("rules/*.smk"):
-        path.write_text(re.sub(r"^    message:\n.*\n", "", path.read_text(), flags=re.MULTILINE))
-    return folder
 
 
 @pytest.fixture(scope="module")

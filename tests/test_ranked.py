@@ -7,7 +7,8 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from tests.tiny import ANSWERS, QUESTIONS, TEMPLATE, call, manifest_of, settings_of, training_flags
+from tests.command import call
+from tests.tiny import ANSWERS, QUESTIONS, TEMPLATE, manifest_of, settings_of, training_flags
 from workflow_scripts.align import pro
 from workflow_scripts.align import ranked as ranked_tokens
 from workflow_scripts.align.pro import loss_over_answers, ranking_loss

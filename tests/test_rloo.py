@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.command import call
 from tests.online import LENGTH, online_flags, online_settings, prompts
-from tests.tiny import TEMPLATE, call
+from tests.tiny import TEMPLATE
 from workflow_scripts.align import online, rloo
 from workflow_scripts.common import rewards as reward_rules
 from workflow_scripts.common.errors import PlumblineError

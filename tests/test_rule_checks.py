@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny
+from tests.generation import SAMPLING, call_named
 from workflow_scripts.common.constraints import FAMILIES, RULES, constraints_of, follows, loose_readings
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
@@ -204,25 +204,25 @@ ROWS = [
 ]
 
 
-def call(main, flags):
-    """Call a step's main with flags by name."""
-    tiny.call(main, *(part for name, value in flags.items() for part in (f"--{name}", value)))
-
-
 @pytest.fixture
 def asked(tmp_path):
     """A prompt set of ROWS, in a folder."""
     write_jsonl(tmp_path / "rows.jsonl", ROWS)
-    sampling = {"samples": 2, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 9, "temperatures": []}
-    flags = {"kind": "rule_checks", "input": tmp_path / "rows.jsonl", "sampling": json.dumps(sampling)}
-    call(prompts.main, flags | {"output": tmp_path / "set.jsonl", "manifest": tmp_path / "set.json"})
+    flags = {
+        "kind": "rule_checks",
+        "input": tmp_path / "rows.jsonl",
+        "sampling": json.dumps(SAMPLING | {"samples": 2}),
+    }
+    call_named(prompts.main, flags | {"output": tmp_path / "set.jsonl", "manifest": tmp_path / "set.json"})
     return tmp_path
 
 
 def scores(folder, answers):
     write_jsonl(folder / "answers.jsonl", answers)
     flags = {"prompts": folder / "set.jsonl", "generations": folder / "answers.jsonl"}
-    call(rule_checks.main, flags | {"settings": '{"benchmark": "mine"}', "output": folder / "scores.json"})
+    call_named(
+        rule_checks.main, flags | {"settings": '{"benchmark": "mine"}', "output": folder / "scores.json"}
+    )
     found = read_json(folder / "scores.json")
     assert found["benchmark"] == "mine"
     return {(cell["subset"], cell["metric"]): cell for cell in found["cells"]}
@@ -257,12 +257,12 @@ def test_scores_count_prompts_and_constraints_strictly_and_loosely(asked):
 
 def test_gold_says_its_references_and_is_counted_where_it_has_none(asked, capsys):
     flags = {"prompts": asked / "set.json", "output": asked / "gold.jsonl", "manifest": asked / "gold.json"}
-    call(calibrate.main, flags | {"policy": "gold"})
+    call_named(calibrate.main, flags | {"policy": "gold"})
     assert "1 of 2 prompts have no reference" in capsys.readouterr().err
     assert read_json(asked / "gold.json")["counts"]["without_reference"] == 1
     found = scores(asked, read_jsonl(asked / "gold.jsonl"))
     assert found["all", "prompt_strict"]["columns"]["value"] == [1.0, 0.0]
-    call(calibrate.main, flags | {"policy": "empty"})
+    call_named(calibrate.main, flags | {"policy": "empty"})
     assert "without_reference" not in read_json(asked / "gold.json")["counts"]
 
 

@@ -8,10 +8,9 @@ import pyarrow.parquet
 import pytest
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file
 from trl import SFTConfig, SFTTrainer
 
-from tests.tiny import conversations, run_sft, settings_of, write_tokens
+from tests.tiny import conversations, distance, run_sft, settings_of, weights_of, write_tokens
 from workflow_scripts.common.models import load_policy, load_tokenizer
 from workflow_scripts.common.templates import IGNORED
 from workflow_scripts.common.training import Shared, training_arguments
@@ -31,16 +30,6 @@ def tokens(tiny_model, tmp_path_factory) -> Path:
 
 def rows_of(tokens: Path) -> list[dict]:
     return pyarrow.parquet.read_table(tokens / "train.parquet").to_pylist()
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
-def distance(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
-    """Return the largest difference between two models' weights."""
-    assert one.keys() == two.keys()
-    return max((one[name] - two[name]).abs().max().item() for name in one)
 
 
 def losses(folder: Path, name: str = "train_loss") -> list[float]:
@@ -99,10 +88,10 @@ def test_projecting_only_learned_positions_trains_what_trl_trains(
         tokens = folder
     batches = {"batch_size": 4, "per_device_batch": 2, "max_steps": 4, "epochs": 4, "evaluate_every": 2}
     settings = settings_of(**batches, pack_tokens=pack_tokens)
-    ours = weights(run_sft(tiny_model, tokens, settings, tmp_path / "ours"))
+    ours = weights_of(run_sft(tiny_model, tokens, settings, tmp_path / "ours"))
     monkeypatch.setattr(sft_train, "LearnedPositionsTrainer", stock_trainer)
-    theirs = weights(run_sft(tiny_model, tokens, settings, tmp_path / "theirs"))
-    assert distance(ours, weights(tiny_model)) > 1e-3
+    theirs = weights_of(run_sft(tiny_model, tokens, settings, tmp_path / "theirs"))
+    assert distance(ours, weights_of(tiny_model)) > 1e-3
     assert distance(ours, theirs) < 1e-5
     found = losses(tmp_path / "ours")
     assert len(found) == 4

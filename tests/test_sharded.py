@@ -1,92 +1,35 @@
-"""Sharded training (FSDP, ZeRO) on two CPU processes: the same weights as one process, resumed, with adapters.
+"""Sharded training (FSDP, ZeRO) on two CPU processes: the same weights as one process, resumed, with moments in memory.
+
+Adapters are in test_sharded_adapters.py: two files, so that two cores can share them.
 
 What needs DeepSpeed is skipped where `make deepspeed` has not been run; the first run with offloading compiles its optimiser.
 """
 
 import contextlib
-import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from tests.launching import command_of, deepspeed, norms_of, train
 from tests.tiny import (
     ROOT,
     align_flags,
-    conversations,
+    distance,
     is_whole,
     pairs,
     preference_settings,
-    run_align,
-    settings_of,
-    sft_flags,
+    weights_of,
     write_reference,
-    write_tokens,
 )
-from workflow_scripts.common import logprobs
 from workflow_scripts.common.files import read_json
-from workflow_scripts.common.models import load_policy
 
 STEPS = 4
 DPO = {"batch_size": 4, "per_device_batch": 2, "max_steps": STEPS, "checkpoint_every": 2}
-LORA = {"rank": 2, "alpha": 8.0, "dropout": 0.0, "targets": "all-linear", "merge": True}
-deepspeed = pytest.mark.skipif(
-    not (Path(sys.prefix) / "deepspeed").is_dir(), reason="DeepSpeed is not installed (make deepspeed)"
-)
-
-
-def command_of(module: str, flags: list[str], parallel: str | None) -> list[str]:
-    """Return the command of a training on two processes, or on one where `parallel` is None."""
-    if parallel is None:
-        return [sys.executable, "-m", module, *flags]
-    launch = [
-        "workflow_scripts.common.launch",
-        "--gpus",
-        "0",
-        "--parallel",
-        parallel,
-        "--processes",
-        "2",
-        "--",
-    ]
-    return [
-        sys.executable,
-        "-m",
-        *launch,
-        *(["tests.fsdp_on_cpu"] if parallel == "fsdp" else []),
-        module,
-        *flags,
-    ]
-
-
-def run(command: list[str]) -> str:
-    """Run a training; return what it printed."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-4000:]
-    return done.stdout
-
-
-def norms_of(printed: str) -> list[float]:
-    """Return the gradient norms of a run's steps, which Adam would hide."""
-    lines = [line for line in printed.splitlines() if "'grad_norm'" in line]
-    return [float(line.split("'grad_norm': '")[1].split("'")[0]) for line in lines]
-
-
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model/model.safetensors")
-
-
-def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """Return the largest difference of two policies' weights."""
-    assert one.keys() == other.keys()
-    return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +44,7 @@ def dpo(tiny_model, stored, tmp_path_factory):
     def trained(parallel: str | None, **settings: object) -> tuple[Path, str]:
         folder = tmp_path_factory.mktemp(parallel or "one")
         flags = align_flags(tiny_model, stored, preference_settings(**(DPO | settings)), folder)
-        return folder, run(command_of("workflow_scripts.align.dpo", flags, parallel))
+        return folder, train(command_of("workflow_scripts.align.dpo", flags, parallel))
 
     return trained
 
@@ -121,10 +64,10 @@ def sharded(dpo) -> dict[str, tuple[Path, str]]:
 def hold_to_one(found: tuple[Path, str], one: tuple[Path, str], start: Path) -> None:
     """Hold a sharded run to the weights, the gradient norms and the curve of one process."""
     (folder, printed), (whole, said) = found, one
-    moved = distance(weights_of(whole), load_file(start / "model.safetensors"))
+    moved = distance(weights_of(whole / "model"), weights_of(start))
     assert moved > 1e-3
-    assert distance(weights_of(whole), weights_of(folder)) < moved / 100
-    assert all(weight.dtype == torch.float32 for weight in weights_of(folder).values())
+    assert distance(weights_of(whole / "model"), weights_of(folder / "model")) < moved / 100
+    assert all(weight.dtype == torch.float32 for weight in weights_of(folder / "model").values())
     assert len(norms_of(said)) == STEPS
     assert norms_of(printed) == pytest.approx(norms_of(said), rel=1e-2)
     assert (folder / "model/config.json").read_text() == (whole / "model/config.json").read_text()
@@ -177,71 +120,12 @@ def test_a_sharded_run_that_was_killed_is_resumed_to_the_weights_of_an_unbroken_
     assert (
         len(list(state.glob("rng_state_*.pth"))) == 2
     )  # of both processes, or it would not have counted as whole
-    printed = run(command)
+    printed = train(command)
     assert printed.count("resuming from") == 1
     assert len(norms_of(printed)) == STEPS - 2
     unbroken, _ = sharded[parallel]
-    assert distance(weights_of(unbroken), weights_of(tmp_path)) < 1e-6
+    assert distance(weights_of(unbroken / "model"), weights_of(tmp_path / "model")) < 1e-6
     assert (tmp_path / "curve.json").read_text() == (unbroken / "curve.json").read_text()
-
-
-@pytest.mark.parametrize("parallel", ["fsdp", pytest.param("zero3", marks=deepspeed)])
-def test_adapters_trained_in_shards_are_merged_into_whole_weights_of_the_best_checkpoint(
-    parallel, tiny_model, tmp_path
-):
-    # Enough rows in a pass that the LM head's logits are made in chunks, and again for their gradient.
-    tokens = write_tokens(tiny_model, conversations(72), conversations(3), tmp_path / "tokens")
-    settings = {
-        "batch_size": 72,
-        "per_device_batch": 36,
-        "max_steps": STEPS,
-        "epochs": STEPS,
-        "learning_rate": 1e-2,
-    }
-    settings |= {"lora": LORA, "keep": "best", "evaluate_every": 2, "gradient_checkpointing": True}
-    folders = {}
-    for how in (None, parallel):
-        folders[how] = tmp_path / str(how)
-        folders[how].mkdir()
-        flags = sft_flags(tiny_model, tokens, settings_of(**settings), folders[how])
-        printed = run(command_of("workflow_scripts.sft.train", flags, how))
-        assert (
-            f"a step: 72 rows = {'2 processes × 1 pass' if how else '1 process × 2 passes'} of 36" in printed
-        )
-    counts = read_json(tokens / "manifest.json")["counts"]["train"]
-    assert counts["tokens"] / 2 > 2 * logprobs.CHUNK
-    one, many = weights_of(folders[None]), weights_of(folders[parallel])
-    moved = distance(one, load_file(tiny_model / "model.safetensors"))
-    assert moved > 1e-3
-    assert distance(one, many) < moved / 100
-    manifests = [read_json(folder / "manifest.json") for folder in folders.values()]
-    assert manifests[0]["best_step"] == manifests[1]["best_step"] == STEPS
-    curves = [json.loads((folder / "curve.json").read_text()) for folder in folders.values()]
-    losses = [[row["validation_loss"] for row in curve if "validation_loss" in row] for curve in curves]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
-
-
-def test_a_policy_kept_as_adapters_alone_loads_as_the_merged_one(tiny_model, stored, tmp_path):
-    settings = {"max_steps": 2, "warmup": 0, "schedule": "constant", "learning_rate": 1e-2}
-    merged, alone = (
-        run_align(
-            "dpo",
-            tiny_model,
-            stored,
-            preference_settings(**settings, lora=LORA | {"targets": ["v_proj", "q_proj"], "merge": merge}),
-            tmp_path / str(merge),
-        )
-        for merge in (True, False)
-    )
-    files = {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    files |= {"generation_config.json", "chat_template.jinja"}
-    assert {path.name for path in alone.iterdir()} == files
-    config = read_json(alone / "adapter_config.json")
-    assert config["base_model_name_or_path"] == str(tiny_model)
-    assert config["target_modules"] == ["q_proj", "v_proj"]  # in one order, whatever the hash seed
-    found, expected = load_policy(alone).state_dict(), load_policy(merged).state_dict()
-    assert distance(expected, load_policy(tiny_model).state_dict()) > 1e-3
-    assert distance(found, expected) < 1e-6
 
 
 @deepspeed
@@ -250,9 +134,9 @@ def test_weights_and_moments_in_the_machines_memory_train_in_bfloat16_and_stay_i
 ):
     folder, printed = dpo("zero3-offload", precision="bfloat16")
     whole, said = one
-    found = weights_of(folder)
+    found = weights_of(folder / "model")
     assert norms_of(printed) == pytest.approx(norms_of(said), rel=0.1)
     assert all(weight.dtype == torch.float32 for weight in found.values())
     assert any((weight != weight.bfloat16().float()).any() for weight in found.values())
-    moved = distance(weights_of(whole), load_file(tiny_model / "model.safetensors"))
-    assert 0 < distance(found, weights_of(whole)) < 2 * moved
+    moved = distance(weights_of(whole / "model"), weights_of(tiny_model))
+    assert 0 < distance(found, weights_of(whole / "model")) < 2 * moved

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 import yaml
 
 from tests.chain import write_chain
-from tests.workflow import copy_repository, snakemake, stale
+from tests.workflow import copy_repository, snakemake, stale, verify
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, sha256_of
 from workflow_scripts.common.shared_store import check_store, refuse_full_store
@@ -116,8 +115,7 @@ def test_a_finished_study_with_a_store_has_nothing_to_do_and_verifies(second):
     folder, _ = second
     assert "Nothing to be done" in (done := snakemake(folder, "--cache")).stdout + done.stderr
     assert stale(folder) == set()
-    command = [sys.executable, "-m", "workflow_scripts.report.verify", "results/second"]
-    checked = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    checked = verify(folder, "second")
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 

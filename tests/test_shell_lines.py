@@ -1,16 +1,18 @@
 """A study is data: no value of it is ever more than a word of a command, and no name leaves its folder."""
 
+import importlib
 import inspect
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
@@ -18,7 +20,11 @@ from pydantic import BaseModel, ValidationError
 
 from tests.workflow import copy_repository
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.study import machine, schema, spelling, study
+from workflow_scripts.plan.layout import Layout, Word
+from workflow_scripts.study import checking, machine
+from workflow_scripts.study.mistakes import models_in
+from workflow_scripts.study.reading import mistakes
+from workflow_scripts.study.sources import Place, Source
 from workflow_scripts.study.study import Study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +60,7 @@ def parts(model: type[BaseModel], found: set | None = None) -> set[type[BaseMode
     if model not in found:
         found.add(model)
         for field in model.model_fields.values():
-            for below in spelling.models_in(field.annotation):
+            for below in models_in(field.annotation):
                 parts(below, found)
     return found
 
@@ -125,9 +131,9 @@ def spoil(config: dict, kind: str, folder: Path) -> tuple[dict, dict[str, str]]:
         spoilt = spoiled(text, kind)
         there_too(folder, text, spoilt)
         candidate = renamed(config, text, spoilt)
-        wrong = study.examine(candidate, [machine.seen]).wrong
+        wrong = checking.examine(candidate, [machine.seen]).wrong
         if wrong:
-            refused[text] = str(study.mistakes("study", wrong))
+            refused[text] = str(mistakes("study", wrong))
             assert re.search(r"^  [a-z_]+[.:\[]", refused[text], re.MULTILINE), wrong
         else:
             config = candidate
@@ -204,7 +210,7 @@ def owner(model: type[BaseModel], name: str) -> str:
 
 @pytest.mark.parametrize("kinds", [("commands",), ("words",), ("lines", *LEAVING)], ids=" ".join)
 def test_no_text_of_a_study_is_more_than_a_word_of_a_command(repository, monkeypatch, kinds):
-    for looking in (study, machine):
+    for looking in (checking, machine):
         monkeypatch.setattr(looking, "ROOT", repository)
     monkeypatch.setenv("SOME_KEY", "key")
     config = EVERY_KEY
@@ -241,7 +247,7 @@ def test_a_file_of_a_source_cannot_leave_its_folder(place, name):
         },
     }[place]
     with pytest.raises(ValidationError, match=r"folder|one line"):
-        schema.Source.model_validate(config)
+        Source.model_validate(config)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +268,7 @@ def test_what_is_read_of_a_hub_repository_taken_whole_cannot_leave_it_either(key
     part, name, field = key.split(".")
     config[part][name][field] = value
     with pytest.raises(PlumblineError, match=rf"{part}\.{name}\.{field}.*must stay in its folder"):
-        study.check_study(config)
+        checking.check_study(config)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +283,7 @@ def test_what_is_read_of_a_hub_repository_taken_whole_cannot_leave_it_either(key
 )
 def test_a_package_is_a_name_and_no_option_or_address(place, value):
     with pytest.raises(ValidationError, match="string_pattern_mismatch"):
-        schema.Place.model_validate(place)
+        Place.model_validate(place)
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "-x", "x y", "x\n", "$(x)", "a.b", "", "été"])
@@ -287,7 +293,7 @@ def test_a_package_is_a_name_and_no_option_or_address(place, value):
 def test_a_name_is_of_letters_digits_and_hyphens(part, name):
     config = {**EVERY_KEY, part: {**EVERY_KEY[part], name: next(iter(EVERY_KEY[part].values()))}}
     with pytest.raises(PlumblineError, match=rf"{part}\..*: must be a name of letters"):
-        study.check_study(config)
+        checking.check_study(config)
 
 
 # --- the rules as they stand -----------------------------------------------------------------------------------
@@ -305,24 +311,52 @@ def shell_texts() -> list[tuple[str, str, str]]:
 
 
 def unquoted(line: str) -> list[str]:
-    """Return the placeholders of a shell line that are not quoted; {X} and {RESULTS} of an f-string are text by then."""
-    return [found for found in re.findall(r"\{+([a-z][^{}]*)\}+", line) if not found.endswith((":q", ":u"))]
+    """Return the placeholders of a shell line that are not quoted; {X} and {f(…)} of an f-string are text by then."""
+    placeholders = re.findall(r"\{+([a-z][^{}()]*)\}+", re.sub(r"\{\w+\([^()]*\)\}", "", line))
+    return [found for found in placeholders if not found.endswith((":q", ":u"))]
+
+
+def test_a_path_in_a_shell_line_has_the_jobs_wildcards_quoted():
+    layout = Layout("study")
+    path = layout.answer_rows("{policy}", "{seed}", "{benchmark}")
+    assert layout.in_shell("--rows", path) == (
+        "--rows $RESULTS/policies/{wildcards.policy:q}/seed-{wildcards.seed:q}/generations/{wildcards.benchmark:q}.jsonl"
+    )
+    assert layout.cost_in_shell("train", "policy", "seed") == (
+        "$RESULTS/costs/train/{wildcards.policy:q}-{wildcards.seed:q}.json"
+    )
+    for word in (path, layout.cost_in_shell("train", "policy", "seed")):
+        assert not unquoted(layout.in_shell(word))
+
+
+@pytest.mark.parametrize("name", ["a b", "$(touch PWNED)", "'", "x;y"])
+def test_a_name_in_a_word_is_quoted_and_the_studys_folder_a_variable(name):
+    layout = Layout("study")
+    assert layout.word(layout.rows(name, "train")) == f"$CLEAN/{shlex.quote(f'{name}/rows/train.jsonl')}"
+    assert (
+        layout.word(f"train={layout.rows('d', name)}")
+        == f"train=$CLEAN/{shlex.quote(f'd/rows/{name}.jsonl')}"
+    )
+    assert layout.word(name) == shlex.quote(name)
 
 
 def test_every_placeholder_of_every_shell_line_is_quoted():
     common = (ROOT / "rules/common.smk").read_text(encoding="utf-8")
     pieces = re.findall(r"^(?:LAUNCH\w*|POLICY_FLAGS) = (?:\(\n(?: .*\n)*\)|.*)", common, re.MULTILINE)
-    assert len(pieces) == 4 and len(shell_texts()) > 40
+    assert len(pieces) == 4 and len(shell_texts()) > 35
     assert not [found for piece in pieces for found in unquoted(piece)]
     assert not [(rule, found) for rule, _, line in shell_texts() for found in unquoted(line)]
 
 
-def test_a_placeholder_that_the_rule_leaves_as_it_is_has_been_quoted_by_in_shell():
+def test_a_placeholder_that_the_rule_leaves_as_it_is_has_been_quoted_by_the_plan():
     for rule, before, line in shell_texts():
         params = before.partition("    params:\n")[2]
         for name in re.findall(r"\{+(?:params\.)(\w+):u\}+", line):
-            expression = re.search(rf"^        {name}=([\s\S]*?)(?=^ {{0,8}}\w|\Z)", params, re.MULTILINE)
-            assert "in_shell(" in expression[1], (rule, name)
+            module, function = re.search(
+                rf"^        {name}=by\((\w+)\.(\w+)\),$", params, re.MULTILINE
+            ).groups()
+            planned = getattr(importlib.import_module(f"workflow_scripts.plan.{module}"), function)
+            assert get_type_hints(planned)["return"] in (Word, list[Word]), (rule, name)
         assert not re.findall(r"\{+(?!params\.)[a-z.]+:u\}+", line), rule
 
 

@@ -3,10 +3,7 @@
 Some sixty jobs, ten minutes. Single faults are in test_slurm.py.
 """
 
-import csv
 import json
-import subprocess
-import sys
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
@@ -14,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.test_end_to_end import PROBLEMS, small_study
-from tests.test_slurm import PROFILE, Workflow
-from tests.workflow import copy_repository, stale
+from tests.slurm_workflow import PROFILE, Workflow
+from tests.small_study import PROBLEMS, small_study
+from tests.workflow import copy_repository, stale, table_of, verify
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +43,7 @@ def finished(cluster, tmp_path_factory, tiny_model) -> Workflow:
 
 
 def test_every_policy_is_scored_on_every_benchmark(finished):
-    with open(finished.folder / "results/tutor/results.csv", newline="") as stream:
-        scored = {(row["policy"], row["benchmark"]) for row in csv.DictReader(stream)}
+    scored = {(row["policy"], row["benchmark"]) for row in table_of(finished.folder, "tutor")}
     policies = {"tiny", "tiny.sft", "tiny.sft.dpo", "gold", "empty"}
     benchmarks = {"tutor", "pair_perplexity", "humaneval", "biology_quiz", "mt_bench", "alpaca_eval"}
     assert scored == {(policy, benchmark) for policy in policies for benchmark in benchmarks}
@@ -77,8 +73,7 @@ def test_trainings_used_the_devices_that_slurm_gave(finished):
 
 def test_nothing_is_left_to_do_and_all_of_it_verifies(finished):
     assert stale(finished.folder) == set()
-    command = [sys.executable, "-m", "workflow_scripts.report.verify", "results/tutor"]
-    done = subprocess.run(command, cwd=finished.folder, capture_output=True, text=True, check=False)
+    done = verify(finished.folder, "tutor")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
 
 

@@ -7,13 +7,11 @@ already is not fetched again.
 import csv
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.workflow import ROOT, copy_repository, snakemake, stale
+from tests.workflow import ROOT, copy_repository, snakemake, stale, table_of, verify
 from workflow_scripts.study.checking import load_study
 from workflow_scripts.study.lineage import policies_of
 
@@ -38,16 +36,11 @@ def finished(request, folder) -> tuple[Path, Path]:
     return folder, request.param
 
 
-def rows_of(folder: Path, study: Path) -> list[dict]:
-    with open(folder / f"results/{study.stem}/results.csv", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 def test_a_small_study_scores_every_policy_and_the_calibration_rows_on_every_benchmark(finished):
     folder, study = finished
     wanted = load_study(ROOT / study)
     everyone = [*policies_of(wanted), "gold", "empty"]
-    rows = rows_of(folder, study)
+    rows = table_of(folder, study.stem)
     scored = {(row["policy"], row["benchmark"]) for row in rows}
     assert scored == {(policy, benchmark) for policy in everyone for benchmark in wanted.benchmarks}
     for row in rows:
@@ -58,7 +51,7 @@ def test_a_small_study_scores_every_policy_and_the_calibration_rows_on_every_ben
 def test_a_small_study_tells_the_gold_replies_from_none(finished):
     folder, study = finished
     marks: dict[tuple, dict[str, float]] = {}
-    for row in rows_of(folder, study):
+    for row in table_of(folder, study.stem):
         if row["policy"] in ("gold", "empty") and row["higher_is_better"] and row["value"]:
             sign = 1 if row["higher_is_better"].lower() == "true" else -1
             cell = marks.setdefault((row["benchmark"], row["subset"], row["metric"]), {})
@@ -85,7 +78,7 @@ def test_a_small_study_sets_what_was_published_beside_its_own_numbers(finished):
     }
     shown = {
         (row["policy"], row["benchmark"], row["metric"]): row
-        for row in rows_of(folder, study)
+        for row in table_of(folder, study.stem)
         if row["published_value"]
     }
     assert {key: float(row["published_value"]) for key, row in shown.items()} == wanted
@@ -100,16 +93,15 @@ def test_a_small_study_compares_its_judges_policy_by_policy(finished):
     table = folder / f"results/{study.stem}/judges.csv"
     assert table.exists() == bool(wanted.report.agreement)
     if table.exists():
-        with open(table, newline="") as stream:
-            compared = {(row["policy"], row["first"], row["second"]) for row in csv.DictReader(stream)}
+        rows = table_of(folder, study.stem, "judges.csv")
+        compared = {(row["policy"], row["first"], row["second"]) for row in rows}
         pairs = [tuple(pair) for pair in wanted.report.agreement]
         assert {(policy, *pair) for policy in policies_of(wanted) for pair in pairs} <= compared
 
 
 def test_everything_behind_the_table_of_a_small_study_verifies(finished):
     folder, study = finished
-    command = [sys.executable, "-m", "workflow_scripts.report.verify", f"results/{study.stem}"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = verify(folder, study.stem)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
 
 

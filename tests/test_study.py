@@ -1,6 +1,5 @@
 """Config mistakes are refused before the DAG is built, with the path to the value and what is allowed."""
 
-import copy
 import json
 import re
 
@@ -8,7 +7,8 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.workflow import ROOT, copy_repository, snakemake
+from tests.studies import put
+from tests.workflow import ROOT, snakemake
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.study import check, config_docs
 from workflow_scripts.study.checking import check_config, check_study, load_study
@@ -21,22 +21,6 @@ from workflow_scripts.study.study import Study
 @pytest.fixture
 def study() -> dict:
     return read_yaml(ROOT / "config.yaml")
-
-
-def put(config: dict, path: str, value: object) -> dict:
-    """Return a copy of a config with a value at a dotted path; "DROP" takes the key out."""
-    config = copy.deepcopy(config)
-    *parents, last = path.split(".")
-    part = config
-    for step in parents:
-        part = part[int(step)] if isinstance(part, list) else part.setdefault(step, {})
-    if value == "DROP":
-        del part[last]
-    elif isinstance(part, list):
-        part[int(last)] = value
-    else:
-        part[last] = value
-    return config
 
 
 def mistakes_in(config: object) -> list[str]:
@@ -407,11 +391,6 @@ def test_a_base_model_exists_once_and_a_trained_policy_for_each_seed(study):
 
 
 # --- the commands ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory):
-    return copy_repository(tmp_path_factory.mktemp("refused"))
 
 
 def test_snakemake_refuses_a_broken_study_before_it_plans_and_without_a_traceback(repository):

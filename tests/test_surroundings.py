@@ -8,31 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow import copy_repository
+from tests.surroundings import FULL, needs
 from workflow_scripts.common import surroundings
 from workflow_scripts.common.errors import PlumblineError
 
 ROOT = Path(__file__).resolve().parents[1]
 # A user of a container that runs with a number for a user: no name, no rights but those of the files' owner.
 NAMELESS = ["unshare", "--user", "--map-user=12345", "--map-group=12345"]
-# Whose temporary folder has a disk of its own, 16 KiB of it, all taken.
-FULL = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c"]
 FILL = 'mount -t tmpfs -o size=16k none "$TMPDIR" && { head -c 99999 /dev/zero > "$TMPDIR/x"; } 2> /dev/null; exec "$@"'
-
-
-def needs(command: list[str]) -> None:
-    done = (
-        subprocess.run([*command, "true"], capture_output=True, check=False)
-        if shutil.which(command[0])
-        else None
-    )
-    if done is None or done.returncode:
-        pytest.skip("no user namespaces here")
-
-
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory) -> Path:
-    return copy_repository(tmp_path_factory.mktemp("copy"))
 
 
 @pytest.fixture
@@ -63,9 +46,9 @@ def head(folder: Path, *flags: str, under: list[str], **variables: str) -> subpr
     )
 
 
-def test_a_user_without_a_name_or_a_home_runs_a_study(copy, shut):
+def test_a_user_without_a_name_or_a_home_runs_a_study(repository, shut):
     needs(NAMELESS)
-    done = head(copy, "-n", "--quiet", under=NAMELESS, HOME=str(shut / "home"))
+    done = head(repository, "-n", "--quiet", under=NAMELESS, HOME=str(shut / "home"))
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -92,9 +75,9 @@ def test_a_user_without_a_name_gets_one(tmp_path, monkeypatch):
     assert environment["LOGNAME"] == f"user-{os.getuid()}"
 
 
-def test_a_full_folder_for_temporary_files_is_passed_by_with_a_note(copy, tmp_path):
+def test_a_full_folder_for_temporary_files_is_passed_by_with_a_note(repository, tmp_path):
     needs([*FULL, "true"])
-    done = head(copy, "-n", "--quiet", under=[*FULL, FILL, "bash"], TMPDIR=str(tmp_path))
+    done = head(repository, "-n", "--quiet", under=[*FULL, FILL, "bash"], TMPDIR=str(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     assert (
         f"note: {tmp_path} takes no temporary files (No space left on device): they go to /tmp" in done.stderr
@@ -109,21 +92,21 @@ def test_without_any_folder_for_temporary_files_the_error_says_what_to_set(tmp_p
 
 
 @pytest.mark.parametrize("name", ["results", "work", "data", "."])
-def test_a_folder_that_cannot_be_written_to_is_named_before_the_first_job(copy, name):
+def test_a_folder_that_cannot_be_written_to_is_named_before_the_first_job(repository, name):
     needs(NAMELESS)
-    folder = copy / name
+    folder = repository / name
     folder.mkdir(exist_ok=True)
     if name == ".":
-        shutil.rmtree(copy / ".snakemake", ignore_errors=True)
+        shutil.rmtree(repository / ".snakemake", ignore_errors=True)
     folder.chmod(0o555)
     try:
-        done = head(copy, "--quiet", "--", "datasets", under=NAMELESS)
+        done = head(repository, "--quiet", "--", "datasets", under=NAMELESS)
     finally:
         folder.chmod(0o755)
     assert done.returncode == 1
     told = done.stderr[done.stderr.index("error: ") :]
     assert str(folder) in told and "Permission denied" in told and "Traceback" not in done.stderr, done.stderr
-    assert not list(copy.glob(".snakemake/locks/*"))
+    assert not list(repository.glob(".snakemake/locks/*"))
 
 
 def test_a_run_that_writes_nothing_into_a_folder_does_not_ask_for_it(tmp_path, monkeypatch):
@@ -146,13 +129,13 @@ def test_a_checkout_whose_path_cannot_be_worked_with_is_refused(name):
         surroundings.check_place(Path("/somewhere") / name)
 
 
-def test_odd_surroundings_alter_nothing(copy):
+def test_odd_surroundings_alter_nothing(repository):
     """No home, a plain locale, junk on PYTHONPATH, few descriptors, a strict umask, and nobody who reads what is said."""
     odd = {"PATH": os.environ["PATH"], "LANG": "C", "LC_ALL": "C", "PYTHONPATH": "/nowhere:/dev/null::"}
     command = f'umask 077; ulimit -n 64; "{sys.executable}" -m snakemake --cores 1 -- datasets > /dev/full'
-    shutil.rmtree(copy / "data/clean", ignore_errors=True)
+    shutil.rmtree(repository / "data/clean", ignore_errors=True)
     done = subprocess.run(
-        ["bash", "-c", command], cwd=copy, env=odd, capture_output=True, text=True, check=False
+        ["bash", "-c", command], cwd=repository, env=odd, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert list(copy.glob("data/clean/*/*/manifest.json"))
+    assert list(repository.glob("data/clean/*/*/manifest.json"))

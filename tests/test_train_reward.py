@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, set_seed
 from trl import RewardConfig, RewardTrainer
 
-from tests.tiny import call, pairs, settings_of, training_flags
+from tests.command import call
+from tests.tiny import pairs, settings_of, training_flags
 from workflow_scripts.annotate import train_reward
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_jsonl, write_manifest

@@ -3,7 +3,7 @@
 import csv
 import json
 
-from tests.tiny import call
+from tests.command import call
 from workflow_scripts.common.files import write_json
 from workflow_scripts.report import training
 from workflow_scripts.report.training import summarise

@@ -1,64 +1,19 @@
 """The published study cannot run here; that its dry-run plan is right is what is tested."""
 
 import json
-import re
 import shlex
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from tests.workflow import ROOT, copy_repository, snakemake
+from tests.dry_runs import Job, of_policy, of_rule, plan_of
+from tests.workflow import ROOT
 from workflow_scripts.study.checking import check_study, load_study
 from workflow_scripts.study.lineage import bundled_templates, policies_of
 
 BASES = ("llama", "mistral", "zephyr")
 TRAINING = {"train_sft", "train_aligned", "train_reward_model"}
 STUDIES = ["config.yaml", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("studies/*.yaml"))]
-
-
-class Job:
-    """One job of a dry-run: its rule, its wildcards, its resources, threads and shell command."""
-
-    def __init__(self, block: str) -> None:
-        lines = dict(re.findall(r"^    (\w+): (.*)$", block, re.MULTILINE))
-        self.rule = re.search(r"^(?:local)?rule (\w+):", block, re.MULTILINE).group(1)
-        self.wildcards = dict(part.split("=", 1) for part in lines.get("wildcards", "").split(", ") if part)
-        self.resources = dict(part.split("=", 1) for part in lines.get("resources", "").split(", "))
-        self.threads = int(lines.get("threads", 1))
-        self.inputs = lines.get("input", "").split(", ")
-        self.command = re.search(r"^Shell command: (.*)$", block, re.MULTILINE).group(1)
-
-    @property
-    def settings(self) -> dict:
-        words = shlex.split(self.command)
-        return json.loads(words[words.index("--settings") + 1])
-
-
-def plan_of(folder: Path, study: str) -> list[Job]:
-    """Return the jobs of a study's dry-run in a fresh copy of the repository."""
-    text = snakemake(
-        folder,
-        "--dry-run",
-        "--printshellcmds",
-        "--configfile",
-        study,
-        "--cores",
-        "64",
-        "--resources",
-        "gpu=4",
-    ).stdout
-    blocks = re.split(r"^\[.*\]$", text, flags=re.MULTILINE)  # each job begins with its time
-    return [Job(block) for block in blocks if re.search(r"^(local)?rule \w+:$", block, re.MULTILINE)]
-
-
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory) -> Path:
-    """A copy of the repository without the rules' messages: Snakemake shows a job's details only without them."""
-    folder = copy_repository(tmp_path_factory.mktemp("fresh"))
-    for path in folder.glob("rules/*.smk"):
-        path.write_text(re.sub(r"^    message:\n.*\n", "", path.read_text(), flags=re.MULTILINE))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +24,6 @@ def plan(fresh) -> list[Job]:
 @pytest.fixture(scope="module")
 def published(fresh) -> list[Job]:
     return plan_of(fresh, "studies/tutorbot-published.yaml")
-
-
-def of_rule(jobs: list[Job], *rules: str) -> list[Job]:
-    return [job for job in jobs if job.rule in rules]
-
-
-def of_policy(jobs: list[Job], rule: str, policy: str) -> Job:
-    (job,) = [job for job in of_rule(jobs, rule) if job.wildcards["policy"] == policy]
-    return job
 
 
 @pytest.mark.parametrize("study", STUDIES)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.test_offline import annotated, rows_of, write_rewarded
-from tests.tiny import TEMPLATE, call
+from tests.command import call
+from tests.offline import annotated, rows_of, write_rewarded
+from tests.tiny import TEMPLATE
 from workflow_scripts.align import advantages, fit_value
 from workflow_scripts.align.fit_value import fit, hold_out
 from workflow_scripts.align.value import ValueHead, batched, load_head, prompt_states, read_values, save_head

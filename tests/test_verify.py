@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import call
+from tests.command import call
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest, write_json, write_manifest
 from workflow_scripts.report import provenance, verify

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_generate import GREEDY, QUESTIONS, SETTINGS, TEMPLATE, WARM, Study, rows_of
+from tests.generation import GREEDY, QUESTIONS, SETTINGS, TEMPLATE, WARM, Study, rows_of
 from tests.tiny_model import make_tiny_model
 from workflow_scripts.common import templates
 from workflow_scripts.common.errors import PlumblineError

@@ -1,11 +1,13 @@
 """Training runs, and what they need, on the tiny model: for tests that need a trained policy."""
 
 import json
-import sys
 from pathlib import Path
 
+import torch
 import yaml
+from safetensors.torch import load_file
 
+from tests.command import call
 from tests.tiny_model import ANSWERS, QUESTIONS
 from workflow_scripts.align import dpo, ipo, kto, reference
 from workflow_scripts.align.preference import align
@@ -86,15 +88,6 @@ def preference_settings(**changed: object) -> dict:
         "undesirable_weight": 1.0,
     }
     return settings_of(**(own | changed))
-
-
-def call(main: object, *flags: object) -> None:
-    """Call a step's main as its command line would."""
-    kept, sys.argv = sys.argv, ["step", *map(str, flags)]
-    try:
-        main()
-    finally:
-        sys.argv = kept
 
 
 def manifest_of(model: Path) -> Path:
@@ -187,3 +180,14 @@ def is_whole(state: Path) -> bool:
         return bool(json.loads(state.read_text()))
     except ValueError:
         return False
+
+
+def weights_of(model: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of a model folder by their names."""
+    return load_file(model / "model.safetensors")
+
+
+def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Return the largest difference between two models' weights."""
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)

@@ -60,6 +60,18 @@ def stale(folder: Path, *flags: str) -> set[str]:
     return {row["output_file"] for row in summary(folder, *flags) if row["plan"] != "no update"}
 
 
+def verify(folder: Path, study: str) -> subprocess.CompletedProcess:
+    """Verify all that a study's table rests on, as `make verify` does."""
+    command = [sys.executable, "-m", "workflow_scripts.report.verify", f"results/{study}"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def table_of(folder: Path, study: str, name: str = "results.csv") -> list[dict]:
+    """Return the rows of a table of a study that has run."""
+    with open(folder / "results" / study / name, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
 def finish(folder: Path, *flags: str) -> None:
     """Make every output exist and have Snakemake record it as made."""
     for row in summary(folder, *flags):

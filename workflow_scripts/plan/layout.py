@@ -6,11 +6,15 @@ Called with names, a method returns a path; called with "{policy}" and "{seed}",
 import re
 import shlex
 from dataclasses import dataclass
+from typing import NewType
 
 SOURCES = "data/sources"
 MODELS = "data/models"
 TASKS = "data/tasks"
 JUDGES = "work/judge"  # the store of verdicts, shared by all benchmarks and studies
+
+Word = NewType("Word", str)
+"""Text that is quoted for a shell line: a rule puts it there as it is, {params.x:u}."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,26 @@ class Layout:
             path = re.sub(rf"^{re.escape(folder)}/", f"${name}/", path)
         return path
 
-    def word(self, text: str) -> str:
+    def word(self, text: str) -> Word:
         """Return a path, or name=path, quoted for a shell line, a variable in place of the study's folder."""
         for name, folder in self.variables().items():
             if found := re.match(rf"([\w-]+=)?{re.escape(folder)}/", text):
-                return f"{found[1] or ''}${name}/{shlex.quote(text[found.end() :])}"
-        return shlex.quote(text)
+                return Word(f"{found[1] or ''}${name}/{shlex.quote(text[found.end() :])}")
+        return Word(shlex.quote(text))
+
+    def in_shell(self, *words: str) -> str:
+        """Return words of a rule's shell line: a path has the study's folder as a variable, a {wildcard} is the job's."""
+        text = " ".join(self.with_variables(word) for word in words)
+        return re.sub(r"\{(\w+)\}", r"{wildcards.\1:q}", text)
+
+    def cost_in_shell(self, rule: str, *wildcards: str) -> str:
+        """Return the word of a rule's shell line that names the file of what a job cost."""
+        return self.in_shell(self.cost(rule, "-".join(f"{{{name}}}" for name in wildcards)))
+
+    def answered_in_shell(self, prompts: str) -> str:
+        """Return the flags of a rule's shell line that hand over a prompt set and a policy's answers to it."""
+        answers = self.answer_rows("{policy}", "{seed}", prompts)
+        return self.in_shell("--prompts", self.prompt_rows(prompts), "--generations", answers)
 
     def log(self, rule: str, name: str = "") -> str:
         """Return a job's log; `name` is its wildcards, joined by hyphens."""

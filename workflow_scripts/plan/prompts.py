@@ -7,7 +7,7 @@ import functools
 from typing import Any
 
 from workflow_scripts.common.code import pins
-from workflow_scripts.plan.layout import MODELS
+from workflow_scripts.plan.layout import MODELS, Word
 from workflow_scripts.plan.plan import TORCH, Plan
 from workflow_scripts.plan.policies import template
 from workflow_scripts.plan.sources import located, model_key, source_manifest
@@ -88,7 +88,7 @@ def prompts_file(plan: Plan, prompts: str) -> str:
     return located(plan, part, part.prompt_file)
 
 
-def prompts_word(plan: Plan, prompts: str) -> str:
+def prompts_word(plan: Plan, prompts: str) -> Word:
     return plan.layout.word(prompts_file(plan, prompts))
 
 

@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+from workflow_scripts.plan.layout import Word
 from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.policies import remote_code, weights_manifest
 from workflow_scripts.plan.prompts import prompt_sets
@@ -92,7 +93,7 @@ def history(plan: Plan, annotation: str) -> int | None:
     return plan.study.datasets[plan.study.annotations[annotation].dataset].history_turns
 
 
-def annotated_rows(plan: Plan, part: Any) -> list[str]:
+def annotated_rows(plan: Plan, part: Any) -> list[Word]:
     """Return train=… and validation=…, the annotated files that a run or a set of pairs learns from, as words."""
     splits = {"train": part.split, "validation": part.validation}
     layout = plan.layout

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts.common.code import code_of, pins
+from workflow_scripts.plan.layout import Word
 from workflow_scripts.plan.plan import TORCH, Plan
 from workflow_scripts.plan.policies import scored_weights, spoken_to
 from workflow_scripts.plan.sources import located, package_folder, source_manifest
@@ -80,7 +81,7 @@ def replies(plan: Plan, benchmark: str) -> str:
     return plan.layout.rows(*replies_split(plan, benchmark))
 
 
-def replies_word(plan: Plan, benchmark: str) -> str:
+def replies_word(plan: Plan, benchmark: str) -> Word:
     return plan.layout.word(replies(plan, benchmark))
 
 

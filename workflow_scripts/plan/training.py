@@ -6,6 +6,7 @@ from typing import Any
 
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.files import digest
+from workflow_scripts.plan.layout import Word
 from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.policies import parent_cell, remote_code, template
 from workflow_scripts.plan.rewards import annotated_rows, classifiers, history, rewarding_settings
@@ -83,7 +84,7 @@ def tokens_settings(plan: Plan, policy: str) -> str:
     )
 
 
-def tokens_splits(plan: Plan, policy: str) -> list[str]:
+def tokens_splits(plan: Plan, policy: str) -> list[Word]:
     """Return train=… and validation=…, the files that are tokenised, as words."""
     run, layout = plan.run(policy), plan.layout
     splits = {"train": run.split, "validation": run.validation}
@@ -127,7 +128,7 @@ def ranking_settings(plan: Plan, pairs: str) -> str:
     return settings(plan.study.pairs[pairs], keys=["by"])
 
 
-def ranking_rows(plan: Plan, pairs: str) -> list[str]:
+def ranking_rows(plan: Plan, pairs: str) -> list[Word]:
     return annotated_rows(plan, plan.study.pairs[pairs])
 
 
@@ -169,7 +170,7 @@ def rewarded_input(plan: Plan, rewarded: str) -> str:
     return f"{plan.layout.annotation(rewarded_sets(plan)[rewarded].annotation)}/manifest.json"
 
 
-def rewarded_rows(plan: Plan, rewarded: str) -> list[str]:
+def rewarded_rows(plan: Plan, rewarded: str) -> list[Word]:
     return annotated_rows(plan, rewarded_sets(plan)[rewarded])
 
 
@@ -216,7 +217,7 @@ def value_input(plan: Plan, value: str, policy: str, seed: int | str) -> str:
     return f"{plan.layout.annotation(part.annotation)}/manifest.json"
 
 
-def value_rows(plan: Plan, value: str, policy: str, seed: int | str) -> str:
+def value_rows(plan: Plan, value: str, policy: str, seed: int | str) -> Word:
     """Return the file of the rewarded answers a value head is fitted on, as a word."""
     part, layout = plan.study.values[value], plan.layout
     if part.targets == "generated":
@@ -247,7 +248,7 @@ def advantages_manifest(plan: Plan, policy: str, seed: int | str) -> list[str]:
     return [f"{folder}/manifest.json"] if folder else []
 
 
-def advantages_flags(plan: Plan, policy: str, seed: int | str) -> list[str]:
+def advantages_flags(plan: Plan, policy: str, seed: int | str) -> list[Word]:
     folder = advantages_folder(plan, policy, seed)
     if not folder:
         return []
@@ -267,7 +268,7 @@ def online_manifest(plan: Plan, policy: str) -> str:
     return plan.layout.prompts(online_prompts(plan, policy))
 
 
-def online_rows(plan: Plan, policy: str) -> str:
+def online_rows(plan: Plan, policy: str) -> Word:
     return plan.layout.word(plan.layout.prompt_rows(online_prompts(plan, policy)))
 
 
@@ -279,7 +280,7 @@ def online_rewards(plan: Plan, policy: str) -> str:
     return rewarding_settings(plan, plan.run(policy).annotation)
 
 
-def online_fit_rows(plan: Plan, policy: str) -> str:
+def online_fit_rows(plan: Plan, policy: str) -> Word:
     """Return the conversations that the tf-idf weights of a policy's rewards are fitted on, as a word."""
     part = plan.study.annotations[plan.run(policy).annotation]
     return plan.layout.word(plan.layout.rows(part.dataset, part.fit_split))
