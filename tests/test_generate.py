@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.generation import GREEDY, QUESTIONS, SAMPLING, SETTINGS, TEMPLATE, WARM, Study, call_named, rows_of
+from tests.generation import GREEDY, QUESTIONS, SETTINGS, TEMPLATE, WARM, Study, call_named, rows_of
 from workflow_scripts.common import templates
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl
@@ -555,7 +555,7 @@ def build(tmp_path, kind, rows, *more, **sampling):
 
 
 def build_from(file, tmp_path, kind, *more, **sampling):
-    drawn = SAMPLING | {"temperature": 1.0} | sampling
+    drawn = {key: WARM[key] for key in WARM if key != "stop"} | {"temperatures": []} | sampling
     flags = {"kind": kind, "input": file, "sampling": json.dumps(drawn)}
     flags |= {"output": tmp_path / "set.jsonl", "manifest": tmp_path / "set.json"}
     call_named(prompts.main, flags, *more)
