@@ -13,7 +13,7 @@ import yaml
 
 from tests.studies import many, put
 from tests.workflow import ROOT, snakemake
-from workflow_scripts.score import pair_perplexity, reply_loss, text_overlap, tutor
+from workflow_scripts.score import pair_perplexity, reply_loss, reward_scores, text_overlap, tutor
 from workflow_scripts.study import check, machine
 from workflow_scripts.study.checking import check_study, examine
 from workflow_scripts.study.datasets import SCHEMAS
