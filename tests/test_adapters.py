@@ -161,7 +161,7 @@ def test_only_safetensors_are_loaded(tiny_model, unmerged, tmp_path):
 
 
 def test_the_harness_scores_an_unmerged_adapter_as_the_merged_policy(unmerged):
-    from workflow_scripts.score.lm_eval_run import Instance, load_model
+    from workflow_scripts.score.harness.run import Instance, load_model
 
     settings = {"dtype": "float32", "batch_size": 2, "apply_chat_template": False}
     asked = [

@@ -13,7 +13,7 @@ import yaml
 
 from tests.studies import many, put
 from tests.workflow import ROOT, snakemake
-from workflow_scripts.score import pair_perplexity, reply_loss, rewards, text_overlap, tutor
+from workflow_scripts.score import pair_perplexity, reply_loss, reward_scores, text_overlap, tutor
 from workflow_scripts.study import check, machine
 from workflow_scripts.study.checking import check_study, examine
 from workflow_scripts.study.datasets import SCHEMAS
@@ -544,7 +544,7 @@ def made_by_the_scorers() -> dict[str, list[dict]]:
         "tutor": tutor.score([prompt], answer, {"fidelity": "paper", "skip_first_turn": False}),
         "pair_perplexity": pair_perplexity.score(likely, "paper", "here"),
         "loss": reply_loss.score([{"id": "a", "group": "g", "nll": 1.0, "tokens": 2}], "here"),
-        "rewarded": rewards.score([rewarded], "here"),
+        "rewarded": reward_scores.score([rewarded], "here"),
         "words": text_overlap.score([turn], {"metrics": names, "wordnet": None}),
     }
 
@@ -992,7 +992,7 @@ def test_the_answers_of_a_task_of_ones_own_are_held_against_the_context(tmp_path
 
 
 def test_the_check_knows_the_harness_s_names_of_an_answers_length():
-    from workflow_scripts.score import lm_eval_run
+    from workflow_scripts.score.harness import run as lm_eval_run
 
     assert lm_eval_run.ANSWER_KEYS == machine.ANSWER_KEYS
 

@@ -274,7 +274,7 @@ def test_instruction_modelling_asks_the_papers_tasks_with_its_numbers_of_example
         None,
         None,
     )
-    suites = yaml.safe_load((ROOT / "workflow_scripts/score/lm_eval_suites.yaml").read_text())
+    suites = yaml.safe_load((ROOT / "workflow_scripts/score/harness/suites.yaml").read_text())
     groups = suites["instruction_modelling"]
     assert {task: row["num_fewshot"] for rows in groups.values() for task, row in rows.items()} == {
         "mmlu": 5,

@@ -233,7 +233,7 @@ def test_no_rows_and_a_missing_key_are_refused():
 
 def test_the_command_writes_both_cells_without_torch(tmp_path):
     write_jsonl(tmp_path / "likelihoods.jsonl", likelihoods())
-    flags = ["--likelihoods", str(tmp_path / "likelihoods.jsonl"), "--output", str(tmp_path / "scores.json")]
+    flags = ["--measured", str(tmp_path / "likelihoods.jsonl"), "--output", str(tmp_path / "scores.json")]
     code = (
         "import sys, runpy; sys.argv = ['step', *sys.argv[1:]]\n"
         f"runpy.run_module({reply_loss.__name__!r}, run_name='__main__')\n"

@@ -28,8 +28,8 @@ from workflow_scripts.common.rewards import (
 from workflow_scripts.common.templates import Rendered
 from workflow_scripts.report.statistics.cells import read_cell
 from workflow_scripts.report.statistics.estimators import point_estimate
-from workflow_scripts.score import rewards as score_module
-from workflow_scripts.score.rewards import distinct, score
+from workflow_scripts.score import reward_scores as score_module
+from workflow_scripts.score.reward_scores import distinct, score
 
 # Rules.
 
@@ -670,7 +670,7 @@ def test_rules_and_given_rewards_load_no_torch():
         "import sys\n"
         "from workflow_scripts.common.rewards import reward_rows\n"
         "from workflow_scripts.annotate import annotate, answers\n"
-        "from workflow_scripts.score import rewards, reply_loss\n"
+        "from workflow_scripts.score import reward_scores, reply_loss\n"
         "row = {'id': 'a', 'messages': [], 'reference': 'the cat', 'meta': {}, 'given': {'rm': 1.0}}\n"
         "parts = {'a': {'rule': 'tfidf_diversity'}, 'b': {'given': 'rm', 'squash': 'sigmoid'}}\n"
         "reward_rows([row], ['the cat'], parts)\n"
@@ -737,7 +737,7 @@ def test_rows_that_cannot_be_averaged_are_refused(rows, message):
 
 def test_the_reward_command_writes_its_cells(monkeypatch, tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", ROWS)
-    flags = ["--annotated", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "scores.json")]
+    flags = ["--measured", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "scores.json")]
     monkeypatch.setattr(sys, "argv", ["rewards", *flags, "--settings", '{"benchmark": "reddit"}'])
     score_module.main()
     scores = read_json(tmp_path / "scores.json")

@@ -134,7 +134,7 @@ def test_a_limit_cuts_every_split_and_benchmark_and_leaves_the_study_itself_alon
     for module, flags in commands:
         found = {int(number) for number in re.findall(r"(?:--limit |\"limit\": )(\d+)", flags)}
         limits[module] = limits.get(module, set()) | found
-    cut_short = {"clean.clean", "generate.prompts", "score.lm_eval_run"}
+    cut_short = {"clean.clean", "generate.prompts", "score.harness.run"}
     assert {module: found for module, found in limits.items() if found} == {key: {3} for key in cut_short}
     assert stale(study) == set()
 

@@ -37,7 +37,7 @@ from workflow_scripts.study.study import Study
 CHEAP = 64 * 2**20  # bytes of a file that is hashed or counted before the first job
 CHARACTERS = 4  # to a token, roughly
 WORDNET = [f"{kind}.{part}" for part in ("noun", "verb", "adj", "adv") for kind in ("index", "data")]
-SUITES = ROOT / "workflow_scripts/score/lm_eval_suites.yaml"
+SUITES = ROOT / "workflow_scripts/score/harness/suites.yaml"
 HARNESS_ANSWER = 256  # tokens, where a task names none
 ANSWER_KEYS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first counts
 TASK_FILE = re.compile(r"""^["']?(?:task|group|tag)["']?:[ \t]*(.*)$((?:\n[ \t]*-[ \t]+.*)*)""", re.MULTILINE)

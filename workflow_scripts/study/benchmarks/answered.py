@@ -58,7 +58,7 @@ class Rewards(Kind, Sampling):
     """What an annotation's rewards say about a policy's answers to a split, their length and their variety."""
 
     scores = "rewards"
-    scorer = "rewards"
+    scorer = "reward_scores"
     scorer_keys = ("benchmark",)
     prompt_kind = "turns"
 

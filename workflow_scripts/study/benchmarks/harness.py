@@ -23,7 +23,7 @@ class LmEval(Kind):
     """Tasks of the lm-evaluation-harness, all with one load of the model."""
 
     scores = "model"
-    scorer = "lm_eval_run"
+    scorer = "harness.run"
     scorer_keys = ()
     files = ("package_file",)
 

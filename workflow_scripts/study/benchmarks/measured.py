@@ -12,7 +12,7 @@ class PairPerplexity(Kind):
     scores = "likelihoods"
     scorer = "pair_perplexity"
     scorer_keys = ("fidelity",)
-    measured_by = "likelihoods"
+    measured_by = "pair_likelihoods"
     measured_keys = ("max_tokens",)
     files = ("file",)
 

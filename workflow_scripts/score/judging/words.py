@@ -1,18 +1,18 @@
 """Verdicts of a judge that is asked in words: what each benchmark asks it, and what its replies come to.
 
 All of a benchmark's questions are asked at once: `ask` takes the requests and gives as many replies, in their order.
-Covers ratings, scores from 0 to 100, and preferences asked in both orders. Not covered: the sending (judge_client), the
-wording and its grammar (judge_prompts).
+Covers ratings, scores from 0 to 100, and preferences asked in both orders. Not covered: the sending (client), the
+wording and its grammar (forms).
 """
 
 from collections.abc import Callable
 from functools import partial
 from statistics import fmean
 
-from workflow_scripts.score import judge_prompts
-from workflow_scripts.score.judge_client import Reply, Request, params_of
-from workflow_scripts.score.judge_prompts import Form
-from workflow_scripts.score.judge_questions import Question, Verdict, compares
+from workflow_scripts.score.judging import forms
+from workflow_scripts.score.judging.client import Reply, Request, params_of
+from workflow_scripts.score.judging.forms import Form
+from workflow_scripts.score.judging.questions import Question, Verdict, compares
 
 CUT = "the reply was cut at its limit, before its verdict: raise max_tokens (or max_completion_tokens)"
 Ask = Callable[[list[Request]], list[Reply]]
@@ -41,9 +41,7 @@ def rate(
 def score(questions: list[Question], template: str | None, params: dict, ask: Ask) -> list[Verdict]:
     """Return a judge's score of each answer, 0 to 100; an empty answer is 0 and not asked about."""
     answered = [question for question in questions if question.answer.strip()]
-    verdicts = iter(
-        rate(answered, lambda question: judge_prompts.score_form(question, template), params, ask)
-    )
+    verdicts = iter(rate(answered, lambda question: forms.score_form(question, template), params, ask))
     return [next(verdicts) if question.answer.strip() else {"rating": 0} for question in questions]
 
 
@@ -93,20 +91,22 @@ def by_endpoint(
     """Return an endpoint's verdicts on the questions of a benchmark."""
     params = params_of(judge)
     if kind == "judge_score":
-        return score(questions, settings.get("prompt"), params, ask)
+        return score(questions, settings["prompt"], params, ask)
     if kind == "preference":
-        return compare(questions, judge_prompts.preference_form, agreed, params, ask)
+        return compare(questions, forms.preference_form, agreed, params, ask)
     if kind == "alpaca_eval":
-        if settings.get("annotator") is None:
-            return compare(questions, judge_prompts.comparison_form, fmean, params, ask)
-        from workflow_scripts.score import alpaca_annotator  # takes seconds: needed by annotators alone
+        if settings["annotator"] is None:
+            return compare(questions, forms.comparison_form, fmean, params, ask)
+        from workflow_scripts.score.judging import (
+            alpaca_annotator,  # takes seconds: needed by annotators alone
+        )
 
         return alpaca_annotator.compare(questions, settings["annotator"], judge, ask)
     if compares(kind, settings):
-        form_of = judge_prompts.comparison_form
+        form_of = forms.comparison_form
         if templates is not None:
-            form_of = partial(judge_prompts.fastchat_comparison_form, templates=templates)
+            form_of = partial(forms.fastchat_comparison_form, templates=templates)
         return compare(questions, form_of, agreed, params, ask)
     if templates is not None:
-        return rate(questions, partial(judge_prompts.fastchat_rating_form, templates=templates), params, ask)
-    return rate(questions, judge_prompts.rating_form, params, ask)
+        return rate(questions, partial(forms.fastchat_rating_form, templates=templates), params, ask)
+    return rate(questions, forms.rating_form, params, ask)

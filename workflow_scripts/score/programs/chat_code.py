@@ -33,7 +33,7 @@ STARTS, CUTS = (
 
 
 def lines_of(text: str) -> list[str]:
-    """Return the lines of a text as Python counts them; `splitlines` parts them at characters a string may hold, too."""
+    """Return the lines of a text as Python counts them; `splitlines` parts them at what a string may hold, too."""
     return re.split(r"\r\n|\r|\n", text)
 
 
@@ -86,17 +86,22 @@ def fenced_blocks(text: str) -> list[str]:
     return [textwrap.dedent("\n".join(lines)) for lines in blocks]
 
 
+def block_from(lines: list[str]) -> list[str]:
+    """Return the first line and those after it that are indented like it, or empty, without that indentation."""
+    indent = lines[0][: len(lines[0]) - len(lines[0].lstrip())]
+    rest = itertools.takewhile(lambda line: not line.strip() or line.startswith(indent), lines)
+    return [line.removeprefix(indent) for line in rest]
+
+
 def stretches(text: str) -> Iterator[str]:
-    """Yield each stretch of Python in a text with other words: from a line that looks like code, as far as it parses."""
+    """Yield each stretch of Python in a text with other words: from a line like code, as far as it parses."""
     lines = lines_of(text)
     starts = [place for place, line in enumerate(lines) if CODE.match(line.lstrip())]
     past = 0
     for start in starts[:STARTS]:
         if start < past:
             continue
-        indent = lines[start][: len(lines[start]) - len(lines[start].lstrip())]
-        rest = itertools.takewhile(lambda line: not line.strip() or line.startswith(indent), lines[start:])  # noqa: B023
-        part = [line.removeprefix(indent) for line in rest]
+        part = block_from(lines[start:])
         for _ in range(CUTS):
             tree = parse("\n".join(part))
             if isinstance(tree, ast.Module) and tree.body:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.score import channel
+from workflow_scripts.score.programs import channel, wire
 
 SANDBOXES = ("bwrap", "unshare")
 UNSANDBOXED = "none"
@@ -42,12 +42,17 @@ PYTHON_FLAGS = ("-B", "-P", "-S", "-s")
 
 IMPORTED = re.compile(r"^(?:from|import) (\w+)", re.MULTILINE)
 
-# Starts `channel` inside the sandbox, compiled already: its code stands before the program in the input.
+# Starts `channel` inside the sandbox, after the `wire` that it imports. Both are compiled already: their code stands
+# before the program in the input. Nothing else can import them afterwards.
 BOOTSTRAP = """
 import marshal, os, sys
-space = {"__name__": "channel"}
-exec(marshal.loads(os.read(0, int(sys.argv[1]))), space)
-space["main"](sys.argv[2], float(sys.argv[3]), *map(int, sys.argv[4:]))
+codes = marshal.loads(os.read(0, int(sys.argv[1])))
+for name, code in codes:
+    channel = sys.modules[name] = type(sys)(name)
+    exec(code, channel.__dict__)
+for name, _ in codes:
+    del sys.modules[name]
+channel.main(sys.argv[2], float(sys.argv[3]), *map(int, sys.argv[4:]))
 """
 
 # A sandbox is used only if it proves that it is closed and that a fork bomb would end: a limit on processes
@@ -121,8 +126,12 @@ class Program:
 
 @functools.cache
 def compiled_channel() -> bytes:
-    """Return the code of `channel` for this interpreter: compiling it costs more than starting a program."""
-    return marshal.dumps(compile(inspect.getsource(channel), "channel", "exec", optimize=2))
+    """Return the code of `wire` and `channel` for this interpreter: compiling it costs more than starting a program."""
+    codes = [
+        (module.__name__, compile(inspect.getsource(module), module.__name__, "exec", optimize=2))
+        for module in (wire, channel)
+    ]
+    return marshal.dumps(codes)
 
 
 def run_python(code: str, seconds: float, memory_mb: int, sandbox: str) -> Outcome:

@@ -4,25 +4,42 @@ Covers unbiased pass@k at each temperature that was drawn from, and at the best 
 answer makes (each benchmark knows that), and drawing the answers.
 """
 
-import json
 import math
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from typing_extensions import TypedDict
+
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
-from workflow_scripts.score.channel import UNSEEN
 from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
-from workflow_scripts.score.sandbox import Outcome, Program, SandboxMissing, find_sandbox, run_program
+from workflow_scripts.score.programs.sandbox import (
+    Outcome,
+    Program,
+    SandboxMissing,
+    find_sandbox,
+    run_program,
+)
+from workflow_scripts.score.programs.wire import UNSEEN
 
 CHAT = "answers failed and look like chat (a fence, the function anew, no word before a stop): try form: instruct"
 READ = "answers were read as chat"
 CUT = "answers failed and were cut at max_new_tokens"
 BLIND = "answers returned what the tests cannot see"
 CHOSEN = "T={:g} was chosen on these same items, which favours it; the interval takes the choice as given"
+
+
+class Settings(TypedDict):
+    file: str  # with the problems
+    form: str | None
+    k: list[int]
+    timeout_seconds: float
+    memory_mb: int
+    allow_unsandboxed: bool
+    workers: int
 
 
 def cut_at(text: str, stops: Iterable[str]) -> str:
@@ -97,7 +114,7 @@ def score(prompts: list[dict], answers: dict[str, list[Written]], settings: dict
         results.setdefault(temperature, {})[row["group"]] = counts
         written_at.setdefault(temperature, []).extend(written)
     notes = {
-        temperature: notes_on(written, outcomes, settings.get("form"))
+        temperature: notes_on(written, outcomes, settings["form"])
         for temperature, written in written_at.items()
     }
 
@@ -122,19 +139,6 @@ def score(prompts: list[dict], answers: dict[str, list[Written]], settings: dict
     return cells
 
 
-def parse_flags(description: str | None, problems: str) -> Namespace:
-    """Return the command line of a benchmark of programs; `problems` says which file holds its tests."""
-    parser = ArgumentParser(description=description)
-    parser.add_argument("--problems", required=True, help=problems)
-    parser.add_argument("--prompts", required=True, help="the prompt set")
-    parser.add_argument("--generations", required=True, help="the policy's completions")
-    parser.add_argument(
-        "--settings", required=True, type=json.loads, help="the benchmark's settings, as JSON"
-    )
-    parser.add_argument("--output", required=True, help="score file to write")
-    return parser.parse_args()
-
-
 def score_answers(
     args: Namespace,
     benchmark: str,
@@ -154,9 +158,9 @@ def score_answers(
     unknown = [row["group"] for row in prompts if row["group"] not in problems]
     if unknown:
         raise PlumblineError(
-            f"{args.problems}: no problem {unknown[0]!r}, which was asked; build the prompts again"
+            f"{args.settings['file']}: no problem {unknown[0]!r}, which was asked; build the prompts again"
         )
-    form = args.settings.get("form")
+    form = args.settings["form"]
 
     def written(problem: dict, answer: dict) -> Written:
         chat = is_chat(problem, answer)

@@ -1,8 +1,8 @@
 """One request to an OpenAI-compatible endpoint: the judge's reply, or what kind of failure it was.
 
 Covers what real servers do wrong: refusals in five shapes, broken, huge and endless bodies, errors under status 200,
-words that are no text and counts that are no numbers. Not covered: trying again, paying and keeping, which are the client's. The key is read from the environment and
-taken out of every text that leaves this module.
+words that are no text and counts that are no numbers. Not covered: trying again, paying and keeping, which are the
+client's. The key is read from the environment and taken out of every text that leaves this module.
 """
 
 import email.utils
@@ -133,7 +133,7 @@ def read_completion(content: bytes) -> tuple[dict, dict | None]:
 
 
 def content_of(content: str | list | None) -> str | None:
-    """Return what a message says: its text, or those of its parts that are of type text, beside which some have thoughts."""
+    """Return what a message says: its text, or its parts of type text, beside which some have thoughts."""
     if isinstance(content, list):
         content = "".join(part["text"] for part in content if part["type"] == "text")
     return words_of(content)
@@ -267,8 +267,8 @@ class Endpoint:
         if not self.newer_limit:
             self.newer_limit = True
             print(
-                f"{self.name} takes no max_tokens: the limit is sent as {NEWER_LIMIT} (give the judge that key to spare "
-                "the refused call)",
+                f"{self.name} takes no max_tokens: the limit is sent as {NEWER_LIMIT} (give the judge that key to "
+                "spare the refused call)",
                 file=sys.stderr,
                 flush=True,
             )

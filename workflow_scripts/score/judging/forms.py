@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.raw_files import field
-from workflow_scripts.score.judge_questions import Question
+from workflow_scripts.score.judging.questions import Question
 
 LOWEST, HIGHEST = 1, 10  # MT-Bench's scale
 # Of bounded length, so that reading takes no longer than the reply is long. A rating of more digits is none.
@@ -147,7 +147,7 @@ def filled(template: str, fields: dict[str, str], where: str) -> str:
     return template.format(**fields)
 
 
-# --- our own wordings ---------------------------------------------------------------------------------------------------
+# --- our own wordings ---------------------------------------------------------------------------------------
 
 
 def rating_form(question: Question) -> Form:
@@ -206,7 +206,7 @@ def score_form(question: Question, template: str | None) -> Form:
     )
 
 
-# --- FastChat's ---------------------------------------------------------------------------------------------------------
+# --- FastChat's ---------------------------------------------------------------------------------------------
 
 # output format → (reader, what to say of a reply that does not hold it)
 GRAMMARS = {

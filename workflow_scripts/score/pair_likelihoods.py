@@ -3,18 +3,25 @@
 Rows without a model are the calibration: `gold` finds every token certain, `empty` finds all tokens equally likely.
 """
 
-import argparse
-import json
 import math
-from pathlib import Path
+
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl
 from workflow_scripts.common.logprobs import shared_prompt_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of, torch
 from workflow_scripts.common.templates import tokenise_reply
+from workflow_scripts.score.flags import measuring_parser
 
 REPLIES = ("original", "altered")
+
+
+class Settings(TypedDict):
+    max_tokens: int
+    precision: str
+    template: dict
+    trust_remote_code: bool
 
 
 def said_of(model: object, tokens: list[tuple[list[int], list[int]]]) -> list[torch.Tensor]:
@@ -73,17 +80,9 @@ def calibration_rows(tokenizer: object, pairs: list[dict], settings: dict, polic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--model", type=Path, required=True, help="model folder (calibration: the tokenizer's)"
-    )
-    parser.add_argument("--calibration", choices=("gold", "empty"), help="score this pseudo-policy instead")
-    parser.add_argument("--pairs", type=Path, required=True)
-    parser.add_argument("--settings", type=json.loads, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    arguments = parser.parse_args()
+    arguments = measuring_parser(__doc__, Settings, "the pairs of the perplexity file").parse_args()
     settings = arguments.settings
-    tokenizer, pairs = load_tokenizer(arguments.model), read_jsonl(arguments.pairs)
+    tokenizer, pairs = load_tokenizer(arguments.model), read_jsonl(arguments.rows)
     if arguments.calibration:
         rows = calibration_rows(tokenizer, pairs, settings, arguments.calibration)
     else:

@@ -1,12 +1,11 @@
 """Run tasks of the lm-evaluation-harness (Gao et al. 2023) on a policy and keep the score of each item.
 
-Covers the harness's own tasks, local task files and suites, on local models: one model is loaded for all of them, and the
-library itself runs. A metric is kept if it follows from its items (see lm_eval_cells); others are named in the output as
+Covers the harness's own tasks, local task files and suites, on local models: one model is loaded for all of them, and
+the library itself runs. A metric is kept if it follows from its items (see `cells`); others are named in the output as
 left out, with the harness's number. Not covered: tasks that run code or look at images.
 """
 
 import argparse
-import json
 import logging
 import math
 import sys
@@ -19,10 +18,12 @@ from typing import Any
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_json, write_jsonl
 from workflow_scripts.common.models import load_policy, precision_of
-from workflow_scripts.score.items import write_scores
-from workflow_scripts.score.lm_eval_cells import cells_of, suite_cells
-from workflow_scripts.score.lm_eval_tasks import (
+from workflow_scripts.common.settings import settings_of
+from workflow_scripts.score.harness.cells import cells_of
+from workflow_scripts.score.harness.suites import suite_cells
+from workflow_scripts.score.harness.tasks import (
     Loaded,
+    Settings,
     item_rows,
     load_tasks,
     local_tasks,
@@ -30,6 +31,7 @@ from workflow_scripts.score.lm_eval_tasks import (
     read_suite,
     wanted_of,
 )
+from workflow_scripts.score.items import write_scores
 
 # isort: split
 import lm_eval
@@ -149,10 +151,13 @@ class CountingLM(HFLM):
 
 
 def note_cuts(model: CountingLM, tasks: dict[str, Task]) -> None:
-    """Say of which tasks requests were cut to the model's context: on standard error, and in the notes of their cells."""
+    """Say of which tasks requests were cut to the model's context, on standard error and in their cells' notes."""
     for name, count in model.cut.items():
         if count:
-            note = f"{count} of {model.asked[name]} requests lost their start: longer than the context of {model.max_length}"
+            note = (
+                f"{count} of {model.asked[name]} requests lost their start: longer than the context of "
+                f"{model.max_length}"
+            )
             print(f"warning: {name}: {note}", file=sys.stderr)
             metadata = tasks[name].config.metadata or {}
             notes = [metadata["note"], note] if "note" in metadata else [note]
@@ -237,9 +242,8 @@ def main() -> None:
     subject.add_argument("--model", type=Path, help="folder of the model")
     subject.add_argument("--oracle", choices=["gold", "empty"], help="a pseudo-policy instead of a model")
     subject.add_argument("--items", type=Path, help="write the items' texts here and score nothing")
-    parser.add_argument(
-        "--settings", required=True, type=json.loads, help="the benchmark's settings, as JSON"
-    )
+    keys = ", ".join(Settings.__annotations__)
+    parser.add_argument("--settings", required=True, type=settings_of(Settings), help=f"as JSON: {keys}")
     parser.add_argument("--human-eval", type=Path, help="the policy's score file of HumanEval, for a suite")
     parser.add_argument("--output", type=Path, help="score file to write (with --model or --oracle)")
     args = parser.parse_args()

@@ -1,14 +1,12 @@
 """What a judge is asked about: a policy's answers in their dialogues, and what each is compared with.
 
 Covers several turns (a later one stands in the dialogue of the policy's own earlier answers), several samples,
-reference answers, and another policy's answers to the same prompts. Not covered: asking (see judge_answers).
+reference answers, and another policy's answers to the same prompts. Not covered: asking (see `answers`).
 """
 
 from typing import Any, NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError
-
-MODES = ("single", "pairwise")  # of MT-Bench
 
 # {"rating"} or {"preference", "order"}, plus "failed": the reason where the value is None
 Verdict = dict[str, Any]
@@ -39,11 +37,8 @@ class Question(NamedTuple):
 
 
 def compares(kind: str, settings: dict) -> bool:
-    """Return whether a benchmark compares two answers; PlumblineError for a mode that is none."""
-    mode = settings.get("mode", "single")
-    if mode not in MODES:
-        raise PlumblineError(f"mode: {mode!r}; give one of {', '.join(MODES)}")
-    return kind in ("alpaca_eval", "preference") or (kind == "mt_bench" and mode == "pairwise")
+    """Return whether a benchmark compares two answers."""
+    return kind in ("alpaca_eval", "preference") or (kind == "mt_bench" and settings["mode"] == "pairwise")
 
 
 def texts_of(generations: list[dict], where: str) -> dict[tuple[str, int, int], str]:

@@ -21,12 +21,13 @@ from datasets.exceptions import DatasetsError
 from lm_eval.api.group import Group
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError
 
 datasets.disable_progress_bars()
 
-SUITES = Path(__file__).with_name("lm_eval_suites.yaml")
+SUITES = Path(__file__).with_name("suites.yaml")
 HUMAN_EVAL = "human_eval"  # the row of a suite that another benchmark scores
 HUB_WAIT = 5  # seconds
 LOCAL_FORMATS = {"arrow", "csv", "json", "parquet", "text", "xml"}
@@ -34,6 +35,26 @@ ELSEWHERE = (
     "Set HF_HUB_OFFLINE=1 to use what an earlier run has cached; or have local task files made from a registry package "
     "(python -m workflow_scripts.download.harness_tasks --help) or write some, and name their folder as include_path"
 )
+
+
+class TaskSettings(TypedDict):
+    task: str
+    num_fewshot: int | None
+    metrics: list[str] | None
+
+
+class Settings(TypedDict):
+    """A benchmark's settings, of which a task may have its own."""
+
+    tasks: list[str | TaskSettings]
+    suite: str | None
+    include_path: str | None
+    num_fewshot: int | None
+    limit: float | None
+    batch_size: int
+    dtype: str
+    apply_chat_template: bool
+    fidelity: str
 
 
 class Wanted(NamedTuple):
@@ -66,10 +87,10 @@ def read_suite(name: str) -> dict[str, dict[str, dict[str, Any]]]:
 
 def wanted_of(settings: dict) -> list[Wanted]:
     """Return what the benchmark's settings ask for: its tasks, then the rows of its suite."""
-    wanted = []
-    for entry in settings["tasks"]:
-        own = {"task": entry} if isinstance(entry, str) else entry
-        wanted.append(Wanted(own["task"], own.get("num_fewshot"), own.get("metrics")))
+    wanted = [
+        Wanted(entry, None, None) if isinstance(entry, str) else Wanted(**entry)
+        for entry in settings["tasks"]
+    ]
     if settings["suite"]:
         for rows in read_suite(settings["suite"]).values():
             wanted += [
@@ -212,7 +233,8 @@ def check_tasks(names: list[str], manager: TaskManager) -> None:
             task, source = next(iter(remote.items()))
             more = f" and {len(remote) - 1} more" if len(remote) > 1 else ""
             raise PlumblineError(
-                f"task {task!r}{more}: reads {source!r} from the model hub, which cannot be reached ({reason}). {ELSEWHERE}"
+                f"task {task!r}{more}: reads {source!r} from the model hub, which cannot be reached ({reason}). "
+                f"{ELSEWHERE}"
             )
 
 

@@ -9,7 +9,7 @@ import sys
 from typing import NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.score.judge_questions import Question
+from workflow_scripts.score.judging.questions import Question
 
 LONG_ANSWER = 1000  # characters from which the length rule gives its best mark
 BATCH_SIZE = 16

@@ -20,15 +20,15 @@ import tenacity
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest
-from workflow_scripts.score.chat_endpoint import (
+from workflow_scripts.score.judging.endpoint import (
     Endpoint,
     RejectedError,
     TryAgainError,
     UnreachableError,
 )
-from workflow_scripts.score.pace import Pace
-from workflow_scripts.score.spending import Spending
-from workflow_scripts.score.verdict_store import lock_of, read_verdict, write_verdict
+from workflow_scripts.score.judging.pace import Pace
+from workflow_scripts.score.judging.spending import Spending
+from workflow_scripts.score.judging.verdict_store import lock_of, read_verdict, write_verdict
 
 FIRST_WAIT = 1.0  # seconds before a request is tried again; doubled each time, plus as much again by chance
 LONGEST_WAIT = 60.0
@@ -86,12 +86,12 @@ def params_of(judge: dict, usual: dict | None = None) -> dict:
     counts in it. What is null is not sent.
     """
     usual = usual or {key: judge[key] for key in ("temperature", "max_tokens")}
-    told = usual | {"seed": judge.get("seed")}
-    if judge.get("temperature", usual["temperature"]) is None:
+    told = usual | {"seed": judge["seed"]}
+    if judge["temperature"] is None:
         told |= {"temperature": None, "top_p": None}
-    if judge.get("max_completion_tokens") is not None:
+    if judge["max_completion_tokens"] is not None:
         told |= {"max_tokens": None, "max_completion_tokens": judge["max_completion_tokens"]}
-    return {key: value for key, value in (told | judge.get("params", {})).items() if value is not None}
+    return {key: value for key, value in (told | judge["params"]).items() if value is not None}
 
 
 def price(judge: dict, prompt_tokens: int, completion_tokens: int) -> float:

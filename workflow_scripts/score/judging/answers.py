@@ -1,14 +1,14 @@
 """Ask a judge about a policy's answers: a rating (MT-Bench), a score from 0 to 100, or a preference over a rival.
 
 A judge is a reward model, a rule, or an OpenAI-compatible endpoint, which is asked about all questions at once and
-never twice the same (see judge_client). Covers, by --kind: mt_bench, single and pairwise, in FastChat's own wording
+never twice the same (see `client`). Covers, by --kind: mt_bench, single and pairwise, in FastChat's own wording
 where its judge prompts are given; judge_score; preference, which of two answers is safer and more helpful;
 alpaca_eval, in our wording or by an annotator of the alpaca_eval package. Every answer gets a row: a verdict, a
-verdict that failed with its reason, or one that the study skips. Not covered: what the verdicts amount to (the scorers).
+verdict that failed with its reason, or one that the study skips. Not covered: what the verdicts amount to (the
+scorers).
 """
 
 import argparse
-import json
 import math
 import resource
 import sys
@@ -17,10 +17,12 @@ from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_json, write_jsonl
-from workflow_scripts.score import judge_client, judge_prompts
-from workflow_scripts.score.judge_client import Reply, Request
-from workflow_scripts.score.judge_prompts import HIGHEST, LOWEST
-from workflow_scripts.score.judge_questions import (
+from workflow_scripts.common.settings import settings_of
+from workflow_scripts.score.judging import client, forms
+from workflow_scripts.score.judging.client import Reply, Request
+from workflow_scripts.score.judging.forms import HIGHEST, LOWEST
+from workflow_scripts.score.judging.numbers import PREFERENCES, SHARES
+from workflow_scripts.score.judging.questions import (
     Question,
     Verdict,
     against_opponent,
@@ -28,30 +30,16 @@ from workflow_scripts.score.judge_questions import (
     compares,
     questions_of,
 )
-from workflow_scripts.score.judge_reward import PREFERENCES, SHARES
-from workflow_scripts.score.judge_words import Ask, by_endpoint
+from workflow_scripts.score.judging.settings import KINDS, judge_of
+from workflow_scripts.score.judging.words import Ask, by_endpoint
 
-# kind → what its settings may hold
-KINDS = {
-    "mt_bench": ("mode",),
-    "alpaca_eval": ("annotator",),
-    "judge_score": ("prompt",),
-    "preference": ("skip",),
-}
 NOTHING = dict.fromkeys(("requests", "stored", "missing", "prompt_tokens", "completion_tokens", "usd"), 0)
 SCALES = {"mt_bench": (LOWEST, HIGHEST), "judge_score": (0, 100)}
 
 
-def check_settings(kind: str, settings: dict) -> None:
-    """Raise PlumblineError for a setting that a kind does not have."""
-    unknown = sorted(settings.keys() - set(KINDS[kind]))
-    if unknown:
-        raise PlumblineError(f"settings: {kind} has no {unknown[0]!r}; it has {', '.join(KINDS[kind])}")
-
-
 def by_numbers(questions: list[Question], kind: str, settings: dict, judge: dict) -> list[Verdict]:
     """Return the verdicts of a rule or a reward model; an empty answer's score from 0 to 100 is 0, as elsewhere."""
-    if kind == "alpaca_eval" and settings.get("annotator") is not None:
+    if kind == "alpaca_eval" and settings["annotator"] is not None:
         raise PlumblineError(
             f"annotator {settings['annotator']!r} needs a judge of kind openai; this one is of kind {judge['kind']}"
         )
@@ -87,6 +75,13 @@ def verdicts_of(
     return verdicts
 
 
+def judged_of(questions: list[Question], kind: str, settings: dict) -> list[Question]:
+    """Return the questions that a study does not skip."""
+    if kind != "preference":
+        return questions
+    return [question for question in questions if question.id not in settings["skip"]]
+
+
 def judge_all(
     questions: list[Question],
     kind: str,
@@ -97,20 +92,19 @@ def judge_all(
 ) -> list[dict]:
     """Return the verdict rows of a judge on a benchmark's questions; failed ones are kept with their reason.
 
-    A question whose id the settings skip is not judged: its row says so. Raises PlumblineError when an answer has
-    nothing to be compared with, or when not one verdict came.
+    A question that the study skips is not judged: its row says so. Raises PlumblineError when an answer has nothing to
+    be compared with, or when not one verdict came.
     """
-    skip = set(settings.get("skip", []))
-    due = [question for question in questions if question.id not in skip]
+    due = judged_of(questions, kind, settings)
     verdicts = verdicts_of(due, kind, settings, judge, templates, ask) if due else []
     if all("failed" in verdict for verdict in verdicts):
         reason = f"; the first reason: {verdicts[0]['failed']}" if verdicts else ": every question is skipped"
         raise PlumblineError(f"the judge gave not one verdict{reason}")
     value = "preference" if compares(kind, settings) else "rating"
-    given = iter(verdicts)
+    given, judged = iter(verdicts), {question.id for question in due}
     return [
         {"id": question.id, "turn": question.turn, "sample": question.sample}
-        | ({value: None, "skipped": True} if question.id in skip else next(given))
+        | (next(given) if question.id in judged else {value: None, "skipped": True})
         for question in questions
     ]
 
@@ -125,8 +119,7 @@ def requests_of(
         wanted.extend(requests)
         return [Reply(None, "not asked", None)] * len(requests)
 
-    skip = set(settings.get("skip", []))
-    due = [question for question in questions if question.id not in skip]
+    due = judged_of(questions, kind, settings)
     if judge["kind"] == "openai" and due:
         verdicts_of(due, kind, settings, judge, templates, note)
     return wanted
@@ -159,7 +152,7 @@ def asking(judge: dict, store: Path, cell: str, study: str, facts: dict) -> Ask:
     def ask(requests: list[Request]) -> list[Reply]:
         if not requests:
             return []
-        replies, cost = judge_client.ask(requests, judge, store, cell, study)
+        replies, cost = client.ask(requests, judge, store, cell, study)
         for key, value in cost.items():
             facts[key] = facts.get(key, 0) + value
         return replies
@@ -182,27 +175,22 @@ def cost_of(seconds: float, judge: dict, facts: dict) -> dict:
     }
 
 
-def main() -> None:
-    """Write a judge's verdicts on a policy's answers, or with --plan what they would take."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+def parse_flags(description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--benchmark", required=True, help="the benchmark's name in the study, for messages")
     parser.add_argument("--kind", required=True, choices=KINDS)
     parser.add_argument("--prompts", required=True, type=Path, help="the benchmark's prompt set")
     parser.add_argument("--generations", required=True, type=Path, help="the policy's answers")
     parser.add_argument("--opponent", type=Path, help="another policy's answers, to compare with")
     parser.add_argument("--templates", type=Path, help="mt_bench: FastChat's judge prompts; else our wording")
-    parser.add_argument("--judge", required=True, type=json.loads, help="the judge's settings, as JSON")
+    parser.add_argument("--judge", required=True, help="the judge's settings, as JSON")
     parser.add_argument(
         "--access",
-        type=json.loads,
-        default={},
+        default="{}",
         help="how judges are reached and paid, by name, as JSON: more of the judge's settings, which alter no verdict",
     )
     parser.add_argument(
-        "--settings",
-        type=json.loads,
-        default={},
-        help="the benchmark's, as JSON: mode; annotator; prompt; or skip, by its kind",
+        "--settings", required=True, help="as JSON, by its kind: mode; annotator; prompt; or skip"
     )
     parser.add_argument(
         "--store", type=Path, default=Path("work/judge"), help="folder of the verdicts paid for"
@@ -212,17 +200,20 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path, help="verdicts to write")
     parser.add_argument("--cost", type=Path, help="what judging took, to write")
     parser.add_argument("--plan", action="store_true", help="ask nothing; write the calls and the price")
-    args = parser.parse_args()
-    started, facts = time.monotonic(), {}
-    kind, settings = args.kind, args.settings
-    judge = args.judge | args.access.get(args.judge.get("name"), {})
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Write a judge's verdicts on a policy's answers, or with --plan what they would take."""
+    args = parse_flags(main.__doc__)
+    started, kind, facts = time.monotonic(), args.kind, {}
     try:
-        check_settings(kind, settings)
+        settings, judge = settings_of(KINDS[kind])(args.settings), judge_of(args.judge, args.access)
         questions = load_questions(args.prompts, args.generations, args.opponent, kind, settings)
-        templates = judge_prompts.read_templates(args.templates) if args.templates else None
+        templates = forms.read_templates(args.templates) if args.templates else None
         if args.plan:
             wanted = requests_of(questions, kind, settings, judge, templates)
-            write_json(args.output, judge_client.plan(wanted, judge, args.store) if wanted else NOTHING)
+            write_json(args.output, client.plan(wanted, judge, args.store) if wanted else NOTHING)
             return
         ask = asking(judge, args.store, args.cell, args.study, facts)
         rows = judge_all(questions, kind, settings, judge, templates, ask)

@@ -6,15 +6,20 @@ whole corpus (Li et al. 2016) falls with the corpus' size and is no mean of item
 Not covered: giving the rewards.
 """
 
-import argparse
-import json
 import math
+
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.score.flags import measured_parser
 from workflow_scripts.score.items import SHARE, make_cell, write_scores
 
 NGRAMS = (1, 2, 3)
+
+
+class Settings(TypedDict):
+    benchmark: str
 
 
 def distinct(text: str, n: int) -> float:
@@ -80,12 +85,8 @@ def score(rows: list[dict], where: str) -> list[dict]:
 
 def main() -> None:
     """Write the reward scores of one policy."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--annotated", required=True, help="the policy's answers with their rewards")
-    parser.add_argument("--settings", required=True, type=json.loads, help='{"benchmark": its name}')
-    parser.add_argument("--output", required=True, help="score file to write")
-    args = parser.parse_args()
-    write_scores(args.output, args.settings["benchmark"], score(read_jsonl(args.annotated), args.annotated))
+    args = measured_parser(main.__doc__, Settings, "the policy's answers with their rewards").parse_args()
+    write_scores(args.output, args.settings["benchmark"], score(read_jsonl(args.measured), args.measured))
 
 
 if __name__ == "__main__":
