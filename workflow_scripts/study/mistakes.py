@@ -3,7 +3,6 @@
 Only what checks a study imports this module.
 """
 
-import difflib
 import re
 from collections.abc import Iterable
 from types import UnionType
@@ -14,12 +13,11 @@ from pydantic import BaseModel, Discriminator, Tag
 from workflow_scripts.study.basics import PATTERNS
 from workflow_scripts.study.benchmarks import Benchmark
 from workflow_scripts.study.judges import Judge
+from workflow_scripts.study.messages import named, nearest, shown
 from workflow_scripts.study.methods import Run
-from workflow_scripts.study.reading import LONGEST, named, shown
 from workflow_scripts.study.study import Study
 
 TAGGED = ("runs", "judges", "benchmarks")  # sections whose entries are told apart by method or kind
-MANY = 40  # names that a message lists
 PLAIN = {
     "a valid number": "a number",
     "a valid integer": "a whole number",
@@ -27,19 +25,6 @@ PLAIN = {
     "a valid string": "text",
     "a valid list": "a list",
 }
-
-
-def nearest(name: Any, known: Iterable[str]) -> str:
-    """Return "; did you mean …?" with the nearest known name, or nothing."""
-    near = difflib.get_close_matches(str(name)[:LONGEST], list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def unknown(name: str, known: Iterable[str], what: str) -> str:
-    """Return the sentence for a name that is not there, with the nearest one that is."""
-    known = list(known)
-    listed = ", ".join(known[:MANY]) + (f" and {len(known) - MANY} more" if len(known) > MANY else "")
-    return f"no {what} is called {shown(name)}{nearest(name, known)} (there are: {listed or 'none'})"
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:

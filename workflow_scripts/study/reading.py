@@ -13,37 +13,12 @@ import yaml
 
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.study.basics import CONTROL
+from workflow_scripts.study.messages import mistakes, named, shown
 
 LARGEST = 1_000_000  # bytes
 DEEPEST = 40  # mappings and lists in one another; no key of a study stands deeper than ten
 MOST = 100_000  # values
-LONGEST = 80  # characters of a value, or of a key, that a message shows
 OURS = "tag:yaml.org,2002:"
-
-
-# --- messages -------------------------------------------------------------------------------------------------------
-
-
-def shown(value: Any) -> str:
-    """Return a value as a message shows it: on one line, and not all of it if it is long."""
-    text = (
-        repr(value) if not isinstance(value, int) or abs(value) < 10**LONGEST else "a number of many digits"
-    )
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-
-
-def named(key: Any) -> str:
-    """Return a key as a path shows it: as it is, unless it could not be read."""
-    text = str(key)
-    return text if text.isprintable() and len(text) <= LONGEST else shown(text)
-
-
-def mistakes(origin: str, lines: list[str]) -> PlumblineError:
-    """Return the error that lists every mistake once."""
-    lines = [CONTROL.sub(lambda found: repr(found[0])[1:-1], line) for line in dict.fromkeys(lines)]
-    listing = "\n".join(f"  {line}" for line in lines)
-    return PlumblineError(f"{origin} has {len(lines)} mistake{'s' * (len(lines) > 1)}:\n{listing}")
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -93,8 +68,10 @@ def children(node: yaml.Node) -> list[yaml.Node]:
 
 
 def faults_of(root: yaml.Node, loader: Bounded) -> list[str]:
-    """Return a sentence for what YAML would take in silence, or choke on: a key that stands twice (it keeps the last), a
-    key or a value of a kind that no study has."""
+    """Return a sentence for what YAML would take in silence, or choke on.
+
+    That is a key that stands twice (it keeps the last), and a key or a value of a kind that no study has.
+    """
     wrong: list[str] = []
     seen: set[int] = set()
 
