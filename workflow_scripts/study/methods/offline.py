@@ -18,7 +18,7 @@ class OfflineRl(PolicyTraining, PromptAndReply):
     """What the objectives of Leftover Lunch (Baheti et al. 2024) share: rewarded answers, weighted by the token."""
 
     learns_from = "rewarded"
-    read_before = ("annotation", "split", "validation", "max_prompt_tokens", "max_tokens", "value")
+    read_before = ("annotation", "split", "validation", "max_prompt_tokens", "max_tokens")
 
     parent: str | list[str]
     """A run or a model, or several: one policy for each of their policies."""
@@ -67,6 +67,8 @@ class OfflineRl(PolicyTraining, PromptAndReply):
 
 class WithValue(OfflineRl):
     """An objective that weighs by the advantage: reward − value."""
+
+    read_before = (*OfflineRl.read_before, "value")
 
     value: str
     """The value head."""
