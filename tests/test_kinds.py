@@ -78,7 +78,7 @@ def faults_of_benchmark(kind: type[Kind]) -> list[str]:
     faults = list(unsaid(kind))
     if faults:
         return faults
-    for fact in ("files", "each_once", "asks_in_words"):
+    for fact in ("files", "each_once", "asks_in_words", "measured_keys"):
         faults += no_keys_of(kind, fact)
     faults += no_keys_of(kind, "scorer_keys", HANDED)
     faults += no_keys_of(kind, "asks") if kind.asks is not None else ()
@@ -86,8 +86,10 @@ def faults_of_benchmark(kind: type[Kind]) -> list[str]:
         faults.append(f"scorer {kind.scorer!r} is no module of workflow_scripts/score")
     if kind.measured_by and not module(f"score.{kind.measured_by}"):
         faults.append(f"measured_by {kind.measured_by!r} is no module of workflow_scripts/score")
-    if (kind.scores == "likelihoods") != bool(kind.measured_by):
-        faults.append("scores likelihoods and measured_by go together")
+    if (kind.scores == "likelihoods") != bool(kind.measured_by) or bool(kind.measured_by) != bool(
+        kind.measured_keys
+    ):
+        faults.append("scores likelihoods, measured_by and measured_keys go together")
     if (kind.scores in ("answers", "rewards")) != bool(kind.prompt_kind):
         faults.append("prompt_kind and scores answers (or rewards) go together")
     if kind.prompt_kind and kind.prompt_kind not in BUILDERS:
