@@ -165,7 +165,8 @@ class Dataset(Part):
         for index, held_out in enumerate(self.exclude_groups_of):
             here = f"{path}.exclude_groups_of[{index}]"
             other, _, split = held_out.partition("/")
-            need.need(here, other, need.study.datasets.keys() - {name_in(path)}, "other dataset")
+            others = [name for name in need.study.datasets if name != name_in(path)]
+            need.need(here, other, others, "other dataset")
             need.need_split(here, other, split)
 
     def faults(self, path: str, study: "Study") -> Iterator[Finding]:
