@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from workflow_scripts.study.basics import Count, Fidelity, FileName, RepositoryPath, Strict
-from workflow_scripts.study.benchmarks.kind import Kind
+from workflow_scripts.study.benchmarks.kind import OnFile
 from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.names import Names
 
@@ -25,7 +25,7 @@ class Task(Strict):
     """Keep only these metrics; null: all."""
 
 
-class LmEval(Kind):
+class LmEval(OnFile):
     """Tasks of the lm-evaluation-harness, all with one load of the model."""
 
     scores = "model"
@@ -61,9 +61,8 @@ class LmEval(Kind):
 
     def names(self, path: str, need: Names) -> None:
         """Need its folder of tasks, its package, and the benchmark that counts in its suite."""
+        super().names(path, need)
         need.need_path(f"{path}.include_path", self.include_path)
-        need.need_source(f"{path}.source", self.source)
-        need.need_file(f"{path}.package_file", self.source, self.package_file)
         coded = [name for name, other in need.study.benchmarks.items() if other.counts_in_suite]
         need.need(f"{path}.humaneval", self.humaneval, coded, "humaneval benchmark")
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from workflow_scripts.study.basics import Count, RepositoryPath
 from workflow_scripts.study.benchmarks.cells import Cells, across
-from workflow_scripts.study.benchmarks.kind import Judged, OnSplit
+from workflow_scripts.study.benchmarks.kind import Judged, OnFile, OnSplit
 from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.report import Report
@@ -18,16 +18,7 @@ if TYPE_CHECKING:
     from workflow_scripts.study.study import Study
 
 
-class JudgedFile(Judged):
-    """What judged benchmarks share whose prompts are a file."""
-
-    def names(self, path: str, need: Names) -> None:
-        """Need its judge and its files."""
-        super().names(path, need)
-        need.need_files(path, self)
-
-
-class MtBench(JudgedFile, Sampling):
+class MtBench(Judged, OnFile, Sampling):
     """Two-turn questions, each answer rated 1 to 10 by a judge, or compared with another policy's."""
 
     scores = "answers"
@@ -81,7 +72,7 @@ class MtBench(JudgedFile, Sampling):
         return Cells(across(["overall"], rates), ("win_rate_adjusted",))
 
 
-class AlpacaEval(JudgedFile, Sampling):
+class AlpacaEval(Judged, OnFile, Sampling):
     """Single instructions; a judge compares each answer with a reference answer."""
 
     scores = "answers"

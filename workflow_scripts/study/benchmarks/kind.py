@@ -79,6 +79,14 @@ class OnSplit(Kind):
         return self.dataset, self.split
 
 
+class OnFile(Kind):
+    """What benchmarks share whose items stand in files."""
+
+    def names(self, path: str, need: Names) -> None:
+        """Need the files: of its source, or, where it names none, of the repository."""
+        need.need_files(path, self)
+
+
 class Judged(Kind):
     """What benchmarks whose answers go before a judge share."""
 

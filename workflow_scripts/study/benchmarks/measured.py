@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from workflow_scripts.study.basics import Count, Fidelity, FileName
 from workflow_scripts.study.benchmarks.cells import Cells, across
-from workflow_scripts.study.benchmarks.kind import Measured, OnSplit
+from workflow_scripts.study.benchmarks.kind import Measured, OnFile, OnSplit
 from workflow_scripts.study.datasets import unknown_labels
 from workflow_scripts.study.findings import Finding
 from workflow_scripts.study.names import Names, name_in
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from workflow_scripts.study.study import Study
 
 
-class PairPerplexity(Measured):
+class PairPerplexity(Measured, OnFile):
     """The six perplexities of hints and solutions, on a file whose conversations end with two tutor turns."""
 
     scores = "likelihoods"
@@ -44,8 +44,7 @@ class PairPerplexity(Measured):
 
     def names(self, path: str, need: Names) -> None:
         """Need its file, and a name that no dataset has: its rows are cleaned as theirs are."""
-        need.need_source(f"{path}.source", self.source)
-        need.need_file(f"{path}.file", self.source, self.file)
+        super().names(path, need)
         if name_in(path) in need.study.datasets:
             need.refuse(path, "a dataset has this name already, and both are cleaned")
 

@@ -7,16 +7,15 @@ from pydantic import Field, model_validator
 
 from workflow_scripts.study.basics import Count, FileName, Positive
 from workflow_scripts.study.benchmarks.cells import Cells, across
-from workflow_scripts.study.benchmarks.kind import Kind
+from workflow_scripts.study.benchmarks.kind import OnFile
 from workflow_scripts.study.findings import Finding, doubt, wrong
-from workflow_scripts.study.names import Names
 from workflow_scripts.study.sampling import Sampling
 
 if TYPE_CHECKING:
     from workflow_scripts.study.study import Study
 
 
-class Programs(Kind, Sampling):
+class Programs(OnFile, Sampling):
     """What benchmarks of model-written programs share."""
 
     scores = "answers"
@@ -43,11 +42,6 @@ class Programs(Kind, Sampling):
     """Programs that run at once."""
     allow_unsandboxed: bool = False
     """Run programs without a sandbox where the machine has none: a model's code can do what you can."""
-
-    def names(self, path: str, need: Names) -> None:
-        """Need its file."""
-        need.need_source(f"{path}.source", self.source)
-        need.need_file(f"{path}.file", self.source, self.file)
 
     def faults(self, path: str, study: "Study") -> Iterator[Finding]:
         """Find more tries to count than there are, none at all, and tries that are all alike."""
