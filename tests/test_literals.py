@@ -28,7 +28,7 @@ from workflow_scripts.study.sources import ROW_FILES
 from workflow_scripts.study.study import Study
 
 ROOT = Path(__file__).resolve().parents[1]
-SUITES = yaml.safe_load((ROOT / "workflow_scripts/score/lm_eval_suites.yaml").read_text())
+SUITES = yaml.safe_load((ROOT / "workflow_scripts/score/harness/suites.yaml").read_text())
 HEDGED = {"a", "b", "c"}  # the answers among simulate_dialogues.BEHAVIOURS
 
 TABLES = {
