@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from workflow_scripts.align import advantages, reference, rewarded
+from workflow_scripts.align import advantages, pair_reference, rewarded_reference
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.common.lineages import all_templates
@@ -79,7 +79,7 @@ class Sweep:
 
     def refer(self, what: str) -> None:
         """Compute what the parent says about pairs or rewarded answers."""
-        module = {"pairs": reference, "rewarded": rewarded}[what]
+        module = {"pairs": pair_reference, "rewarded": rewarded_reference}[what]
         data = (
             ["--pairs", self.files[what]] if what == "pairs" else ["--annotated", f"train={self.files[what]}"]
         )

@@ -23,7 +23,7 @@ rule score_reference:
     resources:
         **READING,
     params:
-        code=code_of("workflow_scripts.align.reference"),
+        code=code_of("workflow_scripts.align.pair_reference"),
         pins=pins(*TRAINERS),
         settings=lambda wildcards: settings(
             STUDY.pairs[wildcards.pairs],
@@ -37,7 +37,7 @@ rule score_reference:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on pairs {wildcards.pairs}"
     shell:
         f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/score_reference/{{wildcards.pairs:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
-        ' workflow_scripts.align.reference --parent "$(dirname {input.parent:q})/model"'
+        ' workflow_scripts.align.pair_reference --parent "$(dirname {input.parent:q})/model"'
         ' --pairs "$(dirname {input.pairs:q})/pairs.jsonl" --settings {params.settings:q}'
         " --output {output.rows:q} --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
 
@@ -94,7 +94,7 @@ rule tokenise_ranked:
     conda:
         "../envs/train.yaml"
     params:
-        code=code_of("workflow_scripts.align.ranked"),
+        code=code_of("workflow_scripts.align.tokenise_ranked"),
         pins=pins(*TORCH),
         settings=lambda wildcards: settings(
             STUDY.pairs[wildcards.pairs],
@@ -105,7 +105,7 @@ rule tokenise_ranked:
         "Tokenising the ranked answers of {wildcards.pairs} for {wildcards.policy} (seed {wildcards.seed})"
     shell:
         f"{UNLESS_DIVERGED}"
-        'python -m workflow_scripts.align.ranked --ranked "$(dirname {input.pairs:q})/ranked.jsonl"'
+        'python -m workflow_scripts.align.tokenise_ranked --ranked "$(dirname {input.pairs:q})/ranked.jsonl"'
         ' --parent "$(dirname {input.model:q})/model" --settings {params.settings:q}'
         " --output {output.rows:q} --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
 
@@ -166,7 +166,7 @@ rule score_rewarded:
     resources:
         **READING,
     params:
-        code=code_of("workflow_scripts.align.rewarded"),
+        code=code_of("workflow_scripts.align.rewarded_reference"),
         pins=pins(*TRAINERS),
         settings=lambda wildcards: settings(
             REWARDED_OF[wildcards.rewarded],
@@ -182,7 +182,7 @@ rule score_rewarded:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on rewarded answers {wildcards.rewarded}"
     shell:
         f"{UNLESS_DIVERGED}{LAUNCH} --cost $RESULTS/costs/score_rewarded/{{wildcards.rewarded:q}}-{{wildcards.policy:q}}-{{wildcards.seed:q}}.json --"
-        ' workflow_scripts.align.rewarded --parent "$(dirname {input.parent:q})/model" --annotated {params.rows:u}'
+        ' workflow_scripts.align.rewarded_reference --parent "$(dirname {input.parent:q})/model" --annotated {params.rows:u}'
         " --settings {params.settings:q} --output {output.rows:q} --rejected {output.rejected:q}"
         " --manifest {output.manifest:q} > {log:q} 2>&1"
 

@@ -14,7 +14,7 @@ from workflow_scripts.annotate.answers import answer_rows
 from workflow_scripts.annotate.reward_pairs import WORSE, answer_pairs, turn_pairs, worse_reply
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
-from workflow_scripts.common.rewards import reward_rows
+from workflow_scripts.common.reward_columns import reward_rows
 from workflow_scripts.common.turns import turns_of
 from workflow_scripts.common.tutor_reply import (
     FIELDS,

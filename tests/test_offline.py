@@ -29,11 +29,11 @@ from workflow_scripts.align import (
     offline,
     r_gold,
     r_lol,
-    rewarded,
+    rewarded_reference,
     wbc,
 )
 from workflow_scripts.align.offline import OfflineLoss, draw, draws_of, token_log_ratio, without_dropout
-from workflow_scripts.align.rewarded import batches_of, tokenise_answers
+from workflow_scripts.align.rewarded_reference import batches_of, tokenise_answers
 from workflow_scripts.common.cuts import cut_counts
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl, write_manifest
@@ -74,7 +74,7 @@ def annotated(prompts: int, candidates: int = 2, first: int = 0) -> list[dict]:
 def write_rewarded(
     model: Path, folder: Path, train: list[dict], validation: list[dict] | None = None, **changed
 ):
-    """Run align.rewarded; return the folder with rows.parquet, rejected.jsonl and manifest.json."""
+    """Run align.rewarded_reference; return the folder with rows.parquet, rejected.jsonl and manifest.json."""
     settings = {**TOKENS, "precision": "float32", "batch_size": 4, "trust_remote_code": False} | changed
     write_jsonl(folder / "train.jsonl", train)
     flags = ["--parent", model, "--annotated", f"tutor={folder / 'train.jsonl'}"]
@@ -83,7 +83,7 @@ def write_rewarded(
         flags.append(f"validation={folder / 'validation.jsonl'}")
     flags += ["--settings", json.dumps(settings), "--output", folder / "rows.parquet"]
     flags += ["--rejected", folder / "rejected.jsonl", "--manifest", folder / "manifest.json"]
-    call(rewarded.main, *flags)
+    call(rewarded_reference.main, *flags)
     return folder
 
 

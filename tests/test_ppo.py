@@ -28,7 +28,7 @@ from workflow_scripts.align.ppo import (
     value_loss,
     whiten,
 )
-from workflow_scripts.common import rewards as reward_rules
+from workflow_scripts.common import reward_columns
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, sha256_of
 from workflow_scripts.common.models import load_policy, load_tokenizer
@@ -423,7 +423,7 @@ def test_an_answer_without_an_end_is_charged_what_is_set(tiny_model, tmp_path, m
 
 
 def test_a_reward_that_is_no_number_ends_the_run_with_the_prompts_id(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(reward_rules, "length_reward", lambda replies, words: np.full(len(replies), np.nan))
+    monkeypatch.setattr(reward_columns, "length_reward", lambda replies, words: np.full(len(replies), np.nan))
     with pytest.raises(PlumblineError, match=r"c0#0.*long.*nan"):
         run_ppo(tiny_model, ppo_settings(), tmp_path, rows=1)
 
@@ -434,7 +434,7 @@ class Killed(BaseException):
 
 def killed_at(call_number: int, monkeypatch) -> None:
     """Let the reward of the given step end the process, as a kill would."""
-    calls, own = [], reward_rules.length_reward
+    calls, own = [], reward_columns.length_reward
 
     def reward(replies, words):
         calls.append(1)
@@ -442,7 +442,7 @@ def killed_at(call_number: int, monkeypatch) -> None:
             raise Killed
         return own(replies, words)
 
-    monkeypatch.setattr(reward_rules, "length_reward", reward)
+    monkeypatch.setattr(reward_columns, "length_reward", reward)
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8, "dropout": 0.1, "targets": "all-linear"}])
@@ -589,6 +589,8 @@ def test_rewards_decide_what_is_resumed(tiny_model, tmp_path, monkeypatch):
 def test_answers_that_a_reward_does_not_read_whole_are_told_of_in_the_curve(
     tiny_model, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(reward_rules, "cut_for", lambda turns, settings: [True] + [False] * (len(turns) - 1))
+    monkeypatch.setattr(
+        reward_columns, "cut_for", lambda turns, settings: [True] + [False] * (len(turns) - 1)
+    )
     rows = read_json(run_ppo(tiny_model, ppo_settings(), tmp_path) / "curve.json")
     assert [row["texts_cut"] for row in rows] == [1 / 8] * 2

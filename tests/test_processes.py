@@ -25,7 +25,7 @@ from tests.tiny import (
     write_reference,
     write_tokens,
 )
-from workflow_scripts.align import rewarded
+from workflow_scripts.align import rewarded_reference
 from workflow_scripts.common.files import read_json, write_jsonl, write_manifest
 from workflow_scripts.common.training import split_batch
 
@@ -85,7 +85,7 @@ def write_rewarded(model: Path, folder: Path, count: int) -> Path:
     flags = ["--parent", model, "--annotated", f"train={folder}/annotated.jsonl"]
     flags += ["--settings", json.dumps(settings), "--output", folder / "rows.parquet"]
     flags += ["--rejected", folder / "rejected.jsonl", "--manifest", folder / "manifest.json"]
-    call(rewarded.main, *flags)
+    call(rewarded_reference.main, *flags)
     return folder
 
 

@@ -11,10 +11,10 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
 from workflow_scripts.annotate import annotate as annotate_module
-from workflow_scripts.common import rewards as rewards_module
+from workflow_scripts.common import reward_columns
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, sha256_of, write_jsonl, write_manifest
-from workflow_scripts.common.rewards import (
+from workflow_scripts.common.reward_columns import (
     NAMES,
     TEXTS,
     json_validity,
@@ -189,7 +189,7 @@ def test_a_row_without_its_given_reward_is_named_with_the_column(brought, messag
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_reward_that_is_no_number_is_refused_with_row_and_name(monkeypatch, value):
     monkeypatch.setattr(
-        rewards_module, "classifier_column", lambda settings, work: lambda rows: np.array([0.5, value])
+        reward_columns, "classifier_column", lambda settings, work: lambda rows: np.array([0.5, value])
     )
     parts = REWARDS | {"model": {"folder": "x", "weight": 0.0}}
     with pytest.raises(PlumblineError, match=r"row r1: reward model is -?(nan|inf)"):
@@ -375,7 +375,7 @@ def alone(folder, text, head="sequence"):
     """Return a classifier's logits on one text, without batch or padding."""
     import torch
 
-    model, tokenizer = rewards_module.load_classifier(folder, head)
+    model, tokenizer = reward_columns.load_classifier(folder, head)
     ids = tokenizer(*([text] if isinstance(text, str) else text), return_tensors="pt")["input_ids"]
     with torch.no_grad():
         return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].double().numpy()
@@ -456,7 +456,7 @@ def test_scores_that_are_no_numbers_name_row_and_column_and_are_asked_again(
 ):
     import torch
 
-    real = rewards_module.load_classifier
+    real = reward_columns.load_classifier
 
     def spoiled(folder, head):
         model, tokenizer = real(folder, head)
@@ -464,10 +464,10 @@ def test_scores_that_are_no_numbers_name_row_and_column_and_are_asked_again(
             model.score.weight.fill_(math.nan)
         return model, tokenizer
 
-    monkeypatch.setattr(rewards_module, "load_classifier", spoiled)
+    monkeypatch.setattr(reward_columns, "load_classifier", spoiled)
     with pytest.raises(PlumblineError, match="row r0: reward it is nan"):
         column(turns("good", "bad"), part(classifiers["one"]), tmp_path)
-    monkeypatch.setattr(rewards_module, "load_classifier", real)
+    monkeypatch.setattr(reward_columns, "load_classifier", real)
     assert all(map(math.isfinite, column(turns("good", "bad"), part(classifiers["one"]), tmp_path)))
 
 
@@ -479,7 +479,7 @@ class Asked:
 
     def __init__(self, monkeypatch, last=None, work=None):
         self.batches, self.left = [], b""
-        real = rewards_module.load_classifier
+        real = reward_columns.load_classifier
 
         def counted(folder, head):
             model, tokenizer = real(folder, head)
@@ -494,7 +494,7 @@ class Asked:
             model.register_forward_pre_hook(count, with_kwargs=True)
             return model, tokenizer
 
-        monkeypatch.setattr(rewards_module, "load_classifier", counted)
+        monkeypatch.setattr(reward_columns, "load_classifier", counted)
 
 
 MANY = [" ".join(WORDS[at : at + 1 + at % 5]) for at in range(4, 15)]
@@ -611,9 +611,9 @@ def test_without_a_work_folder_nothing_is_kept(classifiers, monkeypatch):
 
 def test_many_calls_load_a_classifier_once(classifiers, monkeypatch):
     loads = []
-    real = rewards_module.load_classifier
+    real = reward_columns.load_classifier
     monkeypatch.setattr(
-        rewards_module, "load_classifier", lambda folder, head: loads.append(folder) or real(folder, head)
+        reward_columns, "load_classifier", lambda folder, head: loads.append(folder) or real(folder, head)
     )
     rewarded = reward_function([], {"it": part(classifiers["one"])})
     assert loads == []
@@ -667,7 +667,7 @@ def test_weights_are_known_by_content_with_or_without_a_manifest(classifiers, tm
 def test_rules_and_given_rewards_load_no_torch():
     code = (
         "import sys\n"
-        "from workflow_scripts.common.rewards import reward_rows\n"
+        "from workflow_scripts.common.reward_columns import reward_rows\n"
         "from workflow_scripts.annotate import annotate, answers\n"
         "from workflow_scripts.score import rewards, reply_loss\n"
         "row = {'id': 'a', 'messages': [], 'reference': 'the cat', 'meta': {}, 'given': {'rm': 1.0}}\n"
@@ -752,7 +752,7 @@ def test_texts_that_a_classifier_reads_cut_are_named_in_their_rows_counted_and_s
     }
     rows = reward_rows(turns("good", "good bad " * 8), FIT_ON, rewards)
     assert [row.get("texts_cut") for row in rows] == [None, ["rm"]]
-    assert rewards_module.cut_texts(rows, rewards, "rows") == {"rm": 1, "long": 0, "words": 0}
+    assert reward_columns.cut_texts(rows, rewards, "rows") == {"rm": 1, "long": 0, "words": 0}
     assert capsys.readouterr().err == (
         "warning: rows: reward rm read 1 of 2 texts without their start; raise its max_tokens\n"
     )

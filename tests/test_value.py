@@ -12,7 +12,14 @@ from tests.test_offline import annotated, rows_of, write_rewarded
 from tests.tiny import TEMPLATE, call
 from workflow_scripts.align import advantages, fit_value
 from workflow_scripts.align.fit_value import fit, hold_out
-from workflow_scripts.align.value import ValueHead, batched, load_head, prompt_states, read_values, save_head
+from workflow_scripts.align.value_head import (
+    ValueHead,
+    batched,
+    load_head,
+    prompt_states,
+    read_values,
+    save_head,
+)
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.common.models import load_policy, load_tokenizer
@@ -248,7 +255,7 @@ def test_too_few_rows_are_refused(tiny_model, tmp_path):
 
 
 def run_advantages(model: Path, stored: Path, head: Path) -> Path:
-    """Run align.advantages on a folder of align.rewarded; return that folder."""
+    """Run align.advantages on a folder of align.rewarded_reference; return that folder."""
     settings = {"batch_size": 3, "precision": "float32", "trust_remote_code": False}
     flags = ["--parent", model, "--head", head, "--rewarded", stored / "rows.parquet"]
     flags += ["--settings", json.dumps(settings), "--output", stored / "advantages.jsonl"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from tests.tiny_model import ANSWERS, QUESTIONS
-from workflow_scripts.align import dpo, ipo, kto, reference
+from workflow_scripts.align import dpo, ipo, kto, pair_reference
 from workflow_scripts.align.preference import align
 from workflow_scripts.common.files import write_jsonl, write_manifest
 from workflow_scripts.sft import tokenise
@@ -106,7 +106,7 @@ def manifest_of(model: Path) -> Path:
 
 
 def write_reference(model: Path, rows: list[dict], folder: Path, batch_size: int = 4) -> Path:
-    """Run align.reference on pairs; return the folder with rows.parquet and manifest.json."""
+    """Run align.pair_reference on pairs; return the folder with rows.parquet and manifest.json."""
     write_jsonl(folder / "pairs.jsonl", rows)
     settings = {
         "max_prompt_tokens": 160,
@@ -118,7 +118,7 @@ def write_reference(model: Path, rows: list[dict], folder: Path, batch_size: int
     }
     flags = ["--parent", model, "--pairs", folder / "pairs.jsonl", "--settings", json.dumps(settings)]
     flags += ["--output", folder / "rows.parquet", "--rejected", folder / "rejected.jsonl"]
-    call(reference.main, *flags, "--manifest", folder / "manifest.json")
+    call(pair_reference.main, *flags, "--manifest", folder / "manifest.json")
     return folder
 
 

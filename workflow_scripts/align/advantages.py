@@ -11,7 +11,7 @@ import pyarrow.parquet
 import torch
 
 from workflow_scripts.align.summary import positive_share, summary
-from workflow_scripts.align.value import load_head, prompt_states, read_values
+from workflow_scripts.align.value_head import load_head, prompt_states, read_values
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import write_jsonl, write_manifest
 from workflow_scripts.common.models import load_policy, precision_of
@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parent", type=Path, required=True)
     parser.add_argument("--head", type=Path, required=True, help="folder of align.fit_value")
-    parser.add_argument("--rewarded", type=Path, required=True, help="parquet of align.rewarded")
+    parser.add_argument("--rewarded", type=Path, required=True, help="parquet of align.rewarded_reference")
     parser.add_argument("--settings", type=json.loads, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--manifest", type=Path, required=True)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workflow_scripts.align.value import ValueHead, batched, prompt_states, read_values, save_head
+from workflow_scripts.align.value_head import ValueHead, batched, prompt_states, read_values, save_head
 from workflow_scripts.common.cuts import cut_counts, say_cuts, say_rejected
 from workflow_scripts.common.diverged import Diverged, add_note_flag
 from workflow_scripts.common.errors import PlumblineError

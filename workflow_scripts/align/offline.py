@@ -4,7 +4,7 @@ Every objective is a weighted likelihood, L = mean over rows of Σ_t w_t · nll_
 nats; a method is a module with one small function that gives w (nll, wbc, r_gold, r_lol, a_lol ...). No gradient
 flows through w: its importance ratio is that of an off-policy gradient, never PPO's minimum of two surrogates.
 
-No reference model is loaded: what it says is stored beside the rows (`rewarded`), and was said without dropout; so
+No reference model is loaded: what it says is stored beside the rows (`rewarded_reference`), and was said without dropout; so
 the policy too is trained without dropout (its own and LoRA's), and every ratio starts at 1. In bfloat16 it does so up
 to rounding, which adds up over an answer: 0.2 nats over 60 tokens of a small model; `precision: float32` has none.
 

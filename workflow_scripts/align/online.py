@@ -17,7 +17,7 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.fitting import fit_prompt
 from workflow_scripts.common.models import load_tokenizer, model_ends
-from workflow_scripts.common.rewards import provenance, reward_function
+from workflow_scripts.common.reward_columns import provenance, reward_function
 from workflow_scripts.common.templates import ends_of, forbidden_text
 from workflow_scripts.common.training import add_training_flags, work_folder
 from workflow_scripts.common.turns import turns_of

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
-from workflow_scripts.common.rewards import cut_texts, provenance, reward_rows
+from workflow_scripts.common.reward_columns import cut_texts, provenance, reward_rows
 from workflow_scripts.common.turns import turns_of
 
 

@@ -21,7 +21,7 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.logprobs import padded
 from workflow_scripts.common.models import load_tokenizer, load_whole
-from workflow_scripts.common.reward import are_cut, encode_texts, render_pair
+from workflow_scripts.common.reward_model import are_cut, encode_texts, render_pair
 from workflow_scripts.common.row_trainer import RowTrainer
 from workflow_scripts.common.training import (
     add_training_flags,

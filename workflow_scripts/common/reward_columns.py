@@ -29,7 +29,7 @@ from workflow_scripts.common.turns import reward_context
 
 FINAL = "final_reward"
 DECIMALS = 6
-Text = str | Rendered | tuple[str, str]  # see `reward.Text`
+Text = str | Rendered | tuple[str, str]  # see `reward_model.Text`
 Column = Callable[[list[dict]], np.ndarray]  # turns → their rewards, (turns,)
 
 # --- rules ------------------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def spoken(turn: dict) -> list[dict]:
 
 def dialogue_text(turn: dict, eos: str) -> Text:
     """Return the problem and the last exchange, a "Speaker: words" line each: what this pipeline's models read."""
-    from workflow_scripts.common.reward import render_pair
+    from workflow_scripts.common.reward_model import render_pair
 
     return render_pair(reward_context(turn["messages"]), turn["reference"], eos)
 
@@ -218,10 +218,10 @@ def weights_of(folder: Path | str) -> str:
 def load_classifier(folder: Path | str, head: str) -> tuple[object, object]:
     """Return (model, tokenizer) of a classifier's folder; head: sequence, critic or offensive."""
     if head == "sequence":
-        from workflow_scripts.common.reward import load_reward_model
+        from workflow_scripts.common.reward_model import load_reward_model
 
         return load_reward_model(folder)
-    from workflow_scripts.common.heads import load_head_classifier
+    from workflow_scripts.common.classifier_heads import load_head_classifier
 
     return load_head_classifier(folder, head)
 
@@ -238,7 +238,8 @@ def store_of(work: Path | str, settings: dict) -> Path:
     """
     head = settings.get("head", "sequence")
     code = code_of(
-        "workflow_scripts.common.reward", *(["workflow_scripts.common.heads"] if head != "sequence" else [])
+        "workflow_scripts.common.reward_model",
+        *(["workflow_scripts.common.classifier_heads"] if head != "sequence" else []),
     )
     kept = {name: settings.get(name) for name in ("label", "max_tokens")}
     kept |= {"weights": weights_of(folder_of(settings)), "head": head, "code": code}
@@ -290,7 +291,7 @@ def classifier_texts(turns: list[dict], settings: dict) -> list[Text]:
     texts = [write_text(turn, end) for turn in turns]
     if settings.get("head") != "offensive":
         return texts
-    from workflow_scripts.common.reward import is_pair, text_of
+    from workflow_scripts.common.reward_model import is_pair, text_of
 
     if any(map(is_pair, texts)):
         raise PlumblineError("the offensive head reads one text, not a pair; set text: context or reply")
@@ -315,7 +316,7 @@ def classifier_column(settings: dict, work: Path | None) -> Column:
     store = None if work is None else store_of(work, settings)
 
     def missing(texts: list[Text], known: Container[Text]) -> Iterator[dict[Text, float]]:
-        from workflow_scripts.common.reward import context_of, score_batches
+        from workflow_scripts.common.reward_model import context_of, score_batches
 
         model, tokenizer = classifier()
         limit = min(settings["max_tokens"], context_of(model.config, tokenizer))
@@ -378,7 +379,7 @@ def cut_for(turns: list[dict], settings: dict) -> list[bool]:
     if "folder" not in settings or not turns:
         return [False] * len(turns)
     from workflow_scripts.common.models import load_tokenizer
-    from workflow_scripts.common.reward import are_cut, config_of, context_of
+    from workflow_scripts.common.reward_model import are_cut, config_of, context_of
 
     folder = folder_of(settings)
     tokenizer = load_tokenizer(folder)
