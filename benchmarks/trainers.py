@@ -29,7 +29,7 @@ from workflow_scripts.align import dpo
 from workflow_scripts.align.preference import loss_over_pairs
 from workflow_scripts.common.logprobs import shared_prompt_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
-from workflow_scripts.common.row_trainer import RowTrainer
+from workflow_scripts.common.training.row_trainer import RowTrainer
 from workflow_scripts.sft.train import LearnedPositionsTrainer
 
 ROWS, BATCHES, ROUNDS = 8, 6, 2

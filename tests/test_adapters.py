@@ -23,11 +23,11 @@ from tests.tiny import (
 )
 from workflow_scripts.align import dpo
 from workflow_scripts.align.preference import align
-from workflow_scripts.common import row_trainer
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.common.models import adapter_base, load_policy, load_tokenizer
-from workflow_scripts.common.training import load_trainable, merged
+from workflow_scripts.common.training import row_trainer
+from workflow_scripts.common.training.loading import load_trainable, merged
 from workflow_scripts.sft import train as sft_train
 
 LORA = {"rank": 2, "alpha": 8.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}

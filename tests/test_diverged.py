@@ -30,7 +30,7 @@ from workflow_scripts.annotate import train_reward
 from workflow_scripts.common import diverged
 from workflow_scripts.common.diverged import Diverged, divergence_of, hand_on, note_text
 from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl, write_manifest
-from workflow_scripts.common.training import LARGEST, are_finite
+from workflow_scripts.common.training.trainer import LARGEST, are_finite
 from workflow_scripts.report.training import dead
 
 torch = pytest.importorskip("torch")

@@ -39,7 +39,7 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl, write_manifest
 from workflow_scripts.common.logprobs import flat_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer
-from workflow_scripts.common.training import load_trainable
+from workflow_scripts.common.training.loading import load_trainable
 
 METHODS = {
     "nll": nll,

@@ -19,7 +19,7 @@ from workflow_scripts.align.preference import divergence_over
 from workflow_scripts.common import row_trainer
 from workflow_scripts.common.files import read_json
 from workflow_scripts.common.models import load_policy, load_tokenizer
-from workflow_scripts.common.training import training_arguments
+from workflow_scripts.common.training.arguments import training_arguments
 
 COUNT, STEPS = 6, 5
 WHOLE = {"per_device_batch": COUNT, "max_steps": STEPS, "epochs": STEPS}

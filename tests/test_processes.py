@@ -27,7 +27,7 @@ from tests.tiny import (
 )
 from workflow_scripts.align import rewarded_reference
 from workflow_scripts.common.files import read_json, write_jsonl, write_manifest
-from workflow_scripts.common.training import split_batch
+from workflow_scripts.common.training.batches import split_batch
 
 STEPS = 3
 

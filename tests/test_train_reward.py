@@ -14,7 +14,7 @@ from workflow_scripts.annotate import train_reward
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_jsonl, write_manifest
 from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.training import training_arguments
+from workflow_scripts.common.training.arguments import training_arguments
 
 STEPS = {"max_steps": 4, "epochs": 4, "schedule": "constant", "warmup": 0, "evaluate_every": 2}
 

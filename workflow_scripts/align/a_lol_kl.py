@@ -9,7 +9,7 @@ un-learned. The stored reference only shifts the value, −β log π_ref(y|x), w
 from torch import Tensor
 
 from workflow_scripts.align.offline import Answers, learn
-from workflow_scripts.common.training import run_training
+from workflow_scripts.common.training.command import run_training
 
 
 def weights(batch: Answers, settings: dict) -> Tensor:

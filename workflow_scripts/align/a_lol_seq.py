@@ -7,7 +7,7 @@ Despite its name the ratio is each token's own, so that one unlikely token does 
 from torch import Tensor
 
 from workflow_scripts.align.offline import Answers, clipped, learn, token_log_ratio
-from workflow_scripts.common.training import run_training
+from workflow_scripts.common.training.command import run_training
 
 
 def weights(batch: Answers, settings: dict) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from workflow_scripts.align.preference import PairLogps, align
-from workflow_scripts.common.training import run_training
+from workflow_scripts.common.training.command import run_training
 
 
 def loss(batch: PairLogps, settings: dict) -> Tensor:

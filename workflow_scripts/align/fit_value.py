@@ -25,7 +25,7 @@ from workflow_scripts.common.files import finished_folder, read_jsonl, write_jso
 from workflow_scripts.common.fitting import fit_prompt
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
 from workflow_scripts.common.templates import forbidden_text
-from workflow_scripts.common.training import run_training
+from workflow_scripts.common.training.command import run_training
 from workflow_scripts.common.turns import window
 
 MIN_ROWS = 8

@@ -7,7 +7,7 @@ its authors confirmed the average, which keeps β comparable across lengths.
 from torch import Tensor
 
 from workflow_scripts.align.preference import PairLogps, align
-from workflow_scripts.common.training import run_training
+from workflow_scripts.common.training.command import run_training
 
 
 def loss(batch: PairLogps, settings: dict) -> Tensor:

@@ -33,18 +33,13 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.logprobs import ways_of
 from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.row_trainer import RowTrainer, read_splits
-from workflow_scripts.common.training import (
-    add_training_flags,
-    callbacks_of,
-    load_trainable,
-    save_trained,
-    template_of,
-    train,
-    training_arguments,
-    without_dropout,
-    work_folder,
-)
+from workflow_scripts.common.training.arguments import callbacks_of, training_arguments
+from workflow_scripts.common.training.checkpoints import work_folder
+from workflow_scripts.common.training.command import add_training_flags, template_of
+from workflow_scripts.common.training.loading import load_trainable, without_dropout
+from workflow_scripts.common.training.row_trainer import RowTrainer, read_splits
+from workflow_scripts.common.training.saving import save_trained
+from workflow_scripts.common.training.trainer import train
 
 MAX_LOG_RATIO = (
     20.0  # nats; e^20 ≈ 4.9e8, where a ratio that is not clipped is stopped before float32 overflows

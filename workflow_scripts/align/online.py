@@ -19,7 +19,8 @@ from workflow_scripts.common.fitting import fit_prompt
 from workflow_scripts.common.models import load_tokenizer, model_ends
 from workflow_scripts.common.reward_columns import provenance, reward_function
 from workflow_scripts.common.templates import ends_of, forbidden_text
-from workflow_scripts.common.training import add_training_flags, work_folder
+from workflow_scripts.common.training.checkpoints import work_folder
+from workflow_scripts.common.training.command import add_training_flags
 from workflow_scripts.common.turns import turns_of
 
 

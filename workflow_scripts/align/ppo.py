@@ -32,16 +32,12 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.common.logprobs import CHUNK, head_of, padded, token_logps
 from workflow_scripts.common.models import precision_of
-from workflow_scripts.common.training import (
-    are_finite,
-    last_checkpoint,
-    load_trainable,
-    run_training,
-    save_policy,
-    says_numbers,
-    spared_warmup,
-    training_arguments,
-)
+from workflow_scripts.common.training.arguments import spared_warmup, training_arguments
+from workflow_scripts.common.training.checkpoints import last_checkpoint
+from workflow_scripts.common.training.command import run_training
+from workflow_scripts.common.training.loading import load_trainable
+from workflow_scripts.common.training.saving import save_policy
+from workflow_scripts.common.training.trainer import are_finite, says_numbers
 
 STOP_AT = 1.5  # times target_kl, where the passes over a batch end
 CHECKED = {"reward": "reward", "KL": "kl", "entropy": "entropy", "gradient": "grad_norm"}

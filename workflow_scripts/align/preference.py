@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from workflow_scripts.common.logprobs import ways_of
-from workflow_scripts.common.row_trainer import LossOf, SumsOf, train_on_rows
-from workflow_scripts.common.training import add_training_flags
+from workflow_scripts.common.training.command import add_training_flags
+from workflow_scripts.common.training.row_trainer import LossOf, SumsOf, train_on_rows
 
 
 class PairLogps(NamedTuple):

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.logprobs import ways_of
-from workflow_scripts.common.row_trainer import LossOf, train_on_rows
-from workflow_scripts.common.training import add_training_flags, run_training
+from workflow_scripts.common.training.command import add_training_flags, run_training
+from workflow_scripts.common.training.row_trainer import LossOf, train_on_rows
 
 
 def ranking_loss(scores: Tensor, rewards: Tensor) -> Tensor:

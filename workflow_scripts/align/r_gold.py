@@ -6,7 +6,7 @@ The policy's own token probability stands in for the importance weight, `floor` 
 from torch import Tensor
 
 from workflow_scripts.align.offline import Answers, learn
-from workflow_scripts.common.training import run_training
+from workflow_scripts.common.training.command import run_training
 
 
 def weights(batch: Answers, settings: dict) -> Tensor:

@@ -6,7 +6,7 @@
 from torch import Tensor
 
 from workflow_scripts.align.offline import Answers, clipped, learn, sequence_log_ratio
-from workflow_scripts.common.training import run_training
+from workflow_scripts.common.training.command import run_training
 
 
 def weights(batch: Answers, settings: dict) -> Tensor:

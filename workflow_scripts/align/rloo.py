@@ -16,14 +16,11 @@ from trl import RLOOConfig, RLOOTrainer
 
 from workflow_scripts.align.online import Online, prepare
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.training import (
-    Shared,
-    load_trainable,
-    run_training,
-    save_trained,
-    train,
-    training_arguments,
-)
+from workflow_scripts.common.training.arguments import training_arguments
+from workflow_scripts.common.training.command import run_training
+from workflow_scripts.common.training.loading import load_trainable
+from workflow_scripts.common.training.saving import save_trained
+from workflow_scripts.common.training.trainer import Shared, train
 
 
 class TokenPromptsTrainer(Shared, RLOOTrainer):

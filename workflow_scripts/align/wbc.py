@@ -6,7 +6,7 @@ A negative reward un-learns its answer.
 from torch import Tensor
 
 from workflow_scripts.align.offline import Answers, learn
-from workflow_scripts.common.training import run_training
+from workflow_scripts.common.training.command import run_training
 
 
 def weights(batch: Answers, settings: dict) -> Tensor:

@@ -22,17 +22,13 @@ from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.logprobs import padded
 from workflow_scripts.common.models import load_tokenizer, load_whole
 from workflow_scripts.common.reward_model import are_cut, encode_texts, render_pair
-from workflow_scripts.common.row_trainer import RowTrainer
-from workflow_scripts.common.training import (
-    add_training_flags,
-    callbacks_of,
-    run_training,
-    save_trained,
-    train,
-    training_arguments,
-    without_dropout,
-    work_folder,
-)
+from workflow_scripts.common.training.arguments import callbacks_of, training_arguments
+from workflow_scripts.common.training.checkpoints import work_folder
+from workflow_scripts.common.training.command import add_training_flags, run_training
+from workflow_scripts.common.training.loading import without_dropout
+from workflow_scripts.common.training.row_trainer import RowTrainer
+from workflow_scripts.common.training.saving import save_trained
+from workflow_scripts.common.training.trainer import train
 
 
 def token_rows(pairs: list[dict], tokenizer: object, max_tokens: int) -> tuple[list[dict], int]:

@@ -30,20 +30,13 @@ from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.logprobs import IGNORED, head_of, keeps_rows_apart, through_forward, token_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
-from workflow_scripts.common.training import (
-    Shared,
-    add_training_flags,
-    callbacks_of,
-    counts_of,
-    load_trainable,
-    run_training,
-    save_trained,
-    share_steps,
-    template_of,
-    train,
-    training_arguments,
-    work_folder,
-)
+from workflow_scripts.common.training.arguments import callbacks_of, training_arguments
+from workflow_scripts.common.training.batches import share_steps
+from workflow_scripts.common.training.checkpoints import work_folder
+from workflow_scripts.common.training.command import add_training_flags, counts_of, run_training, template_of
+from workflow_scripts.common.training.loading import load_trainable
+from workflow_scripts.common.training.saving import save_trained
+from workflow_scripts.common.training.trainer import Shared, train
 from workflow_scripts.sft.objectives import (
     full_kl,
     gold_kl,
