@@ -269,6 +269,30 @@ def facts_of(rows: list[dict], learned: int, counts: Counter[str], steps: int, b
     return facts
 
 
+def read_answers(arguments: Any, module: str, by: str) -> tuple[Dataset, Dataset]:
+    """Return (rows to learn from, validation rows of rank 0), with a column `advantage` where advantages were given.
+
+    PlumblineError where a method knows good rows by their advantage and has none, and for a number that is not finite.
+    """
+    splits = read_splits(arguments.rewarded)
+    if arguments.advantages:
+        advantages = read_jsonl(arguments.advantages)
+        splits = tuple(with_advantages(rows, advantages) for rows in splits)
+    elif by == "advantage":
+        raise PlumblineError(f"{module}: needs advantages; give --advantages and --advantages-manifest")
+    for rows in splits:
+        refuse_bad_numbers(rows)
+    learned, held_out = splits
+    first = [place for place, rank in enumerate(held_out["rank"]) if rank == 0]
+    return learned, held_out.select(first)
+
+
+def tokens_in(rows: Dataset, walked: list[int]) -> int:
+    """Return how many tokens a run read that walked over rows at these places."""
+    lengths = [len(row["prompt"]) + len(row["completion"]) for row in rows]
+    return sum(lengths[place] for place in walked)
+
+
 def learn(
     weights: Weights,
     module: str,
@@ -288,30 +312,18 @@ def learn(
     parser.add_argument("--advantages", type=Path, help="jsonl of advantages, for what needs them")
     parser.add_argument("--advantages-manifest", type=Path)
     arguments = parser.parse_args()
-    settings = arguments.settings
-    inputs = [arguments.parent_manifest, arguments.rewarded_manifest]
-    splits = read_splits(arguments.rewarded)
-    if arguments.advantages:
-        inputs.append(arguments.advantages_manifest)
-        advantages = read_jsonl(arguments.advantages)
-        splits = tuple(with_advantages(rows, advantages) for rows in splits)
-    elif by == "advantage":
-        raise PlumblineError(f"{module}: needs advantages; give --advantages and --advantages-manifest")
-    for rows in splits:
-        refuse_bad_numbers(rows)
-    learned, held_out = splits
-    held_out = held_out.select([place for place, rank in enumerate(held_out["rank"]) if rank == 0])
+    settings, batch = arguments.settings, arguments.settings["batch_size"]
+    learned, held_out = read_answers(arguments, module, by)
+    manifests = [arguments.parent_manifest, arguments.rewarded_manifest, arguments.advantages_manifest]
+    inputs = [manifest for manifest in manifests if manifest]
     work = work_folder(arguments.work, inputs, settings, arguments.seed, code_of(module))
 
     columns = [name for name in ("rank", "reward", "advantage") if name in learned.column_names]
     candidates = learned.select_columns(columns).to_list()
-    batch = settings["batch_size"]
     order = draws_of(candidates, settings, batch, arguments.seed, by)
     tokenizer = load_tokenizer(arguments.parent)
     model = without_dropout(load_trainable(arguments.parent, settings, arguments.seed))
-    loss_of = OfflineLoss(
-        weights, settings, ways_of(model, not settings["padding_free"]), log_ratio, constant
-    )
+    logps_of = ways_of(model, not settings["padding_free"])
     # One epoch of the Trainer is the whole run: its rows are drawn beforehand, so it has none of its own.
     training = TrainingArguments(
         **training_arguments(settings, work, arguments.seed, evaluate=len(held_out) > 0)
@@ -319,7 +331,7 @@ def learn(
         remove_unused_columns=False,
     )
     trainer = OfflineTrainer(
-        loss_of=loss_of,
+        loss_of=OfflineLoss(weights, settings, logps_of, log_ratio, constant),
         in_order=True,
         model=model,
         args=training,
@@ -330,10 +342,9 @@ def learn(
     )
     seconds = train(trainer, work)
     walked = order[: trainer.state.global_step * batch]
-    lengths = [len(row["prompt"]) + len(row["completion"]) for row in learned]
     eligible = [row for row in candidates if settings["sampling"] == "all_priority" or row["rank"] == 0]
     by = by if settings["sampling"] in ("none", "good_priority") else "advantage"
     facts = facts_of(eligible, len(walked), trainer.counts(), trainer.state.global_step, by)
-    tokens = sum(lengths[place] for place in walked)
+    facts["tokens"] = tokens_in(learned, walked)
     facts["template"] = template_of(arguments.rewarded_manifest)
-    save_trained(trainer, tokenizer, arguments, work, seconds, tokens=tokens, **facts)
+    save_trained(trainer, tokenizer, arguments, work, seconds, **facts)
