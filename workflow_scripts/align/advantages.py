@@ -8,13 +8,12 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet
-import torch
 
+from workflow_scripts.align.parent import load_parent, states_by_prompt
 from workflow_scripts.align.summary import positive_share, summary
-from workflow_scripts.align.value_head import load_head, prompt_states, read_values
+from workflow_scripts.align.value_head import load_head, read_values
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import write_jsonl, write_manifest
-from workflow_scripts.common.models import load_policy, precision_of
 
 
 def main() -> None:
@@ -29,28 +28,18 @@ def main() -> None:
     settings = arguments.settings
     columns = ["id", "prompt", "reward", "rank", "split"]
     rows = pyarrow.parquet.read_table(arguments.rewarded, columns=columns).to_pylist()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    computing = precision_of(settings["precision"])
-    model = load_policy(
-        arguments.parent, trust_remote_code=settings["trust_remote_code"], computing=computing
-    ).to(device)
-    head = load_head(arguments.head).to(device)
+    model = load_parent(arguments.parent, settings)
+    head = load_head(arguments.head).to(model.device)
     width = model.get_input_embeddings().embedding_dim
     if head.config["width"] != width:
         raise PlumblineError(
             f"{arguments.head}: a value function of width {head.config['width']} cannot read {arguments.parent} "
             f"of width {width}; fit it on this parent"
         )
-    prompts = list(dict.fromkeys(tuple(row["prompt"]) for row in rows))
-    values: dict[tuple[int, ...], float] = {}
-    found = prompt_states(
-        model,
-        [list(prompt) for prompt in prompts],
-        settings["batch_size"],
-        precision_of(settings["precision"]),
+    found = states_by_prompt(
+        model, [row["prompt"] for row in rows], settings["batch_size"], settings["precision"]
     )
-    for index, states in found:
-        values[prompts[index]] = read_values(head, [states], 1).item()
+    values = {prompt: read_values(head, [states], 1).item() for prompt, states in found}
     advantages = []
     for row in rows:
         value = values[tuple(row["prompt"])]
@@ -66,7 +55,7 @@ def main() -> None:
     write_manifest(
         arguments.manifest,
         [arguments.output],
-        counts={"read": len(rows), "kept": count, "rejected": 0, "prompts": len(prompts)},
+        counts={"read": len(rows), "kept": count, "rejected": 0, "prompts": len(values)},
         **{name: summary([each[name] for each in advantages]) for name in ("reward", "value", "advantage")},
         kept_share=positive_share(learned) if learned else 0.0,
     )

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workflow_scripts.align.value_head import ValueHead, batched, prompt_states, read_values, save_head
+from workflow_scripts.align.parent import load_parent, states_by_prompt
+from workflow_scripts.align.value_head import ValueHead, batched, read_values, save_head
 from workflow_scripts.common.cuts import cut_counts, say_cuts, say_rejected
 from workflow_scripts.common.diverged import Diverged, add_note_flag
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import finished_folder, read_jsonl, write_json, write_manifest
 from workflow_scripts.common.fitting import fit_prompt
-from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
+from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.templates import forbidden_text
 from workflow_scripts.common.training.command import run_training
 from workflow_scripts.common.turns import window
@@ -150,19 +151,11 @@ def main() -> None:
             f"{arguments.annotated}: {len(rows)} rows are too few to fit a value function on; it takes {MIN_ROWS}"
         )
     fitted, held = hold_out([row["group"] for row in rows], settings["held_out"], arguments.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    computing = precision_of(settings["precision"])
-    model = load_policy(
-        arguments.parent, trust_remote_code=settings["trust_remote_code"], computing=computing
-    ).to(device)
-    prompts = list(dict.fromkeys(tuple(row["prompt"]) for row in rows))
-    dtype = precision_of(settings["precision"])
-    of_prompt = dict(
-        prompt_states(model, [list(prompt) for prompt in prompts], settings["batch_size"], dtype)
-    )
-    place = {prompt: index for index, prompt in enumerate(prompts)}
-    states = [of_prompt[place[tuple(row["prompt"])]] for row in rows]
-    rewards = torch.tensor([row["reward"] for row in rows], device=device)
+    model = load_parent(arguments.parent, settings)
+    prompts = [tuple(row["prompt"]) for row in rows]
+    found = dict(states_by_prompt(model, prompts, settings["batch_size"], settings["precision"]))
+    states = [found[prompt] for prompt in prompts]
+    rewards = torch.tensor([row["reward"] for row in rows], device=model.device)
     head, curve, epoch = fit(states, rewards, fitted, held, settings, arguments.seed)
     error = squared_error(head, [states[index] for index in held], rewards[held], settings["batch_size"])
     guess = (rewards[held] - rewards[fitted].mean()).square().mean().item()
@@ -172,7 +165,7 @@ def main() -> None:
         save_head(head.cpu(), folder)
     write_json(arguments.curve, curve)
     counts = {"read": len(annotated), "kept": len(rows), "rejected": refused}
-    counts |= {"fitted": len(fitted), "held_out": len(held), "prompts": len(prompts)}
+    counts |= {"fitted": len(fitted), "held_out": len(held), "prompts": len(found)}
     counts |= cut_counts(rows) | {"histories_cut": sum(row["history_cut"] for row in rows)}
     say_rejected(str(arguments.annotated), ["special token in content"] * refused, len(annotated))
     say_cuts(str(arguments.annotated), counts, "raise max_prompt_tokens to keep them whole")

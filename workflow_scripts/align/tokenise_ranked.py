@@ -4,12 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
-
-from workflow_scripts.common.cuts import cut_counts, say_cuts, say_rejected
+from workflow_scripts.align.token_rows import write_token_rows
+from workflow_scripts.common.cuts import cut_counts
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import finished_file, read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.fitting import fit_row
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.templates import forbidden_text
@@ -68,9 +66,6 @@ def main() -> None:
     assert len(rows) + len(rejected) == len(read)
     if not any(row["split"] == "train" for row in rows):
         raise PlumblineError(f"{arguments.ranked}: no row to learn from; rejected: {rejected[:3]}")
-    with finished_file(arguments.output) as temporary:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary)
-    write_jsonl(arguments.rejected, rejected)
     counts = {
         "read": len(read),
         "kept": len(rows),
@@ -78,14 +73,7 @@ def main() -> None:
         **cut_counts(rows),
         "tokens": sum(len(row["prompt"]) + sum(map(len, row["answers"])) for row in rows),
     }
-    say_rejected(str(arguments.ranked), (row["reason"] for row in rejected), counts["read"])
-    say_cuts(str(arguments.ranked), counts, "raise max_tokens to keep them whole")
-    write_manifest(
-        arguments.manifest,
-        [arguments.output, arguments.rejected],
-        counts=counts,
-        template=arguments.settings["template"],
-    )
+    write_token_rows(arguments, rows, rejected, counts, str(arguments.ranked))
 
 
 if __name__ == "__main__":
