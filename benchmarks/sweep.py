@@ -104,8 +104,10 @@ class Sweep:
         module = importlib.import_module(f"workflow_scripts.align.{method}")
         what = "pairs" if method in PAIRWISE else "rewarded"
         own = PREFERENCE if method in PAIRWISE else REWARDED
+        settings = TRAINING | own | {"max_steps": self.steps}
+        settings = {name: settings[name] for name in module.Settings.__annotations__}
         flags = ["--parent", self.parent / "model", "--parent-manifest", self.parent / "manifest.json"]
-        flags += ["--settings", json.dumps(TRAINING | own | {"max_steps": self.steps}), "--seed", 1]
+        flags += ["--settings", json.dumps(settings), "--seed", 1]
         flags += ["--work", self.folder / "work" / method, "--output", self.folder / method / "model"]
         for name in ("manifest", "curve", "cost"):
             flags += [f"--{name}", self.folder / method / f"{name}.json"]

@@ -4,12 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+from tests.reward_settings import rule_reward
 from tests.tiny import TEMPLATE, conversations, settings_of, training_flags
 from workflow_scripts.common.files import write_json, write_jsonl, write_manifest
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.turns import turns_of
 
-LENGTH = {"long": {"rule": "length", "words": 6, "weight": 1.0}}
+LENGTH = {"long": rule_reward("length", words=6, weight=1.0)}
 
 
 def prompts(count: int) -> list[dict]:

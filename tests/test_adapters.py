@@ -30,7 +30,7 @@ from workflow_scripts.common.training import row_trainer
 from workflow_scripts.common.training.loading import load_trainable, merged
 from workflow_scripts.sft import train as sft_train
 
-LORA = {"rank": 2, "alpha": 8.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
+LORA = {"rank": 2, "alpha": 8.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"], "merge": True}
 
 
 def weights(folder) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from tests.test_training import (
     kill_once_checkpointed,
     leave_a_half_written_checkpoint,
 )
-from tests.tiny import ANSWERS, TEMPLATE, call, conversations, settings_of, training_flags
+from tests.tiny import ANSWERS, TEMPLATE, call, conversations, own_settings, settings_of, training_flags
 from workflow_scripts.align import (
     a_lol,
     a_lol_kl,
@@ -110,7 +110,7 @@ def flags_of(
     method: str, model: Path, stored: Path, settings: dict, folder: Path, advantages=None
 ) -> list[str]:
     """Return the command line of align.<method>; advantages are given to those methods that need them."""
-    flags = training_flags(model, settings, folder)
+    flags = training_flags(model, own_settings(METHODS[method].Settings, settings), folder)
     flags += [
         "--rewarded",
         str(stored / "rows.parquet"),
@@ -316,7 +316,7 @@ def test_every_ratio_is_1_at_step_0_whatever_dropout_the_policy_has(tiny_model, 
     for file in tiny_model.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     write_json(tmp_path / "config.json", read_json(tiny_model / "config.json") | {"attention_dropout": 0.5})
-    lora = {"rank": 2, "alpha": 4, "dropout": 0.5, "targets": "all-linear"}
+    lora = {"rank": 2, "alpha": 4, "dropout": 0.5, "targets": "all-linear", "merge": True}
     settings, rows = offline_settings(lora=lora), rows_of(stored)
 
     def ratios(model) -> torch.Tensor:

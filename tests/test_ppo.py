@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.online import LENGTH, ending_at, online_flags, online_settings, prompts
+from tests.reward_settings import given_reward
 from tests.tiny import TEMPLATE, call
 from workflow_scripts.align import online, ppo
 from workflow_scripts.align.online import end_ids, reply_of, tokenise_prompts
@@ -242,7 +243,9 @@ def spied_ratios(monkeypatch) -> list[torch.Tensor]:
     return seen
 
 
-@pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8, "dropout": 0.5, "targets": "all-linear"}])
+@pytest.mark.parametrize(
+    "lora", [None, {"rank": 4, "alpha": 8, "dropout": 0.5, "targets": "all-linear", "merge": True}]
+)
 def test_the_first_ratios_after_sampling_are_exactly_1_and_later_ones_are_not(
     tiny_model, tmp_path, monkeypatch, lora
 ):
@@ -445,7 +448,9 @@ def killed_at(call_number: int, monkeypatch) -> None:
     monkeypatch.setattr(reward_columns, "length_reward", reward)
 
 
-@pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8, "dropout": 0.1, "targets": "all-linear"}])
+@pytest.mark.parametrize(
+    "lora", [None, {"rank": 4, "alpha": 8, "dropout": 0.1, "targets": "all-linear", "merge": True}]
+)
 def test_ppo_killed_and_run_again_ends_with_the_bytes_of_an_unbroken_run(
     tiny_model, tmp_path, monkeypatch, capsys, lora
 ):
@@ -482,7 +487,7 @@ def test_ppo_killed_and_run_again_ends_with_the_bytes_of_an_unbroken_run(
 
 
 def test_with_adapters_the_parent_is_the_policy_without_them(tiny_model, tmp_path):
-    lora = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": "all-linear"}
+    lora = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": "all-linear", "merge": True}
     learner = Learner(tiny_model, ppo_settings(lora=lora), tmp_path, seed=1)
     whole = Learner(tiny_model, ppo_settings(), tmp_path, seed=1)
     with torch.no_grad():
@@ -570,7 +575,7 @@ def test_a_reply_is_an_answers_text_without_its_end(tiny_model):
 
 def test_a_reward_that_only_known_answers_have_is_refused(tiny_model, tmp_path):
     with pytest.raises(PlumblineError, match=r"rewards\.human: is given for known answers only"):
-        run_ppo(tiny_model, ppo_settings(), tmp_path, rewards={"human": {"given": "score"}})
+        run_ppo(tiny_model, ppo_settings(), tmp_path, rewards={"human": given_reward("score")})
 
 
 def test_rewards_decide_what_is_resumed(tiny_model, tmp_path, monkeypatch):

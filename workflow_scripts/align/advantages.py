@@ -3,27 +3,29 @@
 The value of a prompt is computed once, whatever the number of its answers, and without dropout.
 """
 
-import argparse
-import json
-from pathlib import Path
-
 import pyarrow.parquet
+from typing_extensions import TypedDict
 
 from workflow_scripts.align.parent import load_parent, states_by_prompt
 from workflow_scripts.align.summary import positive_share, summary
 from workflow_scripts.align.value_head import load_head, read_values
+from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import write_jsonl, write_manifest
+from workflow_scripts.common.models import Precision
+
+
+class Settings(TypedDict):
+    """What the step reads; `batch_size` prompts make a forward pass."""
+
+    batch_size: int
+    precision: Precision
+    trust_remote_code: bool
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parent", type=Path, required=True)
-    parser.add_argument("--head", type=Path, required=True, help="folder of align.fit_value")
-    parser.add_argument("--rewarded", type=Path, required=True, help="parquet of align.rewarded_reference")
-    parser.add_argument("--settings", type=json.loads, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--manifest", type=Path, required=True)
+    files = {"head": "folder of align.fit_value", "rewarded": "parquet of align.rewarded_reference"}
+    parser = step_parser(__doc__, Settings, parent="model folder", **files)
     arguments = parser.parse_args()
     settings = arguments.settings
     columns = ["id", "prompt", "reward", "rank", "split"]

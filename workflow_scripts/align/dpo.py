@@ -6,15 +6,26 @@ leaves π_ref out. L = −log σ(β Δ), or max(0, 1 − β Δ) as in SLiC and R
 − w · log π(y⁺)/|y⁺| with w = `sft_weight` (Pang et al. 2024, eq. 1).
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from workflow_scripts.align.preference import PairLogps, align
+from workflow_scripts.align.preference import PairLogps, Preference, align
 from workflow_scripts.common.training.command import run_training
 
 
-def loss(batch: PairLogps, settings: dict) -> Tensor:
+class Settings(Preference):
+    """What DPO reads."""
+
+    loss: Literal["sigmoid", "hinge"]
+    logp_reduction: Literal["sum", "mean"]
+    reference_free: bool
+    sft_weight: float
+
+
+def loss(batch: PairLogps, settings: Settings) -> Tensor:
     """Return the mean DPO loss of a batch of pairs; where policy and reference agree ln 2, or 1 for the hinge."""
     chosen, rejected = batch.chosen, batch.rejected
     if not settings["reference_free"]:
@@ -28,7 +39,7 @@ def loss(batch: PairLogps, settings: dict) -> Tensor:
 
 
 def main() -> None:
-    align(loss, "workflow_scripts.align.dpo")
+    align(loss, Settings, "workflow_scripts.align.dpo")
 
 
 if __name__ == "__main__":

@@ -6,26 +6,25 @@ value function has to beat, and where none does the advantages are rewards less 
 a random start. The manifest holds both errors and the epoch.
 """
 
-import argparse
-import json
 import math
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from workflow_scripts.align.parent import load_parent, states_by_prompt
 from workflow_scripts.align.value_head import ValueHead, batched, read_values, save_head
+from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.cuts import cut_counts, say_cuts, say_rejected
 from workflow_scripts.common.diverged import Diverged, add_note_flag
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import finished_folder, read_jsonl, write_json, write_manifest
 from workflow_scripts.common.fitting import fit_prompt
-from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.templates import forbidden_text
+from workflow_scripts.common.models import Precision, load_tokenizer
+from workflow_scripts.common.templates import Template, forbidden_text
 from workflow_scripts.common.training.command import run_training
 from workflow_scripts.common.turns import window
 
@@ -33,7 +32,24 @@ MIN_ROWS = 8
 WHOSE = "the value function's training"
 
 
-def tokenise_rows(rows: list[dict], tokenizer: Any, settings: dict) -> tuple[list[dict], int]:
+class Settings(TypedDict):
+    """What the step reads; `batch_size` prompts make a forward pass of the policy, and a step of the fit."""
+
+    max_value: float
+    heads: int
+    dropout: float
+    learning_rate: float
+    epochs: int
+    held_out: float
+    max_prompt_tokens: int
+    history_turns: int | None
+    template: Template
+    batch_size: int
+    precision: Precision
+    trust_remote_code: bool
+
+
+def tokenise_rows(rows: list[dict], tokenizer: Any, settings: Settings) -> tuple[list[dict], int]:
     """Return ({"id", "group", "prompt", "reward"} of each row, how many were left out for a special token in a prompt).
 
     A prompt longer than max_prompt_tokens is cut as `fitting` says, and its row holds what it lost.
@@ -89,7 +105,7 @@ def squared_error(head: ValueHead, states: list[Tensor], rewards: Tensor, batch:
 
 
 def fit(
-    states: list[Tensor], rewards: Tensor, fitted: list[int], held: list[int], settings: dict, seed: int
+    states: list[Tensor], rewards: Tensor, fitted: list[int], held: list[int], settings: Settings, seed: int
 ) -> tuple[ValueHead, list[dict], int]:
     """Return (the head of the lowest held-out error, a curve row an epoch, the epoch it is of; 0 guesses the mean)."""
     torch.manual_seed(seed)
@@ -129,16 +145,9 @@ def fit(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parent", type=Path, required=True)
-    parser.add_argument(
-        "--annotated", type=Path, required=True, help="the parent's own answers, with rewards"
-    )
-    parser.add_argument("--settings", type=json.loads, required=True)
+    files = {"annotated": "JSON Lines of rewarded answers", "curve": "the errors of each epoch"}
+    parser = step_parser(__doc__, Settings, parent="model folder", **files)
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="folder for the head")
-    parser.add_argument("--manifest", type=Path, required=True)
-    parser.add_argument("--curve", type=Path, required=True)
     add_note_flag(parser)
     arguments = parser.parse_args()
     settings = arguments.settings

@@ -6,11 +6,13 @@ its authors confirmed the average, which keeps β comparable across lengths.
 
 from torch import Tensor
 
-from workflow_scripts.align.preference import PairLogps, align
+from workflow_scripts.align.preference import PairLogps, Preference, align
 from workflow_scripts.common.training.command import run_training
 
+Settings = Preference
 
-def loss(batch: PairLogps, settings: dict) -> Tensor:
+
+def loss(batch: PairLogps, settings: Settings) -> Tensor:
     """Return the mean IPO loss of a batch of pairs; 1/(4β²) where policy and reference agree."""
     chosen = (batch.chosen - batch.reference_chosen) / batch.chosen_tokens
     rejected = (batch.rejected - batch.reference_rejected) / batch.rejected_tokens
@@ -18,7 +20,7 @@ def loss(batch: PairLogps, settings: dict) -> Tensor:
 
 
 def main() -> None:
-    align(loss, "workflow_scripts.align.ipo")
+    align(loss, Settings, "workflow_scripts.align.ipo")
 
 
 if __name__ == "__main__":

@@ -10,11 +10,18 @@ L = w⁺ (1 − σ(β(r − z))) for a chosen completion, w⁻ (1 − σ(β(z �
 import torch
 from torch import Tensor
 
-from workflow_scripts.align.preference import PairLogps, align
+from workflow_scripts.align.preference import PairLogps, Preference, align
 from workflow_scripts.common.training.command import run_training
 
 
-def loss(batch: PairLogps, settings: dict) -> Tensor:
+class Settings(Preference):
+    """What KTO reads."""
+
+    desirable_weight: float
+    undesirable_weight: float
+
+
+def loss(batch: PairLogps, settings: Settings) -> Tensor:
     """Return the mean KTO loss of a batch of pairs; (w⁺ + w⁻)/4 where policy and reference agree."""
     divergence = batch.divergence.clamp(min=0).detach()
     chosen = batch.chosen - batch.reference_chosen - divergence
@@ -25,7 +32,7 @@ def loss(batch: PairLogps, settings: dict) -> Tensor:
 
 
 def main() -> None:
-    align(loss, "workflow_scripts.align.kto", mismatched=True)
+    align(loss, Settings, "workflow_scripts.align.kto", mismatched=True)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,11 @@ stands: by it a run can be stopped early, but it is no likelihood, and losses of
 Not covered: making answers or rewards (`annotate`), values and advantages (`fit_value`, `advantages`).
 """
 
-import argparse
 import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -35,15 +34,23 @@ from workflow_scripts.common.logprobs import ways_of
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.training.arguments import callbacks_of, training_arguments
 from workflow_scripts.common.training.checkpoints import work_folder
-from workflow_scripts.common.training.command import add_training_flags, template_of
+from workflow_scripts.common.training.command import template_of, training_parser
 from workflow_scripts.common.training.loading import load_trainable, without_dropout
 from workflow_scripts.common.training.row_trainer import RowTrainer, read_splits
 from workflow_scripts.common.training.saving import save_trained
+from workflow_scripts.common.training.settings import PolicyTraining
 from workflow_scripts.common.training.trainer import train
 
 MAX_LOG_RATIO = (
     20.0  # nats; e^20 ≈ 4.9e8, where a ratio that is not clipped is stopped before float32 overflows
 )
+
+
+class Offline(PolicyTraining):
+    """What every offline method reads."""
+
+    sampling: Literal["none", "good_priority", "good_random", "all_priority"]
+    padding_free: bool
 
 
 class Answers(NamedTuple):
@@ -295,6 +302,7 @@ def tokens_in(rows: Dataset, walked: list[int]) -> int:
 
 def learn(
     weights: Weights,
+    kind: type[Offline],
     module: str,
     by: str = "reward",
     log_ratio: Callable[[Answers], Tensor] | None = None,
@@ -302,13 +310,11 @@ def learn(
 ) -> None:
     """Run one method from the command line: parse, draw, train (resuming if it can), write.
 
-    by: the column good rows are known by, "reward" or "advantage"; log_ratio: the one the weights clip, if they do;
+    kind: what its settings are; by: the column good rows are known by, "reward" or "advantage"; log_ratio: the one the weights clip, if they do;
     constant: what the loss has beside the weighted likelihood, without a gradient, (rows,).
     """
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_training_flags(parser)
-    parser.add_argument("--rewarded", type=Path, required=True, help="parquet of tokens, reference, reward")
-    parser.add_argument("--rewarded-manifest", type=Path, required=True)
+    files = {"rewarded": "parquet of tokens, reference, reward", "rewarded_manifest": "its manifest"}
+    parser = training_parser(__doc__, kind, **files)
     parser.add_argument("--advantages", type=Path, help="jsonl of advantages, for what needs them")
     parser.add_argument("--advantages-manifest", type=Path)
     arguments = parser.parse_args()

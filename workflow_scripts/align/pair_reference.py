@@ -6,26 +6,37 @@ completions of a pair of the next prompt. Several pairs may share a prompt (rank
 pair will not do: its completions may be the row's own.
 """
 
-import argparse
-import json
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
+
+from typing_extensions import TypedDict
 
 from workflow_scripts.align.parent import by_length, completion_logps, load_parent
 from workflow_scripts.align.token_rows import write_token_rows
+from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.cuts import cut_counts
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, read_jsonl
 from workflow_scripts.common.fitting import fit_row
-from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.templates import forbidden_text
+from workflow_scripts.common.models import Precision, load_tokenizer
+from workflow_scripts.common.templates import Template, forbidden_text
 
 COMPLETIONS = ("chosen", "rejected", "mismatched_chosen", "mismatched_rejected")
 
 
-def tokenise_pairs(pairs: list[dict], tokenizer: object, settings: dict) -> tuple[list[dict], list[dict]]:
+class Settings(TypedDict):
+    """What the step reads; `batch_size` pairs make a forward pass."""
+
+    max_prompt_tokens: int
+    max_tokens: int
+    template: Template
+    batch_size: int
+    precision: Precision
+    trust_remote_code: bool
+
+
+def tokenise_pairs(pairs: list[dict], tokenizer: object, settings: Settings) -> tuple[list[dict], list[dict]]:
     """Return (token rows, rejections); a pair too long for max_tokens is cut as `fitting` says, with one prompt for both."""
     kept, rejected = [], []
     limits = settings["max_tokens"], settings["max_prompt_tokens"]
@@ -87,7 +98,7 @@ def fit_mismatched(rows: list[dict], max_tokens: int) -> int:
     return cut
 
 
-def add_reference(model: Any, rows: list[dict], settings: dict) -> None:
+def add_reference(model: Any, rows: list[dict], settings: Settings) -> None:
     """Give each row `reference_<name>` for each of COMPLETIONS: the model's log-prob of each of its tokens, in nats."""
     for places in by_length([row["prompt"] for row in rows], settings["batch_size"]):
         batch = [rows[place] for place in places]
@@ -99,13 +110,8 @@ def add_reference(model: Any, rows: list[dict], settings: dict) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parent", type=Path, required=True)
-    parser.add_argument("--pairs", type=Path, required=True)
-    parser.add_argument("--settings", type=json.loads, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="parquet of tokens and log-probs")
-    parser.add_argument("--rejected", type=Path, required=True)
-    parser.add_argument("--manifest", type=Path, required=True)
+    files = {"parent": "model folder", "pairs": "JSON Lines of pairs", "rejected": "the pairs left out"}
+    parser = step_parser(__doc__, Settings, **files)
     arguments = parser.parse_args()
     settings = arguments.settings
     tokenizer = load_tokenizer(arguments.parent)

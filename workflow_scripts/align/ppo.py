@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import GenerationConfig, Trainer, TrainingArguments, get_scheduler
 from trl.trainer.utils import disable_dropout_in_model
 
-from workflow_scripts.align.online import Online, prepare
+from workflow_scripts.align.online import Online, OnlineTraining, prepare
 from workflow_scripts.common.diverged import Diverged
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
@@ -42,6 +42,24 @@ from workflow_scripts.common.training.trainer import are_finite, says_numbers
 STOP_AT = 1.5  # times target_kl, where the passes over a batch end
 CHECKED = {"reward": "reward", "KL": "kl", "entropy": "entropy", "gradient": "grad_norm"}
 KL_GAIN, KL_ERROR = 0.1, 0.2  # K_β and the clip of e_t of the adaptive coefficient
+
+
+class Settings(OnlineTraining):
+    """What PPO reads; a step has rollout_batch answers, an update batch_size of them."""
+
+    rollout_batch: int
+    ppo_epochs: int
+    target_kl: float | None
+    value_clip: float
+    value_coef: float
+    gamma: float
+    lam: float
+    kl_coef: float
+    kl_control: Literal["fixed", "adaptive"]
+    kl_control_target: float
+    score_scaling: bool
+    score_norm: bool
+    score_clip: float | None
 
 
 def kl_rewards(logps: Tensor, reference: Tensor, score: float, kl_coef: float) -> Tensor:
@@ -107,7 +125,7 @@ class Moments(NamedTuple):
 NO_SCORES = Moments()
 
 
-def scaled_scores(scores: list[float], moments: Moments, settings: dict) -> list[float]:
+def scaled_scores(scores: list[float], moments: Moments, settings: Settings) -> list[float]:
     """Return scores less the running mean (`score_norm`), over the running deviation (`score_scaling`), clipped."""
     shift = moments.mean if settings["score_norm"] else 0.0
     deviation = math.sqrt(moments.squares / max(moments.count - 1, 1))
@@ -116,7 +134,7 @@ def scaled_scores(scores: list[float], moments: Moments, settings: dict) -> list
     return [min(max((score - shift) / scale, -limit), limit) for score in scores]
 
 
-def next_kl_coef(kl_coef: float, kl: float, settings: dict) -> float:
+def next_kl_coef(kl_coef: float, kl: float, settings: Settings) -> float:
     """Return the next β given this step's KL per answer: the same, or Ziegler et al. 2019, section 2.2.
 
     e = clip(KL / target − 1, −0.2, 0.2) and β ← β (1 + 0.1 e).
@@ -160,7 +178,7 @@ class State:
 class Learner:
     """A policy, the parent it is held to, a value head on the policy's last hidden state, and their optimiser."""
 
-    def __init__(self, parent: Path, settings: dict, work: Path, seed: int) -> None:
+    def __init__(self, parent: Path, settings: Settings, work: Path, seed: int) -> None:
         arguments = TrainingArguments(**training_arguments(settings, work, seed, evaluate=False))
         self.settings, self.device = settings, arguments.device
         self.policy = load_trainable(parent, settings, seed).to(self.device)
@@ -389,7 +407,7 @@ def averaged(rows: list[dict], every: int) -> list[dict]:
 
 
 def main() -> None:
-    arguments, online = prepare(__doc__, "workflow_scripts.align.ppo")
+    arguments, online = prepare(__doc__, Settings, "workflow_scripts.align.ppo")
     settings, started = arguments.settings, time.monotonic()
     size, update = settings["rollout_batch"], settings["batch_size"]
     if size % update:

@@ -4,17 +4,23 @@ No reference model is loaded: what it says is in the reference file. Each method
 function over `PairLogps` and three lines of `main`.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from workflow_scripts.common.logprobs import ways_of
-from workflow_scripts.common.training.command import add_training_flags
+from workflow_scripts.common.training.command import training_parser
 from workflow_scripts.common.training.row_trainer import LossOf, SumsOf, train_on_rows
+from workflow_scripts.common.training.settings import PolicyTraining
+
+
+class Preference(PolicyTraining):
+    """What every method on pairs reads."""
+
+    beta: float
+    share_prompts: bool
 
 
 class PairLogps(NamedTuple):
@@ -108,15 +114,13 @@ def loss_over_pairs(loss: Loss, settings: dict, logps_of: Any) -> LossOf:
     return loss_of
 
 
-def align(loss: Loss, module: str, mismatched: bool = False) -> None:
-    """Run one method from the command line: parse, train (resuming if it can), write; `mismatched` asks for divergence."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_training_flags(parser)
-    parser.add_argument(
-        "--reference", type=Path, required=True, help="parquet of pairs and reference log-probs"
-    )
-    parser.add_argument("--reference-manifest", type=Path, required=True)
-    arguments = parser.parse_args()
+def align(loss: Loss, kind: type[Preference], module: str, mismatched: bool = False) -> None:
+    """Run one method from the command line: parse, train (resuming if it can), write.
+
+    kind: what its settings are; mismatched: whether it asks for the divergence.
+    """
+    files = {"reference": "parquet of pairs and reference log-probs", "reference_manifest": "its manifest"}
+    arguments = training_parser(__doc__, kind, **files).parse_args()
     settings = arguments.settings
 
     def loss_for(model: Any) -> tuple[LossOf, SumsOf | None]:

@@ -4,22 +4,34 @@ The eight offline methods and every seed read the same file; the value function'
 answer's rank (0 is the preferred one) is the annotation's, 0 where it has none. Not covered: rewards, see `annotate`.
 """
 
-import argparse
-import json
 import math
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
+
+from typing_extensions import TypedDict
 
 from workflow_scripts.align.parent import completion_logps, load_parent
 from workflow_scripts.align.token_rows import write_token_rows
+from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.cuts import cut_counts
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.fitting import fit_row
-from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.templates import forbidden_text
+from workflow_scripts.common.models import Precision, load_tokenizer
+from workflow_scripts.common.templates import Template, forbidden_text
 from workflow_scripts.common.turns import window
+
+
+class Settings(TypedDict):
+    """What the step reads; at most `batch_size` answers make a forward pass."""
+
+    max_prompt_tokens: int
+    max_tokens: int
+    template: Template
+    history_turns: int | None
+    batch_size: int
+    precision: Precision
+    trust_remote_code: bool
 
 
 def final_reward(row: dict) -> float | None:
@@ -29,7 +41,7 @@ def final_reward(row: dict) -> float | None:
 
 
 def tokenise_answers(
-    rows: list[dict], split: str, tokenizer: Any, settings: dict
+    rows: list[dict], split: str, tokenizer: Any, settings: Settings
 ) -> tuple[list[dict], list[dict]]:
     """Return (token rows, rejections), in the rows' order; a row too long for max_tokens is cut as `fitting` says."""
     kept, rejected = [], []
@@ -75,7 +87,7 @@ def batches_of(rows: list[dict], size: int) -> list[list[list[dict]]]:
     return batches
 
 
-def add_reference(model: Any, rows: list[dict], settings: dict) -> None:
+def add_reference(model: Any, rows: list[dict], settings: Settings) -> None:
     """Give each row `reference`: the model's log-prob of each completion token, in nats; one encoding a prompt."""
     for batch in batches_of(rows, settings["batch_size"]):
         prompts = [group[0]["prompt"] for group in batch]
@@ -104,13 +116,8 @@ def read_annotated(named: list[str]) -> list[tuple[str, list[dict]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parent", type=Path, required=True)
+    parser = step_parser(__doc__, Settings, parent="model folder", rejected="the answers left out")
     parser.add_argument("--annotated", nargs="+", required=True, help="name=FILE.jsonl; validation=FILE")
-    parser.add_argument("--settings", type=json.loads, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="parquet of tokens and log-probs")
-    parser.add_argument("--rejected", type=Path, required=True)
-    parser.add_argument("--manifest", type=Path, required=True)
     arguments = parser.parse_args()
     settings = arguments.settings
     tokenizer = load_tokenizer(arguments.parent)

@@ -14,13 +14,20 @@ import torch
 from datasets import Dataset
 from trl import RLOOConfig, RLOOTrainer
 
-from workflow_scripts.align.online import Online, prepare
+from workflow_scripts.align.online import Online, OnlineTraining, prepare
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.training.arguments import training_arguments
 from workflow_scripts.common.training.command import run_training
 from workflow_scripts.common.training.loading import load_trainable
 from workflow_scripts.common.training.saving import save_trained
 from workflow_scripts.common.training.trainer import Shared, train
+
+
+class Settings(OnlineTraining):
+    """What RLOO reads."""
+
+    num_generations: int
+    beta: float
 
 
 class TokenPromptsTrainer(Shared, RLOOTrainer):
@@ -51,7 +58,7 @@ def reward_of(online: Online, penalty: float) -> Any:
 
 
 def main() -> None:
-    arguments, online = prepare(__doc__, "workflow_scripts.align.rloo")
+    arguments, online = prepare(__doc__, Settings, "workflow_scripts.align.rloo")
     settings = arguments.settings
     try:
         config = RLOOConfig(

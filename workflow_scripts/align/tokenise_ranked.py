@@ -1,19 +1,26 @@
 """Tokens of ranked answers: one row per prompt with all its answers, the best first. No reference model is asked."""
 
-import argparse
-import json
-from pathlib import Path
+from typing_extensions import TypedDict
 
 from workflow_scripts.align.token_rows import write_token_rows
+from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.cuts import cut_counts
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.fitting import fit_row
 from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.templates import forbidden_text
+from workflow_scripts.common.templates import Template, forbidden_text
 
 
-def tokenise_ranked(rows: list[dict], tokenizer: object, settings: dict) -> tuple[list[dict], list[dict]]:
+class Settings(TypedDict):
+    """What the step reads."""
+
+    max_prompt_tokens: int
+    max_tokens: int
+    template: Template
+
+
+def tokenise_ranked(rows: list[dict], tokenizer: object, settings: Settings) -> tuple[list[dict], list[dict]]:
     """Return (token rows, rejections); a row too long for max_tokens is cut as `fitting` says, with one prompt for all."""
     kept, rejected = [], []
     limits = settings["max_tokens"], settings["max_prompt_tokens"]
@@ -53,13 +60,8 @@ def tokenise_ranked(rows: list[dict], tokenizer: object, settings: dict) -> tupl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ranked", type=Path, required=True)
-    parser.add_argument("--parent", type=Path, required=True, help="model folder with the tokenizer")
-    parser.add_argument("--settings", type=json.loads, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="parquet of tokens")
-    parser.add_argument("--rejected", type=Path, required=True)
-    parser.add_argument("--manifest", type=Path, required=True)
+    files = {"ranked": "JSON Lines of ranked answers", "rejected": "the rows left out"}
+    parser = step_parser(__doc__, Settings, parent="model folder with the tokenizer", **files)
     arguments = parser.parse_args()
     read = read_jsonl(arguments.ranked)
     rows, rejected = tokenise_ranked(read, load_tokenizer(arguments.parent), arguments.settings)

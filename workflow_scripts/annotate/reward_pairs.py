@@ -6,12 +6,12 @@ same reply with a wrong label. And of tutoring, per sub-problem, as plain questi
 tutor called correct against one it called wrong, unclear or off-topic, or nothing.
 """
 
-import argparse
-import json
 import random
 from collections import Counter
-from pathlib import Path
 
+from typing_extensions import TypedDict
+
+from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
 from workflow_scripts.common.turns import reward_context, turns_of
@@ -25,6 +25,12 @@ from workflow_scripts.common.tutor_reply import (
 )
 
 WORSE = ("wrong label", "other turn", "cut short", "empty")  # the first for structured tutor replies alone
+
+
+class Settings(TypedDict):
+    """What the step reads."""
+
+    seed: int
 
 
 def worse_reply(kind: str, gold: str, others: list[str], rng: random.Random) -> str:
@@ -112,11 +118,7 @@ def answer_pairs(conversations: list[dict], rng: random.Random) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=Path, required=True, help="conversations of the reward split")
-    parser.add_argument("--settings", type=json.loads, required=True, help='{"seed": …}')
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--manifest", type=Path, required=True)
+    parser = step_parser(__doc__, Settings, rows="conversations of the reward split")
     arguments = parser.parse_args()
     rows = read_jsonl(arguments.rows)
     rng = random.Random(arguments.settings["seed"])

@@ -4,10 +4,8 @@ Trained without dropout, as TRL's RewardTrainer does, whose weights these are; i
 accuracy on the held-out pairs, is the same however many processes share the rows.
 """
 
-import argparse
 import random
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,11 +22,19 @@ from workflow_scripts.common.models import load_tokenizer, load_whole
 from workflow_scripts.common.reward_model import are_cut, encode_texts, render_pair
 from workflow_scripts.common.training.arguments import callbacks_of, training_arguments
 from workflow_scripts.common.training.checkpoints import work_folder
-from workflow_scripts.common.training.command import add_training_flags, run_training
+from workflow_scripts.common.training.command import run_training, training_parser
 from workflow_scripts.common.training.loading import without_dropout
 from workflow_scripts.common.training.row_trainer import RowTrainer
 from workflow_scripts.common.training.saving import save_trained
+from workflow_scripts.common.training.settings import Training
 from workflow_scripts.common.training.trainer import train
+
+
+class Settings(Training):
+    """What the training of a reward model reads; `validation_share` is of the pairs."""
+
+    max_tokens: int
+    validation_share: float
 
 
 def token_rows(pairs: list[dict], tokenizer: object, max_tokens: int) -> tuple[list[dict], int]:
@@ -68,11 +74,8 @@ class RewardTrainer(RowTrainer):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_training_flags(parser)
-    parser.add_argument("--pairs", type=Path, required=True)
-    parser.add_argument("--pairs-manifest", type=Path, required=True)
-    arguments = parser.parse_args()
+    files = {"pairs": "JSON Lines of pairs", "pairs_manifest": "their manifest"}
+    arguments = training_parser(__doc__, Settings, **files).parse_args()
     settings = arguments.settings
     code = code_of("workflow_scripts.annotate.train_reward")
     inputs = [arguments.parent_manifest, arguments.pairs_manifest]

@@ -9,7 +9,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -27,7 +27,10 @@ transformers.utils.logging.disable_progress_bar()
 logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
-def precision_of(wanted: str) -> torch.dtype:
+Precision = Literal["auto", "bfloat16", "float32"]
+
+
+def precision_of(wanted: Precision) -> torch.dtype:
     """Return the number format to compute in: `auto` is bfloat16 where the hardware multiplies it, else float32."""
     if wanted == "auto":
         if torch.cuda.is_available():

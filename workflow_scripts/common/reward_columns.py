@@ -16,10 +16,12 @@ import re
 import sys
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
+from typing import Literal, NotRequired
 
 import numpy as np
 from scipy.special import expit
 from sklearn.feature_extraction.text import TfidfVectorizer
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError
@@ -31,6 +33,57 @@ FINAL = "final_reward"
 DECIMALS = 6
 Text = str | Rendered | tuple[str, str]  # see `reward_model.Text`
 Column = Callable[[list[dict]], np.ndarray]  # turns → their rewards, (turns,)
+
+# --- what a reward is told --------------------------------------------------------------------------------------
+
+
+class RuleReward(TypedDict):
+    """A reward that a rule gives; `words` is the length rule's."""
+
+    rule: Literal["json_validity", "length", "tfidf_diversity"]
+    weight: float
+    words: int
+
+
+class GivenReward(TypedDict):
+    """A reward that the rows came with, by its name there."""
+
+    given: str
+    weight: float
+    squash: Literal["sigmoid", "none"]
+
+
+class Origin(TypedDict):
+    """The source of a classifier from elsewhere, and the hub's repository and revision that it is pinned to, if any."""
+
+    name: str
+    repo: NotRequired[str]
+    revision: NotRequired[str]
+
+
+class ClassifierReward(TypedDict):
+    """A classifier, in `folder`: a reward model of the study, `model`, or one from elsewhere, `source`."""
+
+    model: str | None
+    source: Origin | None
+    folder: str
+    weight: float
+    head: Literal["sequence", "critic", "offensive"]
+    label: int | None
+    squash: Literal["sigmoid", "none"]
+    text: Literal["dialogue", "reply", "context", "oasst", "knowledge", "event"]
+    max_tokens: int
+    batch_size: int
+
+
+Reward = RuleReward | GivenReward | ClassifierReward
+
+
+class Rewards(TypedDict):
+    """The reward columns of an annotation, by name."""
+
+    rewards: dict[str, Reward]
+
 
 # --- rules ------------------------------------------------------------------------------------------------------
 
@@ -226,22 +279,22 @@ def load_classifier(folder: Path | str, head: str) -> tuple[object, object]:
     return load_head_classifier(folder, head)
 
 
-def folder_of(settings: dict) -> str:
+def folder_of(settings: ClassifierReward) -> str:
     """Return a classifier's folder; variables in it, such as the study's $RESULTS, are those of the environment."""
     return os.path.expandvars(settings["folder"])
 
 
-def store_of(work: Path | str, settings: dict) -> Path:
+def store_of(work: Path | str, settings: ClassifierReward) -> Path:
     """Return the file of a work folder that keeps a classifier's raw scores.
 
     It goes by what a score depends on: weights, head, label, cut and code, but not how a score is squashed or weighed.
     """
-    head = settings.get("head", "sequence")
+    head = settings["head"]
     code = code_of(
         "workflow_scripts.common.reward_model",
         *(["workflow_scripts.common.classifier_heads"] if head != "sequence" else []),
     )
-    kept = {name: settings.get(name) for name in ("label", "max_tokens")}
+    kept = {name: settings[name] for name in ("label", "max_tokens")}
     kept |= {"weights": weights_of(folder_of(settings)), "head": head, "code": code}
     return Path(work) / f"{digest(kept)[:16]}.jsonl"
 
@@ -282,14 +335,14 @@ def keep_batches(batches: Iterator[dict[Text, float]], store: Path | None) -> di
     return scores
 
 
-def classifier_texts(turns: list[dict], settings: dict) -> list[Text]:
+def classifier_texts(turns: list[dict], settings: ClassifierReward) -> list[Text]:
     """Return the text a classifier reads of each turn."""
     from workflow_scripts.common.models import load_tokenizer
 
-    write_text = TEXTS[settings.get("text", "dialogue")]
+    write_text = TEXTS[settings["text"]]
     end = load_tokenizer(folder_of(settings)).eos_token or ""
     texts = [write_text(turn, end) for turn in turns]
-    if settings.get("head") != "offensive":
+    if settings["head"] != "offensive":
         return texts
     from workflow_scripts.common.reward_model import is_pair, text_of
 
@@ -304,14 +357,14 @@ def with_end(text: Rendered, end: str) -> Rendered:
     return text if closed else text._replace(text=text.text + end)
 
 
-def classifier_column(settings: dict, work: Path | None) -> Column:
+def classifier_column(settings: ClassifierReward, work: Path | None) -> Column:
     """Return the column of a classifier; it is loaded when the first text needs it, and kept.
 
     Raw scores are a one-output model's logit, which `squash` may send through a sigmoid, or the probability of class
     `label`. A critic's logit always goes through one: that is its last layer.
     """
-    head, label = settings.get("head", "sequence"), settings.get("label")
-    squashed = head == "critic" or (label is None and settings.get("squash", "none") == "sigmoid")
+    head, label = settings["head"], settings["label"]
+    squashed = head == "critic" or (label is None and settings["squash"] == "sigmoid")
     classifier = functools.cache(lambda: load_classifier(folder_of(settings), head))
     store = None if work is None else store_of(work, settings)
 
@@ -346,12 +399,12 @@ def named(column: str) -> Iterator[None]:
         raise PlumblineError(f"reward {column}: {error}") from None
 
 
-def column_of(settings: dict, fit_on: list[str], work: Path | None = None) -> Column:
+def column_of(settings: Reward, fit_on: list[str], work: Path | None = None) -> Column:
     """Return the function from turns to one reward source's values; tf-idf weights are fitted on `fit_on` here."""
     if "folder" in settings:
         return classifier_column(settings, work)
     if "given" in settings:
-        return lambda turns: given_reward(turns, settings["given"], settings.get("squash", "none"))
+        return lambda turns: given_reward(turns, settings["given"], settings["squash"])
     rule = settings["rule"]
     if rule == "tfidf_diversity":
         vectorizer = fit_tfidf(fit_on)
@@ -374,7 +427,7 @@ def with_rewards(turns: list[dict], columns: dict[str, np.ndarray], weights: dic
     return rows
 
 
-def cut_for(turns: list[dict], settings: dict) -> list[bool]:
+def cut_for(turns: list[dict], settings: Reward) -> list[bool]:
     """Return of which turns a reward's classifier reads less than the whole text; what a rule reads is never cut."""
     if "folder" not in settings or not turns:
         return [False] * len(turns)
@@ -393,7 +446,7 @@ def with_cuts(rows: list[dict], cut: dict[str, list[bool]]) -> list[dict]:
     return [row | ({"texts_cut": names} if names else {}) for row, names in zip(rows, lost, strict=True)]
 
 
-def cut_texts(rows: list[dict], rewards: dict[str, dict], what: str) -> dict[str, int]:
+def cut_texts(rows: list[dict], rewards: dict[str, Reward], what: str) -> dict[str, int]:
     """Return by reward column how many rows of `what` it read less than the whole text of, and warn of them."""
     counts = {name: sum(name in row.get("texts_cut", ()) for row in rows) for name in rewards}
     for name, count in counts.items():
@@ -405,13 +458,13 @@ def cut_texts(rows: list[dict], rewards: dict[str, dict], what: str) -> dict[str
     return counts
 
 
-def weights_in(rewards: dict[str, dict]) -> dict[str, float]:
-    """Return each column's weight in final_reward; 1 where none is set: the plain sum of A-LoL (section 4.2)."""
-    return {name: settings.get("weight", 1.0) for name, settings in rewards.items()}
+def weights_in(rewards: dict[str, Reward]) -> dict[str, float]:
+    """Return each column's weight in final_reward; the plain sum of A-LoL (section 4.2) has 1 for each."""
+    return {name: settings["weight"] for name, settings in rewards.items()}
 
 
 def reward_rows(
-    turns: list[dict], fit_on: list[str], rewards: dict[str, dict], store: Path | None = None
+    turns: list[dict], fit_on: list[str], rewards: dict[str, Reward], store: Path | None = None
 ) -> list[dict]:
     """Return turns with `rewards`: {column: value, …, final_reward}, values rounded to six decimals.
 
@@ -428,7 +481,7 @@ def reward_rows(
 
 
 def reward_function(
-    fit_on: list[str], rewards: dict[str, dict], store: Path | None = None
+    fit_on: list[str], rewards: dict[str, Reward], store: Path | None = None
 ) -> Callable[[list[dict]], list[dict]]:
     """Return `reward_rows` as a function of turns alone, for many calls: weights are fitted, classifiers loaded, once.
 
@@ -455,7 +508,7 @@ def reward_function(
     return rewarded
 
 
-def provenance(rewards: dict[str, dict]) -> dict[str, dict]:
+def provenance(rewards: dict[str, Reward]) -> dict[str, dict]:
     """Return what each column came from: its settings and, for a classifier, the sha256 of its weights and its source.
 
     Folders are left out: equal rewards have equal provenance wherever they lie.
@@ -465,7 +518,7 @@ def provenance(rewards: dict[str, dict]) -> dict[str, dict]:
         facts = {"settings": {key: settings[key] for key in settings if key not in ("folder", "source")}}
         if "folder" in settings:
             facts["weights"] = weights_of(folder_of(settings))
-        if settings.get("source"):
-            facts["source"] = settings["source"]
+            if settings["source"]:
+                facts["source"] = settings["source"]
         columns[name] = facts
     return columns

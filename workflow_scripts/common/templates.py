@@ -12,14 +12,35 @@ import functools
 import itertools
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired
 
 from tokenizers import AddedToken
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.decoding import opening, spelled, tokens_within
 from workflow_scripts.common.errors import PlumblineError
 
 IGNORED = -100  # the label every loss skips
+
+
+class TemplatePart(TypedDict):
+    """How a template writes one message: before + lead + content + end + after; what is not there is ""."""
+
+    before: str
+    after: str
+    lead: NotRequired[str]
+    end: NotRequired[str]
+
+
+class Template(TypedDict):
+    """A chat template as it is handed to scripts, just as its author wrote it: what need not be there may be missing."""
+
+    start: str
+    strip: bool
+    default_system: NotRequired[str | None]
+    system: TemplatePart
+    user: TemplatePart
+    assistant: TemplatePart
 
 
 class Span(NamedTuple):

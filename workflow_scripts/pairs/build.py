@@ -4,17 +4,26 @@ The rule is that of Tutorbot-Spock (Sonkar et al. 2024): the structured fields a
 same answers are also written ranked, for objectives over more than two: gold first, then by the labels they got right.
 """
 
-import argparse
-import json
 import random
 from collections import Counter
-from pathlib import Path
+from typing import Literal
 
+from typing_extensions import TypedDict
+
+from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
 from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, FIELDS, STATE, format_reply, parse_reply
 
 LONGEST_LABEL = {EVALUATION: 1, ACTION: 2, STATE: 1}
+
+
+class Settings(TypedDict):
+    """What the step reads; `validation_share` is of the groups."""
+
+    reply_format: Literal["python", "json"]
+    validation_share: float
+    seed: int
 
 
 def is_well_formed(gold: dict | None) -> bool:
@@ -125,16 +134,9 @@ def rank_pairs(pairs: list[dict]) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompts", type=Path, required=True)
-    parser.add_argument("--generations", type=Path, required=True)
-    parser.add_argument(
-        "--settings", type=json.loads, required=True, help='{"reply_format", "validation_share", "seed"}'
-    )
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--ranked", type=Path, required=True)
-    parser.add_argument("--rejected", type=Path, required=True)
-    parser.add_argument("--manifest", type=Path, required=True)
+    files = {"prompts": "the prompt set", "generations": "the policy's answers to it"}
+    files |= {"ranked": "JSON Lines of ranked rows to write", "rejected": "the answers left out"}
+    parser = step_parser(__doc__, Settings, **files)
     arguments = parser.parse_args()
     settings, generations = arguments.settings, read_jsonl(arguments.generations)
     pairs, rejected = build_pairs(read_jsonl(arguments.prompts), generations, settings["reply_format"])

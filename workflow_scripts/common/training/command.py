@@ -1,7 +1,6 @@
 """The command line that all trainings share, and what becomes of one that diverges."""
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.diverged import Diverged, add_note_flag, hand_on
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_json, write_json
@@ -46,18 +46,19 @@ def run_training(main: Callable[[], None]) -> None:
     run(noting)
 
 
-def add_training_flags(parser: Any) -> None:
-    """Add the flags every training step has."""
-    parser.add_argument("--parent", type=Path, required=True, help="model folder to start from")
-    parser.add_argument("--parent-manifest", type=Path, required=True)
-    parser.add_argument("--settings", type=json.loads, required=True, help="the run's settings, as JSON")
+def training_parser(description: str | None, kind: Any, **paths: str) -> argparse.ArgumentParser:
+    """Return the parser of a training: the flags that all have, and `paths` of its own (see `step_parser`)."""
+    shared = {
+        "parent": "model folder to start from",
+        "parent_manifest": "what the parent is stale by",
+        "work": "folder for resumable state",
+        "curve": "the loss curve to write",
+        "cost": "seconds and tokens to write",
+    }
+    parser = step_parser(description, kind, **shared, **paths)
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="folder for resumable state")
-    parser.add_argument("--output", type=Path, required=True, help="model folder to write")
-    parser.add_argument("--manifest", type=Path, required=True)
-    parser.add_argument("--curve", type=Path, required=True)
-    parser.add_argument("--cost", type=Path, required=True)
     add_note_flag(parser)
+    return parser
 
 
 def counts_of(manifest: Path) -> dict:

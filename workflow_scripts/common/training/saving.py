@@ -67,13 +67,19 @@ def save_trained(
     )
 
 
+def keeps_adapters(settings: dict) -> bool:
+    """Return whether a training's adapters are kept alone; a reward model's settings know of no adapters."""
+    lora = settings.get("lora")
+    return lora is not None and not lora["merge"]
+
+
 def write_policy(model: Any, folder: Path, settings: dict) -> None:
     """Write a trained policy: its weights with the adapters added in, or, `lora.merge: false`, PEFT's own files and
     what ends its answers.
 
     The latter name their base model by the folder it was loaded from, which is relative to the working directory.
     """
-    if not settings.get("lora") or settings["lora"].get("merge", True):
+    if not keeps_adapters(settings):
         merged(model).save_pretrained(folder)
         return
     [adapted] = model.adapted
