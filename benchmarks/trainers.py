@@ -137,7 +137,7 @@ def main() -> None:
     settings = {"beta": 0.1, "loss": "sigmoid", "logp_reduction": "sum", "reference_free": False}
     settings |= {"sft_weight": 0.0, "share_prompts": True}
     ours = RowTrainer(
-        loss_of=loss_over_pairs(dpo.loss, settings, False, shared_prompt_logps),
+        loss_of=loss_over_pairs(dpo.rewards, dpo.loss, settings, shared_prompt_logps),
         model=load_policy(arguments.model),
         args=arguments_of(TrainingArguments, remove_unused_columns=False),
         train_dataset=data,

@@ -89,7 +89,7 @@ def test_a_run_with_adapters_resumes_to_the_same_weights(tiny_model, tmp_path, m
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(row_trainer, "callbacks_of", lambda _: [Stop()])
         flags = align_flags(tiny_model, stored, settings, tmp_path / "broken")
-        call(lambda: align(dpo.loss, "workflow_scripts.align.dpo"), *flags)
+        call(lambda: align(dpo.rewards, dpo.loss, dpo.Settings, "workflow_scripts.align.dpo"), *flags)
     assert list((tmp_path / "broken/work").glob("*/checkpoint-2"))
     again = run_align("dpo", tiny_model, stored, settings, tmp_path / "broken")
     assert not moved(weights(whole), weights(again))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from workflow_scripts.align.preference import PairLogps, Preference, align
+from workflow_scripts.align.preference import PairLogps, Preference, Rewards, align, log_ratios, per_token
 from workflow_scripts.common.training.command import run_training
 
 
@@ -25,21 +25,22 @@ class Settings(Preference):
     sft_weight: float
 
 
-def loss(batch: PairLogps, settings: Settings) -> Tensor:
+def rewards(batch: PairLogps, settings: Settings) -> Rewards:
+    """Return the log-ratio of each reply, or its log-prob where there is no reference; summed or averaged over tokens."""
+    of_replies = Rewards(batch.chosen, batch.rejected) if settings["reference_free"] else log_ratios(batch)
+    return per_token(of_replies, batch) if settings["logp_reduction"] == "mean" else of_replies
+
+
+def loss(rewards: Rewards, batch: PairLogps, settings: Settings) -> Tensor:
     """Return the mean DPO loss of a batch of pairs; where policy and reference agree ln 2, or 1 for the hinge."""
-    chosen, rejected = batch.chosen, batch.rejected
-    if not settings["reference_free"]:
-        chosen, rejected = chosen - batch.reference_chosen, rejected - batch.reference_rejected
-    if settings["logp_reduction"] == "mean":
-        chosen, rejected = chosen / batch.chosen_tokens, rejected / batch.rejected_tokens
-    gap = settings["beta"] * (chosen - rejected)
+    gap = settings["beta"] * (rewards.chosen - rewards.rejected)
     preference = torch.relu(1 - gap) if settings["loss"] == "hinge" else -logsigmoid(gap)
     likelihood = -batch.chosen / batch.chosen_tokens
     return (preference + settings["sft_weight"] * likelihood).mean()
 
 
 def main() -> None:
-    align(loss, Settings, "workflow_scripts.align.dpo")
+    align(rewards, loss, Settings, "workflow_scripts.align.dpo")
 
 
 if __name__ == "__main__":

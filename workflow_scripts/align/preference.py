@@ -1,7 +1,9 @@
 """Train a policy on preference pairs against stored reference log-probs; the loss is the caller's (dpo, ipo, kto).
 
-No reference model is loaded: what it says is in the reference file. Each method is a module with one small `loss`
-function over `PairLogps` and three lines of `main`.
+No reference model is loaded: what it says is in the reference file. Each method is a module with two small functions
+and three lines of `main`: `rewards` says what a reply is worth to it, given the log-probs of a pair (`PairLogps`), and
+`loss` is made of these rewards alone where it compares the replies. So the margin and the accuracy that are logged, which
+are of the same rewards, are what is trained.
 """
 
 from collections.abc import Callable
@@ -39,7 +41,25 @@ class PairLogps(NamedTuple):
     divergence: Tensor | None = None
 
 
-Loss = Callable[[PairLogps, dict], Tensor]
+class Rewards(NamedTuple):
+    """What the replies of each pair are worth to a method, (pairs,) each: in nats, or nats a token where it averages."""
+
+    chosen: Tensor
+    rejected: Tensor
+
+
+RewardsOf = Callable[[PairLogps, Any], Rewards]
+Loss = Callable[[Rewards, PairLogps, Any], Tensor]
+
+
+def log_ratios(batch: PairLogps) -> Rewards:
+    """Return log π − log π_ref of each reply."""
+    return Rewards(batch.chosen - batch.reference_chosen, batch.rejected - batch.reference_rejected)
+
+
+def per_token(rewards: Rewards, batch: PairLogps) -> Rewards:
+    """Return rewards over the number of their reply's tokens."""
+    return Rewards(rewards.chosen / batch.chosen_tokens, rewards.rejected / batch.rejected_tokens)
 
 
 def sums(logps: list[Tensor]) -> Tensor:
@@ -96,8 +116,8 @@ def divergence_over(logps_of: Any) -> SumsOf:
     return sums_of
 
 
-def loss_over_pairs(loss: Loss, settings: dict, logps_of: Any) -> LossOf:
-    """Return the loss as a function of model and pair rows; margin and accuracy are of the implicit rewards.
+def loss_over_pairs(rewards_of: RewardsOf, loss: Loss, settings: Preference, logps_of: Any) -> LossOf:
+    """Return the loss as a function of model and pair rows; margin and accuracy are of the rewards it is made of.
 
     Where `divergence_over` is asked for, the loss is given what it says of the whole step.
     """
@@ -107,14 +127,17 @@ def loss_over_pairs(loss: Loss, settings: dict, logps_of: Any) -> LossOf:
     ) -> tuple[Tensor, dict[str, float]]:
         divergence = None if mismatched is None else mismatched[0] / mismatched[1].clamp(min=1)
         batch = pair_logps(model, rows, logps_of, divergence)
-        margin = (batch.chosen - batch.reference_chosen - batch.rejected + batch.reference_rejected).detach()
+        rewards = rewards_of(batch, settings)
+        margin = (rewards.chosen - rewards.rejected).detach()
         seen = {"margin": margin.mean().item(), "accuracy": (margin > 0).float().mean().item()}
-        return loss(batch, settings), seen
+        return loss(rewards, batch, settings), seen
 
     return loss_of
 
 
-def align(loss: Loss, kind: type[Preference], module: str, mismatched: bool = False) -> None:
+def align(
+    rewards_of: RewardsOf, loss: Loss, kind: type[Preference], module: str, mismatched: bool = False
+) -> None:
     """Run one method from the command line: parse, train (resuming if it can), write.
 
     kind: what its settings are; mismatched: whether it asks for the divergence.
@@ -125,6 +148,8 @@ def align(loss: Loss, kind: type[Preference], module: str, mismatched: bool = Fa
 
     def loss_for(model: Any) -> tuple[LossOf, SumsOf | None]:
         logps_of = ways_of(model, settings["share_prompts"])
-        return loss_over_pairs(loss, settings, logps_of), divergence_over(logps_of) if mismatched else None
+        return loss_over_pairs(rewards_of, loss, settings, logps_of), divergence_over(
+            logps_of
+        ) if mismatched else None
 
     train_on_rows(arguments, module, arguments.reference, arguments.reference_manifest, loss_for)
