@@ -7,14 +7,14 @@ from pathlib import Path
 import yaml
 
 from tests.tiny_model import ANSWERS, QUESTIONS
-from workflow_scripts.align import dpo, ipo, kto, pair_reference
+from workflow_scripts.align import dpo, ipo, kto, pair_reference, simpo
 from workflow_scripts.common.files import write_jsonl, write_manifest
 from workflow_scripts.sft import tokenise
 from workflow_scripts.sft import train as sft_train
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = yaml.safe_load((ROOT / "workflow_scripts/common/templates.yaml").read_text())["tutor"]
-METHODS = {"dpo": dpo, "ipo": ipo, "kto": kto}
+METHODS = {"dpo": dpo, "ipo": ipo, "kto": kto, "simpo": simpo}
 
 
 def conversations(count: int) -> list[dict]:
@@ -163,7 +163,7 @@ def sft_flags(model: Path, tokens: Path, settings: dict, folder: Path, work: Pat
 def align_flags(
     model: Path, stored: Path, settings: dict, folder: Path, work: Path | None = None, method: str = "dpo"
 ) -> list[str]:
-    """Return the command line of align.dpo, ipo or kto."""
+    """Return the command line of align.dpo, ipo, kto or simpo."""
     settings = own_settings(METHODS[method].Settings, settings)
     own = ["--reference", str(stored / "rows.parquet"), "--reference-manifest", str(stored / "manifest.json")]
     return training_flags(model, settings, folder, work) + own

@@ -1,4 +1,4 @@
-"""Train a policy on preference pairs against stored reference log-probs; the loss is the caller's (dpo, ipo, kto).
+"""Train a policy on preference pairs against stored reference log-probs; the loss is the caller's (dpo, ipo, kto, simpo).
 
 No reference model is loaded: what it says is in the reference file. Each method is a module with two small functions
 and three lines of `main`: `rewards` says what a reply is worth to it, given the log-probs of a pair (`PairLogps`), and
