@@ -1,4 +1,4 @@
-"""Direct Preference Optimization (Rafailov et al. 2023, eq. 7), its hinge form, and a likelihood term on the chosen reply.
+"""Direct Preference Optimization (Rafailov et al. 2023, eq. 7), its hinge form, and the chosen reply's likelihood.
 
 Δ = [log π(y⁺) − log π_ref(y⁺)] − [log π(y⁻) − log π_ref(y⁻)], log-probs summed over the completion or averaged
 (`logp_reduction`: the papers sum, Raschka's chapter averages, which makes β weaker by the length); `reference_free`
@@ -26,7 +26,7 @@ class Settings(Preference):
 
 
 def rewards(batch: PairLogps, settings: Settings) -> Rewards:
-    """Return the log-ratio of each reply, or its log-prob where there is no reference; summed or averaged over tokens."""
+    """Return the log-ratio of each reply, or its log-prob if there is no reference; summed or averaged over tokens."""
     of_replies = Rewards(batch.chosen, batch.rejected) if settings["reference_free"] else log_ratios(batch)
     return per_token(of_replies, batch) if settings["logp_reduction"] == "mean" else of_replies
 

@@ -4,9 +4,10 @@ Every objective is a weighted likelihood, L = mean over rows of Σ_t w_t · nll_
 nats; a method is a module with one small function that gives w (nll, wbc, r_gold, r_lol, a_lol ...). No gradient
 flows through w: its importance ratio is that of an off-policy gradient, never PPO's minimum of two surrogates.
 
-No reference model is loaded: what it says is stored beside the rows (`rewarded_reference`), and was said without dropout; so
-the policy too is trained without dropout (its own and LoRA's), and every ratio starts at 1. In bfloat16 it does so up
-to rounding, which adds up over an answer: 0.2 nats over 60 tokens of a small model; `precision: float32` has none.
+No reference model is loaded: what it says is stored beside the rows (`rewarded_reference`), and was said without
+dropout; so the policy too is trained without dropout (its own and LoRA's), and every ratio starts at 1. In bfloat16 it
+does so up to rounding, which adds up over an answer: 0.2 nats over 60 tokens of a small model; `precision: float32` has
+none.
 
 The validation loss is the same weighted loss over the rank-0 validation rows, their weights those of the policy as it
 stands: by it a run can be stopped early, but it is no likelihood, and losses of two methods cannot be compared.
@@ -310,7 +311,8 @@ def learn(
 ) -> None:
     """Run one method from the command line: parse, draw, train (resuming if it can), write.
 
-    kind: what its settings are; by: the column good rows are known by, "reward" or "advantage"; log_ratio: the one the weights clip, if they do;
+    kind: what its settings are; by: the column good rows are known by, "reward" or "advantage";
+    log_ratio: the one the weights clip, if they do;
     constant: what the loss has beside the weighted likelihood, without a gradient, (rows,).
     """
     files = {"rewarded": "parquet of tokens, reference, reward", "rewarded_manifest": "its manifest"}

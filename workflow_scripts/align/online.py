@@ -60,12 +60,12 @@ class Online(NamedTuple):
 
 
 def end_ids(template: dict, tokenizer: Any, more: Sequence[int] = ()) -> list[int]:
-    """Return the ids that end an answer: eos, the template's own end, which has to be a token, and the model's `more`."""
+    """Return the ids that end an answer: eos, the template's own end, which must be a token, and the model's `more`."""
     ids, texts = ends_of(template["assistant"].get("end", ""), tokenizer, more)
     if texts:
         raise PlumblineError(
-            f"the template ends a reply with {texts[0]!r}, which is no token here but a text; sampling stops at a token: "
-            "choose a template that ends with {eos}"
+            f"the template ends a reply with {texts[0]!r}, which is no token here but a text; sampling stops at a "
+            "token: choose a template that ends with {eos}"
         )
     return ids
 

@@ -2,8 +2,8 @@
 
 DPO, IPO and KTO, every seed and every beta read the same file. Beside each pair's own completions it scores the
 *mismatched* ones that KTO's estimate of the divergence needs (Ethayarajh et al. 2024, eq. 8): the prompt with the
-completions of a pair of the next prompt. Several pairs may share a prompt (ranked answers, several samples), so the next
-pair will not do: its completions may be the row's own.
+completions of a pair of the next prompt. Several pairs may share a prompt (ranked answers, several samples), so the
+next pair will not do: its completions may be the row's own.
 """
 
 import sys
@@ -37,7 +37,7 @@ class Settings(TypedDict):
 
 
 def tokenise_pairs(pairs: list[dict], tokenizer: object, settings: Settings) -> tuple[list[dict], list[dict]]:
-    """Return (token rows, rejections); a pair too long for max_tokens is cut as `fitting` says, with one prompt for both."""
+    """Return (token rows, rejections); a pair too long for max_tokens is cut as `fitting` says, and has one prompt."""
     kept, rejected = [], []
     limits = settings["max_tokens"], settings["max_prompt_tokens"]
     for pair in pairs:
@@ -135,8 +135,8 @@ def main() -> None:
     counts["without_mismatched"] = sum(not row["mismatched_chosen"] for row in rows)
     if counts["without_mismatched"]:
         print(
-            f"{arguments.pairs}: {counts['without_mismatched']} pairs have the only prompt of their split: no completion is "
-            "another prompt's, so KTO takes their divergence as 0",
+            f"{arguments.pairs}: {counts['without_mismatched']} pairs have the only prompt of their split: no "
+            "completion is another prompt's, so KTO takes their divergence as 0",
             file=sys.stderr,
         )
     counts["tokens"] = sum(len(row["prompt"]) + len(row["chosen"]) + len(row["rejected"]) for row in rows)

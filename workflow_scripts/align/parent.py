@@ -1,4 +1,4 @@
-"""Asking a frozen parent: it is loaded here, its rows go in batches of like length, and nothing it says has a gradient."""
+"""Asking a frozen parent: it is loaded here, rows go in batches of like length, and nothing it says has a gradient."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path

@@ -349,7 +349,7 @@ class Learner:
         return means | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
 
     def refuse(self, facts: dict[str, float], state: State, every: int) -> None:
-        """Raise Diverged where a step's reward, KL, entropy or gradient, the weights, or what they say is not finite."""
+        """Raise Diverged if a step's reward, KL, entropy or gradient, the weights, or their outputs are not finite."""
         with self.computing():
             said = says_numbers(self.policy, self.policy.config, self.device)
         finite = {f"the {name} is": math.isfinite(facts[key]) for name, key in CHECKED.items()}

@@ -1,9 +1,9 @@
-"""Train a policy on preference pairs against stored reference log-probs; the loss is the caller's (dpo, ipo, kto, simpo).
+"""Train a policy on preference pairs and stored reference log-probs; the loss is the caller's (dpo, ipo, kto, simpo).
 
 No reference model is loaded: what it says is in the reference file. Each method is a module with two small functions
 and three lines of `main`: `rewards` says what a reply is worth to it, given the log-probs of a pair (`PairLogps`), and
-`loss` is made of these rewards alone where it compares the replies. So the margin and the accuracy that are logged, which
-are of the same rewards, are what is trained.
+`loss` is made of these rewards alone where it compares the replies. So the margin and the accuracy that are logged,
+which are of the same rewards, are what is trained.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class PairLogps(NamedTuple):
 
 
 class Rewards(NamedTuple):
-    """What the replies of each pair are worth to a method, (pairs,) each: in nats, or nats a token where it averages."""
+    """What the replies of each pair are worth to a method, (pairs,) each: nats, or nats a token where it averages."""
 
     chosen: Tensor
     rejected: Tensor

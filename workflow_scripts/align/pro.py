@@ -26,7 +26,7 @@ class Settings(PolicyTraining):
 
 
 def ranking_loss(scores: Tensor, rewards: Tensor) -> Tensor:
-    """Return the PRO loss of one prompt's answers: `scores` (answers,) mean log-probs, `rewards` (answers,), best first.
+    """Return the PRO loss of a prompt's answers, best first: `scores` (answers,) mean log-probs, `rewards` (answers,).
 
     ln 2 per stage of two answers whose scores are equal and 0; PlumblineError for a single answer.
     """

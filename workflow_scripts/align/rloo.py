@@ -1,10 +1,10 @@
 """REINFORCE Leave-One-Out against a reward (Ahmadian et al. 2024), with TRL's RLOOTrainer.
 
 Each prompt is answered `num_generations` times; an answer's advantage is its reward, less beta times its KL from the
-parent, less the mean of its siblings' (eq. 8). Prompts come to the trainer as our template's tokens, so it adds no second
-bos. There is no validation, so nothing is kept but the last policy. A prompt's answers are compared wherever they were
-made, but each process draws its own from a seed of its own: other than for the methods that learn from given answers,
-the number of processes alters what is answered, as another seed would.
+parent, less the mean of its siblings' (eq. 8). Prompts come to the trainer as our template's tokens, so it adds no
+second bos. There is no validation, so nothing is kept but the last policy. A prompt's answers are compared wherever
+they were made, but each process draws its own from a seed of its own: other than for the methods that learn from given
+answers, the number of processes alters what is answered, as another seed would.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Simple Preference Optimization (Meng et al. 2024, eq. 6), and a likelihood term on the chosen reply.
 
 r(y) = log π(y)/|y|, averaged over the completion's tokens as generation ranks its candidates; no reference is read.
-L = −log σ(β (r(y⁺) − r(y⁻)) − γ) − w · r(y⁺), with γ = β · `gamma_beta_ratio`, so that the ratio is the margin in nats a
-token that a pair has to win by, and w = `sft_weight`.
+L = −log σ(β (r(y⁺) − r(y⁻)) − γ) − w · r(y⁺), with γ = β · `gamma_beta_ratio`, so that the ratio is the margin in nats
+a token that a pair has to win by, and w = `sft_weight`.
 """
 
 from torch import Tensor

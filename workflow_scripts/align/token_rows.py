@@ -1,4 +1,4 @@
-"""Writing rows of tokens for the trainings that read them, with the rows that were left out, and saying what was cut."""
+"""Writing rows of tokens for the trainings that read them, and the rows that were left out, and saying what was cut."""
 
 from typing import Any
 

@@ -21,7 +21,7 @@ class Settings(TypedDict):
 
 
 def tokenise_ranked(rows: list[dict], tokenizer: object, settings: Settings) -> tuple[list[dict], list[dict]]:
-    """Return (token rows, rejections); a row too long for max_tokens is cut as `fitting` says, with one prompt for all."""
+    """Return (token rows, rejections); a row too long for max_tokens is cut as `fitting` says, and has one prompt."""
     kept, rejected = [], []
     limits = settings["max_tokens"], settings["max_prompt_tokens"]
     for row in rows:

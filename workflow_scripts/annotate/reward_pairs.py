@@ -1,9 +1,9 @@
 """Preference pairs for a reward model, from the rows of a split of its own.
 
 Ranked rows bring their pairs: the preferred answer against each other one. Of a conversation, chosen is always what it
-shows to be right; rejected, per turn: another turn's reply, a reply cut short, nothing, or (structured tutor replies) the
-same reply with a wrong label. And of tutoring, per sub-problem, as plain question and answer: a student's answer the
-tutor called correct against one it called wrong, unclear or off-topic, or nothing.
+shows to be right; rejected, per turn: another turn's reply, a reply cut short, nothing, or (structured tutor replies)
+the same reply with a wrong label. And of tutoring, per sub-problem, as plain question and answer: a student's answer
+the tutor called correct against one it called wrong, unclear or off-topic, or nothing.
 """
 
 import random
@@ -63,7 +63,7 @@ def gold_turns(rows: list[dict]) -> list[dict]:
 
 
 def turn_pairs(rows: list[dict], rng: random.Random) -> list[dict]:
-    """Return a pair per turn: the last exchange before it, the gold reply, and a worse one; none where both are equal."""
+    """Return a pair per turn: the last exchange before it, the gold reply, and a worse one; none if both are equal."""
     turns = gold_turns(rows)
     replies = sorted({turn["reference"] for turn in turns})
     pairs = []

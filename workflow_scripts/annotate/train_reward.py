@@ -38,7 +38,7 @@ class Settings(Training):
 
 
 def token_rows(pairs: list[dict], tokenizer: object, max_tokens: int) -> tuple[list[dict], int]:
-    """Return (chosen_ids and rejected_ids of each pair, how many texts were cut on the left so that the reply survives).
+    """Return (chosen_ids and rejected_ids of each pair, how many texts were cut on the left, to keep the reply).
 
     Each text is cut by itself, with BOS kept, as it is when the model scores it.
     """
@@ -92,8 +92,8 @@ def main() -> None:
     held_out = max(1, round(settings["validation_share"] * len(rows)))
     if held_out >= len(rows):
         raise PlumblineError(
-            f"{arguments.pairs}: of {len(rows)} pairs {held_out} are held out and none are left to learn from; give more "
-            "rows, or lower validation_share"
+            f"{arguments.pairs}: of {len(rows)} pairs {held_out} are held out and none are left to learn from; give "
+            "more rows, or lower validation_share"
         )
     set_seed(arguments.seed)  # the new scalar head is drawn here
     model = load_whole(

@@ -34,7 +34,7 @@ class Prompt(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A prompt and its replies that fit together; `prompts` has one a reply, as a tokenizer may merge across the border.
+    """A prompt and its replies that fit together; `prompts` has one a reply: a tokenizer may merge across the border.
 
     `facts` is what the row lost, as it is kept: see `cut_counts`.
     """

@@ -112,8 +112,8 @@ def load_tokenizer(folder: Path | str) -> Any:
         inside = [each for each in others if each and tokenizer.convert_tokens_to_ids(each) < size]
         if not inside:
             raise PlumblineError(
-                f"{folder}: the tokenizer has no special token among the {size} the model knows, so nothing can be padded "
-                "with; give it an end token"
+                f"{folder}: the tokenizer has no special token among the {size} the model knows, so nothing can be "
+                "padded with; give it an end token"
             )
         tokenizer.pad_token = inside[0]
     if outside:
@@ -124,8 +124,8 @@ def load_tokenizer(folder: Path | str) -> Any:
     lost = [token.content for identity, token in known if identity >= size and token.content != own]
     if lost:
         say_once(
-            f"warning: {folder}: the model knows {size} tokens, and {', '.join(lost[:5])} of its tokenizer are not among "
-            "them; a template that uses one fails"
+            f"warning: {folder}: the model knows {size} tokens, and {', '.join(lost[:5])} of its tokenizer are not "
+            "among them; a template that uses one fails"
         )
     return tokenizer
 

@@ -452,7 +452,8 @@ def cut_texts(rows: list[dict], rewards: dict[str, Reward], what: str) -> dict[s
     for name, count in counts.items():
         if count:
             print(
-                f"warning: {what}: reward {name} read {count} of {len(rows)} texts without their start; raise its max_tokens",
+                f"warning: {what}: reward {name} read {count} of {len(rows)} texts without their start; raise its "
+                "max_tokens",
                 file=sys.stderr,
             )
     return counts
@@ -468,9 +469,10 @@ def reward_rows(
 ) -> list[dict]:
     """Return turns with `rewards`: {column: value, …, final_reward}, values rounded to six decimals.
 
-    A turn whose text was too long for a classifier names it in `texts_cut`. `rewards` maps columns to their settings, `fit_on` holds the replies that tf-idf weights are fitted on, `store` is a
-    folder where classifiers' scores are kept, for one process at a time (None: nowhere). One classifier is in memory at
-    a time. Raises PlumblineError, with row and column, where a row lacks what a reward needs or a value is no number.
+    A turn whose text was too long for a classifier names it in `texts_cut`. `rewards` maps columns to their settings,
+    `fit_on` holds the replies that tf-idf weights are fitted on, `store` is a folder where classifiers' scores are
+    kept, for one process at a time (None: nowhere). One classifier is in memory at a time. Raises PlumblineError, with
+    row and column, where a row lacks what a reward needs or a value is no number.
     """
     columns = {}
     for name, settings in rewards.items():
@@ -499,8 +501,8 @@ def reward_function(
             if name not in warned and (count := sum(cut[name])):
                 warned.add(name)
                 print(
-                    f"warning: reward {name} read {count} of {len(turns)} answers without the start of their text, and may "
-                    "go on so; raise its max_tokens",
+                    f"warning: reward {name} read {count} of {len(turns)} answers without the start of their text, and "
+                    "may go on so; raise its max_tokens",
                     file=sys.stderr,
                 )
         return with_cuts(with_rewards(turns, values, weights_in(rewards)), cut)

@@ -33,7 +33,7 @@ class TemplatePart(TypedDict):
 
 
 class Template(TypedDict):
-    """A chat template as it is handed to scripts, just as its author wrote it: what need not be there may be missing."""
+    """A chat template as it is handed to scripts, just as it was written: what need not be there may be missing."""
 
     start: str
     strip: bool
@@ -98,7 +98,7 @@ def render(messages: list[dict], template: dict, tokenizer: Any, prompt: bool = 
 
 
 def joined(parts: Iterable[tuple[str, str]]) -> Rendered:
-    """Return (role, words) one after another as one text; words without a role are nobody's, and may be special tokens."""
+    """Return (role, words), one after another, as one text; words without a role are nobody's: special tokens, too."""
     text, spans = "", []
     for role, words in parts:
         start, text = len(text), text + words
@@ -226,8 +226,8 @@ def ends_of(end: str, tokenizer: Any, more: Sequence[int] = ()) -> Ends:
     texts = [text] if text and not own else []
     if texts and text not in spelled(tokenizer, tokenizer(f"a{text}", add_special_tokens=False)["input_ids"]):
         raise PlumblineError(
-            f"the template ends a reply with {text!r}, which is no token of this tokenizer, nor a text that it keeps as "
-            "it is, so no answer could end; choose a template that ends with {eos}"
+            f"the template ends a reply with {text!r}, which is no token of this tokenizer, nor a text that it keeps "
+            "as it is, so no answer could end; choose a template that ends with {eos}"
         )
     ids = {*own, *more, tokenizer.eos_token_id} - {None}
     if not ids and not texts:

@@ -27,7 +27,7 @@ class Settings(TypedDict):
 
 
 def is_well_formed(gold: dict | None) -> bool:
-    """Tell whether a gold reply can be compared with: five text fields, labels of at most one (action: two) characters."""
+    """Tell whether a gold reply can be compared with: five text fields, labels of at most a character (action: two)."""
     return gold is not None and all(
         isinstance(gold.get(field), str) and len(gold[field]) <= LONGEST_LABEL.get(field, len(gold[field]))
         for field in FIELDS
@@ -143,8 +143,8 @@ def main() -> None:
     assert len(pairs) + len(rejected) == len(generations)
     if not pairs:
         raise PlumblineError(
-            f"{arguments.generations}: the policy made no mistake on {len(generations)} prompts, so there are no pairs; "
-            "raise pairs.*.temperature or samples, or train the parent less"
+            f"{arguments.generations}: the policy made no mistake on {len(generations)} prompts, so there are no "
+            "pairs; raise pairs.*.temperature or samples, or train the parent less"
         )
     held_out = held_out_groups(
         [pair["group"] for pair in pairs], settings["validation_share"], settings["seed"]

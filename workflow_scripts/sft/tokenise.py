@@ -6,7 +6,7 @@ Writes `<split>.parquet` (columns id, input_ids, labels) for each split, `reject
 - `it` (instruction tuning): the assistant's contents and end tokens.
 - `im` (instruction modelling, Shi et al. 2024): the prompts too. `im_mask: paper` is their eq. 4, all contents and no
   word of the template; `im_mask: code` is what their published runs did, all but BOS and the first header.
-- `lm` (their "packed" baseline): no template and no special tokens; the texts of all conversations, one after the other,
+- `lm` (their "packed" baseline): no template and no special tokens; the texts of all conversations, one after another,
   are cut into blocks of `max_tokens`, and every token is learned.
 
 Of a message marked "learn": false (see `clean`) no token is learned under any objective; it is context alone.
@@ -108,7 +108,8 @@ def tokenise_rows(
 ) -> tuple[list[dict], list[dict], dict[str, int]]:
     """Return (token rows, rejections, counts of what was cut) of conversations; every row is in one of the first two.
 
-    The counts are `cut` rows, `tokens_cut`, `ends_lost` (replies without their end) and `replies_lost` (left out whole).
+    The counts are `cut` rows, `tokens_cut`, `ends_lost` (replies without their end) and `replies_lost` (left out
+    whole).
     """
     kept, rejected, limit = [], [], settings["max_tokens"]
     cuts = dict.fromkeys(("cut", "tokens_cut", "ends_lost", "replies_lost"), 0)

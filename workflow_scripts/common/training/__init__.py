@@ -1,4 +1,4 @@
-"""What every training step shares: loading (LoRA, 4-bit), arguments, resuming from the last whole checkpoint, curves, costs.
+"""What every training shares: loading (LoRA, 4-bit), arguments, resuming from the last whole checkpoint, curve, cost.
 
 Resumable state lives in a work folder named by a fingerprint of settings, data, parent and code: the same
 fingerprint resumes, another starts afresh. A checkpoint counts once its `trainer_state.json`, written last, parses; it

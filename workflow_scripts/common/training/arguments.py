@@ -17,7 +17,8 @@ def training_arguments(settings: dict, work: Path, seed: int, evaluate: bool) ->
     """Return the keyword arguments of `transformers.TrainingArguments` for a method's settings.
 
     Steps are optimiser steps of `batch_size` rows, however many processes share them (the log says how); `warmup` is a
-    share of them. To keep the best checkpoint is to keep that of the lowest validation loss, so every validation saves one.
+    share of them. To keep the best checkpoint is to keep that of the lowest validation loss, so every validation saves
+    one.
     """
     on_cpu = not torch.cuda.is_available()
     if not on_cpu and process_count() == 1 and torch.cuda.device_count() > 1:
@@ -69,13 +70,14 @@ def training_arguments(settings: dict, work: Path, seed: int, evaluate: bool) ->
 def spared_warmup(steps: int, warmup: float, schedule: str) -> float:
     """Return the share of its steps that a training warms up in: none of one step alone, and that is said.
 
-    A warm-up of any length begins at the learning rate 0, so the only step would leave the parent's weights as they are.
+    A warm-up of any length begins at the learning rate 0, so the only step would leave the parent's weights as they
+    are.
     """
     if steps > 1 or not warmup or schedule == "constant":
         return warmup
     print(
-        "warning: all rows make one optimiser step, which a warm-up would leave at the learning rate 0: it is trained without; "
-        "give it more steps (a smaller batch_size or pack_tokens, more epochs)",
+        "warning: all rows make one optimiser step, which a warm-up would leave at the learning rate 0: it is trained "
+        "without; give it more steps (a smaller batch_size or pack_tokens, more epochs)",
         file=sys.stderr,
         flush=True,
     )

@@ -18,7 +18,7 @@ def process_count() -> int:
 
 
 def split_batch(batch_size: int, per_device_batch: int, processes: int) -> tuple[int, int]:
-    """Return (rows of a forward pass, passes of a step on each process): their product, on all processes, is batch_size.
+    """Return (rows of a forward pass, passes of a step on each process): on all processes together, batch_size rows.
 
     A pass takes the most rows up to per_device_batch that divide a process's share, so that all passes are of one size.
     PlumblineError where the processes cannot share a step evenly.
@@ -28,8 +28,8 @@ def split_batch(batch_size: int, per_device_batch: int, processes: int) -> tuple
         fewer = max(count for count in range(1, processes) if batch_size % count == 0)
         fits = [str(each * processes) for each in (share, share + 1) if each]
         raise PlumblineError(
-            f"batch_size {batch_size}: {processes} processes cannot share so many rows evenly; take {fewer} of them, or "
-            f"set batch_size to {' or '.join(fits)}"
+            f"batch_size {batch_size}: {processes} processes cannot share so many rows evenly; take {fewer} of them, "
+            f"or set batch_size to {' or '.join(fits)}"
         )
     rows = max(size for size in range(1, min(per_device_batch, share) + 1) if share % size == 0)
     return rows, share // rows
@@ -74,7 +74,7 @@ class ProcessShare(BatchSampler):
 def share_steps(
     loader: DataLoader, arguments: TrainingArguments, collate: Callable[[list], Any]
 ) -> DataLoader:
-    """Return a Trainer's training loader with the rows of each step shared out by `ProcessShare`, in its sampler's order.
+    """Return a Trainer's training loader, the rows of each step shared out by `ProcessShare` in its sampler's order.
 
     As it stands the loader would fill up the last step of an epoch with rows from its start, as many as there are
     processes to fill: another step than one process makes. `collate` is given [] where a process has nothing left.

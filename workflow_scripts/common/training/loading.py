@@ -1,4 +1,4 @@
-"""What is trained: a policy whole, or with low-rank adapters in its layers, its frozen weights in four bits if asked."""
+"""What is trained: a policy whole, or low-rank adapters in its layers, its frozen weights in four bits if asked."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ def without_dropout(model: Any) -> Any:
 
 
 def shards_weights() -> bool:
-    """Return whether this training's processes were started to share the weights themselves: by FSDP, or ZeRO stage 3."""
+    """Return whether this training's processes were started to share the weights, too: by FSDP, or ZeRO stage 3."""
     zero = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") if zero else None
     return stage == "3" or os.environ.get("ACCELERATE_USE_FSDP") == "true"
@@ -35,8 +35,8 @@ def load_trainable(
 ) -> Any:
     """Return the policy to be trained: whole, or with low-rank adapters in its layers (Hu et al. 2021), frozen else.
 
-    The adapters, drawn by `seed`, are set into the policy itself, which keeps its class; `merged` gives the plain policy
-    back. With `quantise: nf4` (Dettmers et al. 2023) the frozen weights are held in four bits, which needs CUDA.
+    The adapters, drawn by `seed`, are set into the policy itself, which keeps its class; `merged` gives the plain
+    policy back. With `quantise: nf4` (Dettmers et al. 2023) the frozen weights are held in four bits, which needs CUDA.
     """
     quantise, lora = settings["quantise"], settings["lora"]
     if quantise and not torch.cuda.is_available():
@@ -45,7 +45,8 @@ def load_trainable(
         )
     if quantise and shards_weights():
         raise PlumblineError(
-            "quantise: nf4 needs whole weights on each GPU; train it with parallel: ddp (or zero2), where they are a quarter"
+            "quantise: nf4 needs whole weights on each GPU; train it with parallel: ddp (or zero2), where they are a "
+            "quarter"
         )
     more = {}
     if quantise:

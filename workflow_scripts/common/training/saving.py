@@ -19,7 +19,7 @@ from workflow_scripts.common.training.trainer import are_finite, curve_of
 
 
 def settle(model: Any, weights: dict[str, torch.Tensor]) -> Any:
-    """Return a policy whose shards are replaced by whole weights, by name: an ordinary module, no longer to be trained."""
+    """Return a policy whose shards are replaced by whole weights, by name: an ordinary module, not to be trained."""
     unset_hf_deepspeed_config()  # or what is saved next would be gathered from processes that have ended
     for name, weight in weights.items():
         owner, _, own = name.rpartition(".")

@@ -128,7 +128,7 @@ class Shared:
         return norm
 
     def refuse(self, finite: dict[str, torch.Tensor], ahead: int = 0) -> None:
-        """Raise Diverged, on all processes, for the first of {"the loss is": whether it is finite} that any finds false.
+        """Raise Diverged, on all processes, for the first of {"the loss is": is it finite} that any finds to be false.
 
         ahead: how many steps further than it has counted the training is.
         """
