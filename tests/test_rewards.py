@@ -16,8 +16,6 @@ from workflow_scripts.common import reward_columns
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, sha256_of, write_jsonl, write_manifest
 from workflow_scripts.common.reward_columns import (
-    NAMES,
-    TEXTS,
     json_validity,
     length_reward,
     provenance,
@@ -26,6 +24,7 @@ from workflow_scripts.common.reward_columns import (
     tfidf_diversity,
     weights_of,
 )
+from workflow_scripts.common.reward_texts import NAMES, TEXTS
 from workflow_scripts.common.templates import Rendered
 from workflow_scripts.report.statistics import point_estimate, read_cell
 from workflow_scripts.score import rewards as score_module
