@@ -306,7 +306,7 @@ def test_an_update_takes_the_clipped_gradient_of_its_own_rows_alone(learner, mon
         return torch.cat([weight.grad.flatten() for weight in learner.learned.values()])
 
     monkeypatch.setattr(learner.optimizer, "step", lambda: seen.append(gradient()))  # the weights stay
-    learner.improve(rows, lambda update: 1e-3)
+    learner.improve(rows, lambda update: 1e-3, 0)
     assert len(seen) == 2
     for found, own in zip(seen, (rows[:2], rows[2:]), strict=True):
         learner.optimizer.zero_grad()

@@ -313,7 +313,7 @@ class Learner:
         for start in range(0, len(rows), settings["per_device_batch"]):
             some = rows[start : start + settings["per_device_batch"]]
             columns = zip(*(row[2:] for row in some), strict=True)
-            old, before, advantages, returns = (torch.cat(each).to(self.device) for each in columns)
+            old, before, advantages, returns = [torch.cat(each).to(self.device) for each in columns]
             with self.computing():
                 logps, values, _ = self.judged(some)
             policy, clipped = ppo_loss(logps, old, advantages, settings["clip"])
@@ -324,9 +324,10 @@ class Learner:
                 seen[name] += each.sum().item() / total
         return seen
 
-    def improve(self, batch: list[Experience], rate: Callable[[int], float]) -> dict[str, float]:
+    def improve(self, batch: list[Experience], rate: Callable[[int], float], before: int) -> dict[str, float]:
         """Make up to ppo_epochs passes over a batch, at learning rate rate(updates made); return numbers for the curve.
 
+        `before` is how many updates were planned for the batches before this one, made or not, and count as made.
         The passes end where the estimated KL from the policy that answered, the mean of ρ − 1 − ln ρ, exceeds
         1.5 target_kl. The first pass takes the batch as it was scored, so its first ratios are 1 to the last digit.
         """
@@ -340,7 +341,7 @@ class Learner:
                 break
             norm = torch.nn.utils.clip_grad_norm_(self.learned.values(), settings["max_grad_norm"])
             for group in self.optimizer.param_groups:
-                group["lr"] = rate(len(norms))
+                group["lr"] = rate(before + len(norms))
             self.optimizer.step()
             norms.append(norm.item())
         self.optimizer.zero_grad()
@@ -424,6 +425,10 @@ def main() -> None:
     )
     # Asked for its factor only: the learning rate is a function of the step and needs no state.
     [*_, share] = get_scheduler(settings["schedule"], learner.optimizer, warmup, steps * updates).lr_lambdas
+
+    def rate(update: int) -> float:
+        return settings["learning_rate"] * share(update)
+
     state, checkpoint = State(settings["kl_coef"]), last_checkpoint(online.work)
     if checkpoint:
         print(f"resuming from {checkpoint}", flush=True)
@@ -432,8 +437,7 @@ def main() -> None:
         torch.manual_seed(arguments.seed * 1_000_003 + state.step)
         prompts = batch_of(online.prompts, state.step, size, arguments.seed)
         batch, facts = learner.play(prompts, online, state)
-        before = state.step * updates
-        facts |= learner.improve(batch, lambda made: settings["learning_rate"] * share(before + made))  # noqa: B023
+        facts |= learner.improve(batch, rate, state.step * updates)
         learner.refuse(facts, state, settings["log_every"])
         state.step += 1
         state.rows.append({"step": state.step, **facts})

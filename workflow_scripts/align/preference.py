@@ -98,7 +98,7 @@ def divergence_over(logps_of: Any) -> SumsOf:
     """
 
     def sums_of(model: Any, rows: list[dict]) -> Tensor:
-        kinds = ["mismatched_" * bool(row["mismatched_chosen"]) for row in rows]
+        kinds = ["mismatched_" if row["mismatched_chosen"] else "" for row in rows]
         names = [(f"{kind}chosen", f"{kind}rejected") for kind in kinds]
         said = logps_of(
             model,

@@ -104,9 +104,8 @@ def answer_pairs(conversations: list[dict], rng: random.Random) -> list[dict]:
             step = parse_reply(before["content"])[SUBPROBLEM]
             verdict = parse_reply(after["content"])[EVALUATION]
             if verdict in "bade":
-                (right if verdict == "b" else wrong).setdefault((question, step), set()).add(
-                    answer["content"]
-                )
+                answers = right if verdict == "b" else wrong
+                answers.setdefault((question, step), set()).add(answer["content"])
     pairs = []
     for place in sorted(right):
         messages = [{"role": "user", "content": place[0]}]

@@ -13,7 +13,6 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, TrainingArguments, set_seed
 
-import workflow_scripts.common.models  # noqa: F401  (sets the environment before the libraries load)
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl

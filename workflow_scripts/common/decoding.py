@@ -67,7 +67,8 @@ def closing(tokenizer: Any) -> list[int]:
 
 @functools.lru_cache(maxsize=8)
 def _frame(tokenizer: Any, size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    framed, plain = (tokenizer("a", add_special_tokens=framing)["input_ids"] for framing in (True, False))
+    framed = tokenizer("a", add_special_tokens=True)["input_ids"]
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     starts = range(len(framed) - len(plain) + 1)
     at = next((at for at in starts if framed[at : at + len(plain)] == plain), None)
     return ((), ()) if at is None else (tuple(framed[:at]), tuple(framed[at + len(plain) :]))

@@ -157,7 +157,7 @@ def holder_of(path: Path) -> str:
         pid, words = int(told["pid"]), [str(told[key]) for key in ("host", "command", "since")]
     except (OSError, ValueError, TypeError, KeyError):
         return "a process that left no name"
-    host, command, since = ("".join(filter(str.isprintable, word))[:120] for word in words)
+    host, command, since = ["".join(filter(str.isprintable, word))[:120] for word in words]
     if host != socket.gethostname():
         return f"process {pid} on {host} ({command}) since {since}"
     ended = ""

@@ -229,7 +229,7 @@ def slurm_rendezvous() -> str:
             ["scontrol", "-o", "show", "node", first], capture_output=True, text=True, check=True
         )
         address = re.search(r"\bNodeAddr=(\S+)", node.stdout)
-        job, step = (int(os.environ[name]) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+        job, step = int(os.environ["SLURM_JOB_ID"]), int(os.environ["SLURM_STEP_ID"])
     except (OSError, subprocess.CalledProcessError, IndexError, KeyError, ValueError) as error:
         raise PlumblineError(
             f"several nodes cannot meet: this is no task of a SLURM job step, or scontrol does not answer ({error}); "

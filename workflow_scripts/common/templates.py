@@ -307,7 +307,7 @@ def tokenise_plain(messages: list[dict], tokenizer: Any) -> Tokens:
     """
     text, unlearned = "", []
     for place, message in enumerate(messages):
-        said = "\n" * bool(place) + message["content"]
+        said = message["content"] if place == 0 else "\n" + message["content"]
         if not is_learned(message):
             unlearned.append((len(text), len(text) + len(said)))
         text += said

@@ -112,6 +112,16 @@ def labels_right(gold: dict, losing: str) -> float:
     )
 
 
+def best_first(row: dict) -> dict:
+    """Return a row whose first answer stays where it is and whose others stand by their rewards, falling."""
+    answers, rewards = row["answers"], row["rewards"]
+    order = [0, *sorted(range(1, len(answers)), key=lambda place: -rewards[place])]
+    return row | {
+        "answers": [answers[place] for place in order],
+        "rewards": [rewards[place] for place in order],
+    }
+
+
 def rank_pairs(pairs: list[dict]) -> list[dict]:
     """Return one row per prompt: its answers, the gold one first, with the share of right labels as reward.
 
@@ -124,13 +134,7 @@ def rank_pairs(pairs: list[dict]) -> list[dict]:
         row = rows.setdefault(prompt, {"id": prompt, **shared, "answers": [pair["chosen"]], "rewards": [1.0]})
         row["answers"].append(pair["rejected"])
         row["rewards"].append(round(labels_right(parse_reply(pair["chosen"]), pair["rejected"]), 6))
-    for row in rows.values():
-        order = sorted(
-            range(len(row["answers"])), key=lambda place, row=row: (place > 0, -row["rewards"][place])
-        )
-        row["answers"] = [row["answers"][place] for place in order]
-        row["rewards"] = [row["rewards"][place] for place in order]
-    return list(rows.values())
+    return [best_first(row) for row in rows.values()]
 
 
 def main() -> None:

@@ -24,7 +24,6 @@ from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 from typing_extensions import TypedDict
 
-import workflow_scripts.common.models  # noqa: F401  (sets the environment before the libraries load)
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.logprobs import IGNORED, head_of, keeps_rows_apart, through_forward, token_logps
@@ -214,10 +213,8 @@ def main() -> None:
             trust_remote_code=settings["trust_remote_code"],
             computing=precision_of(settings["precision"]),
         )
-    model, packing = (
-        load_trainable(arguments.parent, settings, arguments.seed),
-        settings["pack_tokens"] is not None,
-    )
+    model = load_trainable(arguments.parent, settings, arguments.seed)
+    packing = settings["pack_tokens"] is not None
     rows = {
         split: Dataset.from_parquet(str(arguments.tokens / f"{split}.parquet"), keep_in_memory=True)
         for split in ("train", "validation")

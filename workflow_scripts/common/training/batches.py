@@ -37,10 +37,9 @@ def split_batch(batch_size: int, per_device_batch: int, processes: int) -> tuple
 
 def step_text(rows: int, passes: int, processes: int) -> str:
     """Return how an optimiser step is made up, for the log."""
-    return (
-        f"a step: {rows * passes * processes} rows = {processes} process{'es' * (processes > 1)} "
-        f"× {passes} pass{'es' * (passes > 1)} of {rows}"
-    )
+    shared = "1 process" if processes == 1 else f"{processes} processes"
+    made = "1 pass" if passes == 1 else f"{passes} passes"
+    return f"a step: {rows * passes * processes} rows = {shared} × {made} of {rows}"
 
 
 class ProcessShare(BatchSampler):
@@ -65,7 +64,8 @@ class ProcessShare(BatchSampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in BatchSampler(self.sampler, self.batch_size, drop_last=False):
-            first, end = (len(step) * each // self.processes for each in (self.process, self.process + 1))
+            first = len(step) * self.process // self.processes
+            end = len(step) * (self.process + 1) // self.processes
             own = step[first:end]
             for number in range(self.passes(len(step))):
                 yield own[number * self.rows : (number + 1) * self.rows]

@@ -81,7 +81,8 @@ class RowTrainer(Shared, Trainer):
         model.eval()
         with torch.no_grad(), self.compute_loss_context_manager():
             for rows in batches:
-                total = total + model(self.sums_of, rows or [self.train_dataset[0]]) * bool(rows)
+                taken = 1 if rows else 0  # what stands in for a process's missing rows counts for nothing
+                total = total + taken * model(self.sums_of, rows or [self.train_dataset[0]])
         model.train()
         return [self.summed(total)]
 
