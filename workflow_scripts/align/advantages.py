@@ -4,23 +4,15 @@ The value of a prompt is computed once, whatever the number of its answers, and 
 """
 
 import pyarrow.parquet
-from typing_extensions import TypedDict
 
-from workflow_scripts.align.parent import load_parent, states_by_prompt
+from workflow_scripts.align.parent import Asking, load_parent, states_by_prompt
 from workflow_scripts.align.summary import positive_share, summary
 from workflow_scripts.align.value_head import load_head, read_values
 from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import write_jsonl, write_manifest
-from workflow_scripts.common.models import Precision
 
-
-class Settings(TypedDict):
-    """What the step reads; `batch_size` prompts make a forward pass."""
-
-    batch_size: int
-    precision: Precision
-    trust_remote_code: bool
+Settings = Asking  # batch_size prompts make a forward pass
 
 
 def main() -> None:

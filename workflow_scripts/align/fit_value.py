@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from typing_extensions import TypedDict
 
-from workflow_scripts.align.parent import load_parent, states_by_prompt
+from workflow_scripts.align.parent import Asking, load_parent, states_by_prompt
 from workflow_scripts.align.value_head import ValueHead, batched, read_values, save_head
 from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.cuts import cut_counts, say_cuts, say_rejected
@@ -23,7 +22,7 @@ from workflow_scripts.common.diverged import Diverged, add_note_flag
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import finished_folder, read_jsonl, write_json, write_manifest
 from workflow_scripts.common.fitting import fit_prompt
-from workflow_scripts.common.models import Precision, load_tokenizer
+from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.templates import Template, forbidden_text
 from workflow_scripts.common.training.command import run_training
 from workflow_scripts.common.turns import window
@@ -32,7 +31,7 @@ MIN_ROWS = 8
 WHOSE = "the value function's training"
 
 
-class Settings(TypedDict):
+class Settings(Asking):
     """What the step reads; `batch_size` prompts make a forward pass of the policy, and a step of the fit."""
 
     max_value: float
@@ -44,9 +43,6 @@ class Settings(TypedDict):
     max_prompt_tokens: int
     history_turns: int | None
     template: Template
-    batch_size: int
-    precision: Precision
-    trust_remote_code: bool
 
 
 def tokenise_rows(rows: list[dict], tokenizer: Any, settings: Settings) -> tuple[list[dict], int]:

@@ -174,7 +174,7 @@ class OfflineLoss:
     def __init__(
         self,
         weights: Weights,
-        settings: dict,
+        settings: Offline,
         logps_of: Callable,
         log_ratio: Callable[[Answers], Tensor] | None = None,
         constant: Weights | None = None,
@@ -250,7 +250,7 @@ class OfflineTrainer(RowTrainer):
         return total
 
 
-def draws_of(rows: list[dict], settings: dict, batch: int, seed: int, by: str) -> list[int]:
+def draws_of(rows: list[dict], settings: Offline, batch: int, seed: int, by: str) -> list[int]:
     """Return the indices a whole run walks: `epochs` of them, or as many as `max_steps` batches take."""
     one = len(draw(rows, settings["sampling"], 1, seed, by))
     wanted = settings["max_steps"] * batch if settings["max_steps"] else round(settings["epochs"] * one)

@@ -10,30 +10,25 @@ import sys
 from collections import Counter
 from typing import Any
 
-from typing_extensions import TypedDict
-
-from workflow_scripts.align.parent import by_length, completion_logps, load_parent
+from workflow_scripts.align.parent import Asking, by_length, completion_logps, load_parent
 from workflow_scripts.align.token_rows import write_token_rows
 from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.cuts import cut_counts
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, read_jsonl
 from workflow_scripts.common.fitting import fit_row
-from workflow_scripts.common.models import Precision, load_tokenizer
+from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.templates import Template, forbidden_text
 
 COMPLETIONS = ("chosen", "rejected", "mismatched_chosen", "mismatched_rejected")
 
 
-class Settings(TypedDict):
+class Settings(Asking):
     """What the step reads; `batch_size` pairs make a forward pass."""
 
     max_prompt_tokens: int
     max_tokens: int
     template: Template
-    batch_size: int
-    precision: Precision
-    trust_remote_code: bool
 
 
 def tokenise_pairs(pairs: list[dict], tokenizer: object, settings: Settings) -> tuple[list[dict], list[dict]]:

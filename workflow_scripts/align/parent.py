@@ -6,14 +6,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.logprobs import padded, shared_prompt_logps
-from workflow_scripts.common.models import load_policy, precision_of
+from workflow_scripts.common.models import Precision, load_policy, precision_of
 
 Tokens = list[int]
 
 
-def load_parent(folder: Path, settings: dict) -> Any:
+class Asking(TypedDict):
+    """What every step that asks a parent reads."""
+
+    batch_size: int
+    precision: Precision
+    trust_remote_code: bool
+
+
+def load_parent(folder: Path, settings: Asking) -> Any:
     """Return the policy of a folder to be asked, on the GPU if there is one, with weights in float32."""
     policy = load_policy(
         folder,
@@ -30,14 +39,14 @@ def by_length(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]
         yield order[start : start + size]
 
 
-def computing(model: Any, precision: str) -> torch.autocast:
+def computing(model: Any, precision: Precision) -> torch.autocast:
     """Return the context in which a model computes in a precision of the settings."""
     dtype = precision_of(precision)
     return torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32)
 
 
 def completion_logps(
-    model: Any, prompts: list[Tokens], completions: list[list[Tokens]], precision: str
+    model: Any, prompts: list[Tokens], completions: list[list[Tokens]], precision: Precision
 ) -> list[list[list[float]]]:
     """Return [prompt][completion] → the log-prob of each of its tokens, in nats, one encoding a prompt."""
     with torch.inference_mode(), computing(model, precision):
@@ -55,7 +64,7 @@ def last_states(model: Any, prompts: list[Tokens]) -> list[Tensor]:
 
 
 def states_by_prompt(
-    model: Any, prompts: Iterable[Tokens], size: int, precision: str
+    model: Any, prompts: Iterable[Tokens], size: int, precision: Precision
 ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
     """Yield (a prompt's tokens, its last hidden states (time, width) in float32), each distinct prompt once.
 

@@ -8,30 +8,25 @@ import math
 from collections import defaultdict
 from typing import Any
 
-from typing_extensions import TypedDict
-
-from workflow_scripts.align.parent import completion_logps, load_parent
+from workflow_scripts.align.parent import Asking, completion_logps, load_parent
 from workflow_scripts.align.token_rows import write_token_rows
 from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.cuts import cut_counts
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.fitting import fit_row
-from workflow_scripts.common.models import Precision, load_tokenizer
+from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.templates import Template, forbidden_text
 from workflow_scripts.common.turns import window
 
 
-class Settings(TypedDict):
+class Settings(Asking):
     """What the step reads; at most `batch_size` answers make a forward pass."""
 
     max_prompt_tokens: int
     max_tokens: int
     template: Template
     history_turns: int | None
-    batch_size: int
-    precision: Precision
-    trust_remote_code: bool
 
 
 def final_reward(row: dict) -> float | None:

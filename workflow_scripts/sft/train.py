@@ -85,7 +85,7 @@ class LearnedPositionsTrainer(Shared, SFTTrainer):
     With the defaults its loss is TRL's own (a test holds it so). `reference` is the parent, where `kl` needs one.
     """
 
-    def __init__(self, *, settings: dict, reference: Any = None, **arguments: Any) -> None:
+    def __init__(self, *, settings: Settings, reference: Any = None, **arguments: Any) -> None:
         super().__init__(**arguments)
         if self.aux_loss_enabled:
             raise PlumblineError(

@@ -11,9 +11,10 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.models import precision_of
 from workflow_scripts.common.training.batches import process_count, split_batch, step_text
+from workflow_scripts.common.training.settings import Training
 
 
-def training_arguments(settings: dict, work: Path, seed: int, evaluate: bool) -> dict[str, Any]:
+def training_arguments(settings: Training, work: Path, seed: int, evaluate: bool) -> dict[str, Any]:
     """Return the keyword arguments of `transformers.TrainingArguments` for a method's settings.
 
     Steps are optimiser steps of `batch_size` rows, however many processes share them (the log says how); `warmup` is a
@@ -84,6 +85,6 @@ def spared_warmup(steps: int, warmup: float, schedule: str) -> float:
     return 0.0
 
 
-def callbacks_of(settings: dict) -> list[TrainerCallback]:
+def callbacks_of(settings: Training) -> list[TrainerCallback]:
     """Return what stops a run after `patience` validations without a lower loss, if it is to be stopped."""
     return [EarlyStoppingCallback(settings["patience"])] if settings["patience"] else []

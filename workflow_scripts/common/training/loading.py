@@ -10,6 +10,7 @@ from transformers import set_seed
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.models import load_policy, precision_of
+from workflow_scripts.common.training.settings import PolicyTraining
 
 
 def without_dropout(model: Any) -> Any:
@@ -31,7 +32,7 @@ def shards_weights() -> bool:
 
 
 def load_trainable(
-    folder: Path | str, settings: dict, seed: int, computing: torch.dtype | None = None
+    folder: Path | str, settings: PolicyTraining, seed: int, computing: torch.dtype | None = None
 ) -> Any:
     """Return the policy to be trained: whole, or with low-rank adapters in its layers (Hu et al. 2021), frozen else.
 

@@ -15,6 +15,7 @@ from workflow_scripts.common.diverged import Diverged
 from workflow_scripts.common.files import finished_folder, read_json, write_json, write_manifest
 from workflow_scripts.common.shared_store import refuse_full_store
 from workflow_scripts.common.training.loading import merged
+from workflow_scripts.common.training.settings import Training
 from workflow_scripts.common.training.trainer import are_finite, curve_of
 
 
@@ -67,13 +68,13 @@ def save_trained(
     )
 
 
-def keeps_adapters(settings: dict) -> bool:
+def keeps_adapters(settings: Training) -> bool:
     """Return whether a training's adapters are kept alone; a reward model's settings know of no adapters."""
     lora = settings.get("lora")
     return lora is not None and not lora["merge"]
 
 
-def write_policy(model: Any, folder: Path, settings: dict) -> None:
+def write_policy(model: Any, folder: Path, settings: Training) -> None:
     """Write a trained policy: its weights with the adapters added in, or, `lora.merge: false`, PEFT's own files and
     what ends its answers.
 
