@@ -582,12 +582,12 @@ def test_rewards_decide_what_is_resumed(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "sys.argv", ["ppo", *online_flags(tiny_model, prompts(4), ppo_settings(), tmp_path, LENGTH)]
     )
-    works = [online.prepare("", "workflow_scripts.align.ppo")[1].work for _ in range(2)]
+    works = [online.prepare("", ppo.Settings, "workflow_scripts.align.ppo")[1].work for _ in range(2)]
     longer = {"long": LENGTH["long"] | {"words": 7}}
     monkeypatch.setattr(
         "sys.argv", ["ppo", *online_flags(tiny_model, prompts(4), ppo_settings(), tmp_path, longer)]
     )
-    works.append(online.prepare("", "workflow_scripts.align.ppo")[1].work)
+    works.append(online.prepare("", ppo.Settings, "workflow_scripts.align.ppo")[1].work)
     assert [first == second for first, second in pairwise(works)] == [True, False]
 
 
