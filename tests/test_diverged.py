@@ -13,6 +13,7 @@ from tests.online import ppo_settings, run_ppo
 from tests.tiny import (
     align_flags,
     conversations,
+    own_settings,
     pairs,
     preference_settings,
     run_align,
@@ -27,7 +28,7 @@ from workflow_scripts.annotate import train_reward
 from workflow_scripts.common import diverged
 from workflow_scripts.common.diverged import Diverged, divergence_of, hand_on, note_text
 from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl, write_manifest
-from workflow_scripts.common.training import LARGEST, are_finite
+from workflow_scripts.common.training.trainer import LARGEST, are_finite
 from workflow_scripts.report.training import learned_nothing
 
 torch = pytest.importorskip("torch")
@@ -140,7 +141,7 @@ def test_a_reward_model_that_diverges_says_that_it_is_one(tiny_model, tmp_path):
     write_jsonl(tmp_path / "pairs.jsonl", pairs(10))
     write_manifest(tmp_path / "pairs.json", [tmp_path / "pairs.jsonl"])
     settings = settings_of(learning_rate=1e30, warmup=0.0, validation_share=0.2, max_tokens=128)
-    flags = training_flags(tiny_model, settings, tmp_path / "hot")
+    flags = training_flags(tiny_model, own_settings(train_reward.Settings, settings), tmp_path / "hot")
     flags += ["--pairs", str(tmp_path / "pairs.jsonl"), "--pairs-manifest", str(tmp_path / "pairs.json")]
     with pytest.raises(Diverged, match="the reward model's training diverged at step 1"):
         call(train_reward.main, *flags)

@@ -11,9 +11,9 @@ import yaml
 from tests.command import call
 from tests.tiny import TEMPLATE, run_sft, settings_of, write_reference, write_tokens
 from tests.tiny_model import ANSWERS, QUESTIONS
-from workflow_scripts.align.ranked import tokenise_ranked
-from workflow_scripts.align.reference import fit_mismatched, tokenise_pairs
-from workflow_scripts.align.rewarded import tokenise_answers
+from workflow_scripts.align.pair_reference import fit_mismatched, tokenise_pairs
+from workflow_scripts.align.rewarded_reference import tokenise_answers
+from workflow_scripts.align.tokenise_ranked import tokenise_ranked
 from workflow_scripts.common import templates
 from workflow_scripts.common.cuts import cut_counts, cut_words
 from workflow_scripts.common.errors import PlumblineError

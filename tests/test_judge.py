@@ -512,7 +512,7 @@ def classifiers(tmp_path_factory):
 def test_scores_do_not_depend_on_the_batch_and_follow_the_order_of_the_texts(classifiers):
     import torch
 
-    from workflow_scripts.common.reward import load_reward_model, score_texts
+    from workflow_scripts.common.reward_model import load_reward_model, score_texts
 
     model, tokenizer = load_reward_model(classifiers[1])
     closed = joined([("user", "Adenine . "), ("", "</s>")])
@@ -529,7 +529,7 @@ def test_scores_do_not_depend_on_the_batch_and_follow_the_order_of_the_texts(cla
 
 
 def test_a_text_too_long_is_cut_on_the_left_and_keeps_its_reply(classifiers):
-    from workflow_scripts.common.reward import load_reward_model, score_texts
+    from workflow_scripts.common.reward_model import load_reward_model, score_texts
 
     model, tokenizer = load_reward_model(classifiers[1])
     tail = "A group of boxes "
@@ -540,7 +540,7 @@ def test_a_text_too_long_is_cut_on_the_left_and_keeps_its_reply(classifiers):
 
 
 def test_a_classifier_of_several_classes_gives_the_probability_of_one(classifiers):
-    from workflow_scripts.common.reward import load_reward_model, score_texts
+    from workflow_scripts.common.reward_model import load_reward_model, score_texts
 
     model, tokenizer = load_reward_model(classifiers[3])
     shares = [score_texts(model, tokenizer, ["good", "A box"], 2, 64, label) for label in range(3)]
@@ -552,7 +552,7 @@ def test_a_classifier_of_several_classes_gives_the_probability_of_one(classifier
 def test_only_safetensors_are_loaded(classifiers, tmp_path):
     import shutil
 
-    from workflow_scripts.common.reward import load_reward_model
+    from workflow_scripts.common.reward_model import load_reward_model
 
     folder = shutil.copytree(classifiers[1], tmp_path / "model")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
@@ -563,7 +563,7 @@ def test_only_safetensors_are_loaded(classifiers, tmp_path):
 
 
 def test_a_pair_is_shown_as_labelled_lines_and_an_end():
-    from workflow_scripts.common.reward import render_pair
+    from workflow_scripts.common.reward_model import render_pair
 
     messages = [{"role": "system", "content": "Teach."}, {"role": "user", "content": " What is a cell?\n"}]
     text, spans = render_pair(messages, "A box.", "</s>")
@@ -574,7 +574,7 @@ def test_a_pair_is_shown_as_labelled_lines_and_an_end():
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_a_dialogue_spells_of_special_tokens_is_text_to_a_reward_model(name):
-    from workflow_scripts.common.reward import are_cut, encode_texts, render_pair
+    from workflow_scripts.common.reward_model import are_cut, encode_texts, render_pair
 
     tokenizer = FAMILIES[name]
     special = special_ids(tokenizer) - {tokenizer.unk_token_id}  # which some text may be all the same
@@ -603,7 +603,7 @@ def test_what_a_dialogue_spells_of_special_tokens_is_text_to_a_reward_model(name
 
 @pytest.mark.parametrize("kind", ["mt_bench", "judge_score", "preference", "alpaca_eval"])
 def test_what_a_reward_model_reads_without_its_start_stands_in_the_notes(kind, classifiers, tmp_path):
-    from workflow_scripts.common.reward import load_reward_model
+    from workflow_scripts.common.reward_model import load_reward_model
 
     context = load_reward_model(classifiers[1])[0].config.max_position_embeddings
     texts = {"q0": "good " * 2 * context, "q1": "good"}
@@ -648,7 +648,7 @@ def test_what_a_reward_model_reads_without_its_start_stands_in_the_notes(kind, c
 
 
 def test_a_reward_model_rates_by_its_sigmoid_and_calls_the_reference_itself_a_tie(classifiers):
-    from workflow_scripts.common.reward import load_reward_model, render_pair, score_texts
+    from workflow_scripts.common.reward_model import load_reward_model, render_pair, score_texts
 
     settings = {"kind": "reward_model", "name": "rm", "model": str(classifiers[1])}
     model, tokenizer = load_reward_model(classifiers[1])

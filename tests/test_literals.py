@@ -7,22 +7,28 @@ is written down with its table.
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
 from pydantic import BaseModel
 
+from workflow_scripts.align import dpo, offline, ppo
 from workflow_scripts.clean import selecting, turns
 from workflow_scripts.clean.clean import CLEANERS
 from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.clean.schemas.row import Schema
-from workflow_scripts.common import heads, rewards, tutor_reply
+from workflow_scripts.common import classifier_heads, reward_columns, reward_texts, tutor_reply
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.training import settings as training_settings
 from workflow_scripts.download import places, prepare_model, simulate_dialogues, simulate_rows
 from workflow_scripts.generate import answer
+from workflow_scripts.pairs import ranked
 from workflow_scripts.report.statistics.cells import FIDELITIES
-from workflow_scripts.score import judge_prompts, judge_reward, text_overlap
+from workflow_scripts.score import text_overlap
+from workflow_scripts.score.judging import forms, numbers
+from workflow_scripts.score.judging import settings as judging_settings
+from workflow_scripts.sft import tokenise, train
 from workflow_scripts.study import foresight
 from workflow_scripts.study.sources import ROW_FILES
 from workflow_scripts.study.study import Study
@@ -47,11 +53,11 @@ TABLES = {
     "Dataset.group_by": turns.GROUPS,
     "Subset.by": selecting.SUBSETS,
     "Split.order": selecting.ORDERS,
-    "RuleReward.rule": rewards.RULES,
-    "ClassifierReward.text": rewards.TEXTS,
-    "ClassifierReward.head": {"sequence", *heads.HEADS},
+    "RuleReward.rule": reward_columns.RULES,
+    "ClassifierReward.text": reward_texts.TEXTS,
+    "ClassifierReward.head": {"sequence", *classifier_heads.HEADS},
     "Engine.name": answer.ENGINES,
-    "MtBench.mode": judge_prompts.FASTCHAT_NAMES,
+    "MtBench.mode": forms.FASTCHAT_NAMES,
     "TextOverlap.metrics": text_overlap.METRICS,
     "LmEval.suite": SUITES,
     "TrainingResources.parallel": {path.stem for path in (ROOT / "envs/accelerate").glob("*.yaml")},
@@ -96,32 +102,29 @@ def choices(model: type[BaseModel], seen: set) -> Iterator[tuple[str, set]]:
 
 
 CHOICES = dict(choices(Study, set()))
-# Chosen by a key of the settings that a script of training, generation or scoring reads, and not by a table.
-ELSEWHERE = {
-    "PypiPlace.archive",
-    "Training.keep",
-    "Training.precision",
-    "PolicyTraining.quantise",
-    "Sft.backend",
-    "Sft.overflow",
-    "Sft.objective",
-    "Sft.im_mask",
-    "Sft.loss_norm",
-    "Kl.form",
-    "Dpo.loss",
-    "Dpo.logp_reduction",
-    "OfflineRl.sampling",
-    "Ppo.kl_control",
-    "GivenReward.squash",
-    "ClassifierReward.squash",
-    "RankedPairs.by",
-    "Value.targets",
-    "OpenAIJudge.unanswered",
-    "RuleJudge.rule",
-    "Programs.form",
-    "LmEval.dtype",
-    "Engine.precision",
+# Chosen by an `if` in the script that reads the key: the values that the script takes, and refuses any other.
+TAKEN = {
+    "PypiPlace.archive": (places.PypiPlace, "archive"),
+    "Training.keep": (training_settings.Training, "keep"),
+    "Training.precision": (training_settings.Training, "precision"),
+    "PolicyTraining.quantise": (training_settings.PolicyTraining, "quantise"),
+    "Sft.overflow": (tokenise.Settings, "overflow"),
+    "Sft.objective": (tokenise.Settings, "objective"),
+    "Sft.im_mask": (tokenise.Settings, "im_mask"),
+    "Sft.loss_norm": (train.Settings, "loss_norm"),
+    "Kl.form": (train.Kl, "form"),
+    "Dpo.loss": (dpo.Settings, "loss"),
+    "Dpo.logp_reduction": (dpo.Settings, "logp_reduction"),
+    "OfflineRl.sampling": (offline.Offline, "sampling"),
+    "Ppo.kl_control": (ppo.Settings, "kl_control"),
+    "GivenReward.squash": (reward_columns.GivenReward, "squash"),
+    "ClassifierReward.squash": (reward_columns.ClassifierReward, "squash"),
+    "RankedPairs.by": (ranked.Settings, "by"),
+    "OpenAIJudge.unanswered": (judging_settings.Endpoint, "unanswered"),
+    "RuleJudge.rule": (judging_settings.LengthRule, "rule"),
 }
+# Chosen by the plan (which prompts a value head answers), or handed on to a library or a flag that refuses any other.
+ELSEWHERE = {"Sft.backend", "Value.targets", "Programs.form", "LmEval.dtype", "Engine.precision"}
 LIBRARY = {
     "Training.schedule": "SchedulerType",
     "Training.optimizer": "OptimizerNames",
@@ -133,8 +136,15 @@ def test_the_values_of_a_choice_are_the_keys_of_the_table_that_acts_on_it(where)
     assert CHOICES[where] == set(TABLES[where])
 
 
+@pytest.mark.parametrize("where", sorted(TAKEN))
+def test_the_values_of_a_choice_are_those_that_its_script_takes(where):
+    kind, key = TAKEN[where]
+    (values,) = literals_in(get_type_hints(kind)[key])
+    assert CHOICES[where] == set(values)
+
+
 def test_every_choice_of_a_study_has_its_table_written_down_here():
-    assert set(CHOICES) == {*TABLES, *ELSEWHERE, *LIBRARY}
+    assert set(CHOICES) == {*TABLES, *TAKEN, *ELSEWHERE, *LIBRARY}
 
 
 def test_values_that_are_handed_on_are_names_that_the_library_knows():
@@ -156,9 +166,9 @@ def test_simulated_rows_have_files_here_and_in_the_study():
 
 
 def test_judges_that_answer_by_numbers_are_those_that_are_no_endpoint():
-    assert set(judge_reward.SHARES) == set(judge_reward.PREFERENCES) == {"rule", "reward_model"}
+    assert set(numbers.SHARES) == set(numbers.PREFERENCES) == {"rule", "reward_model"}
 
 
 def test_a_reward_rule_that_is_not_there_is_an_error():
     with pytest.raises(PlumblineError, match="no rule 'grammar'; there are json_validity, length"):
-        rewards.column_of({"rule": "grammar"}, [])
+        reward_columns.column_of({"rule": "grammar"}, [])

@@ -1,8 +1,8 @@
 """Classifiers with a head that transformers does not have: a critic of commonsense events, a classifier of offence.
 
 A folder holds config.json, model.safetensors (the encoder, alone or inside a larger model), head.safetensors and a
-tokenizer. Covers loading with every tensor accounted for, and the forward pass, in the shape `common.reward` scores.
-Not covered: training, and files that need unpickling (.bin, .pt, .h5), which must be converted elsewhere.
+tokenizer. Covers loading with every tensor accounted for, and the forward pass, in the shape `common.reward_model`
+scores. Not covered: training, and files that need unpickling (.bin, .pt, .h5), which must be converted elsewhere.
 """
 
 from pathlib import Path

@@ -19,8 +19,8 @@ from workflow_scripts.common.templates import Rendered, encode, joined, says_spe
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-# Words of somebody, a text that has such among its own, or a pair of somebody's words. What somebody says is plain text,
-# whatever it spells of special tokens.
+# Words of somebody, a text that has such among its own, or a pair of somebody's words. What somebody says is plain
+# text, whatever it spells of special tokens.
 Text = str | Rendered | tuple[str, str]
 
 # Their position ids begin after the padding token's, so the last of the embeddings stand for no token.
@@ -189,10 +189,10 @@ def score_texts(
 ) -> list[float]:
     """Return one score per text: the raw logit of a one-output model, else the probability of class `label`.
 
-    A text is a string, one that knows who says what (`Rendered`), or a pair as the tokenizer joins two. Texts of like length share a batch; equal texts
-    are read once, so their scores are equal to the last digit. A text longer than `max_tokens` is cut on the left:
-    the reply, at its end, survives. Raises PlumblineError when a model of several classes is given no `label` among
-    them, and when a model of one output is given one.
+    A text is a string, one that knows who says what (`Rendered`), or a pair as the tokenizer joins two. Texts of like
+    length share a batch; equal texts are read once, so their scores are equal to the last digit. A text longer than
+    `max_tokens` is cut on the left: the reply, at its end, survives. Raises PlumblineError when a model of several
+    classes is given no `label` among them, and when a model of one output is given one.
     """
     scores: dict[Text, float] = {}
     for batch in score_batches(model, tokenizer, texts, batch_size, max_tokens, label):

@@ -4,25 +4,29 @@ The eight offline methods and every seed read the same file; the value function'
 answer's rank (0 is the preferred one) is the annotation's, 0 where it has none. Not covered: rewards, see `annotate`.
 """
 
-import argparse
-import json
 import math
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-import torch
-
-from workflow_scripts.common.cuts import cut_counts, say_cuts, say_rejected
+from workflow_scripts.align.parent import Asking, completion_logps, load_parent
+from workflow_scripts.align.token_rows import write_token_rows
+from workflow_scripts.common.command_line import step_parser
+from workflow_scripts.common.cuts import cut_counts
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import finished_file, read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.fitting import fit_row
-from workflow_scripts.common.logprobs import shared_prompt_logps
-from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
-from workflow_scripts.common.templates import forbidden_text
+from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.templates import Template, forbidden_text
 from workflow_scripts.common.turns import window
+
+
+class Settings(Asking):
+    """What the step reads; at most `batch_size` answers make a forward pass."""
+
+    max_prompt_tokens: int
+    max_tokens: int
+    template: Template
+    history_turns: int | None
 
 
 def final_reward(row: dict) -> float | None:
@@ -32,7 +36,7 @@ def final_reward(row: dict) -> float | None:
 
 
 def tokenise_answers(
-    rows: list[dict], split: str, tokenizer: Any, settings: dict
+    rows: list[dict], split: str, tokenizer: Any, settings: Settings
 ) -> tuple[list[dict], list[dict]]:
     """Return (token rows, rejections), in the rows' order; a row too long for max_tokens is cut as `fitting` says."""
     kept, rejected = [], []
@@ -78,22 +82,15 @@ def batches_of(rows: list[dict], size: int) -> list[list[list[dict]]]:
     return batches
 
 
-def add_reference(model: Any, rows: list[dict], settings: dict) -> None:
+def add_reference(model: Any, rows: list[dict], settings: Settings) -> None:
     """Give each row `reference`: the model's log-prob of each completion token, in nats; one encoding a prompt."""
-    dtype = precision_of(settings["precision"])
     for batch in batches_of(rows, settings["batch_size"]):
-        with (
-            torch.inference_mode(),
-            torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32),
-        ):
-            logps = shared_prompt_logps(
-                model,
-                [group[0]["prompt"] for group in batch],
-                [[row["completion"] for row in group] for group in batch],
-            )
+        prompts = [group[0]["prompt"] for group in batch]
+        completions = [[row["completion"] for row in group] for group in batch]
+        logps = completion_logps(model, prompts, completions, settings["precision"])
         for group, found in zip(batch, logps, strict=True):
             for row, each in zip(group, found, strict=True):
-                row["reference"] = each.tolist()
+                row["reference"] = each
 
 
 def read_annotated(named: list[str]) -> list[tuple[str, list[dict]]]:
@@ -114,13 +111,8 @@ def read_annotated(named: list[str]) -> list[tuple[str, list[dict]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parent", type=Path, required=True)
+    parser = step_parser(__doc__, Settings, parent="model folder", rejected="the answers left out")
     parser.add_argument("--annotated", nargs="+", required=True, help="name=FILE.jsonl; validation=FILE")
-    parser.add_argument("--settings", type=json.loads, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="parquet of tokens and log-probs")
-    parser.add_argument("--rejected", type=Path, required=True)
-    parser.add_argument("--manifest", type=Path, required=True)
     arguments = parser.parse_args()
     settings = arguments.settings
     tokenizer = load_tokenizer(arguments.parent)
@@ -135,27 +127,12 @@ def main() -> None:
         raise PlumblineError(
             f"{' '.join(arguments.annotated)}: no usable training row; rejected: {rejected[:3]}"
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    computing = precision_of(settings["precision"])
-    model = load_policy(
-        arguments.parent, trust_remote_code=settings["trust_remote_code"], computing=computing
-    ).to(device)
-    add_reference(model, rows, settings)
-    with finished_file(arguments.output) as temporary:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary)
-    write_jsonl(arguments.rejected, rejected)
+    add_reference(load_parent(arguments.parent, settings), rows, settings)
     counts |= {"kept": len(rows), "rejected": len(rejected)}
     counts |= cut_counts(rows) | {"histories_cut": sum(row["history_cut"] for row in rows)}
     counts["validation"] = sum(row["split"] == "validation" for row in rows)
     counts["tokens"] = sum(len(row["prompt"]) + len(row["completion"]) for row in rows)
-    say_rejected(" ".join(arguments.annotated), (row["reason"] for row in rejected), counts["read"])
-    say_cuts(" ".join(arguments.annotated), counts, "raise max_tokens to keep them whole")
-    write_manifest(
-        arguments.manifest,
-        [arguments.output, arguments.rejected],
-        counts=counts,
-        template=settings["template"],
-    )
+    write_token_rows(arguments, rows, rejected, counts, " ".join(arguments.annotated))
 
 
 if __name__ == "__main__":

@@ -7,30 +7,79 @@ Not covered: training a reward model, and rewards of single tokens.
 
 import contextlib
 import functools
-import itertools
 import json
 import math
 import os
-import random
-import re
 import sys
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
+from typing import Literal, NotRequired
 
 import numpy as np
 from scipy.special import expit
 from sklearn.feature_extraction.text import TfidfVectorizer
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest, finished_file, read_json, sha256_of
-from workflow_scripts.common.templates import Rendered, joined
-from workflow_scripts.common.turns import reward_context
+from workflow_scripts.common.reward_texts import TEXTS, Text
+from workflow_scripts.common.templates import Rendered
 
 FINAL = "final_reward"
 DECIMALS = 6
-Text = str | Rendered | tuple[str, str]  # see `reward.Text`
 Column = Callable[[list[dict]], np.ndarray]  # turns → their rewards, (turns,)
+
+# --- what a reward is told --------------------------------------------------------------------------------------
+
+
+class RuleReward(TypedDict):
+    """A reward that a rule gives; `words` is the length rule's."""
+
+    rule: Literal["json_validity", "length", "tfidf_diversity"]
+    weight: float
+    words: int
+
+
+class GivenReward(TypedDict):
+    """A reward that the rows came with, by its name there."""
+
+    given: str
+    weight: float
+    squash: Literal["sigmoid", "none"]
+
+
+class Origin(TypedDict):
+    """The source of a classifier from elsewhere, and the hub's repository and revision that it is pinned to, if any."""
+
+    name: str
+    repo: NotRequired[str]
+    revision: NotRequired[str]
+
+
+class ClassifierReward(TypedDict):
+    """A classifier, in `folder`: a reward model of the study, `model`, or one from elsewhere, `source`."""
+
+    model: str | None
+    source: Origin | None
+    folder: str
+    weight: float
+    head: Literal["sequence", "critic", "offensive"]
+    label: int | None
+    squash: Literal["sigmoid", "none"]
+    text: Literal["dialogue", "reply", "context", "oasst", "knowledge", "event"]
+    max_tokens: int
+    batch_size: int
+
+
+Reward = RuleReward | GivenReward | ClassifierReward
+
+
+class Rewards(TypedDict):
+    """The reward columns of an annotation, by name."""
+
+    rewards: dict[str, Reward]
+
 
 # --- rules ------------------------------------------------------------------------------------------------------
 
@@ -110,97 +159,6 @@ def given_reward(turns: list[dict], name: str, squash: str) -> np.ndarray:
     return expit(values) if squash == "sigmoid" else values
 
 
-# --- the texts classifiers read ---------------------------------------------------------------------------------
-
-# What stands in for the placeholders of an event: the critic was trained on sentences about people.
-NAMES = (
-    "Alice Anna Ben Carl Carol Clara Daniel David Emma Eric Eva Frank Grace Hannah Helen Henry Irene Jack Jane John "
-    "Julia Karen Kevin Laura Linda Lisa Lucas Maria Mark Martin Mary Nina Oliver Paul Peter Rachel Robert Ruth Sam "
-    "Sarah Simon Sophie Steven Susan Thomas Tim Victor William"
-).split()
-# The seven relations of ATOMIC-10X as the critic read them in training (West et al. 2022).
-RELATIONS = {
-    "HinderedBy": "can be hindered by",
-    "xNeed": "but before, PersonX needed",
-    "xWant": "as a result, PersonX wants",
-    "xIntent": "because PersonX wanted",
-    "xReact": "as a result, PersonX feels",
-    "xAttr": "so, PersonX is seen as",
-    "xEffect": "as a result, PersonX",
-}
-EVENT = re.compile(r"<head>(.*?)</head>\s*<relation>(.*?)</relation>", re.DOTALL)
-OASST = {"user": "<|prompter|>", "assistant": "<|assistant|>"}
-
-
-def spoken(turn: dict) -> list[dict]:
-    """Return the messages of a turn without instructions, the reply last."""
-    said = [message for message in turn["messages"] if message["role"] != "system"]
-    return [*said, {"role": "assistant", "content": turn["reference"]}]
-
-
-def dialogue_text(turn: dict, eos: str) -> Text:
-    """Return the problem and the last exchange, a "Speaker: words" line each: what this pipeline's models read."""
-    from workflow_scripts.common.reward import render_pair
-
-    return render_pair(reward_context(turn["messages"]), turn["reference"], eos)
-
-
-def reply_text(turn: dict, eos: str) -> Text:
-    """Return the reply alone."""
-    return turn["reference"].strip()
-
-
-def context_text(turn: dict, eos: str) -> Text:
-    """Return all that is said, joined by the end token: what DialogRPT reads (Gao et al. 2020)."""
-    first, *others = ((message["role"], message["content"].strip()) for message in spoken(turn))
-    return joined([first, *itertools.chain.from_iterable((("", eos), said) for said in others)])
-
-
-def oasst_text(turn: dict, eos: str) -> Text:
-    """Return all that is said with OpenAssistant's speaker tokens, an end token after each message."""
-    said = [(message["role"], message["content"].strip()) for message in spoken(turn)]
-    return joined(part for role, words in said for part in (("", OASST[role]), (role, words), ("", eos)))
-
-
-def knowledge_text(turn: dict, eos: str) -> Text:
-    """Return the pair (knowledge, reply), as a critic of faithfulness reads it (Dziri et al. 2022)."""
-    knowledge = turn["meta"].get("knowledge")
-    if not isinstance(knowledge, str):
-        raise PlumblineError(
-            f"row {turn['id']}: its meta has no 'knowledge', which this reward reads; clean a dataset that has it"
-        )
-    return knowledge.strip(), turn["reference"].strip()
-
-
-def event_text(turn: dict, eos: str) -> Text:
-    """Return the pair (head, "relation tail") of a commonsense event, PersonX, Y and Z replaced by names.
-
-    Head and relation are the meta's, or stand in the prompt as <head>…</head> <relation>…</relation>. The names are
-    drawn by the row's id, so a row always has the same. A relation that is not ATOMIC's is used as it stands.
-    """
-    head, relation = turn["meta"].get("head"), turn["meta"].get("relation")
-    if head is None or relation is None:
-        asked = EVENT.search(turn["messages"][-1]["content"])
-        if asked is None:
-            raise PlumblineError(
-                f"row {turn['id']}: no event: neither its meta nor its prompt has a head and a relation"
-            )
-        head, relation = asked.groups()
-    pair = [head.strip(), f"{RELATIONS.get(relation.strip(), relation.strip())} {turn['reference'].strip()}"]
-    for person, name in zip("XYZ", random.Random(turn["id"]).sample(NAMES, 3), strict=True):
-        pair = [text.replace(f"Person{person}", name) for text in pair]
-    return pair[0], pair[1]
-
-
-TEXTS = {
-    "dialogue": dialogue_text,
-    "reply": reply_text,
-    "context": context_text,
-    "oasst": oasst_text,
-    "knowledge": knowledge_text,
-    "event": event_text,
-}
-
 # --- classifiers ------------------------------------------------------------------------------------------------
 
 
@@ -225,29 +183,30 @@ def weights_of(folder: Path | str) -> str:
 def load_classifier(folder: Path | str, head: str) -> tuple[object, object]:
     """Return (model, tokenizer) of a classifier's folder; head: sequence, critic or offensive."""
     if head == "sequence":
-        from workflow_scripts.common.reward import load_reward_model
+        from workflow_scripts.common.reward_model import load_reward_model
 
         return load_reward_model(folder)
-    from workflow_scripts.common.heads import load_head_classifier
+    from workflow_scripts.common.classifier_heads import load_head_classifier
 
     return load_head_classifier(folder, head)
 
 
-def folder_of(settings: dict) -> str:
+def folder_of(settings: ClassifierReward) -> str:
     """Return a classifier's folder; variables in it, such as the study's $RESULTS, are those of the environment."""
     return os.path.expandvars(settings["folder"])
 
 
-def store_of(work: Path | str, settings: dict) -> Path:
+def store_of(work: Path | str, settings: ClassifierReward) -> Path:
     """Return the file of a work folder that keeps a classifier's raw scores.
 
     It goes by what a score depends on: weights, head, label, cut and code, but not how a score is squashed or weighed.
     """
-    head = settings.get("head", "sequence")
+    head = settings["head"]
     code = code_of(
-        "workflow_scripts.common.reward", *(["workflow_scripts.common.heads"] if head != "sequence" else [])
+        "workflow_scripts.common.reward_model",
+        *(["workflow_scripts.common.classifier_heads"] if head != "sequence" else []),
     )
-    kept = {name: settings.get(name) for name in ("label", "max_tokens")}
+    kept = {name: settings[name] for name in ("label", "max_tokens")}
     kept |= {"weights": weights_of(folder_of(settings)), "head": head, "code": code}
     return Path(work) / f"{digest(kept)[:16]}.jsonl"
 
@@ -288,16 +247,16 @@ def keep_batches(batches: Iterator[dict[Text, float]], store: Path | None) -> di
     return scores
 
 
-def classifier_texts(turns: list[dict], settings: dict) -> list[Text]:
+def classifier_texts(turns: list[dict], settings: ClassifierReward) -> list[Text]:
     """Return the text a classifier reads of each turn."""
     from workflow_scripts.common.models import load_tokenizer
 
-    write_text = TEXTS[settings.get("text", "dialogue")]
+    write_text = TEXTS[settings["text"]]
     end = load_tokenizer(folder_of(settings)).eos_token or ""
     texts = [write_text(turn, end) for turn in turns]
-    if settings.get("head") != "offensive":
+    if settings["head"] != "offensive":
         return texts
-    from workflow_scripts.common.reward import is_pair, text_of
+    from workflow_scripts.common.reward_model import is_pair, text_of
 
     if any(map(is_pair, texts)):
         raise PlumblineError("the offensive head reads one text, not a pair; set text: context or reply")
@@ -310,19 +269,19 @@ def with_end(text: Rendered, end: str) -> Rendered:
     return text if closed else text._replace(text=text.text + end)
 
 
-def classifier_column(settings: dict, work: Path | None) -> Column:
+def classifier_column(settings: ClassifierReward, work: Path | None) -> Column:
     """Return the column of a classifier; it is loaded when the first text needs it, and kept.
 
     Raw scores are a one-output model's logit, which `squash` may send through a sigmoid, or the probability of class
     `label`. A critic's logit always goes through one: that is its last layer.
     """
-    head, label = settings.get("head", "sequence"), settings.get("label")
-    squashed = head == "critic" or (label is None and settings.get("squash", "none") == "sigmoid")
+    head, label = settings["head"], settings["label"]
+    squashed = head == "critic" or (label is None and settings["squash"] == "sigmoid")
     classifier = functools.cache(lambda: load_classifier(folder_of(settings), head))
     store = None if work is None else store_of(work, settings)
 
     def missing(texts: list[Text], known: Container[Text]) -> Iterator[dict[Text, float]]:
-        from workflow_scripts.common.reward import context_of, score_batches
+        from workflow_scripts.common.reward_model import context_of, score_batches
 
         model, tokenizer = classifier()
         limit = min(settings["max_tokens"], context_of(model.config, tokenizer))
@@ -352,12 +311,12 @@ def named(column: str) -> Iterator[None]:
         raise PlumblineError(f"reward {column}: {error}") from None
 
 
-def column_of(settings: dict, fit_on: list[str], work: Path | None = None) -> Column:
+def column_of(settings: Reward, fit_on: list[str], work: Path | None = None) -> Column:
     """Return the function from turns to one reward source's values; tf-idf weights are fitted on `fit_on` here."""
     if "folder" in settings:
         return classifier_column(settings, work)
     if "given" in settings:
-        return lambda turns: given_reward(turns, settings["given"], settings.get("squash", "none"))
+        return lambda turns: given_reward(turns, settings["given"], settings["squash"])
     if settings["rule"] not in RULES:
         raise PlumblineError(f"no rule {settings['rule']!r}; there are {', '.join(RULES)}")
     measure = RULES[settings["rule"]](settings, fit_on)
@@ -377,12 +336,12 @@ def with_rewards(turns: list[dict], columns: dict[str, np.ndarray], weights: dic
     return rows
 
 
-def cut_for(turns: list[dict], settings: dict) -> list[bool]:
+def cut_for(turns: list[dict], settings: Reward) -> list[bool]:
     """Return of which turns a reward's classifier reads less than the whole text; what a rule reads is never cut."""
     if "folder" not in settings or not turns:
         return [False] * len(turns)
     from workflow_scripts.common.models import load_tokenizer
-    from workflow_scripts.common.reward import are_cut, config_of, context_of
+    from workflow_scripts.common.reward_model import are_cut, config_of, context_of
 
     folder = folder_of(settings)
     tokenizer = load_tokenizer(folder)
@@ -396,31 +355,33 @@ def with_cuts(rows: list[dict], cut: dict[str, list[bool]]) -> list[dict]:
     return [row | ({"texts_cut": names} if names else {}) for row, names in zip(rows, lost, strict=True)]
 
 
-def cut_texts(rows: list[dict], rewards: dict[str, dict], what: str) -> dict[str, int]:
+def cut_texts(rows: list[dict], rewards: dict[str, Reward], what: str) -> dict[str, int]:
     """Return by reward column how many rows of `what` it read less than the whole text of, and warn of them."""
     counts = {name: sum(name in row.get("texts_cut", ()) for row in rows) for name in rewards}
     for name, count in counts.items():
         if count:
             print(
-                f"warning: {what}: reward {name} read {count} of {len(rows)} texts without their start; raise its max_tokens",
+                f"warning: {what}: reward {name} read {count} of {len(rows)} texts without their start; raise its "
+                "max_tokens",
                 file=sys.stderr,
             )
     return counts
 
 
-def weights_in(rewards: dict[str, dict]) -> dict[str, float]:
-    """Return each column's weight in final_reward; 1 where none is set: the plain sum of A-LoL (section 4.2)."""
-    return {name: settings.get("weight", 1.0) for name, settings in rewards.items()}
+def weights_in(rewards: dict[str, Reward]) -> dict[str, float]:
+    """Return each column's weight in final_reward; the plain sum of A-LoL (section 4.2) has 1 for each."""
+    return {name: settings["weight"] for name, settings in rewards.items()}
 
 
 def reward_rows(
-    turns: list[dict], fit_on: list[str], rewards: dict[str, dict], store: Path | None = None
+    turns: list[dict], fit_on: list[str], rewards: dict[str, Reward], store: Path | None = None
 ) -> list[dict]:
     """Return turns with `rewards`: {column: value, …, final_reward}, values rounded to six decimals.
 
-    A turn whose text was too long for a classifier names it in `texts_cut`. `rewards` maps columns to their settings, `fit_on` holds the replies that tf-idf weights are fitted on, `store` is a
-    folder where classifiers' scores are kept, for one process at a time (None: nowhere). One classifier is in memory at
-    a time. Raises PlumblineError, with row and column, where a row lacks what a reward needs or a value is no number.
+    A turn whose text was too long for a classifier names it in `texts_cut`. `rewards` maps columns to their settings,
+    `fit_on` holds the replies that tf-idf weights are fitted on, `store` is a folder where classifiers' scores are
+    kept, for one process at a time (None: nowhere). One classifier is in memory at a time. Raises PlumblineError, with
+    row and column, where a row lacks what a reward needs or a value is no number.
     """
     columns = {}
     for name, settings in rewards.items():
@@ -431,7 +392,7 @@ def reward_rows(
 
 
 def reward_function(
-    fit_on: list[str], rewards: dict[str, dict], store: Path | None = None
+    fit_on: list[str], rewards: dict[str, Reward], store: Path | None = None
 ) -> Callable[[list[dict]], list[dict]]:
     """Return `reward_rows` as a function of turns alone, for many calls: weights are fitted, classifiers loaded, once.
 
@@ -449,8 +410,8 @@ def reward_function(
             if name not in warned and (count := sum(cut[name])):
                 warned.add(name)
                 print(
-                    f"warning: reward {name} read {count} of {len(turns)} answers without the start of their text, and may "
-                    "go on so; raise its max_tokens",
+                    f"warning: reward {name} read {count} of {len(turns)} answers without the start of their text, and "
+                    "may go on so; raise its max_tokens",
                     file=sys.stderr,
                 )
         return with_cuts(with_rewards(turns, values, weights_in(rewards)), cut)
@@ -458,7 +419,7 @@ def reward_function(
     return rewarded
 
 
-def provenance(rewards: dict[str, dict]) -> dict[str, dict]:
+def provenance(rewards: dict[str, Reward]) -> dict[str, dict]:
     """Return what each column came from: its settings and, for a classifier, the sha256 of its weights and its source.
 
     Folders are left out: equal rewards have equal provenance wherever they lie.
@@ -468,7 +429,7 @@ def provenance(rewards: dict[str, dict]) -> dict[str, dict]:
         facts = {"settings": {key: settings[key] for key in settings if key not in ("folder", "source")}}
         if "folder" in settings:
             facts["weights"] = weights_of(folder_of(settings))
-        if settings.get("source"):
-            facts["source"] = settings["source"]
+            if settings["source"]:
+                facts["source"] = settings["source"]
         columns[name] = facts
     return columns

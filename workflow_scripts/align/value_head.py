@@ -5,9 +5,7 @@ code the padding is masked, and values are read without dropout: a value does no
 """
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,7 +13,6 @@ from torch import Tensor, nn
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
-from workflow_scripts.common.logprobs import padded
 
 
 class ValueHead(nn.Module):
@@ -70,27 +67,6 @@ def batched(states: list[Tensor]) -> tuple[Tensor, Tensor]:
     lengths = torch.tensor([len(row) for row in states], device=states[0].device)
     together = nn.utils.rnn.pad_sequence(states, batch_first=True)
     return together, torch.arange(together.shape[1], device=together.device)[None] < lengths[:, None]
-
-
-def prompt_states(
-    model: Any, prompts: list[list[int]], batch: int, dtype: torch.dtype = torch.float32
-) -> Iterator[tuple[int, Tensor]]:
-    """Give (index of a prompt, its last hidden states (time, width) in float32), `batch` prompts a forward pass.
-
-    Prompts of like length go together, so the indices come in order of length; dtype is what is computed in.
-    """
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    for start in range(0, len(order), batch):
-        chosen = order[start : start + batch]
-        lengths = torch.tensor([len(prompts[index]) for index in chosen], device=model.device)
-        ids = padded([prompts[index] for index in chosen], 0).to(model.device)
-        mask = (torch.arange(ids.shape[1], device=model.device)[None] < lengths[:, None]).long()
-        with torch.no_grad(), torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
-            states = model.base_model(
-                input_ids=ids, attention_mask=mask, use_cache=False
-            ).last_hidden_state.float()
-        for index, row, length in zip(chosen, states, lengths.tolist(), strict=True):
-            yield index, row[:length]
 
 
 def read_values(head: ValueHead, states: list[Tensor], batch: int) -> Tensor:

@@ -2,33 +2,37 @@
 
 DPO, IPO and KTO, every seed and every beta read the same file. Beside each pair's own completions it scores the
 *mismatched* ones that KTO's estimate of the divergence needs (Ethayarajh et al. 2024, eq. 8): the prompt with the
-completions of a pair of the next prompt. Several pairs may share a prompt (ranked answers, several samples), so the next
-pair will not do: its completions may be the row's own.
+completions of a pair of the next prompt. Several pairs may share a prompt (ranked answers, several samples), so the
+next pair will not do: its completions may be the row's own.
 """
 
-import argparse
-import json
 import sys
 from collections import Counter
-from pathlib import Path
+from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-import torch
-
-from workflow_scripts.common.cuts import cut_counts, say_cuts, say_rejected
+from workflow_scripts.align.parent import Asking, by_length, completion_logps, load_parent
+from workflow_scripts.align.token_rows import write_token_rows
+from workflow_scripts.common.command_line import step_parser
+from workflow_scripts.common.cuts import cut_counts
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import digest, finished_file, read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.files import digest, read_jsonl
 from workflow_scripts.common.fitting import fit_row
-from workflow_scripts.common.logprobs import shared_prompt_logps
-from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
-from workflow_scripts.common.templates import forbidden_text
+from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.templates import Template, forbidden_text
 
 COMPLETIONS = ("chosen", "rejected", "mismatched_chosen", "mismatched_rejected")
 
 
-def tokenise_pairs(pairs: list[dict], tokenizer: object, settings: dict) -> tuple[list[dict], list[dict]]:
-    """Return (token rows, rejections); a pair too long for max_tokens is cut as `fitting` says, with one prompt for both."""
+class Settings(Asking):
+    """What the step reads; `batch_size` pairs make a forward pass."""
+
+    max_prompt_tokens: int
+    max_tokens: int
+    template: Template
+
+
+def tokenise_pairs(pairs: list[dict], tokenizer: object, settings: Settings) -> tuple[list[dict], list[dict]]:
+    """Return (token rows, rejections); a pair too long for max_tokens is cut as `fitting` says, and has one prompt."""
     kept, rejected = [], []
     limits = settings["max_tokens"], settings["max_prompt_tokens"]
     for pair in pairs:
@@ -89,14 +93,20 @@ def fit_mismatched(rows: list[dict], max_tokens: int) -> int:
     return cut
 
 
+def add_reference(model: Any, rows: list[dict], settings: Settings) -> None:
+    """Give each row `reference_<name>` for each of COMPLETIONS: the model's log-prob of each of its tokens, in nats."""
+    for places in by_length([row["prompt"] for row in rows], settings["batch_size"]):
+        batch = [rows[place] for place in places]
+        completions = [[row[name] for name in COMPLETIONS if row[name]] for row in batch]
+        logps = completion_logps(model, [row["prompt"] for row in batch], completions, settings["precision"])
+        for row, found in zip(batch, logps, strict=True):
+            said = iter(found)
+            row |= {f"reference_{name}": next(said) if row[name] else [] for name in COMPLETIONS}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parent", type=Path, required=True)
-    parser.add_argument("--pairs", type=Path, required=True)
-    parser.add_argument("--settings", type=json.loads, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="parquet of tokens and log-probs")
-    parser.add_argument("--rejected", type=Path, required=True)
-    parser.add_argument("--manifest", type=Path, required=True)
+    files = {"parent": "model folder", "pairs": "JSON Lines of pairs", "rejected": "the pairs left out"}
+    parser = step_parser(__doc__, Settings, **files)
     arguments = parser.parse_args()
     settings = arguments.settings
     tokenizer = load_tokenizer(arguments.parent)
@@ -114,45 +124,18 @@ def main() -> None:
         for row in with_mismatched([row for row in rows if row["split"] == split])
     ]
     mismatched_cut = fit_mismatched(rows, settings["max_tokens"])
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    computing = precision_of(settings["precision"])
-    model = load_policy(
-        arguments.parent, trust_remote_code=settings["trust_remote_code"], computing=computing
-    ).to(device)
-    dtype = precision_of(settings["precision"])
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["prompt"]))
-    for start in range(0, len(order), settings["batch_size"]):
-        batch = [rows[index] for index in order[start : start + settings["batch_size"]]]
-        with torch.inference_mode(), torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            logps = shared_prompt_logps(
-                model,
-                [row["prompt"] for row in batch],
-                [[row[name] for name in COMPLETIONS if row[name]] for row in batch],
-            )
-        for row, found in zip(batch, logps, strict=True):
-            said = iter(found)
-            row |= {f"reference_{name}": next(said).tolist() if row[name] else [] for name in COMPLETIONS}
-    with finished_file(arguments.output) as temporary:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary)
-    write_jsonl(arguments.rejected, rejected)
+    add_reference(load_parent(arguments.parent, settings), rows, settings)
     counts = {"read": len(pairs), "kept": len(rows), "rejected": len(rejected)}
     counts |= cut_counts(rows) | {"mismatched_cut": mismatched_cut}
     counts["without_mismatched"] = sum(not row["mismatched_chosen"] for row in rows)
     if counts["without_mismatched"]:
         print(
-            f"{arguments.pairs}: {counts['without_mismatched']} pairs have the only prompt of their split: no completion is "
-            "another prompt's, so KTO takes their divergence as 0",
+            f"{arguments.pairs}: {counts['without_mismatched']} pairs have the only prompt of their split: no "
+            "completion is another prompt's, so KTO takes their divergence as 0",
             file=sys.stderr,
         )
     counts["tokens"] = sum(len(row["prompt"]) + len(row["chosen"]) + len(row["rejected"]) for row in rows)
-    say_rejected(str(arguments.pairs), (row["reason"] for row in rejected), counts["read"])
-    say_cuts(str(arguments.pairs), counts, "raise max_tokens to keep them whole")
-    write_manifest(
-        arguments.manifest,
-        [arguments.output, arguments.rejected],
-        counts=counts,
-        template=settings["template"],
-    )
+    write_token_rows(arguments, rows, rejected, counts, str(arguments.pairs))
 
 
 if __name__ == "__main__":

@@ -20,19 +20,13 @@ from transformers import Trainer, TrainingArguments
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.logprobs import through_forward
 from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.training import (
-    ProcessShare,
-    Shared,
-    callbacks_of,
-    counts_of,
-    load_trainable,
-    save_trained,
-    share_steps,
-    template_of,
-    train,
-    training_arguments,
-    work_folder,
-)
+from workflow_scripts.common.training.arguments import callbacks_of, training_arguments
+from workflow_scripts.common.training.batches import ProcessShare, share_steps
+from workflow_scripts.common.training.checkpoints import work_folder
+from workflow_scripts.common.training.command import counts_of, template_of
+from workflow_scripts.common.training.loading import load_trainable
+from workflow_scripts.common.training.saving import save_trained
+from workflow_scripts.common.training.trainer import Shared, train
 
 # (model, rows) → mean loss over the rows, and numbers to log (each a mean over the rows)
 LossOf = Callable[[Any, list[dict]], tuple[Tensor, dict[str, float]]]
@@ -87,7 +81,8 @@ class RowTrainer(Shared, Trainer):
         model.eval()
         with torch.no_grad(), self.compute_loss_context_manager():
             for rows in batches:
-                total = total + model(self.sums_of, rows or [self.train_dataset[0]]) * bool(rows)
+                taken = 1 if rows else 0  # what stands in for a process's missing rows counts for nothing
+                total = total + taken * model(self.sums_of, rows or [self.train_dataset[0]])
         model.train()
         return [self.summed(total)]
 

@@ -1,22 +1,27 @@
 """Tokens of ranked answers: one row per prompt with all its answers, the best first. No reference model is asked."""
 
-import argparse
-import json
-from pathlib import Path
+from typing_extensions import TypedDict
 
-import pyarrow
-import pyarrow.parquet
-
-from workflow_scripts.common.cuts import cut_counts, say_cuts, say_rejected
+from workflow_scripts.align.token_rows import write_token_rows
+from workflow_scripts.common.command_line import step_parser
+from workflow_scripts.common.cuts import cut_counts
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import finished_file, read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.fitting import fit_row
 from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.templates import forbidden_text
+from workflow_scripts.common.templates import Template, forbidden_text
 
 
-def tokenise_ranked(rows: list[dict], tokenizer: object, settings: dict) -> tuple[list[dict], list[dict]]:
-    """Return (token rows, rejections); a row too long for max_tokens is cut as `fitting` says, with one prompt for all."""
+class Settings(TypedDict):
+    """What the step reads."""
+
+    max_prompt_tokens: int
+    max_tokens: int
+    template: Template
+
+
+def tokenise_ranked(rows: list[dict], tokenizer: object, settings: Settings) -> tuple[list[dict], list[dict]]:
+    """Return (token rows, rejections); a row too long for max_tokens is cut as `fitting` says, and has one prompt."""
     kept, rejected = [], []
     limits = settings["max_tokens"], settings["max_prompt_tokens"]
     for row in rows:
@@ -55,22 +60,14 @@ def tokenise_ranked(rows: list[dict], tokenizer: object, settings: dict) -> tupl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ranked", type=Path, required=True)
-    parser.add_argument("--parent", type=Path, required=True, help="model folder with the tokenizer")
-    parser.add_argument("--settings", type=json.loads, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="parquet of tokens")
-    parser.add_argument("--rejected", type=Path, required=True)
-    parser.add_argument("--manifest", type=Path, required=True)
+    files = {"ranked": "JSON Lines of ranked answers", "rejected": "the rows left out"}
+    parser = step_parser(__doc__, Settings, parent="model folder with the tokenizer", **files)
     arguments = parser.parse_args()
     read = read_jsonl(arguments.ranked)
     rows, rejected = tokenise_ranked(read, load_tokenizer(arguments.parent), arguments.settings)
     assert len(rows) + len(rejected) == len(read)
     if not any(row["split"] == "train" for row in rows):
         raise PlumblineError(f"{arguments.ranked}: no row to learn from; rejected: {rejected[:3]}")
-    with finished_file(arguments.output) as temporary:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary)
-    write_jsonl(arguments.rejected, rejected)
     counts = {
         "read": len(read),
         "kept": len(rows),
@@ -78,14 +75,7 @@ def main() -> None:
         **cut_counts(rows),
         "tokens": sum(len(row["prompt"]) + sum(map(len, row["answers"])) for row in rows),
     }
-    say_rejected(str(arguments.ranked), (row["reason"] for row in rejected), counts["read"])
-    say_cuts(str(arguments.ranked), counts, "raise max_tokens to keep them whole")
-    write_manifest(
-        arguments.manifest,
-        [arguments.output, arguments.rejected],
-        counts=counts,
-        template=arguments.settings["template"],
-    )
+    write_token_rows(arguments, rows, rejected, counts, str(arguments.ranked))
 
 
 if __name__ == "__main__":
