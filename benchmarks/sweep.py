@@ -22,7 +22,7 @@ from workflow_scripts.align import advantages, reference, rewarded
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.study.checking import load_study
-from workflow_scripts.study.lineage import all_templates
+from workflow_scripts.study.templates import all_templates
 
 PAIRWISE, OFFLINE = ("dpo", "ipo", "kto"), ("r_lol", "a_lol", "a_lol_seq")
 TRAINING = {

@@ -13,9 +13,10 @@ from tests.dry_runs import Job, of_policy, of_rule, plan_of
 from tests.workflow import ROOT
 from workflow_scripts.study.checking import load_study
 from workflow_scripts.study.judges import OpenAIJudge
-from workflow_scripts.study.lineage import bundled_templates, policies_of
+from workflow_scripts.study.lineage import policies_of
 from workflow_scripts.study.rewards import GivenReward
 from workflow_scripts.study.study import Study
+from workflow_scripts.study.templates import bundled_templates
 
 EIGHT = ("nll", "wbc", "r_gold", "r_lol", "a_lol", "a_lol_seq", "a_lol_ref_free", "a_lol_kl")
 BY_ADVANTAGE = EIGHT[4:]

@@ -9,7 +9,8 @@ import pytest
 from tests.dry_runs import Job, of_policy, of_rule, plan_of
 from tests.workflow import ROOT
 from workflow_scripts.study.checking import check_study, load_study
-from workflow_scripts.study.lineage import bundled_templates, policies_of
+from workflow_scripts.study.lineage import policies_of
+from workflow_scripts.study.templates import bundled_templates
 
 BASES = ("llama", "mistral", "zephyr")
 TRAINING = {"train_sft", "train_aligned", "train_reward_model"}

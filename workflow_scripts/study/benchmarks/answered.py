@@ -1,15 +1,27 @@
 """Benchmarks that score answers to a dataset's split by themselves."""
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from workflow_scripts.study.basics import Count, Fidelity, RepositoryPath
-from workflow_scripts.study.benchmarks.kind import Kind
+from workflow_scripts.study.benchmarks.cells import Cells, across
+from workflow_scripts.study.benchmarks.kind import Kind, OnSplit
+from workflow_scripts.study.datasets import without_labels
+from workflow_scripts.study.findings import Finding, wrong
+from workflow_scripts.study.names import Names
+from workflow_scripts.study.part import annotated_rows
 from workflow_scripts.study.sampling import Sampling
 
+if TYPE_CHECKING:
+    from workflow_scripts.study.study import Study
 
-class Tutor(Kind, Sampling):
+PER_ANSWER = [f"distinct_{n}_per_answer" for n in (1, 2, 3)]
+PER_CORPUS = [f"distinct_{n}" for n in (1, 2, 3)]
+
+
+class Tutor(OnSplit, Sampling):
     """Accuracy and macro-F1 of the three label fields on a split's tutor turns."""
 
     scores = "answers"
@@ -29,8 +41,20 @@ class Tutor(Kind, Sampling):
     fidelity: Fidelity | None = None
     """Null: the study's."""
 
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find more than one answer to score, and replies without labels."""
+        yield from super().faults(path, study)
+        if self.samples > 1:
+            yield wrong(f"{path}.samples", f"the tutor is scored on one answer, not {self.samples}")
+        yield from without_labels(path, self.dataset, study)
 
-class TextOverlap(Kind, Sampling):
+    def cells(self, study: "Study") -> Cells:
+        """Return the labels' measures, and how well-formed the replies are."""
+        labels = across(["evaluation", "action", "state"], ["accuracy", "macro_f1"])
+        return Cells([*labels, *across(["reply"], ["exact_labels", "valid_json", "parsed", "finished"])])
+
+
+class TextOverlap(OnSplit, Sampling):
     """How answers to a split share words with the reference and with what the prompt gives; how varied they are."""
 
     scores = "answers"
@@ -38,6 +62,8 @@ class TextOverlap(Kind, Sampling):
     scorer_keys = ("metrics", "wordnet", "benchmark")
     packages = ("sacrebleu", "nltk")
     prompt_kind = "turns"
+    each_once = ("metrics",)
+    shows_training = True
 
     kind: Literal["text_overlap"]
     dataset: str
@@ -52,6 +78,16 @@ class TextOverlap(Kind, Sampling):
     """A folder with WordNet's dictionary files, for METEOR's synonyms; null: exact and stem matches only."""
     limit: Count | None = None
     """Answer only so many prompts."""
+
+    def names(self, path: str, need: Names) -> None:
+        """Need the split, and the folder of WordNet."""
+        super().names(path, need)
+        need.need_path(f"{path}.wordnet", self.wordnet)
+
+    def cells(self, study: "Study") -> Cells:
+        """Return what each of its metrics is called."""
+        more = {"distinct": [*PER_ANSWER, *PER_CORPUS], "length": ["words", "tokens"]}
+        return Cells(across(["all"], [name for key in self.metrics for name in more.get(key, [key])]))
 
 
 class Rewards(Kind, Sampling):
@@ -69,3 +105,17 @@ class Rewards(Kind, Sampling):
     """The split of its dataset that is answered."""
     limit: Count | None = None
     """Answer only so many prompts."""
+
+    def names(self, path: str, need: Names) -> None:
+        """Need an annotation that can reward new answers, and a split of its dataset."""
+        need.need_answerable(path, self.annotation, self.split)
+
+    def rows(self, study: "Study") -> tuple[str, str] | None:
+        """Return the split that is answered."""
+        return annotated_rows(study, self.annotation, self.split)
+
+    def cells(self, study: "Study") -> Cells:
+        """Return each reward, their sum, and how long and varied the answers are."""
+        annotation = study.annotations.get(self.annotation)
+        columns = [*(annotation.rewards if annotation else []), "final_reward"]
+        return Cells([*across(columns, ["reward"]), *across(["text"], ["words", *PER_ANSWER])])

@@ -1,11 +1,15 @@
 """What learns from preference pairs, and from ranked answers."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from workflow_scripts.study.basics import Positive
+from workflow_scripts.study.names import Names
 from workflow_scripts.study.training import PolicyTraining
+
+if TYPE_CHECKING:
+    from workflow_scripts.study.study import Study
 
 
 class FromPairs(PolicyTraining):
@@ -17,6 +21,26 @@ class FromPairs(PolicyTraining):
     """A run or a model, or several: one policy for each of their policies."""
     pairs: str
     """The pairs: of each parent's own mistakes, or of ranked answers."""
+
+    def names_of_material(self, path: str, need: Names) -> None:
+        """Need its pairs."""
+        need.need(f"{path}.pairs", self.pairs, need.study.pairs, "set of pairs")
+
+    def is_validated(self, study: "Study") -> bool:
+        """Tell whether some of its pairs are only validated on."""
+        return self.pairs in study.pairs and study.pairs[self.pairs].is_validated()
+
+    def uses(self) -> tuple[tuple[str, str], ...]:
+        """Return its pairs."""
+        return (("pairs", self.pairs),)
+
+    def rows(self, study: "Study") -> tuple[str, str] | None:
+        """Return the split that its pairs are made from."""
+        return study.pairs[self.pairs].rows(study) if self.pairs in study.pairs else None
+
+    def most_rows(self, study: "Study") -> int | None:
+        """Return how many pairs it learns from at most; None where only the data tell."""
+        return study.pairs[self.pairs].most_pairs() if self.pairs in study.pairs else None
 
 
 class Preference(FromPairs):
