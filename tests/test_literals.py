@@ -29,7 +29,7 @@ from workflow_scripts.score import text_overlap
 from workflow_scripts.score.judging import forms, numbers
 from workflow_scripts.score.judging import settings as judging_settings
 from workflow_scripts.sft import tokenise, train
-from workflow_scripts.study import foresight
+from workflow_scripts.study import datasets
 from workflow_scripts.study.sources import ROW_FILES
 from workflow_scripts.study.study import Study
 
@@ -156,8 +156,8 @@ def test_values_that_are_handed_on_are_names_that_the_library_knows():
 
 def test_what_holds_for_a_schema_beside_its_reader_holds_where_it_is_named():
     assert set(CLEANERS) == set(get_args(Schema.__annotations__["kind"]))
-    assert set(foresight.RANKED) == {name for name, schema in SCHEMAS.items() if schema.kind == "ranked"}
-    assert set().union(*foresight.READ_OF.values(), foresight.KNOWING) <= set(SCHEMAS)
+    assert set(datasets.RANKED) == {name for name, schema in SCHEMAS.items() if schema.kind == "ranked"}
+    assert set().union(*datasets.READ_OF.values(), datasets.KNOWING) <= set(SCHEMAS)
 
 
 def test_simulated_rows_have_files_here_and_in_the_study():
