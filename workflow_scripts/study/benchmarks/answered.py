@@ -1,13 +1,14 @@
-"""Benchmarks that score answers to a dataset's split by themselves."""
+"""Benchmarks that score answers by themselves, without a judge and without running them."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from workflow_scripts.common.constraints import FAMILIES
 from workflow_scripts.study.basics import Count, Fidelity, RepositoryPath
 from workflow_scripts.study.benchmarks.cells import Cells, across
-from workflow_scripts.study.benchmarks.kind import Kind, OnSplit
+from workflow_scripts.study.benchmarks.kind import Kind, OnFile, OnSplit
 from workflow_scripts.study.datasets import without_labels
 from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.names import Names
@@ -119,3 +120,31 @@ class Rewards(Kind, Sampling):
         annotation = study.annotations.get(self.annotation)
         columns = [*(annotation.rewards if annotation else []), "final_reward"]
         return Cells([*across(columns, ["reward"]), *across(["text"], ["words", *PER_ANSWER])])
+
+
+class RuleChecks(OnFile, Sampling):
+    """Whether answers keep to what their prompts ask of their form: words, sections, lists, required and forbidden words."""
+
+    scores = "answers"
+    scorer = "rule_checks"
+    scorer_keys = ("benchmark",)
+    prompt_kind = "rule_checks"
+    prompt_file = "file"
+    files = ("file",)
+
+    kind: Literal["rule_checks"]
+    file: RepositoryPath
+    """The file of prompts with constraints (docs/evaluation.md): relative to the repository, or a file of `source`."""
+    source: str | None = None
+    """The source of its file."""
+    limit: Count | None = None
+    """Only the first so many prompts."""
+
+    def cells(self, study: "Study") -> Cells:
+        """Return the shares of prompts and of constraints, these by family as well."""
+        prompts = ["prompt_strict", "prompt_loose", "finished"]
+        constraints = across(["all", *FAMILIES], ["instruction_strict", "instruction_loose"])
+        return Cells([*across(["all"], prompts), *constraints])
+
+
+AnsweredKind = Tutor | TextOverlap | Rewards | RuleChecks

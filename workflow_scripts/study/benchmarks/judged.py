@@ -204,3 +204,6 @@ class JudgedPreference(Judged, OnSplit, Sampling):
     def cells(self, study: "Study") -> Cells:
         """Return how often it wins, ties and loses."""
         return Cells(across(["overall"], ["win_rate", "wins", "ties", "losses", "failed"]))
+
+
+JudgedKind = MtBench | AlpacaEval | JudgeScore | JudgedPreference

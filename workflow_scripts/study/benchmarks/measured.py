@@ -87,3 +87,6 @@ class ReplyLoss(Measured, OnSplit):
     def cells(self, study: "Study") -> Cells:
         """Return the loss, and what it is as a perplexity."""
         return Cells(across(["reply"], ["nll_per_token", "perplexity"]))
+
+
+MeasuredKind = PairPerplexity | ReplyLoss

@@ -96,3 +96,6 @@ class Mbpp(Programs):
     """Which of the source's files: MBPP's own, its sanitised form, or the harness package's requests."""
     shots: list[Count] = []
     """Ids of the tasks shown with their solutions; they are not asked."""
+
+
+ProgramsKind = HumanEval | Mbpp

@@ -141,3 +141,6 @@ class ALolKl(WithValue):
     method: Literal["a_lol_kl"]
     beta: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the divergence."""
+
+
+OfflineMethod = Nll | Wbc | RGold | RLol | ALol | ALolRefFree | ALolSeq | ALolKl

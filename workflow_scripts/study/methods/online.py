@@ -121,3 +121,6 @@ class Rloo(Online):
                 f"{path}.batch_size",
                 f"{self.batch_size} is no multiple of num_generations {self.num_generations}",
             )
+
+
+OnlineMethod = Ppo | Rloo

@@ -44,7 +44,7 @@ class FromPairs(PolicyTraining):
 
 
 class Preference(FromPairs):
-    """What DPO, IPO and KTO share. The reference is the frozen parent."""
+    """What DPO, IPO, KTO and SimPO share. The reference, where there is one, is the frozen parent."""
 
     learns_from = "pairs"
 
@@ -92,6 +92,18 @@ class Kto(Preference):
     """Weight of rejected replies."""
 
 
+class SimPo(Preference):
+    """Simple preference optimisation (Meng et al. 2024): log-probs per token, a margin, and no reference."""
+
+    method: Literal["simpo"]
+    beta: Positive = 2.0
+    """How sharply the loss falls with the margin."""
+    gamma_beta_ratio: Annotated[float, Field(ge=0)] = 0.5
+    """The margin that a pair has to win by, in nats per token: γ divided by beta."""
+    sft_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the chosen reply's negative log-likelihood per token, added to the loss."""
+
+
 class Pro(FromPairs):
     """Preference ranking optimisation over all answers to a prompt (Song et al. 2024); it needs no reference."""
 
@@ -102,3 +114,6 @@ class Pro(FromPairs):
     """Weight of the best answer's negative log-likelihood, times (answers − 1)²."""
     candidates: Annotated[int, Field(ge=2)] | None = None
     """At most so many answers to a prompt, the best first; null: all."""
+
+
+PreferenceMethod = Dpo | Ipo | Kto | SimPo | Pro
