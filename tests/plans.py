@@ -51,3 +51,49 @@ def changed(name: str, values: dict[str, Any]) -> Plan:
 def told(settings: str) -> Any:
     """Return what a script is told as JSON."""
     return json.loads(settings)
+
+
+@functools.cache
+def family() -> Plan:
+    """Return the plan of a study of two models and two seeds, its runs from several parents, its templates by lineage.
+
+    one, two; sft of both, and fast (vicuna) of `one` alone; dpo of sft and fast; own, which names a template, of dpo's
+    policies; lol, whose value head is fitted on the dataset, of sft; pro, of ranked answers, of the base model `two`.
+    """
+    return changed(
+        EVERY_KEY,
+        {
+            "seeds": [3, 5],
+            "models": {
+                "one": {"source": "weights", "format": "llama2c", "weights": "w.bin", "tokenizer": "t.bin"}
+                | {"template": "own", "context": 4096},
+                "two": {"source": "whole", "template": "hh", "context": 8192, "trust_remote_code": True},
+            },
+            "reward_models.rm.parent": "one",
+            "values.worth.targets": "dataset",
+            "runs": {
+                "sft": {
+                    "method": "sft",
+                    "parent": ["one", "two"],
+                    "dataset": "tutored",
+                    "learning_rate": 1e-4,
+                },
+                "fast": {"method": "sft", "parent": "one", "dataset": "chatted", "backend": "fastchat"}
+                | {"learning_rate": 1e-4},
+                "dpo": {
+                    "method": "dpo",
+                    "parent": ["sft", "fast"],
+                    "pairs": "mistakes",
+                    "learning_rate": 1e-4,
+                },
+                "again": {"method": "sft", "parent": "dpo", "dataset": "chatted", "template": "alpaca"}
+                | {"learning_rate": 1e-4},
+                "lol": {"method": "a_lol", "parent": "sft", "annotation": "judged", "split": "train"}
+                | {"value": "worth", "learning_rate": 1e-4},
+                "pro": {"method": "pro", "parent": "two", "pairs": "order", "learning_rate": 1e-4},
+            },
+            "benchmarks.questions.opponent": "one.sft",
+            "benchmarks.preferred.opponent": "two",
+            "report": {"baseline": "one.sft"},
+        },
+    )
