@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from workflow_scripts.plan.plan import Plan, cells, scored_cells
+from workflow_scripts.plan.prompts import for_values, owed
 from workflow_scripts.plan.training import preparing_jobs, rule_of
 from workflow_scripts.plan.words import as_json
 
@@ -26,13 +27,17 @@ def data_jobs(plan: Plan) -> list[Job]:
 
 
 def policy_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
-    """Return the jobs that prepare what a policy learns from, train it and have it answer."""
+    """Return the jobs that prepare what a policy learns from, train it, have it answer, and reward what children need."""
     jobs = []
     if plan.policies[policy].parent:
         for rule, name, parent, at in preparing_jobs(plan, policy, seed):
             jobs.append(Job(rule, parent, at, name, f"{name}-{parent}-{at}"))
         jobs.append(Job(rule_of(plan, policy), policy, seed, "", f"{policy}-{seed}"))
-    return [*jobs, Job("answer_prompts", policy, seed, "", f"{policy}-{seed}")]
+    jobs.append(Job("answer_prompts", policy, seed, "", f"{policy}-{seed}"))
+    for name in owed(plan, policy):
+        if name in for_values(plan):
+            jobs.append(Job("annotate_answers", policy, seed, name, f"{policy}-{seed}-{name}"))
+    return jobs
 
 
 # The rule with a model or a judge that a score comes of, by what the scorer reads.
