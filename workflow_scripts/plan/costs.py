@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from workflow_scripts.plan.plan import Plan, cells, scored_cells
 from workflow_scripts.plan.prompts import for_values, owed
+from workflow_scripts.plan.rewards import used_reward_models
 from workflow_scripts.plan.training import preparing_jobs, rule_of
 from workflow_scripts.plan.words import as_json
 
@@ -22,7 +23,7 @@ class Job(NamedTuple):
 
 
 def data_jobs(plan: Plan) -> list[Job]:
-    rewards = [Job("train_reward_model", "", "", name, name) for name in plan.study.reward_models]
+    rewards = [Job("train_reward_model", "", "", name, name) for name in used_reward_models(plan)]
     return rewards + [Job("annotate_dataset", "", "", name, name) for name in plan.study.annotations]
 
 

@@ -13,6 +13,14 @@ from workflow_scripts.plan.words import as_json, settings
 # --- reward models ----------------------------------------------------------------------------------------------------
 
 
+def used_reward_models(plan: Plan) -> list[str]:
+    """Return the reward models that an annotation or a judge uses: no other is trained."""
+    judging = {judge.reward_model() for judge in plan.study.judges.values()}
+    columns = [reward for part in plan.study.annotations.values() for reward in part.rewards.values()]
+    rewarding = {getattr(reward, "model", None) for reward in columns}
+    return [name for name in plan.study.reward_models if name in judging | rewarding]
+
+
 def reward_parent(plan: Plan, reward: str) -> str:
     """Return the manifest of the base model that a reward model starts from."""
     return weights_manifest(plan, plan.study.reward_models[reward].parent, plan.study.seeds[0])
