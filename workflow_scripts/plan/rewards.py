@@ -77,7 +77,8 @@ def rewarding_settings(plan: Plan, annotation: str) -> str:
     for name, part in plan.study.annotations[annotation].rewards.items():
         rewards[name] = part.model_dump()
         if getattr(part, "model", None):
-            rewards[name]["folder"] = f"$RESULTS/reward_models/{part.model}/model"
+            folder = f"{plan.layout.reward_model(part.model)}/model"
+            rewards[name]["folder"] = plan.layout.with_variables(folder)
         elif getattr(part, "source", None):
             folder = f"{source_folder(plan, part.source)}/files"
             rewards[name] |= {"folder": folder, "source": origin(plan, part.source)}
