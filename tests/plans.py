@@ -36,13 +36,18 @@ def planned(name: str) -> Plan:
 
 
 @functools.cache
-def config_of(name: str) -> dict:
+def _read(name: str) -> dict:
     return extended(read_yaml(ROOT / path_of(name)))
+
+
+def config_of(name: str) -> dict:
+    """Return a study as it stands in its file and in those it extends; a test may change it."""
+    return copy.deepcopy(_read(name))
 
 
 def changed(name: str, values: dict[str, Any]) -> Plan:
     """Return the plan of a study with values at dotted paths; "DROP" takes a key out."""
-    config = copy.deepcopy(config_of(name))
+    config = config_of(name)
     for path, value in values.items():
         config = put(config, path, value)
     return plan_of(check_study(config))
