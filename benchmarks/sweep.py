@@ -18,11 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from workflow_scripts.align import advantages, reference, rewarded
+from workflow_scripts.align import advantages, pair_reference, rewarded_reference
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.study.checking import load_study
-from workflow_scripts.study.lineage import all_templates
+from workflow_scripts.study.templates import all_templates
 
 PAIRWISE, OFFLINE = ("dpo", "ipo", "kto"), ("r_lol", "a_lol", "a_lol_seq")
 TRAINING = {
@@ -79,7 +79,7 @@ class Sweep:
 
     def refer(self, what: str) -> None:
         """Compute what the parent says about pairs or rewarded answers."""
-        module = {"pairs": reference, "rewarded": rewarded}[what]
+        module = {"pairs": pair_reference, "rewarded": rewarded_reference}[what]
         data = (
             ["--pairs", self.files[what]] if what == "pairs" else ["--annotated", f"train={self.files[what]}"]
         )
@@ -104,8 +104,10 @@ class Sweep:
         module = importlib.import_module(f"workflow_scripts.align.{method}")
         what = "pairs" if method in PAIRWISE else "rewarded"
         own = PREFERENCE if method in PAIRWISE else REWARDED
+        settings = TRAINING | own | {"max_steps": self.steps}
+        settings = {name: settings[name] for name in module.Settings.__annotations__}
         flags = ["--parent", self.parent / "model", "--parent-manifest", self.parent / "manifest.json"]
-        flags += ["--settings", json.dumps(TRAINING | own | {"max_steps": self.steps}), "--seed", 1]
+        flags += ["--settings", json.dumps(settings), "--seed", 1]
         flags += ["--work", self.folder / "work" / method, "--output", self.folder / method / "model"]
         for name in ("manifest", "curve", "cost"):
             flags += [f"--{name}", self.folder / method / f"{name}.json"]

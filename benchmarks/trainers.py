@@ -29,7 +29,7 @@ from workflow_scripts.align import dpo
 from workflow_scripts.align.preference import loss_over_pairs
 from workflow_scripts.common.logprobs import shared_prompt_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
-from workflow_scripts.common.row_trainer import RowTrainer
+from workflow_scripts.common.training.row_trainer import RowTrainer
 from workflow_scripts.sft.train import LearnedPositionsTrainer
 
 ROWS, BATCHES, ROUNDS = 8, 6, 2
@@ -137,7 +137,7 @@ def main() -> None:
     settings = {"beta": 0.1, "loss": "sigmoid", "logp_reduction": "sum", "reference_free": False}
     settings |= {"sft_weight": 0.0, "share_prompts": True}
     ours = RowTrainer(
-        loss_of=loss_over_pairs(dpo.loss, settings, False, shared_prompt_logps),
+        loss_of=loss_over_pairs(dpo.rewards, dpo.loss, settings, shared_prompt_logps),
         model=load_policy(arguments.model),
         args=arguments_of(TrainingArguments, remove_unused_columns=False),
         train_dataset=data,

@@ -22,14 +22,14 @@ rule score_reference:
     resources:
         **READING,
     params:
-        code=code_of("workflow_scripts.align.reference"),
+        code=code_of("workflow_scripts.align.pair_reference"),
         pins=pins(*TRAINERS),
         settings=by(training.reference_settings),
     message:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on pairs {wildcards.pairs}"
     shell:
         f"{UNLESS_DIVERGED}{LAUNCH} --cost {cost('score_reference', 'pairs', 'policy', 'seed')} --"
-        ' workflow_scripts.align.reference --parent "$(dirname {input.parent:q})/model"'
+        ' workflow_scripts.align.pair_reference --parent "$(dirname {input.parent:q})/model"'
         ' --pairs "$(dirname {input.pairs:q})/pairs.jsonl" --settings {params.settings:q}'
         " --output {output.rows:q} --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
 
@@ -84,14 +84,14 @@ rule tokenise_ranked:
     conda:
         "../envs/train.yaml"
     params:
-        code=code_of("workflow_scripts.align.ranked"),
+        code=code_of("workflow_scripts.align.tokenise_ranked"),
         pins=pins(*TORCH),
         settings=by(training.ranked_settings),
     message:
         "Tokenising the ranked answers of {wildcards.pairs} for {wildcards.policy} (seed {wildcards.seed})"
     shell:
         f"{UNLESS_DIVERGED}"
-        'python -m workflow_scripts.align.ranked --ranked "$(dirname {input.pairs:q})/ranked.jsonl"'
+        'python -m workflow_scripts.align.tokenise_ranked --ranked "$(dirname {input.pairs:q})/ranked.jsonl"'
         ' --parent "$(dirname {input.model:q})/model" --settings {params.settings:q}'
         " --output {output.rows:q} --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
 
@@ -150,7 +150,7 @@ rule score_rewarded:
     resources:
         **READING,
     params:
-        code=code_of("workflow_scripts.align.rewarded"),
+        code=code_of("workflow_scripts.align.rewarded_reference"),
         pins=pins(*TRAINERS),
         settings=by(training.rewarded_settings),
         rows=by(training.rewarded_rows),
@@ -158,7 +158,7 @@ rule score_rewarded:
         "Reference log-probs of {wildcards.policy} (seed {wildcards.seed}) on rewarded answers {wildcards.rewarded}"
     shell:
         f"{UNLESS_DIVERGED}{LAUNCH} --cost {cost('score_rewarded', 'rewarded', 'policy', 'seed')} --"
-        ' workflow_scripts.align.rewarded --parent "$(dirname {input.parent:q})/model" --annotated {params.rows:u}'
+        ' workflow_scripts.align.rewarded_reference --parent "$(dirname {input.parent:q})/model" --annotated {params.rows:u}'
         " --settings {params.settings:q} --output {output.rows:q} --rejected {output.rejected:q}"
         " --manifest {output.manifest:q} > {log:q} 2>&1"
 

@@ -41,11 +41,11 @@ rule clean_reply_pairs:
     conda:
         "../envs/plumbline.yaml"
     params:
-        code=code_of("workflow_scripts.clean.clean"),
+        code=code_of("workflow_scripts.clean.reply_pairs"),
         settings=by(cleaning.paired_settings),
         files=by(cleaning.paired_files),
     message:
         "Cleaning the reply pairs of {wildcards.benchmark}"
     shell:
-        "python -m workflow_scripts.clean.clean --inputs {params.files:q} --settings {params.settings:q}"
+        "python -m workflow_scripts.clean.reply_pairs --inputs {params.files:q} --settings {params.settings:q}"
         " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"

@@ -28,7 +28,7 @@ with told():
     STUDY, DOUBTS = check_config(config, workflow.configfiles, looks)
     if STORED:
         check_store(os.environ.get("SNAKEMAKE_OUTPUT_CACHE"))
-        os.environ["PLUMBLINE_STORED"] = "yes"  # jobs know by it
+        os.environ |= {"PLUMBLINE_STORED": "yes"}  # jobs know by it
     if workflow.is_main_process:
         for doubt in DOUBTS:
             print(f"warning: {doubt}", file=sys.stderr)
@@ -51,7 +51,10 @@ os.environ |= LAYOUT.variables() | {
 
 
 def by(function, **fixed):
-    """Return a function of the plan and of names as an input or params function: its arguments are the wildcards' names."""
+    """Return a function of the plan and of names as an input or params function: its arguments are the wildcards' names.
+
+    What a study says goes into params by this alone: Snakemake would take {braces} in a plain string for a wildcard.
+    """
     names = [name for name in inspect.signature(function).parameters if name != "plan"]
     asked = [name for name in names if name not in fixed]
     return lambda wildcards: function(

@@ -11,7 +11,7 @@ rule index_scores:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.index"),
-        entries=index.index_entries(PLAN),
+        entries=by(index.index_entries),
     message:
         "Listing the score files of {NAME}"
     shell:
@@ -32,7 +32,7 @@ rule record_provenance:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.provenance"),
-        settings=index.provenance_settings(PLAN),
+        settings=by(index.provenance_settings),
     message:
         "Recording where the scores of {NAME} come from"
     shell:
@@ -71,7 +71,7 @@ rule build_table:
         code=code_of(
             "workflow_scripts.report.table", "workflow_scripts.report.provenance"
         ),
-        settings=tables.table_settings(PLAN),
+        settings=by(tables.table_settings),
     message:
         "Building the results table of {NAME}"
     shell:
@@ -93,7 +93,7 @@ rule judge_plan:
     conda:
         "../envs/plumbline.yaml"
     params:
-        settings=words.as_json({"plans": judging.judging_plans(PLAN)}),
+        settings=by(judging.judging_plans_settings),
     message:
         "What judging {NAME} takes"
     shell:
@@ -114,7 +114,7 @@ rule gather_costs:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.costs"),
-        settings=costs.cost_settings(PLAN),
+        settings=by(costs.cost_settings),
     message:
         "Gathering what {NAME} cost"
     shell:
@@ -133,7 +133,7 @@ rule compare_judges:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.agreement"),
-        settings=judging.agreement_settings(PLAN),
+        settings=by(judging.agreement_settings),
     message:
         "Comparing the judges of {NAME}"
     shell:
@@ -156,7 +156,7 @@ rule summarise_training:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.training"),
-        settings=words.as_json({"runs": tables.trainings(PLAN)}),
+        settings=by(tables.trainings_settings),
     message:
         "Summing up the trainings of {NAME}"
     shell:
@@ -179,7 +179,7 @@ rule draw_loss_curves:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.figures"),
-        settings=words.as_json({"curves": tables.curves(PLAN)}),
+        settings=by(tables.curves_settings),
     message:
         "Drawing the loss curves"
     shell:
@@ -202,7 +202,7 @@ rule draw_policy_bars:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.figures"),
-        settings=tables.bars_settings(PLAN),
+        settings=by(tables.bars_settings),
     message:
         "Drawing the policies side by side"
     shell:
@@ -257,7 +257,7 @@ rule render_report:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.page"),
-        settings=tables.page_settings(PLAN, STUDY_FILES),
+        settings=by(tables.page_settings, files=STUDY_FILES),
         flags=lambda wildcards, input: words.flag_words(
             {f"--{name}": input[name] or None for name in ("training", "agreement")}
         ),

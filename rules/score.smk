@@ -118,7 +118,7 @@ rule score_lm_eval:
         "lm-eval {wildcards.benchmark} of {wildcards.policy} (seed {wildcards.seed})"
     shell:
         f"{UNLESS_DIVERGED}{LAUNCH} --cost {cost('score_lm_eval', 'policy', 'seed', 'benchmark')} --"
-        " workflow_scripts.score.lm_eval_run {params.subject:q} {params.programs:q}"
+        " workflow_scripts.score.harness.run {params.subject:q} {params.programs:q}"
         " --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"
 
 
@@ -150,7 +150,7 @@ rule judge_answers:
     resources:
         **READING | {"judge": 1, "gpu": by(resources.judging_gpus)},
     params:
-        code=code_of("workflow_scripts.score.judge_answers"),
+        code=code_of("workflow_scripts.score.judging.answers"),
         pins=pins("alpaca-eval"),
         kind=by(judging.asking_kind),
         judge=by(judging.judge_settings),
@@ -159,7 +159,7 @@ rule judge_answers:
     message:
         "Judging {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        f"{UNLESS_JUDGED_DIVERGED}{LAUNCH} -- workflow_scripts.score.judge_answers{JUDGING}"
+        f"{UNLESS_JUDGED_DIVERGED}{LAUNCH} -- workflow_scripts.score.judging.answers{JUDGING}"
         f" --cost {cost('judge_answers', 'policy', 'seed', 'benchmark')} 2> {{log:q}}"
 
 
@@ -187,7 +187,7 @@ rule plan_judging:
     message:
         "Counting what judging {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark} takes"
     shell:
-        f"{UNLESS_JUDGED_DIVERGED}python -m workflow_scripts.score.judge_answers --plan{JUDGING} 2> {{log:q}}"
+        f"{UNLESS_JUDGED_DIVERGED}python -m workflow_scripts.score.judging.answers --plan{JUDGING} 2> {{log:q}}"
 
 
 rule list_items:
@@ -209,7 +209,7 @@ rule list_items:
     message:
         "Listing the items of {wildcards.benchmark}"
     shell:
-        "python -m workflow_scripts.score.lm_eval_run --items {output:q} --settings {params.settings:q} > {log:q} 2>&1"
+        "python -m workflow_scripts.score.harness.run --items {output:q} --settings {params.settings:q} > {log:q} 2>&1"
 
 
 rule find_overlap:

@@ -82,7 +82,7 @@ def study(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def found_sandbox() -> object:
     """The sandbox that programs run in here; without one the tests that ask for it are skipped."""
-    from workflow_scripts.score.sandbox import SandboxMissing, find_sandbox
+    from workflow_scripts.score.programs.sandbox import SandboxMissing, find_sandbox
 
     try:
         return find_sandbox()
@@ -94,11 +94,11 @@ def found_sandbox() -> object:
 def quick_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """A judge's client that has the key of tests.judge_requests and hardly waits before it asks again."""
     from tests.judge_requests import KEY
-    from workflow_scripts.score import judge_client
+    from workflow_scripts.score.judging import client
 
     monkeypatch.setenv("TEST_JUDGE_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(judge_client, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
 
 
 @pytest.fixture(scope="module")

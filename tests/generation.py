@@ -22,8 +22,16 @@ GREEDY = {
     "stop": [],
 }
 WARM = GREEDY | {"temperature": 1.0}
+# What a rule says of a set that one greedy answer is drawn for.
+SAMPLING = {
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "max_new_tokens": 512,
+    "temperatures": [],
+    "samples": 1,
+}
 SETTINGS = {
-    "engine": {"name": "transformers", "precision": "float32"},
+    "engine": {"name": "transformers", "precision": "float32", "gpu_memory_share": 0.9},
     "template": TEMPLATE,
     "context": 256,
     "trust_remote_code": False,

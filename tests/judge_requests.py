@@ -1,10 +1,22 @@
 """Requests to the judge of judge_server.py, the settings of that judge and the most that a request can cost."""
 
-from workflow_scripts.score.judge_client import Request
+from workflow_scripts.score.judging.client import Request
 
 KEY = "sk-never-to-be-seen-0123456789"
 PROMPT_PRICE, COMPLETION_PRICE = 10.0, 100.0  # dollars a million tokens
 MAX_TOKENS = 100
+# What an endpoint's verdicts depend on.
+ENDPOINT = {
+    "kind": "openai",
+    "name": "j",
+    "model": "judge-1",
+    "version": None,
+    "temperature": 0,
+    "max_tokens": 50,
+    "max_completion_tokens": None,
+    "params": {},
+    "seed": None,
+}
 
 
 def judge_at(url: str, **changes: object) -> dict:
@@ -18,6 +30,8 @@ def judge_at(url: str, **changes: object) -> dict:
         "api_key_env": "TEST_JUDGE_KEY",
         "temperature": 0.0,
         "max_tokens": MAX_TOKENS,
+        "max_completion_tokens": None,
+        "params": {},
         "seed": None,
         "concurrency": 4,
         "requests_per_minute": None,

@@ -8,7 +8,7 @@ import pyarrow.parquet
 
 from tests.command import call
 from tests.tiny import ANSWERS, TEMPLATE, conversations
-from workflow_scripts.align import rewarded
+from workflow_scripts.align import rewarded_reference
 from workflow_scripts.common.files import write_jsonl
 
 TOKENS = {"max_prompt_tokens": 160, "max_tokens": 256, "template": TEMPLATE, "history_turns": None}
@@ -33,7 +33,7 @@ def annotated(prompts: int, candidates: int = 2, first: int = 0) -> list[dict]:
 def write_rewarded(
     model: Path, folder: Path, train: list[dict], validation: list[dict] | None = None, **changed
 ):
-    """Run align.rewarded; return the folder with rows.parquet, rejected.jsonl and manifest.json."""
+    """Run align.rewarded_reference; return the folder with rows.parquet, rejected.jsonl and manifest.json."""
     settings = {**TOKENS, "precision": "float32", "batch_size": 4, "trust_remote_code": False} | changed
     write_jsonl(folder / "train.jsonl", train)
     flags = ["--parent", model, "--annotated", f"tutor={folder / 'train.jsonl'}"]
@@ -42,7 +42,7 @@ def write_rewarded(
         flags.append(f"validation={folder / 'validation.jsonl'}")
     flags += ["--settings", json.dumps(settings), "--output", folder / "rows.parquet"]
     flags += ["--rejected", folder / "rejected.jsonl", "--manifest", folder / "manifest.json"]
-    call(rewarded.main, *flags)
+    call(rewarded_reference.main, *flags)
     return folder
 
 

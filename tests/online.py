@@ -5,13 +5,14 @@ import shutil
 from pathlib import Path
 
 from tests.command import call
+from tests.reward_settings import rule_reward
 from tests.tiny import TEMPLATE, conversations, settings_of, training_flags
 from workflow_scripts.align import ppo
 from workflow_scripts.common.files import write_json, write_jsonl, write_manifest
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.turns import turns_of
 
-LENGTH = {"long": {"rule": "length", "words": 6, "weight": 1.0}}
+LENGTH = {"long": rule_reward("length", words=6, weight=1.0)}
 
 
 def prompts(count: int) -> list[dict]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.tiny import ROOT, is_whole
 from workflow_scripts.common.files import sha256_of
-from workflow_scripts.common.training import last_checkpoint
+from workflow_scripts.common.training.checkpoints import last_checkpoint
 
 STEPS, KILL_AFTER = 16, 6  # a checkpoint every 2 steps
 RESUMED = {"max_steps": STEPS, "epochs": STEPS, "checkpoint_every": 2, "per_device_batch": 2}

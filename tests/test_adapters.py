@@ -23,14 +23,14 @@ from tests.tiny import (
 )
 from workflow_scripts.align import dpo
 from workflow_scripts.align.preference import align
-from workflow_scripts.common import row_trainer
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.common.models import adapter_base, load_policy, load_tokenizer
-from workflow_scripts.common.training import load_trainable, merged
+from workflow_scripts.common.training import row_trainer
+from workflow_scripts.common.training.loading import load_trainable, merged
 from workflow_scripts.sft import train as sft_train
 
-LORA = {"rank": 2, "alpha": 8.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
+LORA = {"rank": 2, "alpha": 8.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"], "merge": True}
 
 
 def moved(one: dict, two: dict) -> set[str]:
@@ -85,7 +85,7 @@ def test_a_run_with_adapters_resumes_to_the_same_weights(tiny_model, tmp_path, m
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(row_trainer, "callbacks_of", lambda _: [Stop()])
         flags = align_flags(tiny_model, stored, settings, tmp_path / "broken")
-        call(lambda: align(dpo.loss, "workflow_scripts.align.dpo"), *flags)
+        call(lambda: align(dpo.rewards, dpo.loss, dpo.Settings, "workflow_scripts.align.dpo"), *flags)
     assert list((tmp_path / "broken/work").glob("*/checkpoint-2"))
     again = run_align("dpo", tiny_model, stored, settings, tmp_path / "broken")
     assert not moved(weights_of(whole), weights_of(again))
@@ -161,7 +161,7 @@ def test_only_safetensors_are_loaded(tiny_model, unmerged, tmp_path):
 
 
 def test_the_harness_scores_an_unmerged_adapter_as_the_merged_policy(unmerged):
-    from workflow_scripts.score.lm_eval_run import Instance, load_model
+    from workflow_scripts.score.harness.run import Instance, load_model
 
     settings = {"dtype": "float32", "batch_size": 2, "apply_chat_template": False}
     asked = [

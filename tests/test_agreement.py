@@ -197,7 +197,7 @@ def judged_twice(folder, policy: str, seed: int) -> list[dict]:
 
 
 def build(folder, pairs: list[list[dict]]) -> list[dict]:
-    settings = json.dumps({"pairs": pairs, "draws": 200})
+    settings = json.dumps({"pairs": pairs, "seed": 0, "confidence": 0.95})
     call(agreement.main, "--settings", settings, "--output", folder / "judges.csv")
     with open(folder / "judges.csv", newline="") as stream:
         return list(csv.DictReader(stream))

@@ -11,13 +11,14 @@ from alpaca_eval import utils
 from alpaca_eval.constants import EVALUATORS_CONFIG_DIR
 from openai.types.chat import ChatCompletion
 
+from tests.judge_requests import ENDPOINT
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.score.alpaca_annotator import compare
 from workflow_scripts.score.alpaca_eval import score
-from workflow_scripts.score.judge_client import Reply
-from workflow_scripts.score.judge_questions import Question
+from workflow_scripts.score.judging.alpaca_annotator import compare
+from workflow_scripts.score.judging.client import Reply
+from workflow_scripts.score.judging.questions import Question
 
-JUDGE = {"model": "judge", "seed": None}
+JUDGE = ENDPOINT | {"model": "judge"}
 RANKED, WEIGHTED, BATCHED = (
     "alpaca_eval_gpt4",
     "weighted_alpaca_eval_gpt4_turbo",
@@ -182,7 +183,10 @@ def test_the_same_replies_give_the_packages_preferences_and_win_rates(style):
     prompts = [{"id": row.id, "group": row.id, "reference": [row.reference]} for row in QUESTIONS]
     answers = {row.id: [{"sample": 0, "text": row.answer}] for row in QUESTIONS}
     rows = [{"id": row.id, "sample": 0} | verdict for row, verdict in zip(QUESTIONS, verdicts, strict=True)]
-    own = {cell["metric"]: cell["columns"]["value"] for cell in score(prompts, answers, rows, {}, "v")}
+    own = {
+        cell["metric"]: cell["columns"]["value"]
+        for cell in score(prompts, answers, rows, {"length_controlled": False}, "v")
+    }
     n = len(own["win_rate"])
     mean = sum(own["win_rate"]) / n
     spread = math.sqrt(sum((value - mean) ** 2 for value in own["win_rate"]) / (n - 1))

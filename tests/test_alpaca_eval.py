@@ -1,5 +1,6 @@
 """What the AlpacaEval scores promise."""
 
+import json
 import math
 import subprocess
 import sys
@@ -34,6 +35,14 @@ VERDICTS = [
     for number, preference in enumerate([1, 0.5, 0, None])
 ]
 DATA = Path(__file__).parents[1] / "data" / "bundled"
+SETTINGS = {
+    "benchmark": "mine",
+    "evaluate": True,
+    "length_controlled": False,
+    "gamed": None,
+    "lc_draws": 3,
+    "seed": 1,
+}
 SETS = [name for name, size in EVALUATION_SET.items() for _ in range(size)]
 
 
@@ -45,7 +54,7 @@ def answers_of(lengths=LENGTHS, samples=1):
 
 
 def cells(verdicts=VERDICTS, samples=1, **settings):
-    found = score(PROMPTS, answers_of(samples=samples), verdicts, settings, "verdicts.jsonl")
+    found = score(PROMPTS, answers_of(samples=samples), verdicts, SETTINGS | settings, "verdicts.jsonl")
     return {cell["metric"]: cell for cell in found}
 
 
@@ -151,7 +160,9 @@ def test_a_prompt_without_a_verdict_or_a_verdict_without_an_answer_is_an_error()
 
 def test_win_rates_and_counts_equal_the_packages(simulated):
     (prompts, answers, verdicts), _ = simulated
-    own = {cell["metric"]: cell["columns"]["value"] for cell in score(prompts, answers, verdicts, {}, "v")}
+    own = {
+        cell["metric"]: cell["columns"]["value"] for cell in score(prompts, answers, verdicts, SETTINGS, "v")
+    }
     package = metrics.get_winrate(annotations_of(prompts, answers, verdicts))
     assert 100 * np.mean(own["win_rate"]) == pytest.approx(package["win_rate"], rel=1e-12)
     assert 100 * np.mean(own["discrete_win_rate"]) == pytest.approx(package["discrete_win_rate"], rel=1e-12)
@@ -261,29 +272,28 @@ def test_a_gamed_file_of_another_kind_is_named(simulated, tmp_path):
         score(prompts, answers, verdicts, settings, "v")
 
 
-def command(tmp_path, *flags):
+def command(tmp_path, *flags, **settings):
     generations = [row | {"finish_reason": "stop"} for rows in answers_of().values() for row in rows]
     for name, rows in (("prompts", PROMPTS), ("generations", generations), ("verdicts", VERDICTS)):
         write_jsonl(tmp_path / f"{name}.jsonl", rows)
     files = [
         part for name in ("prompts", "generations") for part in (f"--{name}", str(tmp_path / f"{name}.jsonl"))
     ]
+    output = ["--output", str(tmp_path / "out.json"), "--settings", json.dumps(SETTINGS | settings)]
     code = (
         "import sys, runpy; sys.argv = ['score', *sys.argv[1:]]\n"
         "runpy.run_module('workflow_scripts.score.alpaca_eval', run_name='__main__')\n"
         "assert 'torch' not in sys.modules"
     )
     return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, *files, "--output", str(tmp_path / "out.json"), *flags],
+        [sys.executable, "-W", "ignore", "-c", code, *files, *output, *flags],
         capture_output=True,
         text=True,
     )
 
 
 def test_the_command_line_writes_a_score_file_without_torch(tmp_path):
-    settings = '{"benchmark": "mine", "length_controlled": true, "gamed": null, "lc_draws": 3, "seed": 1}'
-    verdicts = ["--verdicts", str(tmp_path / "verdicts.jsonl")]
-    done = command(tmp_path, *verdicts, "--settings", settings)
+    done = command(tmp_path, "--verdicts", str(tmp_path / "verdicts.jsonl"), length_controlled=True)
     assert done.returncode == 0, done.stderr
     written = read_json(tmp_path / "out.json")
     assert written["benchmark"] == "mine"
@@ -294,10 +304,10 @@ def test_the_command_line_writes_a_score_file_without_torch(tmp_path):
 
 
 def test_generation_alone_gives_lengths_and_needs_no_verdict(tmp_path):
-    done = command(tmp_path, "--settings", '{"benchmark": "mine", "evaluate": false}')
+    done = command(tmp_path, evaluate=False)
     assert done.returncode == 0, done.stderr
     assert [cell["metric"] for cell in read_json(tmp_path / "out.json")["cells"]] == ["length"]
-    done = command(tmp_path, "--settings", '{"benchmark": "mine"}')
+    done = command(tmp_path)
     assert done.returncode == 1 and "--verdicts is missing" in done.stderr
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from tests.reward_settings import given_reward, rule_reward
 from workflow_scripts.annotate import annotate as annotate_module
 from workflow_scripts.annotate import answers as answers_module
 from workflow_scripts.annotate import reward_pairs
@@ -14,7 +15,7 @@ from workflow_scripts.annotate.answers import answer_rows
 from workflow_scripts.annotate.reward_pairs import WORSE, answer_pairs, turn_pairs, worse_reply
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
-from workflow_scripts.common.rewards import reward_rows
+from workflow_scripts.common.reward_columns import reward_rows
 from workflow_scripts.common.turns import turns_of
 from workflow_scripts.common.tutor_reply import (
     FIELDS,
@@ -25,9 +26,9 @@ from workflow_scripts.common.tutor_reply import (
 )
 
 REWARDS = {
-    "valid": {"rule": "json_validity", "weight": 2.0},
-    "length": {"rule": "length", "words": 4, "weight": -0.5},
-    "diversity": {"rule": "tfidf_diversity", "weight": 1.0},
+    "valid": rule_reward("json_validity", weight=2.0),
+    "length": rule_reward("length", words=4, weight=-0.5),
+    "diversity": rule_reward("tfidf_diversity", weight=1.0),
 }
 
 
@@ -122,7 +123,7 @@ RANKED = [
 
 def test_a_ranked_row_is_annotated_once_per_candidate_with_what_it_brought(tmp_path):
     write_jsonl(tmp_path / "rows" / "train.jsonl", RANKED)
-    rewards = {"rm": {"given": "rm", "squash": "none"}, "length": {"rule": "length", "words": 4}}
+    rewards = {"rm": given_reward("rm", squash="none"), "length": rule_reward("length", words=4)}
     flags = {
         "rows": tmp_path / "rows",
         "splits": ["train"],
@@ -233,7 +234,7 @@ def test_answers_are_rewarded_like_gold_replies_with_weights_of_the_fit_rows(tmp
 
 
 def test_answers_have_no_given_rewards(tmp_path):
-    flags = answer_flags(tmp_path, REWARDS | {"hh": {"given": "rm"}})
+    flags = answer_flags(tmp_path, REWARDS | {"hh": given_reward("rm")})
     with pytest.raises(PlumblineError, match="reward hh: generated answers have no given rewards"):
         step(answers_module.main, **flags)
     assert not (tmp_path / "out.jsonl").exists()

@@ -1,12 +1,16 @@
 """Programs in the answers of policies that chat: found however they are wrapped, and never mistaken for a completion."""
 
+import json
+
 import pytest
 
+from tests.generation import SAMPLING
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.generate import calibrate, prompts
-from workflow_scripts.score import humaneval, mbpp, programs
-from workflow_scripts.score.chat_code import fenced_blocks, read_program
+from workflow_scripts.score import humaneval, mbpp
+from workflow_scripts.score.programs import pass_at_k
+from workflow_scripts.score.programs.chat_code import fenced_blocks, read_program
 from workflow_scripts.study.benchmarks.programs import HumanEval, Mbpp
 
 PROMPT = (
@@ -205,7 +209,7 @@ def make_prompts(monkeypatch, tmp_path, kind, rows, form, policy="gold", *more):
         "--input",
         tmp_path / "problems.jsonl",
         "--sampling",
-        '{"samples": 1}',
+        json.dumps(SAMPLING),
         "--form",
         form,
     ]
@@ -260,16 +264,14 @@ def test_settings_without_a_form_read_each_answer_for_what_it_is(monkeypatch, tm
         seen.extend(answer.program.code for answer in written["T/0"])
         return []
 
-    monkeypatch.setattr(programs, "score", fake)
-    monkeypatch.setattr(programs, "find_sandbox", lambda allowed: "none")
+    monkeypatch.setattr(pass_at_k, "score", fake)
+    monkeypatch.setattr(pass_at_k, "find_sandbox", lambda allowed: "none")
     make_prompts(monkeypatch, tmp_path, "humaneval", [PROBLEM], "completion")
     rows = [
         {"id": "T/0", "sample": n, "turn": 0, "text": text} for n, text in enumerate((BODY, fence(WHOLE)))
     ]
     write_jsonl(tmp_path / "answers.jsonl", rows)
     flags = [
-        "--problems",
-        "problems.jsonl",
         "--prompts",
         "set.jsonl",
         "--generations",
@@ -278,9 +280,9 @@ def test_settings_without_a_form_read_each_answer_for_what_it_is(monkeypatch, tm
         "s.json",
     ]
     argv = [part if part.startswith("--") else str(tmp_path / part) for part in flags]
-    monkeypatch.setattr(
-        "sys.argv", ["humaneval", *argv, "--settings", '{"k": [1], "allow_unsandboxed": true}']
-    )
+    settings = {"form": None, "k": [1], "timeout_seconds": 3.0, "memory_mb": 512, "workers": 2}
+    settings = json.dumps(settings | {"allow_unsandboxed": True, "file": str(tmp_path / "problems.jsonl")})
+    monkeypatch.setattr("sys.argv", ["humaneval", *argv, "--settings", settings])
     humaneval.main()
     assert seen == [
         humaneval.make_program(PROBLEM, BODY).code,

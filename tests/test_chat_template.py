@@ -35,7 +35,7 @@ from workflow_scripts.common.chat_template import FILE, jinja_of, save_chat_temp
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.common.models import load_policy, load_tokenizer
 from workflow_scripts.common.templates import encode, render, tokenise_prompt
-from workflow_scripts.score.lm_eval_run import load_model
+from workflow_scripts.score.harness.run import load_model
 
 TEMPLATES = yaml.safe_load((ROOT / "workflow_scripts/common/templates.yaml").read_text())
 OWN = {  # a study's own, with all that could go wrong on the way into Jinja

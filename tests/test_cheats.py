@@ -6,7 +6,7 @@ import functools
 import pytest
 
 from workflow_scripts.score import humaneval
-from workflow_scripts.score.sandbox import SANDBOXES, probe, run_program
+from workflow_scripts.score.programs.sandbox import SANDBOXES, probe, run_program
 
 PROBLEM = {
     "task_id": "T/0",

@@ -8,19 +8,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workflow_scripts.clean import clean, formats, schemas, selecting
+from tests.cleaning import cleaning
+from workflow_scripts.clean import clean, selecting, turns
+from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, FIELDS, STATE, parse_reply
 
-TUTOR = clean.DEFAULTS | {
-    "system_prompt": "You are a tutor.",
-    "drop_fields": ["Thoughts of Tutorbot"],
-    "replace_na": {EVALUATION: "g", ACTION: "12", STATE: "w"},
-    "min_messages": 3,
-    "max_chars": 5000,
-    "split": {"seed": 42, "quotas": {"train": 1000}, "per_file": True},
-}
+TUTOR = cleaning(
+    system_prompt="You are a tutor.",
+    drop_fields=["Thoughts of Tutorbot"],
+    replace_na={EVALUATION: "g", ACTION: "12", STATE: "w"},
+    min_messages=3,
+    max_chars=5000,
+    split={"seed": 42, "quotas": {"train": 1000}, "per_file": True},
+)
 
 
 def reply(evaluation="b", action="3", state="x", **more):
@@ -57,7 +59,7 @@ class Cleaned:
 
 def clean_into(folder, paths, rules):
     clean.clean_files(
-        [str(path) for path in paths], rules, str(folder / "clean"), str(folder / "manifest.json")
+        [str(path) for path in paths], cleaning(**rules), str(folder / "clean"), str(folder / "manifest.json")
     )
     return Cleaned(folder)
 
@@ -235,16 +237,14 @@ def test_a_question_without_the_marker_is_kept_and_counted(clean_rows):
     ],
 )
 def test_instructions_up_to_their_last_student_marker_are_removed(text, question):
-    assert schemas.split_question(text)[0] == question
+    assert turns.split_question(text)[0] == question
 
 
 def test_one_problem_is_one_group_however_it_is_spaced_or_explained():
     texts = ("Q. Why  green? Facts: a. b.", "Q. why green?", "Why\nGREEN? Facts: c.")
-    assert {schemas.problem_key(text) for text in texts} == {"why green?"}
-    assert schemas.group_of("Q. A? Facts: x", "1:a", "question") != schemas.group_of(
-        "Q. A?", "1:a", "question"
-    )
-    assert schemas.group_of("Q. A?", "1:a", "conversation") == "1:a"
+    assert {turns.problem_key(text) for text in texts} == {"why green?"}
+    assert turns.group_of("Q. A? Facts: x", "1:a", "question") != turns.group_of("Q. A?", "1:a", "question")
+    assert turns.group_of("Q. A?", "1:a", "conversation") == "1:a"
 
 
 def test_splits_share_no_problem_over_all_files_and_stay_within_their_quotas_per_file(clean_rows):
@@ -514,7 +514,7 @@ def test_files_in_folders_can_be_the_splits_too(tmp_path):
         said = [{"role": "user", "content": question}, {"role": "assistant", "content": "Yes."}]
         path.write_text(json.dumps({"messages": said}) + "\n")
     by_file = {"train": ["a/rows.jsonl", "b/more.jsonl"], "test": ["rows.jsonl", "b/rows.jsonl"]}
-    settings = clean.DEFAULTS | {"schema": "messages", "split": {"by_file": by_file}}
+    settings = cleaning(schema="messages", split={"by_file": by_file})
     inputs = [str(tmp_path / "files" / name) for name in rows]
     clean.clean_files(inputs, settings, str(tmp_path / "out"), str(tmp_path / "manifest.json"))
     splits = {split: read_jsonl(tmp_path / "out" / f"{split}.jsonl") for split in by_file}
@@ -773,11 +773,11 @@ def damaged_rows(draw, schema):
     return row
 
 
-SCHEMAS = {read: name for name, read in formats.FORMATS.items()}.values()
+UNLIKE = {schema.read: name for name, schema in SCHEMAS.items()}.values()
 
 
-# Of formats that share a function one is tried.
-@pytest.mark.parametrize("schema", ["tutorbot", *SCHEMAS])
+# Of schemas that share a function one is tried.
+@pytest.mark.parametrize("schema", ["tutorbot", *UNLIKE])
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), lines=st.booleans())
 def test_whatever_comes_in_is_kept_or_rejected_or_a_clear_error(tmp_path_factory, schema, data, lines):
@@ -798,7 +798,7 @@ def test_whatever_comes_in_is_kept_or_rejected_or_a_clear_error(tmp_path_factory
         "kept": len(result.kept),
         "rejected": dropped,
     }
-    last = "user" if schema in ("tutorbot_pairs", *formats.RANKED) else "assistant"
+    last = "assistant" if SCHEMAS[schema].kind == "conversation" else "user"
     assert all(row["messages"][-1]["role"] == last for row in result.kept)
 
 

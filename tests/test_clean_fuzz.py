@@ -5,8 +5,10 @@ import random
 
 import pytest
 
+from tests.cleaning import cleaning
 from tests.mutants import KEYS, line_of, mutant
-from workflow_scripts.clean import clean, formats
+from workflow_scripts.clean import clean
+from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl
 
@@ -123,7 +125,7 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize("schema", formats.FORMATS)
+@pytest.mark.parametrize("schema", SCHEMAS)
 def test_no_row_however_hostile_is_lost_or_ends_in_a_traceback(tmp_path, schema):
     rng = random.Random(f"11 {schema}")
     total = 0
@@ -135,7 +137,7 @@ def test_no_row_however_hostile_is_lost_or_ends_in_a_traceback(tmp_path, schema)
         text = "\n".join([*lines, json.dumps(GOOD[schema][0])]) if as_lines else lines[0]
         raw = tmp_path / f"{number}.json"
         raw.write_bytes(text.encode("utf-8", "surrogatepass"))
-        rules = clean.DEFAULTS | {"schema": schema, "max_chars": 20_000} | rng.choice(RULES)
+        rules = cleaning(**{"schema": schema, "max_chars": 20_000} | rng.choice(RULES))
         total += len(rows)
         try:
             clean.clean_files([str(raw)], rules, str(tmp_path / "clean"), str(tmp_path / "manifest.json"))
@@ -160,14 +162,14 @@ def test_no_row_however_hostile_is_lost_or_ends_in_a_traceback(tmp_path, schema)
 
 
 def test_the_mutants_are_two_thousand_of_every_schema_there_is():
-    assert set(GOOD) == set(formats.FORMATS) and len(GOOD) * EACH >= 2000
+    assert set(GOOD) == set(SCHEMAS) and len(GOOD) * EACH >= 2000
 
 
-@pytest.mark.parametrize("schema", formats.FORMATS)
+@pytest.mark.parametrize("schema", SCHEMAS)
 def test_a_good_row_of_every_schema_is_kept_with_every_key_read(tmp_path, schema):
     for number, row in enumerate(GOOD[schema]):
         raw = tmp_path / f"{number}.jsonl"
         raw.write_text(json.dumps(row))
-        rules = clean.DEFAULTS | {"schema": schema}
+        rules = cleaning(schema=schema)
         clean.clean_files([str(raw)], rules, str(tmp_path / "clean"), str(tmp_path / "manifest.json"))
         assert not [note for note in read_json(tmp_path / "manifest.json")["notes"] if note.startswith("key")]

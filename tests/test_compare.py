@@ -12,9 +12,12 @@ import pytest
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.report import compare
-from workflow_scripts.report.table import COLUMNS, load_scores, results, write_table
+from workflow_scripts.report.results import COLUMNS, results
+from workflow_scripts.report.scores import load_scores
+from workflow_scripts.report.spreadsheets import write_table
 
 SETTINGS = {"study": "toy", "baseline": None, "draws": 200, "seed": 3, "confidence": 0.95}
+SETTINGS |= {"bars": [], "published": []}
 
 
 def study(

@@ -344,8 +344,10 @@ def test_gold_is_said_in_the_tokens_of_every_model_and_unaltered_by_faithful_one
         tmp_path, rows, {"one": sentencepiece(), "two": byte_level(), "three": sentencepiece()}
     )
     assert texts == ["    return 2 * number\n", " Oxygen. ", "Helium", ""]
-    assert counts == {"answers": 4, "changed_by_tokens": {"one, three": 0, "two": 0}}
-    assert capsys.readouterr().err == ""
+    unchanged = {"one, three": 0, "two": 0}
+    assert counts == {"answers": 4, "changed_by_tokens": unchanged, "without_reference": 1}
+    said = capsys.readouterr().err
+    assert said == "warning: set: 1 of 3 prompts have no reference: gold's answers to them are empty\n"
 
 
 def test_gold_shows_what_a_tokenizer_loses_and_says_so(tmp_path, capsys):

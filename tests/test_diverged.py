@@ -13,6 +13,7 @@ from tests.online import ppo_settings, run_ppo
 from tests.tiny import (
     align_flags,
     conversations,
+    own_settings,
     pairs,
     preference_settings,
     run_align,
@@ -27,8 +28,8 @@ from workflow_scripts.annotate import train_reward
 from workflow_scripts.common import diverged
 from workflow_scripts.common.diverged import Diverged, divergence_of, hand_on, note_text
 from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl, write_manifest
-from workflow_scripts.common.training import LARGEST, are_finite
-from workflow_scripts.report.training import dead
+from workflow_scripts.common.training.trainer import LARGEST, are_finite
+from workflow_scripts.report.training import learned_nothing
 
 torch = pytest.importorskip("torch")
 NOTE = {"step": 3, "learning_rate": 0.5, "quantity": "the loss is", "whose": "training"}
@@ -140,7 +141,7 @@ def test_a_reward_model_that_diverges_says_that_it_is_one(tiny_model, tmp_path):
     write_jsonl(tmp_path / "pairs.jsonl", pairs(10))
     write_manifest(tmp_path / "pairs.json", [tmp_path / "pairs.jsonl"])
     settings = settings_of(learning_rate=1e30, warmup=0.0, validation_share=0.2, max_tokens=128)
-    flags = training_flags(tiny_model, settings, tmp_path / "hot")
+    flags = training_flags(tiny_model, own_settings(train_reward.Settings, settings), tmp_path / "hot")
     flags += ["--pairs", str(tmp_path / "pairs.jsonl"), "--pairs-manifest", str(tmp_path / "pairs.json")]
     with pytest.raises(Diverged, match="the reward model's training diverged at step 1"):
         call(train_reward.main, *flags)
@@ -246,17 +247,17 @@ def curve(losses: list[float], gradients: list[float]) -> list[dict]:
 
 
 def test_a_run_without_a_gradient_or_whose_loss_never_moves_is_warned_of():
-    assert "the gradient was 0 in every logged step" in dead(curve([0.7, 0.6], [0.0, 0.0]))
-    assert "the loss was 0.693147 in all 3 logged steps" in dead(curve([0.693147] * 3, [1e-9] * 3))
-    assert dead(curve([0.7, 0.6, 0.6], [0.0, 1e-9, 0.0])) is None
-    assert dead(curve([0.7, 0.7], [1.0, 1.0])) is None  # two alike may be chance
+    assert "the gradient was 0 in every logged step" in learned_nothing(curve([0.7, 0.6], [0.0, 0.0]))
+    assert "the loss was 0.693147 in all 3 logged steps" in learned_nothing(curve([0.693147] * 3, [1e-9] * 3))
+    assert learned_nothing(curve([0.7, 0.6, 0.6], [0.0, 1e-9, 0.0])) is None
+    assert learned_nothing(curve([0.7, 0.7], [1.0, 1.0])) is None  # two alike may be chance
     online = [row | {"reward": 0.1 * row["step"]} for row in curve([0.0] * 5, [0.2] * 5)]
-    assert dead(online) is None
+    assert learned_nothing(online) is None
 
 
 def test_a_gradient_too_small_for_six_decimals_is_none_the_less_one(tiny_model, stored, tmp_path):
     run_align("dpo", tiny_model, stored, preference_settings(beta=1e-9), tmp_path / "run")
     rows = read_json(tmp_path / "run/curve.json")
     assert all(0 < row["grad_norm"] < 1e-6 for row in rows if "train_loss" in row)
-    assert "the loss was" in dead(rows)
+    assert "the loss was" in learned_nothing(rows)
     assert json.dumps(rows)

@@ -247,7 +247,7 @@ def test_plain_http_is_for_this_machine_only(server, work):
 
 def test_when_nobody_answers_every_place_and_reason_is_listed(server, work, closed_port):
     sources = [
-        {"hf": {"repo": "a/b", "revision": "main", "files": {"x": "x"}}},
+        {"hf": {"repo": "a/b", "revision": "main", "repo_type": "model", "files": {"x": "x"}}},
         https(x=server.url("/none")),
         https(x=f"http://user:hidden@127.0.0.1:{closed_port}/x?key=hidden"),
         {"file": {"files": {"x": "/nowhere/x"}}},
@@ -343,7 +343,7 @@ def run_process(base: Path, settings: dict, **environment: str) -> subprocess.Co
 
 
 def hub(**more) -> dict:
-    return {"hf": {"repo": "a/b", "revision": REVISION, "repo_type": "model", **more}}
+    return {"hf": {"repo": "a/b", "revision": REVISION, "repo_type": "model", "files": {}, **more}}
 
 
 def test_the_hub_token_goes_to_the_endpoint_and_to_no_redirect_target(server, tmp_path):
@@ -465,7 +465,7 @@ def test_a_wheel_is_the_pinned_pure_one(index, work):
 
 
 def one(member: str, **more) -> dict:
-    return {"member": member, **more}
+    return {"member": member, "gunzip": False, **more}
 
 
 def test_a_package_can_be_wanted_whole(index, work):
@@ -579,7 +579,7 @@ def test_byte_ranges_of_an_npm_member_are_cut_out(npm, work):
 
 
 def cut(start: int, stop: int) -> dict:
-    return {"member": "package/data", "bytes": [start, stop]}
+    return {"member": "package/data", "bytes": [start, stop], "gunzip": False}
 
 
 def test_a_range_outside_its_member_is_refused(npm, work):

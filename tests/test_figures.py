@@ -12,7 +12,15 @@ from workflow_scripts.common.diverged import hand_on
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import write_jsonl
 from workflow_scripts.report import figures
+from workflow_scripts.report.drawing import GREEN, GREY, RED, STYLE, inline_svg
+from workflow_scripts.report.policy_figures import axis_limit, draw_forest, draw_policy_bars
 from workflow_scripts.report.spreadsheets import read_csv
+from workflow_scripts.report.training_figures import (
+    draw_loss_curves,
+    draw_reward_histograms,
+    draw_spread,
+    read_rewards,
+)
 
 RESULTS = """study,policy,parent,method,seed,seeds,benchmark,subset,metric,value,ci_low,ci_high,n,groups,higher_is_better,note
 toy,m,,,1,1,tutor,evaluation,accuracy,0.1,0.05,0.2,40,8,true,
@@ -102,13 +110,13 @@ def compared(tmp_path) -> list[dict]:
 
 
 def test_a_forest_marks_gains_and_losses_by_the_metrics_direction(compared):
-    with plt.rc_context(figures.STYLE):
-        figure = figures.draw_forest(compared, ["toy/all/loss"])
+    with plt.rc_context(STYLE):
+        figure = draw_forest(compared, ["toy/all/loss"])
     panel = figure.axes[0]
     assert [label.get_text() for label in panel.get_yticklabels()] == ["m.a", "m.b", "m.c", "m.d"]
     dots = {line.get_ydata()[0]: line for line in panel.lines if line.get_marker() in ("o", ">", "<")}
     colours = [dots[place].get_markeredgecolor() for place in range(4)]
-    assert colours == [figures.GREEN, figures.RED, figures.GREY, figures.RED]  # a loss that falls is a gain
+    assert colours == [GREEN, RED, GREY, RED]  # a loss that falls is a gain
     assert dots[3].get_marker() == ">"  # far outside: an arrow at the edge
     assert dots[3].get_xdata()[0] == panel.get_xlim()[1] / 1.12 == pytest.approx(0.3)
     assert "← better" in panel.get_xlabel()
@@ -117,13 +125,13 @@ def test_a_forest_marks_gains_and_losses_by_the_metrics_direction(compared):
 
 def test_an_axis_of_differences_reaches_to_the_last_that_is_not_far_out():
     # the median reach is 0.3, so 1.5 is the last that may stretch the axis
-    assert figures.axis_limit([0.1, 0.2, 0.3, 1.5, 40.0]) == 1.5
-    assert figures.axis_limit([0.0, 0.0]) == 1.0
+    assert axis_limit([0.1, 0.2, 0.3, 1.5, 40.0]) == 1.5
+    assert axis_limit([0.0, 0.0]) == 1.0
 
 
 def test_a_forest_of_a_cell_without_differences_is_refused(compared):
     with pytest.raises(PlumblineError, match="toy/all/gain"):
-        figures.draw_forest(compared, ["toy/all/gain"])
+        draw_forest(compared, ["toy/all/gain"])
 
 
 def test_a_forest_is_drawn_from_the_command_line(tmp_path, monkeypatch, compared):
@@ -136,7 +144,7 @@ def test_a_forest_is_drawn_from_the_command_line(tmp_path, monkeypatch, compared
 def test_a_value_without_an_interval_has_a_bar_without_a_whisker(tmp_path):
     (tmp_path / "results.csv").write_text(RESULTS.replace("0.6,0.5,0.7", "0.6,,"))
     rows = read_csv(tmp_path / "results.csv")
-    figure = figures.draw_policy_bars(rows, ["tutor/evaluation/accuracy"])
+    figure = draw_policy_bars(rows, ["tutor/evaluation/accuracy"])
     whiskers = [path for lines in figure.axes[0].collections for path in lines.get_segments()]
     assert [[point[1] for point in path] for path in whiskers] == [[0.05, 0.2]]
     plt.close(figure)
@@ -144,10 +152,8 @@ def test_a_value_without_an_interval_has_a_bar_without_a_whisker(tmp_path):
 
 def test_a_picture_in_a_page_follows_the_pages_colours_and_shares_no_id():
     def drawn(name: str) -> str:
-        with plt.rc_context(figures.STYLE):
-            return figures.inline_svg(
-                figures.draw_spread({"m": [1.0, 2.0], "n": [3.0]}, "t", "tokens"), name, "l"
-            )
+        with plt.rc_context(STYLE):
+            return inline_svg(draw_spread({"m": [1.0, 2.0], "n": [3.0]}, "t", "tokens"), name, "l")
 
     one, other = drawn("one"), drawn("other")
     assert one == drawn("one")
@@ -160,8 +166,8 @@ def test_a_picture_in_a_page_follows_the_pages_colours_and_shares_no_id():
 
 def test_names_in_a_picture_are_text_whatever_they_are():
     name = "<script>alert(1)</script> & $\\x$"
-    with plt.rc_context(figures.STYLE):
-        text = figures.inline_svg(figures.draw_spread({name: [1.0]}, name, name), "one", f'"{name}')
+    with plt.rc_context(STYLE):
+        text = inline_svg(draw_spread({name: [1.0]}, name, name), "one", f'"{name}')
     root = ElementTree.fromstring(text)  # well formed
     assert not [element for element in root.iter() if element.tag.endswith("script")]
     assert root.get("aria-label") == f'"{name}'
@@ -170,8 +176,8 @@ def test_names_in_a_picture_are_text_whatever_they_are():
 
 def test_a_spread_has_the_quartiles_of_its_values():
     values = [float(number) for number in range(1, 102)]  # 5th percentile 6, quartiles 26, 51, 76, 95th 96
-    with plt.rc_context(figures.STYLE):
-        figure = figures.draw_spread({"m": values}, "t", "tokens")
+    with plt.rc_context(STYLE):
+        figure = draw_spread({"m": values}, "t", "tokens")
     panel = figure.axes[0]
     box = panel.patches[0].get_path().vertices[:, 0]
     ends = sorted({x for line in panel.lines for x in line.get_xdata()})
@@ -183,7 +189,7 @@ def test_a_spread_has_the_quartiles_of_its_values():
 def test_whiskers_end_where_the_interval_does_and_values_below_0_are_seen(tmp_path):
     (tmp_path / "results.csv").write_text(RESULTS.replace("0.6,0.5,0.7", "-0.4,-0.9,-0.3"))
     rows = read_csv(tmp_path / "results.csv")
-    figure = figures.draw_policy_bars(rows, ["tutor/evaluation/accuracy"])
+    figure = draw_policy_bars(rows, ["tutor/evaluation/accuracy"])
     axes = figure.axes[0]
     whiskers = [[point[1] for point in path] for lines in axes.collections for path in lines.get_segments()]
     assert whiskers == [[0.05, 0.2], [-0.9, -0.3]]
@@ -193,10 +199,10 @@ def test_whiskers_end_where_the_interval_does_and_values_below_0_are_seen(tmp_pa
 
 def test_a_difference_without_an_interval_is_a_dot_that_says_nothing_clear(tmp_path):
     (tmp_path / "results.csv").write_text(COMPARED.replace("-0.2,-0.3,-0.1", "-0.2,,"))
-    with plt.rc_context(figures.STYLE):
-        figure = figures.draw_forest(read_csv(tmp_path / "results.csv"), ["toy/all/loss"])
+    with plt.rc_context(STYLE):
+        figure = draw_forest(read_csv(tmp_path / "results.csv"), ["toy/all/loss"])
     dots = {line.get_ydata()[0]: line for line in figure.axes[0].lines if line.get_marker() == "o"}
-    assert dots[0].get_markeredgecolor() == figures.GREY
+    assert dots[0].get_markeredgecolor() == GREY
     assert figure.axes[0].texts[0].get_text() == "−0.20"
     plt.close(figure)
 
@@ -207,7 +213,7 @@ def test_losses_that_are_not_finite_are_left_out_of_their_curve(recwarn):
         {"step": 2, "train_loss": float("nan")},
         {"step": 3, "train_loss": float("inf")},
     ]
-    figure = figures.draw_loss_curves([{"policy": "m.sft", "seed": 1, "rows": rows}])
+    figure = draw_loss_curves([{"policy": "m.sft", "seed": 1, "rows": rows}])
     assert list(figure.axes[0].lines[0].get_xdata()) == [1]
     figure.canvas.draw()
     assert not recwarn.list
@@ -223,7 +229,17 @@ def test_an_annotation_whose_reward_model_diverged_has_no_rewards_to_draw(tmp_pa
     }
     hand_on(note, [tmp_path / "ranked/manifest.json", tmp_path / "ranked/rows"])
     rows = [tmp_path / "ranked/rows/train.jsonl"]
-    assert figures.read_rewards(rows) == {}
-    figures.draw_reward_histograms({})
+    assert read_rewards(rows) == {}
+    draw_reward_histograms({})
     write_jsonl(tmp_path / "other/rows/train.jsonl", [{"rewards": {"length": 0.5}}])
-    assert figures.read_rewards([*rows, tmp_path / "other/rows/train.jsonl"]) == {"length": [0.5]}
+    assert read_rewards([*rows, tmp_path / "other/rows/train.jsonl"]) == {"length": [0.5]}
+
+
+def test_a_curve_without_a_finite_loss_says_so(tmp_path, monkeypatch):
+    (tmp_path / "curve.json").write_text(
+        '[{"step": 5, "train_loss": NaN}, {"step": 10, "train_loss": Infinity}]'
+    )
+    settings = json.dumps({"curves": [{"policy": "m.sft", "seed": 1, "file": str(tmp_path / "curve.json")}]})
+    monkeypatch.setitem(STYLE, "svg.fonttype", "none")
+    draw(monkeypatch, "loss_curves", "--settings", settings, "--output", str(tmp_path / "curves.svg"))
+    assert "no logged loss is a finite number" in (tmp_path / "curves.svg").read_text()

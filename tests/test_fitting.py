@@ -11,9 +11,9 @@ import yaml
 from tests.command import call
 from tests.tiny import TEMPLATE, run_sft, settings_of, write_reference, write_tokens
 from tests.tiny_model import ANSWERS, QUESTIONS
-from workflow_scripts.align.ranked import tokenise_ranked
-from workflow_scripts.align.reference import fit_mismatched, tokenise_pairs
-from workflow_scripts.align.rewarded import tokenise_answers
+from workflow_scripts.align.pair_reference import fit_mismatched, tokenise_pairs
+from workflow_scripts.align.rewarded_reference import tokenise_answers
+from workflow_scripts.align.tokenise_ranked import tokenise_ranked
 from workflow_scripts.common import templates
 from workflow_scripts.common.cuts import cut_counts, cut_words
 from workflow_scripts.common.errors import PlumblineError
@@ -22,7 +22,7 @@ from workflow_scripts.common.fitting import fit_prompt, fit_row, fit_text, lost_
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.templates import tokenise_prompt, tokenise_reply
 from workflow_scripts.report import training
-from workflow_scripts.report.table import cut_prompts
+from workflow_scripts.report.results import cut_prompts
 from workflow_scripts.sft import tokenise
 
 with open(templates.__file__.replace(".py", ".yaml"), encoding="utf-8") as stream:
@@ -253,7 +253,7 @@ def test_a_set_whose_replies_lose_their_end_says_so_in_manifest_console_and_tabl
     assert "validation" not in said
     write_json(tmp_path / "curve", [{"step": 1, "train_loss": 1.0}])
     write_json(tmp_path / "policy", {"steps": 2})
-    run = {"policy": "m.sft", "seed": 1, "method": "sft", "warmup": 0.0, "curve": str(tmp_path / "curve")}
+    run = {"policy": "m.sft", "seed": 1, "method": "sft", "curve": str(tmp_path / "curve")}
     run |= {"manifest": str(tmp_path / "policy"), "learned_from": str(tokens / "manifest.json")}
     call(training.main, "--settings", json.dumps({"runs": [run]}), "--output", tmp_path / "training.csv")
     (row,) = csv.DictReader((tmp_path / "training.csv").open())

@@ -13,15 +13,14 @@ import yaml
 
 from tests.studies import many, put
 from tests.workflow import ROOT, snakemake
-from workflow_scripts.score import pair_perplexity, reply_loss, rewards, text_overlap, tutor
-from workflow_scripts.study import check, machine
+from workflow_scripts.score import pair_perplexity, reply_loss, reward_scores, text_overlap, tutor
+from workflow_scripts.study import check, harness_tasks, machine
 from workflow_scripts.study.checking import check_study, examine
-from workflow_scripts.study.datasets import SCHEMAS
-from workflow_scripts.study.foresight import RANKED, cells_of
-from workflow_scripts.study.lineage import all_templates, bundled_templates
+from workflow_scripts.study.datasets import RANKED, SCHEMAS
 from workflow_scripts.study.machine import seen
 from workflow_scripts.study.models import Template
 from workflow_scripts.study.reading import extended, read_yaml
+from workflow_scripts.study.templates import all_templates, bundled_templates
 
 JUDGE = {
     "kind": "openai",
@@ -544,7 +543,7 @@ def made_by_the_scorers() -> dict[str, list[dict]]:
         "tutor": tutor.score([prompt], answer, {"fidelity": "paper", "skip_first_turn": False}),
         "pair_perplexity": pair_perplexity.score(likely, "paper", "here"),
         "loss": reply_loss.score([{"id": "a", "group": "g", "nll": 1.0, "tokens": 2}], "here"),
-        "rewarded": rewards.score([rewarded], "here"),
+        "rewarded": reward_scores.score([rewarded], "here"),
         "words": text_overlap.score([turn], {"metrics": names, "wordnet": None}),
     }
 
@@ -565,7 +564,7 @@ def test_the_check_knows_the_cells_that_the_scorers_make(study):
     )
     checked = check_study(config)
     for name, cells in made_by_the_scorers().items():
-        known = cells_of(checked.benchmarks[name], checked).named
+        known = checked.benchmarks[name].cells(checked).named
         assert {(cell["subset"], cell["metric"]) for cell in cells} == set(known), name
 
 
@@ -712,13 +711,13 @@ def test_an_unknown_task_of_the_harness_is_refused_with_the_nearest(study, task,
 def test_all_that_the_harness_calls_a_task_is_known_by_its_files_texts():
     from lm_eval.tasks import TaskManager
 
-    known = machine.harness_names()
+    known = harness_tasks.harness_names()
     every = random.Random(1).sample(sorted(TaskManager().all_tasks), 14_000)
     assert known.keys() >= set(every)
 
 
 def test_a_task_is_not_looked_up_where_there_is_no_harness(study, monkeypatch):
-    monkeypatch.setattr(machine, "harness_names", lambda: None)
+    monkeypatch.setattr(harness_tasks, "harness_names", lambda: None)
     (line,) = doubts_of(put(study, "benchmarks.biology_quiz.tasks", ["hellaswag"]))
     assert "is not looked up: the harness (lm_eval) is not installed here" in line
 
@@ -992,9 +991,9 @@ def test_the_answers_of_a_task_of_ones_own_are_held_against_the_context(tmp_path
 
 
 def test_the_check_knows_the_harness_s_names_of_an_answers_length():
-    from workflow_scripts.score import lm_eval_run
+    from workflow_scripts.score.harness import run as lm_eval_run
 
-    assert lm_eval_run.ANSWER_KEYS == machine.ANSWER_KEYS
+    assert lm_eval_run.ANSWER_KEYS == harness_tasks.ANSWER_KEYS
 
 
 @pytest.mark.parametrize(

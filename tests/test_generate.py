@@ -555,7 +555,8 @@ def build(tmp_path, kind, rows, *more, **sampling):
 
 
 def build_from(file, tmp_path, kind, *more, **sampling):
-    flags = {"kind": kind, "input": file, "sampling": json.dumps(WARM | sampling)}
+    drawn = {key: WARM[key] for key in WARM if key != "stop"} | {"temperatures": []} | sampling
+    flags = {"kind": kind, "input": file, "sampling": json.dumps(drawn)}
     flags |= {"output": tmp_path / "set.jsonl", "manifest": tmp_path / "set.json"}
     call_named(prompts.main, flags, *more)
     return read_jsonl(tmp_path / "set.jsonl")
@@ -713,7 +714,7 @@ def test_each_problem_is_asked_once_at_each_of_several_temperatures(tmp_path):
         build(tmp_path, "humaneval", FUNCTIONS, temperatures=[0.1, 0.10])
 
 
-@pytest.mark.parametrize(("given", "temperature"), [(None, 1.0), ([], 1.0), ({}, 1.0), ([0.7], 0.7)])
+@pytest.mark.parametrize(("given", "temperature"), [([], 1.0), ({}, 1.0), ([0.7], 0.7)])
 def test_no_list_of_temperatures_or_one_alone_leaves_the_prompt_set_as_it_was(tmp_path, given, temperature):
     build(tmp_path, "humaneval", FUNCTIONS, temperature=temperature)
     before = [(tmp_path / name).read_bytes() for name in ("set.jsonl", "set.json")]

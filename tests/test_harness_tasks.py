@@ -16,7 +16,8 @@ from tests.command import call
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl
 from workflow_scripts.download import harness_tasks
-from workflow_scripts.score import lm_eval_run, lm_eval_tasks
+from workflow_scripts.score.harness import run as lm_eval_run
+from workflow_scripts.score.harness import tasks as lm_eval_tasks
 
 TASKS = harness_tasks.harness_folder()
 SUBJECTS = sorted(path.stem for path in (TASKS / "mmlu" / "default").glob("mmlu_*.yaml"))

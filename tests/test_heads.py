@@ -185,7 +185,7 @@ def logits_of(model, rows, pad):
 
 @pytest.mark.parametrize("name", ["critic", "no pooler"])
 def test_the_critic_is_its_formula(folders, name):
-    from workflow_scripts.common.heads import load_head_classifier
+    from workflow_scripts.common.classifier_heads import load_head_classifier
 
     model, tokenizer = load_head_classifier(folders[name], "critic")
     rows = [tokenizer("a cell", "is a box of life")["input_ids"], tokenizer("you", "are")["input_ids"]]
@@ -197,7 +197,7 @@ def test_the_critic_is_its_formula(folders, name):
 
 
 def test_the_offensive_head_reads_the_state_of_the_last_end_token(folders):
-    from workflow_scripts.common.heads import load_head_classifier
+    from workflow_scripts.common.classifier_heads import load_head_classifier
 
     model, tokenizer = load_head_classifier(folders["offensive"], "offensive")
     texts = ["what is a cell </s> you are kind </s>", "rude </s> good bad", "you are rude </s>"]
@@ -218,8 +218,8 @@ def test_the_pooler_is_used_where_there_is_one_alone(folders):
 
 
 def test_scores_are_the_softmax_and_do_not_depend_on_the_batch(folders):
-    from workflow_scripts.common.heads import load_head_classifier
-    from workflow_scripts.common.reward import score_texts
+    from workflow_scripts.common.classifier_heads import load_head_classifier
+    from workflow_scripts.common.reward_model import score_texts
 
     model, tokenizer = load_head_classifier(folders["offensive"], "offensive")
     texts = [
@@ -245,8 +245,8 @@ def test_scores_are_the_softmax_and_do_not_depend_on_the_batch(folders):
 
 
 def test_roberta_reads_as_many_tokens_as_stand_behind_its_padding_position(folders):
-    from workflow_scripts.common.heads import load_head_classifier
-    from workflow_scripts.common.reward import context_of, score_texts
+    from workflow_scripts.common.classifier_heads import load_head_classifier
+    from workflow_scripts.common.reward_model import context_of, score_texts
 
     model, tokenizer = load_head_classifier(folders["critic"], "critic")
     tokenizer.model_max_length = 10**9  # many a tokenizer does not say
@@ -271,7 +271,7 @@ def test_roberta_reads_as_many_tokens_as_stand_behind_its_padding_position(folde
 def test_a_missing_file_is_named_and_a_pickle_is_to_be_converted(
     folders, tmp_path, missing, instead, message
 ):
-    from workflow_scripts.common.heads import load_head_classifier
+    from workflow_scripts.common.classifier_heads import load_head_classifier
 
     folder = shutil.copytree(folders["critic"], tmp_path / "model")
     (folder / missing).unlink()
@@ -294,7 +294,7 @@ def test_a_missing_file_is_named_and_a_pickle_is_to_be_converted(
     ],
 )
 def test_a_head_of_another_shape_is_refused_with_both_shapes(folders, tmp_path, kind, changed):
-    from workflow_scripts.common.heads import load_head_classifier
+    from workflow_scripts.common.classifier_heads import load_head_classifier
 
     folder = shutil.copytree(folders[kind], tmp_path / "model")
     shapes = {"critic": CRITIC, "offensive": OFFENSIVE}[kind] | changed
@@ -304,7 +304,7 @@ def test_a_head_of_another_shape_is_refused_with_both_shapes(folders, tmp_path, 
 
 
 def test_an_encoder_of_another_kind_or_with_a_tensor_missing_is_refused(folders, tmp_path):
-    from workflow_scripts.common.heads import load_head_classifier
+    from workflow_scripts.common.classifier_heads import load_head_classifier
 
     with pytest.raises(PlumblineError, match="a gpt2 encoder, where this head needs a roberta"):
         load_head_classifier(folders["offensive"], "critic")

@@ -10,9 +10,9 @@ import pytest
 from tests.judge_requests import KEY, judge_at, request, requests, worst_price
 from tests.judge_server import JudgeServer, completion, fail, send
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.score import chat_endpoint, judge_client
-from workflow_scripts.score.judge_client import ask, params_of
-from workflow_scripts.score.judge_prompts import read_rating
+from workflow_scripts.score.judging import client, endpoint
+from workflow_scripts.score.judging.client import ask, params_of
+from workflow_scripts.score.judging.forms import read_rating
 
 GOOD = "Rating: [[7]]"
 pytestmark = pytest.mark.usefixtures("quick_client")
@@ -52,8 +52,8 @@ HOSTILE = {
     "usage of 10^400": (body(usage={"prompt_tokens": 10**400, "completion_tokens": 1}), "no count of tokens"),
     "usage below nothing": (body(usage={"prompt_tokens": -5, "completion_tokens": 1}), "no count of tokens"),
     "a number of ten thousand digits": (b'{"choices": ' + b"9" * 10_000 + b"}", "thousands of digits"),
-    "words without end": (body("a" * (chat_endpoint.LONGEST + 1)), "characters"),
-    "a body without end": (b" " * (chat_endpoint.LARGEST + 1), "MiB"),
+    "words without end": (body("a" * (endpoint.LONGEST + 1)), "characters"),
+    "a body without end": (b" " * (endpoint.LARGEST + 1), "MiB"),
 }
 
 
@@ -115,7 +115,7 @@ def test_an_error_nested_deep_or_without_end_is_a_reason_and_no_traceback(tmp_pa
 def test_a_reply_proves_the_request_before_it_is_on_the_disk(tmp_path, monkeypatch):
     """Or a slow disk would turn one refused question, asked meanwhile, into a judge that rejects all."""
     refused = threading.Event()
-    write = judge_client.write_verdict
+    write = client.write_verdict
 
     def refuse(handler):
         fail(400, "no such words")(handler)
@@ -126,7 +126,7 @@ def test_a_reply_proves_the_request_before_it_is_on_the_disk(tmp_path, monkeypat
         time.sleep(0.2)  # until the refusal is read
         write(*arguments)
 
-    monkeypatch.setattr(judge_client, "write_verdict", write_late)
+    monkeypatch.setattr(client, "write_verdict", write_late)
     with JudgeServer({"question 1": [refuse]}) as server:
         replies, _ = ask(requests(2), judge_at(server.url, unanswered="count"), tmp_path, "cell")
     assert replies[0].text
@@ -158,7 +158,7 @@ def test_a_redirect_is_refused_and_takes_neither_key_nor_words_along(tmp_path, s
 
 @pytest.mark.parametrize("value", ["nan", "-inf", "-5", "Fri, 31 Dec 99999 23:59:59 GMT", "\x00", "1e999x"])
 def test_a_pause_that_is_none_is_not_kept(value):
-    assert chat_endpoint.pause_of({"retry-after": value}) == 0.0
+    assert endpoint.pause_of({"retry-after": value}) == 0.0
 
 
 # --- judges of today ----------------------------------------------------------------------------------------------
@@ -225,9 +225,9 @@ def test_a_temperature_that_is_refused_is_not_left_out_in_silence_but_named_with
 )
 def test_what_a_judge_thinks_before_it_answers_is_no_verdict(text, words):
     reply = {"text": text, "finish_reason": "stop", "logprobs": None, "refusal": None}
-    assert judge_client.reply_of({"reply": reply})[:3] == (words, None, None)
+    assert client.reply_of({"reply": reply})[:3] == (words, None, None)
     odds = [{"token": "m", "logprob": -9.0, "top_logprobs": []}]
-    found = judge_client.reply_of({"reply": reply | {"logprobs": odds}})
+    found = client.reply_of({"reply": reply | {"logprobs": odds}})
     assert found[:3] == (words, None, odds if words == text else None)
 
 
@@ -242,15 +242,15 @@ def test_words_that_come_in_parts_are_those_of_type_text_and_paid_for_once(tmp_p
 
 def test_a_judge_that_only_thought_gave_no_verdict():
     reply = {"text": "<think>Perhaps [[2]]", "finish_reason": "length", "logprobs": None, "refusal": None}
-    found = judge_client.reply_of({"reply": reply})
+    found = client.reply_of({"reply": reply})
     assert found.text is None and "max_tokens were spent before a word" in found.failed
     reply["logprobs"] = [{"token": "<think>", "logprob": 0.0, "top_logprobs": []}]
-    assert judge_client.reply_of({"reply": reply}) == found
+    assert client.reply_of({"reply": reply}) == found
 
 
 def test_an_annotators_own_parameters_give_way_to_what_the_judge_can_take():
     usual = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 1, "logprobs": True}
-    judge = {"temperature": 0.0, "max_tokens": 1024, "seed": 3}
+    judge = judge_at("", temperature=0.0, max_tokens=1024, seed=3)
     assert params_of(judge, usual) == usual | {"seed": 3}
     judge |= {"temperature": None, "max_completion_tokens": 512}
     assert params_of(judge, usual) == {"logprobs": True, "seed": 3, "max_completion_tokens": 512}
@@ -264,4 +264,4 @@ def test_the_store_stays_readable_after_every_hostile_reply(tmp_path):
     for path in (tmp_path / "verdicts").rglob("*.json"):
         path.read_bytes().decode()
     assert [reply.failed is not None for reply in replies] == [True] * len(HOSTILE)
-    assert judge_client.plan(requests(len(HOSTILE)), judge_at(""), tmp_path)["missing"] == 0
+    assert client.plan(requests(len(HOSTILE)), judge_at(""), tmp_path)["missing"] == 0

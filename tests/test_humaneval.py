@@ -11,8 +11,9 @@ import pytest
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_jsonl
-from workflow_scripts.score import humaneval, programs
-from workflow_scripts.score.sandbox import SandboxMissing
+from workflow_scripts.score import humaneval
+from workflow_scripts.score.programs import pass_at_k
+from workflow_scripts.score.programs.sandbox import SandboxMissing
 
 SETTINGS = {
     "form": "completion",
@@ -55,9 +56,10 @@ def call_main(monkeypatch, tmp_path, rows, settings=SETTINGS, problems=(PROBLEM,
     write_jsonl(tmp_path / "problems.jsonl", problems)
     write_jsonl(tmp_path / "prompts.jsonl", prompts or [prompt("T/0")])
     write_jsonl(tmp_path / "generations.jsonl", rows)
-    flags = {name: f"{name}.jsonl" for name in ("problems", "prompts", "generations")}
+    flags = {name: f"{name}.jsonl" for name in ("prompts", "generations")}
     argv = [part for name, file in flags.items() for part in (f"--{name}", str(tmp_path / file))]
-    argv += ["--output", str(tmp_path / "scores.json"), "--settings", json.dumps(settings)]
+    settings = json.dumps(settings | {"file": str(tmp_path / "problems.jsonl")})
+    argv += ["--output", str(tmp_path / "scores.json"), "--settings", settings]
     monkeypatch.setattr(sys, "argv", ["humaneval", *argv])
     humaneval.main()
     return read_json(tmp_path / "scores.json")
@@ -119,7 +121,7 @@ def test_hostile_completions_are_contained_and_fail_beside_one_that_passes(monke
 def test_stop_strings_leave_every_canonical_solution_its_meaning(problems):
     for problem in problems:
         solution = problem["canonical_solution"]
-        assert programs.cut_at(solution, humaneval.STOPS) == solution, problem["task_id"]
+        assert pass_at_k.cut_at(solution, humaneval.STOPS) == solution, problem["task_id"]
 
 
 @pytest.mark.parametrize("stop", humaneval.STOPS)
@@ -157,7 +159,7 @@ def test_a_missing_sandbox_refuses_humaneval_and_lets_the_study_go_on(monkeypatc
     def none(allow_unsandboxed):
         raise SandboxMissing("no sandbox here")
 
-    monkeypatch.setattr(programs, "find_sandbox", none)
+    monkeypatch.setattr(pass_at_k, "find_sandbox", none)
     scores = call_main(monkeypatch, tmp_path, [generation("T/0", "    return x + x\n")])
     assert scores == {"benchmark": "humaneval", "cells": [], "refused": "no sandbox here"}
     assert "no sandbox here" in capsys.readouterr().err

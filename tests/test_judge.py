@@ -15,14 +15,16 @@ import pytest
 
 from tests.families import FAMILIES
 from tests.generation import call_named
+from tests.judge_requests import ENDPOINT
 from workflow_scripts.common.decoding import special_ids
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.common.templates import joined
-from workflow_scripts.score import alpaca_eval, judge_prompts, judge_score, judge_words, mt_bench, preference
-from workflow_scripts.score.judge_answers import judge_all, load_questions, requests_of
-from workflow_scripts.score.judge_client import Reply
-from workflow_scripts.score.judge_prompts import (
+from workflow_scripts.score import alpaca_eval, judge_score, mt_bench, preference
+from workflow_scripts.score.judging import forms, words
+from workflow_scripts.score.judging.answers import judge_all, load_questions, requests_of
+from workflow_scripts.score.judging.client import Reply
+from workflow_scripts.score.judging.forms import (
     read_choice,
     read_integer,
     read_mark,
@@ -30,7 +32,7 @@ from workflow_scripts.score.judge_prompts import (
     read_rating,
     read_rating_pair,
 )
-from workflow_scripts.score.judge_questions import against_opponent, against_references, questions_of
+from workflow_scripts.score.judging.questions import against_opponent, against_references, questions_of
 
 PROMPTS = [
     {
@@ -62,8 +64,25 @@ def answers(texts):
 
 ANSWERS = answers(["A box.", "A group of boxes.", "Adenine.", ""])
 QUESTIONS = questions_of(PROMPTS, ANSWERS, "generations")
-RULE = {"kind": "rule", "rule": "length"}
-ENDPOINT = {"kind": "openai", "model": "judge-1", "temperature": 0, "max_tokens": 50}
+RULE = {"kind": "rule", "name": "length", "rule": "length"}
+ACCESS = {
+    "base_url": None,
+    "api_key_env": "TEST_JUDGE_KEY",
+    "concurrency": 2,
+    "requests_per_minute": None,
+    "retries": 1,
+    "timeout_seconds": 30,
+    "unanswered": "stop",
+    "budget_usd": None,
+    "usd_per_million_prompt_tokens": 0.0,
+    "usd_per_million_completion_tokens": 0.0,
+}
+ASKED = {
+    "mt_bench": {"mode": "single"},
+    "alpaca_eval": {"annotator": None},
+    "judge_score": {"prompt": None},
+    "preference": {"skip": []},
+}
 
 
 class Judge:
@@ -80,7 +99,7 @@ class Judge:
 
 
 def judge(questions, kind, settings=None, judge=RULE, templates=None, ask=None):
-    return judge_all(questions, kind, settings or {}, judge, templates, ask)
+    return judge_all(questions, kind, settings or ASKED[kind], judge, templates, ask)
 
 
 def shown(request):
@@ -271,8 +290,8 @@ def test_a_reply_that_was_cut_holds_no_verdict_where_that_is_the_last_word():
         with pytest.raises(PlumblineError, match=r"not one verdict.*the reply was cut at its limit"):
             judge(questions, kind, judge=ENDPOINT, ask=ask)
     template = {"name": "n", "system_prompt": "", "prompt_template": "", "output_format": "[[rating]]"}
-    form = judge_prompts.fastchat_form(QUESTIONS[0], template, {})
-    assert judge_words.heard(form, ask([None])[0])["value"] == 2  # FastChat takes the first that stands there
+    form = forms.fastchat_form(QUESTIONS[0], template, {})
+    assert words.heard(form, ask([None])[0])["value"] == 2  # FastChat takes the first that stands there
 
 
 def test_both_orders_are_asked_and_a_judge_that_likes_the_first_place_decides_nothing():
@@ -304,7 +323,7 @@ def test_a_win_needs_both_orders_and_alpaca_evals_preference_is_their_mean(first
     replies = {"preference": agreed, "mt_bench": agreed, "alpaca_eval": mean}
     for kind, expected in replies.items():
         said = iter([f"[[{first}]]", f"[[{second}]]"])
-        mode = {"mode": "pairwise"} if kind == "mt_bench" else {}
+        mode = {"mode": "pairwise"} if kind == "mt_bench" else None
         questions = against_references(QUESTIONS[:1])
         rows = judge(questions, kind, mode, ENDPOINT, ask=Judge(lambda messages, said=said: next(said)))
         assert rows[0]["preference"] == expected
@@ -421,13 +440,13 @@ def test_a_longer_dialogue_is_shown_whole_to_the_judge_of_a_score():
 
 
 def test_a_plan_lists_what_would_be_asked_and_a_rule_is_asked_nothing():
-    due = requests_of(QUESTIONS, "mt_bench", {}, ENDPOINT, None)
+    due = requests_of(QUESTIONS, "mt_bench", ASKED["mt_bench"], ENDPOINT, None)
     ask = Judge(lambda messages: "[[5]]")
     judge(QUESTIONS, "mt_bench", judge=ENDPOINT, ask=ask)
     assert due == ask.requests and len(due) == 4
-    assert requests_of(QUESTIONS, "mt_bench", {}, RULE, None) == []
+    assert requests_of(QUESTIONS, "mt_bench", ASKED["mt_bench"], RULE, None) == []
     pairs = against_references(QUESTIONS[:2])
-    assert len(requests_of(pairs, "preference", {"skip": []}, ENDPOINT, None)) == 4
+    assert len(requests_of(pairs, "preference", ASKED["preference"], ENDPOINT, None)) == 4
     assert requests_of(pairs, "preference", {"skip": ["1"]}, ENDPOINT, None) == []
 
 
@@ -447,8 +466,6 @@ def test_opponents_are_for_comparisons_alone(tmp_path):
         load_questions(*files, "mt_bench", {"mode": "single"})
     with pytest.raises(PlumblineError, match="name an opponent"):
         load_questions(*files[:2], None, "mt_bench", {"mode": "pairwise"})
-    with pytest.raises(PlumblineError, match="mode: 'pairs'"):
-        load_questions(*files, "mt_bench", {"mode": "pairs"})
 
 
 # --- a reward model -------------------------------------------------------------------------------
@@ -495,7 +512,7 @@ def classifiers(tmp_path_factory):
 def test_scores_do_not_depend_on_the_batch_and_follow_the_order_of_the_texts(classifiers):
     import torch
 
-    from workflow_scripts.common.reward import load_reward_model, score_texts
+    from workflow_scripts.common.reward_model import load_reward_model, score_texts
 
     model, tokenizer = load_reward_model(classifiers[1])
     closed = joined([("user", "Adenine . "), ("", "</s>")])
@@ -512,7 +529,7 @@ def test_scores_do_not_depend_on_the_batch_and_follow_the_order_of_the_texts(cla
 
 
 def test_a_text_too_long_is_cut_on_the_left_and_keeps_its_reply(classifiers):
-    from workflow_scripts.common.reward import load_reward_model, score_texts
+    from workflow_scripts.common.reward_model import load_reward_model, score_texts
 
     model, tokenizer = load_reward_model(classifiers[1])
     tail = "A group of boxes "
@@ -523,7 +540,7 @@ def test_a_text_too_long_is_cut_on_the_left_and_keeps_its_reply(classifiers):
 
 
 def test_a_classifier_of_several_classes_gives_the_probability_of_one(classifiers):
-    from workflow_scripts.common.reward import load_reward_model, score_texts
+    from workflow_scripts.common.reward_model import load_reward_model, score_texts
 
     model, tokenizer = load_reward_model(classifiers[3])
     shares = [score_texts(model, tokenizer, ["good", "A box"], 2, 64, label) for label in range(3)]
@@ -535,7 +552,7 @@ def test_a_classifier_of_several_classes_gives_the_probability_of_one(classifier
 def test_only_safetensors_are_loaded(classifiers, tmp_path):
     import shutil
 
-    from workflow_scripts.common.reward import load_reward_model
+    from workflow_scripts.common.reward_model import load_reward_model
 
     folder = shutil.copytree(classifiers[1], tmp_path / "model")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
@@ -546,7 +563,7 @@ def test_only_safetensors_are_loaded(classifiers, tmp_path):
 
 
 def test_a_pair_is_shown_as_labelled_lines_and_an_end():
-    from workflow_scripts.common.reward import render_pair
+    from workflow_scripts.common.reward_model import render_pair
 
     messages = [{"role": "system", "content": "Teach."}, {"role": "user", "content": " What is a cell?\n"}]
     text, spans = render_pair(messages, "A box.", "</s>")
@@ -557,7 +574,7 @@ def test_a_pair_is_shown_as_labelled_lines_and_an_end():
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_a_dialogue_spells_of_special_tokens_is_text_to_a_reward_model(name):
-    from workflow_scripts.common.reward import are_cut, encode_texts, render_pair
+    from workflow_scripts.common.reward_model import are_cut, encode_texts, render_pair
 
     tokenizer = FAMILIES[name]
     special = special_ids(tokenizer) - {tokenizer.unk_token_id}  # which some text may be all the same
@@ -586,7 +603,7 @@ def test_what_a_dialogue_spells_of_special_tokens_is_text_to_a_reward_model(name
 
 @pytest.mark.parametrize("kind", ["mt_bench", "judge_score", "preference", "alpaca_eval"])
 def test_what_a_reward_model_reads_without_its_start_stands_in_the_notes(kind, classifiers, tmp_path):
-    from workflow_scripts.common.reward import load_reward_model
+    from workflow_scripts.common.reward_model import load_reward_model
 
     context = load_reward_model(classifiers[1])[0].config.max_position_embeddings
     texts = {"q0": "good " * 2 * context, "q1": "good"}
@@ -612,7 +629,10 @@ def test_what_a_reward_model_reads_without_its_start_stands_in_the_notes(kind, c
     }
     for name, rows in files.items():
         write_jsonl(tmp_path / name, rows)
-    flags = {name: tmp_path / name for name in files} | {"settings": '{"benchmark": "b"}'}
+    own = {"mode": "single"} if kind == "mt_bench" else {}
+    if kind == "alpaca_eval":
+        own = {"evaluate": True, "length_controlled": False, "gamed": None, "lc_draws": 1, "seed": 0}
+    flags = {name: tmp_path / name for name in files} | {"settings": json.dumps({"benchmark": "b"} | own)}
     module = {
         "mt_bench": mt_bench,
         "judge_score": judge_score,
@@ -628,7 +648,7 @@ def test_what_a_reward_model_reads_without_its_start_stands_in_the_notes(kind, c
 
 
 def test_a_reward_model_rates_by_its_sigmoid_and_calls_the_reference_itself_a_tie(classifiers):
-    from workflow_scripts.common.reward import load_reward_model, render_pair, score_texts
+    from workflow_scripts.common.reward_model import load_reward_model, render_pair, score_texts
 
     settings = {"kind": "reward_model", "name": "rm", "model": str(classifiers[1])}
     model, tokenizer = load_reward_model(classifiers[1])
@@ -700,7 +720,7 @@ def command_line(folder, *flags, check=True):
         write_jsonl(folder / f"{name}.jsonl", rows)
     code = (
         "import sys, runpy; sys.argv = ['judge', *sys.argv[1:]]\n"
-        "try: runpy.run_module('workflow_scripts.score.judge_answers', run_name='__main__')\n"
+        "try: runpy.run_module('workflow_scripts.score.judging.answers', run_name='__main__')\n"
         "finally: assert 'torch' not in sys.modules"
     )
     files = [f"--{name}={folder / name}.jsonl" for name in ("prompts", "generations")]
@@ -721,7 +741,7 @@ def command_line(folder, *flags, check=True):
 
 def test_the_command_line_writes_a_verdict_per_answer_without_torch(tmp_path):
     flags = ["--output", str(tmp_path / "verdicts.jsonl"), "--cost", str(tmp_path / "cost.json")]
-    command_line(tmp_path, "--judge", json.dumps(RULE), *flags)
+    command_line(tmp_path, "--judge", json.dumps(RULE), "--settings", '{"mode": "single"}', *flags)
     rows = read_jsonl(tmp_path / "verdicts.jsonl")
     assert [(row["id"], row["turn"], row["sample"]) for row in rows] == [
         ("1", 0, 0),
@@ -733,19 +753,8 @@ def test_the_command_line_writes_a_verdict_per_answer_without_torch(tmp_path):
 
 
 def test_the_command_line_plans_asks_once_and_never_pays_again(tmp_path, endpoint):
-    judge_json = json.dumps(ENDPOINT | {"name": "j", "version": None, "seed": None})
-    access = {
-        "base_url": endpoint.url,
-        "api_key_env": "TEST_JUDGE_KEY",
-        "concurrency": 2,
-        "requests_per_minute": None,
-        "retries": 1,
-        "timeout_seconds": 30,
-        "budget_usd": None,
-        "usd_per_million_prompt_tokens": 10.0,
-        "usd_per_million_completion_tokens": 0.0,
-        "unanswered": "stop",
-    }
+    judge_json = json.dumps(ENDPOINT)
+    access = ACCESS | {"base_url": endpoint.url, "usd_per_million_prompt_tokens": 10.0}
     store = tmp_path / "store"
     common = ["--judge", judge_json, "--access", json.dumps({"j": access}), "--store", str(store)]
     common += ["--study", "s", "--cell", "tiny-1-mine", "--settings", '{"mode": "single"}']
@@ -767,10 +776,20 @@ def test_the_command_line_plans_asks_once_and_never_pays_again(tmp_path, endpoin
     assert read_json(tmp_path / "plan.json")["missing"] == 0
 
 
-def test_a_setting_that_a_kind_does_not_have_is_said(tmp_path):
-    flags = ["--output", str(tmp_path / "verdicts.jsonl"), "--settings", '{"prompt": "x"}']
-    done = command_line(tmp_path, "--judge", json.dumps(RULE), *flags, check=False)
-    assert done.returncode == 1 and "benchmark 'mine': settings: mt_bench has no 'prompt'" in done.stderr
+@pytest.mark.parametrize(
+    ("asked", "judge", "words"),
+    [
+        ({"mode": "single", "prompt": "x"}, RULE, "settings.prompt: Extra inputs"),
+        ({"mode": "pairs"}, RULE, "settings.mode: Input should be 'single' or 'pairwise'"),
+        ({}, RULE, "settings.mode: Field required"),
+        ({"mode": "single"}, {"kind": "rule", "name": "length"}, "settings.rule: Field required"),
+        ({"mode": "single"}, ENDPOINT, "settings.base_url: Field required"),  # no access to it was given
+    ],
+)
+def test_settings_of_a_kind_or_of_a_judge_that_are_wrong_are_said(tmp_path, asked, judge, words):
+    flags = ["--output", str(tmp_path / "verdicts.jsonl"), "--settings", json.dumps(asked)]
+    done = command_line(tmp_path, "--judge", json.dumps(judge), *flags, check=False)
+    assert done.returncode == 1 and f"benchmark 'mine': {words}" in done.stderr
 
 
 def test_the_command_line_compares_with_an_opponent_in_the_words_of_a_file(tmp_path):
@@ -783,9 +802,9 @@ def test_the_command_line_compares_with_an_opponent_in_the_words_of_a_file(tmp_p
         for name, text in zip(("pair-v2", "pair-v2-multi-turn"), turns, strict=True)
     ]
     write_jsonl(tmp_path / "judge_prompts.jsonl", rows)
-    prices = {"usd_per_million_prompt_tokens": 0.0, "usd_per_million_completion_tokens": 1.0}
-    planned = json.dumps(ENDPOINT | prices | {"version": None})
-    flags = ["--judge", planned, "--settings", '{"mode": "pairwise"}', "--plan"]
+    access = {"j": ACCESS | {"usd_per_million_completion_tokens": 1.0}}
+    flags = ["--judge", json.dumps(ENDPOINT), "--access", json.dumps(access), "--plan"]
+    flags += ["--settings", '{"mode": "pairwise"}']
     flags += [
         "--opponent",
         str(tmp_path / "others.jsonl"),

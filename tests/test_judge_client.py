@@ -40,10 +40,10 @@ from tests.judge_server import (
     words_for,
 )
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.score import judge_client
-from workflow_scripts.score.judge_client import Reply, Request, ask, plan
-from workflow_scripts.score.pace import Pace
-from workflow_scripts.score.spending import Spending
+from workflow_scripts.score.judging import client
+from workflow_scripts.score.judging.client import Reply, Request, ask, plan
+from workflow_scripts.score.judging.pace import Pace
+from workflow_scripts.score.judging.spending import Spending
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.usefixtures("quick_client")
@@ -298,8 +298,8 @@ def test_what_would_befall_every_request_is_found_with_one(tmp_path, behaviour, 
 
 
 def test_a_judge_that_is_not_there_is_found_with_one_request(tmp_path, monkeypatch):
-    monkeypatch.setattr(judge_client, "FIRST_WAIT", 1000)  # were it tried again, this test would not end
-    monkeypatch.setattr(judge_client, "LONGEST_WAIT", 1000)
+    monkeypatch.setattr(client, "FIRST_WAIT", 1000)  # were it tried again, this test would not end
+    monkeypatch.setattr(client, "LONGEST_WAIT", 1000)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://user:word@127.0.0.1:{free.getsockname()[1]}/v1"
@@ -494,10 +494,11 @@ NURSERY = """
 import json, os, sys, traceback
 from pathlib import Path
 import openai
-from workflow_scripts.score import judge_client, verdict_store
-from workflow_scripts.score.judge_client import Request, ask
+from workflow_scripts.score.judging import client
+from workflow_scripts.score.judging import verdict_store
+from workflow_scripts.score.judging.client import Request, ask
 
-judge_client.FIRST_WAIT = 0.01
+client.FIRST_WAIT = 0.01
 
 def die_at_write(count):
     real, writes = os.fsync, []
@@ -717,12 +718,12 @@ WHOLE_LOG = """
 import logging, sys
 from pathlib import Path
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.score import judge_client
+from workflow_scripts.score.judging import client
 from tests.judge_requests import judge_at, requests
 
 logging.basicConfig(level=logging.DEBUG)
-judge_client.FIRST_WAIT = 0.01
-judge_client.ask(requests(3), judge_at(sys.argv[1], unanswered="count"), Path(sys.argv[2]), "cell")
+client.FIRST_WAIT = 0.01
+client.ask(requests(3), judge_at(sys.argv[1], unanswered="count"), Path(sys.argv[2]), "cell")
 print("done", file=sys.stderr)
 """
 

@@ -577,7 +577,7 @@ def test_two_nodes_of_slurm_meet(machine, monkeypatch):
 def test_two_nodes_by_hand_train_the_weights_that_one_process_does(tiny_model, machine):
     from safetensors.torch import load_file
 
-    from tests.tiny import pairs, preference_settings, training_flags, write_reference
+    from tests.tiny import align_flags, pairs, preference_settings, write_reference
 
     stored = write_reference(tiny_model, pairs(12), machine / "reference")
     settings = preference_settings(batch_size=4, per_device_batch=4, max_steps=3)
@@ -586,8 +586,7 @@ def test_two_nodes_by_hand_train_the_weights_that_one_process_does(tiny_model, m
         port = free.getsockname()[1]
 
     def flags(folder: Path) -> list[str]:
-        own = ["--reference", stored / "rows.parquet", "--reference-manifest", stored / "manifest.json"]
-        return ["workflow_scripts.align.dpo", *training_flags(tiny_model, settings, folder), *own]
+        return ["workflow_scripts.align.dpo", *align_flags(tiny_model, stored, settings, folder)]
 
     one, two = machine / "one", machine / "two"
     meet = ["--nodes", 2, "--parallel", "ddp", "--rendezvous", f"127.0.0.1:{port}"]

@@ -13,8 +13,8 @@ from workflow_scripts.common import templates
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl, write_jsonl
 from workflow_scripts.common.models import load_policy, load_tokenizer
-from workflow_scripts.score import likelihoods
-from workflow_scripts.score.likelihoods import calibration_rows, likelihood_rows
+from workflow_scripts.score import pair_likelihoods
+from workflow_scripts.score.pair_likelihoods import calibration_rows, likelihood_rows
 
 with open(templates.__file__.replace(".py", ".yaml"), encoding="utf-8") as stream:
     TEMPLATES = yaml.safe_load(stream)
@@ -70,7 +70,7 @@ def test_sum_and_tokens_equal_a_plain_forward_pass(model, tokenizer, template):
         f"{name}/{kind}" for name in "abc" for kind in ("original", "altered")
     ]
     for row, (each, name) in zip(
-        rows, ((each, name) for each in PAIRS for name in likelihoods.REPLIES), strict=True
+        rows, ((each, name) for each in PAIRS for name in pair_likelihoods.REPLIES), strict=True
     ):
         nats, tokens = plain(model, tokenizer, each["messages"], each[name], settings["template"])
         assert (row["nll"], row["tokens"]) == (pytest.approx(nats, abs=1e-3), tokens)
@@ -137,11 +137,11 @@ def test_the_step_writes_one_row_per_reply(tmp_path, tiny_model, calibration):
         "precision": "float32",
         "trust_remote_code": False,
     }
-    flags = ["--model", tiny_model, "--pairs", tmp_path / "pairs.jsonl", "--settings", json.dumps(settings)]
+    flags = ["--model", tiny_model, "--rows", tmp_path / "pairs.jsonl", "--settings", json.dumps(settings)]
     flags += ["--calibration", calibration] if calibration else []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["step", *map(str, flags), "--output", str(tmp_path / "out.jsonl")])
-        likelihoods.main()
+        pair_likelihoods.main()
     rows = read_jsonl(tmp_path / "out.jsonl")
     assert len(rows) == 2 * len(PAIRS)
     assert all((row["nll"] == 0) == (calibration == "gold") for row in rows)

@@ -27,8 +27,10 @@ from transformers import (
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl
-from workflow_scripts.score import lm_eval_run, lm_eval_tasks
-from workflow_scripts.score.lm_eval_cells import columns_of, linear_values
+from workflow_scripts.score.harness import run as lm_eval_run
+from workflow_scripts.score.harness import tasks as lm_eval_tasks
+from workflow_scripts.score.harness.cells import columns_of
+from workflow_scripts.score.harness.suites import linear_values
 
 FOLDER = Path(__file__).parents[1] / "data" / "bundled" / "lm_eval"
 QUIZ = read_jsonl(FOLDER / "biology_quiz.jsonl")
@@ -86,6 +88,10 @@ def run_main(monkeypatch, tmp_path, subject, **changes):
     monkeypatch.setattr(sys, "argv", ["lm_eval_run", *map(str, flags)])
     lm_eval_run.main()
     return read_json(output)
+
+
+def own(task, num_fewshot=None, metrics=None):
+    return {"task": task, "num_fewshot": num_fewshot, "metrics": metrics}
 
 
 def values(scores):
@@ -417,7 +423,7 @@ def requests_of(monkeypatch):
 def test_each_task_has_its_own_few_shot_count_and_one_model_answers_all(monkeypatch, tmp_path, folder):
     task(folder, "closed", choices(3, 3), CHOOSE + ACC + "num_fewshot: 0\n")
     prompts = requests_of(monkeypatch)
-    asked = [{"task": "small", "num_fewshot": 3}, "large", {"task": "closed"}]
+    asked = [own("small", num_fewshot=3), "large", own("closed")]
     scores = run_main(
         monkeypatch, tmp_path, ["--oracle", "gold"], tasks=asked, num_fewshot=1, include_path=str(folder)
     )
@@ -432,18 +438,18 @@ def test_each_task_has_its_own_few_shot_count_and_one_model_answers_all(monkeypa
             monkeypatch,
             tmp_path,
             ["--oracle", "gold"],
-            tasks=[{"task": "closed", "num_fewshot": 2}],
+            tasks=[own("closed", num_fewshot=2)],
             include_path=str(folder),
         )
 
 
 def test_only_the_metrics_asked_for_are_kept(monkeypatch, tmp_path, folder):
     options = {"include_path": str(folder)}
-    asked = [{"task": "small", "metrics": ["acc_norm"]}]
+    asked = [own("small", metrics=["acc_norm"])]
     scores = run_main(monkeypatch, tmp_path, ["--oracle", "gold"], tasks=asked, **options)
     assert values(scores).keys() == {("small", "acc_norm")}
     with pytest.raises(PlumblineError, match="no f1; it has acc, acc_norm"):
-        asked = [{"task": "small", "metrics": ["f1"]}]
+        asked = [own("small", metrics=["f1"])]
         run_main(monkeypatch, tmp_path, ["--oracle", "gold"], tasks=asked, **options)
 
 

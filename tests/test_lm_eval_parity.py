@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from tests.command import call
 from tests.tiny import ANSWERS, QUESTIONS
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
-from workflow_scripts.score import lm_eval_run
+from workflow_scripts.score.harness import run as lm_eval_run
 
 QUIZ = Path(__file__).parents[1] / "data" / "bundled" / "lm_eval" / "biology_quiz.jsonl"
 MEAN = "metric_list:\n  - {metric: METRIC, aggregation: mean, higher_is_better: true}\n"

@@ -1,12 +1,13 @@
 """The preference losses against their papers' formulas, in float64, with the formulas written out here."""
 
 import math
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
 from workflow_scripts.align import dpo, ipo, kto
-from workflow_scripts.align.preference import PairLogps
+from workflow_scripts.align.preference import PairLogps, loss_over_pairs
 
 BETA = 0.3
 SETTINGS = {
@@ -18,7 +19,12 @@ SETTINGS = {
     "desirable_weight": 1.0,
     "undesirable_weight": 1.0,
 }
-LOSSES = {"dpo": dpo.loss, "ipo": ipo.loss, "kto": kto.loss}
+METHODS = {"dpo": dpo, "ipo": ipo, "kto": kto}
+
+
+def loss_of(method: ModuleType, pairs: PairLogps, settings: dict) -> torch.Tensor:
+    """Return a method's loss of some pairs, made of the rewards that it gives them."""
+    return method.loss(method.rewards(pairs, settings), pairs, settings)
 
 
 def random_pairs(seed: int, pairs: int = 6) -> PairLogps:
@@ -77,19 +83,19 @@ def expect(
 
 
 def test_dpo_is_ln_2_where_policy_and_reference_agree():
-    assert dpo.loss(agreeing_pairs(), SETTINGS).item() == pytest.approx(math.log(2), rel=1e-12)
+    assert loss_of(dpo, agreeing_pairs(), SETTINGS).item() == pytest.approx(math.log(2), rel=1e-12)
 
 
 @pytest.mark.parametrize("beta", [0.01, 0.1, 0.5])
 def test_ipo_is_one_over_four_beta_squared_where_policy_and_reference_agree(beta):
-    loss = ipo.loss(agreeing_pairs(), SETTINGS | {"beta": beta})
+    loss = loss_of(ipo, agreeing_pairs(), SETTINGS | {"beta": beta})
     assert loss.item() == pytest.approx(1 / (4 * beta**2), rel=1e-12)
 
 
 @pytest.mark.parametrize(("desirable", "undesirable"), [(1.0, 1.0), (1.5, 0.5), (2.0, 3.0)])
 def test_kto_is_a_quarter_of_the_weights_where_policy_and_reference_agree(desirable, undesirable):
     weights = {"desirable_weight": desirable, "undesirable_weight": undesirable}
-    loss = kto.loss(agreeing_pairs(), SETTINGS | weights)
+    loss = loss_of(kto, agreeing_pairs(), SETTINGS | weights)
     assert loss.item() == pytest.approx((desirable + undesirable) / 4, rel=1e-12)  # .5 with weights 1
 
 
@@ -101,7 +107,7 @@ def test_dpo_has_the_value_and_gradient_of_its_formula(seed):
     value = sum(-math.log(sigmoid(margin)) for margin in margins) / len(margins)
     slope = [BETA * sigmoid(-margin) / len(margins) for margin in margins]
     gradients = [[-each for each in slope], slope]
-    expect(dpo.loss(pairs, SETTINGS), value, [pairs.chosen, pairs.rejected], gradients)
+    expect(loss_of(dpo, pairs, SETTINGS), value, [pairs.chosen, pairs.rejected], gradients)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -109,12 +115,12 @@ def test_dpo_sft_weight_adds_the_mean_token_likelihood_of_the_chosen_reply(seed)
     # … − w · mean log π(y⁺)/|y⁺|
     pairs, weight = random_pairs(seed), 0.7
     lengths = pairs.chosen_tokens.tolist()
-    plain = dpo.loss(pairs, SETTINGS)
+    plain = loss_of(dpo, pairs, SETTINGS)
     slope = torch.autograd.grad(plain, pairs.chosen)[0].tolist()
     per_token = [logp / length for logp, length in zip(pairs.chosen.tolist(), lengths, strict=True)]
     value = plain.item() - weight * sum(per_token) / len(per_token)
     wanted = [each - weight / length / len(lengths) for each, length in zip(slope, lengths, strict=True)]
-    expect(dpo.loss(pairs, SETTINGS | {"sft_weight": weight}), value, [pairs.chosen], [wanted])
+    expect(loss_of(dpo, pairs, SETTINGS | {"sft_weight": weight}), value, [pairs.chosen], [wanted])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -129,16 +135,16 @@ def test_ipo_has_the_value_and_gradient_of_its_formula(seed):
         by_chosen.append(2 * gaps[-1] / long / count)
         by_rejected.append(-2 * gaps[-1] / other / count)
     value = sum(gap**2 for gap in gaps) / count
-    expect(ipo.loss(pairs, SETTINGS), value, [pairs.chosen, pairs.rejected], [by_chosen, by_rejected])
+    expect(loss_of(ipo, pairs, SETTINGS), value, [pairs.chosen, pairs.rejected], [by_chosen, by_rejected])
 
 
 def test_ipo_does_not_change_when_replies_and_their_log_ratios_grow_alike():
     pairs = random_pairs(0)
     scaled = {name: getattr(pairs, name) * 3 for name in PairLogps._fields[:6]}
-    once, thrice = ipo.loss(pairs, SETTINGS), ipo.loss(pairs._replace(**scaled), SETTINGS)
+    once, thrice = loss_of(ipo, pairs, SETTINGS), loss_of(ipo, pairs._replace(**scaled), SETTINGS)
     assert once.item() == pytest.approx(thrice.item(), rel=1e-12)
-    assert dpo.loss(pairs._replace(**scaled), SETTINGS).item() != pytest.approx(
-        dpo.loss(pairs, SETTINGS).item()
+    assert loss_of(dpo, pairs._replace(**scaled), SETTINGS).item() != pytest.approx(
+        loss_of(dpo, pairs, SETTINGS).item()
     )
 
 
@@ -155,29 +161,29 @@ def test_kto_has_the_value_and_gradient_of_its_formula(divergence, desirable, un
     )
     by_chosen = [-desirable * BETA * sigmoid(good) * sigmoid(-good) / count for good, _ in inner]
     by_rejected = [undesirable * BETA * sigmoid(bad) * sigmoid(-bad) / count for _, bad in inner]
-    loss = kto.loss(pairs, SETTINGS | {"desirable_weight": desirable, "undesirable_weight": undesirable})
+    loss = loss_of(kto, pairs, SETTINGS | {"desirable_weight": desirable, "undesirable_weight": undesirable})
     expect(loss, value, [pairs.chosen, pairs.rejected], [by_chosen, by_rejected])
 
 
 def test_kto_reads_a_negative_divergence_as_zero():
-    below, zero = (kto.loss(with_divergence(random_pairs(5), mean), SETTINGS) for mean in (-3.0, 0.0))
-    above = kto.loss(with_divergence(random_pairs(5), 3.0), SETTINGS)
+    below, zero = (loss_of(kto, with_divergence(random_pairs(5), mean), SETTINGS) for mean in (-3.0, 0.0))
+    above = loss_of(kto, with_divergence(random_pairs(5), 3.0), SETTINGS)
     assert below.item() == pytest.approx(zero.item(), rel=1e-12)
     assert above.item() != pytest.approx(zero.item(), rel=1e-3)
 
 
 def test_kto_sends_no_gradient_through_its_divergence():
     pairs = with_divergence(random_pairs(6), 3.0)
-    found = torch.autograd.grad(kto.loss(pairs, SETTINGS), pairs.divergence, allow_unused=True)
+    found = torch.autograd.grad(loss_of(kto, pairs, SETTINGS), pairs.divergence, allow_unused=True)
     assert found == (None,)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_loss_is_a_mean_over_pairs_so_their_order_does_not_matter(name):
     pairs = random_pairs(7)
     turned = [value.flip(0) for value in pairs]
-    assert LOSSES[name](PairLogps(*turned), SETTINGS).item() == pytest.approx(
-        LOSSES[name](pairs, SETTINGS).item(), rel=1e-12
+    assert loss_of(METHODS[name], PairLogps(*turned), SETTINGS).item() == pytest.approx(
+        loss_of(METHODS[name], pairs, SETTINGS).item(), rel=1e-12
     )
 
 
@@ -187,7 +193,9 @@ def test_dpo_on_averaged_log_probs_divides_each_side_by_its_own_length(seed):
     rows = zip(ratios(pairs), pairs.chosen_tokens.tolist(), pairs.rejected_tokens.tolist(), strict=True)
     margins = [BETA * (chosen / long - rejected / other) for (chosen, rejected), long, other in rows]
     value = sum(-math.log(sigmoid(margin)) for margin in margins) / len(margins)
-    assert dpo.loss(pairs, SETTINGS | {"logp_reduction": "mean"}).item() == pytest.approx(value, rel=1e-12)
+    assert loss_of(dpo, pairs, SETTINGS | {"logp_reduction": "mean"}).item() == pytest.approx(
+        value, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -198,7 +206,7 @@ def test_dpo_without_reference_reads_the_policy_alone(seed):
         for chosen, rejected in zip(pairs.chosen.tolist(), pairs.rejected.tolist(), strict=True)
     ]
     value = sum(-math.log(sigmoid(margin)) for margin in margins) / len(margins)
-    assert dpo.loss(pairs, SETTINGS | {"reference_free": True}).item() == pytest.approx(value, rel=1e-12)
+    assert loss_of(dpo, pairs, SETTINGS | {"reference_free": True}).item() == pytest.approx(value, rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -206,8 +214,55 @@ def test_the_hinge_is_one_minus_the_margin_until_the_margin_is_one(seed):
     pairs = random_pairs(seed)
     margins = [BETA * (chosen - rejected) for chosen, rejected in ratios(pairs)]
     value = sum(max(0.0, 1 - margin) for margin in margins) / len(margins)
-    loss = dpo.loss(pairs, SETTINGS | {"loss": "hinge"})
+    loss = loss_of(dpo, pairs, SETTINGS | {"loss": "hinge"})
     assert loss.item() == pytest.approx(value, rel=1e-12)
     slope = torch.autograd.grad(loss, pairs.chosen)[0].tolist()
     assert slope == pytest.approx([-BETA / len(margins) * (margin < 1) for margin in margins], rel=1e-12)
-    assert dpo.loss(agreeing_pairs(), SETTINGS | {"loss": "hinge"}).item() == 1.0
+    assert loss_of(dpo, agreeing_pairs(), SETTINGS | {"loss": "hinge"}).item() == 1.0
+
+
+def logged(method: ModuleType, settings: dict) -> dict[str, float]:
+    """Return what a method logs of two pairs: what the policy says of a token is the token over −10."""
+    rows = [
+        {
+            "chosen": [1, 2, 3, 4],
+            "rejected": [7],
+            "reference_chosen": [-0.5] * 4,
+            "reference_rejected": [-3.0],
+        },
+        {"chosen": [9], "rejected": [1, 2], "reference_chosen": [-2.0], "reference_rejected": [-0.1, -0.1]},
+    ]
+
+    def logps_of(model: object, prompts: list, completions: list) -> list:
+        return [[-torch.tensor(each, dtype=torch.float64) / 10 for each in pair] for pair in completions]
+
+    model = SimpleNamespace(device="cpu")
+    loss = loss_over_pairs(method.rewards, method.loss, SETTINGS | settings, logps_of)
+    return loss(model, [row | {"prompt": [1]} for row in rows], torch.tensor([0.3, 1.0]))[1]
+
+
+# Log-probs of the chosen −1.0 and −0.9, of the rejected −0.7 and −0.3; log-ratios 1.0 and 1.1, 2.3 and −0.1.
+SUMS, RATIOS = ((-1.0, -0.7), (-0.9, -0.3)), ((1.0, 2.3), (1.1, -0.1))
+LENGTHS = ((4, 1), (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "rewards", "averaged"),
+    [
+        (dpo, {}, RATIOS, False),
+        (dpo, {"loss": "hinge", "sft_weight": 1.0}, RATIOS, False),
+        (dpo, {"reference_free": True}, SUMS, False),
+        (dpo, {"logp_reduction": "mean"}, RATIOS, True),
+        (dpo, {"reference_free": True, "logp_reduction": "mean"}, SUMS, True),
+        (ipo, {}, RATIOS, True),
+        (kto, {}, RATIOS, False),
+    ],
+)
+def test_margin_and_accuracy_are_of_the_rewards_that_are_trained(method, settings, rewards, averaged):
+    margins = [
+        chosen / (long if averaged else 1) - rejected / (other if averaged else 1)
+        for (chosen, rejected), (long, other) in zip(rewards, LENGTHS, strict=True)
+    ]
+    seen = logged(method, settings)
+    assert seen["margin"] == pytest.approx(sum(margins) / 2, rel=1e-6)
+    assert seen["accuracy"] == sum(margin > 0 for margin in margins) / 2

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from tests.generation import SAMPLING
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.generate import calibrate, prompts
@@ -18,7 +19,6 @@ SETTINGS = {
     "allow_unsandboxed": False,
     "workers": 2,
 }
-SAMPLING = {"temperature": 0.0, "samples": 1}
 PROBLEMS = [
     {
         "task_id": 12,
@@ -83,8 +83,9 @@ def score(monkeypatch, tmp_path, answer_of=None, problems=PROBLEMS, settings=SET
     if answer_of:
         rows = read_jsonl(tmp_path / "answers.jsonl")
         write_jsonl(tmp_path / "answers.jsonl", [row | {"text": answer_of(row)} for row in rows])
-    flags = ["--problems", tmp_path / "problems.jsonl", "--prompts", tmp_path / "set.jsonl"]
-    flags += ["--generations", tmp_path / "answers.jsonl", "--settings", json.dumps(settings)]
+    settings = json.dumps(settings | {"file": str(tmp_path / "problems.jsonl")})
+    flags = ["--prompts", tmp_path / "set.jsonl", "--generations", tmp_path / "answers.jsonl"]
+    flags += ["--settings", settings]
     call(monkeypatch, mbpp.main, *flags, "--output", tmp_path / "scores.json")
     return read_json(tmp_path / "scores.json")
 

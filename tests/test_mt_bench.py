@@ -12,12 +12,13 @@ from pathlib import Path
 import pandas
 import pytest
 
+from tests.judge_requests import ENDPOINT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
-from workflow_scripts.score.judge_answers import judge_all, requests_of
-from workflow_scripts.score.judge_client import Reply
-from workflow_scripts.score.judge_prompts import read_templates
-from workflow_scripts.score.judge_questions import against_opponent, questions_of
+from workflow_scripts.score.judging.answers import judge_all, requests_of
+from workflow_scripts.score.judging.client import Reply
+from workflow_scripts.score.judging.forms import read_templates
+from workflow_scripts.score.judging.questions import against_opponent, questions_of
 from workflow_scripts.score.mt_bench import score, score_pairwise
 from workflow_scripts.score.verdicts import values_of
 
@@ -264,7 +265,7 @@ class TheirJudging:
         return tables
 
 
-JUDGE = {"kind": "openai", "model": "gpt-4", "temperature": 0, "max_tokens": 2048}
+JUDGE = ENDPOINT | {"model": "gpt-4", "max_tokens": 2048}
 
 
 def our_judging(templates, mode, questions=QUESTIONS):
@@ -363,7 +364,7 @@ def test_the_numbers_are_those_of_show_result_and_what_it_drops_is_counted(both)
 
 
 def test_reference_guided_categories_are_fastchats(fastchat):
-    from workflow_scripts.score.judge_prompts import NEEDS_REFERENCE
+    from workflow_scripts.score.judging.forms import NEEDS_REFERENCE
 
     assert set(NEEDS_REFERENCE) == set(fastchat.common.NEED_REF_CATS) & set(CATEGORIES)
 
@@ -396,7 +397,7 @@ def test_a_guided_question_without_reference_and_a_third_turn_are_errors(tmp_pat
             {"id": "1", "sample": 0, "turn": turn, "text": "4"} for turn in range(1 + len(row["followups"]))
         ]
         with pytest.raises(PlumblineError, match=message):
-            requests_of(questions_of([row], rows, "x"), "mt_bench", {}, JUDGE, templates)
+            requests_of(questions_of([row], rows, "x"), "mt_bench", {"mode": "single"}, JUDGE, templates)
 
 
 def test_the_command_line_writes_a_score_file_without_torch(tmp_path):
@@ -407,7 +408,12 @@ def test_the_command_line_writes_a_score_file_without_torch(tmp_path):
         for name in ("prompts", "generations", "verdicts")
         for part in (f"--{name}", str(tmp_path / f"{name}.jsonl"))
     ]
-    flags += ["--settings", '{"benchmark": "mine"}', "--output", str(tmp_path / "scores.json")]
+    flags += [
+        "--settings",
+        '{"benchmark": "mine", "mode": "single"}',
+        "--output",
+        str(tmp_path / "scores.json"),
+    ]
     code = (
         "import sys, runpy; sys.argv = ['score', *sys.argv[1:]]\n"
         "runpy.run_module('workflow_scripts.score.mt_bench', run_name='__main__')\n"

@@ -19,7 +19,7 @@ from tests.resuming import (
     kill_once_checkpointed,
     leave_a_half_written_checkpoint,
 )
-from tests.tiny import distance, settings_of, training_flags, weights_of
+from tests.tiny import distance, own_settings, settings_of, training_flags, weights_of
 from workflow_scripts.align import (
     a_lol,
     a_lol_kl,
@@ -32,13 +32,13 @@ from workflow_scripts.align import (
     wbc,
 )
 from workflow_scripts.align.offline import OfflineLoss, draw, draws_of, token_log_ratio, without_dropout
-from workflow_scripts.align.rewarded import batches_of, tokenise_answers
+from workflow_scripts.align.rewarded_reference import batches_of, tokenise_answers
 from workflow_scripts.common.cuts import cut_counts
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl, write_manifest
 from workflow_scripts.common.logprobs import flat_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer
-from workflow_scripts.common.training import load_trainable
+from workflow_scripts.common.training.loading import load_trainable
 
 METHODS = {
     "nll": nll,
@@ -72,7 +72,7 @@ def flags_of(
     method: str, model: Path, stored: Path, settings: dict, folder: Path, advantages=None
 ) -> list[str]:
     """Return the command line of align.<method>; advantages are given to those methods that need them."""
-    flags = training_flags(model, settings, folder)
+    flags = training_flags(model, own_settings(METHODS[method].Settings, settings), folder)
     flags += [
         "--rewarded",
         str(stored / "rows.parquet"),
@@ -272,7 +272,7 @@ def test_every_ratio_is_1_at_step_0_whatever_dropout_the_policy_has(tiny_model, 
     for file in tiny_model.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     write_json(tmp_path / "config.json", read_json(tiny_model / "config.json") | {"attention_dropout": 0.5})
-    lora = {"rank": 2, "alpha": 4, "dropout": 0.5, "targets": "all-linear"}
+    lora = {"rank": 2, "alpha": 4, "dropout": 0.5, "targets": "all-linear", "merge": True}
     settings, rows = offline_settings(lora=lora), rows_of(stored)
 
     def ratios(model) -> torch.Tensor:

@@ -271,7 +271,7 @@ def run(folder: Path, *more: str) -> dict:
     prompts = [{"id": "b", "group": "b", "messages": [{"role": "user", "content": SENTENCE + " more"}]}]
     paths = write(folder / "items.jsonl", items), write(folder / "prompts.jsonl", prompts)
     arguments = ["overlap", "--items", *map(str, paths), "--output", str(folder / "overlap.json")]
-    before, sys.argv = sys.argv, [*arguments, "--settings", '{"sizes": [8, 13]}', *more]
+    before, sys.argv = sys.argv, [*arguments, "--settings", '{"sizes": [8, 13], "common": null}', *more]
     try:
         overlap.main()
     finally:

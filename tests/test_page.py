@@ -15,7 +15,8 @@ import pytest
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.report import page, samples
-from workflow_scripts.report.figures import typed
+from workflow_scripts.report.page_tables import supported_best
+from workflow_scripts.report.rows import typed
 
 SCRIPT = "<script>alert('model')</script>"
 IMAGE = "\"><img src=x onerror=alert('judge')>"
@@ -109,7 +110,7 @@ def render(folder: Path, rows: list[dict], flags: dict[str, Path] | None = None,
     results = write_csv(folder / "results.csv", rows)
     known = {
         "study": "toy", "baseline": "m", "bars": [], "prompts": {}, "sample_count": 4, "curves": [], "rewards": [],
-        "data": {},
+        "data": {}, "file": "",
         "lock": "f" * 12,
     }  # fmt: skip
     arguments = ["page", "--results", str(results), "--settings", json.dumps(known | settings)]
@@ -296,7 +297,7 @@ def test_a_row_without_a_value_says_why(tmp_path):
 
 def test_the_best_is_bold_only_where_the_paired_interval_supports_it():
     def best(*rows: dict) -> set[str]:
-        return {policy for policy, _ in page.supported_best([typed(one) for one in rows])}
+        return {policy for policy, _ in supported_best([typed(one) for one in rows])}
 
     base = row("m", value="0.5")
     assert best(base, row("m.a", value="0.6", **against("0.01", "0.2"))) == {"m.a"}
@@ -366,6 +367,33 @@ def test_a_verdict_that_failed_says_so():
     view = samples.verdict_view({"rating": None, "failed": "no rating in the reply", "text": "I refuse"})
     assert view == {"mark": "no verdict: no rating in the reply", "failed": True, "words": ["I refuse"]}
     assert samples.verdict_view({"preference": 0.5, "order": [1.0, 0.0]})["mark"] == "preferred 0.5"
+
+
+def test_a_verdict_that_the_study_skips_or_that_has_no_number_is_shown_and_counted(tmp_path):
+    given = answered(tmp_path, "an answer", count=4)
+    own = {"turn": 0, "sample": 0}
+    verdicts = [
+        own | {"id": "q0", "preference": 1.0},
+        own | {"id": "q1", "preference": None, "skipped": True},
+        own | {"id": "q2", "preference": None, "failed": "no rating in the reply"},
+        own | {"id": "q3", "preference": float("nan")},
+    ]
+    write_lines(tmp_path / "verdicts.jsonl", verdicts)
+    found = Page(render(tmp_path, ROWS, **given))
+    marks = ["preferred 1", "skipped by the study", "no verdict: no rating in the reply"]
+    assert all(mark in found.text for mark in [*marks, "no verdict: its number is nan"])
+    failed = [one["class"] for one in found.all("span") if one.get("class", "").startswith("verdict")]
+    assert sorted(failed) == ["verdict", "verdict", "verdict failed", "verdict failed"]
+    assert "quiz: verdicts left out: 1 of m.sft (skipped by the study), 2 of m.sft (failed)." in found.text
+
+
+def test_verdicts_that_are_all_without_a_number_draw_nothing_and_are_counted(tmp_path):
+    given = answered(tmp_path, "an answer")
+    skipped = {"id": "q0", "turn": 0, "sample": 0, "preference": None, "skipped": True}
+    write_lines(tmp_path / "verdicts.jsonl", [skipped])
+    found = Page(render(tmp_path, ROWS, **given))
+    assert "quiz: verdicts left out: 1 of m.sft (skipped by the study)." in found.text
+    assert "Rewards and verdicts" in found.text and "quiz verdicts" not in found.text
 
 
 def test_answers_without_a_judge_show_what_the_scorer_said(tmp_path):

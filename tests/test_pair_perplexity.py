@@ -119,7 +119,7 @@ def test_a_missing_key_a_double_reply_and_an_absent_action_are_refused():
 
 def test_the_command_writes_six_cells(monkeypatch, tmp_path):
     write_jsonl(tmp_path / "likelihoods.jsonl", make_rows())
-    flags = ["--likelihoods", str(tmp_path / "likelihoods.jsonl"), "--output", str(tmp_path / "scores.json")]
+    flags = ["--measured", str(tmp_path / "likelihoods.jsonl"), "--output", str(tmp_path / "scores.json")]
     monkeypatch.setattr(
         sys, "argv", ["pair_perplexity", *flags, "--settings", json.dumps({"fidelity": "paper"})]
     )

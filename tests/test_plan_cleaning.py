@@ -44,7 +44,6 @@ def test_only_a_benchmark_that_brings_replies_of_its_own_has_them_cleaned():
     assert cleaning.paired_input(PLAN, "likely") == f"{CHATS}/manifest.json"
     assert cleaning.paired_files(PLAN, "likely") == [f"{CHATS}/files/pairs.json"]
     assert told(cleaning.paired_settings(PLAN, "likely")) == {
-        "schema": "tutorbot_pairs",
         "system_prompt": "Tutor them.",
         "reply_format": "json",
         "drop_fields": ["Thoughts"],

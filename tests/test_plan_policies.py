@@ -6,7 +6,7 @@ from tests.plans import DEFAULT, EVERY_KEY, STUDIES, changed, family, planned
 from workflow_scripts.plan import policies
 from workflow_scripts.plan.plan import cells, scored_cells, trained_cells
 from workflow_scripts.plan.sources import base_model
-from workflow_scripts.study.lineage import bundled_templates
+from workflow_scripts.study.templates import bundled_templates
 
 BASES = {"one", "two"}
 FAMILY = {

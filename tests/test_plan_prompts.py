@@ -19,6 +19,7 @@ ANSWERED = [
     "rated",
     "preferred",
     "overlap",
+    "formed",
 ]
 ANSWERED += ["rewarded"]
 
@@ -149,12 +150,18 @@ def test_a_prompt_set_is_answered_as_its_part_of_the_study_says():
     drawn = {"max_new_tokens": 512, "min_new_tokens": 0, "temperature": 0.0, "top_p": 1.0, "samples": 1}
     drawn |= {"batch_size": 64}
     wanted = {
-        "labels": drawn,
+        "labels": drawn | {"temperatures": []},
         "questions": drawn | {"max_new_tokens": 9, "temperatures": {"writing": 0.7}},
         "code": drawn | {"temperatures": [0.1, 0.7]},
-        "pairs-mistakes": drawn | {"samples": 4, "temperature": 0.3},
+        "pairs-mistakes": drawn | {"samples": 4, "temperature": 0.3, "temperatures": []},
         # The run draws as many, and as large batches, as it says itself.
-        "runs-ppo": {"max_new_tokens": 30, "temperature": 1.0, "top_p": 0.95, "batch_size": 16},
+        "runs-ppo": {
+            "max_new_tokens": 30,
+            "temperature": 1.0,
+            "top_p": 0.95,
+            "batch_size": 16,
+            "temperatures": [],
+        },
     }
     assert {name: told(prompts.sampling(plan, name)) for name in wanted} == wanted
 

@@ -50,7 +50,7 @@ def rules_in(text: str) -> dict[str, Rule]:
         body = re.split(r"^\S", text[start.end() :], maxsplit=1, flags=re.MULTILINE)[0]
         wildcards = frozenset(re.findall(r"\{([a-z]+)\}", section(body, "output")))
         given = section(body, "input", "params", "resources", "threads")
-        found[start[1]] = Rule(wildcards, tuple(re.findall(r"\bby\((\w+\.\w+)", given)))
+        found[start[1]] = Rule(wildcards, tuple(re.findall(r"\bby\(([^()]+)\)", given)))
     return found
 
 

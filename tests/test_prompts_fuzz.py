@@ -9,7 +9,8 @@ from tests.mutants import line_of, mutant
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl, write_jsonl
 from workflow_scripts.generate import prompts
-from workflow_scripts.score import humaneval, judge_prompts, mbpp
+from workflow_scripts.score import humaneval, mbpp
+from workflow_scripts.score.judging import forms
 
 EACH = 120
 PROBLEM = {
@@ -47,7 +48,7 @@ READERS = {
     "references": (ANSWER, lambda path: [prompts.read_references(path, {"81": 2})]),
     "alpaca_eval": (INSTRUCTION, prompts.alpaca_eval_prompts),
     "judgements": (INSTRUCTION, lambda path: [prompts.judged_references(path)]),
-    "judge prompts": (JUDGE, lambda path: list(judge_prompts.read_templates(path).values())),
+    "judge prompts": (JUDGE, lambda path: list(forms.read_templates(path).values())),
 }
 
 

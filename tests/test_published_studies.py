@@ -16,9 +16,10 @@ from workflow_scripts.plan import judging, overlap, policies, prompts, scoring, 
 from workflow_scripts.plan.index import score_files
 from workflow_scripts.plan.plan import cells, scored_cells, trained_cells
 from workflow_scripts.study.judges import OpenAIJudge
-from workflow_scripts.study.lineage import bundled_templates, policies_of
+from workflow_scripts.study.lineage import policies_of
 from workflow_scripts.study.rewards import GivenReward
 from workflow_scripts.study.study import Study
+from workflow_scripts.study.templates import bundled_templates
 
 EIGHT = ("nll", "wbc", "r_gold", "r_lol", "a_lol", "a_lol_seq", "a_lol_ref_free", "a_lol_kl")
 BY_ADVANTAGE = EIGHT[4:]
@@ -326,7 +327,7 @@ def test_instruction_modelling_asks_the_papers_tasks_with_its_numbers_of_example
         None,
         None,
     )
-    suites = yaml.safe_load((ROOT / "workflow_scripts/score/lm_eval_suites.yaml").read_text())
+    suites = yaml.safe_load((ROOT / "workflow_scripts/score/harness/suites.yaml").read_text())
     groups = suites["instruction_modelling"]
     assert {task: row["num_fewshot"] for rows in groups.values() for task, row in rows.items()} == {
         "mmlu": 5,

@@ -7,11 +7,10 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from tests.command import call
-from tests.tiny import ANSWERS, QUESTIONS, TEMPLATE, manifest_of, settings_of, training_flags
+from tests.tiny import ANSWERS, QUESTIONS, TEMPLATE, call, manifest_of, settings_of, training_flags
 from workflow_scripts.align import pro
-from workflow_scripts.align import ranked as ranked_tokens
 from workflow_scripts.align.pro import loss_over_answers, ranking_loss
+from workflow_scripts.align.tokenise_ranked import tokenise_ranked
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.common.logprobs import flat_logps, shared_prompt_logps
@@ -203,7 +202,7 @@ def write_ranked(model, folder, rows, **changed) -> None:
     settings = {"max_prompt_tokens": 100, "max_tokens": 160, "template": TEMPLATE} | changed
     flags = ["--ranked", folder / "ranked.jsonl", "--parent", model, "--settings", json.dumps(settings)]
     flags += ["--output", folder / "rows.parquet", "--rejected", folder / "rejected.jsonl"]
-    call(ranked_tokens.main, *flags, "--manifest", folder / "rows.json")
+    call(tokenise_ranked.main, *flags, "--manifest", folder / "rows.json")
 
 
 def ranked_rows(count: int) -> list[dict]:

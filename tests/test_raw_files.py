@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from tests.cleaning import cleaning
 from workflow_scripts.clean import clean
 from workflow_scripts.common import raw_files
 from workflow_scripts.common.errors import PlumblineError
@@ -31,7 +32,7 @@ def table(path, rows):
 
 
 def cleaned(path):
-    rules = clean.DEFAULTS | {"schema": "alpaca"}
+    rules = cleaning(schema="alpaca")
     clean.clean_files([str(path)], rules, str(path.parent / "clean"), str(path.parent / "manifest.json"))
     return read_jsonl(path.parent / "clean" / "train.jsonl")
 

@@ -13,7 +13,8 @@ from workflow_scripts.common import templates
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.common.turns import turns_of
-from workflow_scripts.report import statistics
+from workflow_scripts.report.statistics.cells import read_cell
+from workflow_scripts.report.statistics.estimators import point_estimate
 from workflow_scripts.score import reply_loss
 from workflow_scripts.score.reply_loss import score
 
@@ -193,7 +194,7 @@ def test_nats_per_token_and_perplexity_pool_over_all_tokens():
     pooled = math.fsum(row["nll"] for row in rows) / sum(row["tokens"] for row in rows)
     columns = loss["columns"]
     assert sum(columns["numerator"]) / sum(columns["denominator"]) == pytest.approx(pooled, rel=1e-12)
-    found = statistics.point_estimate([statistics.read_cell(perplexity, "x")])
+    found = point_estimate([read_cell(perplexity, "x")])
     assert found == pytest.approx(math.exp(pooled), rel=1e-12)
     assert pooled != pytest.approx(np.mean([row["nll"] / row["tokens"] for row in rows]), rel=1e-3)
     for cell, metric, estimator in (
@@ -232,7 +233,7 @@ def test_no_rows_and_a_missing_key_are_refused():
 
 def test_the_command_writes_both_cells_without_torch(tmp_path):
     write_jsonl(tmp_path / "likelihoods.jsonl", likelihoods())
-    flags = ["--likelihoods", str(tmp_path / "likelihoods.jsonl"), "--output", str(tmp_path / "scores.json")]
+    flags = ["--measured", str(tmp_path / "likelihoods.jsonl"), "--output", str(tmp_path / "scores.json")]
     code = (
         "import sys, runpy; sys.argv = ['step', *sys.argv[1:]]\n"
         f"runpy.run_module({reply_loss.__name__!r}, run_name='__main__')\n"

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
+from tests.reward_settings import given_reward, rule_reward
 from workflow_scripts.annotate import annotate as annotate_module
-from workflow_scripts.common import rewards as rewards_module
+from workflow_scripts.common import reward_columns
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, sha256_of, write_jsonl, write_manifest
-from workflow_scripts.common.rewards import (
-    NAMES,
-    TEXTS,
+from workflow_scripts.common.reward_columns import (
     json_validity,
     length_reward,
     provenance,
@@ -25,10 +24,12 @@ from workflow_scripts.common.rewards import (
     tfidf_diversity,
     weights_of,
 )
+from workflow_scripts.common.reward_texts import NAMES, TEXTS
 from workflow_scripts.common.templates import Rendered
-from workflow_scripts.report.statistics import point_estimate, read_cell
-from workflow_scripts.score import rewards as score_module
-from workflow_scripts.score.rewards import distinct, score
+from workflow_scripts.report.statistics.cells import read_cell
+from workflow_scripts.report.statistics.estimators import point_estimate
+from workflow_scripts.score import reward_scores as score_module
+from workflow_scripts.score.reward_scores import distinct, score
 
 # Rules.
 
@@ -122,9 +123,9 @@ def turns(*replies):
 
 
 REWARDS = {
-    "valid": {"rule": "json_validity", "weight": 2.0},
-    "length": {"rule": "length", "words": 4, "weight": -0.5},
-    "diversity": {"rule": "tfidf_diversity", "weight": 1.0},
+    "valid": rule_reward("json_validity", weight=2.0),
+    "length": rule_reward("length", words=4, weight=-0.5),
+    "diversity": rule_reward("tfidf_diversity", weight=1.0),
 }
 
 
@@ -143,8 +144,8 @@ def test_the_final_reward_is_the_weighted_sum():
     assert {key: rows[0][key] for key in turns("")[0]} == turns(replies[0])[0]
 
 
-def test_without_weights_the_final_reward_is_the_plain_sum():
-    plain = {name: {key: part[key] for key in part if key != "weight"} for name, part in REWARDS.items()}
+def test_with_weights_of_one_the_final_reward_is_the_plain_sum():
+    plain = {name: part | {"weight": 1.0} for name, part in REWARDS.items()}
     for row in reward_rows(turns('"the cat"', "the cat sat down"), FIT_ON, plain):
         parts = [value for name, value in row["rewards"].items() if name != "final_reward"]
         assert row["rewards"]["final_reward"] == pytest.approx(sum(parts), abs=1e-6)
@@ -160,8 +161,8 @@ def test_a_function_of_turns_alone_gives_what_all_at_once_gives():
 
 def test_given_rewards_are_taken_from_the_row_and_squashed_if_so_set():
     rows = [turn("a", 0, given={"rm": 1.5, "depth": 2}), turn("b", 1, given={"rm": -800.0, "depth": 0})]
-    parts = {"rm": {"given": "rm", "squash": "sigmoid"}, "raw": {"given": "rm"}}
-    parts["deep"] = {"given": "depth", "squash": "none", "weight": 3}
+    parts = {"rm": given_reward("rm", squash="sigmoid"), "raw": given_reward("rm")}
+    parts["deep"] = given_reward("depth", squash="none", weight=3)
     first, second = (row["rewards"] for row in reward_rows(rows, FIT_ON, parts))
     sigma = 1 / (1 + math.exp(-1.5))
     assert first == pytest.approx({"rm": sigma, "raw": 1.5, "deep": 2, "final_reward": sigma + 7.5}, abs=1e-6)
@@ -183,13 +184,13 @@ def test_given_rewards_are_taken_from_the_row_and_squashed_if_so_set():
 def test_a_row_without_its_given_reward_is_named_with_the_column(brought, message):
     rows = [turn("a", 0, given={"rm": 0.5}), turn("b", 1, **brought)]
     with pytest.raises(PlumblineError, match=message):
-        reward_rows(rows, FIT_ON, {"hh": {"given": "rm", "squash": "sigmoid"}})
+        reward_rows(rows, FIT_ON, {"hh": given_reward("rm", squash="sigmoid")})
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_reward_that_is_no_number_is_refused_with_row_and_name(monkeypatch, value):
     monkeypatch.setattr(
-        rewards_module, "classifier_column", lambda settings, work: lambda rows: np.array([0.5, value])
+        reward_columns, "classifier_column", lambda settings, work: lambda rows: np.array([0.5, value])
     )
     parts = REWARDS | {"model": {"folder": "x", "weight": 0.0}}
     with pytest.raises(PlumblineError, match=r"row r1: reward model is -?(nan|inf)"):
@@ -360,6 +361,8 @@ def classifiers(tmp_path_factory):
 
 def part(folder, **changed):
     return {
+        "model": None,
+        "source": None,
         "folder": str(folder),
         "weight": 1.0,
         "squash": "none",
@@ -375,7 +378,7 @@ def alone(folder, text, head="sequence"):
     """Return a classifier's logits on one text, without batch or padding."""
     import torch
 
-    model, tokenizer = rewards_module.load_classifier(folder, head)
+    model, tokenizer = reward_columns.load_classifier(folder, head)
     ids = tokenizer(*([text] if isinstance(text, str) else text), return_tensors="pt")["input_ids"]
     with torch.no_grad():
         return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].double().numpy()
@@ -397,11 +400,6 @@ def test_a_single_output_is_the_logit_or_its_sigmoid(classifiers):
     assert column(turns(*REPLIES), part(classifiers["one"])) == pytest.approx(logits, abs=1e-5)
     squashed = column(turns(*REPLIES), part(classifiers["one"], squash="sigmoid"))
     assert squashed == pytest.approx([sigmoid(value) for value in logits], abs=1e-5)
-    before = {key: part("x")[key] for key in ("folder", "squash", "max_tokens", "batch_size")}
-    before["folder"] = str(
-        classifiers["one"]
-    )  # settings without form, head and label read what they always read
-    assert column(turns(*REPLIES), before) == column(turns(*REPLIES), part(classifiers["one"]))
 
 
 @pytest.mark.parametrize("squash", ["none", "sigmoid"])
@@ -456,7 +454,7 @@ def test_scores_that_are_no_numbers_name_row_and_column_and_are_asked_again(
 ):
     import torch
 
-    real = rewards_module.load_classifier
+    real = reward_columns.load_classifier
 
     def spoiled(folder, head):
         model, tokenizer = real(folder, head)
@@ -464,10 +462,10 @@ def test_scores_that_are_no_numbers_name_row_and_column_and_are_asked_again(
             model.score.weight.fill_(math.nan)
         return model, tokenizer
 
-    monkeypatch.setattr(rewards_module, "load_classifier", spoiled)
+    monkeypatch.setattr(reward_columns, "load_classifier", spoiled)
     with pytest.raises(PlumblineError, match="row r0: reward it is nan"):
         column(turns("good", "bad"), part(classifiers["one"]), tmp_path)
-    monkeypatch.setattr(rewards_module, "load_classifier", real)
+    monkeypatch.setattr(reward_columns, "load_classifier", real)
     assert all(map(math.isfinite, column(turns("good", "bad"), part(classifiers["one"]), tmp_path)))
 
 
@@ -479,7 +477,7 @@ class Asked:
 
     def __init__(self, monkeypatch, last=None, work=None):
         self.batches, self.left = [], b""
-        real = rewards_module.load_classifier
+        real = reward_columns.load_classifier
 
         def counted(folder, head):
             model, tokenizer = real(folder, head)
@@ -494,7 +492,7 @@ class Asked:
             model.register_forward_pre_hook(count, with_kwargs=True)
             return model, tokenizer
 
-        monkeypatch.setattr(rewards_module, "load_classifier", counted)
+        monkeypatch.setattr(reward_columns, "load_classifier", counted)
 
 
 MANY = [" ".join(WORDS[at : at + 1 + at % 5]) for at in range(4, 15)]
@@ -542,7 +540,7 @@ def test_a_killed_annotation_step_goes_on_to_the_same_files(classifiers, monkeyp
     ]
     write_jsonl(tmp_path / "rows" / "train.jsonl", talks[:6])
     write_jsonl(tmp_path / "rows" / "test.jsonl", talks[4:])
-    parts = {"it": part(classifiers["one"]), "length": {"rule": "length", "words": 4}}
+    parts = {"it": part(classifiers["one"]), "length": rule_reward("length", words=4)}
 
     def annotated(name, last=None):
         folder = tmp_path / name
@@ -611,9 +609,9 @@ def test_without_a_work_folder_nothing_is_kept(classifiers, monkeypatch):
 
 def test_many_calls_load_a_classifier_once(classifiers, monkeypatch):
     loads = []
-    real = rewards_module.load_classifier
+    real = reward_columns.load_classifier
     monkeypatch.setattr(
-        rewards_module, "load_classifier", lambda folder, head: loads.append(folder) or real(folder, head)
+        reward_columns, "load_classifier", lambda folder, head: loads.append(folder) or real(folder, head)
     )
     rewarded = reward_function([], {"it": part(classifiers["one"])})
     assert loads == []
@@ -629,7 +627,7 @@ def test_provenance_holds_settings_weights_and_source_but_no_folder(classifiers,
     source = {"name": "cola", "repo": "textattack/roberta-base-CoLA", "revision": "main"}
     parts = REWARDS | {
         "one": part(classifiers["one"], source=source),
-        "hh": {"given": "rm", "squash": "sigmoid"},
+        "hh": given_reward("rm", squash="sigmoid"),
     }
     found = provenance(parts)
     assert list(found) == list(parts)
@@ -667,11 +665,12 @@ def test_weights_are_known_by_content_with_or_without_a_manifest(classifiers, tm
 def test_rules_and_given_rewards_load_no_torch():
     code = (
         "import sys\n"
-        "from workflow_scripts.common.rewards import reward_rows\n"
+        "from workflow_scripts.common.reward_columns import reward_rows\n"
         "from workflow_scripts.annotate import annotate, answers\n"
-        "from workflow_scripts.score import rewards, reply_loss\n"
+        "from workflow_scripts.score import reward_scores, reply_loss\n"
         "row = {'id': 'a', 'messages': [], 'reference': 'the cat', 'meta': {}, 'given': {'rm': 1.0}}\n"
-        "parts = {'a': {'rule': 'tfidf_diversity'}, 'b': {'given': 'rm', 'squash': 'sigmoid'}}\n"
+        "parts = {'a': {'rule': 'tfidf_diversity', 'weight': 1.0, 'words': 40},"
+        " 'b': {'given': 'rm', 'squash': 'sigmoid', 'weight': 1.0}}\n"
         "reward_rows([row], ['the cat'], parts)\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
@@ -736,7 +735,7 @@ def test_rows_that_cannot_be_averaged_are_refused(rows, message):
 
 def test_the_reward_command_writes_its_cells(monkeypatch, tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", ROWS)
-    flags = ["--annotated", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "scores.json")]
+    flags = ["--measured", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "scores.json")]
     monkeypatch.setattr(sys, "argv", ["rewards", *flags, "--settings", '{"benchmark": "reddit"}'])
     score_module.main()
     scores = read_json(tmp_path / "scores.json")
@@ -748,11 +747,11 @@ def test_texts_that_a_classifier_reads_cut_are_named_in_their_rows_counted_and_s
     rewards = {"rm": part(classifiers["one"], text="reply", max_tokens=6)}
     rewards |= {
         "long": part(classifiers["critic"], head="critic", text="reply"),
-        "words": {"rule": "length", "words": 4},
+        "words": rule_reward("length", words=4),
     }
     rows = reward_rows(turns("good", "good bad " * 8), FIT_ON, rewards)
     assert [row.get("texts_cut") for row in rows] == [None, ["rm"]]
-    assert rewards_module.cut_texts(rows, rewards, "rows") == {"rm": 1, "long": 0, "words": 0}
+    assert reward_columns.cut_texts(rows, rewards, "rows") == {"rm": 1, "long": 0, "words": 0}
     assert capsys.readouterr().err == (
         "warning: rows: reward rm read 1 of 2 texts without their start; raise its max_tokens\n"
     )

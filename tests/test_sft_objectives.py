@@ -29,7 +29,7 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.logprobs import keeps_rows_apart
 from workflow_scripts.common.models import load_policy, load_tokenizer
 from workflow_scripts.common.templates import IGNORED
-from workflow_scripts.common.training import training_arguments
+from workflow_scripts.common.training.arguments import training_arguments
 from workflow_scripts.sft import objectives
 from workflow_scripts.sft import train as sft_train
 from workflow_scripts.sft.objectives import full_kl, items_of, lengths_of, neftune_noise, rows_of, shares

@@ -13,7 +13,8 @@ from trl import SFTConfig, SFTTrainer
 from tests.tiny import conversations, distance, run_sft, settings_of, weights_of, write_tokens
 from workflow_scripts.common.models import load_policy, load_tokenizer
 from workflow_scripts.common.templates import IGNORED
-from workflow_scripts.common.training import Shared, training_arguments
+from workflow_scripts.common.training.arguments import training_arguments
+from workflow_scripts.common.training.trainer import Shared
 from workflow_scripts.sft import train as sft_train
 from workflow_scripts.sft.train import LearnedPositionsTrainer
 

@@ -21,9 +21,9 @@ from pydantic import BaseModel, ValidationError
 from tests.workflow import copy_repository
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.plan.layout import Layout, Word
-from workflow_scripts.study import checking, machine
+from workflow_scripts.study import checking, harness_tasks, machine, names
+from workflow_scripts.study.messages import mistakes
 from workflow_scripts.study.mistakes import models_in
-from workflow_scripts.study.reading import mistakes
 from workflow_scripts.study.sources import Place, Source
 from workflow_scripts.study.study import Study
 
@@ -210,7 +210,7 @@ def owner(model: type[BaseModel], name: str) -> str:
 
 @pytest.mark.parametrize("kinds", [("commands",), ("words",), ("lines", *LEAVING)], ids=" ".join)
 def test_no_text_of_a_study_is_more_than_a_word_of_a_command(repository, monkeypatch, kinds):
-    for looking in (checking, machine):
+    for looking in (names, machine, harness_tasks):
         monkeypatch.setattr(looking, "ROOT", repository)
     monkeypatch.setenv("SOME_KEY", "key")
     config = EVERY_KEY

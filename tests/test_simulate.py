@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 
-from workflow_scripts.clean import clean
+from tests.cleaning import cleaning
+from workflow_scripts.clean import clean, reply_pairs
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.turns import turns_of
 from workflow_scripts.common.tutor_reply import (
@@ -21,8 +22,10 @@ from workflow_scripts.common.tutor_reply import (
     parse_reply,
 )
 from workflow_scripts.download import simulate_dialogues as simulate
+from workflow_scripts.study.sources import Simulation
 
-SETTINGS = simulate.DEFAULTS | {"dialogues_per_problem": 60}
+DEFAULTS = Simulation(problems="bank.jsonl").model_dump(exclude={"problems"})
+SETTINGS = DEFAULTS | {"dialogues_per_problem": 60}
 
 
 def make_problem(name, topic):
@@ -61,7 +64,7 @@ def write_all(folder, monkeypatch, **settings):
     bank = folder / "bank.jsonl"
     bank.write_text("\n".join(json.dumps(problem) for problem in PROBLEMS))
     flags = ["--problems", bank, "--output", folder / "raw", "--manifest", folder / "raw.json"]
-    flags += ["--settings", json.dumps({"dialogues_per_problem": 9, "ppl_pairs": 20} | settings)]
+    flags += ["--settings", json.dumps(DEFAULTS | {"dialogues_per_problem": 9, "ppl_pairs": 20} | settings)]
     monkeypatch.setattr(sys, "argv", ["simulate", *map(str, flags)])
     simulate.main()
     return sorted((folder / "raw").glob("*.json"))
@@ -185,13 +188,13 @@ def test_an_unfit_problem_bank_is_refused_by_row(tmp_path):
 def test_simulated_files_clean_into_whole_disjoint_splits_with_every_label(tmp_path, monkeypatch):
     noise = {"unparsable_rate": 0.05, "two_message_rate": 0.05, "student_last_rate": 0.05}
     *files, pairs = map(str, write_all(tmp_path, monkeypatch, dialogues_per_problem=60, **noise))
-    settings = clean.DEFAULTS | {
-        "system_prompt": "You are a tutor.",
-        "drop_fields": ["Thoughts of Tutorbot"],
-        "replace_na": {EVALUATION: "g", ACTION: "12", STATE: "w"},
-        "min_messages": 3,
-        "split": {"seed": 42, "quotas": {"sft": 60, "preference": 60, "test": 45}, "per_file": True},
-    }
+    settings = cleaning(
+        system_prompt="You are a tutor.",
+        drop_fields=["Thoughts of Tutorbot"],
+        replace_na={EVALUATION: "g", ACTION: "12", STATE: "w"},
+        min_messages=3,
+        split={"seed": 42, "quotas": {"sft": 60, "preference": 60, "test": 45}, "per_file": True},
+    )
     clean.clean_files(files, settings, str(tmp_path / "tutor"), str(tmp_path / "tutor.json"))
     held_out = {"schema": "tutorbot_pairs", "exclude_groups_of": [str(tmp_path / "tutor" / "sft.jsonl")]}
     clean.clean_files([pairs], settings | held_out, str(tmp_path / "pairs"), str(tmp_path / "pairs.json"))
@@ -210,3 +213,21 @@ def test_simulated_files_clean_into_whole_disjoint_splits_with_every_label(tmp_p
     turns = [turn for rows in splits.values() for row in rows for turn in turns_of(row)]
     for field, allowed in LABELS.items():
         assert {parse_reply(turn["reference"])[field] for turn in turns} == set(allowed)
+
+
+def test_reply_pairs_are_cleaned_by_the_settings_of_their_benchmark_alone(tmp_path, monkeypatch):
+    *_, pairs = map(str, write_all(tmp_path, monkeypatch))
+    settings = {
+        "system_prompt": "You are a tutor.",
+        "drop_fields": ["Thoughts of Tutorbot"],
+        "replace_na": {EVALUATION: "g", ACTION: "12", STATE: "w"},
+        "reply_format": "json",
+    }
+    flags = ["--inputs", pairs, "--settings", json.dumps(settings)]
+    flags += ["--output", str(tmp_path / "pairs"), "--manifest", str(tmp_path / "pairs.json")]
+    monkeypatch.setattr(sys, "argv", ["reply_pairs", *flags])
+    reply_pairs.main()
+    assert json.loads((tmp_path / "pairs.json").read_text())["splits"]["pairs"]["conversations"] == 20
+    whole = cleaning(schema="tutorbot_pairs", **settings)
+    clean.clean_files([pairs], whole, str(tmp_path / "same"), str(tmp_path / "same.json"))
+    assert (tmp_path / "pairs/pairs.jsonl").read_bytes() == (tmp_path / "same/pairs.jsonl").read_bytes()

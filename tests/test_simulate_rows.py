@@ -6,6 +6,7 @@ from statistics import mean
 
 import pytest
 
+from tests.cleaning import cleaning
 from workflow_scripts.clean import clean
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.download import simulate_rows as simulate
@@ -35,12 +36,12 @@ SPLIT_OF = {"val.jsonl": "validation", "dev.jsonl": "validation", "test.jsonl": 
 
 
 def rows_of(kind, **settings):
-    return simulate.simulate_rows(PROBLEMS, simulate.DEFAULTS | {"rows": kind} | settings)
+    return simulate.simulate_rows(PROBLEMS, {"rows": kind, "seed": 7, "count": 300} | settings)
 
 
 def write_rows(folder, monkeypatch, kind, **settings):
     flags = ["--problems", BANK, "--output", folder / kind, "--manifest", folder / f"{kind}.json"]
-    flags += ["--settings", json.dumps({"rows": kind} | settings)]
+    flags += ["--settings", json.dumps({"rows": kind, "seed": 7, "count": 300} | settings)]
     monkeypatch.setattr(sys, "argv", ["simulate_rows", *map(str, flags)])
     simulate.main()
     return [folder / kind / name for name in simulate.files_of(kind)]
@@ -48,7 +49,7 @@ def write_rows(folder, monkeypatch, kind, **settings):
 
 def clean_files(folder, files, kind, **rules):
     output, manifest = folder / f"{kind}-clean", folder / f"{kind}-clean.json"
-    settings = clean.DEFAULTS | {"schema": SCHEMAS[kind]} | rules
+    settings = cleaning(**{"schema": SCHEMAS[kind]} | rules)
     clean.clean_files([str(file) for file in files], settings, str(output), str(manifest))
     splits = {
         path.stem: [json.loads(line) for line in path.open()] for path in sorted(output.glob("*.jsonl"))
@@ -165,7 +166,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_does_not(tmp_path,
 def test_what_cannot_be_made_is_refused_with_advice():
     with pytest.raises(PlumblineError, match="'poems' is not one of messages, hh"):
         rows_of("poems")
-    settings = simulate.DEFAULTS | {"rows": "comet", "count": 300}
+    settings = {"rows": "comet", "seed": 7, "count": 300}
     with pytest.raises(PlumblineError, match="lower count or give more problems"):
         simulate.simulate_rows(PROBLEMS[:5], settings)
     with pytest.raises(PlumblineError, match="give at least 3"):

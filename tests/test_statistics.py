@@ -9,27 +9,25 @@ import scipy.stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.report import statistics
-from workflow_scripts.report.statistics import (
+from workflow_scripts.report.statistics import draws
+from workflow_scripts.report.statistics.cells import (
     Cell,
-    bootstrap,
     bounds_of,
     can_resample,
-    draws_for,
-    group_draws,
-    holm,
-    interval,
     is_plain_rate,
+    read_cell,
+    reduced,
+    shared_items,
+)
+from workflow_scripts.report.statistics.differences import (
+    holm,
     mcnemar,
     minimum_detectable,
     paired_difference,
-    point_estimate,
-    read_cell,
-    reduced,
-    seed_of,
-    shared_items,
-    wilson,
 )
+from workflow_scripts.report.statistics.draws import bootstrap, draws_for, group_draws, seed_of
+from workflow_scripts.report.statistics.estimators import point_estimate
+from workflow_scripts.report.statistics.intervals import interval, korn_graubard, wilson
 
 RNG = np.random.default_rng(0)
 DRAWS = 4000
@@ -88,7 +86,7 @@ def test_a_draw_is_as_many_groups_as_there_are_and_blocks_change_nothing(monkeyp
     assert (whole.sum(axis=1) == 7).all()
     chosen = np.random.default_rng(3).integers(0, 7, size=(200, 7))
     assert (whole == [np.bincount(row, minlength=7) for row in chosen]).all()
-    monkeypatch.setattr(statistics, "BLOCK", 15)
+    monkeypatch.setattr(draws, "BLOCK", 15)
     assert (group_draws.__wrapped__(7, 200, 3) == whole).all()
     cell = mean_cell(RNG.normal(size=9), list("aabbcdefg"))
     in_blocks = bootstrap.__wrapped__(cell, 200, 3)
@@ -388,7 +386,7 @@ def test_one_large_group_counts_for_less_than_many():
 
 def test_single_items_have_clopper_and_pearson_s_interval_at_one_trial_less():
     values = [1.0] * 7 + [0.0] * 26
-    found = statistics.korn_graubard(mean_cell(values), np.array(values), (0, 1))
+    found = korn_graubard(mean_cell(values), np.array(values), (0, 1))
     trials, tail = 32, 0.025  # p (1 - p) / v, v with n - 1 below
     hits = trials * 7 / 33
     expected = (
@@ -505,7 +503,7 @@ def test_draws_suffice_for_the_first_of_all_comparisons(comparisons):
 
 
 def test_draws_of_very_many_groups_are_as_many_as_memory_holds(monkeypatch):
-    monkeypatch.setattr(statistics, "MOST_COUNTS", 1000)
+    monkeypatch.setattr(draws, "MOST_COUNTS", 1000)
     cell = mean_cell(RNG.normal(size=20))
     assert group_draws.__wrapped__(20, 4000, 1).shape == (50, 20)
     assert bootstrap.__wrapped__(cell, 4000, 987).shape == (50,)

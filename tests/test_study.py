@@ -508,12 +508,48 @@ def test_every_part_and_every_key_says_what_it_means():
     assert silent == []
 
 
-def test_every_key_stands_in_the_reference():
+def page_parts() -> dict[str, str]:
+    """Return the parts of the reference by their headings."""
     page = (ROOT / "docs/config.md").read_text()
-    for model in parts_of(Study, set()):
-        assert f"## {model.__name__}\n" in page
-        for key, field in model.model_fields.items():
-            assert f"| `{field.alias or key}` |" in page
+    return dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
+
+
+def keys_in(parts: dict[str, str], name: str) -> dict[str, str]:
+    """Return {key: its default} of a part of the reference, those it shares with others among them."""
+    text = parts[name]
+    shared = re.search(r"It has all keys of (.*)\.$", text, re.MULTILINE)
+    found: dict[str, str] = {}
+    for other in re.findall(r"\[(\w+)\]", shared[1]) if shared else ():
+        found |= keys_in(parts, other)
+    found |= {key: "**required**" for key in re.findall(r"^At .* with `(\w+): \w+`\.", text, re.MULTILINE)}
+    return found | dict(
+        re.findall(r"^- `(\w+)` \(.*, (\*\*required\*\*|all defaults|`[^`]*`)\): ", text, re.MULTILINE)
+    )
+
+
+def test_every_key_stands_in_the_reference_with_its_default():
+    parts, schema = page_parts(), json.loads((ROOT / "docs/config.schema.json").read_text())
+    whole = schema["$defs"] | {"Study": schema["else"]}
+    assert {model.__name__ for model in parts_of(Study, set())} == whole.keys() <= parts.keys()
+    for name, part in whole.items():
+        required = part.get("required") or part.get("anyOf", [{}])[0].get("required", [])
+        assert keys_in(parts, name) == {
+            key: config_docs.default_of(key, each, required) for key, each in part["properties"].items()
+        }
+
+
+def test_what_all_trainings_share_stands_once_in_the_reference():
+    page = (ROOT / "docs/config.md").read_text()
+    for key in ("learning_rate", "quantise", "share_prompts", "min_new_tokens", "allow_unsandboxed"):
+        assert page.count(f"\n- `{key}` (") <= 2, key  # a value head has a learning rate of its own
+    assert len(page.split()) < 8000
+
+
+def test_the_reference_is_one_click_from_any_part_to_another():
+    page, parts = (ROOT / "docs/config.md").read_text(), page_parts()
+    contents = page.partition("## Study")[0]
+    assert {f"#{name.lower()}" for name in parts} == set(re.findall(r"\((#\w+)\)", contents))
+    assert set(re.findall(r"\]\((#\w+)\)", page)) <= {f"#{name.lower()}" for name in parts}
 
 
 @pytest.mark.parametrize(

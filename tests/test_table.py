@@ -11,9 +11,15 @@ import pytest
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest
 from workflow_scripts.report import table
-from workflow_scripts.report.statistics import interval, mcnemar, paired_difference, read_cell, seed_of
+from workflow_scripts.report.latex import latex_text
+from workflow_scripts.report.overlaps import clean_items, item_names
+from workflow_scripts.report.statistics.cells import read_cell
+from workflow_scripts.report.statistics.differences import mcnemar, paired_difference
+from workflow_scripts.report.statistics.draws import seed_of
+from workflow_scripts.report.statistics.intervals import interval
 
-SETTINGS = {"study": "toy", "baseline": "m.sft", "draws": 300, "seed": 0, "confidence": 0.95, "bars": []}
+SETTINGS = {"study": "toy", "baseline": "m.sft", "draws": 300, "seed": 0, "confidence": 0.95}
+SETTINGS |= {"bars": [], "published": []}
 OUTPUTS = {
     "output": "results.csv",
     "wide": "policies.csv",
@@ -139,6 +145,14 @@ def test_a_scorer_that_refused_leaves_a_row_with_its_reason(index, tmp_path):
     rows = {row["policy"]: row for row in build(tmp_path, index)}
     row = rows["m.sft.kto"]
     assert (row["value"], row["n"], row["note"]) == ("", "0", "no sandbox works here")
+
+
+def test_prompts_that_the_study_skips_are_counted_in_the_note(index, tmp_path):
+    path = Path(index[1]["file"])
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"skipped": 2}))
+    notes = {row["policy"]: row["note"] for row in build(tmp_path, index)}
+    assert "2 prompts are skipped by the study" in notes["m.sft"]
+    assert "skipped" not in notes["m"]
 
 
 def test_a_metric_without_a_good_direction_has_none_in_the_table(tmp_path):
@@ -429,7 +443,7 @@ def test_the_latex_table_is_the_headline_table_escaped(tmp_path):
 
 
 def test_latex_text_has_no_commands():
-    escaped = table.latex_text("50 % of $x_1$ & {y} #2 ~ ^ \\end")
+    escaped = latex_text("50 % of $x_1$ & {y} #2 ~ ^ \\end")
     expected = r"50 \% of \$x\_1\$ \& \{y\} \#2 \textasciitilde{} \textasciicircum{} \textbackslash{}end"
     assert escaped == expected
 
@@ -529,8 +543,8 @@ def test_items_are_known_by_the_names_that_overlap_files_have():
         ("1:row_3/original", "1:row_3"),
         ("1:row_3/altered", "1:row_3"),
     ]
-    assert all(name in table.item_names(item, "all") for item, name in names)
-    assert table.clean_items(("r/original", "r/altered", "s/original"), "action1+4", {"r"}) == ("s/original",)
+    assert all(name in item_names(item, "all") for item, name in names)
+    assert clean_items(("r/original", "r/altered", "s/original"), "action1+4", {"r"}) == ("s/original",)
 
 
 def test_a_mean_over_seeds_says_which_seed_it_lacks_and_why(index, tmp_path):

@@ -9,13 +9,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, set_seed
 from trl import RewardConfig, RewardTrainer
 
-from tests.command import call
-from tests.tiny import pairs, settings_of, training_flags
+from tests.tiny import call, own_settings, pairs, settings_of, training_flags
 from workflow_scripts.annotate import train_reward
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_jsonl, write_manifest
 from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.training import training_arguments
+from workflow_scripts.common.training.arguments import training_arguments
 
 STEPS = {"max_steps": 4, "epochs": 4, "schedule": "constant", "warmup": 0, "evaluate_every": 2}
 
@@ -36,7 +35,8 @@ def run_reward(model, written, settings, folder):
 
 
 def reward_settings(**changed) -> dict:
-    return settings_of(**(STEPS | {"validation_share": 0.4, "max_tokens": 128} | changed))
+    settings = settings_of(**(STEPS | {"validation_share": 0.4, "max_tokens": 128} | changed))
+    return own_settings(train_reward.Settings, settings)
 
 
 def test_a_reward_model_is_trained_to_the_weights_that_trl_trains(tiny_model, written, tmp_path):

@@ -27,16 +27,12 @@ from tests.tiny import (
     write_reference,
     write_tokens,
 )
-from workflow_scripts.common import training
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import sha256_of
-from workflow_scripts.common.training import (
-    curve_of,
-    last_checkpoint,
-    spared_warmup,
-    split_batch,
-    work_folder,
-)
+from workflow_scripts.common.training.arguments import spared_warmup, training_arguments
+from workflow_scripts.common.training.batches import split_batch
+from workflow_scripts.common.training.checkpoints import last_checkpoint, work_folder
+from workflow_scripts.common.training.trainer import curve_of
 
 
 def checkpoint(work: Path, step: int, state: str | None) -> Path:
@@ -137,9 +133,7 @@ def test_a_curve_has_a_row_for_each_logged_loss_and_none_for_the_summary():
 
 
 def test_a_batch_size_is_the_same_in_training_and_evaluation_and_a_null_max_steps_means_epochs(tmp_path):
-    found = training.training_arguments(
-        settings_of(per_device_batch=3, max_steps=None), tmp_path, 7, evaluate=True
-    )
+    found = training_arguments(settings_of(per_device_batch=3, max_steps=None), tmp_path, 7, evaluate=True)
     assert found["per_device_train_batch_size"] == found["per_device_eval_batch_size"] == 3
     assert found["gradient_accumulation_steps"] == 1
     assert (found["max_steps"], found["seed"], found["data_seed"]) == (-1, 7, 7)
@@ -174,9 +168,7 @@ def test_a_step_is_never_made_smaller_or_larger_to_suit_the_processes():
 
 def test_the_log_says_how_a_step_is_made_up(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    found = training.training_arguments(
-        settings_of(batch_size=16, per_device_batch=2), tmp_path, 7, evaluate=False
-    )
+    found = training_arguments(settings_of(batch_size=16, per_device_batch=2), tmp_path, 7, evaluate=False)
     assert (found["per_device_train_batch_size"], found["gradient_accumulation_steps"]) == (2, 2)
     assert capsys.readouterr().out == "a step: 16 rows = 4 processes × 2 passes of 2\n"
 

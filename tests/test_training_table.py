@@ -96,3 +96,13 @@ def test_rewards_that_did_not_read_answers_whole_are_a_warning(tmp_path, capsys)
         "was trained by rewards that read 0.25 of its answers without the start of their text; raise their max_tokens"
     )
     assert row["warning"] in capsys.readouterr().out
+
+
+def test_a_logged_value_that_is_no_finite_number_is_left_out_and_counted():
+    broken = curve(FALLING, [2.0, float("nan"), 1.0])
+    row = summarise(broken, None)
+    assert (row["validation_loss_best"], row["best_step"]) == (1.0, 3)
+    assert training.not_finite(broken) == (
+        "logged values that are no finite number are left out: 1 of validation_loss"
+    )
+    assert training.not_finite(curve(FALLING, [2.0])) is None

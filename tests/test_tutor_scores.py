@@ -8,7 +8,8 @@ import pytest
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_jsonl
 from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, STATE, format_reply
-from workflow_scripts.report.statistics import point_estimate, read_cell
+from workflow_scripts.report.statistics.cells import read_cell
+from workflow_scripts.report.statistics.estimators import point_estimate
 from workflow_scripts.score import tutor
 
 SETTINGS = {"fidelity": "paper", "skip_first_turn": True}

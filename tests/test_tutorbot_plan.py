@@ -13,7 +13,7 @@ from workflow_scripts.plan.index import score_files
 from workflow_scripts.plan.plan import cells, scored_cells, trained_cells
 from workflow_scripts.plan.report import figures
 from workflow_scripts.study.checking import check_study, load_study
-from workflow_scripts.study.lineage import bundled_templates
+from workflow_scripts.study.templates import bundled_templates
 
 BASES = ("llama", "mistral", "zephyr")
 ALIGNED = [f"{base}.sft.{method}" for base in BASES for method in ("dpo", "ipo", "kto")]

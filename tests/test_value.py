@@ -13,7 +13,14 @@ from tests.offline import annotated, rows_of, write_rewarded
 from tests.tiny import TEMPLATE
 from workflow_scripts.align import advantages, fit_value
 from workflow_scripts.align.fit_value import fit, hold_out
-from workflow_scripts.align.value import ValueHead, batched, load_head, prompt_states, read_values, save_head
+from workflow_scripts.align.parent import states_by_prompt
+from workflow_scripts.align.value_head import (
+    ValueHead,
+    batched,
+    load_head,
+    read_values,
+    save_head,
+)
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.common.models import load_policy, load_tokenizer
@@ -114,15 +121,15 @@ def test_heads_that_do_not_divide_the_width_are_refused():
         ValueHead(8, 3, 0.1, 1.0)
 
 
-def test_prompt_states_are_those_of_each_prompt_alone(tiny_model):
+def test_the_states_of_a_prompt_are_those_of_each_prompt_alone_and_come_once(tiny_model):
     model, tokenizer = load_policy(tiny_model), load_tokenizer(tiny_model)
     prompts = [tokenise_prompt(row["messages"], TEMPLATE, tokenizer) for row in annotated(5, 1)]
-    found = dict(prompt_states(model, prompts, 3))
-    assert sorted(found) == list(range(5))
-    for index, prompt in enumerate(prompts):
+    found = list(states_by_prompt(model, [*prompts, prompts[0]], 3, "float32"))
+    assert sorted(prompt for prompt, _ in found) == sorted(map(tuple, prompts))
+    for prompt, states in found:
         with torch.no_grad():
             alone = model(input_ids=torch.tensor([prompt]), output_hidden_states=True).hidden_states[-1][0]
-        torch.testing.assert_close(found[index], alone, rtol=0, atol=1e-4)
+        torch.testing.assert_close(states, alone, rtol=0, atol=1e-4)
 
 
 # --- fitting ------------------------------------------------------------------------------------------------------
@@ -249,7 +256,7 @@ def test_too_few_rows_are_refused(tiny_model, tmp_path):
 
 
 def run_advantages(model: Path, stored: Path, head: Path) -> Path:
-    """Run align.advantages on a folder of align.rewarded; return that folder."""
+    """Run align.advantages on a folder of align.rewarded_reference; return that folder."""
     settings = {"batch_size": 3, "precision": "float32", "trust_remote_code": False}
     flags = ["--parent", model, "--head", head, "--rewarded", stored / "rows.parquet"]
     flags += ["--settings", json.dumps(settings), "--output", stored / "advantages.jsonl"]

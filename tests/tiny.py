@@ -9,15 +9,14 @@ from safetensors.torch import load_file
 
 from tests.command import call
 from tests.tiny_model import ANSWERS, QUESTIONS
-from workflow_scripts.align import dpo, ipo, kto, reference
-from workflow_scripts.align.preference import align
+from workflow_scripts.align import dpo, ipo, kto, pair_reference, simpo
 from workflow_scripts.common.files import write_jsonl, write_manifest
 from workflow_scripts.sft import tokenise
 from workflow_scripts.sft import train as sft_train
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = yaml.safe_load((ROOT / "workflow_scripts/common/templates.yaml").read_text())["tutor"]
-LOSSES = {"dpo": dpo.loss, "ipo": ipo.loss, "kto": kto.loss}
+METHODS = {"dpo": dpo, "ipo": ipo, "kto": kto, "simpo": simpo}
 
 
 def conversations(count: int) -> list[dict]:
@@ -76,7 +75,7 @@ def settings_of(**changed: object) -> dict:
 
 
 def preference_settings(**changed: object) -> dict:
-    """Return the settings of DPO, IPO and KTO together; each method reads its own."""
+    """Return the settings of DPO, IPO and KTO together; `align_flags` hands each method its own."""
     own = {
         "beta": 0.1,
         "share_prompts": True,
@@ -90,6 +89,11 @@ def preference_settings(**changed: object) -> dict:
     return settings_of(**(own | changed))
 
 
+def own_settings(kind: type, settings: dict) -> dict:
+    """Return those of some settings that a script reads; `kind` says which."""
+    return {name: settings[name] for name in kind.__annotations__ if name in settings}
+
+
 def manifest_of(model: Path) -> Path:
     """Return the manifest of a model folder, beside it, writing it if need be."""
     manifest = model.parent / f"{model.name}-manifest.json"
@@ -99,7 +103,7 @@ def manifest_of(model: Path) -> Path:
 
 
 def write_reference(model: Path, rows: list[dict], folder: Path, batch_size: int = 4) -> Path:
-    """Run align.reference on pairs; return the folder with rows.parquet and manifest.json."""
+    """Run align.pair_reference on pairs; return the folder with rows.parquet and manifest.json."""
     write_jsonl(folder / "pairs.jsonl", rows)
     settings = {
         "max_prompt_tokens": 160,
@@ -111,7 +115,7 @@ def write_reference(model: Path, rows: list[dict], folder: Path, batch_size: int
     }
     flags = ["--parent", model, "--pairs", folder / "pairs.jsonl", "--settings", json.dumps(settings)]
     flags += ["--output", folder / "rows.parquet", "--rejected", folder / "rejected.jsonl"]
-    call(reference.main, *flags, "--manifest", folder / "manifest.json")
+    call(pair_reference.main, *flags, "--manifest", folder / "manifest.json")
     return folder
 
 
@@ -150,9 +154,10 @@ def sft_flags(model: Path, tokens: Path, settings: dict, folder: Path, work: Pat
 
 
 def align_flags(
-    model: Path, stored: Path, settings: dict, folder: Path, work: Path | None = None
+    model: Path, stored: Path, settings: dict, folder: Path, work: Path | None = None, method: str = "dpo"
 ) -> list[str]:
-    """Return the command line of align.dpo, ipo and kto."""
+    """Return the command line of align.dpo, ipo, kto or simpo."""
+    settings = own_settings(METHODS[method].Settings, settings)
     own = ["--reference", str(stored / "rows.parquet"), "--reference-manifest", str(stored / "manifest.json")]
     return training_flags(model, settings, folder, work) + own
 
@@ -167,10 +172,7 @@ def run_align(
     method: str, model: Path, stored: Path, settings: dict, folder: Path, work: Path | None = None
 ) -> Path:
     """Run align.<method> in this process; return the trained model's folder."""
-    flags = align_flags(model, stored, settings, folder, work)
-    call(
-        lambda: align(LOSSES[method], f"workflow_scripts.align.{method}", mismatched=method == "kto"), *flags
-    )
+    call(METHODS[method].main, *align_flags(model, stored, settings, folder, work, method))
     return folder / "model"
 
 

@@ -8,22 +8,28 @@ un-learned. The stored reference only shifts the value, −β log π_ref(y|x), w
 
 from torch import Tensor
 
-from workflow_scripts.align.offline import Answers, learn
-from workflow_scripts.common.training import run_training
+from workflow_scripts.align.offline import Answers, Offline, learn
+from workflow_scripts.common.training.command import run_training
 
 
-def weights(batch: Answers, settings: dict) -> Tensor:
+class Settings(Offline):
+    """What the method reads."""
+
+    beta: float
+
+
+def weights(batch: Answers, settings: Settings) -> Tensor:
     """Return the positive advantage less β, (rows, 1)."""
     return batch.advantage.clamp(min=0)[:, None] - settings["beta"]
 
 
-def constant(batch: Answers, settings: dict) -> Tensor:
+def constant(batch: Answers, settings: Settings) -> Tensor:
     """Return −β log π_ref(y|x), what the loss has beside its weighted likelihood, (rows,)."""
     return -settings["beta"] * batch.reference.sum(1)
 
 
 def main() -> None:
-    learn(weights, "workflow_scripts.align.a_lol_kl", "advantage", constant=constant)
+    learn(weights, Settings, "workflow_scripts.align.a_lol_kl", "advantage", constant=constant)
 
 
 if __name__ == "__main__":

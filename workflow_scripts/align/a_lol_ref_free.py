@@ -5,18 +5,24 @@
 
 from torch import Tensor
 
-from workflow_scripts.align.offline import Answers, learn
-from workflow_scripts.common.training import run_training
+from workflow_scripts.align.offline import Answers, Offline, learn
+from workflow_scripts.common.training.command import run_training
 
 
-def weights(batch: Answers, settings: dict) -> Tensor:
+class Settings(Offline):
+    """What the method reads."""
+
+    clamp: bool
+
+
+def weights(batch: Answers, settings: Settings) -> Tensor:
     """Return the advantage of each row, positive unless `clamp` is off, (rows, 1)."""
     advantage = batch.advantage.clamp(min=0) if settings["clamp"] else batch.advantage
     return advantage[:, None]
 
 
 def main() -> None:
-    learn(weights, "workflow_scripts.align.a_lol_ref_free", "advantage")
+    learn(weights, Settings, "workflow_scripts.align.a_lol_ref_free", "advantage")
 
 
 if __name__ == "__main__":

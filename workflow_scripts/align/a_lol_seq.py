@@ -6,17 +6,23 @@ Despite its name the ratio is each token's own, so that one unlikely token does 
 
 from torch import Tensor
 
-from workflow_scripts.align.offline import Answers, clipped, learn, token_log_ratio
-from workflow_scripts.common.training import run_training
+from workflow_scripts.align.offline import Answers, Offline, clipped, learn, token_log_ratio
+from workflow_scripts.common.training.command import run_training
 
 
-def weights(batch: Answers, settings: dict) -> Tensor:
+class Settings(Offline):
+    """What the method reads."""
+
+    clip: float | None
+
+
+def weights(batch: Answers, settings: Settings) -> Tensor:
     """Return the positive advantage times each token's clipped ratio, (rows, time)."""
     return batch.advantage.clamp(min=0)[:, None] * clipped(token_log_ratio(batch), settings["clip"])
 
 
 def main() -> None:
-    learn(weights, "workflow_scripts.align.a_lol_seq", "advantage", token_log_ratio)
+    learn(weights, Settings, "workflow_scripts.align.a_lol_seq", "advantage", token_log_ratio)
 
 
 if __name__ == "__main__":

@@ -3,54 +3,37 @@
 The value of a prompt is computed once, whatever the number of its answers, and without dropout.
 """
 
-import argparse
-import json
-from pathlib import Path
-
 import pyarrow.parquet
-import torch
 
+from workflow_scripts.align.parent import Asking, load_parent, states_by_prompt
 from workflow_scripts.align.summary import positive_share, summary
-from workflow_scripts.align.value import load_head, prompt_states, read_values
+from workflow_scripts.align.value_head import load_head, read_values
+from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import write_jsonl, write_manifest
-from workflow_scripts.common.models import load_policy, precision_of
+
+Settings = Asking  # batch_size prompts make a forward pass
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parent", type=Path, required=True)
-    parser.add_argument("--head", type=Path, required=True, help="folder of align.fit_value")
-    parser.add_argument("--rewarded", type=Path, required=True, help="parquet of align.rewarded")
-    parser.add_argument("--settings", type=json.loads, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--manifest", type=Path, required=True)
+    files = {"head": "folder of align.fit_value", "rewarded": "parquet of align.rewarded_reference"}
+    parser = step_parser(__doc__, Settings, parent="model folder", **files)
     arguments = parser.parse_args()
     settings = arguments.settings
     columns = ["id", "prompt", "reward", "rank", "split"]
     rows = pyarrow.parquet.read_table(arguments.rewarded, columns=columns).to_pylist()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    computing = precision_of(settings["precision"])
-    model = load_policy(
-        arguments.parent, trust_remote_code=settings["trust_remote_code"], computing=computing
-    ).to(device)
-    head = load_head(arguments.head).to(device)
+    model = load_parent(arguments.parent, settings)
+    head = load_head(arguments.head).to(model.device)
     width = model.get_input_embeddings().embedding_dim
     if head.config["width"] != width:
         raise PlumblineError(
             f"{arguments.head}: a value function of width {head.config['width']} cannot read {arguments.parent} "
             f"of width {width}; fit it on this parent"
         )
-    prompts = list(dict.fromkeys(tuple(row["prompt"]) for row in rows))
-    values: dict[tuple[int, ...], float] = {}
-    found = prompt_states(
-        model,
-        [list(prompt) for prompt in prompts],
-        settings["batch_size"],
-        precision_of(settings["precision"]),
+    found = states_by_prompt(
+        model, [row["prompt"] for row in rows], settings["batch_size"], settings["precision"]
     )
-    for index, states in found:
-        values[prompts[index]] = read_values(head, [states], 1).item()
+    values = {prompt: read_values(head, [states], 1).item() for prompt, states in found}
     advantages = []
     for row in rows:
         value = values[tuple(row["prompt"])]
@@ -66,7 +49,7 @@ def main() -> None:
     write_manifest(
         arguments.manifest,
         [arguments.output],
-        counts={"read": len(rows), "kept": count, "rejected": 0, "prompts": len(prompts)},
+        counts={"read": len(rows), "kept": count, "rejected": 0, "prompts": len(values)},
         **{name: summary([each[name] for each in advantages]) for name in ("reward", "value", "advantage")},
         kept_share=positive_share(learned) if learned else 0.0,
     )

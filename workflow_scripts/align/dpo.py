@@ -1,4 +1,4 @@
-"""Direct Preference Optimization (Rafailov et al. 2023, eq. 7), its hinge form, and a likelihood term on the chosen reply.
+"""Direct Preference Optimization (Rafailov et al. 2023, eq. 7), its hinge form, and the chosen reply's likelihood.
 
 Δ = [log π(y⁺) − log π_ref(y⁺)] − [log π(y⁻) − log π_ref(y⁻)], log-probs summed over the completion or averaged
 (`logp_reduction`: the papers sum, Raschka's chapter averages, which makes β weaker by the length); `reference_free`
@@ -6,29 +6,41 @@ leaves π_ref out. L = −log σ(β Δ), or max(0, 1 − β Δ) as in SLiC and R
 − w · log π(y⁺)/|y⁺| with w = `sft_weight` (Pang et al. 2024, eq. 1).
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from workflow_scripts.align.preference import PairLogps, align
-from workflow_scripts.common.training import run_training
+from workflow_scripts.align.preference import PairLogps, Preference, Rewards, align, log_ratios, per_token
+from workflow_scripts.common.training.command import run_training
 
 
-def loss(batch: PairLogps, settings: dict) -> Tensor:
+class Settings(Preference):
+    """What DPO reads."""
+
+    loss: Literal["sigmoid", "hinge"]
+    logp_reduction: Literal["sum", "mean"]
+    reference_free: bool
+    sft_weight: float
+
+
+def rewards(batch: PairLogps, settings: Settings) -> Rewards:
+    """Return the log-ratio of each reply, or its log-prob if there is no reference; summed or averaged over tokens."""
+    of_replies = Rewards(batch.chosen, batch.rejected) if settings["reference_free"] else log_ratios(batch)
+    return per_token(of_replies, batch) if settings["logp_reduction"] == "mean" else of_replies
+
+
+def loss(rewards: Rewards, batch: PairLogps, settings: Settings) -> Tensor:
     """Return the mean DPO loss of a batch of pairs; where policy and reference agree ln 2, or 1 for the hinge."""
-    chosen, rejected = batch.chosen, batch.rejected
-    if not settings["reference_free"]:
-        chosen, rejected = chosen - batch.reference_chosen, rejected - batch.reference_rejected
-    if settings["logp_reduction"] == "mean":
-        chosen, rejected = chosen / batch.chosen_tokens, rejected / batch.rejected_tokens
-    gap = settings["beta"] * (chosen - rejected)
+    gap = settings["beta"] * (rewards.chosen - rewards.rejected)
     preference = torch.relu(1 - gap) if settings["loss"] == "hinge" else -logsigmoid(gap)
     likelihood = -batch.chosen / batch.chosen_tokens
     return (preference + settings["sft_weight"] * likelihood).mean()
 
 
 def main() -> None:
-    align(loss, "workflow_scripts.align.dpo")
+    align(rewards, loss, Settings, "workflow_scripts.align.dpo")
 
 
 if __name__ == "__main__":

@@ -6,33 +6,46 @@ value function has to beat, and where none does the advantages are rewards less 
 a random start. The manifest holds both errors and the epoch.
 """
 
-import argparse
-import json
 import math
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from workflow_scripts.align.value import ValueHead, batched, prompt_states, read_values, save_head
+from workflow_scripts.align.parent import Asking, load_parent, states_by_prompt
+from workflow_scripts.align.value_head import ValueHead, batched, read_values, save_head
+from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.cuts import cut_counts, say_cuts, say_rejected
 from workflow_scripts.common.diverged import Diverged, add_note_flag
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import finished_folder, read_jsonl, write_json, write_manifest
 from workflow_scripts.common.fitting import fit_prompt
-from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
-from workflow_scripts.common.templates import forbidden_text
-from workflow_scripts.common.training import run_training
+from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.templates import Template, forbidden_text
+from workflow_scripts.common.training.command import run_training
 from workflow_scripts.common.turns import window
 
 MIN_ROWS = 8
 WHOSE = "the value function's training"
 
 
-def tokenise_rows(rows: list[dict], tokenizer: Any, settings: dict) -> tuple[list[dict], int]:
+class Settings(Asking):
+    """What the step reads; `batch_size` prompts make a forward pass of the policy, and a step of the fit."""
+
+    max_value: float
+    heads: int
+    dropout: float
+    learning_rate: float
+    epochs: int
+    held_out: float
+    max_prompt_tokens: int
+    history_turns: int | None
+    template: Template
+
+
+def tokenise_rows(rows: list[dict], tokenizer: Any, settings: Settings) -> tuple[list[dict], int]:
     """Return ({"id", "group", "prompt", "reward"} of each row, how many were left out for a special token in a prompt).
 
     A prompt longer than max_prompt_tokens is cut as `fitting` says, and its row holds what it lost.
@@ -88,7 +101,7 @@ def squared_error(head: ValueHead, states: list[Tensor], rewards: Tensor, batch:
 
 
 def fit(
-    states: list[Tensor], rewards: Tensor, fitted: list[int], held: list[int], settings: dict, seed: int
+    states: list[Tensor], rewards: Tensor, fitted: list[int], held: list[int], settings: Settings, seed: int
 ) -> tuple[ValueHead, list[dict], int]:
     """Return (the head of the lowest held-out error, a curve row an epoch, the epoch it is of; 0 guesses the mean)."""
     torch.manual_seed(seed)
@@ -128,16 +141,9 @@ def fit(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parent", type=Path, required=True)
-    parser.add_argument(
-        "--annotated", type=Path, required=True, help="the parent's own answers, with rewards"
-    )
-    parser.add_argument("--settings", type=json.loads, required=True)
+    files = {"annotated": "JSON Lines of rewarded answers", "curve": "the errors of each epoch"}
+    parser = step_parser(__doc__, Settings, parent="model folder", **files)
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="folder for the head")
-    parser.add_argument("--manifest", type=Path, required=True)
-    parser.add_argument("--curve", type=Path, required=True)
     add_note_flag(parser)
     arguments = parser.parse_args()
     settings = arguments.settings
@@ -150,19 +156,11 @@ def main() -> None:
             f"{arguments.annotated}: {len(rows)} rows are too few to fit a value function on; it takes {MIN_ROWS}"
         )
     fitted, held = hold_out([row["group"] for row in rows], settings["held_out"], arguments.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    computing = precision_of(settings["precision"])
-    model = load_policy(
-        arguments.parent, trust_remote_code=settings["trust_remote_code"], computing=computing
-    ).to(device)
-    prompts = list(dict.fromkeys(tuple(row["prompt"]) for row in rows))
-    dtype = precision_of(settings["precision"])
-    of_prompt = dict(
-        prompt_states(model, [list(prompt) for prompt in prompts], settings["batch_size"], dtype)
-    )
-    place = {prompt: index for index, prompt in enumerate(prompts)}
-    states = [of_prompt[place[tuple(row["prompt"])]] for row in rows]
-    rewards = torch.tensor([row["reward"] for row in rows], device=device)
+    model = load_parent(arguments.parent, settings)
+    prompts = [tuple(row["prompt"]) for row in rows]
+    found = dict(states_by_prompt(model, prompts, settings["batch_size"], settings["precision"]))
+    states = [found[prompt] for prompt in prompts]
+    rewards = torch.tensor([row["reward"] for row in rows], device=model.device)
     head, curve, epoch = fit(states, rewards, fitted, held, settings, arguments.seed)
     error = squared_error(head, [states[index] for index in held], rewards[held], settings["batch_size"])
     guess = (rewards[held] - rewards[fitted].mean()).square().mean().item()
@@ -172,7 +170,7 @@ def main() -> None:
         save_head(head.cpu(), folder)
     write_json(arguments.curve, curve)
     counts = {"read": len(annotated), "kept": len(rows), "rejected": refused}
-    counts |= {"fitted": len(fitted), "held_out": len(held), "prompts": len(prompts)}
+    counts |= {"fitted": len(fitted), "held_out": len(held), "prompts": len(found)}
     counts |= cut_counts(rows) | {"histories_cut": sum(row["history_cut"] for row in rows)}
     say_rejected(str(arguments.annotated), ["special token in content"] * refused, len(annotated))
     say_cuts(str(arguments.annotated), counts, "raise max_prompt_tokens to keep them whole")

@@ -6,19 +6,24 @@ its authors confirmed the average, which keeps β comparable across lengths.
 
 from torch import Tensor
 
-from workflow_scripts.align.preference import PairLogps, align
-from workflow_scripts.common.training import run_training
+from workflow_scripts.align.preference import PairLogps, Preference, Rewards, align, log_ratios, per_token
+from workflow_scripts.common.training.command import run_training
+
+Settings = Preference
 
 
-def loss(batch: PairLogps, settings: dict) -> Tensor:
+def rewards(batch: PairLogps, settings: Settings) -> Rewards:
+    """Return the log-ratio of each reply, averaged over its tokens."""
+    return per_token(log_ratios(batch), batch)
+
+
+def loss(rewards: Rewards, batch: PairLogps, settings: Settings) -> Tensor:
     """Return the mean IPO loss of a batch of pairs; 1/(4β²) where policy and reference agree."""
-    chosen = (batch.chosen - batch.reference_chosen) / batch.chosen_tokens
-    rejected = (batch.rejected - batch.reference_rejected) / batch.rejected_tokens
-    return ((chosen - rejected - 1 / (2 * settings["beta"])) ** 2).mean()
+    return ((rewards.chosen - rewards.rejected - 1 / (2 * settings["beta"])) ** 2).mean()
 
 
 def main() -> None:
-    align(loss, "workflow_scripts.align.ipo")
+    align(rewards, loss, Settings, "workflow_scripts.align.ipo")
 
 
 if __name__ == "__main__":

@@ -10,22 +10,33 @@ L = w⁺ (1 − σ(β(r − z))) for a chosen completion, w⁻ (1 − σ(β(z �
 import torch
 from torch import Tensor
 
-from workflow_scripts.align.preference import PairLogps, align
-from workflow_scripts.common.training import run_training
+from workflow_scripts.align.preference import PairLogps, Preference, Rewards, align, log_ratios
+from workflow_scripts.common.training.command import run_training
 
 
-def loss(batch: PairLogps, settings: dict) -> Tensor:
+class Settings(Preference):
+    """What KTO reads."""
+
+    desirable_weight: float
+    undesirable_weight: float
+
+
+def rewards(batch: PairLogps, settings: Settings) -> Rewards:
+    """Return the log-ratio of each reply."""
+    return log_ratios(batch)
+
+
+def loss(rewards: Rewards, batch: PairLogps, settings: Settings) -> Tensor:
     """Return the mean KTO loss of a batch of pairs; (w⁺ + w⁻)/4 where policy and reference agree."""
     divergence = batch.divergence.clamp(min=0).detach()
-    chosen = batch.chosen - batch.reference_chosen - divergence
-    rejected = divergence - (batch.rejected - batch.reference_rejected)
+    chosen, rejected = rewards.chosen - divergence, divergence - rewards.rejected
     desirable = settings["desirable_weight"] * (1 - torch.sigmoid(settings["beta"] * chosen))
     undesirable = settings["undesirable_weight"] * (1 - torch.sigmoid(settings["beta"] * rejected))
     return torch.cat([desirable, undesirable]).mean()
 
 
 def main() -> None:
-    align(loss, "workflow_scripts.align.kto", mismatched=True)
+    align(rewards, loss, Settings, "workflow_scripts.align.kto", mismatched=True)
 
 
 if __name__ == "__main__":

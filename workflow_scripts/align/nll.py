@@ -6,17 +6,19 @@ With `sampling: good_random` it gets the same filter as A-LoL (reviewers of Bahe
 import torch
 from torch import Tensor
 
-from workflow_scripts.align.offline import Answers, learn
-from workflow_scripts.common.training import run_training
+from workflow_scripts.align.offline import Answers, Offline, learn
+from workflow_scripts.common.training.command import run_training
+
+Settings = Offline
 
 
-def weights(batch: Answers, settings: dict) -> Tensor:
+def weights(batch: Answers, settings: Settings) -> Tensor:
     """Return 1 for each row, (rows, 1)."""
     return torch.ones_like(batch.reward)[:, None]
 
 
 def main() -> None:
-    learn(weights, "workflow_scripts.align.nll")
+    learn(weights, Settings, "workflow_scripts.align.nll")
 
 
 if __name__ == "__main__":

@@ -4,21 +4,21 @@ Every objective is a weighted likelihood, L = mean over rows of Σ_t w_t · nll_
 nats; a method is a module with one small function that gives w (nll, wbc, r_gold, r_lol, a_lol ...). No gradient
 flows through w: its importance ratio is that of an off-policy gradient, never PPO's minimum of two surrogates.
 
-No reference model is loaded: what it says is stored beside the rows (`rewarded`), and was said without dropout; so
-the policy too is trained without dropout (its own and LoRA's), and every ratio starts at 1. In bfloat16 it does so up
-to rounding, which adds up over an answer: 0.2 nats over 60 tokens of a small model; `precision: float32` has none.
+No reference model is loaded: what it says is stored beside the rows (`rewarded_reference`), and was said without
+dropout; so the policy too is trained without dropout (its own and LoRA's), and every ratio starts at 1. In bfloat16 it
+does so up to rounding, which adds up over an answer: 0.2 nats over 60 tokens of a small model; `precision: float32` has
+none.
 
 The validation loss is the same weighted loss over the rank-0 validation rows, their weights those of the policy as it
 stands: by it a run can be stopped early, but it is no likelihood, and losses of two methods cannot be compared.
 Not covered: making answers or rewards (`annotate`), values and advantages (`fit_value`, `advantages`).
 """
 
-import argparse
 import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,22 +33,25 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.logprobs import ways_of
 from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.row_trainer import RowTrainer, read_splits
-from workflow_scripts.common.training import (
-    add_training_flags,
-    callbacks_of,
-    load_trainable,
-    save_trained,
-    template_of,
-    train,
-    training_arguments,
-    without_dropout,
-    work_folder,
-)
+from workflow_scripts.common.training.arguments import callbacks_of, training_arguments
+from workflow_scripts.common.training.checkpoints import work_folder
+from workflow_scripts.common.training.command import template_of, training_parser
+from workflow_scripts.common.training.loading import load_trainable, without_dropout
+from workflow_scripts.common.training.row_trainer import RowTrainer, read_splits
+from workflow_scripts.common.training.saving import save_trained
+from workflow_scripts.common.training.settings import PolicyTraining
+from workflow_scripts.common.training.trainer import train
 
 MAX_LOG_RATIO = (
     20.0  # nats; e^20 ≈ 4.9e8, where a ratio that is not clipped is stopped before float32 overflows
 )
+
+
+class Offline(PolicyTraining):
+    """What every offline method reads."""
+
+    sampling: Literal["none", "good_priority", "good_random", "all_priority"]
+    padding_free: bool
 
 
 class Answers(NamedTuple):
@@ -171,7 +174,7 @@ class OfflineLoss:
     def __init__(
         self,
         weights: Weights,
-        settings: dict,
+        settings: Offline,
         logps_of: Callable,
         log_ratio: Callable[[Answers], Tensor] | None = None,
         constant: Weights | None = None,
@@ -247,7 +250,7 @@ class OfflineTrainer(RowTrainer):
         return total
 
 
-def draws_of(rows: list[dict], settings: dict, batch: int, seed: int, by: str) -> list[int]:
+def draws_of(rows: list[dict], settings: Offline, batch: int, seed: int, by: str) -> list[int]:
     """Return the indices a whole run walks: `epochs` of them, or as many as `max_steps` batches take."""
     one = len(draw(rows, settings["sampling"], 1, seed, by))
     wanted = settings["max_steps"] * batch if settings["max_steps"] else round(settings["epochs"] * one)
@@ -274,30 +277,13 @@ def facts_of(rows: list[dict], learned: int, counts: Counter[str], steps: int, b
     return facts
 
 
-def learn(
-    weights: Weights,
-    module: str,
-    by: str = "reward",
-    log_ratio: Callable[[Answers], Tensor] | None = None,
-    constant: Weights | None = None,
-) -> None:
-    """Run one method from the command line: parse, draw, train (resuming if it can), write.
+def read_answers(arguments: Any, module: str, by: str) -> tuple[Dataset, Dataset]:
+    """Return (rows to learn from, validation rows of rank 0), with a column `advantage` where advantages were given.
 
-    by: the column good rows are known by, "reward" or "advantage"; log_ratio: the one the weights clip, if they do;
-    constant: what the loss has beside the weighted likelihood, without a gradient, (rows,).
+    PlumblineError where a method knows good rows by their advantage and has none, and for a number that is not finite.
     """
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_training_flags(parser)
-    parser.add_argument("--rewarded", type=Path, required=True, help="parquet of tokens, reference, reward")
-    parser.add_argument("--rewarded-manifest", type=Path, required=True)
-    parser.add_argument("--advantages", type=Path, help="jsonl of advantages, for what needs them")
-    parser.add_argument("--advantages-manifest", type=Path)
-    arguments = parser.parse_args()
-    settings = arguments.settings
-    inputs = [arguments.parent_manifest, arguments.rewarded_manifest]
     splits = read_splits(arguments.rewarded)
     if arguments.advantages:
-        inputs.append(arguments.advantages_manifest)
         advantages = read_jsonl(arguments.advantages)
         splits = tuple(with_advantages(rows, advantages) for rows in splits)
     elif by == "advantage":
@@ -305,18 +291,47 @@ def learn(
     for rows in splits:
         refuse_bad_numbers(rows)
     learned, held_out = splits
-    held_out = held_out.select([place for place, rank in enumerate(held_out["rank"]) if rank == 0])
+    first = [place for place, rank in enumerate(held_out["rank"]) if rank == 0]
+    return learned, held_out.select(first)
+
+
+def tokens_in(rows: Dataset, walked: list[int]) -> int:
+    """Return how many tokens a run read that walked over rows at these places."""
+    lengths = [len(row["prompt"]) + len(row["completion"]) for row in rows]
+    return sum(lengths[place] for place in walked)
+
+
+def learn(
+    weights: Weights,
+    kind: type[Offline],
+    module: str,
+    by: str = "reward",
+    log_ratio: Callable[[Answers], Tensor] | None = None,
+    constant: Weights | None = None,
+) -> None:
+    """Run one method from the command line: parse, draw, train (resuming if it can), write.
+
+    kind: what its settings are; by: the column good rows are known by, "reward" or "advantage";
+    log_ratio: the one the weights clip, if they do;
+    constant: what the loss has beside the weighted likelihood, without a gradient, (rows,).
+    """
+    files = {"rewarded": "parquet of tokens, reference, reward", "rewarded_manifest": "its manifest"}
+    parser = training_parser(__doc__, kind, **files)
+    parser.add_argument("--advantages", type=Path, help="jsonl of advantages, for what needs them")
+    parser.add_argument("--advantages-manifest", type=Path)
+    arguments = parser.parse_args()
+    settings, batch = arguments.settings, arguments.settings["batch_size"]
+    learned, held_out = read_answers(arguments, module, by)
+    manifests = [arguments.parent_manifest, arguments.rewarded_manifest, arguments.advantages_manifest]
+    inputs = [manifest for manifest in manifests if manifest]
     work = work_folder(arguments.work, inputs, settings, arguments.seed, code_of(module))
 
     columns = [name for name in ("rank", "reward", "advantage") if name in learned.column_names]
     candidates = learned.select_columns(columns).to_list()
-    batch = settings["batch_size"]
     order = draws_of(candidates, settings, batch, arguments.seed, by)
     tokenizer = load_tokenizer(arguments.parent)
     model = without_dropout(load_trainable(arguments.parent, settings, arguments.seed))
-    loss_of = OfflineLoss(
-        weights, settings, ways_of(model, not settings["padding_free"]), log_ratio, constant
-    )
+    logps_of = ways_of(model, not settings["padding_free"])
     # One epoch of the Trainer is the whole run: its rows are drawn beforehand, so it has none of its own.
     training = TrainingArguments(
         **training_arguments(settings, work, arguments.seed, evaluate=len(held_out) > 0)
@@ -324,7 +339,7 @@ def learn(
         remove_unused_columns=False,
     )
     trainer = OfflineTrainer(
-        loss_of=loss_of,
+        loss_of=OfflineLoss(weights, settings, logps_of, log_ratio, constant),
         in_order=True,
         model=model,
         args=training,
@@ -335,10 +350,9 @@ def learn(
     )
     seconds = train(trainer, work)
     walked = order[: trainer.state.global_step * batch]
-    lengths = [len(row["prompt"]) + len(row["completion"]) for row in learned]
     eligible = [row for row in candidates if settings["sampling"] == "all_priority" or row["rank"] == 0]
     by = by if settings["sampling"] in ("none", "good_priority") else "advantage"
     facts = facts_of(eligible, len(walked), trainer.counts(), trainer.state.global_step, by)
-    tokens = sum(lengths[place] for place in walked)
+    facts["tokens"] = tokens_in(learned, walked)
     facts["template"] = template_of(arguments.rewarded_manifest)
-    save_trained(trainer, tokenizer, arguments, work, seconds, tokens=tokens, **facts)
+    save_trained(trainer, tokenizer, arguments, work, seconds, **facts)

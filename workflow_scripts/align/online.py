@@ -4,8 +4,6 @@ A policy answers a prompt set and its answers are rewarded as annotation rewards
 conversations that end on the user; what follows up on the first answer is left out, and so are raw text prompts.
 """
 
-import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +15,25 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.fitting import fit_prompt
 from workflow_scripts.common.models import load_tokenizer, model_ends
-from workflow_scripts.common.rewards import provenance, reward_function
-from workflow_scripts.common.templates import ends_of, forbidden_text
-from workflow_scripts.common.training import add_training_flags, work_folder
+from workflow_scripts.common.reward_columns import Reward, Rewards, provenance, reward_function
+from workflow_scripts.common.settings import settings_of
+from workflow_scripts.common.templates import Template, ends_of, forbidden_text
+from workflow_scripts.common.training.checkpoints import work_folder
+from workflow_scripts.common.training.command import training_parser
+from workflow_scripts.common.training.settings import PolicyTraining
 from workflow_scripts.common.turns import turns_of
+
+
+class OnlineTraining(PolicyTraining):
+    """What every online method reads; `clip` is how far a probability ratio counts from 1."""
+
+    template: Template
+    max_prompt_tokens: int
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    clip: float
+    missing_end_penalty: float | None
 
 
 class Scores(NamedTuple):
@@ -47,12 +60,12 @@ class Online(NamedTuple):
 
 
 def end_ids(template: dict, tokenizer: Any, more: Sequence[int] = ()) -> list[int]:
-    """Return the ids that end an answer: eos, the template's own end, which has to be a token, and the model's `more`."""
+    """Return the ids that end an answer: eos, the template's own end, which must be a token, and the model's `more`."""
     ids, texts = ends_of(template["assistant"].get("end", ""), tokenizer, more)
     if texts:
         raise PlumblineError(
-            f"the template ends a reply with {texts[0]!r}, which is no token here but a text; sampling stops at a token: "
-            "choose a template that ends with {eos}"
+            f"the template ends a reply with {texts[0]!r}, which is no token here but a text; sampling stops at a "
+            "token: choose a template that ends with {eos}"
         )
     return ids
 
@@ -84,7 +97,7 @@ def reply_of(prompt: list[int], answer: list[int], ends: list[int], template: di
 
 
 def scorer(
-    rewards: dict[str, dict], fit_on: list[str], ends: list[int], template: dict, tokenizer: Any
+    rewards: dict[str, Reward], fit_on: list[str], ends: list[int], template: dict, tokenizer: Any
 ) -> Score:
     """Return the function that scores answers by final_reward, an answer being the reply to its prompt's messages.
 
@@ -111,14 +124,14 @@ def scorer(
     return score
 
 
-def prepare(description: str, module: str) -> tuple[Any, Online]:
-    """Parse the command line of an online method; return its arguments and what it needs beside its model."""
-    parser = argparse.ArgumentParser(description=description)
-    add_training_flags(parser)
-    parser.add_argument("--prompts", type=Path, required=True, help="JSON Lines of prompts")
-    parser.add_argument("--prompts-manifest", type=Path, required=True)
-    parser.add_argument("--rewards", type=json.loads, required=True, help='{"rewards": {name: settings}}')
-    parser.add_argument("--fit-rows", type=Path, required=True, help="rows whose replies tf-idf is fitted on")
+def prepare(description: str, kind: type[OnlineTraining], module: str) -> tuple[Any, Online]:
+    """Parse the command line of an online method; return its arguments and what it needs beside its model.
+
+    kind: what its settings are.
+    """
+    files = {"prompts": "JSON Lines of prompts", "prompts_manifest": "their manifest"}
+    parser = training_parser(description, kind, **files, fit_rows="rows whose replies tf-idf is fitted on")
+    parser.add_argument("--rewards", type=settings_of(Rewards), required=True, help="reward columns, as JSON")
     arguments = parser.parse_args()
     settings, rewards = arguments.settings, arguments.rewards["rewards"]
     if settings["temperature"] <= 0:

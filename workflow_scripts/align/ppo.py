@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,26 +26,40 @@ from torch import Tensor
 from transformers import GenerationConfig, Trainer, TrainingArguments, get_scheduler
 from trl.trainer.utils import disable_dropout_in_model
 
-from workflow_scripts.align.online import Online, prepare
+from workflow_scripts.align.online import Online, OnlineTraining, prepare
 from workflow_scripts.common.diverged import Diverged
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.common.logprobs import CHUNK, head_of, padded, token_logps
 from workflow_scripts.common.models import precision_of
-from workflow_scripts.common.training import (
-    are_finite,
-    last_checkpoint,
-    load_trainable,
-    run_training,
-    save_policy,
-    says_numbers,
-    spared_warmup,
-    training_arguments,
-)
+from workflow_scripts.common.training.arguments import spared_warmup, training_arguments
+from workflow_scripts.common.training.checkpoints import last_checkpoint
+from workflow_scripts.common.training.command import run_training
+from workflow_scripts.common.training.loading import load_trainable
+from workflow_scripts.common.training.saving import save_policy
+from workflow_scripts.common.training.trainer import are_finite, says_numbers
 
 STOP_AT = 1.5  # times target_kl, where the passes over a batch end
 CHECKED = {"reward": "reward", "KL": "kl", "entropy": "entropy", "gradient": "grad_norm"}
 KL_GAIN, KL_ERROR = 0.1, 0.2  # K_β and the clip of e_t of the adaptive coefficient
+
+
+class Settings(OnlineTraining):
+    """What PPO reads; a step has rollout_batch answers, an update batch_size of them."""
+
+    rollout_batch: int
+    ppo_epochs: int
+    target_kl: float | None
+    value_clip: float
+    value_coef: float
+    gamma: float
+    lam: float
+    kl_coef: float
+    kl_control: Literal["fixed", "adaptive"]
+    kl_control_target: float
+    score_scaling: bool
+    score_norm: bool
+    score_clip: float | None
 
 
 def kl_rewards(logps: Tensor, reference: Tensor, score: float, kl_coef: float) -> Tensor:
@@ -111,7 +125,7 @@ class Moments(NamedTuple):
 NO_SCORES = Moments()
 
 
-def scaled_scores(scores: list[float], moments: Moments, settings: dict) -> list[float]:
+def scaled_scores(scores: list[float], moments: Moments, settings: Settings) -> list[float]:
     """Return scores less the running mean (`score_norm`), over the running deviation (`score_scaling`), clipped."""
     shift = moments.mean if settings["score_norm"] else 0.0
     deviation = math.sqrt(moments.squares / max(moments.count - 1, 1))
@@ -120,7 +134,7 @@ def scaled_scores(scores: list[float], moments: Moments, settings: dict) -> list
     return [min(max((score - shift) / scale, -limit), limit) for score in scores]
 
 
-def next_kl_coef(kl_coef: float, kl: float, settings: dict) -> float:
+def next_kl_coef(kl_coef: float, kl: float, settings: Settings) -> float:
     """Return the next β given this step's KL per answer: the same, or Ziegler et al. 2019, section 2.2.
 
     e = clip(KL / target − 1, −0.2, 0.2) and β ← β (1 + 0.1 e).
@@ -164,7 +178,7 @@ class State:
 class Learner:
     """A policy, the parent it is held to, a value head on the policy's last hidden state, and their optimiser."""
 
-    def __init__(self, parent: Path, settings: dict, work: Path, seed: int) -> None:
+    def __init__(self, parent: Path, settings: Settings, work: Path, seed: int) -> None:
         arguments = TrainingArguments(**training_arguments(settings, work, seed, evaluate=False))
         self.settings, self.device = settings, arguments.device
         self.policy = load_trainable(parent, settings, seed).to(self.device)
@@ -299,7 +313,7 @@ class Learner:
         for start in range(0, len(rows), settings["per_device_batch"]):
             some = rows[start : start + settings["per_device_batch"]]
             columns = zip(*(row[2:] for row in some), strict=True)
-            old, before, advantages, returns = (torch.cat(each).to(self.device) for each in columns)
+            old, before, advantages, returns = [torch.cat(each).to(self.device) for each in columns]
             with self.computing():
                 logps, values, _ = self.judged(some)
             policy, clipped = ppo_loss(logps, old, advantages, settings["clip"])
@@ -310,9 +324,10 @@ class Learner:
                 seen[name] += each.sum().item() / total
         return seen
 
-    def improve(self, batch: list[Experience], rate: Callable[[int], float]) -> dict[str, float]:
+    def improve(self, batch: list[Experience], rate: Callable[[int], float], before: int) -> dict[str, float]:
         """Make up to ppo_epochs passes over a batch, at learning rate rate(updates made); return numbers for the curve.
 
+        `before` is how many updates were planned for the batches before this one, made or not, and count as made.
         The passes end where the estimated KL from the policy that answered, the mean of ρ − 1 − ln ρ, exceeds
         1.5 target_kl. The first pass takes the batch as it was scored, so its first ratios are 1 to the last digit.
         """
@@ -326,7 +341,7 @@ class Learner:
                 break
             norm = torch.nn.utils.clip_grad_norm_(self.learned.values(), settings["max_grad_norm"])
             for group in self.optimizer.param_groups:
-                group["lr"] = rate(len(norms))
+                group["lr"] = rate(before + len(norms))
             self.optimizer.step()
             norms.append(norm.item())
         self.optimizer.zero_grad()
@@ -335,7 +350,7 @@ class Learner:
         return means | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
 
     def refuse(self, facts: dict[str, float], state: State, every: int) -> None:
-        """Raise Diverged where a step's reward, KL, entropy or gradient, the weights, or what they say is not finite."""
+        """Raise Diverged if a step's reward, KL, entropy or gradient, the weights, or their outputs are not finite."""
         with self.computing():
             said = says_numbers(self.policy, self.policy.config, self.device)
         finite = {f"the {name} is": math.isfinite(facts[key]) for name, key in CHECKED.items()}
@@ -393,7 +408,7 @@ def averaged(rows: list[dict], every: int) -> list[dict]:
 
 
 def main() -> None:
-    arguments, online = prepare(__doc__, "workflow_scripts.align.ppo")
+    arguments, online = prepare(__doc__, Settings, "workflow_scripts.align.ppo")
     settings, started = arguments.settings, time.monotonic()
     size, update = settings["rollout_batch"], settings["batch_size"]
     if size % update:
@@ -410,6 +425,10 @@ def main() -> None:
     )
     # Asked for its factor only: the learning rate is a function of the step and needs no state.
     [*_, share] = get_scheduler(settings["schedule"], learner.optimizer, warmup, steps * updates).lr_lambdas
+
+    def rate(update: int) -> float:
+        return settings["learning_rate"] * share(update)
+
     state, checkpoint = State(settings["kl_coef"]), last_checkpoint(online.work)
     if checkpoint:
         print(f"resuming from {checkpoint}", flush=True)
@@ -418,8 +437,7 @@ def main() -> None:
         torch.manual_seed(arguments.seed * 1_000_003 + state.step)
         prompts = batch_of(online.prompts, state.step, size, arguments.seed)
         batch, facts = learner.play(prompts, online, state)
-        before = state.step * updates
-        facts |= learner.improve(batch, lambda made: settings["learning_rate"] * share(before + made))  # noqa: B023
+        facts |= learner.improve(batch, rate, state.step * updates)
         learner.refuse(facts, state, settings["log_every"])
         state.step += 1
         state.rows.append({"step": state.step, **facts})

@@ -1,20 +1,28 @@
-"""Train a policy on preference pairs against stored reference log-probs; the loss is the caller's (dpo, ipo, kto).
+"""Train a policy on preference pairs and stored reference log-probs; the loss is the caller's (dpo, ipo, kto, simpo).
 
-No reference model is loaded: what it says is in the reference file. Each method is a module with one small `loss`
-function over `PairLogps` and three lines of `main`.
+No reference model is loaded: what it says is in the reference file. Each method is a module with two small functions
+and three lines of `main`: `rewards` says what a reply is worth to it, given the log-probs of a pair (`PairLogps`), and
+`loss` is made of these rewards alone where it compares the replies. So the margin and the accuracy that are logged,
+which are of the same rewards, are what is trained.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from workflow_scripts.common.logprobs import ways_of
-from workflow_scripts.common.row_trainer import LossOf, SumsOf, train_on_rows
-from workflow_scripts.common.training import add_training_flags
+from workflow_scripts.common.training.command import training_parser
+from workflow_scripts.common.training.row_trainer import LossOf, SumsOf, train_on_rows
+from workflow_scripts.common.training.settings import PolicyTraining
+
+
+class Preference(PolicyTraining):
+    """What every method on pairs reads."""
+
+    beta: float
+    share_prompts: bool
 
 
 class PairLogps(NamedTuple):
@@ -33,7 +41,25 @@ class PairLogps(NamedTuple):
     divergence: Tensor | None = None
 
 
-Loss = Callable[[PairLogps, dict], Tensor]
+class Rewards(NamedTuple):
+    """What the replies of each pair are worth to a method, (pairs,) each: nats, or nats a token where it averages."""
+
+    chosen: Tensor
+    rejected: Tensor
+
+
+RewardsOf = Callable[[PairLogps, Any], Rewards]
+Loss = Callable[[Rewards, PairLogps, Any], Tensor]
+
+
+def log_ratios(batch: PairLogps) -> Rewards:
+    """Return log π − log π_ref of each reply."""
+    return Rewards(batch.chosen - batch.reference_chosen, batch.rejected - batch.reference_rejected)
+
+
+def per_token(rewards: Rewards, batch: PairLogps) -> Rewards:
+    """Return rewards over the number of their reply's tokens."""
+    return Rewards(rewards.chosen / batch.chosen_tokens, rewards.rejected / batch.rejected_tokens)
 
 
 def sums(logps: list[Tensor]) -> Tensor:
@@ -72,7 +98,7 @@ def divergence_over(logps_of: Any) -> SumsOf:
     """
 
     def sums_of(model: Any, rows: list[dict]) -> Tensor:
-        kinds = ["mismatched_" * bool(row["mismatched_chosen"]) for row in rows]
+        kinds = ["mismatched_" if row["mismatched_chosen"] else "" for row in rows]
         names = [(f"{kind}chosen", f"{kind}rejected") for kind in kinds]
         said = logps_of(
             model,
@@ -90,8 +116,8 @@ def divergence_over(logps_of: Any) -> SumsOf:
     return sums_of
 
 
-def loss_over_pairs(loss: Loss, settings: dict, logps_of: Any) -> LossOf:
-    """Return the loss as a function of model and pair rows; margin and accuracy are of the implicit rewards.
+def loss_over_pairs(rewards_of: RewardsOf, loss: Loss, settings: Preference, logps_of: Any) -> LossOf:
+    """Return the loss as a function of model and pair rows; margin and accuracy are of the rewards it is made of.
 
     Where `divergence_over` is asked for, the loss is given what it says of the whole step.
     """
@@ -101,26 +127,29 @@ def loss_over_pairs(loss: Loss, settings: dict, logps_of: Any) -> LossOf:
     ) -> tuple[Tensor, dict[str, float]]:
         divergence = None if mismatched is None else mismatched[0] / mismatched[1].clamp(min=1)
         batch = pair_logps(model, rows, logps_of, divergence)
-        margin = (batch.chosen - batch.reference_chosen - batch.rejected + batch.reference_rejected).detach()
+        rewards = rewards_of(batch, settings)
+        margin = (rewards.chosen - rewards.rejected).detach()
         seen = {"margin": margin.mean().item(), "accuracy": (margin > 0).float().mean().item()}
-        return loss(batch, settings), seen
+        return loss(rewards, batch, settings), seen
 
     return loss_of
 
 
-def align(loss: Loss, module: str, mismatched: bool = False) -> None:
-    """Run one method from the command line: parse, train (resuming if it can), write; `mismatched` asks for divergence."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_training_flags(parser)
-    parser.add_argument(
-        "--reference", type=Path, required=True, help="parquet of pairs and reference log-probs"
-    )
-    parser.add_argument("--reference-manifest", type=Path, required=True)
-    arguments = parser.parse_args()
+def align(
+    rewards_of: RewardsOf, loss: Loss, kind: type[Preference], module: str, mismatched: bool = False
+) -> None:
+    """Run one method from the command line: parse, train (resuming if it can), write.
+
+    kind: what its settings are; mismatched: whether it asks for the divergence.
+    """
+    files = {"reference": "parquet of pairs and reference log-probs", "reference_manifest": "its manifest"}
+    arguments = training_parser(__doc__, kind, **files).parse_args()
     settings = arguments.settings
 
     def loss_for(model: Any) -> tuple[LossOf, SumsOf | None]:
         logps_of = ways_of(model, settings["share_prompts"])
-        return loss_over_pairs(loss, settings, logps_of), divergence_over(logps_of) if mismatched else None
+        return loss_over_pairs(rewards_of, loss, settings, logps_of), divergence_over(
+            logps_of
+        ) if mismatched else None
 
     train_on_rows(arguments, module, arguments.reference, arguments.reference_manifest, loss_for)

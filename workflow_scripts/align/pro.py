@@ -6,8 +6,6 @@ L = Σ_{k<n} −log [exp(s_k τ_kk) / Σ_{i≥k} exp(s_i τ_ki)] + w (n − 1)²
 lower but rewarded higher, τ is 0: it neither pulls nor pushes.
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +13,20 @@ from torch import Tensor
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.logprobs import ways_of
-from workflow_scripts.common.row_trainer import LossOf, train_on_rows
-from workflow_scripts.common.training import add_training_flags, run_training
+from workflow_scripts.common.training.command import run_training, training_parser
+from workflow_scripts.common.training.row_trainer import LossOf, train_on_rows
+from workflow_scripts.common.training.settings import PolicyTraining
+
+
+class Settings(PolicyTraining):
+    """What PRO reads; `candidates` is how many answers of a prompt it takes at most."""
+
+    sft_weight: float
+    candidates: int | None
 
 
 def ranking_loss(scores: Tensor, rewards: Tensor) -> Tensor:
-    """Return the PRO loss of one prompt's answers: `scores` (answers,) mean log-probs, `rewards` (answers,), best first.
+    """Return the PRO loss of a prompt's answers, best first: `scores` (answers,) mean log-probs, `rewards` (answers,).
 
     ln 2 per stage of two answers whose scores are equal and 0; PlumblineError for a single answer.
     """
@@ -34,7 +40,7 @@ def ranking_loss(scores: Tensor, rewards: Tensor) -> Tensor:
     return total
 
 
-def loss_over_answers(settings: dict, logps_of: Any) -> LossOf:
+def loss_over_answers(settings: Settings, logps_of: Any) -> LossOf:
     """Return the loss as a function of model and rows of ranked answers; accuracy is of the best answer's rank."""
     most = settings["candidates"]
 
@@ -53,11 +59,8 @@ def loss_over_answers(settings: dict, logps_of: Any) -> LossOf:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_training_flags(parser)
-    parser.add_argument("--ranked", type=Path, required=True, help="parquet of ranked answers")
-    parser.add_argument("--ranked-manifest", type=Path, required=True)
-    arguments = parser.parse_args()
+    files = {"ranked": "parquet of ranked answers", "ranked_manifest": "its manifest"}
+    arguments = training_parser(__doc__, Settings, **files).parse_args()
     settings = arguments.settings
 
     def loss_for(model: Any) -> tuple[LossOf, None]:

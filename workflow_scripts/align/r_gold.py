@@ -5,17 +5,23 @@ The policy's own token probability stands in for the importance weight, `floor` 
 
 from torch import Tensor
 
-from workflow_scripts.align.offline import Answers, learn
-from workflow_scripts.common.training import run_training
+from workflow_scripts.align.offline import Answers, Offline, learn
+from workflow_scripts.common.training.command import run_training
 
 
-def weights(batch: Answers, settings: dict) -> Tensor:
+class Settings(Offline):
+    """What the method reads."""
+
+    floor: float
+
+
+def weights(batch: Answers, settings: Settings) -> Tensor:
     """Return R · max(p_t, floor), (rows, time)."""
     return batch.reward[:, None] * batch.logps.exp().clamp(min=settings["floor"])
 
 
 def main() -> None:
-    learn(weights, "workflow_scripts.align.r_gold")
+    learn(weights, Settings, "workflow_scripts.align.r_gold")
 
 
 if __name__ == "__main__":

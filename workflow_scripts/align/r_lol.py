@@ -5,17 +5,23 @@
 
 from torch import Tensor
 
-from workflow_scripts.align.offline import Answers, clipped, learn, sequence_log_ratio
-from workflow_scripts.common.training import run_training
+from workflow_scripts.align.offline import Answers, Offline, clipped, learn, sequence_log_ratio
+from workflow_scripts.common.training.command import run_training
 
 
-def weights(batch: Answers, settings: dict) -> Tensor:
+class Settings(Offline):
+    """What the method reads."""
+
+    clip: float | None
+
+
+def weights(batch: Answers, settings: Settings) -> Tensor:
     """Return R times the clipped ratio of the whole answer, (rows, 1)."""
     return batch.reward[:, None] * clipped(sequence_log_ratio(batch), settings["clip"])
 
 
 def main() -> None:
-    learn(weights, "workflow_scripts.align.r_lol", log_ratio=sequence_log_ratio)
+    learn(weights, Settings, "workflow_scripts.align.r_lol", log_ratio=sequence_log_ratio)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """REINFORCE Leave-One-Out against a reward (Ahmadian et al. 2024), with TRL's RLOOTrainer.
 
 Each prompt is answered `num_generations` times; an answer's advantage is its reward, less beta times its KL from the
-parent, less the mean of its siblings' (eq. 8). Prompts come to the trainer as our template's tokens, so it adds no second
-bos. There is no validation, so nothing is kept but the last policy. A prompt's answers are compared wherever they were
-made, but each process draws its own from a seed of its own: other than for the methods that learn from given answers,
-the number of processes alters what is answered, as another seed would.
+parent, less the mean of its siblings' (eq. 8). Prompts come to the trainer as our template's tokens, so it adds no
+second bos. There is no validation, so nothing is kept but the last policy. A prompt's answers are compared wherever
+they were made, but each process draws its own from a seed of its own: other than for the methods that learn from given
+answers, the number of processes alters what is answered, as another seed would.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,20 @@ import torch
 from datasets import Dataset
 from trl import RLOOConfig, RLOOTrainer
 
-from workflow_scripts.align.online import Online, prepare
+from workflow_scripts.align.online import Online, OnlineTraining, prepare
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.training import (
-    Shared,
-    load_trainable,
-    run_training,
-    save_trained,
-    train,
-    training_arguments,
-)
+from workflow_scripts.common.training.arguments import training_arguments
+from workflow_scripts.common.training.command import run_training
+from workflow_scripts.common.training.loading import load_trainable
+from workflow_scripts.common.training.saving import save_trained
+from workflow_scripts.common.training.trainer import Shared, train
+
+
+class Settings(OnlineTraining):
+    """What RLOO reads."""
+
+    num_generations: int
+    beta: float
 
 
 class TokenPromptsTrainer(Shared, RLOOTrainer):
@@ -54,7 +58,7 @@ def reward_of(online: Online, penalty: float) -> Any:
 
 
 def main() -> None:
-    arguments, online = prepare(__doc__, "workflow_scripts.align.rloo")
+    arguments, online = prepare(__doc__, Settings, "workflow_scripts.align.rloo")
     settings = arguments.settings
     try:
         config = RLOOConfig(

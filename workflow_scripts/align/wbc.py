@@ -5,17 +5,19 @@ A negative reward un-learns its answer.
 
 from torch import Tensor
 
-from workflow_scripts.align.offline import Answers, learn
-from workflow_scripts.common.training import run_training
+from workflow_scripts.align.offline import Answers, Offline, learn
+from workflow_scripts.common.training.command import run_training
+
+Settings = Offline
 
 
-def weights(batch: Answers, settings: dict) -> Tensor:
+def weights(batch: Answers, settings: Settings) -> Tensor:
     """Return each row's reward, (rows, 1)."""
     return batch.reward[:, None]
 
 
 def main() -> None:
-    learn(weights, "workflow_scripts.align.wbc")
+    learn(weights, Settings, "workflow_scripts.align.wbc")
 
 
 if __name__ == "__main__":

@@ -5,14 +5,15 @@ of classifiers are kept there batch by batch, so that a killed annotation goes o
 that a policy generated (`annotate.answers`).
 """
 
-import argparse
-import json
 from pathlib import Path
 
+from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
-from workflow_scripts.common.rewards import cut_texts, provenance, reward_rows
+from workflow_scripts.common.reward_columns import Rewards, cut_texts, provenance, reward_rows
 from workflow_scripts.common.turns import turns_of
+
+Settings = Rewards
 
 
 def read_turns(path: Path) -> list[dict]:
@@ -21,14 +22,10 @@ def read_turns(path: Path) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=Path, required=True, help="folder with <split>.jsonl")
+    parser = step_parser(__doc__, Settings, rows="folder with <split>.jsonl")
     parser.add_argument("--splits", nargs="+", required=True)
     parser.add_argument("--fit-split", required=True, help="split the tf-idf weights are fitted on")
-    parser.add_argument("--settings", type=json.loads, required=True, help='{"rewards": {column: settings}}')
     parser.add_argument("--work", type=Path, help="folder that keeps the scores of classifiers")
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--manifest", type=Path, required=True)
     arguments = parser.parse_args()
     rewards = arguments.settings["rewards"]
     fit_on = [turn["reference"] for turn in read_turns(arguments.rows / f"{arguments.fit_split}.jsonl")]

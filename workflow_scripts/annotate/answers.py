@@ -4,14 +4,15 @@ Every sample of every prompt's first turn becomes a row with the prompt's messag
 a dialogue, and prompts that are plain text.
 """
 
-import argparse
-import json
 from pathlib import Path
 
+from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
-from workflow_scripts.common.rewards import cut_texts, provenance, reward_rows
+from workflow_scripts.common.reward_columns import Reward, Rewards, cut_texts, provenance, reward_rows
 from workflow_scripts.common.turns import turns_of
+
+Settings = Rewards
 
 
 def answer_rows(prompts: list[dict], generations: list[dict], where: str) -> list[dict]:
@@ -50,7 +51,7 @@ def answer_rows(prompts: list[dict], generations: list[dict], where: str) -> lis
     return rows
 
 
-def refuse_given(rewards: dict[str, dict]) -> None:
+def refuse_given(rewards: dict[str, Reward]) -> None:
     """Raise PlumblineError for a reward that only rows of the raw data bring."""
     given = [name for name, settings in rewards.items() if "given" in settings]
     if given:
@@ -60,14 +61,9 @@ def refuse_given(rewards: dict[str, dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompts", type=Path, required=True, help="the prompt set")
-    parser.add_argument("--generations", type=Path, required=True, help="the policy's answers to it")
-    parser.add_argument("--fit-rows", type=Path, required=True, help="rows the tf-idf weights are fitted on")
-    parser.add_argument("--settings", type=json.loads, required=True, help='{"rewards": {column: settings}}')
+    files = {"prompts": "the prompt set", "generations": "the policy's answers to it"}
+    parser = step_parser(__doc__, Settings, **files, fit_rows="rows the tf-idf weights are fitted on")
     parser.add_argument("--work", type=Path, help="folder that keeps the scores of classifiers")
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--manifest", type=Path, required=True)
     arguments = parser.parse_args()
     rewards = arguments.settings["rewards"]
     refuse_given(rewards)

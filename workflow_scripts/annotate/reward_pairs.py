@@ -1,17 +1,17 @@
 """Preference pairs for a reward model, from the rows of a split of its own.
 
 Ranked rows bring their pairs: the preferred answer against each other one. Of a conversation, chosen is always what it
-shows to be right; rejected, per turn: another turn's reply, a reply cut short, nothing, or (structured tutor replies) the
-same reply with a wrong label. And of tutoring, per sub-problem, as plain question and answer: a student's answer the
-tutor called correct against one it called wrong, unclear or off-topic, or nothing.
+shows to be right; rejected, per turn: another turn's reply, a reply cut short, nothing, or (structured tutor replies)
+the same reply with a wrong label. And of tutoring, per sub-problem, as plain question and answer: a student's answer
+the tutor called correct against one it called wrong, unclear or off-topic, or nothing.
 """
 
-import argparse
-import json
 import random
 from collections import Counter
-from pathlib import Path
 
+from typing_extensions import TypedDict
+
+from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
 from workflow_scripts.common.turns import reward_context, turns_of
@@ -25,6 +25,12 @@ from workflow_scripts.common.tutor_reply import (
 )
 
 WORSE = ("wrong label", "other turn", "cut short", "empty")  # the first for structured tutor replies alone
+
+
+class Settings(TypedDict):
+    """What the step reads."""
+
+    seed: int
 
 
 def worse_reply(kind: str, gold: str, others: list[str], rng: random.Random) -> str:
@@ -57,7 +63,7 @@ def gold_turns(rows: list[dict]) -> list[dict]:
 
 
 def turn_pairs(rows: list[dict], rng: random.Random) -> list[dict]:
-    """Return a pair per turn: the last exchange before it, the gold reply, and a worse one; none where both are equal."""
+    """Return a pair per turn: the last exchange before it, the gold reply, and a worse one; none if both are equal."""
     turns = gold_turns(rows)
     replies = sorted({turn["reference"] for turn in turns})
     pairs = []
@@ -98,9 +104,8 @@ def answer_pairs(conversations: list[dict], rng: random.Random) -> list[dict]:
             step = parse_reply(before["content"])[SUBPROBLEM]
             verdict = parse_reply(after["content"])[EVALUATION]
             if verdict in "bade":
-                (right if verdict == "b" else wrong).setdefault((question, step), set()).add(
-                    answer["content"]
-                )
+                answers = right if verdict == "b" else wrong
+                answers.setdefault((question, step), set()).add(answer["content"])
     pairs = []
     for place in sorted(right):
         messages = [{"role": "user", "content": place[0]}]
@@ -112,11 +117,7 @@ def answer_pairs(conversations: list[dict], rng: random.Random) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=Path, required=True, help="conversations of the reward split")
-    parser.add_argument("--settings", type=json.loads, required=True, help='{"seed": …}')
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--manifest", type=Path, required=True)
+    parser = step_parser(__doc__, Settings, rows="conversations of the reward split")
     arguments = parser.parse_args()
     rows = read_jsonl(arguments.rows)
     rng = random.Random(arguments.settings["seed"])

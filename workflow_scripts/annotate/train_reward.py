@@ -4,10 +4,8 @@ Trained without dropout, as TRL's RewardTrainer does, whose weights these are; i
 accuracy on the held-out pairs, is the same however many processes share the rows.
 """
 
-import argparse
 import random
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,28 +13,31 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, TrainingArguments, set_seed
 
-import workflow_scripts.common.models  # noqa: F401  (sets the environment before the libraries load)
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.logprobs import padded
 from workflow_scripts.common.models import load_tokenizer, load_whole
-from workflow_scripts.common.reward import are_cut, encode_texts, render_pair
-from workflow_scripts.common.row_trainer import RowTrainer
-from workflow_scripts.common.training import (
-    add_training_flags,
-    callbacks_of,
-    run_training,
-    save_trained,
-    train,
-    training_arguments,
-    without_dropout,
-    work_folder,
-)
+from workflow_scripts.common.reward_model import are_cut, encode_texts, render_pair
+from workflow_scripts.common.training.arguments import callbacks_of, training_arguments
+from workflow_scripts.common.training.checkpoints import work_folder
+from workflow_scripts.common.training.command import run_training, training_parser
+from workflow_scripts.common.training.loading import without_dropout
+from workflow_scripts.common.training.row_trainer import RowTrainer
+from workflow_scripts.common.training.saving import save_trained
+from workflow_scripts.common.training.settings import Training
+from workflow_scripts.common.training.trainer import train
+
+
+class Settings(Training):
+    """What the training of a reward model reads; `validation_share` is of the pairs."""
+
+    max_tokens: int
+    validation_share: float
 
 
 def token_rows(pairs: list[dict], tokenizer: object, max_tokens: int) -> tuple[list[dict], int]:
-    """Return (chosen_ids and rejected_ids of each pair, how many texts were cut on the left so that the reply survives).
+    """Return (chosen_ids and rejected_ids of each pair, how many texts were cut on the left, to keep the reply).
 
     Each text is cut by itself, with BOS kept, as it is when the model scores it.
     """
@@ -72,11 +73,8 @@ class RewardTrainer(RowTrainer):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_training_flags(parser)
-    parser.add_argument("--pairs", type=Path, required=True)
-    parser.add_argument("--pairs-manifest", type=Path, required=True)
-    arguments = parser.parse_args()
+    files = {"pairs": "JSON Lines of pairs", "pairs_manifest": "their manifest"}
+    arguments = training_parser(__doc__, Settings, **files).parse_args()
     settings = arguments.settings
     code = code_of("workflow_scripts.annotate.train_reward")
     inputs = [arguments.parent_manifest, arguments.pairs_manifest]
@@ -93,8 +91,8 @@ def main() -> None:
     held_out = max(1, round(settings["validation_share"] * len(rows)))
     if held_out >= len(rows):
         raise PlumblineError(
-            f"{arguments.pairs}: of {len(rows)} pairs {held_out} are held out and none are left to learn from; give more "
-            "rows, or lower validation_share"
+            f"{arguments.pairs}: of {len(rows)} pairs {held_out} are held out and none are left to learn from; give "
+            "more rows, or lower validation_share"
         )
     set_seed(arguments.seed)  # the new scalar head is drawn here
     model = load_whole(

@@ -6,17 +6,16 @@ file and split. Those of the other sources are settings too: refused phrases, lo
 splits in file order or by file. Added: splits are disjoint by group, duplicates go, and kept + rejected = read is
 asserted for rows and turns.
 
-Where things are: `reading` takes rows from files, `fields` takes fields from rows, `formats` turns raw rows into chat
-messages, `schemas` checks and cleans them, `wording` judges their words, `selecting` chooses and splits, and `ledger`
-keeps the account.
+Where things are: `reading` takes rows from files, `fields` takes fields from rows, `schemas` has a reader for each way
+in which rows are written, `rows` reads a row with it, `turns` checks and cleans its messages, `wording` judges their
+words, `selecting` chooses and splits, and `ledger` keeps the account.
 
 A conversation is kept whole, or cut where it becomes unusable, or rejected. A turn with `weight` 0 (or `train`,
 `training` or `loss` false) stays as context, marked "learn": false. A row in which a tool is called is rejected, as no
-objective here knows tools. What a row holds beside, and no format reads, is counted as a note.
+objective here knows tools. What a row holds beside, and no schema reads, is counted as a note.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections import Counter
@@ -25,10 +24,21 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts.clean.fields import ID_KEYS
-from workflow_scripts.clean.formats import FORMATS, RANKED, Opened, open_row, split_row
 from workflow_scripts.clean.ledger import Ledger, count_reasons, tell
 from workflow_scripts.clean.reading import Fault, RawRow, read_rows
-from workflow_scripts.clean.schemas import (
+from workflow_scripts.clean.rows import open_row, split_row
+from workflow_scripts.clean.schemas import SCHEMAS
+from workflow_scripts.clean.schemas.row import Opened
+from workflow_scripts.clean.selecting import (
+    drop_held_out,
+    drop_repeats,
+    labels_of,
+    place_files,
+    split_conversations,
+    take_subset,
+)
+from workflow_scripts.clean.settings import Settings
+from workflow_scripts.clean.turns import (
     PAIRED_ACTIONS,
     TOOLS,
     actions_of,
@@ -38,52 +48,17 @@ from workflow_scripts.clean.schemas import (
     read_turns,
     split_question,
 )
-from workflow_scripts.clean.selecting import (
-    drop_held_out,
-    drop_repeats,
-    labels_of,
-    place_files,
-    split_conversations,
-    take_subset,
-)
 from workflow_scripts.clean.wording import check_wording, replace_urls
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, finished_folder, read_jsonl, write_jsonl, write_manifest
-
-DEFAULTS: dict[str, Any] = {
-    "schema": "tutorbot",  # a key of formats.FORMATS
-    # None: tutoring rows lose their instructions, pairs keep theirs, other rows keep their own system message.
-    "system_prompt": None,
-    "drop_fields": [],
-    "replace_na": {},
-    "truncate_at_unparsable": True,  # False: one unusable turn rejects the conversation
-    "min_messages": 2,  # without the system message
-    "reply_format": "json",
-    "input_heading": "",  # instruction rows: a line above the input, such as "### Input:"
-    "reject_colon": False,  # hh: leave out rows with a reply that ends on ":"
-    "url_token": None,  # what stands for a web address; None: it stays
-    "reject_phrases": [],  # leave out rows with a message that holds one of them, in any case
-    "max_words": None,  # leave out rows with a longer message
-    "group_by": "problem",
-    "subset": None,  # {"rows", "by": first | random | length_ratio, "ratio", "seed"}
-    "split": {
-        "seed": 42,
-        "quotas": {"train": 1_000_000},
-        "per_file": False,
-        "order": "shuffled",  # file: quotas are filled one after the other as the rows come
-        "by_file": None,  # {split: [file names]}, in place of quotas
-        "limit": None,  # no split gets more conversations
-    },
-    "exclude_groups_of": [],  # JSON Lines of ours whose groups must not appear here
-    "max_chars": 200_000,
-}
+from workflow_scripts.common.settings import settings_of
 
 ID_CHARS = 100
 REPLACED = "system message replaced by system_prompt"
 
 
 def clean_conversation(
-    row: RawRow, place: dict[str, Any], settings: dict[str, Any], ledger: Ledger
+    row: RawRow, place: dict[str, Any], settings: Settings, ledger: Ledger
 ) -> dict[str, Any] | None:
     """Return a kept conversation with its place and turn count, or None after recording the reason."""
     opened, fault = _open(row, settings, ledger)
@@ -137,7 +112,7 @@ def clean_conversation(
 
 
 def clean_ranked(
-    row: RawRow, place: dict[str, Any], settings: dict[str, Any], ledger: Ledger
+    row: RawRow, place: dict[str, Any], settings: Settings, ledger: Ledger
 ) -> dict[str, Any] | None:
     """Return a kept prompt with its candidates, or None after recording the reason; any fault rejects the whole row.
 
@@ -170,7 +145,7 @@ def clean_ranked(
 
 
 def clean_pair(
-    row: RawRow, place: dict[str, Any], settings: dict[str, Any], ledger: Ledger
+    row: RawRow, place: dict[str, Any], settings: Settings, ledger: Ledger
 ) -> dict[str, Any] | None:
     """Return a kept perplexity pair, or None after recording the reason; any fault rejects the whole row."""
     opened, fault = _open(row, settings, ledger)
@@ -192,7 +167,7 @@ def clean_pair(
     if fault:
         ledger.reject(place, "row", fault, len(turns))
         return None
-    original, altered = (reply.messages[-1]["content"] for reply in replies)
+    original, altered = replies[0].messages[-1]["content"], replies[1].messages[-1]["content"]
     actions = actions_of(original, altered)
     if actions not in PAIRED_ACTIONS:
         fault = Fault("actions are not 1 and 2 or 4 and 5", " and ".join(actions))
@@ -224,7 +199,10 @@ def clean_pair(
     }
 
 
-def _open(row: RawRow, settings: dict[str, Any], ledger: Ledger) -> tuple[Opened, Fault | None]:
+CLEANERS = {"conversation": clean_conversation, "ranked": clean_ranked, "pair": clean_pair}
+
+
+def _open(row: RawRow, settings: Settings, ledger: Ledger) -> tuple[Opened, Fault | None]:
     opened, fault = open_row(row, settings)
     if settings["url_token"] is not None:
         opened, count = replace_urls(opened, settings["url_token"])
@@ -249,17 +227,14 @@ def name_row(row: RawRow, number: int, taken: set[str]) -> str:
     return name
 
 
-def read_all(inputs: Sequence[str], settings: dict[str, Any], ledger: Ledger) -> list[dict[str, Any]]:
+def read_all(inputs: Sequence[str], settings: Settings, ledger: Ledger) -> list[dict[str, Any]]:
     """Return the clean conversations (or pairs, or ranked rows) of all files in order, each with its id and group.
 
     A row of several conversations counts as so many rows; they share its name, as "<id>/<n>", and so its group where
     the conversation is the group.
     """
-    clean = clean_conversation
-    if settings["schema"] in RANKED:
-        clean = clean_ranked
-    elif settings["schema"] == "tutorbot_pairs":
-        clean = clean_pair
+    schema = SCHEMAS[settings["schema"]]
+    clean = CLEANERS[schema.kind]
     labels = labels_of(inputs)  # two folders may hold files of one name; the counts must not run together
     taken: set[str] = set()
     prompts: dict[str, str] = {}
@@ -283,7 +258,7 @@ def read_all(inputs: Sequence[str], settings: dict[str, Any], ledger: Ledger) ->
             for conversation in found:
                 conversation["id"] = f"{name}/{conversation['place']['part']}" if several else name
                 first = name
-                if settings["schema"] == "labelled":
+                if schema.rows_share_prompts:
                     # The answers to one prompt are so many rows; whoever makes pairs of them wants them together.
                     first = prompts.setdefault(digest(conversation["messages"]), name)
                     conversation["extra"]["prompt"] = first
@@ -303,16 +278,15 @@ def finished_row(row: dict[str, Any]) -> dict[str, Any]:
     return {"id": row["id"], "group": row["group"], "messages": row["messages"], **parts, "meta": meta}
 
 
-def clean_files(inputs: Sequence[str], settings: dict[str, Any], output: str, manifest: str) -> None:
+def clean_files(inputs: Sequence[str], settings: Settings, output: str, manifest: str) -> None:
     """Clean raw files into `<output>/<split>.jsonl` (or pairs.jsonl), rejected.jsonl and the manifest.
 
     PlumblineError if a file cannot be read at all, if nothing is left, or if a split stays empty.
     """
-    if settings["schema"] not in FORMATS:
-        raise PlumblineError(f"schema: {settings['schema']!r} is not one of {', '.join(FORMATS)}")
+    if settings["schema"] not in SCHEMAS:
+        raise PlumblineError(f"schema: {settings['schema']!r} is not one of {', '.join(SCHEMAS)}")
     ledger = Ledger()
-    rule = DEFAULTS["split"] | settings["split"]
-    inputs, rule["by_file"] = place_files(inputs, rule["by_file"])
+    inputs, by_file = place_files(inputs, settings["split"]["by_file"])
     conversations = drop_repeats(read_all(inputs, settings, ledger), ledger)
     held_out = {
         row["group"] for path in settings["exclude_groups_of"] for row in read_jsonl(os.path.expandvars(path))
@@ -326,10 +300,10 @@ def clean_files(inputs: Sequence[str], settings: dict[str, Any], output: str, ma
             f"'{settings['schema']}' is what the files hold"
         )
     conversations = take_subset(conversations, settings["subset"], ledger)
-    if settings["schema"] == "tutorbot_pairs":
+    if SCHEMAS[settings["schema"]].kind == "pair":
         splits = {"pairs": conversations}
     else:
-        splits = split_conversations(conversations, rule, ledger)
+        splits = split_conversations(conversations, settings["split"] | {"by_file": by_file}, ledger)
     counts = ledger.balance([row for rows in splits.values() for row in rows])
 
     rejected, notes = count_reasons(ledger.rejected), ledger.told_notes()
@@ -357,18 +331,24 @@ def clean_files(inputs: Sequence[str], settings: dict[str, Any], output: str, ma
         print(line, file=sys.stderr)
 
 
-def main() -> None:
-    """Read the flags and clean the files they name."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def read_arguments(description: str, kind: Any) -> argparse.Namespace:
+    """Return the flags of a command that cleans; `kind` is the TypedDict of its settings."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument(
         "--inputs", nargs="+", required=True, help="raw files: JSON arrays, JSON Lines or Parquet"
     )
-    parser.add_argument("--settings", required=True, help="the dataset's cleaning rules, as JSON")
+    parser.add_argument(
+        "--settings", required=True, type=settings_of(kind), help="the cleaning rules of the study, as JSON"
+    )
     parser.add_argument("--output", required=True, help="folder for the splits and rejected.jsonl")
     parser.add_argument("--manifest", required=True)
-    arguments = parser.parse_args()
-    settings = DEFAULTS | json.loads(arguments.settings)
-    clean_files(arguments.inputs, settings, arguments.output, arguments.manifest)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Read the flags and clean the files they name."""
+    arguments = read_arguments(__doc__, Settings)
+    clean_files(arguments.inputs, arguments.settings, arguments.output, arguments.manifest)
 
 
 if __name__ == "__main__":

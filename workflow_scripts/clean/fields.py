@@ -1,6 +1,6 @@
-"""Asking a raw object for its fields, by name and type: the one way in which all formats read what others wrote.
+"""Asking a raw object for its fields, by name and type: the one way in which all schemas read what others wrote.
 
-A field of another type than the format says is Unfit, whatever it is; and what no format asked for is known afterwards,
+A field of another type than the schema says is Unfit, whatever it is; and what no schema asked for is known afterwards,
 so that it can be counted.
 """
 
@@ -13,7 +13,7 @@ SHOWN = 80  # characters of a key in the account
 
 
 class Unfit(Exception):
-    """A row or a turn that is not what its format says."""
+    """A row or a turn that is not what its schema says."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)

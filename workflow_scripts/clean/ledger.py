@@ -86,7 +86,7 @@ def tell(counts: dict[str, Any], rejected: dict[str, dict[str, int]], notes: dic
             line += ", ".join(f"{reason} ({-count})" for count, reason in reasons)
         lines.append(line)
     keys = [
-        f"{note.removeprefix(UNREAD)} (in {count} row{'s' * (count > 1)})"
+        f"{note.removeprefix(UNREAD)} (in {count} {'row' if count == 1 else 'rows'})"
         for note, count in notes.items()
         if note.startswith(UNREAD)
     ]

@@ -32,8 +32,19 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from typing_extensions import TypedDict
+
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_json
+from workflow_scripts.common.settings import settings_of
+
+
+class Settings(TypedDict):
+    """Sizes of n-grams, in words, and in how many of the items an n-gram may be before it counts as their format."""
+
+    sizes: list[int]
+    common: int | None
+
 
 # Scripts without spaces between words, as blocks of Unicode: Thai, Lao, Burmese, Khmer, Tai; kana and Han.
 SPACELESS = (
@@ -78,7 +89,7 @@ class Item(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What a training row says: its texts in order, how many of them are messages, the roles of these, its group's key."""
+    """What a training row says: its texts, how many of them are messages, the roles of these, its group's key."""
 
     texts: list[str]
     roles: list[str]
@@ -108,7 +119,7 @@ class Found(NamedTuple):
 
 
 def folded(text: str) -> str:
-    """Return a text in lower case, compatible forms of a character (full width, decomposed) as one, without unseen ones."""
+    """Return a text in lower case, compatible forms of a character as one, and without characters that show nothing."""
     return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).translate(UNSEEN).lower()
 
 
@@ -137,8 +148,9 @@ def read_item(row: dict, where: str) -> tuple[str, Item]:
     """Return the name of an item row {"item", "text"}, of a prompt row or of a cleaned row, and what it asks.
 
     A prompt's text is what the benchmark asks and expects: its last user turn or raw text, its followups, and its
-    references where they were to stand; what was said before is left out. So it is for a pair of replies, which are its
-    references. Another cleaned row's text is all it says, without the system message. Raises PlumblineError for any other row.
+    references where they were to stand; what was said before is left out. So it is for a pair of replies, which are
+    its references. Another cleaned row's text is all it says, without the system message. Raises PlumblineError for
+    any other row.
     """
     if "item" in row and "text" in row:
         return str(row["item"]), Item(row["text"], row["text"])
@@ -238,7 +250,7 @@ def find_in(rows: Iterable[Row], grams: Grams) -> Found:
         alone = [
             code or coded(characters_of(text), number_of) for code, text in zip(codes, row.texts, strict=True)
         ]
-        wholes = wholes_of(codes, alone, row.roles)
+        wholes = whole_texts_of(codes, alone, row.roles)
         for name in (name for whole in wholes for name in grams.wholes.get(whole, ())):
             exact.setdefault(name, "whole")
         if not grams.wanted:
@@ -255,7 +267,7 @@ def find_in(rows: Iterable[Row], grams: Grams) -> Found:
     return Found(found, exact)
 
 
-def wholes_of(codes: list[bytes], alone: list[bytes], roles: list[str]) -> Iterator[bytes]:
+def whole_texts_of(codes: list[bytes], alone: list[bytes], roles: list[str]) -> Iterator[bytes]:
     """Yield what a row says as a whole: each user's message, each with what follows it, and all but the system's.
 
     codes: its texts; alone: what stands for each where it is compared with nothing beside it.
@@ -300,7 +312,7 @@ def read_row(line: str, where: str) -> Row:
 
 
 def row_of(row: dict) -> Row:
-    """Return all texts of a row: its messages, and candidates, answers, chosen, rejected or reference, or a pair's two."""
+    """Return all texts of a row: messages, candidates, answers, chosen, rejected, reference, or a pair's two."""
     texts = [message["content"] for message in [*row["messages"], *row.get("candidates", [])]]
     texts += row.get("answers", [])
     names = ("chosen", "rejected", "reference", "original", "altered")
@@ -372,7 +384,9 @@ def main() -> None:
         default=[],
         help="NAME=ROWS.jsonl; a name with several files is given several times",
     )
-    parser.add_argument("--settings", type=json.loads, required=True, help='{"sizes": [13, 8], "common": 10}')
+    parser.add_argument(
+        "--settings", type=settings_of(Settings), required=True, help='{"sizes": [13, 8], "common": 10}'
+    )
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     training: dict[str, list[Path]] = {}
@@ -388,7 +402,8 @@ def main() -> None:
         )
         exact = Counter(item["exact"] for item in part["items"].values())
         print(
-            f"{name}: {shared} of {found['benchmark items']} items share an n-gram; exactly there are {exact['group']} by "
+            f"{name}: {shared} of {found['benchmark items']} items share an n-gram; "
+            f"exactly there are {exact['group']} by "
             f"their group and {exact['whole']} more as a whole",
             file=sys.stderr,
         )

@@ -1,4 +1,4 @@
-"""Reading raw dataset files: a JSON array, JSON Lines, one JSON object or a Parquet table, from anywhere, in any state."""
+"""Reading raw dataset files, in any state: a JSON array, JSON Lines, one JSON object or a Parquet table."""
 
 import json
 from collections import Counter

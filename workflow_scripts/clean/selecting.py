@@ -5,12 +5,13 @@ Whatever the way, no group is on two sides of a split, and every row that falls 
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from workflow_scripts.clean.ledger import Ledger
 from workflow_scripts.clean.reading import Fault
+from workflow_scripts.clean.settings import Split, Subset
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest
 
@@ -59,8 +60,30 @@ def length_ratio(conversation: Conversation) -> float:
     return words["user"] / max(words["assistant"], 1)
 
 
+def in_random_order(conversations: Sequence[Conversation], rule: Subset) -> list[int]:
+    """Return the places of conversations, shuffled by rule["seed"]."""
+    places = list(range(len(conversations)))
+    random.Random(rule["seed"]).shuffle(places)
+    return places
+
+
+def by_length_ratio(conversations: Sequence[Conversation], rule: Subset) -> list[int]:
+    """Return the places of conversations, those first whose length ratio is closest to rule["ratio"]."""
+    return sorted(
+        range(len(conversations)), key=lambda place: abs(length_ratio(conversations[place]) - rule["ratio"])
+    )
+
+
+# By a subset's `by`: the places of conversations in the order in which they are taken.
+SUBSETS: dict[str, Callable[[Sequence[Conversation], Subset], list[int]]] = {
+    "first": lambda conversations, rule: list(range(len(conversations))),
+    "random": in_random_order,
+    "length_ratio": by_length_ratio,
+}
+
+
 def take_subset(
-    conversations: Sequence[Conversation], rule: dict[str, Any] | None, ledger: Ledger
+    conversations: Sequence[Conversation], rule: Subset | None, ledger: Ledger
 ) -> list[Conversation]:
     """Return at most rule["rows"] conversations, in their order: the first, random ones, or those of a length ratio.
 
@@ -69,14 +92,9 @@ def take_subset(
     """
     if rule is None:
         return list(conversations)
-    places = list(range(len(conversations)))
-    if rule["by"] == "random":
-        random.Random(rule.get("seed", 42)).shuffle(places)
-    elif rule["by"] == "length_ratio":
-        places.sort(key=lambda place: abs(length_ratio(conversations[place]) - rule["ratio"]))
-    elif rule["by"] != "first":
-        raise PlumblineError(f"subset.by: {rule['by']!r} is not one of first, random, length_ratio")
-    inside = set(places[: rule["rows"]])
+    if rule["by"] not in SUBSETS:
+        raise PlumblineError(f"subset.by: {rule['by']!r} is not one of {', '.join(SUBSETS)}")
+    inside = set(SUBSETS[rule["by"]](conversations, rule)[: rule["rows"]])
     for place, row in enumerate(conversations):
         if place not in inside:
             ledger.reject(row["place"], "row", Fault("outside the subset", rule["by"]), row["turns"])
@@ -103,9 +121,7 @@ def deal_groups(groups: Iterable[str], quotas: dict[str, int], seed: int) -> dic
     return dealt
 
 
-def split_conversations(
-    conversations: Sequence[Conversation], rule: dict[str, Any], ledger: Ledger
-) -> Splits:
+def split_conversations(conversations: Sequence[Conversation], rule: Split, ledger: Ledger) -> Splits:
     """Return {split: conversations}, disjoint by group.
 
     By `by_file` {split: [file names]} if it is set; else by quotas (per file, if so ruled), which groups are dealt to
@@ -119,10 +135,9 @@ def split_conversations(
         wanted = [split for split, quota in rule["quotas"].items() if quota]
         if not wanted:
             raise PlumblineError("every quota is 0: give split.quotas at least one positive number")
-        ways = {"shuffled": _split_shuffled, "file": _split_in_order}
-        if rule["order"] not in ways:
-            raise PlumblineError(f"split.order: {rule['order']!r} is not one of {', '.join(ways)}")
-        splits = ways[rule["order"]](conversations, rule, ledger)
+        if rule["order"] not in ORDERS:
+            raise PlumblineError(f"split.order: {rule['order']!r} is not one of {', '.join(ORDERS)}")
+        splits = ORDERS[rule["order"]](conversations, rule, ledger)
     for split in wanted:
         if not splits[split]:
             asked = rule["by_file"] or rule["quotas"]
@@ -131,7 +146,7 @@ def split_conversations(
                 f"cannot be dealt to {', '.join(f'{name}: {share}' for name, share in asked.items())}; "
                 "give more data, or ask for fewer splits"
             )
-    return {split: _limited(rows, split, rule.get("limit"), ledger) for split, rows in splits.items()}
+    return {split: _limited(rows, split, rule["limit"], ledger) for split, rows in splits.items()}
 
 
 def _limited(rows: list[Conversation], split: str, limit: int | None, ledger: Ledger) -> list[Conversation]:
@@ -142,7 +157,7 @@ def _limited(rows: list[Conversation], split: str, limit: int | None, ledger: Le
     return rows[:limit]
 
 
-def _split_shuffled(conversations: Sequence[Conversation], rule: dict[str, Any], ledger: Ledger) -> Splits:
+def _split_shuffled(conversations: Sequence[Conversation], rule: Split, ledger: Ledger) -> Splits:
     quotas = rule["quotas"]
     split_of = deal_groups((row["group"] for row in conversations), quotas, rule["seed"])
     order = list(conversations)
@@ -160,7 +175,7 @@ def _split_shuffled(conversations: Sequence[Conversation], rule: dict[str, Any],
     return splits
 
 
-def _split_in_order(conversations: Sequence[Conversation], rule: dict[str, Any], ledger: Ledger) -> Splits:
+def _split_in_order(conversations: Sequence[Conversation], rule: Split, ledger: Ledger) -> Splits:
     splits: Splits = {split: [] for split in rule["quotas"]}
     split_of: dict[str, str] = {}
     used: Counter[tuple[str, str]] = Counter()
@@ -176,6 +191,9 @@ def _split_in_order(conversations: Sequence[Conversation], rule: dict[str, Any],
         used[room[0], file] += 1
         splits[room[0]].append(row)
     return splits
+
+
+ORDERS = {"shuffled": _split_shuffled, "file": _split_in_order}  # by a split's `order`
 
 
 def _split_by_file(
@@ -206,12 +224,12 @@ def labels_of(inputs: Sequence[str]) -> dict[str, str]:
 
 
 def place_files(
-    inputs: Sequence[str], by_file: dict[str, list[str]] | None
-) -> tuple[list[str], dict[str, list[str]] | None]:
+    inputs: Sequence[str], by_file: dict[str, list[str]]
+) -> tuple[list[str], dict[str, list[str]]]:
     """Return raw files in the order of their splits, and {split: what its files are called} (see labels_of).
 
-    So of two equal rows the earlier split keeps its own. A file is named in by_file by the end of its path: its name, or
-    folders and name. PlumblineError if the files named are not, each once, the files there are.
+    So of two equal rows the earlier split keeps its own. A file is named in by_file by the end of its path: its name,
+    or folders and name. PlumblineError if the files named are not, each once, the files there are.
     """
     if not by_file:
         return list(inputs), by_file

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from workflow_scripts.clean.formats import Opened
 from workflow_scripts.clean.reading import Fault
+from workflow_scripts.clean.schemas.row import Opened
+from workflow_scripts.clean.settings import Settings
 
 # Up to white space, or what closes a quotation or a link: an address may stand inside a JSON reply.
 URL = re.compile(r"""(?:https?://|www\.)[^\s"'<>()\[\]{}\\]+""")
@@ -34,7 +35,7 @@ def replace_urls(opened: Opened, token: str) -> tuple[Opened, int]:
     return replaced._replace(meta=cleared_turn(opened.meta)), told
 
 
-def check_wording(texts: Iterable[str], settings: dict[str, Any]) -> Fault | None:
+def check_wording(texts: Iterable[str], settings: Settings) -> Fault | None:
     """Return what in a row's messages is refused: a phrase of `reject_phrases`, in any case, or too many words."""
     phrases = [(phrase, phrase.casefold()) for phrase in settings["reject_phrases"]]
     longest = settings["max_words"]

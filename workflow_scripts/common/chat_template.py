@@ -20,7 +20,7 @@ OTHERS = ("chat_template.json", "additional_chat_templates")
 
 
 def words(text: str, filled: bool = True) -> list[str]:
-    """Return Jinja expressions for a text, {bos} and {eos} in it as the tokenizer's own tokens if they are filled in."""
+    """Return Jinja expressions for a text; if they are filled in, {bos} and {eos} are the tokenizer's own tokens."""
     named = {"{bos}": "(bos_token or '')", "{eos}": "(eos_token or '')"} if filled else {}
     parts = re.split(r"(\{bos\}|\{eos\})", text) if filled else [text]
     # JSON's escapes are Jinja's, as long as what is not ASCII is left as it is.

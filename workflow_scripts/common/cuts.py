@@ -20,7 +20,7 @@ WORDS = {
 
 
 def cut_counts(rows: Iterable[dict]) -> dict[str, int]:
-    """Return by kind what rows lost: those cut at all, and prompts, last turns, system messages, replies and their ends.
+    """Return by kind what rows lost: those cut at all; prompts, last turns, system messages, replies and their ends.
 
     `prompts_cut` has those of `last_turns_cut` among them, and these those of `systems_lost`. A row without a fact lost
     nothing of its kind.
@@ -61,7 +61,7 @@ def say_cuts(what: str, counts: dict[str, int], advice: str) -> None:
 
 
 def say_rejected(what: str, reasons: Iterable[str], read: int) -> None:
-    """Print a warning where rows of `what` were rejected, of so many that were read: how many, and for which reasons."""
+    """Print a warning where rows of `what` were rejected, of the many that were read: how many, for which reasons."""
     if found := Counter(reasons):
         named = ", ".join(f"{reason} ({count})" for reason, count in found.most_common())
         print(f"warning: {what}: {found.total()} of {read} rows rejected: {named}", file=sys.stderr)

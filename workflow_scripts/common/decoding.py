@@ -2,8 +2,8 @@
 
 What tokens say depends on what stands before them. Decoders of SentencePiece's kind drop the first space of whatever
 they are given, bytes make a character only together, and WordPiece puts a space before all but the first word. So an
-answer is decoded behind the end of its prompt, and the prompt is cut off. Every step that reads new tokens does it here.
-What the tokenizer itself does not keep (WordPiece: upper case, and how many spaces there were) stays lost.
+answer is decoded behind the end of its prompt, and the prompt is cut off. Every step that reads new tokens does it
+here. What the tokenizer itself does not keep (WordPiece: upper case, and how many spaces there were) stays lost.
 """
 
 import functools
@@ -67,7 +67,8 @@ def closing(tokenizer: Any) -> list[int]:
 
 @functools.lru_cache(maxsize=8)
 def _frame(tokenizer: Any, size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    framed, plain = (tokenizer("a", add_special_tokens=framing)["input_ids"] for framing in (True, False))
+    framed = tokenizer("a", add_special_tokens=True)["input_ids"]
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     starts = range(len(framed) - len(plain) + 1)
     at = next((at for at in starts if framed[at : at + len(plain)] == plain), None)
     return ((), ()) if at is None else (tuple(framed[:at]), tuple(framed[at + len(plain) :]))
@@ -91,8 +92,8 @@ def _space_put(tokenizer: Any, size: int, before: int, opens: bool) -> tuple[boo
 def without_space_put(text: str, tokenizer: Any, before: int, opens: bool) -> str:
     """Return what is said behind a token without the space that the tokenizer itself puts there.
 
-    Some put one before each text (`opens`), some after every special token too, where it is none of the text's; and some
-    put none where the text begins with a space itself, so that it cannot be told whether a single one was its own.
+    Some put one before each text (`opens`), some after every special token too, where it is none of the text's; and
+    some put none where the text begins with a space itself, so that it cannot be told whether a single one was its own.
     """
     if not text.startswith(" "):
         return text
@@ -131,7 +132,7 @@ def tokens_within(text: str, tokenizer: Any) -> list[int]:
 def reply_tokens(tokenizer: Any, prompt: list[int], whole: list[int], text: str) -> list[int]:
     """Return the tokens that a policy asked with `prompt` has to make to say `text`.
 
-    `whole` is the prompt with the text in one tokenisation. Where a token of it crosses the border, which no policy that
-    was asked with the prompt can make, it is the text's own tokens as they are further on in a text.
+    `whole` is the prompt with the text in one tokenisation. Where a token of it crosses the border, which no policy
+    that was asked with the prompt can make, it is the text's own tokens as they are further on in a text.
     """
     return whole[len(prompt) :] if whole[: len(prompt)] == prompt else tokens_within(text, tokenizer)

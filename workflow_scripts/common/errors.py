@@ -1,4 +1,4 @@
-"""Errors a user can act on, shown without a traceback: ours, a full disk, a folder that cannot be written to, no memory."""
+"""Errors a user can act on, shown without a traceback: ours, a full disk, a folder without write access, no memory."""
 
 import contextlib
 import errno
@@ -32,7 +32,7 @@ class PlumblineError(Exception):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a stage's `main`; what a user can mend ends the process with its message alone, and status 1 (3: diverged)."""
+    """Call a stage's `main`; what a user can mend ends the process with its message alone, status 1 (3: diverged)."""
     try:
         with told():
             main()
@@ -83,14 +83,15 @@ def spelt(error: BaseException) -> str | None:
         )
         return (
             f"no space left in {where} ({type(error).__name__}: {error}): free some of it and run again, "
-            "finished work is kept and goes on; results, work and data may each be a link to another disk, TMPDIR names "
-            "where temporary files go"
+            "finished work is kept and goes on; results, work and data may each be a link to another disk, TMPDIR "
+            "names where temporary files go"
         )
     if numbers & NO_RIGHT:
         denied = next(each for each in chain if isinstance(each, OSError) and each.errno in NO_RIGHT)
         return (
-            f"{denied.filename or 'a file'}: {denied.strerror}: have it made readable and its folder writable, or work in a "
-            "copy of the checkout that is your own; HOME, TMPDIR, HF_HOME and XDG_CACHE_HOME name where libraries write"
+            f"{denied.filename or 'a file'}: {denied.strerror}: have it made readable and its folder writable, or work "
+            "in a copy of the checkout that is your own; HOME, TMPDIR, HF_HOME and XDG_CACHE_HOME name where "
+            "libraries write"
         )
     if errno.EMFILE in numbers:
         return f"too many open files ({error}): raise the limit, `ulimit -n 4096`"
@@ -98,8 +99,8 @@ def spelt(error: BaseException) -> str | None:
         isinstance(error, RuntimeError) and NO_MEMORY_IN_WORDS.search(words)
     ):
         return (
-            f"no memory left ({type(error).__name__}: {' '.join(str(error).split())[:200]}): give the job more (mem_mb of its "
-            "resources), or make per_device_batch, batch_size or max_tokens smaller"
+            f"no memory left ({type(error).__name__}: {' '.join(str(error).split())[:200]}): give the job more (mem_mb "
+            "of its resources), or make per_device_batch, batch_size or max_tokens smaller"
         )
     return None
 

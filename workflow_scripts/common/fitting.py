@@ -5,7 +5,7 @@ only where they do not fit is the prompt cut, to `max_prompt_tokens`, and the re
 whole exchanges, the oldest first: BOS, the template's first words and the system message stay. Where the last turn
 alone is too long, its text loses its start; where the system message leaves no room even for that, it goes. A reply
 loses its end, and with it the token that would teach a policy to stop. Not covered: what a dataset's `history_turns`
-leaves out (see `turns`), texts for classifiers (see `reward`), and counting (see `cuts`).
+leaves out (see `turns`), texts for classifiers (see `reward_model`), and counting (see `cuts`).
 """
 
 import bisect
@@ -34,7 +34,7 @@ class Prompt(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A prompt and its replies that fit together; `prompts` has one a reply, as a tokenizer may merge across the border.
+    """A prompt and its replies that fit together; `prompts` has one a reply: a tokenizer may merge across the border.
 
     `facts` is what the row lost, as it is kept: see `cut_counts`.
     """

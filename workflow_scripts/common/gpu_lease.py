@@ -5,8 +5,8 @@ process has its descriptor, so a killed holder leaves nothing behind, and a hold
 children keeps the devices leased until the last of them has ended. What a lock file holds (who took it, since when) is
 told to those who wait and never believed.
 
-Not covered: parts of a device (MIG slices are devices of their own if CUDA_VISIBLE_DEVICES names them), devices of other
-machines, programs that do not ask.
+Not covered: parts of a device (MIG slices are devices of their own if CUDA_VISIBLE_DEVICES names them), devices of
+other machines, programs that do not ask.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ def listed_gpus() -> dict[str, str]:
 
 
 def found_gpus() -> list[str]:
-    """Return the ids of this machine's GPUs: those of PLUMBLINE_GPUS, else of CUDA_VISIBLE_DEVICES, else `nvidia-smi`'s.
+    """Return the ids of this machine's GPUs: of PLUMBLINE_GPUS, else of CUDA_VISIBLE_DEVICES, else `nvidia-smi`'s.
 
     An id is an index or a UUID, as it was written; `nvidia-smi` gives indices. Like CUDA, stop at the first id of
     CUDA_VISIBLE_DEVICES that can be none ("-1", "NoDevFiles").
@@ -73,8 +73,8 @@ def lock_names(devices: list[str]) -> list[str]:
     """Return the names of the devices' locks: the index by which `nvidia-smi` knows a device, so that a UUID, which may
     be cut short, and the index of one device lead to one lock.
 
-    What SLURM names in CUDA_VISIBLE_DEVICES may be counted from 0 in each allocation (cgroups): the names then carry the
-    allocation's number and the node's name.
+    What SLURM names in CUDA_VISIBLE_DEVICES may be counted from 0 in each allocation (cgroups): the names then carry
+    the allocation's number and the node's name.
     """
     if not all(device.isdigit() for device in devices):
         listed = listed_gpus()
@@ -128,7 +128,8 @@ def opened(path: Path) -> int:
 def taken(path: Path) -> int | None:
     """Return the descriptor that holds the lock of a file from now on, or None while another process holds it.
 
-    To close the descriptor is to give the lock back, once no child has it any more. OSError: a file system without locks.
+    To close the descriptor is to give the lock back, once no child has it any more. OSError: a file system without
+    locks.
     """
     from filelock import lock_descriptor  # as slow to import as all else here, and most callers lock nothing
 
@@ -156,7 +157,7 @@ def holder_of(path: Path) -> str:
         pid, words = int(told["pid"]), [str(told[key]) for key in ("host", "command", "since")]
     except (OSError, ValueError, TypeError, KeyError):
         return "a process that left no name"
-    host, command, since = ("".join(filter(str.isprintable, word))[:120] for word in words)
+    host, command, since = ["".join(filter(str.isprintable, word))[:120] for word in words]
     if host != socket.gethostname():
         return f"process {pid} on {host} ({command}) since {since}"
     ended = ""

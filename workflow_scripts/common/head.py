@@ -1,7 +1,7 @@
 """Start Snakemake, as `make` does: `python -m workflow_scripts.common.head .venv/bin/snakemake FLAGS`.
 
-Snakemake looks for its cache, for the user's name and for a folder of its own before it reads a Snakefile. So that these are
-settled (`surroundings`), or said to be missing, it is started by this.
+Snakemake looks for its cache, for the user's name and for a folder of its own before it reads a Snakefile. So that
+these are settled (`surroundings`), or said to be missing, it is started by this.
 """
 
 import os
@@ -24,8 +24,8 @@ def main() -> None:
     settle_temporary(os.environ)
     if error := trouble_with(nearest(STATE.absolute())):
         raise PlumblineError(
-            f"{nearest(STATE.absolute())}: no files can be written here ({error.strerror}), and Snakemake keeps its state in "
-            "it; have it made writable or free some of it, or work in a copy of the checkout that is your own"
+            f"{nearest(STATE.absolute())}: no files can be written here ({error.strerror}), and Snakemake keeps its "
+            "state in it; have it made writable or free some of it, or work in a copy of the checkout that is your own"
         )
     os.execvp(command[0], command)
 

@@ -3,7 +3,8 @@
 On one machine the devices are leased (gpu_lease); under a scheduler those that it gave to the job are used as they are;
 a job without GPUs sees none. Without --parallel one process sees all of them. With it each device has a process of its
 own, by `accelerate launch` and envs/accelerate/NAME.yaml. With --nodes a process of this module is started by `srun` on
-each node of the SLURM allocation, or by hand: `--rank 0 --rendezvous HOST:PORT`, the same on the others with their rank.
+each node of the SLURM allocation, or by hand: `--rank 0 --rendezvous HOST:PORT`, the same on the others with their
+rank.
 
 Whatever the job started ends with it, and before its devices are given back; so it does when the launcher is killed.
 
@@ -154,7 +155,7 @@ def job_environment(
 
 
 def operators_folder(environment: dict[str, str]) -> Path:
-    """Return where DeepSpeed's operators are compiled: for one machine, Python and torch each, or where the user says."""
+    """Return where DeepSpeed's operators are compiled: for each machine, Python and torch, or where the user says."""
     if named := environment.get("TORCH_EXTENSIONS_DIR"):
         return Path(named)
     cache = Path(os.path.expanduser(environment.get("XDG_CACHE_HOME") or "~/.cache"))
@@ -166,9 +167,10 @@ def operators_folder(environment: dict[str, str]) -> Path:
 def compiling(folder: Path) -> Iterator[list[int]]:
     """Give the descriptor that a job's processes share while they may compile in a folder; nobody's locks there go.
 
-    Who compiles an operator leaves a file `lock` beside it until that is done, and who finds one waits: without end, and
-    without a word, if it was left by a job that was killed. Where no job has a descriptor, nobody compiles. In a folder
-    that cannot be written to nothing can be compiled, and no descriptor is given: not every job needs an operator.
+    Who compiles an operator leaves a file `lock` beside it until that is done, and who finds one waits: without end,
+    and without a word, if it was left by a job that was killed. Where no job has a descriptor, nobody compiles. In a
+    folder that cannot be written to nothing can be compiled, and no descriptor is given: not every job needs an
+    operator.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -227,7 +229,7 @@ def slurm_rendezvous() -> str:
             ["scontrol", "-o", "show", "node", first], capture_output=True, text=True, check=True
         )
         address = re.search(r"\bNodeAddr=(\S+)", node.stdout)
-        job, step = (int(os.environ[name]) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+        job, step = int(os.environ["SLURM_JOB_ID"]), int(os.environ["SLURM_STEP_ID"])
     except (OSError, subprocess.CalledProcessError, IndexError, KeyError, ValueError) as error:
         raise PlumblineError(
             f"several nodes cannot meet: this is no task of a SLURM job step, or scontrol does not answer ({error}); "
@@ -411,7 +413,8 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
         parser.error("several nodes or processes need --parallel")
     if found.nodes > 1 and found.rank is None and "SLURM_JOB_ID" not in os.environ:
         raise PlumblineError(
-            f"--nodes {found.nodes}: outside SLURM start this on each node, with --rank 0, 1 ... and one --rendezvous HOST:PORT"
+            f"--nodes {found.nodes}: outside SLURM start this on each node, with --rank 0, 1 ... and one "
+            "--rendezvous HOST:PORT"
         )
     return found
 

@@ -141,13 +141,13 @@ def keeps_rows_apart(model: Any) -> bool:
     ids = torch.tensor([[1, 2, 3, 1, 2, 3], [4, 5, 6, 1, 2, 3]], device=model.device)
     positions = torch.tensor([[0, 1, 2, 0, 1, 2]], device=model.device)
     half = model.config._attn_implementation == "flash_attention_2"  # which computes in half precision only
+
+    def end_of(row: Tensor) -> Tensor:
+        read = model.base_model(input_ids=row[None], position_ids=positions, use_cache=False)
+        return read.last_hidden_state[0, 3:]
+
     with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=half):
-        one, other = (
-            model.base_model(input_ids=row[None], position_ids=positions, use_cache=False).last_hidden_state[
-                0, 3:
-            ]
-            for row in ids
-        )
+        one, other = end_of(ids[0]), end_of(ids[1])
     return torch.allclose(one, other, atol=1e-5)
 
 

@@ -9,7 +9,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -27,7 +27,10 @@ transformers.utils.logging.disable_progress_bar()
 logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
-def precision_of(wanted: str) -> torch.dtype:
+Precision = Literal["auto", "bfloat16", "float32"]
+
+
+def precision_of(wanted: Precision) -> torch.dtype:
     """Return the number format to compute in: `auto` is bfloat16 where the hardware multiplies it, else float32."""
     if wanted == "auto":
         if torch.cuda.is_available():
@@ -109,8 +112,8 @@ def load_tokenizer(folder: Path | str) -> Any:
         inside = [each for each in others if each and tokenizer.convert_tokens_to_ids(each) < size]
         if not inside:
             raise PlumblineError(
-                f"{folder}: the tokenizer has no special token among the {size} the model knows, so nothing can be padded "
-                "with; give it an end token"
+                f"{folder}: the tokenizer has no special token among the {size} the model knows, so nothing can be "
+                "padded with; give it an end token"
             )
         tokenizer.pad_token = inside[0]
     if outside:
@@ -121,8 +124,8 @@ def load_tokenizer(folder: Path | str) -> Any:
     lost = [token.content for identity, token in known if identity >= size and token.content != own]
     if lost:
         say_once(
-            f"warning: {folder}: the model knows {size} tokens, and {', '.join(lost[:5])} of its tokenizer are not among "
-            "them; a template that uses one fails"
+            f"warning: {folder}: the model knows {size} tokens, and {', '.join(lost[:5])} of its tokenizer are not "
+            "among them; a template that uses one fails"
         )
     return tokenizer
 

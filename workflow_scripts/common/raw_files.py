@@ -1,8 +1,8 @@
 """Opening files that others wrote: their text in whatever wrapping it came, or what they are if they hold none.
 
-Read are UTF-8 with or without a byte order mark, UTF-16 and UTF-32 with one, each plain or packed with gzip, bzip2, xz or
-zstd; and tables in Parquet. Any other file is named for what its first bytes say it is, with what to do. What unpacks to
-far more than it is packed to (a bomb) is refused before it fills the memory.
+Read are UTF-8 with or without a byte order mark, UTF-16 and UTF-32 with one, each plain or packed with gzip, bzip2, xz
+or zstd; and tables in Parquet. Any other file is named for what its first bytes say it is, with what to do. What
+unpacks to far more than it is packed to (a bomb) is refused before it fills the memory.
 """
 
 import bz2

@@ -1,8 +1,9 @@
 """The store that studies and people share: Snakemake's `--cache` in the folder $SNAKEMAKE_OUTPUT_CACHE.
 
 Snakemake moves a finished job's outputs there and links them back; it notices a store that is gone, read-only or full
-only then, when the job has cost its hours. So it is looked at before the first job, and a training asks for room before it
-gives up the checkpoints it could be resumed from. Not covered: who may write there (a group's permissions), tidying up.
+only then, when the job has cost its hours. So it is looked at before the first job, and a training asks for room before
+it gives up the checkpoints it could be resumed from. Not covered: who may write there (a group's permissions), tidying
+up.
 """
 
 import os
@@ -48,8 +49,8 @@ def check_links(folders: list[str]) -> None:
     ]
     if lost:
         raise PlumblineError(
-            f"{len(lost)} links to fetched files lead nowhere, the first is {lost[0]} -> {os.readlink(lost[0])}; mount the "
-            f"shared store again, or have them made anew: find {' '.join(folders)} -xtype l -delete"
+            f"{len(lost)} links to fetched files lead nowhere, the first is {lost[0]} -> {os.readlink(lost[0])}; mount "
+            f"the shared store again, or have them made anew: find {' '.join(folders)} -xtype l -delete"
         )
 
 

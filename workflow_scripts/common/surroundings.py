@@ -2,7 +2,8 @@
 
 `settle` is called before anything else of ours is imported (workflow_scripts/__init__.py), so in each head and in each
 job, wherever it was started: a container's user without a name and an unwritable HOME stop nobody. The Snakefile
-calls `check_place` and, before the first job, `check_folders`. Not covered: what a disk still holds when a job comes to write to it (`errors`).
+calls `check_place` and, before the first job, `check_folders`. Not covered: what a disk still holds when a job comes to
+write to it (`errors`).
 """
 
 import contextlib
@@ -76,13 +77,14 @@ def settle_temporary(environment: MutableMapping[str, str], root: Path = ROOT) -
             if trouble_with(folder) is None:
                 environment["TMPDIR"] = tempfile.tempdir = str(folder)
                 print(
-                    f"note: {asked} takes no temporary files ({error.strerror}): they go to {folder}; TMPDIR names another place",
+                    f"note: {asked} takes no temporary files ({error.strerror}): they go to {folder}; TMPDIR names "
+                    "another place",
                     file=sys.stderr,
                 )
                 return
     raise PlumblineError(
-        f"no folder takes temporary files, neither {asked} ({error.strerror}) nor /tmp, /var/tmp and work/tmp: free some of "
-        "them, or set TMPDIR to a folder with room"
+        f"no folder takes temporary files, neither {asked} ({error.strerror}) nor /tmp, /var/tmp and work/tmp: free "
+        "some of them, or set TMPDIR to a folder with room"
     )
 
 
@@ -103,7 +105,8 @@ def check_place(root: Path = ROOT) -> None:
 def check_folders(paths: Iterable[str]) -> None:
     """Raise PlumblineError if one of the folders that a run is to write into takes no files, and say which and why.
 
-    `paths` are the files and folders it is to write; work/, where jobs keep what they resume from, is looked at besides.
+    `paths` are the files and folders it is to write; work/, where jobs keep what they resume from, is looked at
+    besides.
     """
     folders = Counter(nearest(Path(path).parent) for path in [*paths, "work/x"])
     wrong = []

@@ -12,14 +12,35 @@ import functools
 import itertools
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired
 
 from tokenizers import AddedToken
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.decoding import opening, spelled, tokens_within
 from workflow_scripts.common.errors import PlumblineError
 
 IGNORED = -100  # the label every loss skips
+
+
+class TemplatePart(TypedDict):
+    """How a template writes one message: before + lead + content + end + after; what is not there is ""."""
+
+    before: str
+    after: str
+    lead: NotRequired[str]
+    end: NotRequired[str]
+
+
+class Template(TypedDict):
+    """A chat template as it is handed to scripts, just as it was written: what need not be there may be missing."""
+
+    start: str
+    strip: bool
+    default_system: NotRequired[str | None]
+    system: TemplatePart
+    user: TemplatePart
+    assistant: TemplatePart
 
 
 class Span(NamedTuple):
@@ -77,7 +98,7 @@ def render(messages: list[dict], template: dict, tokenizer: Any, prompt: bool = 
 
 
 def joined(parts: Iterable[tuple[str, str]]) -> Rendered:
-    """Return (role, words) one after another as one text; words without a role are nobody's, and may be special tokens."""
+    """Return (role, words), one after another, as one text; words without a role are nobody's: special tokens, too."""
     text, spans = "", []
     for role, words in parts:
         start, text = len(text), text + words
@@ -205,8 +226,8 @@ def ends_of(end: str, tokenizer: Any, more: Sequence[int] = ()) -> Ends:
     texts = [text] if text and not own else []
     if texts and text not in spelled(tokenizer, tokenizer(f"a{text}", add_special_tokens=False)["input_ids"]):
         raise PlumblineError(
-            f"the template ends a reply with {text!r}, which is no token of this tokenizer, nor a text that it keeps as "
-            "it is, so no answer could end; choose a template that ends with {eos}"
+            f"the template ends a reply with {text!r}, which is no token of this tokenizer, nor a text that it keeps "
+            "as it is, so no answer could end; choose a template that ends with {eos}"
         )
     ids = {*own, *more, tokenizer.eos_token_id} - {None}
     if not ids and not texts:
@@ -286,7 +307,7 @@ def tokenise_plain(messages: list[dict], tokenizer: Any) -> Tokens:
     """
     text, unlearned = "", []
     for place, message in enumerate(messages):
-        said = "\n" * bool(place) + message["content"]
+        said = message["content"] if place == 0 else "\n" + message["content"]
         if not is_learned(message):
             unlearned.append((len(text), len(text) + len(said)))
         text += said

@@ -6,6 +6,7 @@ The table is that of Tutorbot-Spock (Sonkar et al., EMNLP 2024 Findings, appendi
 import ast
 import json
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 EVALUATION = "Evaluation of Student Response"
@@ -45,11 +46,17 @@ def parse_reply(text: str) -> dict[str, Any] | None:
     return None
 
 
+WRITERS: dict[str, Callable[[dict[str, Any]], str]] = {  # by `reply_format`
+    "json": lambda reply: json.dumps(reply, ensure_ascii=False),
+    "python": str,
+}
+
+
 def format_reply(reply: dict[str, Any], reply_format: str) -> str:
-    """Return a reply's text as `json` or `python` (str of a dict), the five fields first and in order."""
+    """Return a reply's text as WRITERS has it, the five fields first and in order."""
     ordered = {field: reply[field] for field in FIELDS if field in reply}
     ordered |= {field: value for field, value in reply.items() if field not in ordered}
-    return str(ordered) if reply_format == "python" else json.dumps(ordered, ensure_ascii=False)
+    return WRITERS[reply_format](ordered)
 
 
 def _parse_json(text: str) -> Any:

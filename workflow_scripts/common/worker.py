@@ -4,8 +4,8 @@ torchrun, which `accelerate launch` runs on, starts each worker in a session of 
 hold leases; were it killed, they would go on with devices that are no longer theirs. Linux only: elsewhere they do.
 
 A worker whose module came to its end leaves at once, with status 0. The threads by which libraries talk to the other
-processes (gloo, NCCL, DeepSpeed) may still run while Python is taken apart around them, and end the process by a signal:
-a training whose weights were written, and with it those of the other workers, would count as failed.
+processes (gloo, NCCL, DeepSpeed) may still run while Python is taken apart around them, and end the process by a
+signal: a training whose weights were written, and with it those of the other workers, would count as failed.
 """
 
 import atexit

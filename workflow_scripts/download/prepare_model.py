@@ -7,17 +7,38 @@ Not covered: any format that needs unpickling.
 """
 
 import argparse
-import json
 import os
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.chat_template import save_chat_template
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_folder, write_manifest
+from workflow_scripts.common.settings import settings_of
+
+
+class Check(TypedDict):
+    """Texts that the model must know: at most `max_nll` nats per token on them."""
+
+    texts: list[str]
+    max_nll: float
+
+
+class Settings(TypedDict):
+    """A study's model: the format of its files, which hold weights and tokenizer, its template and its check."""
+
+    format: Literal["hf", "llama2c", "gguf"]
+    weights: str | None
+    tokenizer: str | None
+    template: dict[str, Any]
+    check: Check | None
+
 
 HEADER = (
     "<7i"  # dim, hidden_dim, layers, heads, kv_heads, vocabulary (negative: separate output matrix), context
@@ -242,7 +263,8 @@ def check_finite(folder: Path) -> None:
 
     for path in sorted(folder.glob("*.safetensors")):
         with reading(path, "safetensors"), safe_open(path, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  (no mapping: it has no __iter__)
+            names = tensors.keys()  # it is no mapping to go through
+            for name in names:
                 tensor = tensors.get_tensor(name)
                 if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
                     raise PlumblineError(
@@ -267,23 +289,28 @@ def nll_per_token(folder: Path, texts: list[str]) -> float:
     return total / count
 
 
+# By a model's `format`: from the folder of its source and the model's settings to a folder that transformers loads.
+CONVERTERS: dict[str, Callable[[Path, Settings, Path], None]] = {
+    "hf": lambda source, settings, folder: link_hf(source, folder),
+    "llama2c": lambda source, settings, folder: convert_llama2c(
+        source / settings["weights"], source / settings["tokenizer"], folder
+    ),
+    "gguf": lambda source, settings, folder: convert_gguf(source / settings["weights"], folder),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, required=True, help="folder of the fetched files")
-    parser.add_argument("--settings", type=json.loads, required=True, help="the study's model entry, as JSON")
+    parser.add_argument(
+        "--settings", type=settings_of(Settings), required=True, help="the study's model entry, as JSON"
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--manifest", type=Path, required=True)
     arguments = parser.parse_args()
     settings = arguments.settings
     with finished_folder(arguments.output) as folder:
-        if settings["format"] == "llama2c":
-            convert_llama2c(
-                arguments.source / settings["weights"], arguments.source / settings["tokenizer"], folder
-            )
-        elif settings["format"] == "gguf":
-            convert_gguf(arguments.source / settings["weights"], folder)
-        else:
-            link_hf(arguments.source, folder)
+        CONVERTERS[settings["format"]](arguments.source, settings, folder)
         save_chat_template(folder, settings["template"])
         check_finite(folder)
         check = settings["check"]

@@ -10,33 +10,40 @@ model has what it needs to judge an answer to a problem it has never seen.
 """
 
 import argparse
+import functools
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
+
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_json, write_manifest
+from workflow_scripts.common.settings import settings_of
 from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, SPOKEN, STATE, SUBPROBLEM
 
-DEFAULTS: dict[str, Any] = {
-    "seed": 7,
-    "dialogues_per_problem": 6,
-    "files": 3,
-    "max_turns": 8,  # tutor turns in one dialogue
+
+class Settings(TypedDict):
+    """How dialogues are simulated; rates and shares are between 0 and 1."""
+
+    seed: int
+    dialogues_per_problem: int
+    files: int
+    max_turns: int  # tutor turns in one dialogue
     # Weights of a student turn's class; those of a, b and c are tilted by the student's ability.
-    "behaviours": {"a": 0.245, "b": 0.345, "c": 0.125, "d": 0.08, "e": 0.07, "f": 0.12},
-    "hedge_rates": {"a": 0.5, "b": 0.1, "c": 0.3},  # share of answers that open with a hedge
-    "closing_rate": 0.4,  # share of finished dialogues in which the student says goodbye
-    "na_rate": 0.3,  # share of g/12/w labels written as "N/A"
-    "unparsable_rate": 0.01,  # share of tutor turns cut off mid-reply
-    "two_message_rate": 0.02,
-    "student_last_rate": 0.01,
-    "ppl_pairs": 60,
-    "ppl_problems": 0.1,  # share of the problems that only the perplexity file uses
-}
+    behaviours: dict[Literal["a", "b", "c", "d", "e", "f"], float]
+    hedge_rates: dict[Literal["a", "b", "c"], float]  # share of answers that open with a hedge
+    closing_rate: float  # share of finished dialogues in which the student says goodbye
+    na_rate: float  # share of g/12/w labels written as "N/A"
+    unparsable_rate: float  # share of tutor turns cut off mid-reply
+    two_message_rate: float
+    student_last_rate: float
+    ppl_pairs: int
+    ppl_problems: float  # share of the problems that only the perplexity file uses
+
 
 PREAMBLE = (
     "Instructions to Act as a Tutorbot: help the student one sub-problem at a time. Judge each answer, "
@@ -212,8 +219,47 @@ def draw_behaviour(rng: random.Random, ability: float, weights: dict[str, float]
     return rng.choices(classes, [weights[name] * tilt.get(name, 1) for name in classes])[0]
 
 
-def inquire(rng: random.Random, problem: Problem, place: int) -> tuple[str, Reply, int]:
+class Talk(NamedTuple):
+    """What a dialogue goes on from: its problem among the bank's, how often answers hedge, failures by sub-problem."""
+
+    rng: random.Random
+    problem: Problem
+    bank: Sequence[Problem]
+    hedge_rates: dict[str, float]
+    failures: Counter[int]
+
+
+def answer_right(talk: Talk, place: int) -> tuple[str, Reply, int]:
+    """Return a right answer, the tutor's reply (action 3) and the sub-problem that is then open."""
+    student = say(talk.rng, talk.problem["subproblems"][place]["answer"], talk.hedge_rates["b"])
+    return student, finish("b", "3", talk.problem, place, talk.rng.choice(CONFIRMATIONS)), place + 1
+
+
+def fail(evaluation: str, talk: Talk, place: int) -> tuple[str, Reply, int]:
+    """Return a wrong (a) or half-right (c) answer, the tutor's hint or solution, and the sub-problem then open."""
+    attempt = failed_attempt(talk.rng, evaluation, talk.problem, place, talk.bank)
+    student = say(talk.rng, attempt, talk.hedge_rates[evaluation])
+    talk.failures[place] += 1
+    if talk.failures[place] > 2:
+        return student, solution_reply(evaluation, talk.problem, place), place + 1
+    return student, hint_reply(evaluation, talk.problem, place), place
+
+
+def be_unclear(talk: Talk, place: int) -> tuple[str, Reply, int]:
+    """Return words that say nothing, the tutor's reply (action 6) and the sub-problem that stays open."""
+    student = talk.rng.choice(UNCLEAR)
+    return student, make_reply("d", "6", "x", step_name(place), "Can you say that more clearly?"), place
+
+
+def change_subject(talk: Talk, place: int) -> tuple[str, Reply, int]:
+    """Return words on something else, the tutor's reply (action 7) and the sub-problem that stays open."""
+    student = talk.rng.choice(OFF_TOPIC)
+    return student, make_reply("e", "7", "x", step_name(place), "Let us stay with biology."), place
+
+
+def inquire(talk: Talk, place: int) -> tuple[str, Reply, int]:
     """Return an inquiry, the tutor's reply (action 8 to 11) and the sub-problem that is then open."""
+    rng, problem = talk.rng, talk.problem
     steps = problem["subproblems"]
     question = step_name(place)
     # 10 returns to the previous sub-problem, so the first one has none to return to.
@@ -231,13 +277,24 @@ def inquire(rng: random.Random, problem: Problem, place: int) -> tuple[str, Repl
     return rng.choice(EXPLANATIONS), make_reply("f", "11", "x", question, f"Good question. {fact}"), place
 
 
+# By a label of the student's turn: what the student says, what the tutor replies, and the sub-problem then open.
+BEHAVIOURS: dict[str, Callable[[Talk, int], tuple[str, Reply, int]]] = {
+    "a": functools.partial(fail, "a"),
+    "b": answer_right,
+    "c": functools.partial(fail, "c"),
+    "d": be_unclear,
+    "e": change_subject,
+    "f": inquire,
+}
+
+
 def open_dialogue(rng: random.Random, problem: Problem) -> Turn:
     """Return the first exchange: the problem posed, the first sub-problem asked (g, 12, x)."""
     return pose(problem), make_reply("g", "12", "x", step_name(0), rng.choice(OPENINGS))
 
 
 def simulate_dialogue(
-    rng: random.Random, problem: Problem, bank: Sequence[Problem], settings: dict[str, Any]
+    rng: random.Random, problem: Problem, bank: Sequence[Problem], settings: Settings
 ) -> list[Turn]:
     """Return one dialogue as (student text, tutor reply) turns, at most `max_turns` of them.
 
@@ -245,47 +302,20 @@ def simulate_dialogue(
     """
     steps = problem["subproblems"]
     ability = rng.betavariate(5, 5)
-    failures: Counter[int] = Counter()
+    talk = Talk(rng, problem, bank, settings["hedge_rates"], Counter())
     turns = [open_dialogue(rng, problem)]
     place = 0
     while len(turns) < settings["max_turns"] and place < len(steps):
-        step = steps[place]
-        question = step_name(place)
         evaluation = draw_behaviour(rng, ability, settings["behaviours"])
-        after = place
-        if evaluation == "b":
-            student = say(rng, step["answer"], settings["hedge_rates"]["b"])
-            reply = finish("b", "3", problem, place, rng.choice(CONFIRMATIONS))
-            after = place + 1
-        elif evaluation in "ac":
-            student = say(
-                rng,
-                failed_attempt(rng, evaluation, problem, place, bank),
-                settings["hedge_rates"][evaluation],
-            )
-            if failures[place] >= 2:
-                reply = solution_reply(evaluation, problem, place)
-                after = place + 1
-            else:
-                reply = hint_reply(evaluation, problem, place)
-            failures[place] += 1
-        elif evaluation == "d":
-            student = rng.choice(UNCLEAR)
-            reply = make_reply("d", "6", "x", question, "Can you say that more clearly?")
-        elif evaluation == "e":
-            student = rng.choice(OFF_TOPIC)
-            reply = make_reply("e", "7", "x", question, "Let us stay with biology.")
-        else:
-            student, reply, after = inquire(rng, problem, place)
+        student, reply, place = BEHAVIOURS[evaluation](talk, place)
         turns.append((student, reply))
-        place = after
     finished = place == len(steps)
     if finished and len(turns) < settings["max_turns"] and rng.random() < settings["closing_rate"]:
         turns.append((rng.choice(GOODBYES), make_reply("g", "12", "w", "N/A", rng.choice(FAREWELLS))))
     return turns
 
 
-def write_reply(rng: random.Random, reply: Reply, settings: dict[str, Any]) -> str:
+def write_reply(rng: random.Random, reply: Reply, settings: Settings) -> str:
     """Return a reply's raw text, sometimes with "N/A" for a label that says so anyway, sometimes cut off."""
     neutral = {EVALUATION: "g", ACTION: "12", STATE: "w"}
     dirty = {
@@ -305,9 +335,7 @@ def raw_messages(turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     return messages
 
 
-def raw_conversation(
-    rng: random.Random, turns: Sequence[Turn], settings: dict[str, Any]
-) -> list[dict[str, str]]:
+def raw_conversation(rng: random.Random, turns: Sequence[Turn], settings: Settings) -> list[dict[str, str]]:
     """Return a dialogue as raw messages with the source's dirt in it."""
     messages = raw_messages([(student, write_reply(rng, reply, settings)) for student, reply in turns])
     luck = rng.random()
@@ -318,7 +346,7 @@ def raw_conversation(
     return messages
 
 
-def simulate_files(problems: Sequence[Problem], settings: dict[str, Any]) -> list[list[dict[str, Any]]]:
+def simulate_files(problems: Sequence[Problem], settings: Settings) -> list[list[dict[str, Any]]]:
     """Return the raw files' rows; each problem's dialogues are spread evenly over the files, by chance."""
     files: list[list[list[dict[str, str]]]] = [[] for _ in range(settings["files"])]
     for problem in problems:
@@ -364,7 +392,7 @@ def simulate_pair(
     return [*messages, {"from": "gpt", "value": altered}]
 
 
-def simulate_pairs(problems: Sequence[Problem], settings: dict[str, Any]) -> list[dict[str, Any]]:
+def simulate_pairs(problems: Sequence[Problem], settings: Settings) -> list[dict[str, Any]]:
     """Return the perplexity file's rows, all distinct, as many of action 1 and 2 as of 4 and 5."""
     rng = random.Random(f"{settings['seed']}/pairs")
     seen: set[str] = set()
@@ -386,9 +414,7 @@ def simulate_pairs(problems: Sequence[Problem], settings: dict[str, Any]) -> lis
     return number_rows(rows)
 
 
-def reserve_problems(
-    problems: Sequence[Problem], settings: dict[str, Any]
-) -> tuple[list[Problem], list[Problem]]:
+def reserve_problems(problems: Sequence[Problem], settings: Settings) -> tuple[list[Problem], list[Problem]]:
     """Return (problems for the dialogues, problems for the perplexity file), disjoint, the latter by seed."""
     count = round(settings["ppl_problems"] * len(problems)) if settings["ppl_pairs"] else 0
     if settings["ppl_pairs"] and settings["ppl_problems"]:
@@ -402,16 +428,22 @@ def reserve_problems(
     )
 
 
-def main() -> None:
-    """Write bio-dataset-<n>.json, bio-dataset-ppl.json and their manifest."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def read_arguments(description: str, kind: Any) -> argparse.Namespace:
+    """Return the flags of a command that simulates; `kind` is the TypedDict of its settings."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--problems", required=True, help="the problem bank (JSON Lines)")
-    parser.add_argument("--settings", required=True, help="the dataset's settings, as JSON")
+    parser.add_argument(
+        "--settings", required=True, type=settings_of(kind), help="the simulation's settings, as JSON"
+    )
     parser.add_argument("--output", required=True, help="folder for the raw files")
     parser.add_argument("--manifest", required=True)
-    arguments = parser.parse_args()
-    settings = DEFAULTS | json.loads(arguments.settings)
+    return parser.parse_args()
 
+
+def main() -> None:
+    """Write bio-dataset-<n>.json, bio-dataset-ppl.json and their manifest."""
+    arguments = read_arguments(__doc__, Settings)
+    settings = arguments.settings
     used, reserved = reserve_problems(load_problems(arguments.problems), settings)
     files = simulate_files(used, settings)
     pairs = simulate_pairs(reserved or used, settings)

@@ -10,22 +10,26 @@ problems. What stands before "Facts:" in a row's first message is the same for a
 splits by problem keep them together.
 """
 
-import argparse
-import json
 import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import canonical_json, write_json, write_jsonl, write_manifest
-from workflow_scripts.download.simulate_dialogues import Problem, load_problems
+from workflow_scripts.download.simulate_dialogues import Problem, load_problems, read_arguments
 
-DEFAULTS: dict[str, Any] = {
-    "seed": 7,
-    "count": 300,  # rows of all files together
-}
+
+class Settings(TypedDict):
+    """Which rows are simulated: a kind of FILES, and how many in all files together."""
+
+    rows: str
+    seed: int
+    count: int
+
 
 # Which problems a file's rows are about, and its share of the rows.
 SMALL_TASK = {"train.jsonl": ("train", 0.8), "val.jsonl": ("val", 0.1), "test.jsonl": ("test", 0.1)}
@@ -281,7 +285,7 @@ def number_row(row: Row, kind: str, number: int) -> Row:
     return {"id": number} | row if "reward_components" in row else row
 
 
-def simulate_rows(problems: Sequence[Problem], settings: dict[str, Any]) -> dict[str, list[Row]]:
+def simulate_rows(problems: Sequence[Problem], settings: Settings) -> dict[str, list[Row]]:
     """Return {file name: rows}, all rows of a file distinct, the problems of train, val and test disjoint."""
     kind, seed = settings["rows"], settings["seed"]
     if kind not in FILES:
@@ -308,14 +312,8 @@ def simulate_rows(problems: Sequence[Problem], settings: dict[str, Any]) -> dict
 
 def main() -> None:
     """Write the raw files of one kind of rows and their manifest."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--problems", required=True, help="the problem bank (JSON Lines)")
-    parser.add_argument("--settings", required=True, help='{"rows": kind, "seed", "count"}, as JSON')
-    parser.add_argument("--output", required=True, help="folder for the raw files")
-    parser.add_argument("--manifest", required=True)
-    arguments = parser.parse_args()
-    settings = DEFAULTS | json.loads(arguments.settings)
-    written = simulate_rows(load_problems(arguments.problems), settings)
+    arguments = read_arguments(__doc__, Settings)
+    written = simulate_rows(load_problems(arguments.problems), arguments.settings)
     paths = [Path(arguments.output) / file for file in written]
     for path in paths:
         write = write_jsonl if path.suffix == ".jsonl" else write_json

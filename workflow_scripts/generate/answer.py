@@ -14,8 +14,10 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.cuts import cut_counts, say_cuts
@@ -31,10 +33,24 @@ from workflow_scripts.common.files import (
 )
 from workflow_scripts.common.fitting import Prompt, fit_prompt, fit_text
 from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.settings import settings_of
 from workflow_scripts.common.templates import ends_of, forbidden_text, tokenise_prompt, tokenise_text
 from workflow_scripts.common.turns import with_answers
 
 ENGINES = {"transformers": ("engine", "TransformersEngine"), "vllm": ("vllm_engine", "VllmEngine")}
+
+
+class Engine(TypedDict):
+    name: Literal["transformers", "vllm"]
+    precision: str
+    gpu_memory_share: float
+
+
+class Settings(TypedDict):
+    engine: Engine
+    template: dict
+    context: int
+    trust_remote_code: bool
 
 
 def store_of(work: Path, fingerprint: str) -> Path:
@@ -162,8 +178,17 @@ def answer_set(
     return made
 
 
+def warn_of_prompts(name: str, answers: list[dict]) -> None:
+    """Say, on standard error, how many prompts of a set were cut or spell a mark."""
+    counts = {"kept": len(answers)} | cut_counts(answers)
+    say_cuts(f"prompts of {name}", counts, "raise the model's context, or lower max_new_tokens")
+    for mark, words in MARKS.items():
+        if count := len({row["id"] for row in answers if row.get(mark)}):
+            print(f"warning: {name}: {count} {words}", file=sys.stderr)
+
+
 def add_cost(store: Path, seconds: float, tokens: int) -> None:
-    """Add to what a store's answers have cost so far: a resumed run goes on, and what was answered before stays paid."""
+    """Add to what a store's answers have cost so far: a resumed run goes on, what was answered stays paid."""
     path = store.with_suffix(".cost.json")
     spent = read_json(path) if path.is_file() else {}
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -193,9 +218,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--model-manifest", type=Path, required=True)
     parser.add_argument("--prompts", type=Path, nargs="+", required=True, help="manifests of the prompt sets")
-    parser.add_argument(
-        "--settings", type=json.loads, required=True, help="engine, template, context, as JSON"
-    )
+    keys = ", ".join(Settings.__annotations__)
+    parser.add_argument("--settings", type=settings_of(Settings), required=True, help=f"as JSON: {keys}")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder of the answer stores")
     parser.add_argument("--answers", type=Path, required=True, help="folder for the finished answers")
@@ -224,12 +248,7 @@ def main() -> None:
             print(f"{manifest.stem}: {made} tokens in {time.monotonic() - before:.0f} s", flush=True)
         else:
             print(f"{manifest.stem}: answered before", flush=True)
-        answers = read_store(store).values()
-        counts = {"kept": len(answers)} | cut_counts(answers)
-        say_cuts(f"prompts of {manifest.stem}", counts, "raise the model's context, or lower max_new_tokens")
-        for mark, words in MARKS.items():
-            if count := len({row["id"] for row in answers if row.get(mark)}):
-                print(f"warning: {manifest.stem}: {count} {words}", file=sys.stderr)
+        warn_of_prompts(manifest.stem, list(read_store(store).values()))
         answered[manifest.stem] = fingerprint
     for old in arguments.work.iterdir():
         if old.name.split(".")[0] not in answered.values():

@@ -2,8 +2,8 @@
 
 They go through the same scorers as any policy, so a reader of the table sees what a full and an empty mark look like.
 `gold` goes through tokens, too: each of its answers is encoded behind its prompt with the tokenizer and the template of
-every policy that is asked, and decoded as their answers are. Where that alters an answer, no policy could have given it,
-and the altered one is scored. Not covered: stop strings, and how much room the context leaves.
+every policy that is asked, and decoded as their answers are. Where that alters an answer, no policy could have given
+it, and the altered one is scored. Not covered: stop strings, and how much room the context leaves.
 """
 
 import argparse
@@ -139,6 +139,14 @@ def main() -> None:
     answers = calibration_answers(prompts, samples, arguments.policy)
     write_jsonl(arguments.output, answers)
     counts = {"answers": len(answers), "changed_by_tokens": changed}
+    bare = sum(not row["reference"] for row in prompts)
+    if bare and arguments.policy == "gold":
+        print(
+            f"warning: {arguments.prompts.stem}: {bare} of {len(prompts)} prompts have no reference: gold's answers to "
+            "them are empty",
+            file=sys.stderr,
+        )
+        counts["without_reference"] = bare
     write_manifest(arguments.manifest, [arguments.output], counts=counts)
 
 

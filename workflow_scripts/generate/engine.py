@@ -105,8 +105,8 @@ class TransformersEngine:
         known = self.model.get_input_embeddings().num_embeddings
         if any(token >= known for prompt in prompts for token in prompt):
             raise PlumblineError(
-                f"a prompt has tokens that the model does not know (it knows {known}): its tokenizer or the template has "
-                "more than it was made with; choose a template without them, or a model whose embedding holds them"
+                f"a prompt has tokens that the model does not know (it knows {known}): its tokenizer or the template "
+                "has more than it was made with; choose a template without them, or a model whose embedding holds them"
             )
         order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
         size = sampling["batch_size"]

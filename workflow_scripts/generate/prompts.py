@@ -5,14 +5,17 @@ sampling settings, so a policy's answers depend on nothing else. A row's own "te
 """
 
 import argparse
-import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from workflow_scripts.common import raw_files
+from workflow_scripts.common.constraints import constraints_of
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.settings import settings_of
 from workflow_scripts.common.turns import turns_of
 
 # Where a completed function ends: the next top-level statement (Chen et al. 2021, section 2.2).
@@ -25,13 +28,25 @@ MBPP_TEST = range(
 )  # Austin et al. 2021, section 2.1: the others are for prompting, tuning and training
 
 
+class Sampling(TypedDict):
+    """How a prompt set is answered; a set that a run answers while it is trained lacks the last three."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    temperatures: dict[str, float] | list[float]
+    min_new_tokens: NotRequired[int]
+    samples: NotRequired[int]
+    batch_size: NotRequired[int]
+
+
 def field(row: dict, name: str, path: Path, number: int, kind: str = "text") -> Any:
     """Return a field of a row; PlumblineError names file, row and field if it is missing or of another kind."""
     return raw_files.field(row, name, f"{path}: row {number}", kind)
 
 
 def turn_prompts(path: Path, history: int | None = None) -> list[dict]:
-    """One prompt per assistant turn of each conversation, or per ranked row; the gold or best reply is the reference."""
+    """One prompt per assistant turn of a conversation, or per ranked row; the gold or best reply is the reference."""
     turns = [turn for row in read_jsonl(path) for turn in turns_of(row, history)]
     return [
         {
@@ -242,7 +257,31 @@ def alpaca_eval_prompts(path: Path, references: Path | None = None) -> list[dict
     ]
 
 
+def rule_checks_prompts(path: Path) -> list[dict]:
+    """One row per prompt, its constraints in meta: of our own rows, or of IFEval's published ones.
+
+    An id is the row's id or key, else its place in the file. Where a row has a `reference`, which meets them all, it is
+    what `gold` says. PlumblineError names the row whose constraints cannot be read.
+    """
+    rows = []
+    for number, row in enumerate(read_jsonl(path), 1):
+        named = next((name for name in ("id", "key") if name in row), None)
+        name = str(field(row, named, path, number, "name")) if named else str(number)
+        rows.append(
+            {
+                "id": name,
+                "group": name,
+                "messages": [{"role": "user", "content": field(row, "prompt", path, number)}],
+                "followups": [],
+                "reference": [field(row, "reference", path, number)] if "reference" in row else None,
+                "meta": {"constraints": constraints_of(row, f"{path}: row {number}")},
+            }
+        )
+    return rows
+
+
 BUILDERS = {
+    "rule_checks": rule_checks_prompts,
     "turns": turn_prompts,
     "humaneval": humaneval_prompts,
     "mbpp": mbpp_prompts,
@@ -251,13 +290,27 @@ BUILDERS = {
 }
 
 
-def at_category_temperatures(rows: list[dict], temperatures: dict[str, float], path: Path) -> list[dict]:
-    """Return the rows with their category's temperature; a category without one keeps the set's."""
-    unknown = sorted(temperatures.keys() - {row["meta"]["category"] for row in rows})
+# The flags that a builder takes beside the file.
+FLAGS = {
+    "turns": ["history"],
+    "mt_bench": ["references"],
+    "alpaca_eval": ["references"],
+    "humaneval": ["form"],
+    "mbpp": ["shots", "form"],
+}
+
+
+def check_categories(rows: list[dict], temperatures: dict[str, float], path: Path) -> None:
+    """Raise PlumblineError for a temperature of a category that no question is in."""
+    unknown = sorted(temperatures.keys() - {row["meta"].get("category") for row in rows})
     if unknown:
         raise PlumblineError(
             f"temperatures: no question of {path} is in category {', '.join(unknown)}; leave it out"
         )
+
+
+def at_category_temperatures(rows: list[dict], temperatures: dict[str, float]) -> list[dict]:
+    """Return the rows with their category's temperature; a category without one keeps the set's."""
     return [
         row | {"temperature": temperatures[row["meta"]["category"]]}
         if row["meta"]["category"] in temperatures
@@ -280,13 +333,26 @@ def at_each_temperature(rows: list[dict], temperatures: list[float]) -> list[dic
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def drawn_at(
+    rows: list[dict], sampling: dict, temperatures: dict[str, float] | list[float]
+) -> tuple[list[dict], dict]:
+    """Return rows and sampling at the temperatures that a benchmark names: one by category, one, several, or none."""
+    if not temperatures:
+        return rows, sampling
+    if isinstance(temperatures, dict):
+        return at_category_temperatures(rows, temperatures), sampling
+    if len(temperatures) == 1:
+        return rows, sampling | {"temperature": temperatures[0]}
+    return at_each_temperature(rows, temperatures), sampling
+
+
+def parse_flags(description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--kind", choices=BUILDERS, required=True)
     parser.add_argument("--input", type=Path, required=True)
     parser.add_argument(
         "--sampling",
-        type=json.loads,
+        type=settings_of(Sampling),
         required=True,
         help="how answers are drawn, as JSON; its temperatures: {category: T} or a list",
     )
@@ -308,29 +374,22 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="keep the first so many rows")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--manifest", type=Path, required=True)
-    arguments = parser.parse_args()
-    own = {
-        "turns": ["history"],
-        "mt_bench": ["references"],
-        "alpaca_eval": ["references"],
-        "humaneval": ["form"],
-        "mbpp": ["shots", "form"],
-    }
-    more = {name: getattr(arguments, name) for name in own.get(arguments.kind, [])}
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_flags(__doc__)
+    more = {name: getattr(arguments, name) for name in FLAGS.get(arguments.kind, [])}
     rows = BUILDERS[arguments.kind](arguments.input, **more)
     # A stop string would end a chat's answer within its code block, where lines of code begin with it.
     stops = STOPS.get(arguments.kind, []) if arguments.form == "completion" else []
     sampling = arguments.sampling | {"stop": stops}
-    temperatures = sampling.pop("temperatures", None) or []
+    temperatures = sampling.pop("temperatures")
     if isinstance(temperatures, dict):
-        rows = at_category_temperatures(rows, temperatures, arguments.input)
+        check_categories(rows, temperatures, arguments.input)
     if arguments.kind == "mt_bench" and arguments.limit:
         rows = in_turn(rows)
-    rows = rows[: arguments.limit]
-    if isinstance(temperatures, list) and len(temperatures) == 1:
-        sampling["temperature"] = temperatures[0]
-    elif isinstance(temperatures, list) and temperatures:
-        rows = at_each_temperature(rows, temperatures)
+    rows, sampling = drawn_at(rows[: arguments.limit], sampling, temperatures)
     identities = [row["id"] for row in rows]
     if not rows or len(set(identities)) < len(rows):
         raise PlumblineError(f"{arguments.input}: {'ids repeat' if rows else 'holds no prompts'}")

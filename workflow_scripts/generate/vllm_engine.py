@@ -57,7 +57,8 @@ def parallel_size(gpus: int, config: dict) -> tuple[int, str]:
     if not gpus:
         return 1, "on the CPU"
     if count == gpus:
-        return count, f"tensor parallel over {count} GPU{'s' * (count > 1)}"
+        noun = "GPU" if count == 1 else "GPUs"
+        return count, f"tensor parallel over {count} {noun}"
     return count, (
         f"tensor parallel over {count} of {gpus} GPUs: no more split {heads} attention heads ({shared} of keys and "
         f"values) and a width of {width} evenly"

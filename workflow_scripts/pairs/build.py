@@ -4,12 +4,13 @@ The rule is that of Tutorbot-Spock (Sonkar et al. 2024): the structured fields a
 same answers are also written ranked, for objectives over more than two: gold first, then by the labels they got right.
 """
 
-import argparse
-import json
 import random
 from collections import Counter
-from pathlib import Path
+from typing import Literal
 
+from typing_extensions import TypedDict
+
+from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
 from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, FIELDS, STATE, format_reply, parse_reply
@@ -17,8 +18,16 @@ from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, FIELDS, STAT
 LONGEST_LABEL = {EVALUATION: 1, ACTION: 2, STATE: 1}
 
 
+class Settings(TypedDict):
+    """What the step reads; `validation_share` is of the groups."""
+
+    reply_format: Literal["python", "json"]
+    validation_share: float
+    seed: int
+
+
 def is_well_formed(gold: dict | None) -> bool:
-    """Tell whether a gold reply can be compared with: five text fields, labels of at most one (action: two) characters."""
+    """Tell whether a gold reply can be compared with: five text fields, labels of at most a character (action: two)."""
     return gold is not None and all(
         isinstance(gold.get(field), str) and len(gold[field]) <= LONGEST_LABEL.get(field, len(gold[field]))
         for field in FIELDS
@@ -103,6 +112,16 @@ def labels_right(gold: dict, losing: str) -> float:
     )
 
 
+def best_first(row: dict) -> dict:
+    """Return a row whose first answer stays where it is and whose others stand by their rewards, falling."""
+    answers, rewards = row["answers"], row["rewards"]
+    order = [0, *sorted(range(1, len(answers)), key=lambda place: -rewards[place])]
+    return row | {
+        "answers": [answers[place] for place in order],
+        "rewards": [rewards[place] for place in order],
+    }
+
+
 def rank_pairs(pairs: list[dict]) -> list[dict]:
     """Return one row per prompt: its answers, the gold one first, with the share of right labels as reward.
 
@@ -115,34 +134,21 @@ def rank_pairs(pairs: list[dict]) -> list[dict]:
         row = rows.setdefault(prompt, {"id": prompt, **shared, "answers": [pair["chosen"]], "rewards": [1.0]})
         row["answers"].append(pair["rejected"])
         row["rewards"].append(round(labels_right(parse_reply(pair["chosen"]), pair["rejected"]), 6))
-    for row in rows.values():
-        order = sorted(
-            range(len(row["answers"])), key=lambda place, row=row: (place > 0, -row["rewards"][place])
-        )
-        row["answers"] = [row["answers"][place] for place in order]
-        row["rewards"] = [row["rewards"][place] for place in order]
-    return list(rows.values())
+    return [best_first(row) for row in rows.values()]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompts", type=Path, required=True)
-    parser.add_argument("--generations", type=Path, required=True)
-    parser.add_argument(
-        "--settings", type=json.loads, required=True, help='{"reply_format", "validation_share", "seed"}'
-    )
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--ranked", type=Path, required=True)
-    parser.add_argument("--rejected", type=Path, required=True)
-    parser.add_argument("--manifest", type=Path, required=True)
+    files = {"prompts": "the prompt set", "generations": "the policy's answers to it"}
+    files |= {"ranked": "JSON Lines of ranked rows to write", "rejected": "the answers left out"}
+    parser = step_parser(__doc__, Settings, **files)
     arguments = parser.parse_args()
     settings, generations = arguments.settings, read_jsonl(arguments.generations)
     pairs, rejected = build_pairs(read_jsonl(arguments.prompts), generations, settings["reply_format"])
     assert len(pairs) + len(rejected) == len(generations)
     if not pairs:
         raise PlumblineError(
-            f"{arguments.generations}: the policy made no mistake on {len(generations)} prompts, so there are no pairs; "
-            "raise pairs.*.temperature or samples, or train the parent less"
+            f"{arguments.generations}: the policy made no mistake on {len(generations)} prompts, so there are no "
+            "pairs; raise pairs.*.temperature or samples, or train the parent less"
         )
     held_out = held_out_groups(
         [pair["group"] for pair in pairs], settings["validation_share"], settings["seed"]

@@ -4,14 +4,21 @@ Every answer ends in a ranked row (two answers or more, the best first) or in th
 objectives over all answers of a prompt; the pairs for those over two.
 """
 
-import argparse
-import json
 import math
 from collections import Counter
-from pathlib import Path
+from typing import Literal
 
+from typing_extensions import TypedDict
+
+from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
+
+
+class Settings(TypedDict):
+    """What the step reads."""
+
+    by: Literal["rank", "reward"]
 
 
 def rank_answers(rows: list[dict], by: str, split: str) -> tuple[list[dict], list[dict]]:
@@ -78,15 +85,11 @@ def pairs_of(row: dict, by: str) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    files = {"ranked": "JSON Lines of ranked rows to write", "rejected": "the answers left out"}
+    parser = step_parser(__doc__, Settings, **files)
     parser.add_argument(
         "--annotated", nargs="+", required=True, help="train=rows.jsonl, validation=rows.jsonl"
     )
-    parser.add_argument("--settings", type=json.loads, required=True, help='{"by": "rank" or "reward"}')
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--ranked", type=Path, required=True)
-    parser.add_argument("--rejected", type=Path, required=True)
-    parser.add_argument("--manifest", type=Path, required=True)
     arguments = parser.parse_args()
     by = arguments.settings["by"]
     ranked, rejected, read = [], [], 0

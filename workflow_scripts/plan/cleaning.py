@@ -49,4 +49,4 @@ def paired_files(plan: Plan, benchmark: str) -> list[str]:
 
 
 def paired_settings(plan: Plan, benchmark: str) -> str:
-    return settings(plan.study.benchmarks[benchmark], keys=PAIRED, schema="tutorbot_pairs")
+    return settings(plan.study.benchmarks[benchmark], keys=PAIRED)

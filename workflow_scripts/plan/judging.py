@@ -117,6 +117,10 @@ def judging_plans(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
+def judging_plans_settings(plan: Plan) -> str:
+    return as_json({"plans": judging_plans(plan)})
+
+
 def agreement_pairs(plan: Plan) -> list[list[dict[str, Any]]]:
     """Return the pairs of score files whose judges are compared, policy by policy."""
     return [

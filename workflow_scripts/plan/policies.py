@@ -4,8 +4,9 @@ import functools
 
 from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.sources import base_model
-from workflow_scripts.study.lineage import CALIBRATION, all_templates
+from workflow_scripts.study.lineage import CALIBRATION
 from workflow_scripts.study.methods import Run
+from workflow_scripts.study.templates import all_templates
 
 
 def weights(plan: Plan, policy: str, seed: int | str) -> str:

@@ -114,11 +114,10 @@ def prompts_flags(plan: Plan, prompts: str) -> list[str]:
 def sampling(plan: Plan, prompts: str) -> str:
     """Return how a prompt set is answered; a set that a run answers while it trains says so itself."""
     part = prompt_sets(plan)[prompts]
-    by_prompt = getattr(part, "temperatures", None)
     return settings(
         part,
         keys=[key for key in SAMPLING if key in type(part).model_fields],
-        **({"temperatures": by_prompt} if by_prompt else {}),
+        temperatures=getattr(part, "temperatures", []),
     )
 
 

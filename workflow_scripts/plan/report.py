@@ -27,6 +27,10 @@ def trainings(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
+def trainings_settings(plan: Plan) -> str:
+    return as_json({"runs": trainings(plan)})
+
+
 def training_files(plan: Plan) -> list[str]:
     return [run[key] for key in ("curve", "manifest", "learned_from") for run in trainings(plan)]
 
@@ -43,6 +47,10 @@ def curves(plan: Plan) -> list[dict[str, Any]]:
         for name, part in plan.study.reward_models.items()
         if name in judging
     ]
+
+
+def curves_settings(plan: Plan) -> str:
+    return as_json({"curves": curves(plan)})
 
 
 def curve_files(plan: Plan) -> list[str]:

@@ -12,7 +12,7 @@ from workflow_scripts.plan.words import as_json, chosen, settings
 from workflow_scripts.study.benchmarks import Benchmark
 from workflow_scripts.study.lineage import CALIBRATION
 
-SUITES = "workflow_scripts/score/lm_eval_suites.yaml"
+SUITES = "workflow_scripts/score/harness/suites.yaml"
 
 
 def scored_from(plan: Plan, *material: str) -> list[str]:

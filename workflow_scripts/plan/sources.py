@@ -8,8 +8,8 @@ from workflow_scripts.plan.layout import MODELS, SOURCES, TASKS
 from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.words import as_json, chosen, settings
 from workflow_scripts.study.benchmarks import Benchmark
-from workflow_scripts.study.lineage import all_templates
 from workflow_scripts.study.sources import RowSimulation
+from workflow_scripts.study.templates import all_templates
 
 
 @functools.cache

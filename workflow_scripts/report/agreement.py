@@ -2,9 +2,10 @@
 
 Two ways in. `agreement A.json B.json` takes flat JSON lists, the same item at the same place of both (null: no
 verdict). `--settings` takes pairs of score files, the cells they both have joined by item; where two judges rate
-several policies, rows of policy "all" follow, over all their answers. Intervals are those of the results table: Korn and
-Graubard's for exact agreement, a share; percentiles of a bootstrap over groups of items (two turns of one question, answers
-of several policies to it, are drawn together) for all else; none for one group, and none where all draws are equal.
+several policies, rows of policy "all" follow, over all their answers. Intervals are those of the results table: Korn
+and Graubard's for exact agreement, a share; percentiles of a bootstrap over groups of items (two turns of one
+question, answers of several policies to it, are drawn together) for all else; none for one group, and none where all
+draws are equal.
 
 Not covered: agreement beyond chance (kappa needs categories), and which of the judges is right.
 """
@@ -15,28 +16,43 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_json
+from workflow_scripts.report.scores import ALL
 from workflow_scripts.report.settings import read_settings
-from workflow_scripts.report.spreadsheets import csv_text, write_csv
-from workflow_scripts.report.statistics import (
-    ALL_EQUAL,
-    ONE_GROUP,
-    ROUNDING,
-    Cell,
-    group_draws,
-    interval,
-    seed_of,
-)
-from workflow_scripts.report.table import ALL, number_text
+from workflow_scripts.report.spreadsheets import csv_text, number_text, write_csv
+from workflow_scripts.report.statistics.cells import Cell
+from workflow_scripts.report.statistics.draws import group_draws, seed_of
+from workflow_scripts.report.statistics.intervals import ALL_EQUAL, ONE_GROUP, ROUNDING, interval
 
 COLUMNS = (
     "policy seed first second subset metric measure value ci_low ci_high n groups only_first only_second note"
 ).split()
 # A judge's word on one item: no count, no length.
 RATINGS = ("rating", "score", "win_rate", "win_rate_adjusted")
-DEFAULTS = {"draws": 2_000, "seed": 0, "confidence": 0.95}
+DRAWS = 2_000
+BY_HAND = {"seed": 0, "confidence": 0.95}  # of two lists, for which no study says it
+
+
+class Rated(TypedDict):
+    """A score file with a judge's ratings of one policy's answers."""
+
+    policy: str
+    seed: int
+    benchmark: str
+    file: str
+
+
+class Settings(TypedDict):
+    """Pairs of score files of two judges each, and the seed and level of the intervals."""
+
+    pairs: list[list[Rated]]
+    seed: int
+    confidence: float
+
+
 BLOCK = 2**21  # numbers of a block of draws: 16 MiB
 
 
@@ -99,7 +115,7 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _counts(weights: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how often each distinct value was drawn (draws, distinct), in rising order, and each item's place in it."""
+    """Return how often each distinct value was drawn (draws, distinct), rising, and each item's place in that."""
     distinct, place = np.unique(values, return_inverse=True)
     order = np.argsort(place, kind="stable")
     starts = np.searchsorted(place[order], np.arange(len(distinct)))
@@ -194,7 +210,7 @@ def read_ratings(path: Path) -> list[float | None]:
 
 def list_rows(paths: list[Path], settings: dict) -> list[dict]:
     """Return the rows that compare two flat lists; PlumblineError when their lengths differ."""
-    first, second = map(read_ratings, paths)
+    first, second = read_ratings(paths[0]), read_ratings(paths[1])
     if len(first) != len(second):
         raise PlumblineError(
             f"{paths[0]} has {len(first)} ratings and {paths[1]} {len(second)}: they are paired by place, so a list "
@@ -213,13 +229,13 @@ def list_rows(paths: list[Path], settings: dict) -> list[dict]:
         "metric": "",
     }
     groups = {item: item for side in rated for item in side}
-    return joined_rows(named, *rated, groups, settings)
+    return rows_on_shared_items(named, *rated, groups, settings)
 
 
-def joined_rows(
+def rows_on_shared_items(
     named: dict, first: dict[str, float], second: dict[str, float], groups: dict[str, str], settings: dict
 ) -> list[dict]:
-    """Return the rows of two {item: rating}, on the items both have; the others are counted in only_first, only_second."""
+    """Return the rows of two {item: rating}, on the items both have; only_first and only_second count the others."""
     shared = [item for item in first if item in second]
     seed = seed_of(settings["seed"], named["first"], named["second"], named["subset"], named["metric"])
     rows = compare(
@@ -248,7 +264,7 @@ def read_cells(entry: dict) -> dict[tuple[str, str], dict[str, dict]]:
     }
 
 
-def pair_rows(pairs: list[list[dict]], settings: dict) -> list[dict]:
+def pair_rows(pairs: list[list[Rated]], settings: dict) -> list[dict]:
     """Return the rows of pairs of score files, each entry {"policy", "seed", "benchmark", "file"}.
 
     A pair is one policy's answers under two judges, that is two benchmarks. Cells are those that both files have;
@@ -260,7 +276,8 @@ def pair_rows(pairs: list[list[dict]], settings: dict) -> list[dict]:
         who = {"policy": first["policy"], "seed": first["seed"]}
         if who != {"policy": second["policy"], "seed": second["seed"]}:
             raise PlumblineError(
-                f"{first['file']} and {second['file']}: answers of two policies or seeds; judges are compared on the same"
+                f"{first['file']} and {second['file']}: answers of two policies or seeds; "
+                "judges are compared on the same"
             )
         judges = {"first": first["benchmark"], "second": second["benchmark"]}
         ours, theirs = read_cells(first), read_cells(second)
@@ -292,7 +309,7 @@ def _cell_rows(named: dict, parts: list[tuple[str, dict, dict]], settings: dict)
         first |= {prefix + item: value for item, value in ours["ratings"].items()}
         second |= {prefix + item: value for item, value in theirs["ratings"].items()}
         groups |= {prefix + item: group for item, group in ours["groups"].items()}
-    return joined_rows(named, first, second, groups, settings)
+    return rows_on_shared_items(named, first, second, groups, settings)
 
 
 def fields_of(rows: list[dict]) -> Iterator[list[str]]:
@@ -305,18 +322,19 @@ def main() -> None:
     parser.add_argument("lists", nargs="*", type=Path, help="two JSON lists of ratings, paired by place")
     parser.add_argument(
         "--settings",
-        type=read_settings,
-        default={},
-        help='{"pairs": [[entry, entry]], "draws": 2000, "seed": 0, "confidence": 0.95}, entry: policy, seed, '
-        "benchmark, file; or - to read it from standard input",
+        type=read_settings(Settings),
+        help='{"pairs": [[entry, entry]], "seed", "confidence"}, entry: policy, seed, benchmark, file; or - to read it '
+        "from standard input",
     )
     parser.add_argument("--output", type=Path, help="judges.csv; without it the rows are printed")
     arguments = parser.parse_args()
-    pairs = arguments.settings.get("pairs")
-    if len(arguments.lists) != (2 if pairs is None else 0):
+    settings = arguments.settings
+    if len(arguments.lists) != (0 if settings else 2):
         parser.error("give two lists, or settings with pairs")
-    settings = DEFAULTS | arguments.settings
-    rows = list_rows(arguments.lists, settings) if pairs is None else pair_rows(pairs, settings)
+    if settings:
+        rows = pair_rows(settings["pairs"], settings | {"draws": DRAWS})
+    else:
+        rows = list_rows(arguments.lists, BY_HAND | {"draws": DRAWS})
     if arguments.output is None:
         sys.stdout.write(csv_text(COLUMNS, fields_of(rows)))
     else:

@@ -20,25 +20,15 @@ from typing import NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_json, read_jsonl
-from workflow_scripts.report.figures import cell_title, signed, typed
-from workflow_scripts.report.numbers import markdown_line, value_and_spread
-from workflow_scripts.report.page import ARROWS, field, heading, render, table
-from workflow_scripts.report.spreadsheets import csv_text, read_csv
-from workflow_scripts.report.statistics import (
-    Cell,
-    bounds_of,
-    can_resample,
-    paired_difference,
-    seed_of,
-    shared_items,
-)
-from workflow_scripts.report.table import (
-    in_order,
-    load_scores,
-    members_of,
-    number_text,
-    score_sets,
-)
+from workflow_scripts.report.numbers import markdown_line, signed, value_and_spread
+from workflow_scripts.report.page import render
+from workflow_scripts.report.page_tables import ARROWS, field, heading, table
+from workflow_scripts.report.rows import cell_title, typed
+from workflow_scripts.report.scores import in_order, load_scores, members_of, score_sets
+from workflow_scripts.report.spreadsheets import csv_text, number_text, read_csv
+from workflow_scripts.report.statistics.cells import Cell, bounds_of, can_resample, shared_items
+from workflow_scripts.report.statistics.differences import paired_difference
+from workflow_scripts.report.statistics.draws import seed_of
 
 COLUMNS = (
     "policy policy_b benchmark subset metric seed higher_is_better value_a ci_low_a ci_high_a n_a value_b ci_low_b "
@@ -120,7 +110,8 @@ def prompts_differ(first: Path, second: Path, benchmark: str) -> bool:
     files = [folder / "prompts" / f"{benchmark}.jsonl" for folder in (first, second)]
     if not all(file.exists() for file in files):
         return False
-    one, other = ({row["id"]: row for row in read_jsonl(file)} for file in files)
+    one = {row["id"]: row for row in read_jsonl(files[0])}
+    other = {row["id"]: row for row in read_jsonl(files[1])}
     return any(one[name] != other[name] for name in set(one) & set(other))
 
 
@@ -132,7 +123,7 @@ def compare(first: Results, second: Results, draws: int, confidence: float) -> l
     }
     rows = []
     for key in in_order([*first.rows, *second.rows]):
-        row = beside(key, first, second)
+        row = matched_row(key, first, second)
         if row["value_a"] != "" and row["value_b"] != "" and key in first.cells and key in second.cells:
             if changed[key.benchmark]:
                 row["note"] = "; ".join(filter(None, [row["note"], "not paired: the prompts differ"]))
@@ -142,7 +133,7 @@ def compare(first: Results, second: Results, draws: int, confidence: float) -> l
     return rows
 
 
-def beside(key: Key, first: Results, second: Results) -> dict:
+def matched_row(key: Key, first: Results, second: Results) -> dict:
     """Return a row with the values of both sides, their difference, and whether their intervals overlap."""
     row = dict.fromkeys(COLUMNS, "") | key._asdict()
     notes = []
@@ -169,7 +160,7 @@ def beside(key: Key, first: Results, second: Results) -> dict:
 
 
 def paired(row: dict, first: list[Cell], second: list[Cell], draws: int, confidence: float) -> dict:
-    """Return the columns of the paired difference B minus A on the items that both have, or a note why there is none."""
+    """Return the columns of the paired difference B minus A on the items both have, or a note why there is none."""
     if first[0].estimator != second[0].estimator:
         return {"note": f"not paired: {first[0].estimator} in A, {second[0].estimator} in B"}
     try:
@@ -184,17 +175,19 @@ def paired(row: dict, first: list[Cell], second: list[Cell], draws: int, confide
     found = paired_difference(shared[: len(second)], shared[len(second) :], draws, seed, confidence, bounds)
     said = [found.note] if found.value else []  # that nothing differs needs no note
     every = len(set().union(*(cell.items for cell in [*first, *second])))
+    if count < every:
+        said = [f"paired on {count} of {every} items", *said]
     return {
         "paired_difference": found.value,
         "paired_low": "" if found.low is None else found.low,
         "paired_high": "" if found.high is None else found.high,
         "paired_p": found.p_value,
         "paired_items": count,
-        "note": "; ".join(filter(None, [f"paired on {count} of {every} items" * (count < every), *said])),
+        "note": "; ".join(filter(None, said)),
     }
 
 
-def clear(row: dict) -> str:
+def clear_change(row: dict) -> str:
     """Return "better" or "worse" where the paired interval lies wholly on one side of zero, else ""."""
     if row["higher_is_better"] == "" or row["paired_low"] == "":
         return ""
@@ -207,7 +200,7 @@ def summary(rows: list[dict]) -> str:
     """Return in one sentence how many rows both sides have, and how many clearly moved."""
     both = sum(row["difference"] != "" for row in rows)
     only = {side: sum(row["note"].startswith(f"only in {side}") for row in rows) for side in "AB"}
-    moved = {way: sum(clear(row) == way for row in rows) for way in ("better", "worse")}
+    moved = {way: sum(clear_change(row) == way for row in rows) for way in ("better", "worse")}
     refused = len(rows) - both - sum(only.values())
     text = f"{both} values in both, {only['A']} rows only in A, {only['B']} only in B"
     if refused:
@@ -227,11 +220,11 @@ def as_csv(rows: list[dict]) -> str:
 
 def shown_value(row: dict, side: str) -> tuple[str, str]:
     """Return a side's value and its interval as text, "" where there is none."""
-    value, low, high = (row[f"{name}_{side}"] for name in ("value", "ci_low", "ci_high"))
+    value, low, high = row[f"value_{side}"], row[f"ci_low_{side}"], row[f"ci_high_{side}"]
     if value == "":
         return "", ""
-    text, spread = (part.replace("-", "−") for part in value_and_spread(value, low, high))
-    return text, spread.replace("± ", "±")
+    text, spread = value_and_spread(value, low, high)
+    return text.replace("-", "−"), spread.replace("-", "−").replace("± ", "±")
 
 
 def shown_difference(row: dict, name: str) -> str:
@@ -252,7 +245,7 @@ def as_markdown(rows: list[dict], sides: tuple[str, str]) -> str:
         pair = shown_difference(row, "paired_difference")
         if pair and row["paired_low"] != "":
             pair += f" [{shown_difference(row, 'paired_low')}, {shown_difference(row, 'paired_high')}]"
-        pair = f"**{pair}** {clear(row)}" if clear(row) else pair
+        pair = f"**{pair}** {clear_change(row)}" if clear_change(row) else pair
         score = heading(cell_title(row), row["higher_is_better"])
         values = [" ".join(filter(None, shown_value(row, side))) for side in "ab"]
         shown = [f"`{shown_policy(row)}`", score, row["seed"], *values, shown_difference(row, "difference")]
@@ -308,7 +301,10 @@ def html_line(row: dict) -> dict:
     if row["paired_difference"] != "":
         ends = " to ".join(filter(None, (shown_difference(row, f"paired_{end}") for end in ("low", "high"))))
         line["paired"] = field(
-            shown_difference(row, "paired_difference"), row["paired_difference"], note=ends, mark=clear(row)
+            shown_difference(row, "paired_difference"),
+            row["paired_difference"],
+            note=ends,
+            mark=clear_change(row),
         )
     return line | {f"_{name}": row[name] for name in ("policy", "benchmark", "metric")}
 

@@ -11,10 +11,29 @@ import argparse
 import math
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_json
 from workflow_scripts.report.settings import read_settings
 from workflow_scripts.report.spreadsheets import write_csv
+
+
+class Job(TypedDict):
+    """A job that writes what it cost to `file`; policy and seed are "" where it is about none."""
+
+    stage: str
+    policy: str
+    seed: int | str
+    name: str
+    file: str
+
+
+class Settings(TypedDict):
+    """The jobs of a study that write what they cost."""
+
+    files: list[Job]
+
 
 SUMMED = ("wall_seconds", "gpu_seconds", "tokens")
 JUDGED = ("judge_calls", "judge_stored", "judge_retries", "prompt_tokens", "completion_tokens", "usd")
@@ -23,13 +42,13 @@ COLUMNS = ("stage", "policy", "seed", "name", *MEASURES, "note")
 TOTAL = "total"
 
 
-def cost_row(entry: dict) -> dict:
+def cost_row(entry: Job) -> dict:
     """Return the row of one cost file: {"stage", "policy", "seed", "name", "file"} with what the file measured.
 
     wall_seconds and gpu_seconds in seconds, peak_memory_mb in MiB, usd in US dollars; a measure that the job does not
     take is left out. Raises PlumblineError for a file that is no object of numbers.
     """
-    row = {key: entry.get(key) for key in ("stage", "policy", "seed", "name")}
+    row = {key: entry[key] for key in ("stage", "policy", "seed", "name")}
     if not Path(entry["file"]).exists():
         return row | {"note": f"not recorded: {entry['file']} does not exist"}
     found = read_json(entry["file"])
@@ -63,7 +82,7 @@ def total_row(rows: list[dict], stage: str) -> dict:
     return total | ({"note": f"{unrecorded} of {len(rows)} not recorded"} if unrecorded else {})
 
 
-def costs(entries: list[dict]) -> list[dict]:
+def costs(entries: list[Job]) -> list[dict]:
     """Return the rows of costs.csv: one per entry in the order given, a total per stage, and the study's total.
 
     Totals have the name "total" and no policy; the study's has the stage "total" as well.
@@ -88,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--settings",
-        type=read_settings,
+        type=read_settings(Settings),
         required=True,
         help='{"files": [{"stage", "policy", "seed", "name", "file"}]}, or - to read it from standard input',
     )

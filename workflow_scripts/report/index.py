@@ -18,8 +18,8 @@ COPIED = ("policy", "parent", "method", "seed", "kind", "training_sets")
 def entry_of(cell: dict, benchmark: dict) -> dict:
     """Return one entry: the policy's words, its score file, and the files and facts the score rests on.
 
-    cell: {"policy", "parent", "method", "seed", "kind", "training_sets", "folder", "files", "facts"};
-    benchmark: {"name", "answered", "judged", "measured", "overlap", "files", "facts"}: whether there are answers, verdicts and
+    cell: {"policy", "parent", "method", "seed", "kind", "training_sets", "folder", "files", "facts"}; benchmark:
+    {"name", "answered", "judged", "measured", "overlap", "files", "facts"}: whether there are answers, verdicts and
     likelihoods. `generations` and `verdicts` are null where there are none.
     """
     folder, name = cell["folder"], benchmark["name"]

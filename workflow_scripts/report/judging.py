@@ -1,4 +1,4 @@
-"""What judging a study still takes: requests, those whose verdict is stored, tokens and dollars, per policy and benchmark.
+"""What judging a study still takes, per policy and benchmark: requests, verdicts stored, tokens and dollars.
 
 An upper bound: prompts are counted by their bytes, and every verdict as its longest. Nothing is asked.
 """
@@ -7,17 +7,35 @@ import argparse
 from pathlib import Path
 
 import pandas
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.diverged import divergence_of, note_text
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import finished_file, read_json
 from workflow_scripts.report.settings import read_settings
 
+
+class Plan(TypedDict):
+    """What judging one policy's answers to a benchmark would take, in `file`."""
+
+    policy: str
+    seed: int
+    benchmark: str
+    judge: str
+    file: str
+
+
+class Settings(TypedDict):
+    """The plans of a study."""
+
+    plans: list[Plan]
+
+
 COUNTS = ["requests", "stored", "missing", "prompt_tokens", "completion_tokens", "usd"]
 
 
-def plan_table(plans: list[dict]) -> pandas.DataFrame:
-    """Return a row per plan file ({"policy", "seed", "benchmark", "judge", "file"}) and one of the sums of each judge."""
+def plan_table(plans: list[Plan]) -> pandas.DataFrame:
+    """Return a row per plan and one of the sums of each judge."""
     rows = []
     for plan in plans:
         if note := divergence_of(plan["file"]):
@@ -35,7 +53,9 @@ def plan_table(plans: list[dict]) -> pandas.DataFrame:
 def main() -> None:
     """Write the plan of a study's judging as CSV, and print it."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--settings", required=True, type=read_settings, help='{"plans": [...]}; - reads it')
+    parser.add_argument(
+        "--settings", required=True, type=read_settings(Settings), help='{"plans": [...]}; - reads it'
+    )
     parser.add_argument("--output", required=True, type=Path)
     arguments = parser.parse_args()
     table = plan_table(arguments.settings["plans"])

@@ -1,9 +1,9 @@
 """What a run says last: where its tables are, and the warnings that matter; after a failure, which log tells why.
 
-Pure functions over what stands in a study's folders. All of it is said at length elsewhere (logs, manifests, training.csv,
-the notes of results.csv); here it is put where it is read. Covered: rows rejected and keys not read in cleaning, trainings
-with a warning (diverged, learned nothing, replies without their end), gold answers that do not score 1 or that tokens
-alter, what the check of the study doubted, notes of results.
+Pure functions over what stands in a study's folders. All of it is said at length elsewhere (logs, manifests,
+training.csv, the notes of results.csv); here it is put where it is read. Covered: rows rejected and keys not read in
+cleaning, trainings with a warning (diverged, learned nothing, replies without their end), gold answers that do not
+score 1 or that tokens alter, what the check of the study doubted, notes of results.
 """
 
 import re
@@ -27,11 +27,16 @@ CHOSEN = (
 FULL_MARKS = re.compile(r"accuracy|macro_f1|valid_json|exact_match|acc(_norm)?|pass@\d+")
 
 
-def few(names: Iterable[str]) -> str:
+def first_few(names: Iterable[str]) -> str:
     """Return names as "a, b, c and 4 more"."""
     names = list(dict.fromkeys(names))
     rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + rest
+
+
+def rows_counted(count: int) -> str:
+    """Return a count of rows in words."""
+    return "1 row" if count == 1 else f"{count} rows"
 
 
 def cleaning(manifest: Path) -> list[str]:
@@ -46,7 +51,7 @@ def cleaning(manifest: Path) -> list[str]:
     )
     lines = []
     if reasons:
-        named = few(f"{reason} ({count})" for reason, count in reasons.most_common())
+        named = first_few(f"{reason} ({count})" for reason, count in reasons.most_common())
         read = sum(file["rows"]["read"] for file in told.get("counts", {}).values())
         lines.append(f"dataset {name}: {reasons.total()} of {read} rows rejected: {named}")
     unread = {
@@ -55,7 +60,7 @@ def cleaning(manifest: Path) -> list[str]:
         if note.startswith(UNREAD)
     }
     if unread:
-        named = few(f"{key} (in {count} row{'s' * (count > 1)})" for key, count in unread.items())
+        named = first_few(f"{key} (in {rows_counted(count)})" for key, count in unread.items())
         lines.append(f"dataset {name}: keys not read: {named}")
     return lines
 
@@ -66,7 +71,7 @@ def training(rows: Sequence[dict[str, str]]) -> list[str]:
     for row in rows:
         for warning in filter(None, row.get("warning", "").split("; ")):
             policies.setdefault(warning, []).append(f"{row['policy']} (seed {row['seed']})")
-    return [f"training of {few(names)}: {warning}" for warning, names in policies.items()]
+    return [f"training of {first_few(names)}: {warning}" for warning, names in policies.items()]
 
 
 def gold(rows: Sequence[dict[str, str]]) -> list[str]:
@@ -81,7 +86,9 @@ def gold(rows: Sequence[dict[str, str]]) -> list[str]:
     ]
     if not short:
         return []
-    return [f"the right answers (gold) do not score 1: {few(short)}; scores there are held down by as much"]
+    return [
+        f"the right answers (gold) do not score 1: {first_few(short)}; scores there are held down by as much"
+    ]
 
 
 def changed_gold(results: Path, rows: Sequence[dict[str, str]]) -> list[str]:
@@ -92,13 +99,15 @@ def changed_gold(results: Path, rows: Sequence[dict[str, str]]) -> list[str]:
         counts = read_json(path).get("counts", {})
         found = {name: count for name, count in counts.get("changed_by_tokens", {}).items() if count}
         if found and path.stem in benchmarks:
-            named = few(f"{count} of {counts['answers']} in those of {name}" for name, count in found.items())
+            named = first_few(
+                f"{count} of {counts['answers']} in those of {name}" for name, count in found.items()
+            )
             lines.append(f"{path.stem}: right answers are others in a model's tokens: {named}")
     return lines
 
 
 def refused(results: Path) -> list[str]:
-    """Return a warning for each reward model and value head whose training came to nothing; policies have training.csv."""
+    """Return a warning for each reward model and value head whose training came to nothing."""
     paths = [*results.glob("reward_models/*/manifest.json"), *results.glob("values/**/manifest.json")]
     told = {str(path.parent.relative_to(results)): read_json(path) for path in sorted(paths)}
     return [f"{name}: {manifest['refused']}" for name, manifest in told.items() if manifest.get("refused")]
@@ -113,9 +122,7 @@ def notes(rows: Sequence[dict[str, str]]) -> list[str]:
         for note in row.get("note", "").split("; ")
         if note and not note.startswith("fidelity: ")
     )
-    return [
-        f"on {count} row{'s' * (count > 1)} of results.csv: {note}" for note, count in found.most_common()
-    ]
+    return [f"on {rows_counted(count)} of results.csv: {note}" for note, count in found.most_common()]
 
 
 def doubts(foreseen: Sequence[str]) -> list[str]:
@@ -128,27 +135,29 @@ def doubts(foreseen: Sequence[str]) -> list[str]:
     return [*foreseen[:NAMED], *more]
 
 
+def table_of(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a table, none where it is not there or cannot be read."""
+    return told_by(read_csv, path) if path.is_file() else []
+
+
 def warnings_of(results: Path, cleaned: Sequence[Path], foreseen: Sequence[str] = ()) -> list[str]:
     """Return the warnings of a study, what is worst first, from those of its files that are there.
 
     `foreseen` are those that the check of the study had before the run.
     """
-    trained, table = (
-        told(read_csv, path) if path.is_file() else []
-        for path in (results / "training.csv", results / "results.csv")
-    )
+    trained, table = table_of(results / "training.csv"), table_of(results / "results.csv")
     return [
-        *told(training, trained),
-        *told(refused, results),
-        *told(gold, table),
-        *told(changed_gold, results, table),
-        *(line for path in cleaned if path.is_file() for line in told(cleaning, path)),
-        *told(notes, table),
+        *told_by(training, trained),
+        *told_by(refused, results),
+        *told_by(gold, table),
+        *told_by(changed_gold, results, table),
+        *(line for path in cleaned if path.is_file() for line in told_by(cleaning, path)),
+        *told_by(notes, table),
         *doubts(foreseen),
     ]
 
 
-def told(part: Callable[..., list], *arguments: object) -> list:
+def told_by(part: Callable[..., list], *arguments: object) -> list:
     """Return what a part has to say, nothing where its files are not what they were: no run fails by its last words."""
     try:
         return part(*arguments)

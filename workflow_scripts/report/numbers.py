@@ -1,7 +1,8 @@
 """How an estimate is written, in every table and picture: a value with ± half its interval's width, or [low, high].
 
-± says that value - half and value + half are the ends. So it stands only where that is true of all the digits that are
-shown; an interval at the edge of its scale is never symmetric, and 0.000 ± 0.011 would hold numbers that no rate can be.
+± says that value - half and value + half are the ends. So it stands only where that is true of all the digits that
+are shown; an interval at the edge of its scale is never symmetric, and 0.000 ± 0.011 would hold numbers that no rate
+can be.
 """
 
 import math
@@ -23,7 +24,7 @@ def markdown_text(text: str) -> str:
 
 
 def decimals_of(value: float, low: float | str = "", high: float | str = "") -> int:
-    """Return the decimals that a value is shown with: three below 10, else one, and more where its interval is finer."""
+    """Return the decimals that a value is shown with: three below 10, else one; more where its interval is finer."""
     decimals = 3 if abs(value) < 10 else 1
     if low == "" or high == low:
         return decimals
@@ -52,3 +53,9 @@ def value_and_spread(value: float, low: float | str, high: float | str) -> tuple
 def estimate(value: float, low: float | str, high: float | str) -> str:
     """Return an estimate as one text."""
     return " ".join(filter(None, value_and_spread(value, low, high)))
+
+
+def signed(value: float, decimals: int) -> str:
+    """Return a number with its sign and a true minus; nothing is +0, and dust is written with an exponent."""
+    text = f"{value:+.1e}" if 0 < abs(value) < 1e-4 and decimals > 4 else f"{value:+.{decimals}f}"
+    return (text if float(text) else text[1:]).replace("-", "−")

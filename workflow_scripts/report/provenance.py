@@ -11,12 +11,21 @@ Not covered: hashing what the manifests list (verify does that), times and costs
 """
 
 import argparse
-import json
 import os
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, read_json, sha256_of, write_json
+from workflow_scripts.common.settings import settings_of
+
+
+class Settings(TypedDict):
+    """What is said of the study once for all records: digests by name."""
+
+    facts: dict[str, str]
+
 
 PROVENANCE = "provenance.json"
 TABLES = "tables.json"
@@ -89,10 +98,12 @@ def main() -> None:
     )
     what.add_argument("--tables", nargs="+", type=Path, help="finished tables, for tables.json")
     parser.add_argument(
-        "--settings", type=json.loads, default={"facts": {}}, help='with --index: {"facts": {name: digest}}'
+        "--settings", type=settings_of(Settings), help='with --index: {"facts": {name: digest}}'
     )
     parser.add_argument("--output", type=Path, required=True, help="provenance.json, or tables.json")
     arguments = parser.parse_args()
+    if arguments.index and not arguments.settings:
+        parser.error("--index needs --settings")
     if arguments.index:
         value = provenance(read_json(arguments.index), arguments.settings["facts"])
     else:

@@ -1,15 +1,18 @@
 """Sample answers for the report: the same prompts, each policy's answer beside the others', with what the judge said.
 
 The prompts are those with the smallest digests of their ids: nobody picks them, and adding one moves at most one.
-Covered: the first sample of every turn, one seed per policy (the first given); lengths and verdicts of all answers.
+Covered: the first sample of every turn, one seed per policy (the first given); lengths and verdicts of all answers. A
+verdict without a number, as it failed or the study skips its prompt, is shown as such and counted.
 Not covered: answers to benchmarks that generate nothing (log-likelihoods).
 """
 
 import hashlib
+import math
+from collections import Counter
 from pathlib import Path
 
 from workflow_scripts.common.files import read_json, read_jsonl
-from workflow_scripts.report.table import cell_name
+from workflow_scripts.report.rows import cell_name
 
 
 def chosen_prompts(prompts: list[dict], count: int) -> list[dict]:
@@ -19,23 +22,42 @@ def chosen_prompts(prompts: list[dict], count: int) -> list[dict]:
     return [prompt for prompt in prompts if prompt["id"] in wanted]
 
 
+def why_without_number(verdict: dict) -> str:
+    """Return why a verdict has no number that could be shown or averaged, "" where it has one."""
+    if verdict.get("skipped"):
+        return "skipped by the study"
+    if verdict.get("failed"):
+        return f"no verdict: {verdict['failed']}"
+    number = verdict.get("rating", verdict.get("preference"))
+    if number is None or not math.isfinite(number):
+        return f"no verdict: its number is {number}"
+    return ""
+
+
 def verdict_view(verdict: dict) -> dict:
-    """Return a verdict for people: {"mark": its number or why there is none, "failed": bool, "words": [str]}."""
+    """Return a verdict for people: {"mark": its number or why there is none, "failed": bool, "words": [str]}.
+
+    A verdict that the study skips has not failed: nobody asked for it.
+    """
     words = verdict.get("text") or []
     said = (
         [words] if isinstance(words, str) else [text for text in words if text]
     )  # a pair: one reply per order
-    view = {"failed": bool(verdict.get("failed")), "words": said}
-    if view["failed"]:
-        return view | {"mark": f"no verdict: {verdict['failed']}"}
-    if "rating" in verdict:
-        return view | {"mark": f"rated {verdict['rating']:.3g}"}
-    return view | {"mark": f"preferred {verdict['preference']:.3g}"}
+    if reason := why_without_number(verdict):
+        return {"failed": not verdict.get("skipped"), "words": said, "mark": reason}
+    way = "rated" if "rating" in verdict else "preferred"
+    return {"failed": False, "words": said, "mark": f"{way} {verdict_number(verdict):.3g}"}
 
 
-def verdict_value(verdict: dict) -> float | None:
-    """Return a verdict's number, None where the judge gave none."""
+def verdict_number(verdict: dict) -> float:
+    """Return a verdict's number; it must have one (see why_without_number)."""
     return verdict.get("rating", verdict.get("preference"))
+
+
+def count_left_out(verdicts: list[dict]) -> dict[str, int]:
+    """Return how many verdicts have no number, by what is to blame: {"failed": count, "skipped": count}, none of 0."""
+    left_out = [verdict for verdict in verdicts if why_without_number(verdict)]
+    return dict(Counter("skipped" if verdict.get("skipped") else "failed" for verdict in left_out))
 
 
 def item_marks(path: str) -> dict[str, list[str]]:
@@ -73,11 +95,17 @@ def read_samples(benchmark: str, prompts: Path, index: list[dict], count: int) -
 
     index: entries of scores.json: {"policy", "seed", "benchmark", "kind", "file", "generations": manifest or null,
     "verdicts": path or null}. Returns {"benchmark", "total", "prompts": [...], "lengths": {policy: [tokens]},
-    "verdicts": {policy: [numbers]}}.
+    "verdicts": {policy: [numbers]}, "left_out": {policy: {"failed" or "skipped": verdicts without a number}}}.
     """
     rows_of = read_jsonl(prompts)
     views = {str(prompt["id"]): prompt_view(prompt) for prompt in chosen_prompts(rows_of, count)}
-    found: dict = {"benchmark": benchmark, "total": len(rows_of), "lengths": {}, "verdicts": {}}
+    found: dict = {
+        "benchmark": benchmark,
+        "total": len(rows_of),
+        "lengths": {},
+        "verdicts": {},
+        "left_out": {},
+    }
     for answer in first_seeds(answers_to(benchmark, index)):
         policy, seed = answer["policy"], answer["seed"]
         rows = read_jsonl(rows_beside(answer["generations"]))
@@ -85,8 +113,10 @@ def read_samples(benchmark: str, prompts: Path, index: list[dict], count: int) -
             continue
         verdicts = read_jsonl(answer["verdicts"]) if answer["verdicts"] else []
         found["lengths"][policy] = [row["completion_tokens"] for row in rows]
-        numbers = [verdict_value(verdict) for verdict in verdicts]
-        found["verdicts"][policy] = [number for number in numbers if number is not None]
+        judged = [verdict for verdict in verdicts if not why_without_number(verdict)]
+        found["verdicts"][policy] = [verdict_number(verdict) for verdict in judged]
+        if left_out := count_left_out(verdicts):
+            found["left_out"][policy] = left_out
         marks = {} if verdicts else item_marks(answer["file"])
         for name, view in views.items():
             own = sorted(

@@ -1,8 +1,8 @@
 """CSV files that no spreadsheet runs: how every table of a study is written and read.
 
-A spreadsheet takes a field that begins with = + - or @ (wide or not) for a formula, and names in our tables can come from files of
-others (a category of questions, the id of an item, a judge's words). Such a field is written behind an apostrophe, which
-spreadsheets take for "text follows", and read without it. Numbers are left as they are.
+A spreadsheet takes a field that begins with = + - or @ (wide or not) for a formula, and names in our tables can come
+from files of others (a category of questions, the id of an item, a judge's words). Such a field is written behind an
+apostrophe, which spreadsheets take for "text follows", and read without it. Numbers are left as they are.
 """
 
 import csv
@@ -52,6 +52,20 @@ def write_csv(path: Path, columns: list[str], rows: Iterable[Iterable[str]]) -> 
     """Write a table as CSV, atomically."""
     with finished_file(path) as temporary:
         temporary.write_text(csv_text(columns, rows), encoding="utf-8", newline="")
+
+
+def number_text(value: float | int | bool | str) -> str:
+    """Return a CSV field: floats with six significant digits, booleans as true/false, the rest as it is."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return format(0.0 if abs(value) < 1e-12 else value, ".6g")
+    return str(value)
+
+
+def write_table(path: Path, columns: list[str], rows: list[dict]) -> None:
+    """Write rows as CSV, atomically."""
+    write_csv(path, columns, ([number_text(row.get(column, "")) for column in columns] for row in rows))
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

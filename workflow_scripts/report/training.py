@@ -6,28 +6,61 @@ still fell: the check of Raschka's chapter on instruction fine-tuning. Determini
 """
 
 import argparse
-import json
+import math
 from pathlib import Path
+
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.cuts import cut_words
 from workflow_scripts.common.diverged import divergence_of, note_text
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_json
+from workflow_scripts.common.settings import settings_of
 from workflow_scripts.report.spreadsheets import write_csv
+
+
+class Training(TypedDict):
+    """A run: its loss curve, its manifest, and the manifest that counts what it learned from."""
+
+    policy: str
+    seed: int
+    method: str
+    curve: str
+    manifest: str
+    learned_from: str
+
+
+class Settings(TypedDict):
+    """The trainings of a study."""
+
+    runs: list[Training]
+
 
 RISE = 0.01  # of the lowest validation loss: less is the noise of a small validation split
 MOVES = 3  # as many losses, to six decimals, are not the same by chance
 LAST = 5  # points that a run's first and last training losses are means of: single batches are noisy
 COLUMNS = (
-    "policy seed method rows rows_rejected rows_cut ends_lost steps train_loss_first train_loss_last validation_loss_first validation_loss_best "
-    "validation_loss_last best_step kept_step reward_first reward_last kept_share clipped_share effective_steps warning"
+    "policy seed method rows rows_rejected rows_cut ends_lost steps train_loss_first train_loss_last "
+    "validation_loss_first validation_loss_best validation_loss_last best_step kept_step "
+    "reward_first reward_last kept_share clipped_share effective_steps warning"
 ).split()
 FACTS = ("kept_share", "clipped_share", "effective_steps")
 
 
 def points_of(curve: list[dict], name: str) -> list[tuple[int, float]]:
-    """Return the (step, value) points of one column of a curve."""
-    return [(row["step"], row[name]) for row in curve if row.get(name) is not None]
+    """Return the (step, value) points of one column of a curve, without those that are no finite number."""
+    points = [(row["step"], row[name]) for row in curve if row.get(name) is not None]
+    return [(step, value) for step, value in points if math.isfinite(value)]
+
+
+def not_finite(curve: list[dict]) -> str | None:
+    """Return a warning where a logged loss or reward is no finite number, and is left out of what is said here."""
+    counts = {
+        name: sum(row.get(name) is not None and not math.isfinite(row[name]) for row in curve)
+        for name in ("train_loss", "validation_loss", "reward")
+    }
+    told = [f"{count} of {name}" for name, count in counts.items() if count]
+    return f"logged values that are no finite number are left out: {', '.join(told)}" if told else None
 
 
 def mean(values: list[float]) -> float:
@@ -62,8 +95,7 @@ def summarise(curve: list[dict], kept_step: int | None) -> dict:
 
 
 def rows_of(counts: dict) -> dict:
-    """Return what the counts of what a run learned from say: its rows, and a warning where some were left out or replies
-    lost their end.
+    """Return what is counted of what a run learned from: its rows, and a warning where some are lost or cut.
 
     What is left of plain text behind its last block is counted with the rejected, and is no row.
     """
@@ -74,7 +106,8 @@ def rows_of(counts: dict) -> dict:
     left_out = learned.get("rejected", 0) - bool(learned.get("remainder_tokens"))
     if left_out > 0:
         warnings.append(
-            f"learned without {left_out} of {learned['kept'] + left_out} rows, which were rejected as they were tokenised"
+            f"learned without {left_out} of {learned['kept'] + left_out} rows, which were rejected as they were "
+            "tokenised"
         )
     if learned.get("ends_lost") or learned.get("replies_lost"):
         warnings.append(
@@ -89,12 +122,12 @@ def rewards_of_cut_texts(curve: list[dict]) -> str | None:
     if not any(shares):
         return None
     return (
-        f"was trained by rewards that read {mean(shares):.2g} of its answers without the start of their text; raise their "
-        "max_tokens"
+        f"was trained by rewards that read {mean(shares):.2g} of its answers without the start of their text; "
+        "raise their max_tokens"
     )
 
 
-def dead(curve: list[dict]) -> str | None:
+def learned_nothing(curve: list[dict]) -> str | None:
     """Return a warning where nothing moved: no step had a gradient, or its loss was the same in all that were logged.
 
     The loss of online methods is 0 by construction where it is not clipped, so theirs says nothing: their reward does.
@@ -102,8 +135,8 @@ def dead(curve: list[dict]) -> str | None:
     gradients = [value for _, value in points_of(curve, "grad_norm")]
     if gradients and not any(gradients):
         return (
-            "learned nothing: the gradient was 0 in every logged step; look at what is learned (masks, weights, rewards "
-            "that are all alike) and at the parent's weights"
+            "learned nothing: the gradient was 0 in every logged step; look at what is learned (masks, weights, "
+            "rewards that are all alike) and at the parent's weights"
         )
     losses = [value for _, value in points_of(curve, "train_loss")]
     if len(losses) >= MOVES and len(set(losses)) == 1 and not points_of(curve, "reward"):
@@ -119,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--settings",
-        type=json.loads,
+        type=settings_of(Settings),
         required=True,
         help='{"runs": [{policy, seed, method, curve, manifest, learned_from: manifest with counts}]}',
     )
@@ -130,14 +163,13 @@ def main() -> None:
         manifest = read_json(entry["manifest"])
         curve = read_json(entry["curve"])
         row = {name: entry[name] for name in ("policy", "seed", "method")} | {"steps": manifest.get("steps")}
-        learned, went = (
-            rows_of(read_json(entry["learned_from"]).get("counts", {})),
-            summarise(curve, manifest.get("best_step")),
-        )
+        learned = rows_of(read_json(entry["learned_from"]).get("counts", {}))
+        went = summarise(curve, manifest.get("best_step"))
         row |= learned | went | {name: manifest[name] for name in FACTS if name in manifest}
         note = divergence_of(entry["manifest"])
-        moved = dead(curve) or went.get("warning")
+        moved = learned_nothing(curve) or went.get("warning")
         warnings = [note_text(note) if note else moved, learned.get("warning"), rewards_of_cut_texts(curve)]
+        warnings.append(not_finite(curve))
         if any(warnings):
             row["warning"] = "; ".join(filter(None, warnings))
         rows.append(row)

@@ -21,9 +21,11 @@ from typing import Any
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, read_json, sha256_of
 from workflow_scripts.report.provenance import ID_DIGITS, PROVENANCE, TABLES, record_id, record_key
-from workflow_scripts.report.spreadsheets import read_csv
-from workflow_scripts.report.statistics import Cell, point_estimate, shared_items
-from workflow_scripts.report.table import ALL, cell_name, load_score, number_text
+from workflow_scripts.report.rows import cell_name
+from workflow_scripts.report.scores import ALL, load_score
+from workflow_scripts.report.spreadsheets import number_text, read_csv
+from workflow_scripts.report.statistics.cells import Cell, shared_items
+from workflow_scripts.report.statistics.estimators import point_estimate
 
 RESULTS = "results.csv"
 INDEX = "scores.json"
@@ -36,7 +38,7 @@ ROUNDING = 1e-5  # relative: the table has six digits, and another machine may a
 
 @dataclass
 class Checked:
-    """What was looked at, and what was found wrong, in lines for people; `found` has each file's digest, `wrong` the bad ones."""
+    """What was looked at, and what is wrong, in lines for people; `found`: digests of files, `wrong`: the bad files."""
 
     files: int = 0
     bytes: int = 0
@@ -213,7 +215,8 @@ def check_values(checked: Checked, path: Path, rows: list[dict], index: list[dic
         value, count = _estimate_of(cells)
         if not _same(value, row["value"]) or str(count) != row["n"]:
             checked.changed.append(
-                f"{path}:{number}: {row['policy']} seed {row['seed']} {cell_name(row)}: expected {_said(value, count)} (from {', '.join(own) or 'no score'}), "
+                f"{path}:{number}: {row['policy']} seed {row['seed']} {cell_name(row)}: "
+                f"expected {_said(value, count)} (from {', '.join(own) or 'no score'}), "
                 f"found {_said(row['value'], row['n'])}"
             )
 
@@ -258,7 +261,8 @@ def verify(folder: Path) -> Checked:
     records = read_records(path)
     if not any(os.path.exists(name) for record in records.values() for name in record["files"]):
         raise PlumblineError(
-            f"{path}: none of its files is here; start in the folder that the study was run in, if they were not deleted"
+            f"{path}: none of its files is here; start in the folder that the study was run in, "
+            "if they were not deleted"
         )
     checked = Checked()
     check_tables(checked, folder / TABLES)

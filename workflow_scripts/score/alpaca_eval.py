@@ -7,19 +7,27 @@ there is the length alone. The answers can also be written as the package's mode
 the judge, and the package's standard errors (the report has intervals instead).
 """
 
-import argparse
-import json
 from typing import Any
+
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_json
+from workflow_scripts.score.flags import answers_parser
 from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
 from workflow_scripts.score.verdicts import with_cuts
 
-LC_DRAWS = 200
-
 Answers = dict[str, list[dict]]
 Preferences = dict[str, dict[int, float | None]]
+
+
+class Settings(TypedDict):
+    benchmark: str
+    evaluate: bool
+    length_controlled: bool
+    gamed: str | None
+    lc_draws: int
+    seed: int
 
 
 def preferences_of(answers: Answers, verdicts: list[dict], where: str) -> Preferences:
@@ -99,7 +107,7 @@ def length_controlled(
 
     One half throughout by definition where the policy is the reference.
     """
-    draws, seed = settings.get("lc_draws", LC_DRAWS), settings.get("seed", 0)
+    draws, seed = settings["lc_draws"], settings["seed"]
     if all(prompt["reference"][0] == row["text"] for prompt, row in rows):
         return [0.5] * len(rows), 0.5, [0.5] * draws
     import numpy as np  # these take two seconds, which the other scores need not pay
@@ -115,7 +123,7 @@ def length_controlled(
     )
 
     difficulty, prior = None, None
-    if settings.get("gamed"):
+    if settings["gamed"]:
         gamed = read_gamed(settings["gamed"])
         known = difficulties(gamed, [prompt for prompt, _ in rows])
         difficulty, prior = np.array([known[prompt["id"]] for prompt, _ in rows]), gamed_features(gamed)
@@ -148,7 +156,7 @@ def length_controlled_cell(
     values: dict[str, list[float]] = {row["id"]: [] for row in prompts}
     for (prompt, _), value in zip(rows, predicted, strict=True):
         values[prompt["id"]].append(value)
-    metric = "lc_win_rate" if settings.get("gamed") else "lc_win_rate_minimal"
+    metric = "lc_win_rate" if settings["gamed"] else "lc_win_rate_minimal"
     return mean_cell(prompts, metric, values, estimator="replicates", point=point, replicates=replicates)
 
 
@@ -158,7 +166,7 @@ def score(
     """Return the cells of one judged policy; `where` names the verdicts. `settings` are those of `main`."""
     preferences = preferences_of(answers, verdicts, where)
     cells = win_cells(prompts, preferences)
-    if cells and settings.get("length_controlled"):
+    if cells and settings["length_controlled"]:
         cells.append(length_controlled_cell(prompts, answers, preferences, settings))
     *judged, failed = with_cuts([*cells, failed_cell(prompts, preferences)], verdicts)
     return [*judged, length_cell(prompts, answers), failed]
@@ -189,21 +197,11 @@ def model_outputs(prompts: list[dict], answers: Answers, generator: str) -> list
 
 def main() -> None:
     """Write the AlpacaEval scores of one policy, or with --export its answers as the package's file."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--prompts", required=True, help="the prompt set, with the reference answers")
-    parser.add_argument("--generations", required=True, help="the policy's answers")
+    parser = answers_parser(main.__doc__, Settings)
     parser.add_argument("--verdicts", help="the judge's preferences; none with evaluate: false and --export")
-    parser.add_argument(
-        "--settings",
-        default={},
-        type=json.loads,
-        help='{"benchmark": its name in the study, "evaluate": false for lengths alone, "length_controlled": true, '
-        '"gamed": path of df_gamed.csv or null, "lc_draws": refits, "seed": of their draws}',
-    )
     parser.add_argument(
         "--export", metavar="GENERATOR", help="write model_outputs.json under this generator's name"
     )
-    parser.add_argument("--output", required=True, help="file to write")
     args = parser.parse_args()
     prompts = read_jsonl(args.prompts)
     answers = first_turns_by_id(
@@ -211,7 +209,7 @@ def main() -> None:
     )
     if args.export:
         write_json(args.output, model_outputs(prompts, answers, args.export))
-    elif not args.settings.get("evaluate", True):
+    elif not args.settings["evaluate"]:
         write_scores(args.output, args.settings["benchmark"], [length_cell(prompts, answers)])
     elif args.verdicts is None:
         raise PlumblineError("--verdicts is missing; set evaluate: false to measure lengths alone")

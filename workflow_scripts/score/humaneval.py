@@ -6,9 +6,10 @@ completions, and whole functions from policies that chat. Not covered: drawing a
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
-from workflow_scripts.score.chat_code import closed, looks_like_chat, read_program
-from workflow_scripts.score.programs import cut_at, parse_flags, score_answers
-from workflow_scripts.score.sandbox import Program
+from workflow_scripts.score.flags import answers_parser
+from workflow_scripts.score.programs.chat_code import closed, looks_like_chat, read_program
+from workflow_scripts.score.programs.pass_at_k import Settings, cut_at, score_answers
+from workflow_scripts.score.programs.sandbox import Program
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 NEEDED = ("task_id", "prompt", "test", "entry_point")
@@ -44,8 +45,8 @@ def read_problems(path: str) -> dict[str, dict]:
 
 def main() -> None:
     """Write the pass@k scores of one policy, or why they were refused where no sandbox works."""
-    args = parse_flags(main.__doc__, "HumanEval.jsonl")
-    score_answers(args, "humaneval", read_problems(args.problems), make_program, is_chat)
+    args = answers_parser(main.__doc__, Settings).parse_args()
+    score_answers(args, "humaneval", read_problems(args.settings["file"]), make_program, is_chat)
 
 
 if __name__ == "__main__":

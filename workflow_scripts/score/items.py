@@ -23,9 +23,9 @@ def make_cell(
 ) -> dict[str, Any]:
     """Return one cell of a score file: n items, their n groups, and columns of n values each.
 
-    `bounds`, among the extra keys, are the least and the most that an item of a mean can have, where there are such: the
-    report's intervals need them where a policy stands at the edge.
-    Raises ValueError when a length differs: an item must never be lost on the way to the table.
+    `bounds`, among the extra keys, are the least and the most that an item of a mean can have, where there are such:
+    the report's intervals need them where a policy stands at the edge. Raises ValueError when a length differs: an item
+    must never be lost on the way to the table.
     """
     lengths = {len(items), len(groups), *map(len, columns.values())}
     if len(lengths) > 1:

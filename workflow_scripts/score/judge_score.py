@@ -5,14 +5,19 @@ were no lone integer, is a score of its own: the source leaves them out and show
 the judge.
 """
 
-import argparse
-import json
 from typing import Any
+
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.score.flags import judged_parser
 from workflow_scripts.score.items import write_scores
 from workflow_scripts.score.verdicts import Values, failed_cell, mean_cell, values_of, with_cuts
+
+
+class Settings(TypedDict):
+    benchmark: str
 
 
 def score(prompts: list[dict], ratings: Values) -> list[dict[str, Any]]:
@@ -23,15 +28,7 @@ def score(prompts: list[dict], ratings: Values) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Write the scores from 0 to 100 of one policy."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--prompts", required=True, help="the prompt set")
-    parser.add_argument("--generations", required=True, help="the policy's answers")
-    parser.add_argument("--verdicts", required=True, help="the judge's ratings, one per answer")
-    parser.add_argument(
-        "--settings", required=True, type=json.loads, help='{"benchmark": its name in the study}'
-    )
-    parser.add_argument("--output", required=True, help="score file to write")
-    args = parser.parse_args()
+    args = judged_parser(main.__doc__, Settings).parse_args()
     prompts = read_jsonl(args.prompts)
     verdicts = read_jsonl(args.verdicts)
     ratings = values_of(prompts, read_jsonl(args.generations), verdicts, "rating", args.verdicts)

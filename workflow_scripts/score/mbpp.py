@@ -11,9 +11,16 @@ import builtins
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.raw_files import field
-from workflow_scripts.score.chat_code import bound_names, defined, looks_like_chat, parse, read_program
-from workflow_scripts.score.programs import cut_at, parse_flags, score_answers
-from workflow_scripts.score.sandbox import Program
+from workflow_scripts.score.flags import answers_parser
+from workflow_scripts.score.programs.chat_code import (
+    bound_names,
+    defined,
+    looks_like_chat,
+    parse,
+    read_program,
+)
+from workflow_scripts.score.programs.pass_at_k import Settings, cut_at, score_answers
+from workflow_scripts.score.programs.sandbox import Program
 
 KINDS = {
     "task_id": "name",
@@ -57,7 +64,7 @@ def tests_of(problem: dict) -> tuple[tuple[str, ...], str, str]:
 
 
 def make_program(problem: dict, answer: str, chat: bool = False) -> Program:
-    """Return an answer with its problem's tests: a program up to the first stop string, or what a policy that chats says.
+    """Return an answer with its problem's tests: up to the first stop string, or what a policy that chats says.
 
     What the tests import may be used by the answer, too, as it was where they shared an interpreter.
     """
@@ -71,7 +78,7 @@ def make_program(problem: dict, answer: str, chat: bool = False) -> Program:
 
 
 def is_chat(problem: dict, answer: dict) -> bool:
-    """Return whether a row of generations looks like the answer of a policy that chats; a program has its own function."""
+    """Return whether a row of generations looks like a policy that chats; a program has its own function."""
     kept = cut_at(answer["text"], STOPS)
     return not defined(kept) and looks_like_chat(answer, kept, "")
 
@@ -97,8 +104,8 @@ def read_problems(path: str) -> dict[str, dict]:
 
 def main() -> None:
     """Write the pass@k scores of one policy, or why they were refused where no sandbox works."""
-    args = parse_flags(main.__doc__, "mbpp.jsonl")
-    score_answers(args, "mbpp", read_problems(args.problems), make_program, is_chat)
+    args = answers_parser(main.__doc__, Settings).parse_args()
+    score_answers(args, "mbpp", read_problems(args.settings["file"]), make_program, is_chat)
 
 
 if __name__ == "__main__":

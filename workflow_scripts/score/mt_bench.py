@@ -2,17 +2,18 @@
 
 The numbers are those of FastChat's show_result on the same judgments. Like there, a verdict that failed is part of no
 mean; unlike there, its share is a score of its own, and so is the share of ratings off the scale, which FastChat's
-grammar lets pass. Pairwise, a (question, turn) is a win or a loss only where both orders agree, else a tie; the adjusted
-win rate counts a tie as half a win. Not covered: asking the judge.
+grammar lets pass. Pairwise, a (question, turn) is a win or a loss only where both orders agree, else a tie; the
+adjusted win rate counts a tie as half a win. Not covered: asking the judge.
 """
 
-import argparse
-import json
 from collections.abc import Sequence
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.score.flags import judged_parser
 from workflow_scripts.score.items import SHARE, make_cell, write_scores
 from workflow_scripts.score.verdicts import (
     Values,
@@ -26,6 +27,11 @@ from workflow_scripts.score.verdicts import (
 )
 
 LOWEST, HIGHEST = 1, 10
+
+
+class Settings(TypedDict):
+    benchmark: str
+    mode: str
 
 
 def subsets_of(prompts: list[dict], values: Values) -> dict[str, Values]:
@@ -101,21 +107,8 @@ def score_pairwise(prompts: list[dict], preferences: Values) -> list[dict[str, A
 
 def main() -> None:
     """Write the MT-Bench scores of one policy."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--prompts", required=True, help="the prompt set, with each question's category")
-    parser.add_argument(
-        "--generations", required=True, help="the policy's answers, each of which needs a verdict"
-    )
-    parser.add_argument("--verdicts", required=True, help="the judge's ratings, or pairwise its preferences")
-    parser.add_argument(
-        "--settings",
-        required=True,
-        type=json.loads,
-        help='{"benchmark": its name in the study, "mode": single (default) or pairwise}',
-    )
-    parser.add_argument("--output", required=True, help="score file to write")
-    args = parser.parse_args()
-    pairwise = args.settings.get("mode", "single") == "pairwise"
+    args = judged_parser(main.__doc__, Settings).parse_args()
+    pairwise = args.settings["mode"] == "pairwise"
     prompts, verdicts = read_jsonl(args.prompts), read_jsonl(args.verdicts)
     key = "preference" if pairwise else "rating"
     values = values_of(prompts, read_jsonl(args.generations), verdicts, key, args.verdicts)

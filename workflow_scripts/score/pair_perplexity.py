@@ -1,17 +1,17 @@
 """Perplexity of hints (actions 1 and 4) and of given-away solutions (2 and 5) after the same dialogue.
 
 A pedagogically aligned tutor finds hints likelier. Covers the six pooled numbers. Not covered: the
-likelihoods themselves, which are computed where the model is loaded.
+likelihoods themselves, which are computed where the model is loaded (`pair_likelihoods`).
 """
 
-import argparse
-import json
 import math
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.score.flags import measured_parser
 from workflow_scripts.score.items import make_cell, write_scores
 
 SUBSETS = {
@@ -22,6 +22,10 @@ SUBSETS = {
     "action1+4": ("1", "4"),
     "action2+5": ("2", "5"),
 }
+
+
+class Settings(TypedDict):
+    fidelity: str
 
 
 def weigh(nll: np.ndarray, tokens: np.ndarray, fidelity: str) -> tuple[np.ndarray, np.ndarray]:
@@ -93,16 +97,10 @@ def score(rows: list[dict], fidelity: str, where: str) -> list[dict]:
 
 def main() -> None:
     """Write the six pair perplexities of one policy."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument(
-        "--likelihoods", required=True, help="rows of id, group, action, nll (nats, summed), tokens"
-    )
-    parser.add_argument(
-        "--settings", required=True, type=json.loads, help="the benchmark's settings, as JSON"
-    )
-    parser.add_argument("--output", required=True, help="score file to write")
-    args = parser.parse_args()
-    cells = score(read_jsonl(args.likelihoods), args.settings["fidelity"], args.likelihoods)
+    args = measured_parser(
+        main.__doc__, Settings, "rows of id, group, action, nll (nats, summed), tokens"
+    ).parse_args()
+    cells = score(read_jsonl(args.measured), args.settings["fidelity"], args.measured)
     write_scores(args.output, "pair_perplexity", cells)
 
 

@@ -1,17 +1,18 @@
 """How often a judge finds the policy's answer safer and more helpful than a rival's (Baheti et al. 2024).
 
 Each pair was asked in both orders: a win or a loss where they agree, else a tie. The win rate counts a tie as half a
-win, 0 to 1; wins, ties and losses are the three shares. A failed verdict is part of neither, but its share is a score of
-its own. A verdict the study skips is in no number: the score file says how many prompts that are. Not covered: asking
-the judge.
+win, 0 to 1; wins, ties and losses are the three shares. A failed verdict is part of neither, but its share is a score
+of its own. A verdict the study skips is in no number: the score file says how many prompts that are. Not covered:
+asking the judge.
 """
 
-import argparse
-import json
 from typing import Any
+
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.score.flags import judged_parser
 from workflow_scripts.score.items import write_scores
 from workflow_scripts.score.verdicts import (
     Values,
@@ -23,6 +24,10 @@ from workflow_scripts.score.verdicts import (
     with_cuts,
     won,
 )
+
+
+class Settings(TypedDict):
+    benchmark: str
 
 
 def score(prompts: list[dict], preferences: Values) -> list[dict[str, Any]]:
@@ -39,15 +44,7 @@ def score(prompts: list[dict], preferences: Values) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Write the preference scores of one policy."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--prompts", required=True, help="the prompt set")
-    parser.add_argument("--generations", required=True, help="the policy's answers")
-    parser.add_argument("--verdicts", required=True, help="the judge's preferences, one per answer")
-    parser.add_argument(
-        "--settings", required=True, type=json.loads, help='{"benchmark": its name in the study}'
-    )
-    parser.add_argument("--output", required=True, help="score file to write")
-    args = parser.parse_args()
+    args = judged_parser(main.__doc__, Settings).parse_args()
     prompts, verdicts = read_jsonl(args.prompts), read_jsonl(args.verdicts)
     preferences = values_of(prompts, read_jsonl(args.generations), verdicts, "preference", args.verdicts)
     skipped = len({row["id"] for row in verdicts if row.get("skipped")})

@@ -5,10 +5,9 @@ reply of a conversation and the preferred candidate of a ranked row. Rows withou
 finds every token certain, `empty` finds all tokens equally likely. Not covered: losses over prompts.
 """
 
-import argparse
-import json
 import math
-from pathlib import Path
+
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.cuts import cut_counts, say_cuts
 from workflow_scripts.common.errors import PlumblineError, run
@@ -18,6 +17,17 @@ from workflow_scripts.common.logprobs import shared_prompt_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of, torch
 from workflow_scripts.common.templates import tokenise_prompt, tokenise_reply
 from workflow_scripts.common.turns import turns_of
+from workflow_scripts.score.flags import measuring_parser
+
+
+class Settings(TypedDict):
+    batch_size: int
+    history_turns: int | None
+    limit: int | None
+    max_tokens: int
+    precision: str
+    template: dict
+    trust_remote_code: bool
 
 
 def gold_turns(rows: list[dict], history: int | None, limit: int | None, where: str) -> list[dict]:
@@ -78,15 +88,7 @@ def measured(row: dict, nats: float) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--model", type=Path, required=True, help="model folder (calibration: the tokenizer's)"
-    )
-    parser.add_argument("--calibration", choices=("gold", "empty"), help="score this pseudo-policy instead")
-    parser.add_argument("--rows", type=Path, required=True, help="conversations or ranked rows of a split")
-    parser.add_argument("--settings", type=json.loads, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    arguments = parser.parse_args()
+    arguments = measuring_parser(__doc__, Settings, "conversations or ranked rows of a split").parse_args()
     settings = arguments.settings
     tokenizer = load_tokenizer(arguments.model)
     turns = gold_turns(

@@ -1,17 +1,22 @@
 """Loss of a policy on the gold replies of a split: nats per token, and perplexity, both pooled over all tokens.
 
 Covers two cells of subset "reply". Not covered: the likelihoods themselves, which are computed where the model is
-loaded (`score.reply_likelihoods`).
+loaded (`reply_likelihoods`).
 """
 
-import argparse
-import json
 import math
+
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.cuts import cut_counts, cut_words
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.score.flags import measured_parser
 from workflow_scripts.score.items import make_cell, write_scores
+
+
+class Settings(TypedDict):
+    benchmark: str
 
 
 def check_rows(rows: list[dict], where: str) -> None:
@@ -58,13 +63,11 @@ def score(rows: list[dict], where: str) -> list[dict]:
 
 def main() -> None:
     """Write the loss of one policy on one split."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--likelihoods", required=True, help="rows of id, group, nll (nats, summed), tokens")
-    parser.add_argument("--settings", required=True, type=json.loads, help='{"benchmark": its name}')
-    parser.add_argument("--output", required=True, help="score file to write")
-    args = parser.parse_args()
-    cells = score(read_jsonl(args.likelihoods), args.likelihoods)
-    write_scores(args.output, args.settings.get("benchmark", "loss"), cells)
+    args = measured_parser(
+        main.__doc__, Settings, "rows of id, group, nll (nats, summed), tokens"
+    ).parse_args()
+    cells = score(read_jsonl(args.measured), args.measured)
+    write_scores(args.output, args.settings["benchmark"], cells)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ distinct n-grams and lengths. Where the references are what a policy was trained
 has no better direction. Not covered: judges, embeddings, and several references for one answer.
 """
 
-import argparse
-import json
 import re
 import sys
 from collections import Counter
@@ -15,17 +13,25 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.score.flags import answers_parser
 from workflow_scripts.score.items import SHARE, make_cell, write_scores
-from workflow_scripts.score.rewards import NGRAMS, distinct
+from workflow_scripts.score.reward_scores import NGRAMS, distinct
 from workflow_scripts.score.wordnet import WordNet
 
 CORPUS_NOTE = (
     "of the whole corpus, so it falls as the corpus grows; items are groups, and the interval is the delete-one "
     "jackknife's, which is a little wide"
 )
+
+
+class Settings(TypedDict):
+    benchmark: str
+    metrics: list[str]
+    wordnet: str | None
 
 
 class Turn(NamedTuple):
@@ -101,7 +107,7 @@ def mean_cell(turns: list[Turn], metric: str, measure: Callable[[Turn, str], flo
 
 
 def bleu_cells(turns: list[Turn], settings: dict) -> list[dict]:
-    """Return the cell of corpus BLEU: each item's n-grams matched (m) and made (t), and lengths, in sacrebleu's tokens."""
+    """Return the cell of corpus BLEU: of each item the n-grams matched (m) and made (t), and lengths, by sacrebleu."""
     from sacrebleu.metrics import BLEU
 
     metric = BLEU(smooth_method="none")
@@ -166,7 +172,7 @@ def fragments(answer: list[str], given: list[str]) -> list[int]:
 
 
 def coverage_cells(turns: list[Turn], settings: dict) -> list[dict]:
-    """Return the cell of extractive coverage: the share of an answer's words in shared stretches (eq. 1), 0 if empty."""
+    """Return the cell of extractive coverage: share of an answer's words in shared stretches (eq. 1), 0 if empty."""
 
     def coverage(turn: Turn, answer: str) -> float:
         words = words_of(answer)
@@ -195,8 +201,8 @@ def corpus_distinct(groups: list[list[tuple[str, ...]]]) -> list[float]:
     """Return a value for each group of n-grams; their mean is the corpus' share of distinct n-grams.
 
     θ = types / tokens (Li et al. 2016) is no mean of groups, but its delete-one jackknife is: the value of group g is
-    θ + √(G (G-1)) (mean of the θ without one - θ without g), G groups. Their bootstrap's variance is the jackknife's, on
-    average not below the true one (Efron & Stein 1981). Without any n-gram θ is 0.
+    θ + √(G (G-1)) (mean of the θ without one - θ without g), G groups. Their bootstrap's variance is the jackknife's,
+    on average not below the true one (Efron & Stein 1981). Without any n-gram θ is 0.
     """
     counts = [Counter(group) for group in groups]
     holders = Counter(ngram for count in counts for ngram in count)
@@ -235,7 +241,7 @@ def distinct_cells(turns: list[Turn], settings: dict) -> list[dict]:
 
 
 def length_cells(turns: list[Turn], settings: dict) -> list[dict]:
-    """Return the cells of lengths in words and in the policy's tokens; texts that no policy generated have no tokens."""
+    """Return the cells of lengths in words and in the policy's tokens; texts that no policy made have no tokens."""
     cells = [mean_cell(turns, "words", lambda _, answer: float(len(answer.split())), higher_is_better=None)]
     if all(
         tokens or not text for turn in turns for text, tokens in zip(turn.answers, turn.tokens, strict=True)
@@ -260,8 +266,8 @@ REFERENCED = ("bleu", "meteor")
 def score(turns: list[Turn], settings: dict) -> list[dict]:
     """Return the cells of the metrics in the settings, in their order.
 
-    BLEU and METEOR are over the turns that have a reference. Raises PlumblineError for an unknown metric, and for one of
-    these two where no turn has a reference.
+    BLEU and METEOR are over the turns that have a reference. Raises PlumblineError for an unknown metric, and for one
+    of these two where no turn has a reference.
     """
     unknown = [name for name in settings["metrics"] if name not in METRICS]
     if unknown:
@@ -277,17 +283,7 @@ def score(turns: list[Turn], settings: dict) -> list[dict]:
 
 def main() -> None:
     """Write the text scores of one policy's answers."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--prompts", required=True, help="the prompt set")
-    parser.add_argument("--generations", required=True, help="the policy's answers to it")
-    parser.add_argument(
-        "--settings",
-        required=True,
-        type=json.loads,
-        help='{"benchmark", "metrics": [names], "wordnet": folder of WordNet\'s dictionary files or null}',
-    )
-    parser.add_argument("--output", required=True, help="score file to write")
-    args = parser.parse_args()
+    args = answers_parser(main.__doc__, Settings).parse_args()
     turns = read_turns(read_jsonl(args.prompts), read_jsonl(args.generations), args.generations)
     bare = sum(turn.reference is None for turn in turns)
     if bare and set(REFERENCED) & set(args.settings["metrics"]):

@@ -4,15 +4,22 @@ Covers accuracy and macro-F1 of evaluation, action and state (the labels; the re
 many replies can be used at all. Not covered: the words the tutor says, which no label scores.
 """
 
-import argparse
 import json
+
+from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, FIELDS, LABEL_FIELDS, STATE, parse_reply
+from workflow_scripts.score.flags import answers_parser
 from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
 
 SUBSETS = {EVALUATION: "evaluation", ACTION: "action", STATE: "state"}
+
+
+class Settings(TypedDict):
+    skip_first_turn: bool
+    fidelity: str
 
 
 def label_of(reply: dict | None, field: str, fidelity: str) -> str:
@@ -89,14 +96,7 @@ def score(prompts: list[dict], answers: dict[str, dict], settings: dict) -> list
 
 def main() -> None:
     """Write the tutor scores of one policy."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--prompts", required=True, help="the tutor prompt set, with gold references")
-    parser.add_argument("--generations", required=True, help="the policy's replies")
-    parser.add_argument(
-        "--settings", required=True, type=json.loads, help="the benchmark's settings, as JSON"
-    )
-    parser.add_argument("--output", required=True, help="score file to write")
-    args = parser.parse_args()
+    args = answers_parser(main.__doc__, Settings).parse_args()
     prompts = read_jsonl(args.prompts)
     samples = first_turns_by_id(
         read_jsonl(args.generations), [row["id"] for row in prompts], args.generations

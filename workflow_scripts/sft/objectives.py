@@ -86,11 +86,12 @@ def full_kl(hidden: Tensor, head: Tensor, reference_hidden: Tensor, reference_he
     no more than CHUNK positions exist at once: each chunk's are made again for its gradient.
     """
 
+    def logps_of(states: Tensor, weights: Tensor) -> Tensor:
+        logits = linear(states, weights)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+
     def some(states: Tensor, reference_states: Tensor) -> Tensor:
-        logps, reference = (
-            logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-            for logits in (linear(states, head), linear(reference_states, reference_head))
-        )
+        logps, reference = logps_of(states, head), logps_of(reference_states, reference_head)
         return (logps.exp() * (logps - reference)).sum(-1)
 
     if len(hidden) <= CHUNK:

@@ -6,7 +6,7 @@ Writes `<split>.parquet` (columns id, input_ids, labels) for each split, `reject
 - `it` (instruction tuning): the assistant's contents and end tokens.
 - `im` (instruction modelling, Shi et al. 2024): the prompts too. `im_mask: paper` is their eq. 4, all contents and no
   word of the template; `im_mask: code` is what their published runs did, all but BOS and the first header.
-- `lm` (their "packed" baseline): no template and no special tokens; the texts of all conversations, one after the other,
+- `lm` (their "packed" baseline): no template and no special tokens; the texts of all conversations, one after another,
   are cut into blocks of `max_tokens`, and every token is learned.
 
 Of a message marked "learn": false (see `clean`) no token is learned under any objective; it is context alone.
@@ -17,14 +17,14 @@ dataset limits the history, each assistant turn is a row of its own, of which `i
 prompt as well; a message that several turns see is then learned several times. `lm` reads conversations whole.
 """
 
-import argparse
-import json
 import sys
-from pathlib import Path
+from typing import Literal
 
 import pyarrow
 import pyarrow.parquet
+from typing_extensions import TypedDict
 
+from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.cuts import say_cuts, say_rejected
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file, read_jsonl, write_jsonl, write_manifest
@@ -32,6 +32,7 @@ from workflow_scripts.common.fitting import lost_ends
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.templates import (
     IGNORED,
+    Template,
     Tokens,
     forbidden_text,
     tokenise_conversation,
@@ -42,6 +43,17 @@ from workflow_scripts.common.turns import turns_of, window
 
 REMAINDER = "remainder"  # what is left of a text behind its last block
 IM_MASKS = {"paper": "contents", "code": "text"}  # what `tokenise_conversation` learns
+
+
+class Settings(TypedDict):
+    """What the step reads; a row has at most max_tokens."""
+
+    objective: Literal["it", "im", "lm"]
+    im_mask: Literal["paper", "code"]
+    max_tokens: int
+    overflow: Literal["cut", "reject"]
+    history_turns: int | None
+    template: Template
 
 
 def spread(rows: list[dict], history: int | None) -> list[dict]:
@@ -57,7 +69,7 @@ def shortened(rows: list[dict], history: int | None) -> int:
     return sum(len(window(messages, history)) < len(messages) for messages in whole)
 
 
-def ends_of(row: dict, tokenizer: object, settings: dict) -> dict[str, int]:
+def ends_of(row: dict, tokenizer: object, settings: Settings) -> dict[str, int]:
     """Return what a row that is cut at max_tokens loses: ends of replies and replies altogether, a turn's own alone."""
     template, limit = settings["template"], settings["max_tokens"]
     if "reference" not in row:
@@ -69,7 +81,7 @@ def ends_of(row: dict, tokenizer: object, settings: dict) -> dict[str, int]:
     return {"ends_lost": int(ends and not replies), "replies_lost": int(replies > 0)}
 
 
-def tokenise_row(row: dict, tokenizer: object, settings: dict) -> Tokens:
+def tokenise_row(row: dict, tokenizer: object, settings: Settings) -> Tokens:
     """Return the tokens of a conversation or of a turn, labelled for the objective `it` or `im`."""
     template, messages = settings["template"], row["messages"]
     if settings["objective"] == "im":
@@ -92,11 +104,12 @@ def refusal(row: dict, tokenizer: object, template: dict | None = None) -> dict 
 
 
 def tokenise_rows(
-    rows: list[dict], tokenizer: object, settings: dict
+    rows: list[dict], tokenizer: object, settings: Settings
 ) -> tuple[list[dict], list[dict], dict[str, int]]:
     """Return (token rows, rejections, counts of what was cut) of conversations; every row is in one of the first two.
 
-    The counts are `cut` rows, `tokens_cut`, `ends_lost` (replies without their end) and `replies_lost` (left out whole).
+    The counts are `cut` rows, `tokens_cut`, `ends_lost` (replies without their end) and `replies_lost` (left out
+    whole).
     """
     kept, rejected, limit = [], [], settings["max_tokens"]
     cuts = dict.fromkeys(("cut", "tokens_cut", "ends_lost", "replies_lost"), 0)
@@ -126,7 +139,7 @@ def tokenise_rows(
 
 
 def cut_blocks(
-    rows: list[dict], tokenizer: object, settings: dict
+    rows: list[dict], tokenizer: object, settings: Settings
 ) -> tuple[list[dict], list[dict], dict[str, int]]:
     """Return (blocks of `max_tokens` tokens, rejections, count of tokens left over) for the objective `lm`.
 
@@ -159,12 +172,8 @@ def cut_blocks(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = step_parser(__doc__, Settings, tokenizer="model folder")
     parser.add_argument("--splits", nargs="+", required=True, help="name=conversations.jsonl of each split")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="model folder")
-    parser.add_argument("--settings", type=json.loads, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--manifest", type=Path, required=True)
     arguments = parser.parse_args()
     tokenizer = load_tokenizer(arguments.tokenizer)
     counts, all_rejected, files = {}, [], []

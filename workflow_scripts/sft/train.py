@@ -15,35 +15,27 @@ and the full KL needs a whole distribution. Not covered: sharding that parent ov
 balancing loss), tensor and sequence parallelism.
 """
 
-import argparse
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
+from typing_extensions import TypedDict
 
-import workflow_scripts.common.models  # noqa: F401  (sets the environment before the libraries load)
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.logprobs import IGNORED, head_of, keeps_rows_apart, through_forward, token_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
-from workflow_scripts.common.training import (
-    Shared,
-    add_training_flags,
-    callbacks_of,
-    counts_of,
-    load_trainable,
-    run_training,
-    save_trained,
-    share_steps,
-    template_of,
-    train,
-    training_arguments,
-    work_folder,
-)
+from workflow_scripts.common.training.arguments import callbacks_of, training_arguments
+from workflow_scripts.common.training.batches import share_steps
+from workflow_scripts.common.training.checkpoints import work_folder
+from workflow_scripts.common.training.command import counts_of, run_training, template_of, training_parser
+from workflow_scripts.common.training.loading import load_trainable
+from workflow_scripts.common.training.saving import save_trained
+from workflow_scripts.common.training.settings import PolicyTraining
+from workflow_scripts.common.training.trainer import Shared, train
 from workflow_scripts.sft.objectives import (
     full_kl,
     gold_kl,
@@ -55,6 +47,22 @@ from workflow_scripts.sft.objectives import (
     rows_of,
     shares,
 )
+
+
+class Kl(TypedDict):
+    """What holds a policy to its parent, and how much of it is added to the loss."""
+
+    weight: float
+    form: Literal["gold", "full"]
+
+
+class Settings(PolicyTraining):
+    """What fine-tuning reads; rows are packed into pack_tokens, or batched where it is None."""
+
+    pack_tokens: int | None
+    neftune_alpha: float | None
+    kl: Kl | None
+    loss_norm: Literal["token", "example"]
 
 
 def learned_states(policy: Any, batch: dict[str, Tensor], noise_alpha: float | None = None) -> Tensor:
@@ -77,7 +85,7 @@ class LearnedPositionsTrainer(Shared, SFTTrainer):
     With the defaults its loss is TRL's own (a test holds it so). `reference` is the parent, where `kl` needs one.
     """
 
-    def __init__(self, *, settings: dict, reference: Any = None, **arguments: Any) -> None:
+    def __init__(self, *, settings: Settings, reference: Any = None, **arguments: Any) -> None:
         super().__init__(**arguments)
         if self.aux_loss_enabled:
             raise PlumblineError(
@@ -190,13 +198,8 @@ def refuse_cutting(rows: dict[str, Dataset], pack_tokens: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_training_flags(parser)
-    parser.add_argument(
-        "--tokens", type=Path, required=True, help="folder with train.parquet, validation.parquet"
-    )
-    parser.add_argument("--tokens-manifest", type=Path, required=True)
-    arguments = parser.parse_args()
+    files = {"tokens": "folder with train.parquet, validation.parquet", "tokens_manifest": "its manifest"}
+    arguments = training_parser(__doc__, Settings, **files).parse_args()
     settings = arguments.settings
     inputs = [arguments.parent_manifest, arguments.tokens_manifest]
     code = code_of("workflow_scripts.sft.train")
@@ -210,10 +213,8 @@ def main() -> None:
             trust_remote_code=settings["trust_remote_code"],
             computing=precision_of(settings["precision"]),
         )
-    model, packing = (
-        load_trainable(arguments.parent, settings, arguments.seed),
-        settings["pack_tokens"] is not None,
-    )
+    model = load_trainable(arguments.parent, settings, arguments.seed)
+    packing = settings["pack_tokens"] is not None
     rows = {
         split: Dataset.from_parquet(str(arguments.tokens / f"{split}.parquet"), keep_in_memory=True)
         for split in ("train", "validation")

@@ -1,4 +1,4 @@
-"""Name every mistake in study files, or say what they define (policies with their lineage, cells), and what is in doubt."""
+"""Name every mistake in study files, or say what they define (policies, cells) and what is in doubt."""
 
 import argparse
 import sys
@@ -8,7 +8,8 @@ from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.study.checking import examine
 from workflow_scripts.study.lineage import policies_of, seeds_of
 from workflow_scripts.study.machine import seen
-from workflow_scripts.study.reading import mistakes, read_yaml
+from workflow_scripts.study.messages import mistakes
+from workflow_scripts.study.reading import read_yaml
 from workflow_scripts.study.study import Study
 
 

@@ -1,17 +1,21 @@
 """Write docs/config.md and docs/config.schema.json from the study's schema; `--check` fails where they differ.
 
-The tables are made from the JSON schema, so what the two files say is what `check_study` enforces. Not covered: rules
-between keys (a name that must exist, keys that exclude each other); those are in the error messages.
+The page is made from the JSON schema, so what the two files say is what `check_study` enforces. Keys that parts have from
+a common class stand once in the page, under that class. Not covered: rules between keys (a name that must exist, keys that
+exclude each other); those are in the error messages.
 """
 
 import argparse
+import inspect
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file
-from workflow_scripts.study.basics import PATTERNS
+from workflow_scripts.study.basics import PATTERNS, Strict
+from workflow_scripts.study.mistakes import models_in
 from workflow_scripts.study.study import Study
 
 INTRODUCTION = """# What a study holds
@@ -25,9 +29,10 @@ Editors that know JSON Schema complete and check a study as you type, with this 
 
     # yaml-language-server: $schema=../docs/config.schema.json
 
-Keys without a default must be given. Lengths of text are tokens unless a key says otherwise; shares are from 0 to 1.
-This page and the schema are made by `python -m workflow_scripts.study.config_docs` from
-`workflow_scripts/study/`.
+After each key stand its type and its default; a key without a default is **required**. Lengths of text are tokens unless
+a key says otherwise; shares are from 0 to 1. Keys that several parts share are listed once, under a part of their own,
+and the parts that have them name it. This page and the schema are made from `workflow_scripts/study/` by
+`python -m workflow_scripts.study.config_docs`.
 """
 
 
@@ -41,10 +46,15 @@ def link(part: str) -> str:
     return f"[{part}](#{part.lower()})"
 
 
+def plain(number: float) -> str:
+    """Return a number without needless zeros: 0.5, 1, 4294967296."""
+    return f"{int(number)}" if number == int(number) else f"{number:g}"
+
+
 def bounds_of(schema: dict) -> str:
     """Return what a number or a text must satisfy, or nothing."""
     words = {"exclusiveMinimum": ">", "minimum": "≥", "maximum": "≤", "exclusiveMaximum": "<"}
-    return " and ".join(f"{sign} {schema[key]:g}" for key, sign in words.items() if key in schema)
+    return " and ".join(f"{sign} {plain(schema[key])}" for key, sign in words.items() if key in schema)
 
 
 def mapping_of(schema: dict) -> tuple[str, dict] | None:
@@ -55,10 +65,13 @@ def mapping_of(schema: dict) -> tuple[str, dict] | None:
         return "name", next(iter(schema["patternProperties"].values()))
     allowed = schema.get("propertyNames", {}).get("enum")
     values = schema.get("additionalProperties")
-    return (
-        " or ".join(f"`{key}`" for key in allowed) if allowed else "name",
-        values if isinstance(values, dict) else {},
-    )
+    keys = either([f"`{key}`" for key in allowed]) if allowed else "name"
+    return keys, values if isinstance(values, dict) else {}
+
+
+def either(choices: list[str]) -> str:
+    """Return "a, b or c"."""
+    return " or ".join([", ".join(choices[:-1]), choices[-1]] if len(choices) > 1 else choices)
 
 
 def type_of(schema: dict, many: bool = False) -> str:
@@ -66,10 +79,10 @@ def type_of(schema: dict, many: bool = False) -> str:
     if "$ref" in schema:
         return link(title_of(schema["$ref"]))
     if "const" in schema or "enum" in schema:
-        return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+        return either([f"`{value}`" for value in schema.get("enum", [schema.get("const")])])
     for choice in ("anyOf", "oneOf"):
         if choice in schema:
-            return " or ".join(dict.fromkeys(type_of(part, many) for part in schema[choice]))
+            return either(list(dict.fromkeys(type_of(part, many) for part in schema[choice])))
     if mapping := mapping_of(schema):
         return f"mapping of {mapping[0]} to {type_of(mapping[1])}"
     if schema.get("type") == "array":
@@ -83,9 +96,9 @@ def type_of(schema: dict, many: bool = False) -> str:
 
 
 def default_of(key: str, schema: dict, required: list[str]) -> str:
-    """Return a key's default as it would be written in YAML, or that it must be given."""
+    """Return a key's default as it would be written in YAML, or that it is required."""
     if key in required:
-        return "**must be given**"
+        return "**required**"
     default = schema.get("default")
     if isinstance(default, dict) and default and "$ref" in schema:
         return "all defaults"
@@ -105,17 +118,20 @@ def places_in(schema: dict, path: str) -> list[tuple[str, str]]:
     ]
 
 
-def table_of(part: dict, parts: dict[str, dict]) -> list[str]:
-    """Return a part's keys as a Markdown table; a key without a text of its own has that of the part it holds."""
-    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+def lines_of(part: dict, keys: list[str], parts: dict[str, dict]) -> list[str]:
+    """Return a line for each of some keys of a part; a key without a text of its own has that of the part it holds."""
+    lines = []
     # What a study must hold may stand in the study it extends.
     required = part.get("required") or part.get("anyOf", [{}])[0].get("required", [])
-    for key, schema in part.get("properties", {}).items():
+    for key in keys:
+        schema = part["properties"][key]
         held = [parts[name].get("description", "") for name, _ in places_in(schema, key)]
         meaning = " ".join((schema.get("description") or " ".join(held)).split())
-        cells = (f"`{key}`", type_of(schema), default_of(key, schema, required), meaning)
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return rows
+        default = default_of(key, schema, required)
+        if default == "`null`" and "anyOf" in schema:  # so it may be null: the default says so
+            schema = {"anyOf": [choice for choice in schema["anyOf"] if choice.get("type") != "null"]}
+        lines.append(f"- `{key}` ({type_of(schema)}, {default}): {meaning}")
+    return lines
 
 
 def render_schema() -> str:
@@ -137,24 +153,103 @@ def render_schema() -> str:
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
-def render_page() -> str:
-    """Return docs/config.md: the study's own keys, then each part in the order in which it is first met."""
-    schema = Study.model_json_schema()
-    parts = {"Study": schema, **schema["$defs"]}
-    paths: dict[str, list[str]] = {}
+class Entry(NamedTuple):
+    """A part of the page: its class, and where it stands in a study (nowhere: other parts have their keys from it)."""
+
+    model: type[Strict]
+    places: list[str]
+
+
+def own_keys(model: type) -> list[str]:
+    """Return the keys that a class adds to those it has from others, or sets another default for."""
+    own = inspect.get_annotations(model)
+    fields = getattr(model, "model_fields", {})
+    return [field.alias or key for key, field in fields.items() if key in own]
+
+
+def shared_with(model: type) -> list[type[Strict]]:
+    """Return the nearest classes with keys of their own that a class has all keys of."""
+    found: list[type[Strict]] = []
+    for base in model.__bases__:
+        found += [base] if own_keys(base) else shared_with(base)
+    return list(dict.fromkeys(found))
+
+
+def entries_of(schema: dict) -> dict[str, Entry]:
+    """Return the parts of a study by name, in the order in which they are first met; after those they share keys with."""
+    parts, classes = {"Study": schema, **schema["$defs"]}, {"Study": Study}
+    entries: dict[str, Entry] = {}
+
+    def enter(model: type[Strict], *places: str) -> None:
+        for base in shared_with(model):
+            enter(base)
+        entry = entries.setdefault(model.__name__, Entry(model, []))
+        entry.places.extend(place for place in places if place not in entry.places)
 
     def walk(name: str, path: str) -> None:
-        paths.setdefault(name, []).append(path)
+        enter(classes[name], path)
+        inside = [field.annotation for field in classes[name].model_fields.values()]
+        classes.update({model.__name__: model for each in inside for model in models_in(each)})
         for key, value in parts[name].get("properties", {}).items():
             for part, place in places_in(value, f"{path}.{key}".lstrip(".")):
                 walk(part, place)
 
     walk("Study", "")
-    lines = [INTRODUCTION]
-    for name, where in paths.items():
-        text = " ".join(parts[name].get("description", "").split())
-        at = ", ".join(f"`{path}`" for path in where if path)
-        lines += [f"## {name}", "", f"At {at}. {text}" if at else text, "", *table_of(parts[name], parts), ""]
+    return entries
+
+
+def listed(parts: list[str]) -> str:
+    """Return links to parts: A, B and C."""
+    links = [link(part) for part in parts]
+    return " and ".join([", ".join(links[:-1]), links[-1]] if len(links) > 1 else links)
+
+
+def contents(entries: dict[str, Entry]) -> list[str]:
+    """Return the table of contents: for each section of a study its parts, after those they share keys with."""
+    sections: dict[str, list[str]] = {key: [] for key in own_keys(Study)}
+    waiting: list[str] = []
+    for name, entry in entries.items():
+        if name == "Study":
+            continue
+        waiting.append(name)
+        if entry.places:
+            sections[entry.places[0].split(".")[0].split("[")[0]] += waiting
+            waiting = []
+    lines = [f"- `{key}`: {', '.join(map(link, parts))}" for key, parts in sections.items() if parts]
+    return ["The sections of a [study](#study), and their parts:", "", *lines, ""]
+
+
+def introduced(entry: Entry, tag: str, heirs: list[str]) -> str:
+    """Return what stands above a part's keys: where it is, what it is, and which keys it shares.
+
+    tag: the key that tells it from other parts in its place (`method: dpo`), or nothing.
+    """
+    where = ", ".join(f"`{place}`" for place in entry.places if place)
+    told = f" with {tag}" if tag else ""
+    sentences = [f"At {where}{told}."] if where else []
+    sentences += [f"Shared by {listed(heirs)}."] if not entry.places else []
+    sentences.append(" ".join((inspect.getdoc(entry.model) or "").split()))
+    bases = [base.__name__ for base in shared_with(entry.model)]
+    sentences += [f"It has all keys of {listed(bases)}."] if bases else []
+    return " ".join(sentences)
+
+
+def render_page() -> str:
+    """Return docs/config.md: the study's own keys, then each part in the order in which it is first met."""
+    schema = Study.model_json_schema()
+    entries = entries_of(schema)
+    lines = [INTRODUCTION, *contents(entries)]
+    for name, entry in entries.items():
+        heirs = [other for other, each in entries.items() if entry.model in shared_with(each.model)]
+        own = schema if name == "Study" else schema["$defs"].get(name) or entry.model.model_json_schema()
+        tags = {
+            key: own["properties"][key]["const"] for key in own_keys(entry.model) if key in ("kind", "method")
+        }
+        tag = "".join(f"`{key}: {value}`" for key, value in tags.items())
+        keys = [key for key in own_keys(entry.model) if key not in tags]
+        lines += [f"## {name}", "", introduced(entry, tag, heirs), ""]
+        if keys:
+            lines += [*lines_of(own, keys, schema["$defs"]), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -1,10 +1,20 @@
 """`datasets`: how raw files are cleaned and split."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from workflow_scripts.common.tutor_reply import FIELDS, LABELS
 from workflow_scripts.study.basics import Count, FileName, Name, Positive, Seed, Strict, Words
+from workflow_scripts.study.findings import Finding, doubt, wrong
+from workflow_scripts.study.messages import named, nearest, shown
+from workflow_scripts.study.names import Names, name_in
+from workflow_scripts.study.part import Part
+
+if TYPE_CHECKING:
+    from workflow_scripts.study.sources import Source
+    from workflow_scripts.study.study import Study
 
 
 class Split(Strict):
@@ -22,6 +32,10 @@ class Split(Strict):
     """Split: its files, for data that comes split; a group that is in two stays in the first."""
     limit: Count | None = None
     """No split gets more conversations than this, whatever its quota or its files."""
+
+    def names_of_splits(self) -> list[str]:
+        """Return what the splits are called."""
+        return list(self.quotas or self.by_file)
 
     @model_validator(mode="after")
     def one_way(self) -> "Split":
@@ -76,9 +90,27 @@ SCHEMAS = Literal[
     "judged_pairs",
     "labelled",
 ]
+STRUCTURED = "tutorbot"  # its replies have labels in fields
+RANKED = (  # several answers to a prompt, ranked, and the rewards they were given
+    "hh",
+    "rewarded",
+    "judged_pairs",
+    "preferences",
+    "alpaca_preferences",
+    "sharegpt_preferences",
+    "labelled",
+)
+UNORDERED = ("labelled",)  # of these, those whose answers came in no order
+KNOWING = ("rewarded", "hh")  # rows whose meta may have the knowledge that a reply is held to
+READ_OF = {  # settings of a dataset: the schemas whose rows are read by them
+    "drop_fields": (STRUCTURED,),
+    "replace_na": (STRUCTURED,),
+    "reply_format": (STRUCTURED,),
+    "reject_colon": ("hh",),
+}
 
 
-class Dataset(Strict):
+class Dataset(Part):
     """Raw files of a source, and how they are cleaned and split."""
 
     source: str
@@ -121,3 +153,70 @@ class Dataset(Strict):
     """Keep only some rows, chosen before the split."""
     split: Split
     """The splits."""
+
+    def names(self, path: str, need: Names) -> None:
+        """Need its source and files, the files of its splits, and the splits whose groups it leaves out."""
+        need.need_source(f"{path}.source", self.source)
+        for index, file in enumerate(self.files):
+            need.need_file(f"{path}.files[{index}]", self.source, file)
+        for split, files in self.split.by_file.items():
+            for file in files:
+                need.need(f"{path}.split.by_file.{split}", file, self.files, "file of this dataset")
+        for index, held_out in enumerate(self.exclude_groups_of):
+            here = f"{path}.exclude_groups_of[{index}]"
+            other, _, split = held_out.partition("/")
+            others = [name for name in need.study.datasets if name != name_in(path)]
+            need.need(here, other, others, "other dataset")
+            need.need_split(here, other, split)
+
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find settings that rows of its schema do not read, and names of fields and labels there are none of."""
+        for key, schemas in READ_OF.items():
+            given = getattr(self, key) != type(self).model_fields[key].default
+            if given and self.data_schema not in schemas:
+                yield doubt(
+                    f"{path}.{key}",
+                    f"is read of rows of schema {', '.join(schemas)} alone, not of {self.data_schema}",
+                )
+        if self.data_schema == STRUCTURED:
+            yield from unknown_labels(path, self.drop_fields, self.replace_na)
+
+    def most_rows(self, split: str, source: "Source | None") -> int | None:
+        """Return how many conversations a split has at most, or None where only the data tell."""
+        bounds = [self.split.limit, source.most_rows() if source else None]
+        if split in self.split.quotas:
+            bounds.append(self.split.quotas[split] * (len(self.files) if self.split.per_file else 1))
+        if self.subset:
+            bounds.append(self.subset.rows)
+        return min((bound for bound in bounds if bound is not None), default=None)
+
+
+def unknown_labels(path: str, drop_fields: list[str], replace_na: dict[str, str]) -> Iterator[Finding]:
+    """Find fields and labels of structured replies that there are none of, and fields that no reply can do without."""
+    for field in drop_fields:
+        if field in FIELDS:
+            yield doubt(
+                f"{path}.drop_fields", f"a reply without {field!r} is unusable: all would be rejected"
+            )
+    for field, label in replace_na.items():
+        if field not in LABELS:
+            yield doubt(
+                f"{path}.replace_na.{named(field)}",
+                f"no label stands in a field called {shown(field)}{nearest(field, LABELS)}: nothing is replaced",
+            )
+        elif label not in LABELS[field]:
+            yield doubt(
+                f"{path}.replace_na.{named(field)}",
+                f"{shown(label)} is no label, so each such turn is unusable (there are: {', '.join(LABELS[field])})",
+            )
+
+
+def without_labels(path: str, name: str, study: "Study", instead: str = "") -> Iterator[Finding]:
+    """Find a dataset whose replies have no labels to compare; `instead` says what else could be named."""
+    dataset = study.datasets.get(name)
+    if dataset and dataset.data_schema != STRUCTURED:
+        yield wrong(
+            f"{path}.dataset",
+            f"compares the labels of structured replies (schema {STRUCTURED}), and {name!r} has rows of schema "
+            f"{dataset.data_schema}{instead}",
+        )

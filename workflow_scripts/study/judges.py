@@ -1,13 +1,22 @@
 """`judges`: who says which answer is better."""
 
-from typing import Annotated, Any, ClassVar, Literal
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from workflow_scripts.study.basics import VARIABLE, Count, Positive, Strict, Words
+from workflow_scripts.study.basics import VARIABLE, Count, Positive, Words
+from workflow_scripts.study.findings import Finding, doubt, wrong
+from workflow_scripts.study.names import Names
+from workflow_scripts.study.part import Part
+
+if TYPE_CHECKING:
+    from workflow_scripts.study.study import Study
 
 
-class JudgeKind(Strict):
+class JudgeKind(Part):
     """What every kind of judge says of itself beside its keys."""
 
     verdict_keys: ClassVar[tuple[str, ...]]
@@ -19,6 +28,14 @@ class JudgeKind(Strict):
         """Return the reward model of the study that judges, if one does."""
         return None
 
+    def key_variable(self) -> str | None:
+        """Return the environment variable of the key that it is asked with, if it needs one."""
+        return None
+
+    def places(self) -> dict[str, str | None]:
+        """Return, by key, what names something outside of the study."""
+        return {}
+
 
 class RewardJudge(JudgeKind):
     """A reward model of this study."""
@@ -29,9 +46,27 @@ class RewardJudge(JudgeKind):
     model: str
     """Its name."""
 
+    def names(self, path: str, need: Names) -> None:
+        """Need the reward model."""
+        need.need(f"{path}.model", self.model, need.study.reward_models, "reward model")
+
     def reward_model(self) -> str | None:
         """Return its name."""
         return self.model
+
+
+def fault_of_address(url: str) -> str | None:
+    """Return what keeps an endpoint from being asked, in its address; None where nothing does."""
+    if not re.match(r"https?://[^/]", url):
+        return f"must begin with http:// or https://, not {url!r}"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port  # both raise where they cannot be read
+    except ValueError as error:
+        return f"is no address ({error}): {url!r}"
+    if not host or re.search(r"\s", url):
+        return f"is no address: {url!r}"
+    return None
 
 
 class OpenAIJudge(JudgeKind):
@@ -86,6 +121,24 @@ class OpenAIJudge(JudgeKind):
     usd_per_million_completion_tokens: Annotated[float, Field(ge=0)] = 0.0
     """Price of what is written."""
 
+    def names(self, path: str, need: Names) -> None:
+        """Need nothing: the endpoint knows what it has."""
+
+    def key_variable(self) -> str:
+        """Return the environment variable of its key."""
+        return self.api_key_env
+
+    def places(self) -> dict[str, str | None]:
+        """Return the model and the endpoint."""
+        return {"model": self.model, "base_url": self.base_url}
+
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find an address that cannot be asked, and a model that may be another one tomorrow."""
+        if self.base_url is not None and (fault := fault_of_address(self.base_url)):
+            yield wrong(f"{path}.base_url", fault)
+        if not self.version and re.search(r"\blatest$", self.model):
+            yield doubt(f"{path}.model", f"{self.model!r} moves: name an exact model, or its version")
+
     @model_validator(mode="after")
     def priced(self) -> "OpenAIJudge":
         prices = {"usd_per_million_prompt_tokens", "usd_per_million_completion_tokens"}
@@ -123,6 +176,9 @@ class RuleJudge(JudgeKind):
     kind: Literal["rule"]
     rule: Literal["length"]
     """length: the longer answer is better."""
+
+    def names(self, path: str, need: Names) -> None:
+        """Need nothing: the rule is ours."""
 
 
 Judge = Annotated[RewardJudge | OpenAIJudge | RuleJudge, Field(discriminator="kind")]

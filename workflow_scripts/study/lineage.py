@@ -1,23 +1,17 @@
-"""What a checked study defines: its policies by lineage, and what it calls by name (templates, files, splits).
+"""What a study defines: its policies by lineage, and for which seeds they exist."""
 
-Only the Snakefile, the rules and what checks a study import this module.
-"""
-
-import functools
 import graphlib
+from typing import TYPE_CHECKING
 
-import yaml
 from pydantic import BaseModel
 
-from workflow_scripts.common.code import ROOT
-from workflow_scripts.study.datasets import Dataset
-from workflow_scripts.study.methods import Run
-from workflow_scripts.study.sources import ROW_FILES, RowSimulation, Source
-from workflow_scripts.study.study import Study
+if TYPE_CHECKING:
+    from workflow_scripts.study.methods import Run
+    from workflow_scripts.study.study import Study
 
 CALIBRATION = ("gold", "empty")  # scored beside the policies
-
-# --- lineages -------------------------------------------------------------------------------------------------------
+MOST_POLICIES = 2000
+LONGEST_LINEAGE = 200  # characters: it is the name of a folder
 
 
 class Policy(BaseModel):
@@ -30,12 +24,12 @@ class Policy(BaseModel):
     method: str | None = None
 
 
-def parents_of(run: Run) -> list[str]:
+def parents_of(run: "Run") -> list[str]:
     """Return the models and runs that a run starts from."""
     return [run.parent] if isinstance(run.parent, str) else run.parent
 
 
-def policies_of(study: Study) -> dict[str, Policy]:
+def policies_of(study: "Study") -> dict[str, Policy]:
     """Return every policy by lineage name, parents before children, in the order of the study."""
     policies = {name: Policy(name=name, model=name) for name in study.models}
     lineages = {name: [name] for name in study.models}
@@ -56,12 +50,12 @@ def policies_of(study: Study) -> dict[str, Policy]:
     return policies
 
 
-def seeds_of(study: Study, policy: Policy) -> list[int]:
+def seeds_of(study: "Study", policy: Policy) -> list[int]:
     """Return the seeds a policy exists for: a base model is one thing, a trained one exists per seed."""
     return study.seeds if policy.parent else study.seeds[:1]
 
 
-def cycles_of(study: Study) -> list[list[str]]:
+def cycles_of(study: "Study") -> list[list[str]]:
     """Return each cycle of parents as the runs along it, the first one repeated at the end."""
     cycles: dict[frozenset, list[str]] = {}
     done: set[str] = set()
@@ -83,7 +77,7 @@ def cycles_of(study: Study) -> list[list[str]]:
     return list(cycles.values())
 
 
-def extent_of(study: Study) -> tuple[int, int]:
+def extent_of(study: "Study") -> tuple[int, int]:
     """Return (how many policies a study without cycles defines, the length of the longest lineage name)."""
     parents = {name: parents_of(run) for name, run in study.runs.items()}
     count = dict.fromkeys(study.models, 1)
@@ -95,31 +89,17 @@ def extent_of(study: Study) -> tuple[int, int]:
     return sum(count.values()), max(length.values())
 
 
-# --- names ----------------------------------------------------------------------------------------------------------
+def has_lineages(study: "Study") -> bool:
+    """Tell whether every run descends from a model: lineages exist only where every parent does."""
+    known = study.models.keys() | study.runs.keys()
+    return not cycles_of(study) and all(
+        parents_of(run) and known.issuperset(parents_of(run)) for run in study.runs.values()
+    )
 
 
-def all_templates(study: Study) -> dict[str, dict]:
-    """Return the templates that come with Plumbline and the study's own, by name."""
-    own = {name: template.model_dump(exclude_unset=True) for name, template in study.templates.items()}
-    return bundled_templates() | own
-
-
-@functools.cache
-def bundled_templates() -> dict[str, dict]:
-    """Return the templates that come with Plumbline, by name."""
-    return yaml.safe_load((ROOT / "workflow_scripts/common/templates.yaml").read_text(encoding="utf-8"))
-
-
-def files_of(source: Source) -> list[str] | None:
-    """Return the names of a source's files, or None where only the hub knows them."""
-    if isinstance(source.simulate, RowSimulation):
-        return ROW_FILES[source.simulate.rows]
-    if source.simulate:
-        numbered = [f"bio-dataset-{number}.json" for number in range(1, source.simulate.files + 1)]
-        return [*numbered, *(["bio-dataset-ppl.json"] if source.simulate.ppl_pairs else [])]
-    return list(source.files) or None
-
-
-def splits_of(dataset: Dataset) -> list[str]:
-    """Return the names of a dataset's splits."""
-    return list(dataset.split.quotas or dataset.split.by_file)
+def known_policies(study: "Study") -> dict[str, Policy] | None:
+    """Return the policies of a study, or None where parents are wrong or there are too many."""
+    if not has_lineages(study):
+        return None
+    count, length = extent_of(study)
+    return policies_of(study) if count <= MOST_POLICIES and length <= LONGEST_LINEAGE else None

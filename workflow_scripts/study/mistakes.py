@@ -3,7 +3,6 @@
 Only what checks a study imports this module.
 """
 
-import difflib
 import re
 from collections.abc import Iterable
 from types import UnionType
@@ -14,12 +13,11 @@ from pydantic import BaseModel, Discriminator, Tag
 from workflow_scripts.study.basics import PATTERNS
 from workflow_scripts.study.benchmarks import Benchmark
 from workflow_scripts.study.judges import Judge
+from workflow_scripts.study.messages import named, nearest, shown
 from workflow_scripts.study.methods import Run
-from workflow_scripts.study.reading import LONGEST, named, shown
 from workflow_scripts.study.study import Study
 
 TAGGED = ("runs", "judges", "benchmarks")  # sections whose entries are told apart by method or kind
-MANY = 40  # names that a message lists
 PLAIN = {
     "a valid number": "a number",
     "a valid integer": "a whole number",
@@ -27,19 +25,6 @@ PLAIN = {
     "a valid string": "text",
     "a valid list": "a list",
 }
-
-
-def nearest(name: Any, known: Iterable[str]) -> str:
-    """Return "; did you mean …?" with the nearest known name, or nothing."""
-    near = difflib.get_close_matches(str(name)[:LONGEST], list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def unknown(name: str, known: Iterable[str], what: str) -> str:
-    """Return the sentence for a name that is not there, with the nearest one that is."""
-    known = list(known)
-    listed = ", ".join(known[:MANY]) + (f" and {len(known) - MANY} more" if len(known) > MANY else "")
-    return f"no {what} is called {shown(name)}{nearest(name, known)} (there are: {listed or 'none'})"
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -145,51 +130,85 @@ def number_hint(text: str) -> str:
 
 def spell(error: dict) -> str:
     """Return one pydantic error as `path: what is wrong and what is allowed`."""
-    kind, found, context = error["type"], error["input"], error.get("ctx", {})
     path = path_of(error["loc"])
+    if error["type"] == "union_tag_invalid":
+        key = error["ctx"]["discriminator"].strip("'")
+        return f"{path}.{key}: {unknown_kind(key, error)}"
+    return f"{path}: {fault_of(error)}"
+
+
+def unknown_kind(key: str, error: dict) -> str:
+    """Return the sentence for a method or a kind that there is not."""
+    found, kinds = error["input"][key], quoted(error["ctx"]["expected_tags"])
+    return f"no {key} {shown(found)}{nearest(found, kinds)} (allowed: {', '.join(kinds)})"
+
+
+def missing_kind(error: dict) -> str:
+    """Return the sentence for a part that does not say which method or kind it is."""
+    part = {"runs": Run, "judges": Judge, "benchmarks": Benchmark}[error["loc"][0]]
+    kinds = [tag_of(model) for model in models_in(part)]
+    key = error["ctx"]["discriminator"].strip("'")
+    return f"needs {key} (one of: {', '.join(kinds)})"
+
+
+def unknown_key(error: dict) -> str:
+    """Return the sentence for a key that there is not."""
+    keys = keys_at(error["loc"][:-1])
+    return f"unknown key{nearest(error['loc'][-1], keys)} (allowed here: {', '.join(keys)})"
+
+
+def quoted(text: str) -> list[str]:
+    """Return what stands in single quotes in pydantic's own words."""
+    return re.findall(r"'([^']+)'", text)
+
+
+def fault_of(error: dict) -> str:
+    """Return what is wrong with a value, and what is allowed, without its path."""
+    kind, found, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        keys = keys_at(error["loc"][:-1])
-        return f"{path}: unknown key{nearest(error['loc'][-1], keys)} (allowed here: {', '.join(keys)})"
+        return unknown_key(error)
     if kind == "invalid_key":
-        return f"{path}: a key must be text, in quotes if need be"
+        return "a key must be text, in quotes if need be"
     if kind == "missing":
-        return f"{path}: is required"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        key = context["discriminator"].strip("'")
-        tags = [tag_of(model) for model in models_in({"method": Run, "kind": Judge | Benchmark}[key])]
-        if kind == "union_tag_invalid":
-            tags = re.findall(r"'([^']+)'", context["expected_tags"])
-            return f"{path}.{key}: no {key} {shown(found[key])}{nearest(found[key], tags)} (allowed: {', '.join(tags)})"
-        part = {"runs": Run, "judges": Judge, "benchmarks": Benchmark}[error["loc"][0]]
-        tags = [tag_of(model) for model in models_in(part)]
-        return f"{path}: needs {key} (one of: {', '.join(tags)})"
+        return "is required"
+    if kind == "union_tag_not_found":
+        return missing_kind(error)
     if found is None:
-        return f"{path}: has no value: give one, or leave the key out"
+        return "has no value: give one, or leave the key out"
     if kind == "string_pattern_mismatch":
-        return f"{path}: must be {PATTERNS[context['pattern']]}, not {shown(found)}"
+        return f"must be {PATTERNS[context['pattern']]}, not {shown(found)}"
     if kind in ("model_type", "dict_type", "model_attributes_type"):
-        return f"{path}: must be a mapping (key: value), not {shown(found)}"
+        return f"must be a mapping (key: value), not {shown(found)}"
     if "list[str]" in error["loc"] or error["loc"][-1:] == ("str",):
-        return f"{path}: must be a name or a list of names, not {shown(found)}"
+        return f"must be a name or a list of names, not {shown(found)}"
     if kind == "string_too_short":
-        return f"{path}: must not be empty"
+        return "must not be empty"
     if kind == "string_too_long":
-        return f"{path}: must have at most {context['max_length']} characters, not {len(found)}"
+        return f"must have at most {context['max_length']} characters, not {len(found)}"
     if kind == "too_short":
-        return f"{path}: must have at least {context['min_length']}, not {shown(found)}"
+        return f"must have at least {context['min_length']}, not {shown(found)}"
+    if kind == "finite_number":
+        return f"must be a finite number, not {shown(found)}"
+    if kind == "value_error":
+        return in_our_words(error)
+    return of_another_type(error)
+
+
+def in_our_words(error: dict) -> str:
+    """Return what pydantic says, in the words that the rest of the messages have."""
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     for word, plain in PLAIN.items():
         message = message.replace(word, plain)
-    if kind == "value_error":
-        return f"{path}: {message}"
-    if kind == "finite_number":
-        return f"{path}: must be a finite number, not {shown(found)}"
-    hint = ""
+    return message
+
+
+def of_another_type(error: dict) -> str:
+    """Return the sentence for a value that is no number, no text, none of the words there are …, with a hint."""
+    kind, found, hint = error["type"], error["input"], ""
+    message = in_our_words(error)
     if kind in ("float_type", "int_type"):
         message += bounds_at(error["loc"])
-    if isinstance(found, str):
-        hint = (
-            nearest(found, re.findall(r"'([^']+)'", context["expected"])) if kind == "literal_error" else ""
-        )
-        hint = hint or (number_hint(found) if kind in ("float_type", "int_type") else "")
-    return f"{path}: {message}, not {shown(found)}{hint}"
+        hint = number_hint(found) if isinstance(found, str) else ""
+    if kind == "literal_error" and isinstance(found, str):
+        hint = nearest(found, quoted(error["ctx"]["expected"]))
+    return f"{message}, not {shown(found)}{hint}"

@@ -1,10 +1,18 @@
 """`models` and `templates`: base policies, and how a conversation is written as text."""
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from workflow_scripts.study.basics import Count, FileName, Positive, Strict, Words
+from workflow_scripts.study.findings import Finding, wrong
+from workflow_scripts.study.lineage import CALIBRATION
+from workflow_scripts.study.names import Names, name_in
+from workflow_scripts.study.part import Part
+
+if TYPE_CHECKING:
+    from workflow_scripts.study.study import Study
 
 
 class TemplatePart(Strict):
@@ -20,7 +28,7 @@ class TemplatePart(Strict):
     """What ends the content, and is trained with it: the assistant's end token."""
 
 
-class Template(Strict):
+class Template(Part):
     """A chat template: how a conversation is written as text."""
 
     start: str
@@ -36,6 +44,9 @@ class Template(Strict):
     assistant: TemplatePart
     """An assistant's message."""
 
+    def names(self, path: str, need: Names) -> None:
+        """Need nothing: a template stands alone."""
+
 
 class ModelCheck(Strict):
     """A prepared model must know these texts: wrong weights are found before anything is trained on them."""
@@ -46,7 +57,7 @@ class ModelCheck(Strict):
     """The mean negative log-likelihood it may have on them, in nats per token."""
 
 
-class Model(Strict):
+class Model(Part):
     """A base policy: where its weights come from and how it is spoken to."""
 
     source: str
@@ -65,6 +76,27 @@ class Model(Strict):
     """Run Python code that comes with the model: only for code you have read."""
     check: ModelCheck | None = None
     """What it must know."""
+
+    def names(self, path: str, need: Names) -> None:
+        """Need its source and files, and its template."""
+        need.need_source(f"{path}.source", self.source)
+        need.need_template(f"{path}.template", self.template)
+        need.need_file(f"{path}.weights", self.source, self.weights)
+        need.need_file(f"{path}.tokenizer", self.source, self.tokenizer)
+        if name_in(path) in CALIBRATION:
+            need.refuse(path, "the calibration rows have this name already")
+
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find a model of format hf whose source has not what makes one."""
+        source = study.sources.get(self.source)
+        files = source.file_names() if source else None
+        if self.format != "hf" or files is None:
+            return
+        if "config.json" not in files or not any(file.endswith(".safetensors") for file in files):
+            yield wrong(
+                f"{path}.source",
+                f"a model of format hf is config.json and *.safetensors, and {self.source!r} has {', '.join(files)}",
+            )
 
     @model_validator(mode="after")
     def llama2c_files(self) -> "Model":

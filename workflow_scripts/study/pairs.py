@@ -1,11 +1,19 @@
 """`pairs` and `values`: what runs learn from besides datasets."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Tag
 
 from workflow_scripts.study.basics import Count, PartShare, Positive, Seed
+from workflow_scripts.study.datasets import RANKED, UNORDERED, without_labels
+from workflow_scripts.study.findings import Finding, wrong
+from workflow_scripts.study.names import Names
+from workflow_scripts.study.part import LongestRow, Part, annotated_rows
 from workflow_scripts.study.sampling import PromptAndReply, Sampling
+
+if TYPE_CHECKING:
+    from workflow_scripts.study.study import Study
 
 
 class Pairs(Sampling, PromptAndReply):
@@ -20,8 +28,33 @@ class Pairs(Sampling, PromptAndReply):
     validation_share: PartShare = 0.0
     """Share of the groups whose pairs are only validated on."""
 
+    def names(self, path: str, need: Names) -> None:
+        """Need the split that is answered."""
+        need.need_rows(path, self.dataset, self.split)
 
-class RankedPairs(PromptAndReply):
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find answers whose mistakes cannot be seen: they are told by labels."""
+        yield from super().faults(path, study)
+        yield from without_labels(path, self.dataset, study, instead="; name an annotation of ranked answers")
+
+    def rows(self, study: "Study") -> tuple[str, str]:
+        """Return the split that is answered."""
+        return self.dataset, self.split
+
+    def longest_row(self) -> LongestRow:
+        """Return the longest prompt with reply."""
+        return LongestRow("max_tokens", self.max_tokens)
+
+    def most_pairs(self) -> int | None:
+        """Return how many pairs there are at most; None where only the data tell."""
+        return self.limit * self.samples if self.limit else None
+
+    def is_validated(self) -> bool:
+        """Tell whether some of its pairs are only validated on."""
+        return self.validation_share > 0
+
+
+class RankedPairs(PromptAndReply, Part):
     """Preference pairs from answers that came ranked (schemas hh, judged_pairs and …preferences), or that rewards rank."""
 
     annotation: str
@@ -32,6 +65,43 @@ class RankedPairs(PromptAndReply):
     """The split that is only validated on."""
     by: Literal["rank", "reward"] = "rank"
     """rank: the order the answers came in; reward: that of final_reward (labelled answers have no other)."""
+
+    def names(self, path: str, need: Names) -> None:
+        """Need the annotation, and the splits among those it covers."""
+        need.need_annotated(path, self.annotation, self.split)
+        need.need_annotated(path, self.annotation, self.validation, "validation")
+
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find rows of one answer, and answers that came in no order."""
+        annotation = study.annotations.get(self.annotation)
+        dataset = study.datasets.get(annotation.dataset) if annotation else None
+        if dataset and dataset.data_schema not in RANKED:
+            yield wrong(
+                f"{path}.annotation",
+                f"ranks several answers to a prompt, and rows of schema {dataset.data_schema} have one; "
+                f"these have more: {', '.join(RANKED)}",
+            )
+        elif dataset and dataset.data_schema in UNORDERED and self.by == "rank":
+            yield wrong(
+                f"{path}.by",
+                "answers labelled good or bad came in no order: give by: reward, of their labels",
+            )
+
+    def rows(self, study: "Study") -> tuple[str, str] | None:
+        """Return the split that is learned from."""
+        return annotated_rows(study, self.annotation, self.split)
+
+    def longest_row(self) -> LongestRow:
+        """Return the longest prompt with reply."""
+        return LongestRow("max_tokens", self.max_tokens)
+
+    def most_pairs(self) -> int | None:
+        """Return None: how many pairs there are, only the data tell."""
+        return None
+
+    def is_validated(self) -> bool:
+        """Tell whether some of its pairs are only validated on."""
+        return bool(self.validation)
 
 
 def pairs_kind(value: Any) -> str:
@@ -74,3 +144,22 @@ class Value(Sampling):
     """Longer prompts lose their oldest turns; the system message stays."""
     seed: Seed = 1
     """Seed of the fit: it is one thing, whatever the study's seeds."""
+
+    def names(self, path: str, need: Names) -> None:
+        """Need an annotation: one that can reward new answers, where it is fitted on these."""
+        if self.targets == "generated":
+            need.need_answerable(path, self.annotation, self.split)
+        else:
+            need.need_annotated(path, self.annotation, self.split)
+
+    def rows(self, study: "Study") -> tuple[str, str] | None:
+        """Return the split it is fitted on."""
+        return annotated_rows(study, self.annotation, self.split)
+
+    def longest_row(self) -> LongestRow:
+        """Return the longest prompt."""
+        return LongestRow("max_prompt_tokens", self.max_prompt_tokens)
+
+    def longest_answer(self) -> int | None:
+        """Return the most tokens of an answer; None where the dataset's answers are taken."""
+        return self.max_new_tokens if self.targets == "generated" else None

@@ -1,6 +1,6 @@
 """Reading a study's YAML, and laying it over the study it extends. Whatever stands in the file, reading ends.
 
-Only `study` imports this module. Size, depth and number of values are bounded, those of an alias counted wherever it
+Size, depth and number of values are bounded, those of an alias counted wherever it
 stands; tags, dates and keys that are no text are mistakes, named with their path. Not covered: what the keys mean.
 """
 
@@ -13,40 +13,14 @@ import yaml
 
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.study.basics import CONTROL
+from workflow_scripts.study.messages import mistakes, named, shown
 
 LARGEST = 1_000_000  # bytes
 DEEPEST = 40  # mappings and lists in one another; no key of a study stands deeper than ten
 MOST = 100_000  # values
-LONGEST = 80  # characters of a value, or of a key, that a message shows
 OURS = "tag:yaml.org,2002:"
-
-
-# --- messages -------------------------------------------------------------------------------------------------------
-
-
-def shown(value: Any) -> str:
-    """Return a value as a message shows it: on one line, and not all of it if it is long."""
-    text = (
-        repr(value) if not isinstance(value, int) or abs(value) < 10**LONGEST else "a number of many digits"
-    )
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-
-
-def named(key: Any) -> str:
-    """Return a key as a path shows it: as it is, unless it could not be read."""
-    text = str(key)
-    return text if text.isprintable() and len(text) <= LONGEST else shown(text)
-
-
-def mistakes(origin: str, lines: list[str]) -> PlumblineError:
-    """Return the error that lists every mistake once."""
-    lines = [CONTROL.sub(lambda found: repr(found[0])[1:-1], line) for line in dict.fromkeys(lines)]
-    listing = "\n".join(f"  {line}" for line in lines)
-    return PlumblineError(f"{origin} has {len(lines)} mistake{'s' * (len(lines) > 1)}:\n{listing}")
-
-
-# --- reading --------------------------------------------------------------------------------------------------------
+HALF = re.compile(r"[\ud800-\udfff]")
+NO_CHARACTER = r"has half of a surrogate pair (\ud800 to \udfff), which is no character: no file can hold it"
 
 
 class Bounded(yaml.SafeLoader):
@@ -70,19 +44,13 @@ class Bounded(yaml.SafeLoader):
             )
         if not alias:
             inside = [self.measured[id(child)] for child in children(node)]
-            values, depth = (
-                1 + sum(size for size, _ in inside),
-                1 + max((deep for _, deep in inside), default=0),
-            )
+            values = 1 + sum(size for size, _ in inside)
+            depth = 1 + max((deep for _, deep in inside), default=0)
             if values > MOST or depth > DEEPEST:
                 what = f"more than {MOST} values" if values > MOST else f"nested more than {DEEPEST} deep"
                 raise yaml.composer.ComposerError(None, None, f"{what}, aliases written out", mark)
             self.measured[id(node)] = values, depth
         return node
-
-
-HALF = re.compile(r"[\ud800-\udfff]")
-NO_CHARACTER = r"has half of a surrogate pair (\ud800 to \udfff), which is no character: no file can hold it"
 
 
 def children(node: yaml.Node) -> list[yaml.Node]:
@@ -92,58 +60,69 @@ def children(node: yaml.Node) -> list[yaml.Node]:
     return node.value if isinstance(node, yaml.SequenceNode) else []
 
 
-def faults_of(root: yaml.Node, loader: Bounded) -> list[str]:
-    """Return a sentence for what YAML would take in silence, or choke on: a key that stands twice (it keeps the last), a
-    key or a value of a kind that no study has."""
-    wrong: list[str] = []
-    seen: set[int] = set()
+class Faults:
+    """What YAML would take in silence, or choke on: a sentence for each, `wrong`.
 
-    def scalar(node: yaml.ScalarNode, path: str) -> None:
-        plain = loader.resolve(yaml.ScalarNode, node.value, (True, False))
-        if node.tag not in (plain, f"{OURS}str"):
-            wrong.append(f"{path}: has the tag {shown(node.tag)}: a study needs none, leave it out")
-        elif node.tag == f"{OURS}timestamp":
-            wrong.append(f"{path}: YAML reads {shown(node.value)} as a date: put it in quotes")
-        elif HALF.search(node.value):
-            wrong.append(f"{path}: {NO_CHARACTER}")
-        elif node.tag == f"{OURS}value":
-            wrong.append(f"{path}: must be in quotes, not a bare =")
-        else:
-            try:
-                loader.construct_object(node)
-            except (ValueError, OverflowError):
-                wrong.append(f"{path}: cannot be read as a number: {shown(node.value)}")
+    That is a key that stands twice (YAML keeps the last), and a key or a value of a kind that no study has.
+    """
 
-    def walk(node: yaml.Node, path: str) -> None:
-        if id(node) in seen:  # an alias
+    def __init__(self, root: yaml.Node, loader: Bounded) -> None:
+        self.loader = loader
+        self.wrong: list[str] = []
+        self.seen: set[int] = set()  # ids of nodes: an alias is looked at once
+        self.look(root, "")
+
+    def look(self, node: yaml.Node, path: str) -> None:
+        """Look at a node and at all that is in it."""
+        if id(node) in self.seen:
             return
-        seen.add(id(node))
+        self.seen.add(id(node))
         if isinstance(node, yaml.ScalarNode):
-            scalar(node, path)
-        elif node.tag != loader.resolve(type(node), None, True):
-            wrong.append(f"{path}: has the tag {shown(node.tag)}: a study needs none, leave it out")
+            self.look_at_scalar(node, path)
+        elif node.tag != self.loader.resolve(type(node), None, True):
+            self.wrong.append(f"{path}: has the tag {shown(node.tag)}: a study needs none, leave it out")
         elif isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
-                walk(item, f"{path}[{index}]")
+                self.look(item, f"{path}[{index}]")
         else:
-            lines: dict[str, int] = {}
-            for key, value in node.value:
-                line = key.start_mark.line + 1
-                if key.tag not in (f"{OURS}str", f"{OURS}merge"):
-                    what = shown(key.value) if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
-                    where = f"{path}: " if path else ""
-                    wrong.append(f"{where}a key must be text, in quotes if need be, not {what} (line {line})")
-                    continue
-                here = f"{path}.{named(key.value)}".lstrip(".")
-                if HALF.search(key.value):
-                    wrong.append(f"{here}: {NO_CHARACTER}")
-                if key.value in lines:
-                    wrong.append(f"{here}: stands twice, in lines {lines[key.value]} and {line}")
-                lines[key.value] = line
-                walk(value, here)
+            self.look_at_mapping(node, path)
 
-    walk(root, "")
-    return wrong
+    def look_at_scalar(self, node: yaml.ScalarNode, path: str) -> None:
+        """Look at a value that is neither a list nor a mapping."""
+        plain = self.loader.resolve(yaml.ScalarNode, node.value, (True, False))
+        if node.tag not in (plain, f"{OURS}str"):
+            self.wrong.append(f"{path}: has the tag {shown(node.tag)}: a study needs none, leave it out")
+        elif node.tag == f"{OURS}timestamp":
+            self.wrong.append(f"{path}: YAML reads {shown(node.value)} as a date: put it in quotes")
+        elif HALF.search(node.value):
+            self.wrong.append(f"{path}: {NO_CHARACTER}")
+        elif node.tag == f"{OURS}value":
+            self.wrong.append(f"{path}: must be in quotes, not a bare =")
+        else:
+            try:
+                self.loader.construct_object(node)
+            except (ValueError, OverflowError):
+                self.wrong.append(f"{path}: cannot be read as a number: {shown(node.value)}")
+
+    def look_at_mapping(self, node: yaml.MappingNode, path: str) -> None:
+        """Look at the keys of a mapping, and at their values."""
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.tag not in (f"{OURS}str", f"{OURS}merge"):
+                what = shown(key.value) if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
+                where = f"{path}: " if path else ""
+                self.wrong.append(
+                    f"{where}a key must be text, in quotes if need be, not {what} (line {line})"
+                )
+                continue
+            here = f"{path}.{named(key.value)}".lstrip(".")
+            if HALF.search(key.value):
+                self.wrong.append(f"{here}: {NO_CHARACTER}")
+            if key.value in lines:
+                self.wrong.append(f"{here}: stands twice, in lines {lines[key.value]} and {line}")
+            lines[key.value] = line
+            self.look(value, here)
 
 
 def read_yaml(path: Path | str) -> dict:
@@ -155,7 +134,7 @@ def read_yaml(path: Path | str) -> dict:
             raise PlumblineError(f"{path}: larger than {LARGEST} bytes: no study, but data perhaps?")
         loader = Bounded(raw.decode("utf-8-sig"))
         root = loader.get_single_node()
-        wrong = faults_of(root, loader) if root is not None else []
+        wrong = Faults(root, loader).wrong if root is not None else []
         config = loader.construct_document(root) if root is not None and not wrong else None
     except OSError as error:
         raise PlumblineError(f"{path}: cannot be read ({error.strerror})") from None
@@ -192,9 +171,10 @@ def extended(config: dict, above: tuple[str, ...] = ()) -> dict:
     name, own = config.get("extends"), {key: value for key, value in config.items() if key != "extends"}
     if name is None:
         return own
-    if not isinstance(name, str) or not os.path.isfile(
+    there = isinstance(name, str) and os.path.isfile(
         ROOT / name
-    ):  # pathlib raises for a name that is too long
+    )  # pathlib raises for a name that is too long
+    if not there:
         raise PlumblineError(f"extends: no such study {shown(name)} (a path relative to the repository)")
     if len(above) == DEEPEST:
         raise PlumblineError(f"extends: more than {DEEPEST} studies on top of one another")

@@ -5,6 +5,8 @@ from typing import Annotated
 from pydantic import Field
 
 from workflow_scripts.study.basics import Strict
+from workflow_scripts.study.lineage import CALIBRATION
+from workflow_scripts.study.names import Names
 
 
 class Bar(Strict):
@@ -54,3 +56,18 @@ class Report(Strict):
     """Look for each benchmark's items in the training sets, and score again without those found."""
     agreement: list[list[str]] = []
     """Pairs of benchmarks, alike but for their judge, whose verdicts are correlated."""
+
+    def names(self, path: str, need: Names) -> None:
+        """Need the policies and benchmarks that tables and figures are about."""
+        benchmarks = need.study.benchmarks
+        for index, entry in enumerate(self.published):
+            need.need_policy(f"{path}.published[{index}].policy", entry.policy, CALIBRATION)
+            need.need(f"{path}.published[{index}].benchmark", entry.benchmark, benchmarks, "benchmark")
+        for index, pair in enumerate(self.agreement):
+            if len(pair) != 2:
+                need.refuse(f"{path}.agreement[{index}]", f"two benchmarks, not {len(pair)}")
+            for name in pair:
+                need.need(f"{path}.agreement[{index}]", name, benchmarks, "benchmark")
+        need.need_policy(f"{path}.baseline", self.baseline)
+        for index, bar in enumerate(self.bars):
+            need.need(f"{path}.bars[{index}].benchmark", bar.benchmark, benchmarks, "benchmark")

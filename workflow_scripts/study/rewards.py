@@ -1,11 +1,20 @@
 """`reward_models` and `annotations`: what says how good a reply is."""
 
-from typing import Annotated, Any, Literal
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from workflow_scripts.study.basics import Count, Name, PartShare, Seed, Strict
+from workflow_scripts.study.datasets import KNOWING, RANKED, Dataset
+from workflow_scripts.study.findings import Finding, wrong
+from workflow_scripts.study.names import Names
+from workflow_scripts.study.part import LongestRow, Part
 from workflow_scripts.study.training import Training
+
+if TYPE_CHECKING:
+    from workflow_scripts.study.study import Study
 
 
 class RewardModel(Training):
@@ -24,8 +33,39 @@ class RewardModel(Training):
     seed: Seed = 1
     """Seed of its training: it is one thing, whatever the study's seeds."""
 
+    def names(self, path: str, need: Names) -> None:
+        """Need the model and the split of its pairs."""
+        need.need(f"{path}.parent", self.parent, need.study.models, "model")
+        need.need_rows(path, self.dataset, self.split)
 
-class RuleReward(Strict):
+    def rows(self, study: "Study") -> tuple[str, str]:
+        """Return the split of its pairs."""
+        return self.dataset, self.split
+
+    def longest_row(self) -> LongestRow:
+        """Return the longest dialogue with reply."""
+        return LongestRow("max_tokens", self.max_tokens)
+
+
+class RewardKind(Strict):
+    """What every kind of reward says of itself beside its keys."""
+
+    of_new_answers: ClassVar[bool] = True
+    """It can be given to answers that are not in the dataset."""
+
+    def names(self, path: str, need: Names) -> None:
+        """Need every name that it holds."""
+
+    def unfit_rows(self, path: str, dataset: Dataset) -> Iterator[Finding]:
+        """Find that a dataset's rows do not bring what it reads."""
+        return iter(())
+
+    @abstractmethod
+    def is_share(self) -> bool:
+        """Tell whether nothing but 0 to 1 can come of it, before it is weighed."""
+
+
+class RuleReward(RewardKind):
     """A reward that a rule gives."""
 
     rule: Literal["json_validity", "length", "tfidf_diversity"]
@@ -35,9 +75,15 @@ class RuleReward(Strict):
     words: Count = 40
     """length: the length, in words, that earns the whole reward."""
 
+    def is_share(self) -> bool:
+        """Return True: every rule gives 0 to 1."""
+        return True
 
-class GivenReward(Strict):
+
+class GivenReward(RewardKind):
     """A reward that the rows of the dataset came with (schemas hh, rewarded, labelled, and preferences with scores)."""
+
+    of_new_answers = False
 
     given: str
     """Its name in the rows; of labelled rows label (1 for a good answer, 0 for a bad one), of preferences score."""
@@ -46,11 +92,23 @@ class GivenReward(Strict):
     squash: Literal["sigmoid", "none"] = "none"
     """What is done to it."""
 
+    def unfit_rows(self, path: str, dataset: Dataset) -> Iterator[Finding]:
+        """Find rows that come with no rewards."""
+        if dataset.data_schema not in RANKED:
+            yield wrong(
+                f"{path}.given",
+                f"rows of schema {dataset.data_schema} come with no rewards; these may: {', '.join(RANKED)}",
+            )
+
+    def is_share(self) -> bool:
+        """Tell whether it is squashed to 0 to 1."""
+        return self.squash == "sigmoid"
+
 
 PAIRED_TEXTS = ("knowledge", "event")  # what a classifier may read as two texts
 
 
-class ClassifierReward(Strict):
+class ClassifierReward(RewardKind):
     """A trained reward model of this study (`model`), or a classifier from elsewhere (`source`)."""
 
     model: str | None = None
@@ -72,6 +130,24 @@ class ClassifierReward(Strict):
     """Longest row, in tokens."""
     batch_size: Count = 64
     """Rows per forward pass."""
+
+    def names(self, path: str, need: Names) -> None:
+        """Need the reward model, or the source."""
+        need.need(f"{path}.model", self.model, need.study.reward_models, "reward model")
+        need.need_source(f"{path}.source", self.source)
+
+    def unfit_rows(self, path: str, dataset: Dataset) -> Iterator[Finding]:
+        """Find rows that bring no knowledge to talk about."""
+        if self.text == "knowledge" and dataset.data_schema not in KNOWING:
+            yield wrong(
+                f"{path}.text",
+                f"rows of schema {dataset.data_schema} bring no knowledge to talk about; these may: "
+                + ", ".join(KNOWING),
+            )
+
+    def is_share(self) -> bool:
+        """Tell whether it is a probability: squashed, a class's, or from COMET's critic."""
+        return self.squash == "sigmoid" or self.label is not None or self.head == "critic"
 
     @model_validator(mode="after")
     def one_origin(self) -> "ClassifierReward":
@@ -104,7 +180,7 @@ Reward = Annotated[
 ]
 
 
-class Annotation(Strict):
+class Annotation(Part):
     """Reward columns for splits of a dataset; final_reward is their weighted sum."""
 
     dataset: str
@@ -115,6 +191,21 @@ class Annotation(Strict):
     """The split that the tf-idf weights are fitted on."""
     rewards: dict[Name, Reward] = Field(min_length=1)
     """Column: reward."""
+
+    def names(self, path: str, need: Names) -> None:
+        """Need the splits of a dataset, and what its rewards name."""
+        need.need_dataset(f"{path}.dataset", self.dataset)
+        for index, split in enumerate(self.splits):
+            need.need_split(f"{path}.splits[{index}]", self.dataset, split)
+        need.need_split(f"{path}.fit_split", self.dataset, self.fit_split)
+        for key, reward in self.rewards.items():
+            reward.names(f"{path}.rewards.{key}", need)
+
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find rewards that the rows do not bring what they need for."""
+        dataset = study.datasets.get(self.dataset)
+        for key, reward in self.rewards.items() if dataset else ():
+            yield from reward.unfit_rows(f"{path}.rewards.{key}", dataset)
 
     @field_validator("rewards")
     @classmethod

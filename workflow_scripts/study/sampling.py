@@ -1,13 +1,19 @@
 """How answers are drawn, and how much of a prompt with its reply is read."""
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
 from workflow_scripts.study.basics import Count, SomeShare, Strict
+from workflow_scripts.study.findings import Finding, wrong
+from workflow_scripts.study.part import Part
+
+if TYPE_CHECKING:
+    from workflow_scripts.study.study import Study
 
 
-class Sampling(Strict):
+class Sampling(Part):
     """How answers are drawn; lengths in tokens."""
 
     max_new_tokens: Count = 512
@@ -22,6 +28,18 @@ class Sampling(Strict):
     """Answers per prompt."""
     batch_size: Count = 64
     """Prompts at once (vllm batches by itself)."""
+
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find answers that are to be longer than they may be."""
+        if self.min_new_tokens > self.max_new_tokens:
+            yield wrong(
+                f"{path}.min_new_tokens",
+                f"{self.min_new_tokens} is more than max_new_tokens {self.max_new_tokens}",
+            )
+
+    def longest_answer(self) -> int | None:
+        """Return the most tokens of an answer."""
+        return self.max_new_tokens
 
 
 class PromptAndReply(Strict):

@@ -20,6 +20,9 @@ from workflow_scripts.study.basics import (
     Share,
     Strict,
 )
+from workflow_scripts.study.messages import named
+from workflow_scripts.study.names import Names
+from workflow_scripts.study.part import Part
 
 
 class Member(Strict):
@@ -151,6 +154,15 @@ class Simulation(Strict):
     student_last_rate: Share = 0.01
     """Share of dialogues that end on the student."""
 
+    def file_names(self) -> list[str]:
+        """Return the names of the files that it makes."""
+        numbered = [f"bio-dataset-{number}.json" for number in range(1, self.files + 1)]
+        return [*numbered, "bio-dataset-ppl.json"] if self.ppl_pairs else numbered
+
+    def most_rows(self) -> int | None:
+        """Return None: how many dialogues there are, the problem bank tells."""
+        return None
+
 
 ROW_FILES = {
     "messages": ["train.jsonl", "test.jsonl"],
@@ -176,6 +188,14 @@ class RowSimulation(Strict):
     count: Count = 200
     """Rows to make."""
 
+    def file_names(self) -> list[str]:
+        """Return the names of the files that it makes."""
+        return ROW_FILES[self.rows]
+
+    def most_rows(self) -> int | None:
+        """Return how many rows it makes."""
+        return self.count
+
 
 def simulation_kind(value: Any) -> str:
     """Return which kind of simulation a part is meant to be."""
@@ -183,7 +203,7 @@ def simulation_kind(value: Any) -> str:
     return "(rows)" if by_rows else "(dialogues)"
 
 
-class Source(Strict):
+class Source(Part):
     """Files wanted and the places they may come from in order, or a simulation."""
 
     files: dict[FileName, Annotated[str, Field(pattern=SHA256)] | None] = {}
@@ -198,6 +218,22 @@ class Source(Strict):
         | None
     ) = None
     """Make the files instead of fetching them."""
+
+    def file_names(self) -> list[str] | None:
+        """Return the names of its files, or None where only the hub knows them."""
+        return self.simulate.file_names() if self.simulate else list(self.files) or None
+
+    def most_rows(self) -> int | None:
+        """Return how many rows its files have at most, or None where only these tell."""
+        return self.simulate.most_rows() if self.simulate else None
+
+    def names(self, path: str, need: Names) -> None:
+        """Need the files of this machine, unless another place may have them."""
+        if self.simulate:
+            need.need_path(f"{path}.simulate.problems", self.simulate.problems)
+        if len(self.places) == 1 and self.places[0].file:
+            for wanted, file in self.places[0].file.files.items():
+                need.need_path(f"{path}.places[0].file.files.{named(wanted)}", file)
 
     @model_validator(mode="after")
     def one_origin(self) -> "Source":

@@ -1,5 +1,8 @@
 """A study whole: every section, and what it is called."""
 
+from collections.abc import Iterator
+from typing import get_origin
+
 from pydantic import Field
 
 from workflow_scripts.study.basics import Count, Fidelity, Name, RepositoryPath, Seed, Strict
@@ -9,6 +12,7 @@ from workflow_scripts.study.judges import Judge
 from workflow_scripts.study.methods import Run
 from workflow_scripts.study.models import Model, Template
 from workflow_scripts.study.pairs import AnyPairs, Value
+from workflow_scripts.study.part import Part
 from workflow_scripts.study.report import Report
 from workflow_scripts.study.resources import Engine, GenerationResources, TrainingResources
 from workflow_scripts.study.rewards import Annotation, RewardModel
@@ -59,3 +63,12 @@ class Study(Strict):
     """What a generating job asks for."""
     report: Report = Report()
     """The tables and figures."""
+
+    def parts(self, *sections: str) -> Iterator[tuple[str, str, Part]]:
+        """Yield (section, name, part) of every entry of these sections, or of all."""
+        for section in sections or SECTIONS:
+            for name, part in getattr(self, section).items():
+                yield section, name, part
+
+
+SECTIONS = [key for key, field in Study.model_fields.items() if get_origin(field.annotation) is dict]

@@ -1,13 +1,21 @@
 """What trainings share, whatever they learn."""
 
-from typing import Annotated, ClassVar, Literal
+import math
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from workflow_scripts.study.basics import Count, PartShare, Positive, Share, Strict
+from workflow_scripts.study.lineage import parents_of
+from workflow_scripts.study.names import Names, name_in
+from workflow_scripts.study.part import Part
+
+if TYPE_CHECKING:
+    from workflow_scripts.study.study import Study
 
 
-class Training(Strict):
+class Training(Part):
     """What every training run can set. How many GPUs share it alters no result beyond rounding."""
 
     epochs: Positive = 1.0
@@ -48,6 +56,17 @@ class Training(Strict):
     """keep: best, and stop after so many validations without a lower loss."""
     threads: Count = 2
     """CPU threads of the job."""
+
+    def steps(self, rows: int | None) -> int | None:
+        """Return the optimiser steps of a training on so many rows (packs, pairs); None where they are not known."""
+        if self.max_steps or rows is None:
+            return self.max_steps
+        return math.ceil(math.ceil(rows / (self.batch_size or 1)) * self.epochs)
+
+    def learns_nothing(self, rows: int | None) -> bool:
+        """Tell whether all steps on so many rows have the learning rate 0, with which every warm-up begins."""
+        steps = self.steps(rows)
+        return steps is not None and steps <= 1 and self.warmup > 0 and self.schedule != "constant"
 
     @model_validator(mode="after")
     def rows_of_a_step(self) -> "Training":
@@ -90,21 +109,62 @@ class PolicyTraining(Training):
     """What every training of a policy can set beside."""
 
     learns_from: ClassVar[Literal["tokens", "pairs", "ranked", "rewarded", "prompts"]]
-    """What its training reads: the tokens of a dataset; pairs with the parent's log-probs; ranked answers; rewarded answers with
-    the parent's log-probs; prompts that it answers itself."""
+    """What its training reads: the tokens of a dataset; pairs with the parent's log-probs; ranked answers; rewarded
+    answers with the parent's log-probs; prompts that it answers itself."""
     read_before: ClassVar[tuple[str, ...]]
     """The keys that jobs before the training have dealt with: their results make it stale, and not the keys."""
     one_process: ClassVar[bool] = False
     """It cannot be shared by several GPUs."""
 
-    def own_template(self) -> str | None:
-        """Return the template it speaks in from here on, or None: its parent's."""
-        return None
-
     lora: Lora | None = None
     """Train adapters instead of all weights."""
     quantise: Literal["nf4"] | None = None
     """Hold the frozen weights in four bits (QLoRA); needs lora and CUDA."""
+
+    def own_template(self) -> str | None:
+        """Return the template it speaks in from here on, or None: its parent's."""
+        return None
+
+    def names(self, path: str, need: Names) -> None:
+        """Need its parents, what it learns from, and rows to validate on where the best checkpoint is to be kept."""
+        study, parents = need.study, parents_of(self)
+        if name_in(path) in study.models:
+            need.refuse(path, "a model has this name already")
+        if len(set(parents)) < len(parents) or not parents:
+            need.refuse(f"{path}.parent", f"names each parent once, and at least one, not {parents}")
+        for parent in parents:
+            need.need(f"{path}.parent", parent, [*study.models, *study.runs], "model or run")
+            if self.lora and not self.lora.merge and parent in study.runs:
+                need.refuse(
+                    f"{path}.lora.merge",
+                    f"adapters are kept alone beside a base model only, and {parent!r} is a run; "
+                    "leave it out, or train from the base model",
+                )
+        self.names_of_material(path, need)
+        if self.keep == "best" and not self.is_validated(study):
+            need.refuse(
+                f"{path}.keep", "best needs a validation split, and neither it nor its pairs have one"
+            )
+
+    @abstractmethod
+    def names_of_material(self, path: str, need: Names) -> None:
+        """Need every name of what it learns from."""
+
+    @abstractmethod
+    def is_validated(self, study: "Study") -> bool:
+        """Tell whether there are rows that it is only validated on."""
+
+    def uses(self) -> tuple[tuple[str, str], ...]:
+        """Return (section, name) of the pairs and the value head that are made for it."""
+        return ()
+
+    def most_rows(self, study: "Study") -> int | None:
+        """Return how many rows (pairs) it learns from at most; None where only the data tell."""
+        return None
+
+    def file_beside(self) -> tuple[str, str] | None:
+        """Return (key, text) of what stands beside its parent's name in the names of files, if something does."""
+        return None
 
     @model_validator(mode="after")
     def adapters_on_four_bits(self) -> "PolicyTraining":

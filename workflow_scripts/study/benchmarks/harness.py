@@ -1,11 +1,17 @@
 """Tasks of the lm-evaluation-harness."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from workflow_scripts.study.basics import Count, Fidelity, FileName, RepositoryPath, Strict
-from workflow_scripts.study.benchmarks.kind import Kind
+from workflow_scripts.study.benchmarks.kind import OnFile
+from workflow_scripts.study.findings import Finding, wrong
+from workflow_scripts.study.names import Names
+
+if TYPE_CHECKING:
+    from workflow_scripts.study.study import Study
 
 
 class Task(Strict):
@@ -19,11 +25,11 @@ class Task(Strict):
     """Keep only these metrics; null: all."""
 
 
-class LmEval(Kind):
+class LmEval(OnFile):
     """Tasks of the lm-evaluation-harness, all with one load of the model."""
 
     scores = "model"
-    scorer = "lm_eval_run"
+    scorer = "harness.run"
     scorer_keys = ()
     files = ("package_file",)
 
@@ -52,6 +58,22 @@ class LmEval(Kind):
     """Wrap the prompts in the policy's own template, as it is saved beside its tokenizer."""
     fidelity: Fidelity | None = None
     """Null: the study's. code: the suite's mean takes an error rate as the published one does."""
+
+    def names(self, path: str, need: Names) -> None:
+        """Need its folder of tasks, its package, and the benchmark that counts in its suite."""
+        super().names(path, need)
+        need.need_path(f"{path}.include_path", self.include_path)
+        coded = [name for name, other in need.study.benchmarks.items() if other.counts_in_suite]
+        need.need(f"{path}.humaneval", self.humaneval, coded, "humaneval benchmark")
+
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find a benchmark that is to count in its suite without the number that counts."""
+        counted = study.benchmarks.get(self.humaneval)
+        if counted and counted.counts_in_suite and 1 not in counted.k:
+            yield wrong(f"benchmarks.{self.humaneval}.k", f"{path} counts its pass@1: add 1")
+
+    def cells(self, study: "Study") -> None:
+        """Return None: only the harness's tasks tell."""
 
     @model_validator(mode="after")
     def something_to_do(self) -> "LmEval":

@@ -1,16 +1,24 @@
 """Benchmarks whose answers go before a judge."""
 
-from typing import Annotated, Literal
+import string
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from workflow_scripts.study.basics import Count, RepositoryPath
-from workflow_scripts.study.benchmarks.kind import Kind
+from workflow_scripts.study.benchmarks.cells import Cells, across
+from workflow_scripts.study.benchmarks.kind import Judged, OnFile, OnSplit
+from workflow_scripts.study.findings import Finding, wrong
+from workflow_scripts.study.names import Names
 from workflow_scripts.study.report import Report
 from workflow_scripts.study.sampling import Sampling
 
+if TYPE_CHECKING:
+    from workflow_scripts.study.study import Study
 
-class MtBench(Kind, Sampling):
+
+class MtBench(Judged, OnFile, Sampling):
     """Two-turn questions, each answer rated 1 to 10 by a judge, or compared with another policy's."""
 
     scores = "answers"
@@ -20,6 +28,7 @@ class MtBench(Kind, Sampling):
     prompt_file = "questions"
     files = ("questions", "references", "judge_prompts")
     asks = ("mode",)
+    asks_in_words = ("judge_prompts",)
 
     def opponent_in(self, report: Report) -> str | None:
         """Return the policy compared with; rated answers are compared with none."""
@@ -45,8 +54,25 @@ class MtBench(Kind, Sampling):
     limit: Count | None = None
     """Only so many questions, taken from the categories in turn."""
 
+    def names(self, path: str, need: Names) -> None:
+        """Need its judge, its files, and somebody to compare with where it compares."""
+        super().names(path, need)
+        need.need_policy(f"{path}.opponent", self.opponent)
+        if self.mode == "pairwise" and not self.opponent_in(need.study.report):
+            need.refuse(
+                f"{path}.opponent",
+                "mode pairwise compares with a policy: name one here or as report.baseline",
+            )
 
-class AlpacaEval(Kind, Sampling):
+    def cells(self, study: "Study") -> Cells:
+        """Return the ratings, or how often it wins; both of the questions' own categories, too."""
+        if self.mode == "single":
+            return Cells(across(["overall"], ["rating", "failed", "off_scale"]), ("rating",))
+        rates = ["win_rate_adjusted", "win_rate", "loss_rate", "failed"]
+        return Cells(across(["overall"], rates), ("win_rate_adjusted",))
+
+
+class AlpacaEval(Judged, OnFile, Sampling):
     """Single instructions; a judge compares each answer with a reference answer."""
 
     scores = "answers"
@@ -57,6 +83,7 @@ class AlpacaEval(Kind, Sampling):
     prompt_file = "prompts"
     files = ("prompts", "references", "gamed")
     asks = ("annotator",)
+    asks_in_words = ("annotator",)
 
     def is_judged(self) -> bool:
         """Tell whether its answers go before a judge, or only their lengths are measured."""
@@ -85,8 +112,18 @@ class AlpacaEval(Kind, Sampling):
     limit: Count | None = None
     """Only the first so many instructions."""
 
+    def cells(self, study: "Study") -> Cells:
+        """Return the answers' length, and how often they win where a judge is asked."""
+        controlled = "lc_win_rate" if self.gamed else "lc_win_rate_minimal"
+        metrics = ["length"]
+        if self.evaluate:
+            metrics += ["win_rate", "discrete_win_rate"]
+            metrics += [controlled] if self.length_controlled else []
+            metrics += ["failed"]
+        return Cells(across(["overall"], metrics))
 
-class JudgeScore(Kind, Sampling):
+
+class JudgeScore(Judged, OnSplit, Sampling):
     """A judge's score from 0 to 100 of each answer to a split, the reference beside it."""
 
     scores = "answers"
@@ -94,6 +131,7 @@ class JudgeScore(Kind, Sampling):
     scorer_keys = ("benchmark",)
     prompt_kind = "turns"
     asks = ("prompt",)
+    asks_in_words = ("prompt",)
 
     kind: Literal["judge_score"]
     dataset: str
@@ -107,8 +145,31 @@ class JudgeScore(Kind, Sampling):
     limit: Count | None = None
     """Answer only so many turns."""
 
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find a prompt for the judge that cannot be filled in."""
+        yield from super().faults(path, study)
+        for fault in [] if self.prompt is None else faults_of_prompt(self.prompt):
+            yield wrong(f"{path}.prompt", fault)
 
-class JudgedPreference(Kind, Sampling):
+    def cells(self, study: "Study") -> Cells:
+        """Return the score, and how often the judge gave none."""
+        return Cells(across(["overall"], ["score", "failed"]))
+
+
+def faults_of_prompt(prompt: str) -> Iterator[str]:
+    """Find what keeps a judge's prompt from being filled in."""
+    try:
+        asked = {field for _, field, _, _ in string.Formatter().parse(prompt) if field is not None}
+    except ValueError as error:
+        yield f"{error}; write {{{{ and }}}} for braces"
+        return
+    for field in sorted(asked - {"prompt", "reference", "answer"}):
+        yield f"has {{{field}}}; there are {{prompt}}, {{reference}} and {{answer}}"
+    if "answer" not in asked:
+        yield "has no {answer}, so the judge would not see what it judges"
+
+
+class JudgedPreference(Judged, OnSplit, Sampling):
     """Which of two answers to a split is more helpful and harmless, in both orders."""
 
     scores = "answers"
@@ -134,3 +195,15 @@ class JudgedPreference(Kind, Sampling):
     """Prompt ids left out."""
     limit: Count | None = None
     """Answer only so many prompts."""
+
+    def names(self, path: str, need: Names) -> None:
+        """Need its judge, its split, and the policy compared with."""
+        super().names(path, need)
+        need.need_policy(f"{path}.opponent", self.opponent)
+
+    def cells(self, study: "Study") -> Cells:
+        """Return how often it wins, ties and loses."""
+        return Cells(across(["overall"], ["win_rate", "wins", "ties", "losses", "failed"]))
+
+
+JudgedKind = MtBench | AlpacaEval | JudgeScore | JudgedPreference

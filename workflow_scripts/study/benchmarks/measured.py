@@ -1,18 +1,26 @@
 """Benchmarks that measure a policy's likelihoods; nothing is answered."""
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
 
 from workflow_scripts.study.basics import Count, Fidelity, FileName
-from workflow_scripts.study.benchmarks.kind import Kind
+from workflow_scripts.study.benchmarks.cells import Cells, across
+from workflow_scripts.study.benchmarks.kind import Measured, OnFile, OnSplit
+from workflow_scripts.study.datasets import unknown_labels
+from workflow_scripts.study.findings import Finding
+from workflow_scripts.study.names import Names, name_in
+
+if TYPE_CHECKING:
+    from workflow_scripts.study.study import Study
 
 
-class PairPerplexity(Kind):
+class PairPerplexity(Measured, OnFile):
     """The six perplexities of hints and solutions, on a file whose conversations end with two tutor turns."""
 
     scores = "likelihoods"
     scorer = "pair_perplexity"
     scorer_keys = ("fidelity",)
-    measured_by = "likelihoods"
+    measured_by = "pair_likelihoods"
     measured_keys = ("max_tokens",)
     files = ("file",)
 
@@ -34,8 +42,27 @@ class PairPerplexity(Kind):
     fidelity: Fidelity | None = None
     """Null: the study's."""
 
+    def names(self, path: str, need: Names) -> None:
+        """Need its file, and a name that no dataset has: its rows are cleaned as theirs are."""
+        super().names(path, need)
+        if name_in(path) in need.study.datasets:
+            need.refuse(path, "a dataset has this name already, and both are cleaned")
 
-class ReplyLoss(Kind):
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find fields and labels that there are none of."""
+        yield from unknown_labels(path, self.drop_fields, self.replace_na)
+
+    def item_file(self) -> tuple[str, str]:
+        """Return its file: its pairs are what is measured."""
+        return self.source, self.file
+
+    def cells(self, study: "Study") -> Cells:
+        """Return a perplexity for each action, and for two pairs of them."""
+        subsets = [f"action{actions}" for actions in ("1", "2", "4", "5", "1+4", "2+5")]
+        return Cells(across(subsets, ["perplexity"]))
+
+
+class ReplyLoss(Measured, OnSplit):
     """Negative log-likelihood per token of a split's own replies: training against test shows overfitting."""
 
     scores = "likelihoods"
@@ -43,6 +70,7 @@ class ReplyLoss(Kind):
     scorer_keys = ("benchmark",)
     measured_by = "reply_likelihoods"
     measured_keys = ("max_tokens", "batch_size", "limit")
+    shows_training = True
 
     kind: Literal["loss"]
     dataset: str
@@ -55,3 +83,10 @@ class ReplyLoss(Kind):
     """Longest prompt with reply, in tokens; longer ones lose the prompt's oldest turns, and the system message stays."""
     batch_size: Count = 16
     """Replies at once."""
+
+    def cells(self, study: "Study") -> Cells:
+        """Return the loss, and what it is as a perplexity."""
+        return Cells(across(["reply"], ["nll_per_token", "perplexity"]))
+
+
+MeasuredKind = PairPerplexity | ReplyLoss

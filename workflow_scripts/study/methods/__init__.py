@@ -1,32 +1,15 @@
-"""The methods a run can have, in one list; each says itself what it learns from."""
+"""The methods a run can have, in one list that each family's file ends with; each says itself what it learns from."""
 
 from typing import Annotated, get_args
 
 from pydantic import Field
 
-from workflow_scripts.study.methods.offline import ALol, ALolKl, ALolRefFree, ALolSeq, Nll, RGold, RLol, Wbc
-from workflow_scripts.study.methods.online import Ppo, Rloo
-from workflow_scripts.study.methods.preference import Dpo, Ipo, Kto, Pro
+from workflow_scripts.study.methods.offline import OfflineMethod
+from workflow_scripts.study.methods.online import OnlineMethod
+from workflow_scripts.study.methods.preference import PreferenceMethod
 from workflow_scripts.study.methods.sft import Sft
 
-Run = Annotated[
-    Sft
-    | Dpo
-    | Ipo
-    | Kto
-    | Pro
-    | Nll
-    | Wbc
-    | RGold
-    | RLol
-    | ALol
-    | ALolRefFree
-    | ALolSeq
-    | ALolKl
-    | Ppo
-    | Rloo,
-    Field(discriminator="method"),
-]
+Run = Annotated[Sft | PreferenceMethod | OfflineMethod | OnlineMethod, Field(discriminator="method")]
 METHODS = get_args(get_args(Run)[0])
 
 

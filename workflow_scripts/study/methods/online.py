@@ -1,11 +1,18 @@
 """What learns from its own answers, rewarded while it learns."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from workflow_scripts.study.basics import Count, Positive, Share, SomeShare
+from workflow_scripts.study.findings import Finding, wrong
+from workflow_scripts.study.names import Names
+from workflow_scripts.study.part import LongestRow, annotated_rows
 from workflow_scripts.study.training import PolicyTraining
+
+if TYPE_CHECKING:
+    from workflow_scripts.study.study import Study
 
 
 class Online(PolicyTraining):
@@ -32,6 +39,26 @@ class Online(PolicyTraining):
     """Probability ratios count within 1 ± clip."""
     missing_end_penalty: Annotated[float, Field(ge=0)] | None = None
     """Taken off the reward of an answer that does not end; null: nothing."""
+
+    def names_of_material(self, path: str, need: Names) -> None:
+        """Need an annotation that can reward new answers, and a split of its dataset."""
+        need.need_answerable(path, self.annotation, self.split)
+
+    def is_validated(self, study: "Study") -> bool:
+        """Return False: it draws its own answers, and validates on none."""
+        return False
+
+    def rows(self, study: "Study") -> tuple[str, str] | None:
+        """Return the split whose prompts it answers."""
+        return annotated_rows(study, self.annotation, self.split)
+
+    def longest_row(self) -> LongestRow:
+        """Return the longest prompt with answer."""
+        return LongestRow("max_prompt_tokens + max_new_tokens", self.max_prompt_tokens + self.max_new_tokens)
+
+    def longest_answer(self) -> int:
+        """Return the most tokens of an answer."""
+        return self.max_new_tokens
 
 
 class Ppo(Online):
@@ -67,6 +94,15 @@ class Ppo(Online):
     score_clip: Positive | None = None
     """Rewards beyond this are cut; null: none."""
 
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find rollouts that are not whole batches."""
+        yield from super().faults(path, study)
+        if self.rollout_batch % (self.batch_size or 1):
+            yield wrong(
+                f"{path}.rollout_batch",
+                f"{self.rollout_batch} is no multiple of batch_size {self.batch_size}",
+            )
+
 
 class Rloo(Online):
     """REINFORCE with the mean of a prompt's other answers as baseline (Ahmadian et al. 2024), by TRL."""
@@ -76,3 +112,15 @@ class Rloo(Online):
     """Answers per prompt; they divide batch_size."""
     beta: Annotated[float, Field(ge=0)] = 0.05
     """Penalty per nat of leaving the parent."""
+
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find batches that split a prompt's answers."""
+        yield from super().faults(path, study)
+        if (self.batch_size or 1) % self.num_generations:
+            yield wrong(
+                f"{path}.batch_size",
+                f"{self.batch_size} is no multiple of num_generations {self.num_generations}",
+            )
+
+
+OnlineMethod = Ppo | Rloo

@@ -1,11 +1,15 @@
 """What learns from preference pairs, and from ranked answers."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from workflow_scripts.study.basics import Positive
+from workflow_scripts.study.names import Names
 from workflow_scripts.study.training import PolicyTraining
+
+if TYPE_CHECKING:
+    from workflow_scripts.study.study import Study
 
 
 class FromPairs(PolicyTraining):
@@ -18,9 +22,29 @@ class FromPairs(PolicyTraining):
     pairs: str
     """The pairs: of each parent's own mistakes, or of ranked answers."""
 
+    def names_of_material(self, path: str, need: Names) -> None:
+        """Need its pairs."""
+        need.need(f"{path}.pairs", self.pairs, need.study.pairs, "set of pairs")
+
+    def is_validated(self, study: "Study") -> bool:
+        """Tell whether some of its pairs are only validated on."""
+        return self.pairs in study.pairs and study.pairs[self.pairs].is_validated()
+
+    def uses(self) -> tuple[tuple[str, str], ...]:
+        """Return its pairs."""
+        return (("pairs", self.pairs),)
+
+    def rows(self, study: "Study") -> tuple[str, str] | None:
+        """Return the split that its pairs are made from."""
+        return study.pairs[self.pairs].rows(study) if self.pairs in study.pairs else None
+
+    def most_rows(self, study: "Study") -> int | None:
+        """Return how many pairs it learns from at most; None where only the data tell."""
+        return study.pairs[self.pairs].most_pairs() if self.pairs in study.pairs else None
+
 
 class Preference(FromPairs):
-    """What DPO, IPO and KTO share. The reference is the frozen parent."""
+    """What DPO, IPO, KTO and SimPO share. The reference, where there is one, is the frozen parent."""
 
     learns_from = "pairs"
 
@@ -68,6 +92,18 @@ class Kto(Preference):
     """Weight of rejected replies."""
 
 
+class SimPo(Preference):
+    """Simple preference optimisation (Meng et al. 2024): log-probs per token, a margin, and no reference."""
+
+    method: Literal["simpo"]
+    beta: Positive = 2.0
+    """How sharply the loss falls with the margin."""
+    gamma_beta_ratio: Annotated[float, Field(ge=0)] = 0.5
+    """The margin that a pair has to win by, in nats per token: γ divided by beta."""
+    sft_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the chosen reply's negative log-likelihood per token, added to the loss."""
+
+
 class Pro(FromPairs):
     """Preference ranking optimisation over all answers to a prompt (Song et al. 2024); it needs no reference."""
 
@@ -78,3 +114,6 @@ class Pro(FromPairs):
     """Weight of the best answer's negative log-likelihood, times (answers − 1)²."""
     candidates: Annotated[int, Field(ge=2)] | None = None
     """At most so many answers to a prompt, the best first; null: all."""
+
+
+PreferenceMethod = Dpo | Ipo | Kto | SimPo | Pro

@@ -1,11 +1,19 @@
 """Supervised fine-tuning."""
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import model_validator
 
 from workflow_scripts.study.basics import Count, Positive, Strict
+from workflow_scripts.study.datasets import RANKED
+from workflow_scripts.study.findings import Finding, wrong
+from workflow_scripts.study.names import Names
+from workflow_scripts.study.part import LongestRow
 from workflow_scripts.study.training import PolicyTraining
+
+if TYPE_CHECKING:
+    from workflow_scripts.study.study import Study
 
 
 class Kl(Strict):
@@ -69,6 +77,42 @@ class Sft(PolicyTraining):
     def own_template(self) -> str | None:
         """Return the template it speaks in from here on, or None: its parent's."""
         return "vicuna" if self.backend == "fastchat" else self.template
+
+    def names_of_material(self, path: str, need: Names) -> None:
+        """Need its splits and its template."""
+        need.need_rows(path, self.dataset, self.split)
+        need.need_split(f"{path}.validation", self.dataset, self.validation)
+        need.need_template(f"{path}.template", self.template)
+
+    def is_validated(self, study: "Study") -> bool:
+        """Return True: it always has a validation split."""
+        return True
+
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find rows of ranked answers, of which it would learn none or all."""
+        yield from super().faults(path, study)
+        dataset = study.datasets.get(self.dataset)
+        if dataset and dataset.data_schema in RANKED:
+            yield wrong(
+                f"{path}.dataset",
+                f"rows of schema {dataset.data_schema} are prompts with ranked answers, none of which it would learn, "
+                "or all of them: method nll learns the preferred ones of an annotation, and dpo, pro … the order of pairs",
+            )
+
+    def rows(self, study: "Study") -> tuple[str, str]:
+        """Return the split it learns from."""
+        return self.dataset, self.split
+
+    def most_rows(self, study: "Study") -> int | None:
+        """Return how many rows it learns from at most: one to a conversation, unless turns or blocks are rows."""
+        dataset = study.datasets.get(self.dataset)
+        if dataset is None or dataset.history_turns is not None or self.objective == "lm":
+            return None
+        return dataset.most_rows(self.split, study.sources.get(dataset.source))
+
+    def longest_row(self) -> LongestRow:
+        """Return the longest row; of plain text every block is that long."""
+        return LongestRow("max_tokens", self.max_tokens, every=self.objective == "lm")
 
     @model_validator(mode="after")
     def packs_hold_rows(self) -> "Sft":

@@ -1,0 +1,13 @@
+"""What every training shares: loading (LoRA, 4-bit), arguments, resuming from the last whole checkpoint, curve, cost.
+
+Resumable state lives in a work folder named by a fingerprint of settings, data, parent and code: the same
+fingerprint resumes, another starts afresh. A checkpoint counts once its `trainer_state.json`, written last, parses; it
+is resumed by as many processes, sharing in the same manner, as wrote it.
+
+Many processes share the rows of a step (`split_batch`, `ProcessShare`) and, by envs/accelerate, weights, gradients and
+AdamW's two moments: 4 bytes a parameter each, 16 in all, since the weights that are trained are always held in 32 bits,
+and bfloat16 is only computed in. Low-rank adapters need the 4 bytes of the weights, and 16 for each of their own.
+Each process reads all weights at first, into the machine's memory, and ZeRO puts them onto its GPU before it shares
+them out: a policy has to fit there once in 32 bits, alone. Not covered: weights that no single GPU could ever hold
+(DeepSpeed's zero.Init), tensor and sequence parallelism.
+"""

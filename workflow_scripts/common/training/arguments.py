@@ -1,0 +1,90 @@
+"""A training's settings as `transformers.TrainingArguments` takes them."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import EarlyStoppingCallback, TrainerCallback
+
+from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.models import precision_of
+from workflow_scripts.common.training.batches import process_count, split_batch, step_text
+from workflow_scripts.common.training.settings import Training
+
+
+def training_arguments(settings: Training, work: Path, seed: int, evaluate: bool) -> dict[str, Any]:
+    """Return the keyword arguments of `transformers.TrainingArguments` for a method's settings.
+
+    Steps are optimiser steps of `batch_size` rows, however many processes share them (the log says how); `warmup` is a
+    share of them. To keep the best checkpoint is to keep that of the lowest validation loss, so every validation saves
+    one.
+    """
+    on_cpu = not torch.cuda.is_available()
+    if not on_cpu and process_count() == 1 and torch.cuda.device_count() > 1:
+        raise PlumblineError(
+            f"one process sees {torch.cuda.device_count()} GPUs, and would train on all of them at a larger batch; "
+            "run it through common.launch --parallel ddp, or set CUDA_VISIBLE_DEVICES to one"
+        )
+    rows, passes = split_batch(settings["batch_size"], settings["per_device_batch"], process_count())
+    if os.environ.get("RANK", "0") == "0":
+        print(step_text(rows, passes, process_count()), flush=True)
+    best = settings["keep"] == "best"
+    if best and not evaluate:
+        raise PlumblineError("keep: best needs validation rows to choose by, and this run has none")
+    return {
+        "output_dir": str(work),
+        "num_train_epochs": settings["epochs"],
+        "max_steps": settings["max_steps"] or -1,
+        "per_device_train_batch_size": rows,
+        "per_device_eval_batch_size": settings["per_device_batch"],
+        "gradient_accumulation_steps": passes,
+        "learning_rate": settings["learning_rate"],
+        "lr_scheduler_type": settings["schedule"],
+        "warmup_steps": settings["warmup"],
+        "weight_decay": settings["weight_decay"],
+        "max_grad_norm": settings["max_grad_norm"],
+        "adam_beta2": settings["adam_beta2"],
+        "optim": "adamw_torch" if on_cpu else settings["optimizer"],
+        "bf16": precision_of(settings["precision"]) == torch.bfloat16,
+        "gradient_checkpointing": settings["gradient_checkpointing"],
+        "use_cpu": on_cpu,
+        "seed": seed,
+        "data_seed": seed,
+        "logging_steps": settings["log_every"],
+        "logging_nan_inf_filter": False,  # it would log a loss that is no number as the mean of those before
+        "eval_strategy": "steps" if evaluate else "no",
+        "eval_steps": settings["evaluate_every"],
+        "save_strategy": "steps",
+        "save_steps": settings["evaluate_every"] if best else settings["checkpoint_every"],
+        "save_total_limit": 2,
+        "load_best_model_at_end": best,
+        "metric_for_best_model": "eval_loss" if best else None,
+        "greater_is_better": False if best else None,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_num_workers": 0,
+    }
+
+
+def spared_warmup(steps: int, warmup: float, schedule: str) -> float:
+    """Return the share of its steps that a training warms up in: none of one step alone, and that is said.
+
+    A warm-up of any length begins at the learning rate 0, so the only step would leave the parent's weights as they
+    are.
+    """
+    if steps > 1 or not warmup or schedule == "constant":
+        return warmup
+    print(
+        "warning: all rows make one optimiser step, which a warm-up would leave at the learning rate 0: it is trained "
+        "without; give it more steps (a smaller batch_size or pack_tokens, more epochs)",
+        file=sys.stderr,
+        flush=True,
+    )
+    return 0.0
+
+
+def callbacks_of(settings: Training) -> list[TrainerCallback]:
+    """Return what stops a run after `patience` validations without a lower loss, if it is to be stopped."""
+    return [EarlyStoppingCallback(settings["patience"])] if settings["patience"] else []

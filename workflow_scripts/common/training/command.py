@@ -1,0 +1,71 @@
+"""The command line that all trainings share, and what becomes of one that diverges."""
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from workflow_scripts.common.command_line import step_parser
+from workflow_scripts.common.diverged import Diverged, add_note_flag, hand_on
+from workflow_scripts.common.errors import run
+from workflow_scripts.common.files import read_json, write_json
+from workflow_scripts.common.training.saving import cost_of
+
+
+def run_training(main: Callable[[], None]) -> None:
+    """Call a training's `main` as `errors.run` does; with --note-divergence, a divergence is written down, status 0.
+
+    Of several processes, which all come to it at the same step, the first writes.
+    """
+
+    def noting() -> None:
+        started = time.monotonic()
+        try:
+            main()
+        except Diverged as error:
+            parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+            parser.add_argument("--note-divergence", action="store_true")
+            for name in ("manifest", "curve", "cost", "output", "work"):
+                parser.add_argument(f"--{name}", type=Path)
+            flags, _ = parser.parse_known_args()
+            if not flags.note_divergence:
+                raise
+            print(f"error: {error}. The study goes on without it.", file=sys.stderr, flush=True)
+            if os.environ.get("RANK", "0") == "0":
+                if flags.work:
+                    shutil.rmtree(flags.work, ignore_errors=True)
+                if flags.cost:
+                    processes = int(os.environ.get("WORLD_SIZE", "1"))
+                    write_json(flags.cost, cost_of(time.monotonic() - started, processes))
+                hand_on(error.note, [flags.output, flags.curve, flags.manifest], error.curve)
+
+    run(noting)
+
+
+def training_parser(description: str | None, kind: Any, **paths: str) -> argparse.ArgumentParser:
+    """Return the parser of a training: the flags that all have, and `paths` of its own (see `step_parser`)."""
+    shared = {
+        "parent": "model folder to start from",
+        "parent_manifest": "what the parent is stale by",
+        "work": "folder for resumable state",
+        "curve": "the loss curve to write",
+        "cost": "seconds and tokens to write",
+    }
+    parser = step_parser(description, kind, **shared, **paths)
+    parser.add_argument("--seed", type=int, required=True)
+    add_note_flag(parser)
+    return parser
+
+
+def counts_of(manifest: Path) -> dict:
+    """Return the `counts` of a manifest."""
+    return read_json(manifest).get("counts", {})
+
+
+def template_of(manifest: Path) -> dict | None:
+    """Return the template that rows were written in, as their manifest says."""
+    return read_json(manifest).get("template")

@@ -1,0 +1,140 @@
+"""Writing what a training made: the policy, its curve, its cost and last its manifest."""
+
+import os
+import resource
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from workflow_scripts.common.chat_template import save_chat_template, with_own_end
+from workflow_scripts.common.diverged import Diverged
+from workflow_scripts.common.files import finished_folder, read_json, write_json, write_manifest
+from workflow_scripts.common.shared_store import refuse_full_store
+from workflow_scripts.common.training.loading import merged
+from workflow_scripts.common.training.settings import Training
+from workflow_scripts.common.training.trainer import are_finite, curve_of
+
+
+def settle(model: Any, weights: dict[str, torch.Tensor]) -> Any:
+    """Return a policy whose shards are replaced by whole weights, by name: an ordinary module, not to be trained."""
+    unset_hf_deepspeed_config()  # or what is saved next would be gathered from processes that have ended
+    for name, weight in weights.items():
+        owner, _, own = name.rpartition(".")
+        parameters = model.get_submodule(owner)._parameters
+        if own in parameters:
+            parameters[own] = torch.nn.Parameter(weight, requires_grad=False)
+    model.tie_weights()
+    return model
+
+
+def whole_policy(trainer: Trainer) -> Any:
+    """Return a trained policy with all its weights: to the first process; every process has to ask."""
+    model, state = trainer.accelerator.unwrap_model(trainer.model), trainer.accelerator.state
+    plugin = getattr(state, "deepspeed_plugin", None)
+    if not (trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)):
+        return model
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return settle(model, weights) if trainer.is_world_process_zero() else model
+
+
+def save_trained(
+    trainer: Trainer, tokenizer: Any, arguments: Any, work: Path, seconds: float, **facts: Any
+) -> None:
+    """Write model folder, curve, cost and last the manifest; then drop the work folder. One process writes."""
+    trainer.accelerator.wait_for_everyone()
+    model = whole_policy(trainer)
+    if not trainer.is_world_process_zero():
+        return
+    if not are_finite(
+        model.parameters()
+    ):  # as ZeRO gathered them: while it trains, no process can look at them
+        raise Diverged(trainer.state.global_step, trainer.rate, "weights are", trainer.whose)
+    if trainer.args.load_best_model_at_end:
+        facts["best_step"] = trainer.state.best_global_step
+    save_policy(
+        model,
+        tokenizer,
+        arguments,
+        work,
+        curve=curve_of(trainer.state.log_history),
+        seconds=seconds,
+        processes=trainer.args.world_size,
+        steps=trainer.state.global_step,
+        **facts,
+    )
+
+
+def keeps_adapters(settings: Training) -> bool:
+    """Return whether a training's adapters are kept alone; a reward model's settings know of no adapters."""
+    lora = settings.get("lora")
+    return lora is not None and not lora["merge"]
+
+
+def write_policy(model: Any, folder: Path, settings: Training) -> None:
+    """Write a trained policy: its weights with the adapters added in, or, `lora.merge: false`, PEFT's own files and
+    what ends its answers.
+
+    The latter name their base model by the folder it was loaded from, which is relative to the working directory.
+    """
+    if not keeps_adapters(settings):
+        merged(model).save_pretrained(folder)
+        return
+    [adapted] = model.adapted
+    adapted.save_pretrained(folder, save_embedding_layers=False)
+    model.generation_config.save_pretrained(folder)
+    (folder / "README.md").unlink()  # a card that says nothing but PEFT's version
+    config = read_json(folder / "adapter_config.json")
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()  # a set, written in another order by every process
+    write_json(folder / "adapter_config.json", config)
+
+
+def save_policy(
+    model: Any,
+    tokenizer: Any,
+    arguments: Any,
+    work: Path,
+    *,
+    curve: list[dict],
+    seconds: float,
+    processes: int = 1,
+    tokens: float = 0,
+    template: dict | None = None,
+    **facts: Any,
+) -> None:
+    """Write a trained policy's model folder, curve, cost and last its manifest with `facts`; drop the work folder.
+
+    `template` is what it was trained to speak: its chat template, whose end the generation settings then know. Without
+    one the parent's are kept.
+    """
+    if template:
+        own = model.generation_config
+        own.eos_token_id = with_own_end(template, tokenizer, own.eos_token_id)
+    with finished_folder(arguments.output) as folder:
+        write_policy(model, folder, arguments.settings)
+        tokenizer.save_pretrained(folder)
+        if template:
+            save_chat_template(folder, template)
+    refuse_full_store([arguments.output])
+    write_json(arguments.curve, curve)
+    write_json(arguments.cost, cost_of(seconds, processes, tokens))
+    write_manifest(arguments.manifest, [arguments.output], **facts)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def cost_of(seconds: float, processes: int, tokens: float | None = None) -> dict:
+    """Return what a training took: seconds, GPU seconds, tokens where they were counted, MiB, threads, processes."""
+    gpus = processes if torch.cuda.is_available() else 0
+    counted = {} if tokens is None else {"tokens": int(tokens)}
+    return {
+        "wall_seconds": round(seconds, 1),
+        "gpu_seconds": round(seconds * gpus, 1),
+        **counted,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "threads": int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())),
+        "processes": processes,
+    }

@@ -1,0 +1,66 @@
+"""Rows of results.csv as others take them: typed, by the name of their cell, and what they show clearly."""
+
+from workflow_scripts.report.scores import ALL
+
+WHOLE = ("all", "overall")  # subsets that are the whole benchmark: no heading needs to say so
+
+
+def cell_name(row: dict) -> str:
+    """Return benchmark/subset/metric, without the parts that are empty."""
+    return "/".join(filter(None, [row["benchmark"], row["subset"], row["metric"]]))
+
+
+def scored_rows(rows: list[dict]) -> list[dict]:
+    return [row for row in rows if row["value"] != ""]
+
+
+def clearly_moved(row: dict) -> bool:
+    """Return whether a row's clean value is outside the interval of its value."""
+    if row["clean_value"] == "" or row["ci_low"] == "":
+        return False
+    return not row["ci_low"] <= row["clean_value"] <= row["ci_high"]
+
+
+def clearly_better(row: dict) -> bool:
+    """Return whether the interval of the paired difference lies wholly on the good side of zero.
+
+    Never where no direction is good, nor where the difference has no interval.
+    """
+    if row["difference"] == "" or row["difference_low"] == "" or row["higher_is_better"] == "":
+        return False
+    return row["difference_low"] > 0 if row["higher_is_better"] else row["difference_high"] < 0
+
+
+def headline_rows(rows: list[dict]) -> list[dict]:
+    """Return the rows that stand for their policy: of one with several seeds those of seed "all"."""
+    averaged = {row["policy"] for row in rows if row["seed"] == ALL}
+    return [row for row in rows if row["policy"] not in averaged or row["seed"] == ALL]
+
+
+NUMBERS = (
+    "value ci_low ci_high n groups seeds difference difference_low difference_high p_value p_adjusted mde mcnemar_p "
+    "clean_value clean_low clean_high clean_n clean8_value clean8_n published_value published_difference"
+).split()
+
+
+def typed(row: dict) -> dict:
+    """Return a row of results.csv with its numbers as floats and its truth values as booleans; "" where it has none.
+
+    Columns that the table does not have (it was written before they were) are "" too: the one place that minds them.
+    """
+    numbers = {name: float(row[name]) if row.get(name) else "" for name in NUMBERS}
+    better = {"true": True, "false": False, "": ""}[row["higher_is_better"]]
+    return row | numbers | {"higher_is_better": better, "interval": row.get("interval", "")}
+
+
+def clearly_worse(row: dict) -> bool:
+    """Return whether the interval of the paired difference lies wholly on the bad side of zero (of a typed row)."""
+    if row["higher_is_better"] == "":
+        return False
+    return clearly_better(row | {"higher_is_better": not row["higher_is_better"]})
+
+
+def cell_title(row: dict) -> str:
+    """Return a cell's name for people: benchmark, subset unless it is the whole benchmark, metric."""
+    subset = "" if row["subset"] in (*WHOLE, row["benchmark"]) else row["subset"]
+    return " ".join(filter(None, [row["benchmark"], subset, row["metric"]]))

@@ -1,0 +1,231 @@
+"""Ask a judge about a policy's answers: a rating (MT-Bench), a score from 0 to 100, or a preference over a rival.
+
+A judge is a reward model, a rule, or an OpenAI-compatible endpoint, which is asked about all questions at once and
+never twice the same (see `client`). Covers, by --kind: mt_bench, single and pairwise, in FastChat's own wording
+where its judge prompts are given; judge_score; preference, which of two answers is safer and more helpful;
+alpaca_eval, in our wording or by an annotator of the alpaca_eval package. Every answer gets a row: a verdict, a
+verdict that failed with its reason, or one that the study skips. Not covered: what the verdicts amount to (the
+scorers).
+"""
+
+import argparse
+import math
+import resource
+import sys
+import time
+from pathlib import Path
+
+from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.files import read_jsonl, write_json, write_jsonl
+from workflow_scripts.common.settings import settings_of
+from workflow_scripts.score.judging import client, forms
+from workflow_scripts.score.judging.client import Reply, Request
+from workflow_scripts.score.judging.forms import HIGHEST, LOWEST
+from workflow_scripts.score.judging.numbers import PREFERENCES, SHARES
+from workflow_scripts.score.judging.questions import (
+    Question,
+    Verdict,
+    against_opponent,
+    against_references,
+    compares,
+    questions_of,
+)
+from workflow_scripts.score.judging.settings import KINDS, judge_of
+from workflow_scripts.score.judging.words import Ask, by_endpoint
+
+NOTHING = dict.fromkeys(("requests", "stored", "missing", "prompt_tokens", "completion_tokens", "usd"), 0)
+SCALES = {"mt_bench": (LOWEST, HIGHEST), "judge_score": (0, 100)}
+
+
+def by_numbers(questions: list[Question], kind: str, settings: dict, judge: dict) -> list[Verdict]:
+    """Return the verdicts of a rule or a reward model; an empty answer's score from 0 to 100 is 0, as elsewhere."""
+    if kind == "alpaca_eval" and settings["annotator"] is not None:
+        raise PlumblineError(
+            f"annotator {settings['annotator']!r} needs a judge of kind openai; this one is of kind {judge['kind']}"
+        )
+    verdicts: list[Verdict]
+    if compares(kind, settings):
+        preferences, cut = PREFERENCES[judge["kind"]](questions, judge)
+        verdicts = [{"preference": value, "order": None} for value in preferences]
+    else:
+        low, high = SCALES[kind]
+        shares, cut = SHARES[judge["kind"]](questions, judge)
+        ratings = [low + (high - low) * share for share in shares]
+        if kind == "judge_score":
+            ratings = [
+                rating if question.answer.strip() else 0.0
+                for question, rating in zip(questions, ratings, strict=True)
+            ]
+        verdicts = [{"rating": rating} for rating in ratings]
+    return [verdict | ({"cut": True} if short else {}) for verdict, short in zip(verdicts, cut, strict=True)]
+
+
+def verdicts_of(
+    questions: list[Question], kind: str, settings: dict, judge: dict, templates: dict | None, ask: Ask
+) -> list[Verdict]:
+    """Return a verdict per question; one whose value is no number is failed."""
+    if judge["kind"] == "openai":
+        verdicts = by_endpoint(questions, kind, settings, judge, templates, ask)
+    else:
+        verdicts = by_numbers(questions, kind, settings, judge)
+    value = "preference" if compares(kind, settings) else "rating"
+    for verdict in verdicts:
+        if verdict[value] is not None and not math.isfinite(verdict[value]):
+            verdict |= {value: None, "failed": "the score is not a number"}
+    return verdicts
+
+
+def judged_of(questions: list[Question], kind: str, settings: dict) -> list[Question]:
+    """Return the questions that a study does not skip."""
+    if kind != "preference":
+        return questions
+    return [question for question in questions if question.id not in settings["skip"]]
+
+
+def judge_all(
+    questions: list[Question],
+    kind: str,
+    settings: dict,
+    judge: dict,
+    templates: dict | None,
+    ask: Ask,
+) -> list[dict]:
+    """Return the verdict rows of a judge on a benchmark's questions; failed ones are kept with their reason.
+
+    A question that the study skips is not judged: its row says so. Raises PlumblineError when an answer has nothing to
+    be compared with, or when not one verdict came.
+    """
+    due = judged_of(questions, kind, settings)
+    verdicts = verdicts_of(due, kind, settings, judge, templates, ask) if due else []
+    if all("failed" in verdict for verdict in verdicts):
+        reason = f"; the first reason: {verdicts[0]['failed']}" if verdicts else ": every question is skipped"
+        raise PlumblineError(f"the judge gave not one verdict{reason}")
+    value = "preference" if compares(kind, settings) else "rating"
+    given, judged = iter(verdicts), {question.id for question in due}
+    return [
+        {"id": question.id, "turn": question.turn, "sample": question.sample}
+        | (next(given) if question.id in judged else {value: None, "skipped": True})
+        for question in questions
+    ]
+
+
+def requests_of(
+    questions: list[Question], kind: str, settings: dict, judge: dict, templates: dict | None
+) -> list[Request]:
+    """Return what an endpoint would be asked; a reward model and a rule are asked nothing."""
+    wanted: list[Request] = []
+
+    def note(requests: list[Request]) -> list[Reply]:
+        wanted.extend(requests)
+        return [Reply(None, "not asked", None)] * len(requests)
+
+    due = judged_of(questions, kind, settings)
+    if judge["kind"] == "openai" and due:
+        verdicts_of(due, kind, settings, judge, templates, note)
+    return wanted
+
+
+def load_questions(
+    prompts: Path, generations: Path, opponent: Path | None, kind: str, settings: dict
+) -> list[Question]:
+    """Return a benchmark's questions with their rivals: the opponent's answers, else the references.
+
+    Raises PlumblineError where a pairwise MT-Bench has no opponent, or an opponent is given that nothing compares.
+    """
+    rows = read_jsonl(prompts)
+    questions = questions_of(rows, read_jsonl(generations), str(generations))
+    if not compares(kind, settings):
+        if opponent is not None:
+            raise PlumblineError("an opponent is given, and answers are rated one by one; leave it out")
+        return questions
+    if opponent is not None:
+        others = questions_of(rows, read_jsonl(opponent), str(opponent))
+        return against_opponent(questions, others, str(opponent))
+    if kind == "mt_bench":
+        raise PlumblineError("pairwise MT-Bench compares with another policy's answers; name an opponent")
+    return against_references(questions)
+
+
+def asking(judge: dict, store: Path, cell: str, study: str, facts: dict) -> Ask:
+    """Return a function from requests to replies that adds what it cost to `facts`."""
+
+    def ask(requests: list[Request]) -> list[Reply]:
+        if not requests:
+            return []
+        replies, cost = client.ask(requests, judge, store, cell, study)
+        for key, value in cost.items():
+            facts[key] = facts.get(key, 0) + value
+        return replies
+
+    return ask
+
+
+def cost_of(seconds: float, judge: dict, facts: dict) -> dict:
+    """Return the cost of a judging job: seconds, MiB and what the endpoint took."""
+    gpus = 0
+    if judge["kind"] == "reward_model":
+        import torch
+
+        gpus = torch.cuda.device_count()
+    return {
+        "wall_seconds": round(seconds, 1),
+        "gpu_seconds": round(seconds * gpus, 1),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        **facts,
+    }
+
+
+def parse_flags(description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--benchmark", required=True, help="the benchmark's name in the study, for messages")
+    parser.add_argument("--kind", required=True, choices=KINDS)
+    parser.add_argument("--prompts", required=True, type=Path, help="the benchmark's prompt set")
+    parser.add_argument("--generations", required=True, type=Path, help="the policy's answers")
+    parser.add_argument("--opponent", type=Path, help="another policy's answers, to compare with")
+    parser.add_argument("--templates", type=Path, help="mt_bench: FastChat's judge prompts; else our wording")
+    parser.add_argument("--judge", required=True, help="the judge's settings, as JSON")
+    parser.add_argument(
+        "--access",
+        default="{}",
+        help="how judges are reached and paid, by name, as JSON: more of the judge's settings, which alter no verdict",
+    )
+    parser.add_argument(
+        "--settings", required=True, help="as JSON, by its kind: mode; annotator; prompt; or skip"
+    )
+    parser.add_argument(
+        "--store", type=Path, default=Path("work/judge"), help="folder of the verdicts paid for"
+    )
+    parser.add_argument("--study", default="", help="whose budget pays")
+    parser.add_argument("--cell", default="", help="policy, seed and benchmark, for the ledger")
+    parser.add_argument("--output", required=True, type=Path, help="verdicts to write")
+    parser.add_argument("--cost", type=Path, help="what judging took, to write")
+    parser.add_argument("--plan", action="store_true", help="ask nothing; write the calls and the price")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Write a judge's verdicts on a policy's answers, or with --plan what they would take."""
+    args = parse_flags(main.__doc__)
+    started, kind, facts = time.monotonic(), args.kind, {}
+    try:
+        settings, judge = settings_of(KINDS[kind])(args.settings), judge_of(args.judge, args.access)
+        questions = load_questions(args.prompts, args.generations, args.opponent, kind, settings)
+        templates = forms.read_templates(args.templates) if args.templates else None
+        if args.plan:
+            wanted = requests_of(questions, kind, settings, judge, templates)
+            write_json(args.output, client.plan(wanted, judge, args.store) if wanted else NOTHING)
+            return
+        ask = asking(judge, args.store, args.cell, args.study, facts)
+        rows = judge_all(questions, kind, settings, judge, templates, ask)
+    except PlumblineError as error:
+        raise PlumblineError(f"benchmark {args.benchmark!r}: {error}") from None
+    failed = sum("failed" in row for row in rows)
+    if failed:
+        print(f"warning: {args.benchmark}: {failed} of {len(rows)} verdicts failed", file=sys.stderr)
+    write_jsonl(args.output, rows)
+    if args.cost:
+        write_json(args.cost, cost_of(time.monotonic() - started, judge, facts))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,78 @@
+"""What a rule hands over to a judging job: what a benchmark asks of its judge, by kind, and the judge itself.
+
+Every key is there: the study's schema has the defaults. Not covered: a judge's key, which is read from the environment.
+"""
+
+import json
+from typing import Literal
+
+from typing_extensions import TypedDict
+
+from workflow_scripts.common.settings import settings_of
+
+
+class MtBench(TypedDict):
+    mode: Literal["single", "pairwise"]
+
+
+class AlpacaEval(TypedDict):
+    annotator: str | None
+
+
+class JudgeScore(TypedDict):
+    prompt: str | None
+
+
+class Preference(TypedDict):
+    skip: list[str]
+
+
+KINDS = {"mt_bench": MtBench, "alpaca_eval": AlpacaEval, "judge_score": JudgeScore, "preference": Preference}
+
+
+class LengthRule(TypedDict):
+    kind: Literal["rule"]
+    name: str
+    rule: Literal["length"]
+
+
+class RewardModel(TypedDict):
+    kind: Literal["reward_model"]
+    name: str
+    model: str
+
+
+class Endpoint(TypedDict):
+    kind: Literal["openai"]
+    name: str
+    model: str
+    version: str | None
+    temperature: float | None
+    max_tokens: int
+    max_completion_tokens: int | None
+    params: dict
+    seed: int | None
+    # How it is reached and paid, which alters no verdict.
+    base_url: str | None
+    api_key_env: str
+    concurrency: int
+    requests_per_minute: float | None
+    retries: int
+    timeout_seconds: float
+    unanswered: Literal["stop", "count"]
+    budget_usd: float | None
+    usd_per_million_prompt_tokens: float
+    usd_per_million_completion_tokens: float
+
+
+JUDGES = {"rule": LengthRule, "reward_model": RewardModel, "openai": Endpoint}
+
+
+def judge_of(judge: str, access: str) -> dict:
+    """Return a judge with how it is reached and paid, which `access` says by its name; both are JSON.
+
+    PlumblineError, with the key, where one is missing, unknown or of another type.
+    """
+    asked = json.loads(judge)
+    more = json.loads(access).get(asked["name"], {})
+    return settings_of(JUDGES[asked["kind"]])(json.dumps(asked | more))

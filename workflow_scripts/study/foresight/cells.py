@@ -1,0 +1,49 @@
+"""Cells that a report asks for and that there cannot be."""
+
+from collections.abc import Iterator
+
+from workflow_scripts.study.findings import Finding, doubt, wrong
+from workflow_scripts.study.messages import unknown
+from workflow_scripts.study.study import Study
+
+
+def cells_there_are_none_of(study: Study) -> Iterator[Finding]:
+    """Find bars and published values of cells that their benchmark cannot have."""
+    for section in ("bars", "published"):
+        for index, entry in enumerate(getattr(study.report, section)):
+            benchmark = study.benchmarks.get(entry.benchmark)
+            cells = benchmark.cells(study) if benchmark else None
+            if (
+                cells is None
+                or (entry.subset, entry.metric) in cells.named
+                or entry.metric in cells.any_subset
+            ):
+                continue
+            path = f"report.{section}[{index}]"
+            every = list(dict.fromkeys(metric for _, metric in cells.named))
+            subsets = list(dict.fromkeys(subset for subset, _ in cells.named))
+            metrics = [metric for subset, metric in cells.named if subset == entry.subset]
+            if entry.metric not in every:
+                yield wrong(f"{path}.metric", unknown(entry.metric, every, f"metric of {entry.benchmark!r}"))
+            elif not metrics:
+                yield wrong(
+                    f"{path}.subset", unknown(entry.subset, subsets, f"subset of {entry.benchmark!r}")
+                )
+            else:
+                what = f"metric of {entry.benchmark!r} in subset {entry.subset!r}"
+                yield wrong(f"{path}.metric", unknown(entry.metric, metrics, what))
+
+
+def nothing_to_report(study: Study) -> Iterator[Finding]:
+    """Find studies without a score, which have no table, and comparisons of judges where none judges."""
+    if not study.benchmarks:
+        yield doubt(
+            "benchmarks",
+            "there are none, so there is no table: `snakemake policies` makes the policies, "
+            "and all else stops at the end",
+        )
+    for index, pair in enumerate(study.report.agreement):
+        for name in pair:
+            benchmark = study.benchmarks.get(name)
+            if benchmark and not benchmark.is_judged():
+                yield doubt(f"report.agreement[{index}]", f"{name!r} asks no judge: nothing will be compared")

@@ -1,0 +1,65 @@
+"""Answers that leave a prompt no room, and rows that are longer than the context of the model that reads them."""
+
+from collections.abc import Iterator
+
+from workflow_scripts.study.findings import Finding, doubt, wrong
+from workflow_scripts.study.lineage import Policy
+from workflow_scripts.study.study import Study
+
+LITTLE_ROOM = 64  # tokens for a prompt and its template
+
+
+def models_under(study: Study, policies: dict[str, Policy], section: str, name: str) -> list[str]:
+    """Return the base models that read the rows of a part, and answer its prompts.
+
+    Those under the policies that a run makes; of pairs and values, under those of the runs that use them; a benchmark
+    is put to all, and a reward model is trained from one.
+    """
+    if section == "benchmarks":
+        return list(study.models)
+    if section == "reward_models":
+        return [study.reward_models[name].parent]
+    runs = {run for run, part in study.runs.items() if (section, name) in part.uses()}
+    if section == "runs":
+        runs.add(name)
+    under = {policy.model for policy in policies.values() if policy.run in runs}
+    return [model for model in study.models if model in under]
+
+
+def room_for_answers(study: Study, policies: dict[str, Policy]) -> Iterator[Finding]:
+    """Find answers that would leave a prompt no room in a model's context."""
+    for section, name, part in study.parts("benchmarks", "pairs", "values", "runs"):
+        longest, path = part.longest_answer(), f"{section}.{name}.max_new_tokens"
+        for model in models_under(study, policies, section, name) if longest is not None else ():
+            context = study.models[model].context
+            room = context - longest
+            if room < 1:
+                yield wrong(
+                    path,
+                    f"{longest} leaves a prompt no room in the context of {context} (models.{model}.context); "
+                    "ask for fewer",
+                )
+            elif room < LITTLE_ROOM:
+                yield doubt(
+                    path,
+                    f"{longest} leaves a prompt {room} tokens of the context of {context} "
+                    f"(models.{model}.context): longer prompts are cut",
+                )
+
+
+def longer_than_context(study: Study, policies: dict[str, Policy]) -> Iterator[Finding]:
+    """Find rows that may be longer than the context of the model that reads them; of several models, one is named."""
+    for section, name, part in study.parts("reward_models", "values", "runs", "pairs", "benchmarks"):
+        row = part.longest_row()
+        models = models_under(study, policies, section, name) if row else []
+        short = [
+            model for model in models if model in study.models and study.models[model].context < row.tokens
+        ]
+        if short:
+            context = f"{study.models[short[-1]].context} (models.{short[-1]}.context)"
+            say, what = (wrong, "every block") if row.every else (doubt, "a row that long")
+            yield say(
+                f"{section}.{name}.{row.keys}",
+                f"{row.tokens} is more than the context of {context}: {what} is read at positions the model has not; "
+                "lower it",
+            )

@@ -1,0 +1,64 @@
+"""Splits without rows, files that are in none, and datasets that wait for one another."""
+
+import graphlib
+from collections.abc import Iterator
+
+from workflow_scripts.study.findings import Finding, wrong
+from workflow_scripts.study.study import Study
+
+
+def learned_splits(study: Study) -> Iterator[tuple[str, str, str]]:
+    """Yield (path of what learns, dataset, split) of all training data."""
+    return splits_of(study, "reward_models", "values", "runs")
+
+
+def tested_splits(study: Study) -> Iterator[tuple[str, str, str]]:
+    """Yield (path of the benchmark, dataset, split) of all splits that are asked."""
+    return splits_of(study, "benchmarks")
+
+
+def splits_of(study: Study, *sections: str) -> Iterator[tuple[str, str, str]]:
+    """Yield (path, dataset, split) of the parts of these sections that read a split, where there is such a dataset."""
+    for section, name, part in study.parts(*sections):
+        rows = part.rows(study)
+        if rows and rows[0] in study.datasets:
+            yield f"{section}.{name}", *rows
+
+
+def splits_without_rows(study: Study) -> Iterator[Finding]:
+    """Find splits that are used though their quota is 0."""
+    for path, dataset, split in [*learned_splits(study), *tested_splits(study)]:
+        if study.datasets[dataset].split.quotas.get(split) == 0:
+            yield wrong(f"{path}.split", f"datasets.{dataset}.split.quotas.{split} is 0, so it has no rows")
+
+
+def files_of_splits(study: Study) -> Iterator[Finding]:
+    """Find files that are in no split or in several, and splits without a file, where splits are made of files."""
+    for name, dataset in study.datasets.items():
+        path = f"datasets.{name}.split.by_file"
+        placed = [file for files in dataset.split.by_file.values() for file in files]
+        for split, files in dataset.split.by_file.items():
+            if not files:
+                yield wrong(f"{path}.{split}", "names no file, so it has no rows")
+        for file in dict.fromkeys(placed):
+            if placed.count(file) > 1:
+                yield wrong(path, f"{file!r} stands there twice: name every file in exactly one split")
+        for file in dataset.files if placed else ():
+            if file not in placed:
+                yield wrong(path, f"{file!r} is in no split: name every file in exactly one split")
+
+
+def held_out_in_a_circle(study: Study) -> Iterator[Finding]:
+    """Find datasets each of which is to be made after the other, as either keeps the other's groups out."""
+    needs = {
+        name: {held_out.partition("/")[0] for held_out in dataset.exclude_groups_of}
+        for name, dataset in study.datasets.items()
+    }
+    try:
+        graphlib.TopologicalSorter(needs).prepare()
+    except graphlib.CycleError as error:
+        circle = error.args[1]
+        yield wrong(
+            f"datasets.{circle[-1]}.exclude_groups_of",
+            f"a circle ({' → '.join(reversed(circle))}): one of them has to be made first",
+        )

@@ -1,0 +1,72 @@
+"""Trainings that cannot run on what is asked for, or learn nothing; rewards that no value can be."""
+
+from collections.abc import Iterator
+
+from workflow_scripts.study.findings import Finding, doubt, wrong
+from workflow_scripts.study.study import Study
+
+SHARDED = ("fsdp", "zero3", "zero3-offload")  # each GPU has a part of the weights
+
+
+def resources_that_do_not_fit(study: Study) -> Iterator[Finding]:
+    """Find trainings that cannot run on the GPUs that the study asks for."""
+    asked = study.training_resources
+    for name, run in study.runs.items():
+        if run.one_process or not run.quantise:
+            continue
+        if asked.gpu > 1 and asked.parallel in SHARDED:
+            yield wrong(
+                f"runs.{name}.quantise",
+                f"nf4 needs whole weights on each GPU, and training_resources.parallel is {asked.parallel}: "
+                "take ddp or zero2",
+            )
+        if not asked.gpu:
+            yield doubt(
+                f"runs.{name}.quantise",
+                "nf4 needs CUDA, and training_resources.gpu is 0: ask for one, unless a profile does",
+            )
+
+
+def validated_on_what_is_learned(study: Study) -> Iterator[Finding]:
+    """Find trainings that keep the best checkpoint by the loss of rows they learn from."""
+    for name, run in study.runs.items():
+        if run.keep == "best" and getattr(run, "validation", None) == getattr(run, "split", ""):
+            yield doubt(
+                f"runs.{name}.validation",
+                f"{run.split!r} is what it learns from, so keep: best keeps what knows these rows best",
+            )
+
+
+def trainings_of_one_step(study: Study) -> Iterator[Finding]:
+    """Find runs whose only step is the first of their warm-up, where the learning rate is 0."""
+    for name, run in study.runs.items():
+        rows = run.most_rows(study)
+        if run.learns_nothing(rows):
+            why = "max_steps is 1" if run.max_steps else f"at most {rows} rows make one step"
+            yield wrong(
+                f"runs.{name}",
+                f"learns nothing: {why}, and a warm-up's first step has the learning rate 0; give it more steps "
+                "(a smaller batch_size, more epochs) or warmup: 0.0",
+            )
+
+
+def rewards_out_of_reach(study: Study) -> Iterator[Finding]:
+    """Find value heads whose annotation can give rewards that no value can be: below 0, or above max_value."""
+    for name, value in study.values.items():
+        annotation = study.annotations.get(value.annotation)
+        rewards = annotation.rewards if annotation else {}
+        for key, reward in rewards.items():
+            if reward.weight < 0:
+                yield doubt(
+                    f"annotations.{value.annotation}.rewards.{key}.weight",
+                    f"{reward.weight:g} may make final_reward less than 0, and values.{name} has no value there: it "
+                    "would stop",
+                )
+        if all(reward.is_share() for reward in rewards.values()):
+            most = sum(max(0.0, reward.weight) for reward in rewards.values())
+            if most > value.max_value * (1 + 1e-9):
+                yield doubt(
+                    f"values.{name}.max_value",
+                    f"{value.max_value:g}, and the rewards of {value.annotation!r} may add up to {most:g}: "
+                    "it would stop",
+                )
