@@ -104,7 +104,7 @@ def test_likelihoods_are_taken_of_a_split_or_of_the_benchmarks_own_cleaned_file(
     assert scoring.replies(PLAN, "likely") == f"{cleaned}/likely/rows/pairs.jsonl"
     assert scoring.replies_input(PLAN, "likely") == f"{cleaned}/likely/manifest.json"
     assert scoring.measuring_module(PLAN, "losses") == "workflow_scripts.score.reply_likelihoods"
-    assert scoring.measuring_module(PLAN, "likely") == "workflow_scripts.score.likelihoods"
+    assert scoring.measuring_module(PLAN, "likely") == "workflow_scripts.score.pair_likelihoods"
     for benchmark in ("losses", "likely"):
         module = scoring.measuring_module(PLAN, benchmark)
         assert module in scoring.measuring_code(PLAN, benchmark)
