@@ -107,6 +107,7 @@ def test_a_benchmarks_own_file_is_in_its_source_or_in_the_repository():
         "code": ("humaneval", f"{CHATS}/manifest.json", f"{CHATS}/files/human.jsonl"),
         "tasks": ("mbpp", f"{CHATS}/manifest.json", f"{CHATS}/files/mbpp.jsonl"),
         "questions": ("mt_bench", f"{CHATS}/manifest.json", f"{CHATS}/files/questions.jsonl"),
+        "formed": ("rule_checks", f"{CHATS}/manifest.json", f"{CHATS}/files/constraints.jsonl"),
         "compared": ("alpaca_eval", f"{CHATS}/manifest.json", f"{CHATS}/files/alpaca.json"),
         "loose": ("mt_bench", problems, problems),
         "bundled": ("alpaca_eval", problems, problems),
@@ -133,6 +134,7 @@ def test_a_prompt_set_is_shortened_and_brings_its_references_by_flags():
     assert flags_of(plan, "tasks") == {"--form": "completion", "--shots": "2 3"}
     assert flags_of(plan, "code") == {"--form": "instruct"}
     assert flags_of(plan, "questions") == {"--references": f"{CHATS}/files/answers.jsonl"}
+    assert flags_of(plan, "formed") == {"--limit": "9"}
     assert flags_of(plan, "loose") == {}
 
 

@@ -58,6 +58,7 @@ def test_a_scorer_is_told_its_keys_with_paths_for_files_and_the_studys_seed_and_
         "labels": {"skip_first_turn": True, "fidelity": "code"},
         "likely": {"fidelity": "paper"},  # its own
         "rated": {"benchmark": "rated"},
+        "formed": {"benchmark": "formed"},
         "questions": {"mode": "pairwise", "benchmark": "questions"},
         "overlap": {"metrics": ["bleu", "meteor"], "wordnet": "docs", "benchmark": "overlap"},
         "rewarded": {"benchmark": "rewarded"},

@@ -20,6 +20,7 @@ def test_what_a_method_learns_from_decides_which_rule_trains_it():
     wanted = {
         "tiny.sft": "train_sft",
         "tiny.sft.dpo": "train_aligned",
+        "tiny.sft.simpo": "train_aligned",
         "tiny.sft.pro": "train_ranked",
         "tiny.sft.lol": "train_offline",
         "tiny.sft.ppo": "train_online",
