@@ -9,9 +9,12 @@ from collections import Counter
 import pytest
 import yaml
 
-from tests.dry_runs import Job, of_policy, of_rule, plan_of
+from tests.dry_runs import Job, of_rule, plan_of
+from tests.plans import planned, study_of, told
 from tests.workflow import ROOT
-from workflow_scripts.study.checking import load_study
+from workflow_scripts.plan import judging, overlap, policies, prompts, scoring, training
+from workflow_scripts.plan.index import score_files
+from workflow_scripts.plan.plan import cells, scored_cells, trained_cells
 from workflow_scripts.study.judges import OpenAIJudge
 from workflow_scripts.study.lineage import policies_of
 from workflow_scripts.study.rewards import GivenReward
@@ -31,57 +34,77 @@ NAMES = (
 PLANNED = (*NAMES, "smollm2")  # which runs anywhere
 
 
-def study_of(name: str) -> Study:
-    return load_study(ROOT / f"studies/{name}.yaml")
-
-
 @pytest.fixture(scope="module")
-def plans(fresh) -> dict[str, list[Job]]:
-    return {name: plan_of(fresh, f"studies/{name}.yaml") for name in PLANNED}
+def jobs(fresh) -> dict[str, list[Job]]:
+    """Return the jobs of each study's dry run."""
+    return {name: plan_of(fresh, f"studies/{name}.yaml") for name in NAMES}
 
 
-def module_of(job: Job) -> str:
-    return re.search(r" workflow_scripts\.(?!common\.(?:launch|diverged) )(\S+)", job.command)[1]
+def settings_of(name: str, policy: str) -> dict:
+    """Return what a policy's training is told."""
+    return told(training.training_settings(planned(name), policy))
+
+
+def references(name: str) -> dict[tuple[str, str, int], dict]:
+    """Return {(pairs or rewarded rows, policy, seed): how the policy reads them} of all whose log-probs are taken."""
+    plan = planned(name)
+    told_by = {"score_reference": training.reference_settings, "score_rewarded": training.rewarded_settings}
+    return {
+        (what, parent, seed): told(told_by[rule](plan, what, parent))
+        for cell in trained_cells(plan)
+        for rule, what, parent, seed in training.preparing_jobs(plan, *cell)
+        if rule in told_by
+    }
 
 
 # --- what holds for all ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PLANNED)
-def test_every_policy_is_trained_once_and_scored_on_every_benchmark(plans, name):
-    study, jobs = study_of(name), plans[name]
-    policies = policies_of(study)
-    trained = of_rule(jobs, "train_sft", "train_aligned", "train_ranked", "train_offline", "train_online")
-    assert Counter(job.wildcards["policy"] for job in trained) == Counter(
-        policy for policy, facts in policies.items() if facts.parent
-    )
-    scores = [job for job in jobs if job.rule.startswith("score_") and "benchmark" in job.wildcards]
-    wanted = {(policy, name) for policy in [*policies, "gold", "empty"] for name in study.benchmarks}
-    assert Counter((job.wildcards["policy"], job.wildcards["benchmark"]) for job in scores) == Counter(wanted)
+def test_every_policy_is_trained_once_and_scored_on_every_benchmark(name):
+    plan = planned(name)
+    (seed,) = plan.study.seeds
+    trained = {(policy, seed) for policy, facts in plan.policies.items() if facts.parent}
+    assert Counter(trained_cells(plan)) == Counter(trained)
+    scored = {*((policy, seed) for policy in plan.policies), ("gold", 0), ("empty", 0)}
+    assert Counter(scored_cells(plan)) == Counter(scored)
+    files = [plan.layout.scores(*cell, benchmark) for cell in scored for benchmark in plan.study.benchmarks]
+    assert Counter(score_files(plan)) == Counter(files)
+    by_scorer = [scoring.scored_from(plan, of) for of in ("answers", "likelihoods", "rewards", "model")]
+    assert Counter(key for keys in by_scorer for key in keys) == Counter(list(plan.study.benchmarks))
 
 
 @pytest.mark.parametrize("name", PLANNED)
-def test_each_policy_is_trained_by_the_module_of_its_method(plans, name):
-    policies = policies_of(study_of(name))
-    for job in of_rule(plans[name], "train_aligned", "train_ranked", "train_offline", "train_online"):
-        assert module_of(job) == f"align.{policies[job.wildcards['policy']].method}"
-    for job in of_rule(plans[name], "train_sft"):
-        assert module_of(job) == "sft.train"
+def test_each_policy_is_trained_by_the_module_of_its_method(name):
+    plan = planned(name)
+    for policy in plan.trained():
+        method = plan.policies[policy].method
+        module = "sft.train" if method == "sft" else f"align.{method}"
+        assert training.module_of(plan, policy) == f"workflow_scripts.{module}"
+        assert (training.rule_of(plan, policy) == "train_sft") == (method == "sft")
 
 
 @pytest.mark.parametrize("name", PLANNED)
-def test_all_the_methods_from_one_parent_learn_from_one_reference_and_one_value_head(plans, name):
-    study, jobs = study_of(name), plans[name]
-    policies = policies_of(study)
-    learners = [study.runs[facts.run] for facts in policies.values() if facts.parent]
+def test_all_the_methods_from_one_parent_learn_from_one_reference_and_one_value_head(name):
+    plan = planned(name)
     parents = {
-        (facts.parent, study.runs[facts.run].annotation)
-        for facts in policies.values()
+        (facts.parent, plan.run(policy).annotation)
+        for policy, facts in plan.policies.items()
         if facts.method in EIGHT
     }
-    assert len(of_rule(jobs, "score_rewarded")) == len(parents)
-    heads = {run.value for run in learners if run.method in BY_ADVANTAGE}
-    assert len(of_rule(jobs, "fit_value")) == len(of_rule(jobs, "estimate_advantages")) == len(heads)
+    heads = {run.value for run in plan.study.runs.values() if run.method in BY_ADVANTAGE}
+    prepared = {job for cell in trained_cells(plan) for job in training.preparing_jobs(plan, *cell)}
+    found = Counter(rule for rule, *_ in prepared)
+    assert found["score_rewarded"] == len(parents)
+    assert found["fit_value"] == found["estimate_advantages"] == len(heads)
+    learned = {
+        training.material(plan, *cell)
+        for cell in trained_cells(plan)
+        if plan.policies[cell[0]].method in EIGHT
+    }
+    assert len(learned) == len(parents)
+    weights = {folder for cell in trained_cells(plan) if (folder := training.advantages_folder(plan, *cell))}
+    assert len(weights) == len(heads)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -100,34 +123,53 @@ def test_the_study_that_runs_anywhere_pins_every_file_by_its_sha256():
 
 
 @pytest.mark.parametrize("name", PLANNED)
-def test_every_answer_to_a_judged_benchmark_goes_before_its_judge_once(plans, name):
-    study, jobs = study_of(name), plans[name]
-    judged = [key for key, part in study.benchmarks.items() if part.asks is not None]
-    wanted = {(policy, key) for policy in [*policies_of(study), "gold", "empty"] for key in judged}
-    asked = of_rule(jobs, "judge_answers")
-    assert Counter((job.wildcards["policy"], job.wildcards["benchmark"]) for job in asked) == Counter(wanted)
+def test_every_answer_to_a_judged_benchmark_goes_before_its_judge_once(name):
+    plan = planned(name)
+    judged = [key for key, part in plan.study.benchmarks.items() if part.asks is not None]
+    assert judging.judged(plan) == judging.judgeable(plan) == judged
+    verdicts = [
+        verdict
+        for cell in scored_cells(plan)
+        for key in judged
+        for verdict in judging.verdicts(plan, key, *cell)
+    ]
+    assert len(set(verdicts)) == len(verdicts) == len(scored_cells(plan)) * len(judged)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_judge_is_asked_by_one_job_at_a_time(jobs, name):
+    asked = of_rule(jobs[name], "judge_answers")
+    judged = len(scored_cells(planned(name))) * len(judging.judged(planned(name)))
+    assert len(asked) == judged
     assert all(job.resources["judge"] == "1" for job in asked)
 
 
 @pytest.mark.parametrize("name", PLANNED)
-def test_a_judge_that_is_paid_has_a_budget_and_stands_in_no_command(plans, name):
-    study = study_of(name)
-    for key, judge in study.judges.items():
+def test_a_judge_that_is_paid_has_a_budget_and_stands_in_no_settings(name):
+    plan = planned(name)
+    for key, judge in plan.study.judges.items():
         if isinstance(judge, OpenAIJudge) and judge.base_url is None:
             assert judge.budget_usd, key
-    for job in of_rule(plans[name], "judge_answers"):
-        assert not {"usd", "api_key", "base_url"} & set(re.findall(r"api_key|base_url|usd", job.command))
+    for benchmark in judging.judged(plan):
+        words = judging.judge_settings(plan, benchmark) + judging.asking_settings(plan, benchmark)
+        assert not re.search(r"api_key|base_url|usd", words)
+
+
+@pytest.mark.parametrize("name", ["instruction_modelling", "leftover_lunch_hh", "follow_instructions"])
+def test_a_judge_s_key_address_and_price_stand_in_no_command(jobs, name):
+    asked = of_rule(jobs[name], "judge_answers")
+    assert asked
+    assert not [job for job in asked if re.search(r"api_key|base_url|usd", job.command)]
 
 
 @pytest.mark.parametrize("name", PLANNED)
-def test_every_benchmark_is_looked_for_in_all_that_is_trained_on(plans, name):
-    study = study_of(name)
-    found = of_rule(plans[name], "find_overlap")
-    assert Counter(job.wildcards["benchmark"] for job in found) == Counter(list(study.benchmarks))
-    sets = {tuple(re.findall(r"(\S+)=data/clean", job.command)) for job in found}
-    assert len(sets) == 1
-    learned = {part.dataset for part in study.runs.values() if part.method == "sft"}
-    assert {f"{rows}/train" for rows in learned} <= set(*sets)
+def test_every_benchmark_is_looked_for_in_all_that_is_trained_on(name):
+    plan = planned(name)
+    assert overlap.compared(plan) == list(plan.study.benchmarks)
+    sets = [word.split("=")[0] for word in overlap.training_words(plan)]
+    assert len(set(sets)) == len(sets)
+    learned = {part.dataset for part in plan.study.runs.values() if part.method == "sft"}
+    assert {f"{rows}/train" for rows in learned} <= set(sets)
 
 
 @pytest.mark.parametrize(
@@ -140,19 +182,25 @@ def test_every_benchmark_is_looked_for_in_all_that_is_trained_on(plans, name):
         ("smollm2", ("alpaca_eval", "alpaca_eval_length")),
     ],
 )
-def test_benchmarks_that_ask_the_same_differ_in_the_names_of_their_prompt_sets_alone(plans, name, benchmarks):
-    jobs = {job.wildcards["prompts"]: job.command for job in of_rule(plans[name], "build_prompts")}
+def test_benchmarks_that_ask_the_same_differ_in_the_names_of_their_prompt_sets_alone(name, benchmarks):
+    plan = planned(name)
     asked = {
-        re.sub(rf"/(prompts|build_prompts)/{key}\.", r"/\1/X.", jobs[key]).replace("/neg/", "/pos/")
+        (
+            prompts.prompts_kind(plan, key),
+            prompts.prompts_input(plan, key).replace("/neg/", "/pos/"),
+            prompts.prompts_file(plan, key).replace("/neg/", "/pos/"),
+            prompts.sampling(plan, key),
+            tuple(prompts.prompts_flags(plan, key)),
+        )
         for key in benchmarks
     }
     assert len(asked) == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_small_study_runs_every_rule_of_the_published_one(fresh, plans, name):
+def test_the_small_study_runs_every_rule_of_the_published_one(fresh, jobs, name):
     small = plan_of(fresh, f"studies/{name}-small.yaml")
-    assert {job.rule for job in plans[name]} <= {job.rule for job in small}
+    assert {job.rule for job in jobs[name]} <= {job.rule for job in small}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -225,9 +273,11 @@ def test_instruction_modelling_is_seven_sets_by_three_objectives_by_three_models
     assert set(policies) == {*BASES, "llama2_7b_chat", *grid, *on_7b}
 
 
-def test_instruction_modelling_trains_with_the_published_hyper_parameters(plans):
-    jobs = of_rule(plans["instruction_modelling"], "train_sft")
+def test_instruction_modelling_trains_with_the_published_hyper_parameters():
+    plan = planned("instruction_modelling")
     published = {
+        "batch_size": 128,
+        "per_device_batch": 1,
         "learning_rate": 2e-5,
         "epochs": 2,
         "schedule": "linear",
@@ -238,24 +288,26 @@ def test_instruction_modelling_trains_with_the_published_hyper_parameters(plans)
         "pack_tokens": None,
         "lora": None,
     }
-    for job in jobs:
-        assert job.settings["batch_size"] == 128
-        assert job.settings["per_device_batch"] == 1
-        assert published.items() <= job.settings.items()
-        wanted = 5.0 if "neftune" in job.wildcards["policy"] else None
-        assert job.settings["neftune_alpha"] == wanted
+    tuned = training.policies_on(plan, "tokens")
+    assert tuned == plan.trained()
+    settings = {policy: settings_of("instruction_modelling", policy) for policy in tuned}
+    for policy, found in settings.items():
+        assert published.items() <= found.items()
+        assert found["neftune_alpha"] == (5.0 if "neftune" in policy else None)
     weights = {"lima_kl_0_01": 0.01, "lima_kl_0_1": 0.1, "lima_kl_1": 1.0, "dolly_9k_kl_1": 1.0}
-    found = {job.wildcards["policy"].split(".")[1]: job.settings["kl"] for job in jobs if job.settings["kl"]}
-    assert found == {run: {"weight": weight, "form": "gold"} for run, weight in weights.items()}
+    held = {policy.split(".")[1]: found["kl"] for policy, found in settings.items() if found["kl"]}
+    assert held == {run: {"weight": weight, "form": "gold"} for run, weight in weights.items()}
 
 
-def test_instruction_modelling_tokenises_for_each_objective_in_the_tulu_format(plans):
-    for job in of_rule(plans["instruction_modelling"], "tokenise_dataset"):
-        how = job.wildcards["policy"].split(".")[1]
-        assert job.settings["objective"] == ("im" if how.endswith(("_im", "_im_neftune")) else "it")
-        assert job.settings["im_mask"] == ("code" if job.settings["objective"] == "im" else "paper")
-        assert (job.settings["max_tokens"], job.settings["overflow"]) == (2048, "cut")
-        assert job.settings["template"] == bundled_templates()["tulu"]
+def test_instruction_modelling_tokenises_for_each_objective_in_the_tulu_format():
+    plan = planned("instruction_modelling")
+    for policy in plan.trained():
+        settings = told(training.tokens_settings(plan, policy))
+        how = policy.split(".")[1]
+        assert settings["objective"] == ("im" if how.endswith(("_im", "_im_neftune")) else "it")
+        assert settings["im_mask"] == ("code" if settings["objective"] == "im" else "paper")
+        assert (settings["max_tokens"], settings["overflow"]) == (2048, "cut")
+        assert settings["template"] == bundled_templates()["tulu"]
 
 
 def test_instruction_modelling_trains_on_every_row_the_paper_counts():
@@ -266,7 +318,7 @@ def test_instruction_modelling_trains_on_every_row_the_paper_counts():
     assert not any(part.subset for part in datasets.values())
 
 
-def test_instruction_modelling_asks_the_papers_tasks_with_its_numbers_of_examples(plans):
+def test_instruction_modelling_asks_the_papers_tasks_with_its_numbers_of_examples():
     benchmarks = study_of("instruction_modelling").benchmarks
     (suite,) = [part for part in benchmarks.values() if part.kind == "lm_eval"]
     assert (suite.suite, suite.tasks, suite.num_fewshot, suite.limit) == (
@@ -301,22 +353,21 @@ def test_instruction_modelling_asks_the_papers_tasks_with_its_numbers_of_example
     assert (kinds["mt_bench"], kinds["alpaca_eval"], kinds["loss"], kinds["text_overlap"]) == (1, 2, 4, 7)
 
 
-def test_instruction_modelling_counts_each_policys_own_humaneval_into_its_suite(plans):
+def test_instruction_modelling_counts_each_policys_own_humaneval_into_its_suite():
     (programs,) = [
         part for part in study_of("instruction_modelling").benchmarks.values() if part.kind == "humaneval"
     ]
     assert programs.temperatures == [0.1, 0.7]
     assert (programs.samples, programs.top_p, programs.max_new_tokens) == (20, 0.95, 512)
-    jobs = of_rule(plans["instruction_modelling"], "score_lm_eval")
-    assert jobs
-    for job in jobs:
-        seed = job.wildcards["seed"]
-        own = f"results/instruction_modelling/policies/{job.wildcards['policy']}/seed-{seed}/scores/humaneval.json"
-        assert f" --human-eval {own} " in job.command
-        assert own in job.inputs
+    plan = planned("instruction_modelling")
+    (suite,) = scoring.scored_from(plan, "model")
+    for policy, seed in scored_cells(plan):
+        own = f"results/instruction_modelling/policies/{policy}/seed-{seed}/scores/humaneval.json"
+        assert scoring.counted_flags(plan, suite, policy, seed) == ["--human-eval", own]
+        assert scoring.counted_programs(plan, suite, policy, seed) == [own]
 
 
-def test_instruction_modellings_judges_ask_as_fastchat_and_alpaca_eval_do(plans):
+def test_instruction_modellings_judges_ask_as_fastchat_and_alpaca_eval_do():
     study = study_of("instruction_modelling")
     talk, first, second = (study.benchmarks[key] for key in ("mt_bench", "alpaca_eval_1", "alpaca_eval_2"))
     assert talk.temperatures == {
@@ -344,8 +395,16 @@ def test_instruction_modellings_judges_ask_as_fastchat_and_alpaca_eval_do(plans)
         "alpaca_eval_1": "gpt-4-0613",
         "alpaca_eval_2": "gpt-4-1106-preview",
     }
-    for job in of_rule(plans["instruction_modelling"], "judge_answers"):
-        assert (" --templates " in job.command) == (job.wildcards["benchmark"] == "mt_bench")
+    plan = planned("instruction_modelling")
+    for benchmark in judging.judged(plan):
+        flags = judging.judging_flags(plan, benchmark, "llama2_7b", plan.study.seeds[0])
+        assert ("--templates" in flags) == (benchmark == "mt_bench")
+    asked = {key: told(judging.asking_settings(plan, key)) for key in judging.judged(plan)}
+    assert asked == {
+        "mt_bench": {"mode": "single"},
+        "alpaca_eval_1": {"annotator": "alpaca_eval_gpt4"},
+        "alpaca_eval_2": {"annotator": "weighted_alpaca_eval_gpt4_turbo"},
+    }
 
 
 def test_instruction_modelling_shows_the_papers_numbers_beside_every_7b_policy_they_are_of():
@@ -383,10 +442,10 @@ def test_the_assistant_is_made_by_eight_objectives_and_four_baselines_from_one_r
     }
 
 
-def test_the_assistant_is_trained_with_the_published_hyper_parameters(plans):
-    jobs = plans["leftover_lunch_hh"]
-    trained = of_rule(jobs, "train_aligned", "train_ranked", "train_offline", "train_online")
+def test_the_assistant_is_trained_with_the_published_hyper_parameters():
+    plan = planned("leftover_lunch_hh")
     published = {
+        "batch_size": 16,
         "schedule": "constant",
         "warmup": 0.0,
         "weight_decay": 0.0,
@@ -395,29 +454,26 @@ def test_the_assistant_is_trained_with_the_published_hyper_parameters(plans):
         "quantise": "nf4",
         "lora": {"rank": 64, "alpha": 16.0, "dropout": 0.05, "targets": "all-linear", "merge": True},
     }
-    for job in trained:
-        assert published.items() <= job.settings.items()
-        assert job.settings["batch_size"] == 16
-        assert job.settings["per_device_batch"] == (4 if job.rule in ("train_offline", "train_online") else 2)
-        assert job.settings["learning_rate"] == (2e-5 if job.rule == "train_online" else 2e-4)
-        if job.rule != "train_online":
-            assert (job.settings["epochs"], job.settings["max_steps"]) == (1, None)
+    for policy in training.policies_on(plan, "pairs", "ranked", "rewarded", "prompts"):
+        settings, rule = settings_of("leftover_lunch_hh", policy), training.rule_of(plan, policy)
+        assert published.items() <= settings.items()
+        assert settings["per_device_batch"] == (4 if rule in ("train_offline", "train_online") else 2)
+        assert settings["learning_rate"] == (2e-5 if rule == "train_online" else 2e-4)
+        if rule != "train_online":
+            assert (settings["epochs"], settings["max_steps"]) == (1, None)
 
 
-def test_the_assistants_objectives_clip_and_sample_as_published(plans):
-    jobs = plans["leftover_lunch_hh"]
-    settings = {run: of_policy(jobs, "train_offline", f"llama.ref.{run}").settings for run in EIGHT}
+def test_the_assistants_objectives_clip_and_sample_as_published():
+    settings = {run: settings_of("leftover_lunch_hh", f"llama.ref.{run}") for run in EIGHT}
     assert {settings[run]["clip"] for run in ("r_lol", "a_lol", "a_lol_seq")} == {0.9}
     assert {settings[run]["sampling"] for run in EIGHT if run != "nll"} == {"good_priority"}
     assert settings["nll"]["sampling"] == "none"
     assert (settings["r_gold"]["floor"], settings["a_lol_kl"]["beta"]) == (0.1, 0.2)
-    dpo, free = (
-        of_policy(jobs, "train_aligned", f"llama.ref.{run}").settings for run in ("dpo", "dpo_ref_free")
-    )
+    dpo, free = (settings_of("leftover_lunch_hh", f"llama.ref.{run}") for run in ("dpo", "dpo_ref_free"))
     assert (dpo["beta"], dpo["logp_reduction"], dpo["reference_free"]) == (0.1, "sum", False)
     assert free == dpo | {"reference_free": True}
-    assert of_policy(jobs, "train_ranked", "llama.ref.pro").settings["sft_weight"] == 0.05
-    ppo = of_policy(jobs, "train_online", "llama.ref.ppo").settings
+    assert settings_of("leftover_lunch_hh", "llama.ref.pro")["sft_weight"] == 0.05
+    ppo = settings_of("leftover_lunch_hh", "llama.ref.ppo")
     published = {
         "max_steps": 6000,
         "rollout_batch": 16,
@@ -431,26 +487,37 @@ def test_the_assistants_objectives_clip_and_sample_as_published(plans):
     assert published.items() <= ppo.items()
 
 
-def test_the_assistants_prompts_keep_640_tokens_and_answers_128(plans):
-    jobs = plans["leftover_lunch_hh"]
-    for job in of_rule(jobs, "score_rewarded", "score_reference"):
-        assert (job.settings["max_prompt_tokens"], job.settings["max_tokens"]) == (640, 640 + 128)
-        assert job.settings["template"] == bundled_templates()["hh"]
-    (ranked,) = of_rule(jobs, "tokenise_ranked")
-    assert (ranked.settings["max_prompt_tokens"], ranked.settings["max_tokens"]) == (512, 1024)
+def test_the_assistants_prompts_keep_640_tokens_and_answers_128():
+    plan, found = planned("leftover_lunch_hh"), references("leftover_lunch_hh")
+    # The reference learns from the model's log-probs, and all others from the reference's.
+    (rewarded,) = training.rewarded_sets(plan)
+    assert found.keys() == {
+        (rewarded, "llama", 901),
+        (rewarded, "llama.ref", 901),
+        ("pairs", "llama.ref", 901),
+    }
+    for settings in found.values():
+        assert (settings["max_prompt_tokens"], settings["max_tokens"]) == (640, 640 + 128)
+        assert settings["template"] == bundled_templates()["hh"]
+    ranked = told(training.ranked_settings(plan, plan.run("llama.ref.pro").pairs, "llama.ref"))
+    assert (ranked["max_prompt_tokens"], ranked["max_tokens"]) == (512, 1024)
 
 
-def test_the_assistants_value_is_fitted_on_the_references_answers_to_the_dev_prompts(plans):
-    (job,) = of_rule(plans["leftover_lunch_hh"], "fit_value")
+def test_the_assistants_value_is_fitted_on_the_references_answers_to_the_dev_prompts():
+    plan = planned("leftover_lunch_hh")
+    settings = told(training.value_settings(plan, "expected", "llama.ref"))
     published = {"max_value": 1.0, "heads": 8, "dropout": 0.1, "learning_rate": 1e-5, "epochs": 10}
-    assert (published | {"batch_size": 16}).items() <= job.settings.items()
-    assert job.wildcards["policy"] == "llama.ref"
-    (prompts,) = [
-        job
-        for job in of_rule(plans["leftover_lunch_hh"], "build_prompts")
-        if job.wildcards["prompts"] == "values-expected"
-    ]
-    assert "/hh_test/rows/dev.jsonl" in prompts.command
+    assert (published | {"batch_size": 16}).items() <= settings.items()
+    fitted = {
+        (value, policy)
+        for cell in trained_cells(plan)
+        for rule, value, policy, _ in training.preparing_jobs(plan, *cell)
+        if rule == "fit_value"
+    }
+    assert fitted == {("expected", "llama.ref")}
+    assert prompts.prompts_file(plan, "values-expected").endswith("/hh_test/rows/dev.jsonl")
+    owing = [policy for policy in plan.policies if "values-expected" in prompts.owed(plan, policy)]
+    assert owing == ["llama.ref"]
 
 
 def test_the_assistant_learns_from_the_logits_in_the_file_and_is_tested_by_the_model_that_gave_them():
@@ -466,15 +533,19 @@ def test_the_assistant_learns_from_the_logits_in_the_file_and_is_tested_by_the_m
     assert {part.split for part in rewarded} == subsets
 
 
-def test_the_assistants_answers_are_compared_with_the_references_on_a_hundred_prompts_of_two_subsets(plans):
+def test_the_assistants_answers_are_compared_with_the_references_on_a_hundred_prompts_of_two_subsets():
     study = study_of("leftover_lunch_hh")
     compared = [part for part in study.benchmarks.values() if part.kind == "preference"]
     assert Counter(part.split for part in compared) == {"harmless_base": 1, "helpful_base": 1}
     assert {(part.dataset, part.opponent, part.limit) for part in compared} == {("hh_test", "llama.ref", 100)}
     assert {study.judges[part.judge].model for part in compared} == {"gpt-4-0613"}
-    for job in of_rule(plans["leftover_lunch_hh"], "judge_answers"):
-        answers = f"policies/llama.ref/seed-{study.seeds[0]}/generations/{job.wildcards['benchmark']}.json"
-        assert f"--opponent results/leftover_lunch_hh/{answers}l" in job.command
+    plan = planned("leftover_lunch_hh")
+    for benchmark in judging.judged(plan):
+        answers = f"policies/llama.ref/seed-{study.seeds[0]}/generations/{benchmark}.json"
+        for cell in scored_cells(plan):
+            manifest = f"results/leftover_lunch_hh/{answers}"
+            assert judging.opponent_answers(plan, benchmark, *cell) == [manifest]
+            assert judging.judging_flags(plan, benchmark, *cell) == ["--opponent", f"{manifest}l"]
 
 
 def test_of_the_assistants_rows_only_training_pairs_with_a_colon_at_the_end_are_left_out():
@@ -512,8 +583,9 @@ def test_a_small_task_has_eight_objectives_on_each_set_from_the_sets_own_referen
 
 
 @pytest.mark.parametrize("task", SMALL_TASKS)
-def test_a_small_task_is_trained_with_the_published_hyper_parameters(plans, task):
-    facts = SMALL_TASKS[task]
+def test_a_small_task_is_trained_with_the_published_hyper_parameters(task):
+    name, facts = f"leftover_lunch_{task}", SMALL_TASKS[task]
+    plan = planned(name)
     published = {
         "learning_rate": 2e-5,
         "schedule": "linear",
@@ -522,28 +594,35 @@ def test_a_small_task_is_trained_with_the_published_hyper_parameters(plans, task
         "max_grad_norm": 1.0,
         "lora": None,
     }
-    for job in of_rule(plans[f"leftover_lunch_{task}"], "train_offline"):
-        assert published.items() <= job.settings.items()
-        assert (job.settings["batch_size"], job.settings["per_device_batch"]) == facts["batch"]
-        reference = job.wildcards["policy"].rsplit(".", 1)[1].startswith("ref_")
-        assert job.settings["epochs"] == (6 if reference else facts["epochs"])
-        method = module_of(job).removeprefix("align.")
-        assert job.settings["sampling"] == ("none" if method == "nll" else "good_priority")
+    for policy in training.policies_on(plan, "rewarded"):
+        settings = settings_of(name, policy)
+        assert published.items() <= settings.items()
+        assert (settings["batch_size"], settings["per_device_batch"]) == facts["batch"]
+        reference = policy.rsplit(".", 1)[1].startswith("ref_")
+        assert settings["epochs"] == (6 if reference else facts["epochs"])
+        method = plan.policies[policy].method
+        assert settings["sampling"] == ("none" if method == "nll" else "good_priority")
         if method in ("r_lol", "a_lol", "a_lol_seq"):
-            assert job.settings["clip"] == 0.9
-    for job in of_rule(plans[f"leftover_lunch_{task}"], "score_rewarded"):
-        assert job.settings["max_prompt_tokens"] == 512
-        assert job.settings["max_tokens"] == 512 + facts["reply"]
+            assert settings["clip"] == 0.9
+    assert references(name)
+    for settings in references(name).values():
+        assert settings["max_prompt_tokens"] == 512
+        assert settings["max_tokens"] == 512 + facts["reply"]
 
 
 @pytest.mark.parametrize("task", SMALL_TASKS)
-def test_a_small_tasks_value_head_is_published_and_each_set_has_its_own(plans, task):
-    facts = SMALL_TASKS[task]
-    jobs = of_rule(plans[f"leftover_lunch_{task}"], "fit_value")
-    assert len(jobs) == len(facts["sets"])
+def test_a_small_tasks_value_head_is_published_and_each_set_has_its_own(task):
+    plan, facts = planned(f"leftover_lunch_{task}"), SMALL_TASKS[task]
+    fitted = {
+        (value, policy)
+        for cell in trained_cells(plan)
+        for rule, value, policy, _ in training.preparing_jobs(plan, *cell)
+        if rule == "fit_value"
+    }
+    assert len(fitted) == len({value for value, _ in fitted}) == len(facts["sets"])
     published = {"max_value": facts["max_value"], "heads": 8, "learning_rate": 2e-5, "epochs": 5}
-    for job in jobs:
-        assert published.items() <= job.settings.items()
+    for value, policy in fitted:
+        assert published.items() <= told(training.value_settings(plan, value, policy)).items()
 
 
 @pytest.mark.parametrize(
@@ -604,49 +683,58 @@ def test_the_books_policies_are_its_baseline_its_four_exercises_and_dpo():
     }
 
 
-def test_the_books_fine_tuning_has_its_hyper_parameters(plans):
-    jobs = plans["follow_instructions"]
-    for job in of_rule(jobs, "train_sft"):
-        published = {
-            "learning_rate": 5e-5,
-            "weight_decay": 0.1,
-            "epochs": 2,
-            "schedule": "constant",
-            "warmup": 0.0,
-            "loss_norm": "token",
-        }
-        assert published.items() <= job.settings.items()
-        large = job.wildcards["policy"] == "gpt2.alpaca_52k"
-        assert job.settings["batch_size"] == (4 if large else 8)
-        assert " --seed 123 " in job.command
-        limit = of_policy(jobs, "tokenise_dataset", job.wildcards["policy"]).settings["max_tokens"]
+def test_the_books_fine_tuning_has_its_hyper_parameters():
+    plan = planned("follow_instructions")
+    published = {
+        "learning_rate": 5e-5,
+        "weight_decay": 0.1,
+        "epochs": 2,
+        "schedule": "constant",
+        "warmup": 0.0,
+        "loss_norm": "token",
+    }
+    tuned = training.policies_on(plan, "tokens")
+    assert len(tuned) == 5
+    for policy in tuned:
+        settings = settings_of("follow_instructions", policy)
+        assert published.items() <= settings.items()
+        large = policy == "gpt2.alpaca_52k"
+        assert settings["batch_size"] == (4 if large else 8)
+        limit = told(training.tokens_settings(plan, policy))["max_tokens"]
         assert limit == (512 if large else 1024)
-    lora = of_policy(jobs, "train_sft", "gpt2.lora").settings["lora"]
+    assert {seed for _, seed in cells(plan)} == {123}
+    lora = settings_of("follow_instructions", "gpt2.lora")["lora"]
     assert lora["rank"] == 16
     assert lora["alpha"] / lora["rank"] == 16  # the book scales by α itself
 
 
-def test_the_book_learns_prompts_too_unless_they_are_masked_and_phi3_speaks_its_own_format(plans):
-    jobs = plans["follow_instructions"]
-    for job in of_rule(jobs, "tokenise_dataset"):
-        policy = job.wildcards["policy"]
-        objective = (job.settings["objective"], job.settings["im_mask"])
+def test_the_book_trains_with_its_seed(jobs):
+    trained = of_rule(jobs["follow_instructions"], "train_sft", "train_aligned")
+    assert len(trained) == 6
+    assert all(" --seed 123 " in job.command for job in trained)
+
+
+def test_the_book_learns_prompts_too_unless_they_are_masked_and_phi3_speaks_its_own_format():
+    plan = planned("follow_instructions")
+    for policy in training.policies_on(plan, "tokens"):
+        settings = told(training.tokens_settings(plan, policy))
+        objective = (settings["objective"], settings["im_mask"])
         assert objective == (("it", "code") if policy == "gpt2.masked" else ("im", "code"))
-        wanted = "phi3" if policy == "gpt2.phi3" else "alpaca"
-        assert job.settings["template"] == bundled_templates()[wanted]
+        wanted = bundled_templates()["phi3" if policy == "gpt2.phi3" else "alpaca"]
+        assert settings["template"] == policies.template(plan, policy) == wanted
 
 
-def test_the_books_dpo_averages_log_probs(plans):
-    job = of_policy(plans["follow_instructions"], "train_aligned", "gpt2.full.polite")
+def test_the_books_dpo_averages_log_probs():
+    assert training.policies_on(planned("follow_instructions"), "pairs") == ["gpt2.full.polite"]
     published = {
+        "batch_size": 8,
         "beta": 0.1,
         "logp_reduction": "mean",
         "learning_rate": 5e-6,
         "weight_decay": 0.01,
         "epochs": 1,
     }
-    assert published.items() <= job.settings.items()
-    assert job.settings["batch_size"] == 8
+    assert published.items() <= settings_of("follow_instructions", "gpt2.full.polite").items()
 
 
 def test_the_books_rows_are_split_in_the_order_of_the_file():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow import copy_repository, edit, finish, snakemake, stale, summary
+from tests.workflow import copy_repository, edit, finish, stale, summary
 
 OFFLINE = ("--configfile", "studies/tutor_offline_rl.yaml")
 TABLES = {
@@ -116,26 +116,12 @@ def test_an_edited_training_row_costs_the_overlap_with_questions_that_are_as_the
         assert not {f"results/tutor/prompts/{name}.json", f"results/tutor/items/{name}.jsonl"} & files
 
 
-def test_a_limit_cuts_every_split_and_benchmark_and_leaves_the_study_itself_alone(study):
+def test_a_limit_leaves_the_study_itself_alone(study):
     cut = ("--config", "limit=3", "study=cut")
     rows = summary(study, *cut)
     assert not any(row["output_file"].startswith("results/tutor/") for row in rows)
     shared = [row for row in rows if row["output_file"].startswith(("data/sources", "data/models"))]
     assert {row["plan"] for row in shared} == {"no update"}
-    for path in study.glob("rules/*.smk"):  # without messages a dry-run shows each job's details
-        path.write_text(re.sub(r"^    message:\n.*\n", "", path.read_text(), flags=re.MULTILINE))
-    plan = snakemake(study, "--dry-run", "--printshellcmds", *cut).stdout
-    commands = re.findall(
-        r"^Shell command: (?:.* \|\| )?python -m (?:workflow_scripts\.common\.launch .*? -- )?workflow_scripts\.(\S+) (.*)$",
-        plan,
-        re.MULTILINE,
-    )
-    limits: dict[str, set[int]] = {}
-    for module, flags in commands:
-        found = {int(number) for number in re.findall(r"(?:--limit |\"limit\": )(\d+)", flags)}
-        limits[module] = limits.get(module, set()) | found
-    cut_short = {"clean.clean", "generate.prompts", "score.harness.run"}
-    assert {module: found for module, found in limits.items() if found} == {key: {3} for key in cut_short}
     assert stale(study) == set()
 
 

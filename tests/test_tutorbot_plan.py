@@ -1,42 +1,41 @@
-"""The published study cannot run here; that its dry-run plan is right is what is tested."""
+"""The published study cannot run here; that its plan is right is what is tested."""
 
 import json
-import shlex
 from collections import Counter
 
 import pytest
 
-from tests.dry_runs import Job, of_policy, of_rule, plan_of
+from tests.dry_runs import Job, plan_of
+from tests.plans import SHIPPED, planned, study_of, told
 from tests.workflow import ROOT
+from workflow_scripts.plan import cleaning, overlap, policies, prompts, resources, scoring, training
+from workflow_scripts.plan.index import score_files
+from workflow_scripts.plan.plan import cells, scored_cells, trained_cells
+from workflow_scripts.plan.report import figures
 from workflow_scripts.study.checking import check_study, load_study
-from workflow_scripts.study.lineage import policies_of
 from workflow_scripts.study.templates import bundled_templates
 
 BASES = ("llama", "mistral", "zephyr")
-TRAINING = {"train_sft", "train_aligned", "train_reward_model"}
-STUDIES = ["config.yaml", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("studies/*.yaml"))]
+ALIGNED = [f"{base}.sft.{method}" for base in BASES for method in ("dpo", "ipo", "kto")]
+TUNED = [f"{base}.{run}" for base in BASES for run in ("sft", "sft_fastchat")]
+PLAN = planned("tutorbot")
 
 
 @pytest.fixture(scope="module")
-def plan(fresh) -> list[Job]:
+def jobs(fresh) -> list[Job]:
     return plan_of(fresh, "studies/tutorbot.yaml")
 
 
-@pytest.fixture(scope="module")
-def published(fresh) -> list[Job]:
-    return plan_of(fresh, "studies/tutorbot-published.yaml")
-
-
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("study", SHIPPED)
 def test_every_study_that_ships_passes_the_check(study):
     assert load_study(ROOT / study).study
 
 
-def test_the_plan_has_exactly_the_jobs_of_three_models_two_backends_and_three_alignments(plan):
+def test_the_plan_has_exactly_the_jobs_of_three_models_two_backends_and_three_alignments(jobs):
     trained = 3 * (2 + 3)  # per base model: two SFT back-ends, three alignments of the first
     policies = 3 + trained
     scored = policies + 2  # the calibration rows
-    assert Counter(job.rule for job in plan) == {
+    assert Counter(job.rule for job in jobs) == {
         "fetch_source": 3 + 1,
         "prepare_model": 3,
         "clean_dataset": 1,
@@ -50,9 +49,9 @@ def test_the_plan_has_exactly_the_jobs_of_three_models_two_backends_and_three_al
         "build_pairs": 3,
         "score_reference": 3,  # one for three alignments
         "train_aligned": 3 * 3,
-        "score_tutor": scored,
+        "score_answers": scored,
         "measure_likelihoods": scored,
-        "score_pair_perplexity": scored,
+        "score_measured": scored,
         "find_overlap": 2,  # of the test turns, and of the hints and solutions
         "index_scores": 1,
         "record_provenance": 1,
@@ -66,34 +65,50 @@ def test_the_plan_has_exactly_the_jobs_of_three_models_two_backends_and_three_al
     }
 
 
-def test_the_policies_carry_their_lineage():
-    policies = policies_of(load_study(ROOT / "studies/tutorbot.yaml"))
-    assert set(policies) == {
-        *BASES,
-        *(f"{base}.{run}" for base in BASES for run in ("sft", "sft_fastchat")),
-        *(f"{base}.sft.{method}" for base in BASES for method in ("dpo", "ipo", "kto")),
+def test_the_policies_carry_their_lineage_and_are_trained_and_scored_once():
+    assert set(PLAN.policies) == {*BASES, *TUNED, *ALIGNED}
+    assert Counter(trained_cells(PLAN)) == Counter((policy, 42) for policy in [*TUNED, *ALIGNED])
+    assert Counter(cells(PLAN)) == Counter((policy, 42) for policy in PLAN.policies)
+    assert len(score_files(PLAN)) == len(set(score_files(PLAN))) == (18 + 2) * 2
+
+
+def test_each_policy_answers_the_test_turns_and_those_that_are_aligned_their_preference_turns_too():
+    owed = {policy: prompts.owed(PLAN, policy) for policy in PLAN.policies}
+    parents = {f"{base}.sft" for base in BASES}
+    assert {policy for policy, sets in owed.items() if sets == ["pairs-mistakes", "tutor"]} == parents
+    assert all(sets == ["tutor"] for policy, sets in owed.items() if policy not in parents)
+
+
+def test_training_and_answering_ask_for_four_gpus_and_reading_for_one():
+    for asked in (PLAN.study.training_resources, PLAN.study.generation_resources):
+        assert resources.asked(asked)["gpu"] == 4
+    assert resources.one_gpu(PLAN) == 1
+    gpus = {resources.scoring_gpus(PLAN, policy) for policy in PLAN.policies}
+    assert gpus == {1}
+    assert {resources.scoring_gpus(PLAN, policy) for policy in ("gold", "empty")} == {0}, "no model is read"
+    assert {training.threads(PLAN, policy) for policy in PLAN.trained()} == {32}
+    assert resources.asked(PLAN.study.training_resources)["mem_mb"] == 400000
+
+
+def test_nothing_but_training_answering_and_reading_asks_for_gpus(jobs):
+    asked = {job.rule: set() for job in jobs if "gpu" in job.resources}
+    for job in jobs:
+        if job.rule in asked:
+            asked[job.rule].add(job.resources.get("gpu"))
+    four, one = {"4"}, {"1"}
+    assert asked == {
+        "train_sft": four,
+        "train_aligned": four,
+        "answer_prompts": four,
+        "score_reference": one,
+        "measure_likelihoods": {"0", "1"},
     }
 
 
-def test_training_and_answering_ask_for_four_gpus_and_reading_for_one(plan):
-    heavy = of_rule(plan, *TRAINING, "answer_prompts")
-    assert {job.resources["gpu"] for job in heavy} == {"4"}
-    reading = of_rule(plan, "score_reference", "measure_likelihoods")
-    assert {job.resources["gpu"] for job in reading} == {"0", "1"}, (
-        "0: no model is read for the calibration rows"
-    )
-    assert {job.threads for job in of_rule(plan, *TRAINING)} == {32}
-    assert {job.resources["mem_mb"] for job in of_rule(plan, *TRAINING)} == {"400000"}
-    others = [job for job in plan if job not in heavy + reading]
-    assert not any("gpu" in job.resources for job in others)
-
-
-@pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("run", ["sft", "sft_fastchat"])
-def test_fine_tuning_has_the_published_hyper_parameters(plan, base, run):
-    settings = of_policy(plan, "train_sft", f"{base}.{run}").settings
-    assert settings["batch_size"] == 16
+@pytest.mark.parametrize("policy", TUNED)
+def test_fine_tuning_has_the_published_hyper_parameters(policy):
     published = {
+        "batch_size": 16,
         "learning_rate": 2e-5,
         "epochs": 3,
         "schedule": "cosine",
@@ -104,17 +119,18 @@ def test_fine_tuning_has_the_published_hyper_parameters(plan, base, run):
         "gradient_checkpointing": True,
         "pack_tokens": None,
     }
-    assert published.items() <= settings.items()
-    assert of_policy(plan, "tokenise_dataset", f"{base}.{run}").settings["max_tokens"] == 4096
+    assert training.rule_of(PLAN, policy) == "train_sft"
+    assert published.items() <= told(training.training_settings(PLAN, policy)).items()
+    assert told(training.tokens_settings(PLAN, policy))["max_tokens"] == 4096
 
 
-@pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("method", ["dpo", "ipo", "kto"])
-def test_alignment_has_the_published_hyper_parameters(plan, base, method):
-    job = of_policy(plan, "train_aligned", f"{base}.sft.{method}")
-    assert f"workflow_scripts.align.{method} " in job.command
-    assert job.settings["batch_size"] == 32
+@pytest.mark.parametrize("policy", ALIGNED)
+def test_alignment_has_the_published_hyper_parameters(policy):
+    method = policy.rsplit(".", 1)[1]
+    assert training.rule_of(PLAN, policy) == "train_aligned"
+    assert training.module_of(PLAN, policy) == f"workflow_scripts.align.{method}"
     published = {
+        "batch_size": 32,
         "learning_rate": 1e-7,
         "epochs": 3,
         "beta": 0.1,
@@ -125,67 +141,76 @@ def test_alignment_has_the_published_hyper_parameters(plan, base, method):
         "gradient_checkpointing": True,
         "share_prompts": False,
     }
-    assert published.items() <= job.settings.items()
-    reference = of_policy(plan, "score_reference", f"{base}.sft").settings
+    assert published.items() <= told(training.training_settings(PLAN, policy)).items()
+    reference = told(training.reference_settings(PLAN, "mistakes", policy.rsplit(".", 1)[0]))
     assert (reference["max_prompt_tokens"], reference["max_tokens"]) == (3600, 4096)
 
 
-def test_alignments_of_one_policy_share_its_reference_and_its_own_pairs(plan):
-    for job in of_rule(plan, "train_aligned"):
-        parent = job.wildcards["policy"].rsplit(".", 1)[0]
-        assert job.inputs == [
-            f"results/tutorbot/policies/{parent}/seed-42/manifest.json",
-            f"results/tutorbot/reference/mistakes/{parent}/seed-42/manifest.json",
-        ]
+@pytest.mark.parametrize("policy", ALIGNED)
+def test_alignments_of_one_policy_share_its_reference_and_its_own_pairs(policy):
+    parent = policy.rsplit(".", 1)[0]
+    folder = "results/tutorbot"
+    assert policies.parent_manifest(PLAN, policy, 42) == f"{folder}/policies/{parent}/seed-42/manifest.json"
+    reference = f"{folder}/reference/mistakes/{parent}/seed-42/manifest.json"
+    assert training.material(PLAN, policy, 42) == reference
+    pairs = f"{folder}/pairs/mistakes/{parent}/seed-42/manifest.json"
+    assert training.pairs_manifest(PLAN, "mistakes", parent, 42) == pairs
 
 
-def test_all_speak_the_tutor_format_but_those_of_fastchat_which_speak_vicuna(plan):
+def test_all_speak_the_tutor_format_but_those_of_fastchat_which_speak_vicuna():
     templates = bundled_templates()
-    for job in of_rule(plan, "answer_prompts", "tokenise_dataset"):
-        wanted = "vicuna" if "fastchat" in job.wildcards["policy"] else "tutor"
-        assert job.settings["template"] == templates[wanted], job.wildcards
+    for policy in PLAN.policies:
+        wanted = templates["vicuna" if "fastchat" in policy else "tutor"]
+        assert told(prompts.answering_settings(PLAN, policy))["template"] == wanted, policy
+    for policy in TUNED:
+        wanted = templates["vicuna" if "fastchat" in policy else "tutor"]
+        assert told(training.tokens_settings(PLAN, policy))["template"] == wanted, policy
 
 
-def test_answers_are_drawn_as_published_by_vllm(plan):
-    for job in of_rule(plan, "build_prompts"):
-        sampling = json.loads(shlex.split(job.command)[shlex.split(job.command).index("--sampling") + 1])
-        assert (sampling["temperature"], sampling["max_new_tokens"], sampling["min_new_tokens"]) == (
-            0.3,
-            512,
-            2,
-        )
-    for job in of_rule(plan, "answer_prompts"):
-        assert job.settings["engine"]["name"] == "vllm"
-        assert " --seed 42 " in job.command
+def test_answers_are_drawn_as_published_by_vllm():
+    published = {"temperature": 0.3, "max_new_tokens": 512, "min_new_tokens": 2}
+    assert prompts.prompt_sets(PLAN).keys() == {"tutor", "pairs-mistakes"}
+    for name in prompts.prompt_sets(PLAN):
+        assert published.items() <= told(prompts.sampling(PLAN, name)).items()
+    for policy in PLAN.policies:
+        assert told(prompts.answering_settings(PLAN, policy))["engine"]["name"] == "vllm"
+    assert "workflow_scripts.generate.vllm_engine" in scoring.engine_code(PLAN)
+    assert {seed for _, seed in cells(PLAN)} == {42}
 
 
-def test_cleaning_follows_the_source(plan):
-    (job,) = of_rule(plan, "clean_dataset")
-    assert job.settings["split"]["quotas"] == {"sft": 200, "preference": 200, "test": 150}
-    assert job.settings["split"]["per_file"]
-    assert job.settings["reply_format"] == "python"
-    assert job.settings["min_messages"] == 3
-    assert job.settings["drop_fields"] == ["Thoughts of Tutorbot"]
-    assert job.settings["replace_na"] == {
+def test_answers_are_drawn_by_the_seed_of_the_policy(jobs):
+    assert all(" --seed 42 " in job.command for job in jobs if job.rule == "answer_prompts")
+
+
+def test_cleaning_follows_the_source():
+    settings = told(cleaning.dataset_settings(PLAN, "tutor"))
+    assert settings["split"]["quotas"] == {"sft": 200, "preference": 200, "test": 150}
+    assert settings["split"]["per_file"]
+    assert settings["reply_format"] == "python"
+    assert settings["min_messages"] == 3
+    assert settings["drop_fields"] == ["Thoughts of Tutorbot"]
+    assert settings["replace_na"] == {
         "Evaluation of Student Response": "g",
         "Action Based on Evaluation": "12",
         "Subproblem State": "w",
     }
-    (pairs,) = of_rule(plan, "clean_reply_pairs")
-    assert (pairs.settings["system_prompt"], pairs.settings["reply_format"]) == (None, "raw")
+    assert list(PLAN.study.datasets) == ["tutor"]
+    assert cleaning.paired(PLAN) == ["pair_perplexity"]
+    pairs = told(cleaning.paired_settings(PLAN, "pair_perplexity"))
+    assert (pairs["system_prompt"], pairs["reply_format"]) == (None, "raw")
 
 
-def test_the_test_turns_are_looked_for_in_both_training_sets(plan):
+def test_the_test_turns_are_looked_for_in_both_training_sets():
     rows = "data/clean/tutorbot/tutor/rows"
-    for job in of_rule(plan, "find_overlap"):
-        words = shlex.split(job.command)
-        training = words[words.index("--training") + 1 : words.index("--settings")]
-        assert training == [f"tutor/{split}={rows}/{split}.jsonl" for split in ("preference", "sft")]
-        assert job.settings["sizes"] == [13, 8]
+    assert overlap.compared(PLAN) == ["tutor", "pair_perplexity"]
+    wanted = [f"tutor/{split}={rows}/{split}.jsonl" for split in ("preference", "sft")]
+    assert overlap.training_words(PLAN) == wanted
+    assert set(overlap.training_inputs(PLAN)) == {"data/clean/tutorbot/tutor/manifest.json"}
+    assert told(overlap.SETTINGS)["sizes"] == [13, 8]
 
 
 def test_the_system_prompt_names_every_field_and_label():
-    prompt = load_study(ROOT / "studies/tutorbot.yaml").datasets["tutor"].system_prompt
+    prompt = PLAN.study.datasets["tutor"].system_prompt
     assert all(f"{letter})" in prompt for letter in "abcdefgwxyz")
     assert all(f" {number})" in prompt for number in range(1, 13))
     fields = (
@@ -198,33 +223,22 @@ def test_the_system_prompt_names_every_field_and_label():
     assert "Student:" not in prompt  # the text format's own mark
 
 
-def test_the_published_checkpoints_are_scored_without_training(published):
-    assert Counter(job.rule for job in published) == {
-        "fetch_source": 9 + 1,
-        "prepare_model": 9,
-        "clean_dataset": 1,
-        "clean_reply_pairs": 1,
-        "build_prompts": 1,
-        "answer_prompts": 9,
-        "collect_answers": 9,
-        "calibrate_answers": 2,
-        "score_tutor": 11,
-        "measure_likelihoods": 11,
-        "score_pair_perplexity": 11,
-        "index_scores": 1,
-        "record_provenance": 1,
-        "gather_costs": 1,
-        "build_table": 1,
-        "draw_policy_bars": 1,
-        "render_report": 1,
-        "results": 1,
-    }
+def test_the_published_checkpoints_are_scored_without_training():
+    published = planned("tutorbot-published")
+    assert published.trained() == trained_cells(published) == overlap.compared(published) == []
+    assert len(cells(published)) == len(published.study.models) == len(published.study.sources) - 1 == 9
+    assert all(prompts.owed(published, policy) == ["tutor"] for policy in published.policies)
+    assert prompts.prompt_sets(published).keys() == {"tutor"}
+    assert len(scored_cells(published)) == 11
+    assert len(set(score_files(published))) == 11 * 2
+    assert scoring.scored_from(published, "answers") == ["tutor"]
+    assert scoring.scored_from(published, "likelihoods") == ["pair_perplexity"]
+    assert cleaning.paired(published) == ["pair_perplexity"]
+    assert figures(published) == ["results/tutorbot-published/figures/policy_bars.svg"]
 
 
 def test_the_published_checkpoints_answer_the_same_test_turns():
-    trained, published = (
-        load_study(ROOT / f"studies/{name}.yaml") for name in ("tutorbot", "tutorbot-published")
-    )
+    trained, published = (study_of(name) for name in ("tutorbot", "tutorbot-published"))
     assert published.datasets == trained.datasets
     assert published.benchmarks == trained.benchmarks
     assert published.engine == trained.engine
@@ -235,7 +249,7 @@ def test_the_published_checkpoints_answer_the_same_test_turns():
     assert all(name.startswith("kangqi-ni/") for name in repositories)
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("study", SHIPPED)
 def test_a_study_written_out_with_its_defaults_is_the_same_study(study):
-    read = load_study(ROOT / study)
+    read = study_of(study)
     assert check_study(json.loads(read.model_dump_json(by_alias=True))) == read

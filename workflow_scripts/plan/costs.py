@@ -3,6 +3,8 @@
 from typing import NamedTuple
 
 from workflow_scripts.plan.plan import Plan, cells, scored_cells
+from workflow_scripts.plan.prompts import for_values, owed
+from workflow_scripts.plan.rewards import used_reward_models
 from workflow_scripts.plan.training import preparing_jobs, rule_of
 from workflow_scripts.plan.words import as_json
 
@@ -21,18 +23,22 @@ class Job(NamedTuple):
 
 
 def data_jobs(plan: Plan) -> list[Job]:
-    rewards = [Job("train_reward_model", "", "", name, name) for name in plan.study.reward_models]
+    rewards = [Job("train_reward_model", "", "", name, name) for name in used_reward_models(plan)]
     return rewards + [Job("annotate_dataset", "", "", name, name) for name in plan.study.annotations]
 
 
 def policy_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
-    """Return the jobs that prepare what a policy learns from, train it and have it answer."""
+    """Return the jobs that prepare what a policy learns from, train it, have it answer, and reward what children need."""
     jobs = []
     if plan.policies[policy].parent:
         for rule, name, parent, at in preparing_jobs(plan, policy, seed):
             jobs.append(Job(rule, parent, at, name, f"{name}-{parent}-{at}"))
         jobs.append(Job(rule_of(plan, policy), policy, seed, "", f"{policy}-{seed}"))
-    return [*jobs, Job("answer_prompts", policy, seed, "", f"{policy}-{seed}")]
+    jobs.append(Job("answer_prompts", policy, seed, "", f"{policy}-{seed}"))
+    for name in owed(plan, policy):
+        if name in for_values(plan):
+            jobs.append(Job("annotate_answers", policy, seed, name, f"{policy}-{seed}-{name}"))
+    return jobs
 
 
 # The rule with a model or a judge that a score comes of, by what the scorer reads.

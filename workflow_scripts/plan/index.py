@@ -5,7 +5,7 @@ from typing import Any
 
 from workflow_scripts.common.code import code_of, locked_versions
 from workflow_scripts.common.files import digest
-from workflow_scripts.plan.judging import opponent_answers
+from workflow_scripts.plan.judging import judge_manifest, judge_of, opponent_answers
 from workflow_scripts.plan.overlap import compared
 from workflow_scripts.plan.plan import Plan, scored_cells
 from workflow_scripts.plan.policies import lineage, remote_code, template, training_sets, weights_manifest
@@ -78,7 +78,7 @@ def policy_facts(plan: Plan, policy: str) -> dict[str, Any]:
 def benchmark_entry(plan: Plan, name: str) -> dict[str, Any]:
     """Return what the index says of a benchmark: which files each policy has for it, and what it rests on."""
     part = plan.study.benchmarks[name]
-    judge = plan.study.judges.get(getattr(part, "judge", None))
+    judge = judge_of(plan, name) if part.is_judged() else None
     code = [scorer_code(plan, name), engine_code(plan) if part.prompt_kind else None]
     return {
         "name": name,
@@ -105,9 +105,8 @@ def benchmark_files(plan: Plan, name: str) -> list[str]:
         files.append(source_manifest(plan, source))
     if getattr(part, "package_file", None):
         files.append(f"{package_folder(plan, part)}/manifest.json")
-    judge = plan.study.judges.get(getattr(part, "judge", None))
-    if judge and (model := judge.reward_model()):
-        files.append(f"{layout.reward_model(model)}/manifest.json")
+    if part.is_judged():
+        files += judge_manifest(plan, name)
     return files + opponent_answers(plan, name, CALIBRATION[0], 0)
 
 

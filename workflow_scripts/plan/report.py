@@ -59,7 +59,7 @@ def curve_files(plan: Plan) -> list[str]:
 
 def figures(plan: Plan) -> list[str]:
     due = {
-        "loss_curves": plan.trained() or plan.study.reward_models,
+        "loss_curves": curves(plan),
         "policy_bars": plan.study.report.bars,
         "rewards": plan.study.annotations,
     }

@@ -13,6 +13,14 @@ from workflow_scripts.plan.words import as_json, settings
 # --- reward models ----------------------------------------------------------------------------------------------------
 
 
+def used_reward_models(plan: Plan) -> list[str]:
+    """Return the reward models that an annotation or a judge uses: no other is trained."""
+    judging = {judge.reward_model() for judge in plan.study.judges.values()}
+    columns = [reward for part in plan.study.annotations.values() for reward in part.rewards.values()]
+    rewarding = {getattr(reward, "model", None) for reward in columns}
+    return [name for name in plan.study.reward_models if name in judging | rewarding]
+
+
 def reward_parent(plan: Plan, reward: str) -> str:
     """Return the manifest of the base model that a reward model starts from."""
     return weights_manifest(plan, plan.study.reward_models[reward].parent, plan.study.seeds[0])
@@ -69,7 +77,8 @@ def rewarding_settings(plan: Plan, annotation: str) -> str:
     for name, part in plan.study.annotations[annotation].rewards.items():
         rewards[name] = part.model_dump()
         if getattr(part, "model", None):
-            rewards[name]["folder"] = f"$RESULTS/reward_models/{part.model}/model"
+            folder = f"{plan.layout.reward_model(part.model)}/model"
+            rewards[name]["folder"] = plan.layout.with_variables(folder)
         elif getattr(part, "source", None):
             folder = f"{source_folder(plan, part.source)}/files"
             rewards[name] |= {"folder": folder, "source": origin(plan, part.source)}

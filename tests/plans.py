@@ -1,0 +1,104 @@
+"""Plans of studies, made in this process: of those that ship, of tests/every_key.yaml, of either with values changed."""
+
+import copy
+import functools
+import json
+from typing import Any
+
+from tests.studies import put
+from tests.workflow import ROOT
+from workflow_scripts.plan.plan import Plan, plan_of
+from workflow_scripts.study.checking import check_study, load_study
+from workflow_scripts.study.reading import extended, read_yaml
+from workflow_scripts.study.study import Study
+
+DEFAULT = "config.yaml"
+EVERY_KEY = "tests/every_key.yaml"
+SHIPPED = [DEFAULT, *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("studies/*.yaml"))]
+STUDIES = [*SHIPPED, EVERY_KEY]
+
+
+def path_of(name: str) -> str:
+    """Return a study's file: of a bare name the one under studies/."""
+    return name if name.endswith(".yaml") else f"studies/{name}.yaml"
+
+
+@functools.cache
+def study_of(name: str) -> Study:
+    """Return a checked study; no test changes it."""
+    return load_study(ROOT / path_of(name))
+
+
+@functools.cache
+def planned(name: str) -> Plan:
+    """Return the plan of a study that is in the repository."""
+    return plan_of(study_of(name))
+
+
+@functools.cache
+def _read(name: str) -> dict:
+    return extended(read_yaml(ROOT / path_of(name)))
+
+
+def config_of(name: str) -> dict:
+    """Return a study as it stands in its file and in those it extends; a test may change it."""
+    return copy.deepcopy(_read(name))
+
+
+def changed(name: str, values: dict[str, Any]) -> Plan:
+    """Return the plan of a study with values at dotted paths; "DROP" takes a key out."""
+    config = config_of(name)
+    for path, value in values.items():
+        config = put(config, path, value)
+    return plan_of(check_study(config))
+
+
+def told(settings: str) -> Any:
+    """Return what a script is told as JSON."""
+    return json.loads(settings)
+
+
+@functools.cache
+def family() -> Plan:
+    """Return the plan of a study of two models and two seeds, its runs from several parents, its templates by lineage.
+
+    one, two; sft of both, and fast (vicuna) of `one` alone; dpo of sft and fast; own, which names a template, of dpo's
+    policies; lol, whose value head is fitted on the dataset, of sft; pro, of ranked answers, of the base model `two`.
+    """
+    return changed(
+        EVERY_KEY,
+        {
+            "seeds": [3, 5],
+            "models": {
+                "one": {"source": "weights", "format": "llama2c", "weights": "w.bin", "tokenizer": "t.bin"}
+                | {"template": "own", "context": 4096},
+                "two": {"source": "whole", "template": "hh", "context": 8192, "trust_remote_code": True},
+            },
+            "reward_models.rm.parent": "one",
+            "values.worth.targets": "dataset",
+            "runs": {
+                "sft": {
+                    "method": "sft",
+                    "parent": ["one", "two"],
+                    "dataset": "tutored",
+                    "learning_rate": 1e-4,
+                },
+                "fast": {"method": "sft", "parent": "one", "dataset": "chatted", "backend": "fastchat"}
+                | {"learning_rate": 1e-4},
+                "dpo": {
+                    "method": "dpo",
+                    "parent": ["sft", "fast"],
+                    "pairs": "mistakes",
+                    "learning_rate": 1e-4,
+                },
+                "again": {"method": "sft", "parent": "dpo", "dataset": "chatted", "template": "alpaca"}
+                | {"learning_rate": 1e-4},
+                "lol": {"method": "a_lol", "parent": "sft", "annotation": "judged", "split": "train"}
+                | {"value": "worth", "learning_rate": 1e-4},
+                "pro": {"method": "pro", "parent": "two", "pairs": "order", "learning_rate": 1e-4},
+            },
+            "benchmarks.questions.opponent": "one.sft",
+            "benchmarks.preferred.opponent": "two",
+            "report": {"baseline": "one.sft"},
+        },
+    )

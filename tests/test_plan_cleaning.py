@@ -1,0 +1,51 @@
+"""Cleaning: what a dataset is made of, what it is told, and whose groups it must not have."""
+
+import pytest
+
+from tests.plans import EVERY_KEY, STUDIES, changed, planned, told
+from workflow_scripts.plan import cleaning, sources
+from workflow_scripts.study.datasets import Dataset
+
+PLAN = planned(EVERY_KEY)
+CHATS = sources.source_folder(PLAN, "chats")
+
+
+def test_a_dataset_is_made_of_its_files_in_their_order():
+    assert cleaning.dataset_source(PLAN, "chatted") == f"{CHATS}/manifest.json"
+    files = [f"{CHATS}/files/first rows.jsonl", f"{CHATS}/files/second.jsonl"]
+    assert cleaning.dataset_files(PLAN, "chatted") == files
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_dataset_is_told_every_key_that_cleaning_has_to_do_with(name):
+    plan = planned(name)
+    keys = {field.alias or key for key, field in Dataset.model_fields.items()}
+    untold = {"source", "files", "history_turns"}  # inputs, and what readers cut
+    assert untold <= keys and "schema" in keys
+    for dataset in plan.study.datasets:
+        assert told(cleaning.dataset_settings(plan, dataset)).keys() == keys - untold
+
+
+def test_groups_that_are_held_out_are_an_input_and_told_by_their_rows():
+    assert cleaning.held_out(PLAN, "chatted") == ["data/clean/every-key/tutored/manifest.json"]
+    settings = told(cleaning.dataset_settings(PLAN, "chatted"))
+    assert settings["exclude_groups_of"] == ["$CLEAN/tutored/rows/test.jsonl"]
+    assert cleaning.held_out(PLAN, "tutored") == []
+    assert told(cleaning.dataset_settings(PLAN, "tutored"))["exclude_groups_of"] == []
+
+
+def test_how_many_turns_a_reader_sees_cleans_nothing_anew():
+    other = changed(EVERY_KEY, {"datasets.tutored.history_turns": 3})
+    assert cleaning.dataset_settings(other, "tutored") == cleaning.dataset_settings(PLAN, "tutored")
+
+
+def test_only_a_benchmark_that_brings_replies_of_its_own_has_them_cleaned():
+    assert cleaning.paired(PLAN) == ["likely"]  # `losses` reads a dataset's
+    assert cleaning.paired_input(PLAN, "likely") == f"{CHATS}/manifest.json"
+    assert cleaning.paired_files(PLAN, "likely") == [f"{CHATS}/files/pairs.json"]
+    assert told(cleaning.paired_settings(PLAN, "likely")) == {
+        "system_prompt": "Tutor them.",
+        "reply_format": "json",
+        "drop_fields": ["Thoughts"],
+        "replace_na": {"Action Based on Evaluation": "11"},
+    }

@@ -1,0 +1,64 @@
+"""What jobs ask for: the GPUs a study names where they are of use, and one or none elsewhere."""
+
+import pytest
+
+from tests.plans import EVERY_KEY, changed, planned
+from workflow_scripts.plan import resources
+
+MANY = changed(
+    EVERY_KEY,
+    {
+        "training_resources": {
+            "gpu": 8,
+            "nodes": 2,
+            "mem_mb": 9000,
+            "runtime_minutes": 60,
+            "parallel": "zero3",
+        },
+        "generation_resources": {"gpu": 4, "cpus": 6},
+        "runs.rloo": {"method": "rloo", "parent": "sft", "annotation": "judged", "split": "train"}
+        | {"learning_rate": 1e-4, "batch_size": 16},
+    },
+)
+
+
+def test_a_part_asks_by_snakemakes_names_and_leaves_threads_to_the_rule():
+    assert resources.asked(MANY.study.training_resources) == {
+        "gpu": 8,
+        "nodes": 2,
+        "mem_mb": 9000,
+        "runtime": 60,
+        "parallel": "zero3",
+    }
+    assert resources.asked(MANY.study.generation_resources) == {"gpu": 4, "mem_mb": 6000, "runtime": 120}
+
+
+def test_what_cannot_be_shared_has_one_gpu_on_one_node():
+    assert (
+        resources.training_gpus(MANY, "tiny.sft.ppo") == resources.training_nodes(MANY, "tiny.sft.ppo") == 1
+    )
+    for policy in ("tiny.sft.rloo", "tiny.sft.dpo"):
+        assert (resources.training_gpus(MANY, policy), resources.training_nodes(MANY, policy)) == (8, 2)
+    assert resources.training_gpus(planned(EVERY_KEY), "tiny.sft.ppo") == 0
+
+
+@pytest.mark.parametrize(("asked", "had"), [(0, 0), (1, 1), (4, 1)])
+def test_what_only_reads_has_one_gpu_where_there_are_any(asked, had):
+    plan = changed(EVERY_KEY, {"generation_resources.gpu": asked})
+    assert resources.one_gpu(plan) == resources.scoring_gpus(plan, "tiny.sft") == had
+    assert resources.annotating_gpus(plan, "judged") == resources.rewarding_gpus(plan, "rewarded") == had
+    assert resources.judging_gpus(plan, "bundled") == had
+
+
+def test_what_reads_no_model_has_no_gpu():
+    for calibration in ("gold", "empty"):
+        assert resources.scoring_gpus(MANY, calibration) == 0
+    assert resources.annotating_gpus(MANY, "brought") == 0  # rules, and what the rows came with
+    for benchmark in ("rated", "loose"):  # an endpoint and a rule
+        assert resources.judging_gpus(MANY, benchmark) == 0
+
+
+def test_answers_that_rules_alone_reward_have_no_gpu():
+    ruled = {"words": {"rule": "length"}}
+    plan = changed(EVERY_KEY, {"generation_resources.gpu": 4, "annotations.judged.rewards": ruled})
+    assert resources.rewarding_gpus(plan, "rewarded") == 0
