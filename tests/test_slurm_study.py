@@ -79,5 +79,5 @@ def test_nothing_is_left_to_do_and_all_of_it_verifies(finished):
 
 def test_the_small_work_was_done_beside_the_head(finished):
     rules = {rule.split("_wildcards_")[0] for (rule,) in finished.jobs("%k")}
-    assert not rules & {"rule_fetch_source", "rule_score_tutor", "rule_score_judged", "rule_build_table"}
+    assert not rules & {"rule_fetch_source", "rule_score_answers", "rule_score_measured", "rule_build_table"}
     assert Path(finished.folder / "results/tutor/report.html").exists()
