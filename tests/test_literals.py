@@ -18,7 +18,7 @@ from workflow_scripts.clean import selecting, turns
 from workflow_scripts.clean.clean import CLEANERS
 from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.clean.schemas.row import Schema
-from workflow_scripts.common import classifier_heads, reward_columns, reward_texts, tutor_reply
+from workflow_scripts.common import classifier_heads, reward_columns, reward_rules, reward_texts, tutor_reply
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.training import settings as training_settings
 from workflow_scripts.download import places, prepare_model, simulate_dialogues, simulate_rows
@@ -53,7 +53,7 @@ TABLES = {
     "Dataset.group_by": turns.GROUPS,
     "Subset.by": selecting.SUBSETS,
     "Split.order": selecting.ORDERS,
-    "RuleReward.rule": reward_columns.RULES,
+    "RuleReward.rule": reward_rules.RULES,
     "ClassifierReward.text": reward_texts.TEXTS,
     "ClassifierReward.head": {"sequence", *classifier_heads.HEADS},
     "Engine.name": answer.ENGINES,

@@ -28,7 +28,7 @@ from workflow_scripts.align.ppo import (
     value_loss,
     whiten,
 )
-from workflow_scripts.common import reward_columns
+from workflow_scripts.common import reward_columns, reward_rules
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, sha256_of
 from workflow_scripts.common.models import load_policy, load_tokenizer
@@ -398,7 +398,7 @@ def test_an_answer_without_an_end_is_charged_what_is_set(tiny_model, tmp_path, m
 
 
 def test_a_reward_that_is_no_number_ends_the_run_with_the_prompts_id(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(reward_columns, "length_reward", lambda replies, words: np.full(len(replies), np.nan))
+    monkeypatch.setattr(reward_rules, "length_reward", lambda replies, words: np.full(len(replies), np.nan))
     with pytest.raises(PlumblineError, match=r"c0#0.*long.*nan"):
         run_ppo(tiny_model, ppo_settings(), tmp_path, rows=1)
 
@@ -409,7 +409,7 @@ class Killed(BaseException):
 
 def killed_at(call_number: int, monkeypatch) -> None:
     """Let the reward of the given step end the process, as a kill would."""
-    calls, own = [], reward_columns.length_reward
+    calls, own = [], reward_rules.length_reward
 
     def reward(replies, words):
         calls.append(1)
@@ -417,7 +417,7 @@ def killed_at(call_number: int, monkeypatch) -> None:
             raise Killed
         return own(replies, words)
 
-    monkeypatch.setattr(reward_columns, "length_reward", reward)
+    monkeypatch.setattr(reward_rules, "length_reward", reward)
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,8 @@ from workflow_scripts.annotate import annotate as annotate_module
 from workflow_scripts.common import reward_columns
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, sha256_of, write_jsonl, write_manifest
-from workflow_scripts.common.reward_columns import (
-    json_validity,
-    length_reward,
-    provenance,
-    reward_function,
-    reward_rows,
-    tfidf_diversity,
-    weights_of,
-)
+from workflow_scripts.common.reward_columns import provenance, reward_function, reward_rows, weights_of
+from workflow_scripts.common.reward_rules import json_validity, length_reward, tfidf_diversity
 from workflow_scripts.common.reward_texts import NAMES, TEXTS
 from workflow_scripts.common.templates import Rendered
 from workflow_scripts.report.statistics.cells import read_cell

@@ -11,7 +11,7 @@ from tests.command import call
 from tests.online import LENGTH, online_flags, online_settings, prompts
 from tests.tiny import TEMPLATE
 from workflow_scripts.align import online, rloo
-from workflow_scripts.common import reward_columns
+from workflow_scripts.common import reward_columns, reward_rules
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, sha256_of
 from workflow_scripts.common.models import load_policy, load_tokenizer
@@ -32,7 +32,7 @@ def run_rloo(model: Path, settings: dict, folder: Path, rows: int = 12) -> Path:
 def asked(monkeypatch) -> list[tuple[list[dict], list[list[int]], list[str], list[float]]]:
     """What the reward is asked: (rows, answers' tokens, texts read, rewards), one entry a call."""
     calls, texts = [], []
-    own_scorer, own_length = online.scorer, reward_columns.length_reward
+    own_scorer, own_length = online.scorer, reward_rules.length_reward
 
     def length(replies, words):
         texts.append(replies)
@@ -48,7 +48,7 @@ def asked(monkeypatch) -> list[tuple[list[dict], list[list[int]], list[str], lis
 
         return spy
 
-    monkeypatch.setattr(reward_columns, "length_reward", length)
+    monkeypatch.setattr(reward_rules, "length_reward", length)
     monkeypatch.setattr(online, "scorer", scorer)
     return calls
 
@@ -146,7 +146,7 @@ def test_an_answer_without_an_end_is_charged_what_is_set():
 
 
 def test_a_reward_that_is_no_number_ends_the_run_with_the_prompts_id(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(reward_columns, "length_reward", lambda replies, words: np.full(len(replies), np.nan))
+    monkeypatch.setattr(reward_rules, "length_reward", lambda replies, words: np.full(len(replies), np.nan))
     with pytest.raises(PlumblineError, match=r"c\d#0.*long.*nan"):
         run_rloo(tiny_model, rloo_settings(), tmp_path)
 
@@ -167,7 +167,7 @@ def test_rloo_killed_and_run_again_ends_with_the_bytes_of_an_unbroken_run(
 ):
     settings = rloo_settings(max_steps=5, checkpoint_every=1, batch_size=8, per_device_batch=4)
     unbroken = run_rloo(tiny_model, settings, tmp_path / "unbroken")
-    calls, own = [], reward_columns.length_reward
+    calls, own = [], reward_rules.length_reward
 
     def dies(replies, words):
         calls.append(1)
@@ -176,7 +176,7 @@ def test_rloo_killed_and_run_again_ends_with_the_bytes_of_an_unbroken_run(
         return own(replies, words)
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(reward_columns, "length_reward", dies)
+        patched.setattr(reward_rules, "length_reward", dies)
         run_rloo(tiny_model, settings, tmp_path / "resumed")
     torch.manual_seed(99)
     capsys.readouterr()

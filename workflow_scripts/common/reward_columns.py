@@ -17,12 +17,12 @@ from typing import Literal, NotRequired
 
 import numpy as np
 from scipy.special import expit
-from sklearn.feature_extraction.text import TfidfVectorizer
 from typing_extensions import TypedDict
 
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest, finished_file, read_json, sha256_of
+from workflow_scripts.common.reward_rules import RULES
 from workflow_scripts.common.reward_texts import TEXTS, Text
 from workflow_scripts.common.templates import Rendered
 
@@ -36,7 +36,7 @@ Column = Callable[[list[dict]], np.ndarray]  # turns → their rewards, (turns,)
 class RuleReward(TypedDict):
     """A reward that a rule gives; `words` is the length rule's."""
 
-    rule: Literal["json_validity", "length", "tfidf_diversity"]
+    rule: Literal[tuple(RULES)]
     weight: float
     words: int
 
@@ -80,61 +80,6 @@ class Rewards(TypedDict):
 
     rewards: dict[str, Reward]
 
-
-# --- rules ------------------------------------------------------------------------------------------------------
-
-
-def json_validity(replies: list[str]) -> np.ndarray:
-    """Return 1 where a reply parses as JSON, else 0, (replies,)."""
-
-    def parses(text: str) -> float:
-        try:
-            json.loads(text)
-        except (ValueError, RecursionError):
-            return 0.0
-        return 1.0
-
-    return np.array([parses(reply) for reply in replies])
-
-
-def length_reward(replies: list[str], words: int) -> np.ndarray:
-    """Return min(1, words in the reply / wanted words), (replies,): short replies earn less."""
-    return np.minimum(1.0, np.array([len(reply.split()) for reply in replies]) / words)
-
-
-def fit_tfidf(fit_on: list[str]) -> TfidfVectorizer:
-    """Return the tf-idf weights of some replies; PlumblineError where they hold no word."""
-    try:
-        return TfidfVectorizer(norm="l2").fit(fit_on)
-    except ValueError:
-        raise PlumblineError(
-            f"tfidf_diversity: the {len(fit_on)} replies to fit on hold no word; choose another fit_split"
-        ) from None
-
-
-def diversity(vectorizer: TfidfVectorizer, replies: list[str]) -> np.ndarray:
-    """Return the mean of a reply's non-zero tf-idf values, times n/10 where it has n < 5 of them, (replies,).
-
-    The diversity reward of A-LoL (Baheti et al. 2024, section 4.2).
-    """
-    rewards = []
-    for row in vectorizer.transform(replies):
-        factor = row.nnz / 10 if row.nnz < 5 else 1.0
-        rewards.append(row.data.mean() * factor if row.nnz else 0.0)
-    return np.array(rewards)
-
-
-def tfidf_diversity(replies: list[str], fit_on: list[str]) -> np.ndarray:
-    """Return the `diversity` of replies under weights fitted on others, the training replies, (replies,)."""
-    return diversity(fit_tfidf(fit_on), replies)
-
-
-# By a reward's `rule`: from its settings and the replies that weights are fitted on to a function from replies to rewards.
-RULES: dict[str, Callable[[dict, list[str]], Callable[[list[str]], np.ndarray]]] = {
-    "json_validity": lambda settings, fit_on: json_validity,
-    "length": lambda settings, fit_on: functools.partial(length_reward, words=settings["words"]),
-    "tfidf_diversity": lambda settings, fit_on: functools.partial(diversity, fit_tfidf(fit_on)),
-}
 
 # --- rewards that a row brings ----------------------------------------------------------------------------------
 

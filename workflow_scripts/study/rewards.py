@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from workflow_scripts.common.reward_rules import RULES
 from workflow_scripts.study.basics import Count, Name, PartShare, Seed, Strict
 from workflow_scripts.study.datasets import KNOWING, RANKED, Dataset
 from workflow_scripts.study.findings import Finding, wrong
@@ -68,7 +69,7 @@ class RewardKind(Strict):
 class RuleReward(RewardKind):
     """A reward that a rule gives."""
 
-    rule: Literal["json_validity", "length", "tfidf_diversity"]
+    rule: Literal[tuple(RULES)]
     """Which rule."""
     weight: float = 1.0
     """Its weight in final_reward."""
