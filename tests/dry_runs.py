@@ -3,9 +3,7 @@
 A dry-run shows a job's details only where its rule has no message: `without_messages` takes them out of the copy.
 """
 
-import json
 import re
-import shlex
 from pathlib import Path
 
 from tests.workflow import copy_repository, snakemake
@@ -31,11 +29,6 @@ class Job:
         self.inputs = lines.get("input", "").split(", ")
         self.command = re.search(r"^Shell command: (.*)$", block, re.MULTILINE).group(1)
 
-    @property
-    def settings(self) -> dict:
-        words = shlex.split(self.command)
-        return json.loads(words[words.index("--settings") + 1])
-
 
 def plan_of(folder: Path, study: str) -> list[Job]:
     """Return the jobs of a study's dry-run in a fresh copy of the repository."""
@@ -56,8 +49,3 @@ def plan_of(folder: Path, study: str) -> list[Job]:
 
 def of_rule(jobs: list[Job], *rules: str) -> list[Job]:
     return [job for job in jobs if job.rule in rules]
-
-
-def of_policy(jobs: list[Job], rule: str, policy: str) -> Job:
-    (job,) = [job for job in of_rule(jobs, rule) if job.wildcards["policy"] == policy]
-    return job

@@ -3,8 +3,10 @@
 The numbers written out here are the papers' and the source repositories', not read from the studies.
 """
 
+import functools
 import re
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import yaml
@@ -35,9 +37,9 @@ PLANNED = (*NAMES, "smollm2")  # which runs anywhere
 
 
 @pytest.fixture(scope="module")
-def jobs(fresh) -> dict[str, list[Job]]:
-    """Return the jobs of each study's dry run."""
-    return {name: plan_of(fresh, f"studies/{name}.yaml") for name in NAMES}
+def jobs_of(fresh) -> Callable[[str], list[Job]]:
+    """Return a function that returns the jobs of a study's dry run, which is made once."""
+    return functools.cache(lambda name: plan_of(fresh, f"studies/{name}.yaml"))
 
 
 def settings_of(name: str, policy: str) -> dict:
@@ -137,10 +139,10 @@ def test_every_answer_to_a_judged_benchmark_goes_before_its_judge_once(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_judge_is_asked_by_one_job_at_a_time(jobs, name):
-    asked = of_rule(jobs[name], "judge_answers")
-    judged = len(scored_cells(planned(name))) * len(judging.judged(planned(name)))
-    assert len(asked) == judged
+def test_a_judge_is_asked_by_one_job_at_a_time(jobs_of, name):
+    plan, asked = planned(name), of_rule(jobs_of(name), "judge_answers")
+    found = Counter((job.wildcards["policy"], job.wildcards["benchmark"]) for job in asked)
+    assert found == Counter((policy, key) for policy, _ in scored_cells(plan) for key in judging.judged(plan))
     assert all(job.resources["judge"] == "1" for job in asked)
 
 
@@ -156,8 +158,8 @@ def test_a_judge_that_is_paid_has_a_budget_and_stands_in_no_settings(name):
 
 
 @pytest.mark.parametrize("name", ["instruction_modelling", "leftover_lunch_hh", "follow_instructions"])
-def test_a_judge_s_key_address_and_price_stand_in_no_command(jobs, name):
-    asked = of_rule(jobs[name], "judge_answers")
+def test_a_judge_s_key_address_and_price_stand_in_no_command(jobs_of, name):
+    asked = of_rule(jobs_of(name), "judge_answers")
     assert asked
     assert not [job for job in asked if re.search(r"api_key|base_url|usd", job.command)]
 
@@ -198,9 +200,9 @@ def test_benchmarks_that_ask_the_same_differ_in_the_names_of_their_prompt_sets_a
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_small_study_runs_every_rule_of_the_published_one(fresh, jobs, name):
-    small = plan_of(fresh, f"studies/{name}-small.yaml")
-    assert {job.rule for job in jobs[name]} <= {job.rule for job in small}
+def test_the_small_study_runs_every_rule_of_the_published_one(jobs_of, name):
+    small = jobs_of(f"{name}-small")
+    assert {job.rule for job in jobs_of(name)} <= {job.rule for job in small}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -708,8 +710,8 @@ def test_the_books_fine_tuning_has_its_hyper_parameters():
     assert lora["alpha"] / lora["rank"] == 16  # the book scales by α itself
 
 
-def test_the_book_trains_with_its_seed(jobs):
-    trained = of_rule(jobs["follow_instructions"], "train_sft", "train_aligned")
+def test_the_book_trains_with_its_seed(jobs_of):
+    trained = of_rule(jobs_of("follow_instructions"), "train_sft", "train_aligned")
     assert len(trained) == 6
     assert all(" --seed 123 " in job.command for job in trained)
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from tests.dry_runs import Job, plan_of
+from tests.dry_runs import Job, of_rule, plan_of
 from tests.plans import SHIPPED, planned, study_of, told
 from tests.workflow import ROOT
 from workflow_scripts.plan import cleaning, overlap, policies, prompts, resources, scoring, training
@@ -103,6 +103,8 @@ def test_nothing_but_training_answering_and_reading_asks_for_gpus(jobs):
         "score_reference": one,
         "measure_likelihoods": {"0", "1"},
     }
+    trained = of_rule(jobs, "train_sft", "train_aligned")
+    assert {(job.threads, job.resources["mem_mb"]) for job in trained} == {(32, "400000")}
 
 
 @pytest.mark.parametrize("policy", TUNED)
@@ -157,6 +159,13 @@ def test_alignments_of_one_policy_share_its_reference_and_its_own_pairs(policy):
     assert training.pairs_manifest(PLAN, "mistakes", parent, 42) == pairs
 
 
+def test_an_alignment_waits_for_its_parent_and_its_reference(jobs):
+    for job in of_rule(jobs, "train_aligned"):
+        policy, seed = job.wildcards["policy"], job.wildcards["seed"]
+        wanted = [policies.parent_manifest(PLAN, policy, seed), training.material(PLAN, policy, seed)]
+        assert job.inputs == wanted
+
+
 def test_all_speak_the_tutor_format_but_those_of_fastchat_which_speak_vicuna():
     templates = bundled_templates()
     for policy in PLAN.policies:
@@ -179,7 +188,7 @@ def test_answers_are_drawn_as_published_by_vllm():
 
 
 def test_answers_are_drawn_by_the_seed_of_the_policy(jobs):
-    assert all(" --seed 42 " in job.command for job in jobs if job.rule == "answer_prompts")
+    assert all(" --seed 42 " in job.command for job in of_rule(jobs, "answer_prompts"))
 
 
 def test_cleaning_follows_the_source():
