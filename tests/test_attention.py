@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, GPT2Config, modeling_flash_attention_utils
 
 from workflow_scripts.common import models
-from workflow_scripts.common.logprobs import flat_logps, shared_prompt_logps
+from workflow_scripts.common.logprobs import flat_logps, keeps_rows_apart, shared_prompt_logps
 from workflow_scripts.common.models import attention_of, load_policy
 
 BF16 = torch.bfloat16
@@ -177,3 +177,21 @@ def test_both_ways_to_log_probs_are_exact_with_flash_attention(both, way, count)
     for one, two, three in zip(found, expected, alone, strict=False):
         torch.testing.assert_close(one, two, atol=0.15, rtol=0)
         torch.testing.assert_close(one, three, atol=0.15, rtol=0)
+
+
+def test_a_policy_that_waits_for_its_gpu_is_asked_what_it_can_do_without_flash_attention(both, monkeypatch):
+    """FlashAttention refuses tensors that are not on a GPU, and a policy is loaded on the CPU."""
+
+    def refuses(*_, **__):
+        raise RuntimeError("FlashAttention only supports CUDA tensors")
+
+    _, flash = both
+    monkeypatch.setattr(modeling_flash_attention_utils, "_flash_varlen_fn", refuses, raising=False)
+    monkeypatch.setattr(modeling_flash_attention_utils, "_flash_fn", refuses, raising=False)
+    for name in ("flash_attn_func", "flash_attn_varlen_func"):
+        monkeypatch.setattr(sys.modules["flash_attn"], name, refuses)
+    modeling_flash_attention_utils._loaded_implementation = None
+    with pytest.raises(RuntimeError, match="only supports CUDA"), torch.autocast("cpu", BF16):
+        flash(input_ids=torch.tensor([[1, 2, 3]]))
+    assert keeps_rows_apart(flash)
+    assert flash.config._attn_implementation == "flash_attention_2"

@@ -170,5 +170,5 @@ def test_judges_that_answer_by_numbers_are_those_that_are_no_endpoint():
 
 
 def test_a_reward_rule_that_is_not_there_is_an_error():
-    with pytest.raises(PlumblineError, match="no rule 'grammar'; there are .*length"):
+    with pytest.raises(PlumblineError, match=r"no rule 'grammar'; there are .*length"):
         reward_columns.column_of({"rule": "grammar"}, [])

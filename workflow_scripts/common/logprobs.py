@@ -5,7 +5,9 @@ preference pair costs P + 2C tokens instead of 2P + 2C); `flat` lays every promp
 padding, as gradient checkpointing needs it. A test holds both equal to padded batches.
 """
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -140,15 +142,31 @@ def keeps_rows_apart(model: Any) -> bool:
     """
     ids = torch.tensor([[1, 2, 3, 1, 2, 3], [4, 5, 6, 1, 2, 3]], device=model.device)
     positions = torch.tensor([[0, 1, 2, 0, 1, 2]], device=model.device)
-    half = model.config._attn_implementation == "flash_attention_2"  # which computes in half precision only
 
     def end_of(row: Tensor) -> Tensor:
         read = model.base_model(input_ids=row[None], position_ids=positions, use_cache=False)
         return read.last_hidden_state[0, 3:]
 
-    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=half):
+    with torch.no_grad(), read_by_sdpa(model):
         one, other = end_of(ids[0]), end_of(ids[1])
     return torch.allclose(one, other, atol=1e-5)
+
+
+@contextlib.contextmanager
+def read_by_sdpa(model: Any) -> Iterator[None]:
+    """Have a model attend by PyTorch's own attention, and then as it did: FlashAttention reads on a GPU alone, in halves.
+
+    A model that is to be trained is still on the CPU when it is asked what it can do.
+    """
+    own = model.config._attn_implementation
+    if own != "flash_attention_2":
+        yield
+        return
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(own)
 
 
 def ways_of(model: Any, share_prompts: bool) -> Any:
