@@ -79,6 +79,22 @@ def test_the_held_out_accuracy_counts_every_pair_once(tiny_model, written, tmp_p
     assert {"train_loss", "margin", "accuracy"} <= curve[0].keys()
 
 
+def test_a_reward_model_keeps_its_best_checkpoint_where_it_is_asked_to(tiny_model, written, tmp_path):
+    """At so high a learning rate the loss on the held-out pairs has its lowest point before the end."""
+    fast = {
+        "learning_rate": 3e-2,
+        "max_steps": 8,
+        "evaluate_every": 1,
+        "per_device_batch": 4,
+        "schedule": "constant",
+    }
+    folder = run_reward(tiny_model, written, reward_settings(**fast, keep="best"), tmp_path / "best")
+    curve = json.loads((folder / "curve.json").read_text())
+    losses = [row["validation_loss"] for row in curve if "validation_loss" in row]
+    assert max(losses) > min(losses) + 0.1
+    assert losses[-1] == pytest.approx(min(losses), abs=1e-4)  # that of what is kept
+
+
 def test_a_pair_has_a_text_where_the_tokenizer_has_no_end_token(tiny_model):
     tokenizer = load_tokenizer(tiny_model)
     tokenizer.eos_token = None

@@ -52,7 +52,6 @@ def reward_settings(plan: Plan, reward: str) -> str:
     return settings(
         part,
         drop=["parent", "dataset", "split", "seed", "threads"],
-        keep="last",
         trust_remote_code=remote_code(plan, part.parent),
     )
 
