@@ -6,8 +6,9 @@ Run after `make results STUDY=studies/tutor_offline_rl.yaml`:
 
 The commands are those of the study's own rules, run one after another in this process: DPO, IPO and KTO on the parent's
 pairs, R-LOL, A-LoL and A-LoL seq on the rewarded answers. Shared: what the parent says about pairs and answers, and the
-advantages, are computed once and read by all. Not shared: each method computes for itself what it needs, as six separate
-training scripts do. Trainings take `--steps` steps each; tokens are those that went through a model, forward or training.
+advantages, are computed once and read by all. Not shared: each method computes for itself what it needs, as six
+separate training scripts do. Trainings take `--steps` steps each; tokens are those that went through a model, forward
+or training.
 """
 
 import argparse

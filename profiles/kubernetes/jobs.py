@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Start, watch and cancel the workflow's jobs on Kubernetes: what the profile beside this gives Snakemake as its commands.
+"""Start, watch and cancel the workflow's jobs on Kubernetes: the commands that the profile beside this gives Snakemake.
 
     jobs.py --submit SCRIPT    start a job script that Snakemake wrote; prints the job's name
     jobs.py --status NAME      prints running, success or failed
     jobs.py NAME...            cancel
 
 In a pod it speaks to its own cluster, with the rights of the pod's service account. Elsewhere PLUMBLINE_KUBERNETES is
-the address of `kubectl proxy` (http://127.0.0.1:8001) and PLUMBLINE_NAMESPACE the namespace; the volume must then be mounted there
-too, under the same path. Not covered: jobs over several nodes, and clusters without a volume that all pods mount.
+the address of `kubectl proxy` (http://127.0.0.1:8001) and PLUMBLINE_NAMESPACE the namespace; the volume must then be
+mounted there too, under the same path. Not covered: jobs over several nodes, and clusters without a volume that all
+pods mount.
 """
 
 import argparse

@@ -154,7 +154,7 @@ def keeps_rows_apart(model: Any) -> bool:
 
 @contextlib.contextmanager
 def read_by_sdpa(model: Any) -> Iterator[None]:
-    """Have a model attend by PyTorch's own attention, and then as it did: FlashAttention reads on a GPU alone, in halves.
+    """Have a model attend by PyTorch's own attention, then as it did: FlashAttention reads on a GPU alone, in halves.
 
     A model that is to be trained is still on the CPU when it is asked what it can do.
     """

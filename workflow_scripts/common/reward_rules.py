@@ -61,7 +61,7 @@ def tfidf_diversity(replies: list[str], fit_on: list[str]) -> np.ndarray:
     return diversity(fit_tfidf(fit_on), replies)
 
 
-# By a reward's `rule`: from its settings and the replies that weights are fitted on to a function from replies to rewards.
+# By a reward's `rule`: from its settings, and the replies that weights are fitted on, to what rewards replies.
 RULES: dict[str, Callable[[dict, list[str]], Callable[[list[str]], np.ndarray]]] = {
     "json_validity": lambda settings, fit_on: json_validity,
     "length": lambda settings, fit_on: functools.partial(length_reward, words=settings["words"]),

@@ -18,8 +18,8 @@ STRICT = ConfigDict(extra="forbid", strict=True)
 def settings_of(kind: Any) -> Callable[[str], Any]:
     """Return what reads a script's settings, for argparse's `type`: from JSON to a dict of the TypedDict `kind`.
 
-    The dict is as it was written, a number neither rounded nor turned. PlumblineError, with the path to each key, if one
-    is missing, is not among those of `kind`, or has another type.
+    The dict is as it was written, a number neither rounded nor turned. PlumblineError, with the path to each key, if
+    one is missing, is not among those of `kind`, or has another type.
     """
     adapter = TypeAdapter(with_config(STRICT)(kind))  # and so are the dicts inside it
 

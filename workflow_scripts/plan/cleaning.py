@@ -30,7 +30,7 @@ def dataset_settings(plan: Plan, dataset: str) -> str:
     return settings(part, drop=NOT_CLEANED_BY, exclude_groups_of=rows)
 
 
-# --- replies in pairs ---------------------------------------------------------------------------------------------------
+# --- replies in pairs -------------------------------------------------------------------------------------------------
 
 PAIRED = ("system_prompt", "reply_format", "drop_fields", "replace_na")
 

@@ -28,7 +28,7 @@ def data_jobs(plan: Plan) -> list[Job]:
 
 
 def policy_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
-    """Return the jobs that prepare what a policy learns from, train it, have it answer, and reward what children need."""
+    """Return the jobs that prepare a policy's training, train it, have it answer, and reward what its children need."""
     jobs = []
     if plan.policies[policy].parent:
         for rule, name, parent, at in preparing_jobs(plan, policy, seed):

@@ -55,8 +55,8 @@ ENVIRONMENTS = {
     ),
     "train": Environment(
         "Everything that loads torch: tokens, training, references, rewards, answers by transformers, likelihoods,"
-        " lm-eval, reward models as judges. Apart from plumbline.yaml for torch's weight: gigabytes, where scores and tables"
-        " need none. DeepSpeed compiles its optimiser at first use, with conda's compiler.",
+        " lm-eval, reward models as judges. Apart from plumbline.yaml for torch's weight: gigabytes, where scores and"
+        " tables need none. DeepSpeed compiles its optimiser at first use, with conda's compiler.",
         "accelerate alpaca-eval datasets filelock gguf httpx huggingface-hub lm-eval numpy openai pandas peft psutil"
         " pyarrow pydantic pyyaml sacrebleu safetensors scikit-learn scipy setuptools tenacity tokenizers torch tqdm"
         " transformers trl",

@@ -76,7 +76,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a job takes, in hours: known from records, or at most so much, or (all None) unknown. source says from what."""
+    """What a job takes, in hours: known from records, at most so much, or (all None) unknown. source says from what."""
 
     source: str
     hours: Range | None = None
@@ -249,7 +249,7 @@ def number(hours: float) -> str:
 
 
 def amount(known: list[Range], most: list[float], unknown: int) -> str:
-    """Return hours of some jobs: the known ones summed with their range, then the limits of others, then who has none."""
+    """Return hours of some jobs: the known summed with their range, then the limits of others, then who has none."""
     parts = []
     if known:
         total = sum(known[1:], known[0])
@@ -298,7 +298,7 @@ def reasons_of(jobs: list[Job]) -> str:
 
 
 def cells_of(jobs: list[Job], most: int) -> str:
-    """Return which jobs of a stage run: the values of each wildcard; few jobs that are no full grid of these one by one."""
+    """Return which jobs of a stage run: the values of each wildcard, or few jobs one by one where these are no grid."""
     names = list(jobs[0].wildcards)
     values = {name: sorted({job.wildcards[name] for job in jobs}) for name in names}
     if len(jobs) <= most and len(jobs) < math.prod(map(len, values.values())):

@@ -56,7 +56,7 @@ class Layout:
         return Word(shlex.quote(text))
 
     def in_shell(self, *words: str) -> str:
-        """Return words of a rule's shell line: a path has the study's folder as a variable, a {wildcard} is the job's."""
+        """Return words of a shell line: a path has the study's folder as a variable, a {wildcard} is the job's."""
         text = " ".join(self.with_variables(word) for word in words)
         return re.sub(r"\{(\w+)\}", r"{wildcards.\1:q}", text)
 

@@ -1,10 +1,10 @@
-"""Clear up after a head process that was killed, so that no file ever has two writers: `python -m workflow_scripts.plan.orphans`
+"""Clear up after a head process that was killed, so that no file ever has two writers.
 
-The head is the snakemake that plans a study and starts its jobs. Killed (kill -9, a reboot, no memory left), it leaves the folder
-locked and its jobs running: on this machine, and on a cluster. Started again at once, it would start the same
-jobs beside them. `make results` therefore calls this first, which
+The head is the snakemake that plans a study and starts its jobs. Killed (kill -9, a reboot, no memory left), it leaves
+the folder locked and its jobs running: on this machine, and on a cluster. Started again at once, it would start the
+same jobs beside them. `make results` therefore calls `python -m workflow_scripts.plan.orphans` first, which
 
-1. refuses while a head is alive: on this machine, known by its process id, or perhaps on another, known by its host name;
+1. refuses while a head is alive: on this machine, known by its process id, or perhaps on another, known by its host;
 2. ends the processes the dead head left on this machine: what they had half done is resumed from its checkpoint;
 3. cancels the SLURM jobs submitted from this folder, or with --wait lets them finish, and stays until the last is gone;
 4. settles what jobs finished after the head's death. Snakemake has no record of them, and without one no later change
@@ -13,9 +13,9 @@ jobs beside them. `make results` therefore calls this first, which
    Without such a note the file is removed, and made again;
 5. unlocks the folder.
 
-What was still running has Snakemake's own mark of being incomplete, and `rerun-incomplete` runs it again. One head at a
-time works in a folder. Not covered: jobs of other schedulers, outputs on other than a shared file system, heads that run with
-`--nolock`, or folders unlocked by hand: after `snakemake --unlock` step 4 has no list of what was to be made.
+What was still running has Snakemake's own mark of being incomplete, and `rerun-incomplete` runs it again. One head at
+a time works in a folder. Not covered: jobs of other schedulers, outputs on other than a shared file system, heads that
+run with `--nolock`, or folders unlocked by hand: after `snakemake --unlock` step 4 has no list of what was to be made.
 """
 
 import argparse
@@ -109,7 +109,7 @@ def alive(pid: int) -> PlumblineError:
 
 
 def is_head(pid: int) -> bool:
-    """Return whether a process of this machine is a snakemake at work in this folder, and none that runs a single job."""
+    """Return whether a process of this machine is a snakemake that works in this folder and runs no single job."""
     try:
         process = psutil.Process(pid)
         words = process.cmdline()
@@ -211,7 +211,7 @@ def named(jobs: list[SlurmJob]) -> str:
     return ", ".join(words) + (f" and {len(jobs) - 5} more" if len(jobs) > 5 else "")
 
 
-# --- what was finished unseen -------------------------------------------------------------------------------------------
+# --- what was finished unseen -----------------------------------------------------------------------------------------
 
 
 def modified(path: Path) -> float:
@@ -224,8 +224,8 @@ def modified(path: Path) -> float:
 def settle_unseen(persistence: Any, note: dict | None) -> tuple[list[str], list[str]]:
     """Record the outputs whose jobs finished unseen, or remove those that cannot be; return both lists.
 
-    An output was finished unseen if the dead head was to make it, it is not marked incomplete, and Snakemake's record of it
-    is missing or of another file of that name, which had another time. One from before that head is left alone.
+    An output was finished unseen if the dead head was to make it, it is not marked incomplete, and Snakemake's record
+    of it is missing or of another file of that name, which had another time. One from before that head is left alone.
     """
     since = NOTE.stat().st_mtime if note else 0.0
     due = dict.fromkeys(path for kind, path in persistence._read_locks() if kind == "output")

@@ -19,7 +19,7 @@ def overlap_files(plan: Plan) -> list[str]:
 
 
 def items_file(plan: Plan, benchmark: str) -> str:
-    """Return the file with the texts of a benchmark's items: its prompts, the replies it measures, or a list of them."""
+    """Return the file with a benchmark's items as texts: its prompts, the replies it measures, or a list of them."""
     part = plan.study.benchmarks[benchmark]
     if part.measured_by:
         return replies(plan, benchmark)

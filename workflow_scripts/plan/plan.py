@@ -17,7 +17,7 @@ TRAINERS = (*TORCH, "trl", "accelerate")
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A checked study, its policies by lineage, and its layout. Two plans are never equal: what is cached is one's own."""
+    """A checked study, its policies by lineage, and its layout. No two plans are equal: each has a cache of its own."""
 
     study: Study
     policies: dict[str, Policy]

@@ -77,7 +77,7 @@ def scored_manifest(plan: Plan, policy: str, seed: int | str) -> str:
     return f"{scored_weights(plan, policy, seed)}/manifest.json"
 
 
-# --- what a policy was trained on ---------------------------------------------------------------------------------------
+# --- what a policy was trained on -------------------------------------------------------------------------------------
 
 
 def learned_split(plan: Plan, run: Run) -> tuple[str, str]:

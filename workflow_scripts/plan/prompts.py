@@ -40,7 +40,7 @@ def for_values(plan: Plan) -> dict[str, Any]:
 
 @functools.cache
 def prompt_sets(plan: Plan) -> dict[str, Any]:
-    """Return every prompt set with the part of the study it belongs to, those among them that a run answers as it learns."""
+    """Return every prompt set with the part of the study it belongs to; a run that learns from prompts has one too."""
     online = {f"runs-{name}": run for name, run in plan.study.runs.items() if run.learns_from == "prompts"}
     return answered(plan) | for_pairs(plan) | for_values(plan) | online
 
@@ -63,7 +63,7 @@ def owed_prompts(plan: Plan, policy: str) -> list[str]:
     return [plan.layout.prompts(name) for name in owed(plan, policy)]
 
 
-# --- what a prompt set is made of -----------------------------------------------------------------------------------------
+# --- what a prompt set is made of -------------------------------------------------------------------------------------
 
 
 def dataset_of(plan: Plan, part: Any) -> str | None:
@@ -121,7 +121,7 @@ def sampling(plan: Plan, prompts: str) -> str:
     )
 
 
-# --- answers ----------------------------------------------------------------------------------------------------------------
+# --- answers ----------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -140,7 +140,7 @@ def answering_settings(plan: Plan, policy: str) -> str:
 
 @functools.cache
 def calibration_voices(plan: Plan, policy: str) -> dict[str, dict[str, dict]]:
-    """Return whose tokens `gold` speaks in: {base model's folder: {policy: template}}, the first policy of each template.
+    """Return whose tokens `gold` speaks in, the first policy of each template: {model's folder: {policy: template}}.
 
     `empty` says nothing.
     """

@@ -60,7 +60,7 @@ def reward_settings(plan: Plan, reward: str) -> str:
 
 
 def classifiers(plan: Plan, annotation: str) -> list[str]:
-    """Return the manifests of an annotation's classifiers: the study's reward models first, then those from elsewhere."""
+    """Return the manifests of an annotation's classifiers: the study's own reward models, then those from elsewhere."""
     rewards = plan.study.annotations[annotation].rewards.values()
     models = [part.model for part in rewards if getattr(part, "model", None)]
     sources = [part.source for part in rewards if getattr(part, "source", None)]
@@ -110,7 +110,7 @@ def annotated_rows(plan: Plan, part: Any) -> list[Word]:
     ]
 
 
-# --- a policy's answers, rewarded ---------------------------------------------------------------------------------------
+# --- a policy's answers, rewarded -------------------------------------------------------------------------------------
 
 
 def annotation_of(plan: Plan, prompts: str) -> str:

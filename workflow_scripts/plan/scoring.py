@@ -165,7 +165,7 @@ def harness_subject(plan: Plan, policy: str, seed: int | str) -> list[str]:
     return ["--model", f"{scored_weights(plan, policy, seed)}/model"]
 
 
-# --- what alters every answer -------------------------------------------------------------------------------------------
+# --- what alters every answer -----------------------------------------------------------------------------------------
 
 
 def engine_code(plan: Plan) -> dict[str, str]:

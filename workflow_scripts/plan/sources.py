@@ -57,7 +57,7 @@ def made(plan: Plan, name: str) -> dict:
     }
 
 
-# --- by the name of the folder, which is the wildcard of a rule ---------------------------------------------------------
+# --- by the name of the folder, which is the wildcard of a rule -------------------------------------------------------
 
 
 @functools.cache
@@ -118,7 +118,7 @@ def model_settings(plan: Plan, model: str) -> str:
     return as_json(made(plan, models(plan)[model]))
 
 
-# --- task files of the harness, made from a package of rows ---------------------------------------------------------------
+# --- task files of the harness, made from a package of rows -----------------------------------------------------------
 
 
 def package_key(plan: Plan, part: Benchmark) -> str:

@@ -67,7 +67,7 @@ def training_settings(plan: Plan, policy: str) -> str:
     return settings(run, drop=drop, trust_remote_code=remote_code(plan, policy), **spoken)
 
 
-# --- tokens of a dataset ------------------------------------------------------------------------------------------------
+# --- tokens of a dataset ----------------------------------------------------------------------------------------------
 
 
 def tokens_dataset(plan: Plan, policy: str) -> str:
@@ -91,7 +91,7 @@ def tokens_splits(plan: Plan, policy: str) -> list[Word]:
     return [layout.word(f"{name}={layout.rows(run.dataset, split)}") for name, split in splits.items()]
 
 
-# --- pairs and ranked answers -------------------------------------------------------------------------------------------
+# --- pairs and ranked answers -----------------------------------------------------------------------------------------
 
 
 def ranked_pairs(plan: Plan) -> list[str]:
@@ -150,7 +150,7 @@ def ranked_settings(plan: Plan, pairs: str, policy: str) -> str:
     return settings(plan.study.pairs[pairs], keys=keys, template=template(plan, policy))
 
 
-# --- rewarded answers, value heads, advantages --------------------------------------------------------------------------
+# --- rewarded answers, value heads, advantages ------------------------------------------------------------------------
 
 REWARDED = ("annotation", "split", "validation", "max_prompt_tokens", "max_tokens")
 
@@ -256,7 +256,7 @@ def advantages_flags(plan: Plan, policy: str, seed: int | str) -> list[Word]:
     return [word for flag, file in files.items() for word in (flag, plan.layout.word(f"{folder}/{file}"))]
 
 
-# --- a policy's own answers ---------------------------------------------------------------------------------------------
+# --- a policy's own answers -------------------------------------------------------------------------------------------
 
 
 def online_prompts(plan: Plan, policy: str) -> str:
@@ -286,7 +286,7 @@ def online_fit_rows(plan: Plan, policy: str) -> Word:
     return plan.layout.word(plan.layout.rows(part.dataset, part.fit_split))
 
 
-# --- by what a method learns from -----------------------------------------------------------------------------------------
+# --- by what a method learns from -------------------------------------------------------------------------------------
 
 
 def material(plan: Plan, policy: str, seed: int | str) -> str:
