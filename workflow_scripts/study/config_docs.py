@@ -1,8 +1,8 @@
 """Write docs/config.md and docs/config.schema.json from the study's schema; `--check` fails where they differ.
 
-The page is made from the JSON schema, so what the two files say is what `check_study` enforces. Keys that parts have from
-a common class stand once in the page, under that class. Not covered: rules between keys (a name that must exist, keys that
-exclude each other); those are in the error messages.
+The page is made from the JSON schema, so what the two files say is what `check_study` enforces. Keys that parts have
+from a common class stand once in the page, under that class. Not covered: rules between keys (a name that must exist,
+keys that exclude each other); those are in the error messages.
 """
 
 import argparse
@@ -29,9 +29,9 @@ Editors that know JSON Schema complete and check a study as you type, with this 
 
     # yaml-language-server: $schema=../docs/config.schema.json
 
-After each key stand its type and its default; a key without a default is **required**. Lengths of text are tokens unless
-a key says otherwise; shares are from 0 to 1. Keys that several parts share are listed once, under a part of their own,
-and the parts that have them name it. This page and the schema are made from `workflow_scripts/study/` by
+After each key stand its type and its default; a key without a default is **required**. Lengths of text are tokens
+unless a key says otherwise; shares are from 0 to 1. Keys that several parts share are listed once, under a part of
+their own, and the parts that have them name it. This page and the schema are made from `workflow_scripts/study/` by
 `python -m workflow_scripts.study.config_docs`.
 """
 
@@ -176,7 +176,7 @@ def shared_with(model: type) -> list[type[Strict]]:
 
 
 def entries_of(schema: dict) -> dict[str, Entry]:
-    """Return the parts of a study by name, in the order in which they are first met; after those they share keys with."""
+    """Return the parts of a study by name, in the order they are first met in; after those they share keys with."""
     parts, classes = {"Study": schema, **schema["$defs"]}, {"Study": Study}
     entries: dict[str, Entry] = {}
 

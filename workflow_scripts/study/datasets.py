@@ -118,7 +118,8 @@ class Dataset(Part):
     files: list[FileName] = Field(min_length=1)
     """Which of the source's files, in order."""
     data_schema: SCHEMAS = Field(alias="schema")
-    """How a row is written (docs/data.md). hh, rewarded, judged_pairs, labelled and …preferences rows bring ranked answers."""
+    """How a row is written (docs/data.md). hh, rewarded, judged_pairs, labelled and …preferences rows bring ranked
+    answers."""
     system_prompt: str | None = None
     """The system message of every conversation; null: tutorbot rows have none, others keep their own."""
     drop_fields: list[str] = []

@@ -1,4 +1,4 @@
-"""The tasks that the lm-evaluation-harness has, told by their files without loading it; what is asked of them in vain."""
+"""The lm-evaluation-harness's tasks, told by their files without loading it, and what is asked of them in vain."""
 
 import fnmatch
 import functools

@@ -70,7 +70,7 @@ def fault_of_address(url: str) -> str | None:
 
 
 class OpenAIJudge(JudgeKind):
-    """An OpenAI-compatible endpoint: hosted, vLLM, Ollama. Its verdicts are kept under work/judge and asked for once."""
+    """An OpenAI-compatible endpoint: hosted, vLLM, Ollama. Each verdict is asked for once and kept under work/judge."""
 
     verdict_keys = (
         "kind",
@@ -98,8 +98,8 @@ class OpenAIJudge(JudgeKind):
     max_tokens: Count = 1024
     """Longest verdict, in tokens."""
     max_completion_tokens: Count | None = None
-    """The limit under the name that models want which think before they answer; their thoughts count in it. It is sent in
-    place of max_tokens."""
+    """The limit under the name that models want which think before they answer; their thoughts count in it. It is sent
+    in place of max_tokens."""
     params: dict[str, Any] = {}
     """What else each request holds, as it stands, say `reasoning_effort: low`; null takes out what would be sent."""
     seed: int | None = None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class TemplatePart(Strict):
-    """How a template writes one message: before + content + after; {bos} and {eos} stand for the tokenizer's own tokens."""
+    """How a template writes one message: before + content + after; {bos} and {eos} are the tokenizer's own tokens."""
 
     before: str
     """Text before the content; the assistant's is also what a prompt ends with."""

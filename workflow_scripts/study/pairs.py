@@ -55,7 +55,7 @@ class Pairs(Sampling, PromptAndReply):
 
 
 class RankedPairs(PromptAndReply, Part):
-    """Preference pairs from answers that came ranked (schemas hh, judged_pairs and …preferences), or that rewards rank."""
+    """Preference pairs from answers that came ranked (schemas hh, judged_pairs, …preferences), or that rewards rank."""
 
     annotation: str
     """The annotation of the dataset whose answers they are."""
@@ -123,7 +123,7 @@ class Value(Sampling):
     split: str
     """The split it is fitted on; no run should train on it."""
     targets: Literal["generated", "dataset"] = "generated"
-    """generated: rewards of the parent's own answers; dataset: of the dataset's first answers, where none else exist."""
+    """generated: rewards of the parent's own answers; dataset: of the dataset's first answers, if none else exist."""
     limit: Count | None = None
     """Answer only so many prompts."""
     max_value: Positive

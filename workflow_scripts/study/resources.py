@@ -19,7 +19,7 @@ class Engine(Strict):
 
 
 class Resources(Strict):
-    """What one job asks for. A profile's set-resources go before it; on one machine no job gets more GPUs than are there."""
+    """What a job asks for. A profile's set-resources go before it; on one machine no job gets more GPUs than it has."""
 
     gpu: Annotated[int, Field(ge=0)] = 0
     """GPUs of a job, over all its nodes; where there are none it runs on the CPU."""
@@ -30,7 +30,7 @@ class Resources(Strict):
 
 
 class TrainingResources(Resources):
-    """What a training job asks for. None of it alters the result: a step has batch_size rows however many share them."""
+    """What a training job asks for. None of it alters the result: a step has batch_size rows, whoever shares them."""
 
     nodes: Count = 1
     """Machines the job's GPUs are on."""

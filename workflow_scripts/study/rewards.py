@@ -126,7 +126,7 @@ class ClassifierReward(RewardKind):
     """What is done to a single output."""
     text: Literal["dialogue", "reply", "context", "oasst", "knowledge", "event"] = "dialogue"
     """What it reads: problem and last exchange with the reply; the reply; all messages joined by end tokens; the same
-    with the speakers' tokens of OpenAssistant; knowledge and reply as two texts; head, relation and tail of an event."""
+    with OpenAssistant's speaker tokens; knowledge and reply as two texts; head, relation and tail of an event."""
     max_tokens: Count = 512
     """Longest row, in tokens."""
     batch_size: Count = 64

@@ -46,8 +46,8 @@ class PromptAndReply(Strict):
     """How much of a prompt with its reply is read: all of it, where it fits."""
 
     max_prompt_tokens: Count = 768
-    """Where a prompt with its reply is longer than max_tokens: what the prompt is cut to. It loses its oldest turns, and
-    keeps the system message; the reply has the rest."""
+    """Where a prompt with its reply is longer than max_tokens: what the prompt is cut to. It loses its oldest turns,
+    and keeps the system message; the reply has the rest."""
     max_tokens: Count = 1024
     """Longest prompt with reply."""
 

@@ -1,4 +1,4 @@
-"""The kinds of benchmark, in one list that each family's file ends with; each says itself what it asks and who scores it."""
+"""The kinds of benchmark in one list, made of each family's own; each kind says what it asks and who scores it."""
 
 from typing import Annotated, get_args
 

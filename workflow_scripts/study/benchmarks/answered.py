@@ -123,7 +123,7 @@ class Rewards(Kind, Sampling):
 
 
 class RuleChecks(OnFile, Sampling):
-    """Whether answers keep to what their prompts ask of their form: words, sections, lists, required and forbidden words."""
+    """Whether answers keep to the form that prompts ask for: words, sections, lists, required and forbidden words."""
 
     scores = "answers"
     scorer = "rule_checks"

@@ -95,12 +95,12 @@ class AlpacaEval(Judged, OnFile, Sampling):
     source: str | None = None
     """The source of prompts, references and gamed."""
     references: RepositoryPath | None = None
-    """A file of AlpacaEval's stored judgements, whose most frequent first outputs are the references; null: the prompts'
-    own outputs."""
+    """A file of AlpacaEval's stored judgements, whose most frequent first outputs are the references; null: the
+    prompts' own outputs."""
     judge: str
     """Who compares."""
     annotator: str | None = None
-    """How the alpaca_eval package asks and reads (alpaca_eval_gpt4, weighted_alpaca_eval_gpt4_turbo, …); null: our way."""
+    """How package alpaca_eval asks and reads (alpaca_eval_gpt4, weighted_alpaca_eval_gpt4_turbo, …); null: our way."""
     length_controlled: bool = False
     """Also the length-controlled win rate."""
     gamed: RepositoryPath | None = None

@@ -1,8 +1,8 @@
 """What every kind of benchmark says of itself beside its keys: what it asks, who scores it, and who judges it.
 
-These are facts of a class, no keys of a study. `plan` makes the jobs of a benchmark from them, `references` looks up the
-names that must exist, `foresight` the cells a report may ask for. A new kind fills them in, and nothing else knows it by
-name.
+These are facts of a class, no keys of a study. `plan` makes the jobs of a benchmark from them, `references` looks up
+the names that must exist, `foresight` the cells a report may ask for. A new kind fills them in, and nothing else knows
+it by name.
 """
 
 from abc import abstractmethod

@@ -80,7 +80,7 @@ class ReplyLoss(Measured, OnSplit):
     limit: Count | None = None
     """Only the first so many replies."""
     max_tokens: Count = 1024
-    """Longest prompt with reply, in tokens; longer ones lose the prompt's oldest turns, and the system message stays."""
+    """Longest prompt with reply, in tokens; longer ones lose the prompt's oldest turns, but not the system message."""
     batch_size: Count = 16
     """Replies at once."""
 

@@ -1,8 +1,9 @@
 """What a study's keys alone say of how its run would go: where it would fail after hours, learn nothing, or mislead.
 
 A finding is certain (the run would fail, or a number be wrong: a mistake) or a doubt (a warning). Nothing is read but
-the study; what takes a look at the machine is in `machine`. Names that refer to nothing are the business of `references`.
-What one part says of itself is a method of its class (`faults`); here is what takes several parts together.
+the study; what takes a look at the machine is in `machine`. Names that refer to nothing are the business of
+`references`. What one part says of itself is a method of its class (`faults`); here is what takes several parts
+together.
 """
 
 from collections.abc import Iterator

@@ -62,7 +62,7 @@ class Online(PolicyTraining):
 
 
 class Ppo(Online):
-    """Proximal policy optimisation (Schulman et al. 2017) with a penalty for leaving the parent (Ziegler et al. 2019)."""
+    """Proximal policy optimisation (Schulman et al. 2017), penalised for leaving the parent (Ziegler et al. 2019)."""
 
     one_process = True
 

@@ -83,7 +83,7 @@ class Ipo(Preference):
 
 
 class Kto(Preference):
-    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024); its KL is the mean over the batch_size pairs of a step."""
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024); its KL is the mean over a step's batch_size pairs."""
 
     method: Literal["kto"]
     desirable_weight: Positive = 1.0

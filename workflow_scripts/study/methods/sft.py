@@ -22,8 +22,8 @@ class Kl(Strict):
     weight: Positive
     """Its weight λ."""
     form: Literal["gold", "full"] = "gold"
-    """gold: log-ratio of the learned tokens, whose gradient only scales the learning rate by 1 − λ; full: the divergence
-    over the whole vocabulary."""
+    """gold: log-ratio of the learned tokens, whose gradient only scales the learning rate by 1 − λ; full: the
+    divergence over the whole vocabulary."""
 
 
 class Sft(PolicyTraining):
@@ -64,7 +64,8 @@ class Sft(PolicyTraining):
     """What happens to rows longer than max_tokens: cut, they lose their end, and replies their end token, which is
     counted and warned of."""
     objective: Literal["it", "im", "lm"] = "it"
-    """it: the loss is on replies; im: on instructions too (Shi et al. 2024); lm: on blocks of max_tokens of plain text."""
+    """it: the loss is on replies; im: on instructions too (Shi et al. 2024); lm: on blocks of max_tokens of plain
+    text."""
     im_mask: Literal["paper", "code"] = "paper"
     """im: paper leaves template tokens out; code, as the published runs did, only the first header."""
     neftune_alpha: Positive | None = None
@@ -96,7 +97,8 @@ class Sft(PolicyTraining):
             yield wrong(
                 f"{path}.dataset",
                 f"rows of schema {dataset.data_schema} are prompts with ranked answers, none of which it would learn, "
-                "or all of them: method nll learns the preferred ones of an annotation, and dpo, pro … the order of pairs",
+                "or all of them: method nll learns the preferred ones of an annotation, and dpo, pro … the order of "
+                "pairs",
             )
 
     def rows(self, study: "Study") -> tuple[str, str]:
