@@ -1,4 +1,4 @@
-"""A study that runs every stage in a minute: a tiny random model fine-tuned, aligned on rewarded answers, asked and scored."""
+"""A study that runs every stage in a minute: a tiny random model is tuned, aligned on rewarded answers and scored."""
 
 from pathlib import Path
 

@@ -1,8 +1,9 @@
 """A stand-in for a Kubernetes cluster: the part of its API that starts, watches and deletes Jobs, on loopback.
 
-It refuses what a real API server refuses (names, mounts, GPUs asked for without a limit), then runs a Job's command as a
-local process, if its folder lies on the volume that the pod mounts. It has no nodes, images or scheduler: those are recorded.
-A job may be made to end as the cluster would end it: out of memory below a limit that the test sets, or with its node.
+It refuses what a real API server refuses (names, mounts, GPUs asked for without a limit), then runs a Job's command as
+a local process, if its folder lies on the volume that the pod mounts. It has no nodes, images or scheduler: those are
+recorded. A job may be made to end as the cluster would end it: out of memory below a limit that the test sets, or with
+its node.
 """
 
 import json

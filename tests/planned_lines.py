@@ -1,7 +1,7 @@
-"""Print, as JSON, the shell line of each job of a study: `python -m tests.planned_lines STUDY`, in a copy of the repository.
+"""Print, as JSON, the shell line of each job of a study: `python -m tests.planned_lines STUDY`.
 
-Each is {rule, wildcards, line, words}: the line as Snakemake hands it to the shell, and the values that stand in it, as
-they are to arrive: the study's folder for its variable, no quotes.
+It runs in a copy of the repository. Each is {rule, wildcards, line, words}: the line as Snakemake hands it to the
+shell, and the values that stand in it, as they are to arrive: the study's folder for its variable, no quotes.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Plans of studies, made in this process: of those that ship, of tests/every_key.yaml, of either with values changed."""
+"""Plans of studies, made in this process: of those that ship, of tests/every_key.yaml, and of these with changes."""
 
 import copy
 import functools

@@ -1,9 +1,9 @@
-"""A real SLURM on this machine: munge, a controller and one daemon per pretended node, all on loopback, as the tests' children.
+"""A real SLURM on this machine: munge, a controller and a daemon per pretended node, all on loopback, all our children.
 
 It runs from a folder that `envs/slurm-test.sh` filled (PLUMBLINE_SLURM, or work/slurm of the repository) or from
-what is installed, as any user, and writes only to a folder of its own. Its nodes claim more CPUs, memory and GPUs than there
-are: what a job asks for is granted and counted as on a real cluster, CUDA_VISIBLE_DEVICES included, but no device is behind it.
-Not covered: accounting (`sacct`), cgroups, and limits other than those of memory and time.
+what is installed, as any user, and writes only to a folder of its own. Its nodes claim more CPUs, memory and GPUs than
+there are: what a job asks for is granted and counted as on a real cluster, CUDA_VISIBLE_DEVICES included, but no device
+is behind it. Not covered: accounting (`sacct`), cgroups, and limits other than those of memory and time.
 """
 
 import contextlib
@@ -106,7 +106,7 @@ class Cluster:
     def jobs(self, folder: Path, fields: str = "%i %T") -> list[list[str]]:
         """Return the jobs submitted from a folder, finished ones included, the oldest first.
 
-        Each is a list of squeue's `fields`, which are apart by a space: %i id, %T state, %k comment, %N nodes, %m memory.
+        Each is a list of squeue's `fields`, divided by spaces: %i id, %T state, %k comment, %N nodes, %m memory.
         """
         text = self.run("squeue", "-h", "-t", "all", "-S", "i", "-o", "|".join([*fields.split(), "%Z"]))
         rows = [line.split("|") for line in text.splitlines()]
@@ -134,7 +134,7 @@ class Cluster:
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=no-power")
 
     def _node_of(self, process: psutil.Process) -> str | None:
-        """Return the node a process belongs to: a job's is told by its environment, a step's manager by the log it has open."""
+        """Return a process's node: a job's is told by its environment, that of a step's manager by its open log."""
         try:
             environment = process.environ()
             if str(self.folder) in environment.get("PATH", "") and "SLURMD_NODENAME" in environment:

@@ -43,7 +43,7 @@ QUESTIONS = [
 
 
 def canned(messages, style):
-    """Return (text, log-probs) that hang on the messages alone, now and then nonsense: a judge with a liking for places."""
+    """Return (text, log-probs) by the messages alone, now and then nonsense: a judge with a liking for places."""
     number = hashlib.sha256(repr(messages).encode()).digest()[0]
     if number < 20:
         return "no idea", [

@@ -1,7 +1,7 @@
 """Which attention a policy computes with; and that FlashAttention's own calls give our log-probs what PyTorch's give.
 
-There is no CUDA device here as a rule, so a stand-in package takes flash_attn's place: its functions, as its documentation
-describes them, on any device. What the kernels themselves compute is not covered.
+There is no CUDA device here as a rule, so a stand-in package takes flash_attn's place: its functions, as its
+documentation describes them, on any device. What the kernels themselves compute is not covered.
 """
 
 import itertools

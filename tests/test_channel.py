@@ -207,29 +207,64 @@ HONEST = {
     "arguments changed in place": (
         "def f(a, b, c, d):\n    a.append(1); a[0].append(2); b['x'] = a; c.add(3); d.appendleft(4)",
         "import collections\ninner = []\na, b, c, d = [inner], {}, set(), collections.deque()\n"
-        "assert f(a, b, c, d) is None\nassert a == [[2], 1] and a[0] is inner and b['x'] is a\nassert c == {3} and list(d) == [4]",
+        "assert f(a, b, c, d) is None\nassert a == [[2], 1] and a[0] is inner and b['x'] is a\n"
+        "assert c == {3} and list(d) == [4]",
     ),
-    "the argument comes back": ("def f(a):\n    a.sort()\n    return a", "a = [2, 1]\nassert f(a) is a and a == [1, 2]"),
-    "named and default arguments": ("def f(a, *b, c=1, **d):\n    return a, b, c, d", "assert f(1, 2, c=3, e=4) == (1, (2,), 3, {'e': 4})"),
-    "a generator": ("def f(n):\n    while True:\n        yield n\n        n += 1", "import itertools\nassert list(itertools.islice(f(3), 3)) == [3, 4, 5]"),
+    "the argument comes back": (
+        "def f(a):\n    a.sort()\n    return a",
+        "a = [2, 1]\nassert f(a) is a and a == [1, 2]",
+    ),
+    "named and default arguments": (
+        "def f(a, *b, c=1, **d):\n    return a, b, c, d",
+        "assert f(1, 2, c=3, e=4) == (1, (2,), 3, {'e': 4})",
+    ),
+    "a generator": (
+        "def f(n):\n    while True:\n        yield n\n        n += 1",
+        "import itertools\nassert list(itertools.islice(f(3), 3)) == [3, 4, 5]",
+    ),
     "map, zip, keys and items": (
-        "def f(kind):\n    return {'map': map(str, [1, 2]), 'zip': zip('ab', [1, 2]), 'keys': {1: 2}.keys(), 'items': {1: 2}.items()}[kind]",
-        "assert list(f('map')) == ['1', '2'] and dict(f('zip')) == {'a': 1, 'b': 2}\nassert set(f('keys')) == {1} and len(f('items')) == 1 and 1 in f('keys')",
+        "def f(kind):\n    return {'map': map(str, [1, 2]), 'zip': zip('ab', [1, 2]),"
+        " 'keys': {1: 2}.keys(), 'items': {1: 2}.items()}[kind]",
+        "assert list(f('map')) == ['1', '2'] and dict(f('zip')) == {'a': 1, 'b': 2}\n"
+        "assert set(f('keys')) == {1} and len(f('items')) == 1 and 1 in f('keys')",
     ),
     "a function comes back": ("def f(n):\n    return lambda m: n + m", "assert f(2)(3) == 5"),
-    "a function goes over": ("def f(g, values):\n    return sorted(values, key=g), list(map(len, values)), g", "g = lambda x: -len(x)\nassert f(g, ['a', 'bb'])[:2] == (['bb', 'a'], [1, 2])\nassert f(g, [])[2] is g\nassert f(len, ['a'])[0] == ['a']"),
-    "types, iterators and their like go over": ("def f(kind, values):\n    return [v for v in values if not isinstance(v, kind)]", "assert f(int, iter((1, 'a'))) == ['a']\nassert f(str, (x for x in [1, 'a'])) == [1]"),
+    "a function goes over": (
+        "def f(g, values):\n    return sorted(values, key=g), list(map(len, values)), g",
+        "g = lambda x: -len(x)\nassert f(g, ['a', 'bb'])[:2] == (['bb', 'a'], [1, 2])\n"
+        "assert f(g, [])[2] is g\nassert f(len, ['a'])[0] == ['a']",
+    ),
+    "types, iterators and their like go over": (
+        "def f(kind, values):\n    return [v for v in values if not isinstance(v, kind)]",
+        "assert f(int, iter((1, 'a'))) == ['a']\nassert f(str, (x for x in [1, 'a'])) == [1]",
+    ),
     "an error that is expected": (
         "class Odd(ValueError): pass\ndef f(n):\n    raise Odd('odd', n)",
-        "try:\n    f(3)\nexcept ValueError as error:\n    assert error.args == ('odd', 3)\nelse:\n    raise AssertionError('no error')",
+        "try:\n    f(3)\nexcept ValueError as error:\n    assert error.args == ('odd', 3)\n"
+        "else:\n    raise AssertionError('no error')",
     ),
-    "an error within a function of the tests": ("def f(g):\n    try:\n        return g(0)\n    except ZeroDivisionError:\n        return 'caught'", "assert f(lambda x: 1 / x) == 'caught'"),
-    "calls back and forth": ("def f(n, g):\n    return 0 if n == 0 else g(n - 1) + 1", "def g(n): return f(n, g)\nassert f(20, g) == 20"),
-    "a count between calls": ("count = 0\ndef f():\n    global count\n    count += 1\n    return count", "assert [f(), f(), f()] == [1, 2, 3]"),
-    "a match": ("import re\ndef f(text):\n    return re.match('(a)(b)?', text)", "assert f('ab') and not f('x') and f('ab').group(1) == 'a'\nassert f('ab')[2] == 'b'"),
-    "an object with a text": ("class V:\n    def __str__(self): return 'v'\ndef f(): return V()", "assert str(f()) == 'v' and f'{f()}' == 'v'"),
+    "an error within a function of the tests": (
+        "def f(g):\n    try:\n        return g(0)\n    except ZeroDivisionError:\n        return 'caught'",
+        "assert f(lambda x: 1 / x) == 'caught'",
+    ),
+    "calls back and forth": (
+        "def f(n, g):\n    return 0 if n == 0 else g(n - 1) + 1",
+        "def g(n): return f(n, g)\nassert f(20, g) == 20",
+    ),
+    "a count between calls": (
+        "count = 0\ndef f():\n    global count\n    count += 1\n    return count",
+        "assert [f(), f(), f()] == [1, 2, 3]",
+    ),
+    "a match": (
+        "import re\ndef f(text):\n    return re.match('(a)(b)?', text)",
+        "assert f('ab') and not f('x') and f('ab').group(1) == 'a'\nassert f('ab')[2] == 'b'",
+    ),
+    "an object with a text": (
+        "class V:\n    def __str__(self): return 'v'\ndef f(): return V()",
+        "assert str(f()) == 'v' and f'{f()}' == 'v'",
+    ),
     "many calls": ("def f(n): return n + 1", "assert all(f(n) == n + 1 for n in range(5000))"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HONEST)
@@ -243,12 +278,15 @@ def test_classes_of_the_program_are_used_by_handles(run):
         "class Node:\n    def __init__(self, value):\n        self.value, self.left = value, None\n"
         "class Stack:\n    def __init__(self): self.items = []\n    def push(self, x): self.items.append(x)\n"
         "    def pop(self): return self.items.pop()\n"
-        "def depth(node):\n    return 1 + depth(node.left) if node else 0\ndef deepest(node):\n    return deepest(node.left) if node.left else node"
+        "def depth(node):\n    return 1 + depth(node.left) if node else 0\n"
+        "def deepest(node):\n    return deepest(node.left) if node.left else node"
     )
     tests = (
-        "root = Node(1)\nroot.left = Node(2)\nroot.left.left = Node(3)\nassert depth(root) == 3 and root.left.value == 2\n"
+        "root = Node(1)\nroot.left = Node(2)\nroot.left.left = Node(3)\n"
+        "assert depth(root) == 3 and root.left.value == 2\n"
         "assert deepest(root) is root.left.left and deepest(root) == root.left.left\n"
-        "stack = Stack()\nstack.push(4)\nstack.push([5])\nassert stack.pop() == [5] and stack.items == [4]\nassert isinstance(stack.items, list)"
+        "stack = Stack()\nstack.push(4)\nstack.push([5])\n"
+        "assert stack.pop() == [5] and stack.items == [4]\nassert isinstance(stack.items, list)"
     )
     assert run(code, tests, "Node", "Stack", "depth", "deepest").reason == "passed"
 
@@ -278,7 +316,10 @@ def test_tests_take_from_a_program_what_the_solution_defines_and_nothing_else(ru
         code="import math\ndef add(a, b):\n    return a + b\ndef pair(a, b):\n    return a, b"
     )
     assert mbpp.make_program(problem, "").names == ("add", "pair")
-    lies = "class Yes:\n    def __init__(self, *a): pass\n    def __eq__(self, other): return True\nset = add = pair = Yes"
+    lies = (
+        "class Yes:\n    def __init__(self, *a): pass\n    def __eq__(self, other): return True\n"
+        "set = add = pair = Yes"
+    )
     assert not run_program(mbpp.make_program(problem, lies), 10.0, 512, find_sandbox()).passed
     problem["test_list"].append("assert math.isclose(add(0.1, 0.2), 0.3)")
     program = mbpp.make_program(problem, problem["code"])

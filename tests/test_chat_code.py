@@ -1,4 +1,4 @@
-"""Programs in the answers of policies that chat: found however they are wrapped, and never mistaken for a completion."""
+"""Programs in the answers of policies that chat: found in any wrapping, and never mistaken for a completion."""
 
 import json
 
@@ -15,19 +15,24 @@ from workflow_scripts.study.benchmarks.programs import HumanEval, Mbpp
 
 PROMPT = (
     "from typing import List\n\ndef half(x):\n    return x / 2\n\n"
-    'def odd_sum(numbers: List[int]) -> int:\n    """ Add up the odd numbers of a list.\n    >>> odd_sum([1, 2, 3])\n    4\n    """\n'
+    'def odd_sum(numbers: List[int]) -> int:\n    """ Add up the odd numbers of a list.\n'
+    '    >>> odd_sum([1, 2, 3])\n    4\n    """\n'
 )
 PROBLEM = {
     "task_id": "T/0",
     "prompt": PROMPT,
     "test": "def check(candidate):\n    assert candidate([1, 2, 3]) == 4\n    assert candidate([]) == 0\n",
     "entry_point": "odd_sum",
-    "canonical_solution": "    total = 0\n    for number in numbers:\n        if number % 2:\n            total += number\n    return total\n",
+    "canonical_solution": "    total = 0\n    for number in numbers:\n        if number % 2:\n"
+    "            total += number\n    return total\n",
 }
 BODY = PROBLEM["canonical_solution"]
 SIGNATURE = "def odd_sum(numbers: List[int]) -> int:\n"
 WHOLE = SIGNATURE + BODY
-HELPED = "import math\n\ndef is_odd(n):\n    return math.fmod(n, 2) == 1\n\ndef odd_sum(numbers):\n    return sum(n for n in numbers if is_odd(n))\n"
+HELPED = (
+    "import math\n\ndef is_odd(n):\n    return math.fmod(n, 2) == 1\n\n"
+    "def odd_sum(numbers):\n    return sum(n for n in numbers if is_odd(n))\n"
+)
 HELPER, REST = HELPED.split("def odd_sum")
 REST = "def odd_sum" + REST
 
@@ -68,8 +73,12 @@ ANSWERS = {
     "helpers after": fence(f"{REST}\nimport math\n\ndef is_odd(n):\n    return n % 2 == 1\n"),
     "future import": fence(f"from __future__ import annotations\n\n{WHOLE}"),
     "as a lambda": fence("odd_sum = lambda numbers: sum(n for n in numbers if n % 2)\n"),
-    "a constant before": fence("ODD = 1\n\ndef odd_sum(numbers):\n    return sum(n for n in numbers if n % 2 == ODD)\n"),
-    "the helper of the prompt is used": fence("def odd_sum(numbers):\n    return int(sum(half(2 * n) for n in numbers if n % 2))\n"),
+    "a constant before": fence(
+        "ODD = 1\n\ndef odd_sum(numbers):\n    return sum(n for n in numbers if n % 2 == ODD)\n"
+    ),
+    "the helper of the prompt is used": fence(
+        "def odd_sum(numbers):\n    return int(sum(half(2 * n) for n in numbers if n % 2))\n"
+    ),
     "an example block after": f"{fence(WHOLE)}\nUse it so:\n{fence('print(odd_sum([1, 2, 3]))  # 4' + chr(10))}",
     "an example block that fails": f"{fence(WHOLE)}\nUse it so:\n{fence('assert odd_sum(input()) == 5' + chr(10))}",
     "output in a block after": f"{fence(WHOLE)}\nOutput:\n```\n4\n```\n",
@@ -79,7 +88,9 @@ ANSWERS = {
     "a corrected second block": f"{fence(SIGNATURE + '    return 0' + chr(10))}\nThat was wrong:\n{fence(WHOLE)}",
     "thoughts before": f"<think>\nMaybe {fence(SIGNATURE + '    pass' + chr(10))} or so.\n</think>\n{fence(WHOLE)}",
     "body alone, fenced": fence(BODY),
-    "body alone, fenced, without its indentation": fence("total = 0\nfor number in numbers:\n    if number % 2:\n        total += number\nreturn total\n"),
+    "body alone, fenced, without its indentation": fence(
+        "total = 0\nfor number in numbers:\n    if number % 2:\n        total += number\nreturn total\n"
+    ),
     "body alone, bare": BODY,
     "body alone, first line without its indentation": BODY.lstrip(),
     "body alone with prose": f"Fill in the body:\n{fence(BODY)}Done.\n",
@@ -166,7 +177,7 @@ def test_an_mbpp_answer_in_a_fence_is_seen_and_a_program_before_one_is_not():
 
 
 def test_an_mbpp_program_is_found_with_its_classes_wherever_they_stand():
-    text = f"A class:\n{fence('class P:' + chr(10) + '    n = 1' + chr(10))}\nAnd:\n{fence('def f():' + chr(10) + '    return P.n' + chr(10))}"
+    text = "A class:\n" + fence("class P:\n    n = 1\n") + "\nAnd:\n" + fence("def f():\n    return P.n\n")
     assert read_program(text, ["f"]).split() == "class P: n = 1 def f(): return P.n".split()
     assert "class P" in read_program(text, ["P", "f"])
     assert read_program("No code at all.", ["f"]).strip() == "No code at all."
@@ -194,8 +205,16 @@ def test_blocks_end_where_they_are_closed():
 
 @pytest.mark.parametrize(
     "text",
-    ["import a\n" * 5000, "from\n" * 5000, "```\n" * 5000, "(" * 20000, "x=" * 20000 + "1", "```python\n" + "def f(:\n" * 5000, "a" + ".b" * 20000],
-)  # fmt: skip
+    [
+        "import a\n" * 5000,
+        "from\n" * 5000,
+        "```\n" * 5000,
+        "(" * 20000,
+        "x=" * 20000 + "1",
+        "```python\n" + "def f(:\n" * 5000,
+        "a" + ".b" * 20000,
+    ],
+)
 def test_answers_of_any_kind_are_read_in_bounded_time(text):
     assert read_program(text, ["odd_sum"], PROMPT)  # where it is not bounded, this takes hours
 
@@ -221,9 +240,14 @@ def make_prompts(monkeypatch, tmp_path, kind, rows, form, policy="gold", *more):
 
 
 MBPP_ROWS = [
-    {"task_id": number, "text": f"Return {number}.", "code": f"def f():\r\n    return {number}", "test_list": [f"assert f() == {number}"]}
+    {
+        "task_id": number,
+        "text": f"Return {number}.",
+        "code": f"def f():\r\n    return {number}",
+        "test_list": [f"assert f() == {number}"],
+    }
     for number in (11, 12)
-]  # fmt: skip
+]
 
 
 def test_an_instruct_prompt_is_a_users_turn_and_no_stop_string_cuts_its_answer(monkeypatch, tmp_path):

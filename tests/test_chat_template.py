@@ -96,7 +96,7 @@ ADDED = {"nothing": None, "bos": "<s> $A", "bos and eos": "<s> $A </s>"}
 
 @pytest.fixture(scope="module", params=[(kind, added) for kind in KINDS for added in ADDED], ids=str)
 def folder(request, tmp_path_factory) -> Path:
-    """A folder with a tokenizer of one of four families, whose post-processor adds special tokens of its own or none."""
+    """A folder with a tokenizer of one of four families, whose post-processor adds special tokens or none."""
     kind, added = request.param
     made = words_of(kind)
     if ADDED[added]:

@@ -1,4 +1,4 @@
-"""Programs that want to pass without being right: none does, in any sandbox; and what right programs may do, still may."""
+"""Programs that want to pass without being right: none does, in any sandbox; and what right ones may do, still may."""
 
 import dataclasses
 import functools
@@ -137,19 +137,22 @@ CHEATS = {
     "                    Foreign(peer, number, 'end')('', 0)\n                except Exception:\n"
     "                    pass\n        frame = frame.f_back\n    return 0\n",
     "signals to the tests": "    import os, signal\n    for number in (signal.SIGTERM, signal.SIGINT,\n"
-    "            signal.SIGUSR1, signal.SIGALRM, signal.SIGKILL):\n        os.kill(os.getppid(), number)\n    return 0\n",
+    "            signal.SIGUSR1, signal.SIGALRM, signal.SIGKILL):\n        os.kill(os.getppid(), number)\n"
+    "    return 0\n",
     "signal handlers": "    import os, signal\n    for number in range(1, 32):\n        try:\n"
     "            signal.signal(number, lambda *a: os._exit(0))\n        except (OSError, ValueError):\n"
     "            pass\n    os.kill(os.getpid(), signal.SIGTERM)\n    return 0\n",
     "sys.settrace": "    import sys\n    def trace(frame, event, arg):\n        frame.f_locals['candidate'] = None\n"
     "        return trace\n    sys.settrace(trace); sys.setprofile(trace)\n    return 0\n",
     "audit hooks": "    import os, sys\n    sys.addaudithook(lambda event, args: os._exit(0))\n    return 0\n",
-    "excepthook and unraisable": "    import os, sys\n    sys.excepthook = lambda *a: os._exit(0)\n    raise ValueError\n",
+    "excepthook and unraisable": "    import os, sys\n    sys.excepthook = lambda *a: os._exit(0)\n"
+    "    raise ValueError\n",
     "the tests are read": "    import glob, os, sys, re\n    text = repr((sys.argv, sys.orig_argv, dict(os.environ)))\n"
     "    for path in [*glob.glob('/proc/*/cmdline'), *glob.glob('/proc/*/environ'), *glob.glob('/proc/*/mem'),\n"
     "            *glob.glob('/proc/*/fd/*'), '/dev/stdin', '/dev/fd/0']:\n        try:\n"
     "            text += open(path, 'rb').read(10**6).decode(errors='replace')\n        except OSError:\n"
-    "            pass\n    found = re.search(r'candidate\\(.*\\) == (.+)', text)\n    return eval(found[1]) if found else 0\n",
+    "            pass\n    found = re.search(r'candidate\\(.*\\) == (.+)', text)\n"
+    "    return eval(found[1]) if found else 0\n",
     "the input is read again": "    import os\n    for channel in range(64):\n        try:\n"
     "            os.lseek(channel, 0, 0)\n            text = os.read(channel, 10**6)\n"
     "            if b'candidate' in text: return 3\n        except OSError:\n            pass\n    return 0\n",
@@ -169,9 +172,11 @@ CHEATS = {
     "        ctypes.memmove(id(number) + 24, id(3) + 24, 4)\n    return 3\n",
     "a fork bomb": "    import os\n    while True:\n        try:\n            os.fork()\n        except OSError:\n"
     "            pass\n",
-    "a depth without end": "    answer = []\n    for _ in range(10**5):\n        answer = [answer]\n    return answer\n",
+    "a depth without end": "    answer = []\n    for _ in range(10**5):\n        answer = [answer]\n"
+    "    return answer\n",
     "a ring": "    answer = []\n    answer.append(answer)\n    return answer\n",
-    "a tree of one leaf": "    answer = (1,)\n    for _ in range(60):\n        answer = (answer, answer)\n    return answer\n",
+    "a tree of one leaf": "    answer = (1,)\n    for _ in range(60):\n        answer = (answer, answer)\n"
+    "    return answer\n",
     "a flood": "    return 'x' * 10**8\n",
     "a huge number": "    return 10**(10**7)\n",
     "arguments are emptied": "    parts.clear()\n    return 0\n",
@@ -184,7 +189,8 @@ HONEST = {
     "with prints": "    print(parts)\n    return sum(parts) / len(parts)\n",
     "recursive": "    def add(rest):\n        return rest[0] + add(rest[1:]) if rest else 0\n"
     "    return add(parts) / len(parts)\n",
-    "as a float of its own type": "    class Weight(float):\n        pass\n    return Weight(sum(parts) / len(parts))\n",
+    "as a float of its own type": "    class Weight(float):\n        pass\n"
+    "    return Weight(sum(parts) / len(parts))\n",
 }
 
 

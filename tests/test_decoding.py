@@ -1,4 +1,4 @@
-"""Text, tokens and text again: to the character, behind every prompt, in every family of tokenizers and both engines."""
+"""Text, tokens and text again: to the character, after every prompt, in every family of tokenizers and both engines."""
 
 import json
 

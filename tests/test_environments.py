@@ -1,4 +1,4 @@
-"""The environments of --sdm conda and of Apptainer against the one lock: planted disagreements, each of which is named."""
+"""The environments of --sdm conda and of Apptainer against the one lock: each planted disagreement is named."""
 
 import re
 import shutil

@@ -22,7 +22,8 @@ from workflow_scripts.report.training_figures import (
     read_rewards,
 )
 
-RESULTS = """study,policy,parent,method,seed,seeds,benchmark,subset,metric,value,ci_low,ci_high,n,groups,higher_is_better,note
+RESULTS = """\
+study,policy,parent,method,seed,seeds,benchmark,subset,metric,value,ci_low,ci_high,n,groups,higher_is_better,note
 toy,m,,,1,1,tutor,evaluation,accuracy,0.1,0.05,0.2,40,8,true,
 toy,m.sft,m,sft,1,1,tutor,evaluation,accuracy,0.6,0.5,0.7,40,8,true,
 toy,gold,,,0,1,tutor,evaluation,accuracy,1,1,1,40,8,true,

@@ -1,4 +1,4 @@
-"""The one rule of cutting: what fits is never cut, what is cut is counted by kind, and a prompt keeps what it rests on."""
+"""The one rule of cutting: what fits is never cut, each cut is counted by kind, and a prompt keeps what it rests on."""
 
 import csv
 import json

@@ -135,7 +135,7 @@ def test_placeholders_are_warnings_by_path(study):
     assert len(said) == 6
 
 
-# --- all at once --------------------------------------------------------------------------------------------------------
+# --- all at once ------------------------------------------------------------------------------------------------------
 
 
 def test_one_run_of_the_check_names_the_mistakes_of_every_kind_at_once(tmp_path, study):
@@ -166,7 +166,8 @@ def test_one_run_of_the_check_names_the_mistakes_of_every_kind_at_once(tmp_path,
         "sources.mine.places[0].file.files.mine.jsonl": "no such file",
         "benchmarks.alpaca_eval.judge": "no judge is called 'gtp'; did you mean 'gpt'?",
         "benchmarks.alpaca_eval.max_new_tokens": "leaves a prompt no room in the context of 512",
-        "benchmarks.biology_quiz.tasks[0]": "lm_eval has no task, group or tag called 'biology_quizz'; did you mean 'biology_quiz'?",
+        "benchmarks.biology_quiz.tasks[0]": "lm_eval has no task, group or tag called 'biology_quizz'; "
+        "did you mean 'biology_quiz'?",
         "benchmarks.tutor.split": "no split of dataset 'tutor' is called 'tst'",
         "pairs.mistakes.dataset": "compares the labels of structured replies (schema tutorbot)",
         "report.bars[0].metric": "no metric of 'tutor' is called 'acuracy'; did you mean 'accuracy'?",
@@ -221,7 +222,7 @@ def test_nobody_is_blamed_for_naming_a_part_that_has_a_mistake_of_its_own(study)
     ]
 
 
-# --- lengths ------------------------------------------------------------------------------------------------------------
+# --- lengths ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("asked", [512, 600])
@@ -278,7 +279,7 @@ def test_rows_longer_than_the_context_are_a_warning_and_blocks_of_text_that_long
     assert any(line.startswith("runs.sft.max_tokens: 513 is more") for line in mistakes_of(blocks))
 
 
-# --- keys that exclude each other -----------------------------------------------------------------------------------------
+# --- keys that exclude each other -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -350,7 +351,7 @@ def test_online_batches_that_do_not_divide_are_refused(study):
     assert "runs.rloo.batch_size: 6 is no multiple of num_generations 4" in lines
 
 
-# --- templates ------------------------------------------------------------------------------------------------------------
+# --- templates --------------------------------------------------------------------------------------------------------
 
 
 def test_the_templates_that_come_with_plumbline_have_the_form_a_study_may_give():
@@ -381,7 +382,7 @@ def test_a_template_without_its_parts_is_refused_with_the_path_to_each(study, pa
     assert line.startswith(message)
 
 
-# --- runs that learn nothing ------------------------------------------------------------------------------------------------
+# --- runs that learn nothing ------------------------------------------------------------------------------------------
 
 
 def test_a_run_whose_rows_make_one_step_of_a_warm_up_is_refused(tmp_path, study):
@@ -412,7 +413,7 @@ def test_a_first_look_warms_up_nothing_and_so_learns(study):
     assert doubts_of(put(study, "limit", 4)) == []
 
 
-# --- data -------------------------------------------------------------------------------------------------------------------
+# --- data -------------------------------------------------------------------------------------------------------------
 
 
 def test_pairs_that_cannot_come_from_the_data_are_refused(tmp_path, study):
@@ -465,7 +466,7 @@ def test_two_datasets_of_one_file_that_nothing_keeps_apart_are_a_warning(study):
     assert doubts_of(put(config, "datasets.tutor.exclude_groups_of", ["asked/test"])) == []
 
 
-# --- cells ------------------------------------------------------------------------------------------------------------------
+# --- cells ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -568,7 +569,7 @@ def test_the_check_knows_the_cells_that_the_scorers_make(study):
         assert {(cell["subset"], cell["metric"]) for cell in cells} == set(known), name
 
 
-# --- a look at the machine ------------------------------------------------------------------------------------------------------
+# --- a look at the machine --------------------------------------------------------------------------------------------
 
 
 def test_files_of_ones_own_that_are_not_there_or_not_what_was_pinned_are_named(tmp_path, study):
@@ -722,7 +723,7 @@ def test_a_task_is_not_looked_up_where_there_is_no_harness(study, monkeypatch):
     assert "is not looked up: the harness (lm_eval) is not installed here" in line
 
 
-# --- a run does the same check ----------------------------------------------------------------------------------------------------
+# --- a run does the same check ----------------------------------------------------------------------------------------
 
 
 def test_a_run_makes_the_same_check_and_warns_once_at_its_start(repository, tmp_path):
@@ -751,7 +752,7 @@ def test_a_run_stops_before_its_first_job_where_a_judge_would_then_be_asked_with
     assert not (repository / "data/sources").exists()
 
 
-# --- what else would stop a run, or make a wrong number ---------------------------------------------------------------------------
+# --- what else would stop a run, or make a wrong number ---------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Leases of devices that are only names: many processes, killed holders, children that live on, lock files of others."""
+"""Leases of devices that are only names: many processes, killed holders, surviving children, lock files of others."""
 
 import json
 import os

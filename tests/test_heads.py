@@ -1,4 +1,4 @@
-"""Heads of their own: each equals its formula, written out in float64 from the stored tensors, and loads nothing else."""
+"""Heads of their own: each equals its formula, written out in float64 from stored tensors, and loads nothing else."""
 
 import json
 import math

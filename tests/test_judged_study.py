@@ -1,4 +1,4 @@
-"""A study that an endpoint judges, for real: it is killed, stopped by its budget and run again, and pays each verdict once.
+"""A study that an endpoint judges: killed, stopped by its budget and run again, it pays each verdict once.
 
 The judge is a local server that answers in each benchmark's grammar. Every few requests it fails at first, and where
 a question holds one of the words below it refuses or mumbles. Two random models and the calibration rows go before

@@ -1,4 +1,4 @@
-"""The Kubernetes profile against a stand-in for a cluster: what pods are asked for, and what failures and dead heads lead to."""
+"""The Kubernetes profile against a stand-in for a cluster: what pods ask for, and what failures and dead heads do."""
 
 import json
 import os

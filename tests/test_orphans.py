@@ -1,4 +1,4 @@
-"""What is left of a head process that was killed on one machine: who still runs, which files are trusted, who may start.
+"""What a head process killed on one machine leaves behind: who still runs, which files are trusted, who may start.
 
 The clusters' part, with a real SLURM, is in test_slurm.py.
 """
@@ -173,7 +173,7 @@ def end_all_in(folder: Path) -> None:
 
 
 def finish_unseen(folder: Path, text: str) -> None:
-    """Have the killed head's second job finish, as a cluster's job does: its file is there and not marked incomplete."""
+    """Have the killed head's second job finish, as a cluster's would: its file is there, not marked incomplete."""
     end_all_in(folder)
     (folder / "second.txt").write_text(text)
     for mark in (folder / ".snakemake/incomplete").iterdir():

@@ -164,7 +164,8 @@ def test_the_items_of_a_loss_are_the_split_s_conversations(tmp_path):
     later = pair | {"messages": [*conversation("Who?", "You.")["messages"], *pair["messages"]]}
     assert read_item(later, "x") == ("1:a", Item("Why?\nA hint.\nThe answer."))
     found = overlap_of(tmp_path, dict([read_item(row, "x")]), [row])
-    assert found["1:row_3"] == {"13": 1.0, "8": 1.0, "exact": "group", "match": "what is it one two three four five six seven eight nine ten"}  # fmt: skip
+    text = "what is it one two three four five six seven eight nine ten"
+    assert found["1:row_3"] == {"13": 1.0, "8": 1.0, "exact": "group", "match": text}
 
 
 # Common sentences, each of more than 13 characters of its script, and the words they are taken apart into.

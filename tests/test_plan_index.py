@@ -1,4 +1,4 @@
-"""The index of a study's scores: what it says of each policy and each benchmark, and which files and facts they rest on."""
+"""The index of a study's scores: what it says of each policy and benchmark, and which files and facts they rest on."""
 
 import json
 

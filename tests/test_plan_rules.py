@@ -1,4 +1,4 @@
-"""The rules and the plan: each function that a rule hands its wildcards to is there, and takes no others than the rule has."""
+"""The rules and the plan: each function that a rule hands its wildcards to is there, and takes none the rule lacks."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""Trainings: what each method learns from, what prepares it, which settings reach it and which reach the jobs before it."""
+"""Trainings: what each method learns from, what prepares it, which settings reach it and which the jobs before it."""
 
 from typing import get_args
 

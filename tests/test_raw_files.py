@@ -1,4 +1,4 @@
-"""Files that others wrote are read in whatever wrapping they come, or named for what they are; none fills the memory."""
+"""Files that others wrote are read in any wrapping they come in, or named for what they are; none fills the memory."""
 
 import bz2
 import gzip

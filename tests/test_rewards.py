@@ -1,4 +1,4 @@
-"""Rewards: every rule and every text by hand, classifiers by their own numbers, kept scores, and the reward benchmark."""
+"""Rewards: each rule and each text by hand, classifiers by their own numbers, kept scores, and the reward benchmark."""
 
 import json
 import math
@@ -760,5 +760,6 @@ def test_a_training_that_rewards_answers_as_it_goes_is_told_once_that_they_are_c
     assert [row.get("texts_cut") for row in rewarded([short, long])] == [None, ["rm"]]
     assert [row.get("texts_cut") for row in rewarded([long])] == [["rm"]]
     assert capsys.readouterr().err == (
-        "warning: reward rm read 1 of 2 answers without the start of their text, and may go on so; raise its max_tokens\n"
+        "warning: reward rm read 1 of 2 answers without the start of their text, and may go on so;"
+        " raise its max_tokens\n"
     )

@@ -310,7 +310,7 @@ PIECES = [
 
 @pytest.fixture(scope="module")
 def ifeval():
-    """IFEval's checkers, as the harness brings them, with what only the language and nltk's data would need left out."""
+    """IFEval's checkers, as the harness brings them, without what only the language and nltk's data would need."""
     pytest.importorskip("lm_eval")
     detector = types.ModuleType("langdetect")
     detector.detect = lambda text: "en"

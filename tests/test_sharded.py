@@ -2,7 +2,8 @@
 
 Adapters are in test_sharded_adapters.py: two files, so that two cores can share them.
 
-What needs DeepSpeed is skipped where `make deepspeed` has not been run; the first run with offloading compiles its optimiser.
+What needs DeepSpeed is skipped where `make deepspeed` has not been run; the first run with offloading compiles its
+optimiser.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Two people's studies with one store (`--cache`): what one has made the other fetches; a store that fails is told of."""
+"""Two people's studies with one store (`--cache`): what one made the other fetches; a store that fails is told of."""
 
 import contextlib
 import csv

@@ -320,7 +320,8 @@ def test_a_path_in_a_shell_line_has_the_jobs_wildcards_quoted():
     layout = Layout("study")
     path = layout.answer_rows("{policy}", "{seed}", "{benchmark}")
     assert layout.in_shell("--rows", path) == (
-        "--rows $RESULTS/policies/{wildcards.policy:q}/seed-{wildcards.seed:q}/generations/{wildcards.benchmark:q}.jsonl"
+        "--rows $RESULTS/policies/{wildcards.policy:q}/seed-{wildcards.seed:q}"
+        "/generations/{wildcards.benchmark:q}.jsonl"
     )
     assert layout.cost_in_shell("train", "policy", "seed") == (
         "$RESULTS/costs/train/{wildcards.policy:q}-{wildcards.seed:q}.json"

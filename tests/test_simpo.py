@@ -57,7 +57,8 @@ def test_a_pair_that_wins_by_just_the_margin_has_ln_2():
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("beta", "ratio", "weight"), [(2.0, 0.5, 0.0), (10.0, 0.3, 0.0), (2.5, 0.0, 0.7)])
 def test_the_loss_has_the_value_and_gradient_of_its_formula(seed, beta, ratio, weight):
-    # u = β (log π(y⁺)/|y⁺| − log π(y⁻)/|y⁻|) − γ;  ∂L/∂log π(y⁺) = −(β σ(−u) + w)/(n |y⁺|), by log π(y⁻) β σ(−u)/(n |y⁻|)
+    # u = β (log π(y⁺)/|y⁺| − log π(y⁻)/|y⁻|) − γ
+    # ∂L/∂log π(y⁺) = −(β σ(−u) + w)/(n |y⁺|);  ∂L/∂log π(y⁻) = β σ(−u)/(n |y⁻|)
     batch = random_batch(seed)
     count = len(batch.chosen)
     value, by_chosen, by_rejected = 0.0, [], []

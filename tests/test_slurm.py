@@ -1,5 +1,5 @@
-"""profiles/slurm-a100 on a real SLURM: what jobs ask for and get, and what becomes of them when they fail, are cancelled, lose their
-node or their head.
+"""profiles/slurm-a100 on a real SLURM: what jobs ask for and get, and what becomes of them when they fail, are
+cancelled, or lose their node or their head.
 
 The cluster is that of slurm_cluster.py; without one these tests are skipped. A whole study is in test_slurm_study.py.
 """
@@ -91,7 +91,9 @@ rule all:
 rule made:
     output: "made"
     params: beta=config.get("beta", 1)
-    shell: "for i in $(seq {config[tenths]}); do echo $SLURM_JOB_ID >> writers; sleep 0.1; done; echo {params.beta} > {output}"
+    shell:
+        "for i in $(seq {config[tenths]}); do echo $SLURM_JOB_ID >> writers; sleep 0.1; done;"
+        " echo {params.beta} > {output}"
 """
 
 

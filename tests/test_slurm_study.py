@@ -1,4 +1,4 @@
-"""The default study, cut small, on a real SLURM with profiles/slurm-a100, its head killed on the way (`make test-slurm`).
+"""The default study, cut small, on a real SLURM with profiles/slurm-a100, its head killed once (`make test-slurm`).
 
 Some sixty jobs, ten minutes. Single faults are in test_slurm.py.
 """

@@ -1,4 +1,4 @@
-"""What a change costs: dry-run plans of finished studies, the default one, one with offline RL, one with endpoint judges."""
+"""What a change costs: dry runs of finished studies, the default one, one with offline RL, one with endpoint judges."""
 
 import os
 import re

@@ -409,7 +409,7 @@ def test_strata_weigh_alike_in_the_interval_of_a_mean_of_strata():
 
 
 def clustered(rng, groups: int, rate: float, share: float) -> Cell:
-    """Return a cell of groups of 1 to 12 items, each a copy of its group's own with a chance of `share`, else its own."""
+    """Return a cell of groups of 1 to 12 items, each a copy of its group's with a chance of `share`, else its own."""
     of_item = np.repeat(np.arange(groups), rng.integers(1, 13, groups))
     alike = (rng.random(groups) < rate)[of_item]
     alone = rng.random(len(of_item)) < rate

@@ -1,7 +1,7 @@
 """Whatever stands in a study's file, the check ends: with a study, or with a message whose every line names a path.
 
-The mutants are seeded: of the parsed tree of each study that ships (values and keys of other kinds, parts moved, nested,
-doubled) and of its text (bytes, indents, marks, anchors).
+The mutants are seeded: of the parsed tree of each study that ships (values and keys of other kinds, parts moved,
+nested, doubled) and of its text (bytes, indents, marks, anchors).
 """
 
 import copy
@@ -182,7 +182,7 @@ def scrambled(text: bytes, rng: random.Random) -> bytes:
 
 
 def names_paths(message: str) -> bool:
-    """Tell whether a message is a list of mistakes each of which names a path, or one sentence about a file or a key."""
+    """Tell whether a message is a list of mistakes that each name a path, or one sentence about a file or a key."""
     heading, *lines = message.split("\n")
     if not lines:
         return re.match(r"[^ ]+: ", heading) is not None

@@ -1,4 +1,4 @@
-"""Where a run runs: a user without a name, a home, a disk or a folder that takes nothing. It goes on, or says what to set."""
+"""Where a run runs: a user without a name, a home, a disk or a folder to write. It goes on, or says what to set."""
 
 import os
 import shutil
@@ -130,7 +130,7 @@ def test_a_checkout_whose_path_cannot_be_worked_with_is_refused(name):
 
 
 def test_odd_surroundings_alter_nothing(repository):
-    """No home, a plain locale, junk on PYTHONPATH, few descriptors, a strict umask, and nobody who reads what is said."""
+    """No home, a plain locale, junk on PYTHONPATH, few descriptors, a strict umask, and nobody who reads the output."""
     odd = {"PATH": os.environ["PATH"], "LANG": "C", "LC_ALL": "C", "PYTHONPATH": "/nowhere:/dev/null::"}
     command = f'umask 077; ulimit -n 64; "{sys.executable}" -m snakemake --cores 1 -- datasets > /dev/full'
     shutil.rmtree(repository / "data/clean", ignore_errors=True)

@@ -218,7 +218,7 @@ ITEMS = ["a", "b", "c", "d", "e", "f"]
 
 @pytest.fixture
 def contaminated(tmp_path) -> list[dict]:
-    """Four policies on items a to f: sft has seen a and b (b by its 8-grams only), dpo also "all/c" and d's question."""
+    """Four policies on items a to f: sft has seen a and b (b by 8-grams only), dpo also "all/c" and d's question."""
     path = overlap_file(
         tmp_path,
         sft={"a": (0.5, 0.7, "a long text"), "b": (0.0, 0.9, "its words")},
@@ -336,7 +336,14 @@ def test_overlapping_items_under_names_that_no_score_has_are_noted(tmp_path):
     assert build(tmp_path, index)[0]["note"] == "none of the 1 items that overlap is scored under that name"
 
 
-PUBLISHED = {"policy": "m.sft", "benchmark": "toy", "subset": "all", "metric": "accuracy", "value": 0.75, "source": "A | B 2024"}  # fmt: skip
+PUBLISHED = {
+    "policy": "m.sft",
+    "benchmark": "toy",
+    "subset": "all",
+    "metric": "accuracy",
+    "value": 0.75,
+    "source": "A | B 2024",
+}
 
 
 def test_published_values_stand_beside_ours_with_the_difference(index, tmp_path):
@@ -351,7 +358,10 @@ def test_published_values_stand_beside_ours_with_the_difference(index, tmp_path)
 @pytest.mark.parametrize(
     ("published", "message"),
     [
-        ([PUBLISHED | {"metric": "accurasy"}], r"no score m.sft toy/all/accurasy; the nearest are m.sft toy/all/accuracy"),
+        (
+            [PUBLISHED | {"metric": "accurasy"}],
+            r"no score m.sft toy/all/accurasy; the nearest are m.sft toy/all/accuracy",
+        ),
         ([PUBLISHED, PUBLISHED], "twice"),
     ],
 )  # fmt: skip
