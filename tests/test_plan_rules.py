@@ -1,77 +1,14 @@
 """The rules and the plan: each function that a rule hands its wildcards to is there, and takes none the rule lacks."""
 
-import ast
-import importlib
 import inspect
 import re
 import subprocess
 import sys
-from typing import NamedTuple
 
 import pytest
 
+from tests.rule_texts import RULES, SMK, function_of
 from tests.workflow import ROOT
-
-SMK = {path.name: path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("rules/*.smk"))}
-SMK["Snakefile"] = (ROOT / "Snakefile").read_text(encoding="utf-8")
-# A name in the rules that stands for an expression, on its own line.
-CONSTANTS = {
-    name: value
-    for text in SMK.values()
-    for name, value in re.findall(r"^([A-Z_]+) = (.+(?:\n[ )}].*)*)", text, re.MULTILINE)
-}
-
-
-class Rule(NamedTuple):
-    """What the text of a rule says."""
-
-    wildcards: frozenset[str]
-    """Of its outputs, or of its log where it has none."""
-    functions: dict[str, frozenset[str]]
-    """Of the plan, as `module.function`, that it hands its wildcards to: {function: what it is given beside}."""
-
-
-def spelled_out(text: str) -> str:
-    """Return text with each constant replaced by the expression that it stands for."""
-    for _ in range(4):
-        text = re.sub(r"\b[A-Z][A-Z_]+\b", lambda name: CONSTANTS.get(name[0], name[0]), text)
-    return text
-
-
-def section(body: str, *names: str) -> str:
-    found = re.findall(rf"^    (?:{'|'.join(names)}):(.*\n(?:(?:        .*|)\n)*)", body, re.MULTILINE)
-    return "".join(found)
-
-
-def rules_in(text: str) -> dict[str, Rule]:
-    """Return the rules of a file by name."""
-    found = {}
-    for start in re.finditer(r"^(?:rule|checkpoint) (\w+):\n", text, re.MULTILINE):
-        body = re.split(r"^\S", text[start.end() :], maxsplit=1, flags=re.MULTILINE)[0]
-        wildcards = frozenset(re.findall(r"\{([a-z]+)\}", spelled_out(section(body, "output"))))
-        given = section(body, "input", "params") + spelled_out(section(body, "resources", "threads"))
-        handed = re.findall(r"\bby\((\w+\.\w+)([^()]*)\)", given)
-        fixed = {name: frozenset(re.findall(r"(\w+)=", rest)) for name, rest in handed}
-        found[start[1]] = Rule(wildcards, fixed)
-    return found
-
-
-RULES = {name: rule for text in SMK.values() for name, rule in rules_in(text).items()}
-
-
-def modules() -> dict[str, str]:
-    """Return {what the rules call a module of the plan: its name}."""
-    found = {}
-    for node in ast.parse(re.sub(r"^(?!from|import).*$", "", SMK["common.smk"], flags=re.MULTILINE)).body:
-        if isinstance(node, ast.ImportFrom) and node.module == "workflow_scripts.plan":
-            found |= {alias.asname or alias.name: alias.name for alias in node.names}
-    return found
-
-
-def function_of(name: str):
-    """Return the function of the plan that the rules call `module.function`."""
-    module, function = name.split(".")
-    return getattr(importlib.import_module(f"workflow_scripts.plan.{modules()[module]}"), function)
 
 
 def test_this_module_sees_the_rules_as_they_are():
@@ -79,7 +16,8 @@ def test_this_module_sees_the_rules_as_they_are():
     assert RULES["estimate_advantages"].wildcards == {"rewarded", "value", "policy", "seed"}
     assert RULES["score_answers"].wildcards == {"policy", "seed", "benchmark"}
     assert RULES["prepare_tasks"].wildcards == {"package"}
-    assert RULES["build_table"] == (frozenset(), {"tables.table_settings": frozenset()})
+    assert RULES["build_table"].wildcards == frozenset()
+    assert RULES["build_table"].functions == {"tables.table_settings": frozenset()}
     assert RULES["render_report"].functions == {"tables.page_settings": {"files"}}
     assert {"resources.judging_gpus", "judging.opponent_answers"} <= RULES["judge_answers"].functions.keys()
     assert "resources.training_gpus" in RULES["train_online"].functions
