@@ -13,7 +13,8 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.study import check, config_docs
 from workflow_scripts.study.checking import check_config, check_study, load_study
 from workflow_scripts.study.lineage import policies_of, seeds_of
-from workflow_scripts.study.mistakes import models_in
+from workflow_scripts.study.methods import METHODS
+from workflow_scripts.study.mistakes import models_in, tag_of
 from workflow_scripts.study.reading import extended, read_yaml
 from workflow_scripts.study.study import Study
 
@@ -33,9 +34,7 @@ def mistakes_in(config: object) -> list[str]:
     return [line.strip() for line in lines]
 
 
-METHODS = (
-    "sft, dpo, ipo, kto, pro, nll, wbc, r_gold, r_lol, a_lol, a_lol_ref_free, a_lol_seq, a_lol_kl, ppo, rloo"
-)
+ALL_METHODS = ", ".join(map(tag_of, METHODS))
 MISTAKES = [
     # unknown keys: the nearest one, and those that are allowed there
     (
@@ -71,9 +70,9 @@ MISTAKES = [
     (
         "runs.dpo.method",
         "dpoo",
-        "runs.dpo.method: no method 'dpoo'; did you mean 'dpo'? (allowed: " + METHODS + ")",
+        "runs.dpo.method: no method 'dpoo'; did you mean 'dpo'? (allowed: " + ALL_METHODS + ")",
     ),
-    ("runs.dpo.method", "DROP", "runs.dpo: needs method (one of: " + METHODS + ")"),
+    ("runs.dpo.method", "DROP", "runs.dpo: needs method (one of: " + ALL_METHODS + ")"),
     ("runs.dpo", "sft", "runs.dpo: must be a mapping (key: value), not 'sft'"),
     (
         "benchmarks.tutor.kind",
