@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from tests.tiny import ANSWERS, QUESTIONS, TEMPLATE, call, manifest_of, settings_of, training_flags
-from workflow_scripts.align import pro
+from workflow_scripts.align import pro, tokenise_ranked
 from workflow_scripts.align.pro import loss_over_answers, ranking_loss
-from workflow_scripts.align.tokenise_ranked import tokenise_ranked
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.common.logprobs import flat_logps, shared_prompt_logps

@@ -38,7 +38,7 @@ from snakemake import cli
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.report.costs import cost_row
+from workflow_scripts.report.costs import measured
 
 SHORT = 30  # characters of a value that is shown; of a longer one it is said that it changed
 NAMED = 3  # changes, files or modules that a reason names; of more it gives the number
@@ -172,7 +172,7 @@ def read_records(results: Path, rules: Iterable[str]) -> tuple[dict[tuple[str, s
     for rule in sorted(set(rules)):
         for file in sorted(results.glob(f"*/costs/{rule}/*.json")):
             try:
-                row = cost_row({"file": str(file)})
+                row = measured(file)
             except PlumblineError:
                 broken.append(str(file))
                 continue

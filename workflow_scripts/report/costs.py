@@ -43,26 +43,29 @@ TOTAL = "total"
 
 
 def cost_row(entry: Job) -> dict:
-    """Return the row of one cost file: {"stage", "policy", "seed", "name", "file"} with what the file measured.
+    """Return the row of one cost file: {"stage", "policy", "seed", "name"} with what the file measured, and a note."""
+    row = {key: entry[key] for key in ("stage", "policy", "seed", "name")}
+    if not Path(entry["file"]).exists():
+        return row | {"note": f"not recorded: {entry['file']} does not exist"}
+    return row | measured(entry["file"])
+
+
+def measured(file: Path | str) -> dict:
+    """Return what a cost file measured, with a note of what there is no column for.
 
     wall_seconds and gpu_seconds in seconds, peak_memory_mb in MiB, usd in US dollars; a measure that the job does not
     take is left out. Raises PlumblineError for a file that is no object of numbers.
     """
-    row = {key: entry[key] for key in ("stage", "policy", "seed", "name")}
-    if not Path(entry["file"]).exists():
-        return row | {"note": f"not recorded: {entry['file']} does not exist"}
-    found = read_json(entry["file"])
+    found = read_json(file)
     if not isinstance(found, dict):
-        raise PlumblineError(
-            f"{entry['file']}: expected an object of numbers; delete it and run its job again"
-        )
+        raise PlumblineError(f"{file}: expected an object of numbers; delete it and run its job again")
     for name, value in found.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
             raise PlumblineError(
-                f"{entry['file']}: {name} is {value!r}, not a number of at least 0; delete it and run its job again"
+                f"{file}: {name} is {value!r}, not a number of at least 0; delete it and run its job again"
             )
     unknown = sorted(set(found) - set(MEASURES))
-    row |= {name: found[name] for name in MEASURES if name in found}
+    row = {name: found[name] for name in MEASURES if name in found}
     return row | ({"note": f"no column for {', '.join(unknown)}"} if unknown else {})
 
 
