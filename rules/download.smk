@@ -3,8 +3,8 @@
 
 rule fetch_source:
     output:
-        manifest="data/sources/{source}/manifest.json",
-        files=directory("data/sources/{source}/files"),
+        manifest=f"{layout.SOURCES}/{{source}}/manifest.json",
+        files=directory(f"{layout.SOURCES}/{{source}}/files"),
     log:
         LAYOUT.log("fetch_source", "{source}"),
     wildcard_constraints:
@@ -30,8 +30,8 @@ rule simulate_source:
     input:
         by(sources.simulated_problems),
     output:
-        manifest="data/sources/{source}/manifest.json",
-        files=directory("data/sources/{source}/files"),
+        manifest=f"{layout.SOURCES}/{{source}}/manifest.json",
+        files=directory(f"{layout.SOURCES}/{{source}}/files"),
     log:
         LAYOUT.log("simulate_source", "{source}"),
     wildcard_constraints:
@@ -56,8 +56,8 @@ rule prepare_model:
     input:
         by(sources.model_source),
     output:
-        manifest="data/models/{model}/manifest.json",
-        model=directory("data/models/{model}/model"),
+        manifest=f"{layout.MODELS}/{{model}}/manifest.json",
+        model=directory(f"{layout.MODELS}/{{model}}/model"),
     log:
         LAYOUT.log("prepare_model", "{model}"),
     wildcard_constraints:
@@ -80,7 +80,7 @@ rule prepare_tasks:
     input:
         by(sources.package_source),
     output:
-        "data/tasks/{package}/manifest.json",
+        f"{layout.TASKS}/{{package}}/manifest.json",
     log:
         LAYOUT.log("prepare_tasks", "{package}"),
     wildcard_constraints:
@@ -96,4 +96,4 @@ rule prepare_tasks:
         "Writing the task files of {wildcards.package}"
     shell:
         "python -m workflow_scripts.download.harness_tasks --package {params.package:q}"
-        " --output data/tasks/{wildcards.package:q} --manifest {output:q} > {log:q} 2>&1"
+        f" --output {layout.TASKS}/{{wildcards.package:q}} --manifest {{output:q}} > {{log:q}} 2>&1"
