@@ -117,7 +117,7 @@ def test_published_rows_are_read_with_their_nulls():
     ("row", "words"),
     [
         ({}, "no 'constraints'"),
-        ({"constraints": []}, "must be list"),
+        ({"constraints": []}, "has no constraints"),
         ({"constraints": ["words"]}, 'a constraint is {"rule"'),
         ({"constraints": [{"rule": "rhymes"}]}, "unknown rule 'rhymes'; known: words, "),
         ({"constraints": [{"rule": "words"}]}, "words: give at_least, at_most or both"),
@@ -351,3 +351,33 @@ def test_our_rules_and_loose_readings_are_ifevals_own(ifeval):
             )
             met[place] += strict[place]
     assert all(0 < count < len(texts) for count in met), met  # each is both met and missed
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"constraints": []}, "row 1: has no constraints"),
+        (
+            {"constraints": [{"rule": "words", "at_least": 5, "at_most": 3}]},
+            "at_least 5 is more than at_most 3",
+        ),
+        (
+            {"constraints": [{"rule": "no_commas"}], "reference": "a, b"},
+            "its reference does not meet no_commas",
+        ),
+    ],
+)
+def test_a_row_that_no_answer_or_not_its_own_could_meet_is_refused(tmp_path, row, said):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "Say it."} | row), encoding="utf-8")
+    with pytest.raises(PlumblineError, match=said):
+        prompts.rule_checks_prompts(path)
+
+
+def test_a_key_that_nobody_reads_is_counted(tmp_path, capsys):
+    """A reference under a wrong name would leave gold without a word."""
+    path = tmp_path / "rows.jsonl"
+    row = {"prompt": "Say it.", "constraints": [{"rule": "no_commas"}], "referense": "It."}
+    path.write_text(f"{json.dumps(row)}\n" * 2, encoding="utf-8")
+    prompts.rule_checks_prompts(path)
+    assert "'referense' is not read (in 2 of 2 rows)" in capsys.readouterr().err

@@ -49,9 +49,11 @@ CLOSING = "\"'”’»)]}*_`"
 
 
 def within(count: int, at_least: int | None, at_most: int | None) -> bool:
-    """Return whether a count lies within its bounds, of which one may be None; ValueError if both are."""
+    """Return whether a count lies within its bounds; ValueError if neither is given, or none lies within both."""
     if at_least is None and at_most is None:
         raise ValueError("give at_least, at_most or both")
+    if at_least is not None and at_most is not None and at_least > at_most:
+        raise ValueError(f"at_least {at_least} is more than at_most {at_most}: no answer can meet it")
     return (at_least is None or count >= at_least) and (at_most is None or count <= at_most)
 
 
@@ -329,6 +331,8 @@ def constraints_of(row: dict, where: str) -> list[dict]:
                 f"{where}: {len(names)} instruction ids and {len(kwargs)} kwargs; give one each"
             )
         found = [published(name, given, where) for name, given in zip(names, kwargs, strict=True)]
+    elif row.get("constraints") == []:
+        raise PlumblineError(f"{where}: has no constraints, so that nothing of its answer could be checked")
     else:
         found = field(row, "constraints", where, "list")
     for constraint in found:

@@ -5,6 +5,7 @@ sampling settings, so a policy's answers depend on nothing else. A row's own "te
 """
 
 import argparse
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, NotRequired
@@ -12,7 +13,7 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from workflow_scripts.common import raw_files
-from workflow_scripts.common.constraints import constraints_of
+from workflow_scripts.common.constraints import constraints_of, follows
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
 from workflow_scripts.common.settings import settings_of
@@ -257,26 +258,40 @@ def alpaca_eval_prompts(path: Path, references: Path | None = None) -> list[dict
     ]
 
 
+CHECKED_KEYS = {"id", "key", "prompt", "constraints", "instruction_id_list", "kwargs", "reference"}
+
+
 def rule_checks_prompts(path: Path) -> list[dict]:
     """One row per prompt, its constraints in meta: of our own rows, or of IFEval's published ones.
 
-    An id is the row's id or key, else its place in the file. Where a row has a `reference`, which meets them all, it is
-    what `gold` says. PlumblineError names the row whose constraints cannot be read.
+    An id is the row's id or key, else its place in the file. Where a row has a `reference`, it is what `gold` says.
+    PlumblineError names the row whose constraints cannot be read, or whose reference does not meet them. Keys that
+    nobody reads are counted on standard error.
     """
-    rows = []
+    rows, unread = [], Counter()
     for number, row in enumerate(read_jsonl(path), 1):
+        unread.update(row.keys() - CHECKED_KEYS)
         named = next((name for name in ("id", "key") if name in row), None)
         name = str(field(row, named, path, number, "name")) if named else str(number)
+        constraints = constraints_of(row, f"{path}: row {number}")
+        reference = field(row, "reference", path, number) if "reference" in row else None
+        unmet = [
+            each["rule"] for each in constraints if reference is not None and not follows(reference, each)
+        ]
+        if unmet:
+            raise PlumblineError(f"{path}: row {number}: its reference does not meet {', '.join(unmet)}")
         rows.append(
             {
                 "id": name,
                 "group": name,
                 "messages": [{"role": "user", "content": field(row, "prompt", path, number)}],
                 "followups": [],
-                "reference": [field(row, "reference", path, number)] if "reference" in row else None,
-                "meta": {"constraints": constraints_of(row, f"{path}: row {number}")},
+                "reference": None if reference is None else [reference],
+                "meta": {"constraints": constraints},
             }
         )
+    for key, count in sorted(unread.items()):
+        print(f"warning: {path}: {key!r} is not read (in {count} of {len(rows)} rows)", file=sys.stderr)
     return rows
 
 
