@@ -96,4 +96,4 @@ rule prepare_tasks:
         "Writing the task files of {wildcards.package}"
     shell:
         "python -m workflow_scripts.download.harness_tasks --package {params.package:q}"
-        f" --output {layout.TASKS}/{{wildcards.package:q}} --manifest {{output:q}} > {{log:q}} 2>&1"
+        ' --output "$(dirname {output:q})" --manifest {output:q} > {log:q} 2>&1'
