@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.cleaning import cleaning
+from tests.good_rows import GOOD
 from workflow_scripts.clean import clean, selecting, turns
 from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.common.errors import PlumblineError, run
@@ -727,43 +728,10 @@ any_turn = st.fixed_dictionaries(
 )
 
 
-GOOD_ROWS = {
-    "hh": ranked("Why?", meta={"task": "x"}),
-    "rewarded": {
-        "id": 1,
-        "prompt_or_input_text": "Knowledge: k<|endoftext|>Why?<|endoftext|>",
-        "references": "So.<|endoftext|>",
-        "meta_data": {},
-        "reward_components": {"depth": 0.5},
-    },
-    "alpaca_preferences": ask("Why?", chosen="So.", rejected="No."),
-    "oasst1": tree("t", "A", "B"),
-    "super_ni": {"Definition": ["Add."], "Instances": [{"input": "1", "output": ["2"]}]},
-    "unnatural_instructions": {"instruction": "Add.", "instances": [{"input": "1", "output": "2"}]},
-    "prompt_completion": {"prompt": "Why?", "completion": "So."},
-    "flan_v2": {"inputs": "Why?", "targets": "So."},
-    "dolly": {"instruction": "Why?", "context": "", "response": "So."},
-    "lima": {"conversations": ["Why?", "So."]},
-    "baize": {"input": "[|Human|] Why? [|AI|] So. [|Human|]"},
-    "open_orca": {"system_prompt": "Be.", "question": "Why?", "response": "So."},
-    "hard_coded": {"Prompt": "Why?", "Output": "So."},
-    "science": {"input": "Why?", "output": "So.", "dataset": "d"},
-    "sharegpt": talk("Why?"),
-    "wizardlm": talk("Why?"),
-    "alpaca": ask("Why?"),
-}
-
-
 @st.composite
 def damaged_rows(draw, schema):
     """A good row of a schema with up to two of its turns or fields replaced."""
-    row = json.loads(json.dumps(GOOD_ROWS.get(schema) or talk(draw(st.sampled_from(["A?", "B?"])), turns=3)))
-    if schema == "tutorbot_pairs":
-        row = pair()
-    if schema == "messages":
-        names = {"human": "user", "gpt": "assistant"}
-        turns = [{"role": names[m["from"]], "content": m["value"]} for m in row["conversations"]]
-        row = {"messages": turns}
+    row = json.loads(json.dumps(draw(st.sampled_from(GOOD[schema]))))
     for _ in range(draw(st.integers(0, 2))):
         key = draw(st.sampled_from(sorted(row)))
         if isinstance(row[key], list) and row[key] and draw(st.booleans()):

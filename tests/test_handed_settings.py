@@ -8,7 +8,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, get_type_hints
 from unittest import mock
 
 import pytest
@@ -16,6 +16,7 @@ import pytest
 from tests.plans import EVERY_KEY, STUDIES, changed, planned
 from tests.rule_texts import JSON_FLAGS, RULES, function_of
 from tests.workflow import ROOT
+from workflow_scripts.common.code import code_of, module_file
 from workflow_scripts.common.settings import settings_of
 from workflow_scripts.plan import cleaning, costs, index, judging, overlap, prompts, rewards, scoring, sources
 from workflow_scripts.plan import report as tables
@@ -316,6 +317,18 @@ def command_lines() -> dict[tuple[str, str], Callable | None]:
     return found
 
 
+def read_in(module: str) -> set[str]:
+    """Return the keys that a module, or one of ours that it imports, looks up by their names."""
+    keys = set()
+    for name in code_of(module):
+        for node in ast.walk(ast.parse(module_file(name).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+                keys.add(node.slice.value)
+            elif isinstance(node, ast.Call) and getattr(node.func, "attr", None) == "get" and node.args:
+                keys.add(getattr(node.args[0], "value", None))
+    return keys
+
+
 # --- the promises -----------------------------------------------------------------------------------------------------
 
 
@@ -324,6 +337,13 @@ def test_a_script_reads_all_that_its_rule_hands_it_and_nothing_is_missing(name):
     for script, flag, text in handed_in(plan_called(name)):
         if script != JUDGING:
             assert command_lines()[script, flag](text) == json.loads(text)
+
+
+@pytest.mark.parametrize("method", [tag_of(kind) for kind in METHODS])
+def test_a_training_looks_at_every_setting_that_makes_it_stale(method):
+    """A key that nothing looks at would be accepted, documented, and train anew for nothing."""
+    module = f"workflow_scripts.{'sft.train' if method == 'sft' else f'align.{method}'}"
+    assert set(get_type_hints(importlib.import_module(module).Settings)) - read_in(module) == set()
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -6,6 +6,7 @@ A kind that is half added fails here with a sentence that says what is missing.
 import copy
 import importlib.util
 import inspect
+import re
 from collections.abc import Iterator
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
@@ -20,6 +21,7 @@ from workflow_scripts.study.basics import plain_name, plain_path
 from workflow_scripts.study.benchmarks import BENCHMARKS
 from workflow_scripts.study.benchmarks.kind import Kind
 from workflow_scripts.study.checking import examine
+from workflow_scripts.study.datasets import Dataset
 from workflow_scripts.study.judges import Judge, JudgeKind, OpenAIJudge
 from workflow_scripts.study.methods import METHODS
 from workflow_scripts.study.mistakes import models_in, tag_of
@@ -207,6 +209,44 @@ def test_a_half_added_kind_is_told_what_it_lacks():
         kind: Literal["silent"]
 
     assert faults_of_judge(Silent) == ["has no method names()", "does not say verdict_keys"]
+
+
+def below(kind: type) -> Iterator[type]:
+    """Yield the classes that stand on a class, at any depth."""
+    for child in kind.__subclasses__():
+        yield child
+        yield from below(child)
+
+
+@pytest.mark.parametrize(
+    ("base", "key", "known"),
+    [(Kind, "kind", BENCHMARKS), (PolicyTraining, "method", METHODS), (JudgeKind, "kind", JUDGES)],
+    ids=["benchmarks", "methods", "judges"],
+)
+def test_a_class_with_a_name_of_its_own_is_one_that_a_study_can_name(base, key, known):
+    """Else it lacks in the last line of its family's file."""
+    named = {
+        kind
+        for kind in below(base)
+        if kind.__module__.startswith("workflow_scripts.")
+        and get_origin(inspect.get_annotations(kind).get(key)) is Literal
+    }
+    assert {kind.__name__ for kind in named} == {kind.__name__ for kind in known}
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("methods", [tag_of(kind) for kind in METHODS]),
+        ("evaluation", [tag_of(kind) for kind in BENCHMARKS]),
+        ("data", get_args(Dataset.model_fields["data_schema"].annotation)),
+    ],
+    ids=["methods", "benchmarks", "schemas"],
+)
+def test_every_method_kind_and_schema_stands_on_its_page(page, names):
+    text = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"`(?:\w+: )?(\w+)`", text))
+    assert set(names) - told == set(), f"tell of it in docs/{page}.md"
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

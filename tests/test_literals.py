@@ -30,6 +30,7 @@ from workflow_scripts.score.judging import forms, numbers
 from workflow_scripts.score.judging import settings as judging_settings
 from workflow_scripts.sft import tokenise, train
 from workflow_scripts.study import datasets
+from workflow_scripts.study.rewards import RuleReward
 from workflow_scripts.study.sources import ROW_FILES
 from workflow_scripts.study.study import Study
 
@@ -167,6 +168,11 @@ def test_simulated_rows_have_files_here_and_in_the_study():
 
 def test_judges_that_answer_by_numbers_are_those_that_are_no_endpoint():
     assert set(numbers.SHARES) == set(numbers.PREFERENCES) == {"rule", "reward_model"}
+
+
+def test_a_key_of_a_rules_reward_is_read_by_some_rule_and_what_a_rule_reads_is_a_key():
+    read = {key for rule in reward_rules.RULES.values() for key in rule.reads}
+    assert RuleReward.model_fields.keys() - {"rule", "weight"} == read
 
 
 def test_a_reward_rule_that_is_not_there_is_an_error():

@@ -6,22 +6,10 @@ import pytest
 
 from tests.plans import DEFAULT, EVERY_KEY, STUDIES, changed, family, planned, told
 from workflow_scripts.plan import policies, prompts, sources
+from workflow_scripts.study.sampling import Sampling
 
 CHATS = sources.source_folder(planned(EVERY_KEY), "chats")
-ANSWERED = [
-    "labels",
-    "code",
-    "tasks",
-    "questions",
-    "loose",
-    "compared",
-    "bundled",
-    "rated",
-    "preferred",
-    "overlap",
-    "formed",
-]
-ANSWERED += ["rewarded"]
+ANSWERED = [name for name, part in planned(EVERY_KEY).study.benchmarks.items() if isinstance(part, Sampling)]
 
 
 def flags_of(plan, name: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Training runs, and what they need, on the tiny model: for tests that need a trained policy."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -9,14 +10,15 @@ from safetensors.torch import load_file
 
 from tests.command import call
 from tests.tiny_model import ANSWERS, QUESTIONS
-from workflow_scripts.align import dpo, ipo, kto, pair_reference, simpo
+from workflow_scripts.align import pair_reference
 from workflow_scripts.common.files import write_jsonl, write_manifest
 from workflow_scripts.sft import tokenise
 from workflow_scripts.sft import train as sft_train
+from workflow_scripts.study.methods import methods_on
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = yaml.safe_load((ROOT / "workflow_scripts/common/templates.yaml").read_text())["tutor"]
-METHODS = {"dpo": dpo, "ipo": ipo, "kto": kto, "simpo": simpo}
+METHODS = {name: importlib.import_module(f"workflow_scripts.align.{name}") for name in methods_on("pairs")}
 
 
 def conversations(count: int) -> list[dict]:

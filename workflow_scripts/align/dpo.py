@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from workflow_scripts.align.preference import PairLogps, Preference, Rewards, align, log_ratios, per_token
+from workflow_scripts.align.preference import PairLogps, Rewards, WithReference, align, log_ratios, per_token
 from workflow_scripts.common.training.command import run_training
 
 
-class Settings(Preference):
+class Settings(WithReference):
     """What DPO reads."""
 
     loss: Literal["sigmoid", "hinge"]

@@ -6,10 +6,10 @@ its authors confirmed the average, which keeps β comparable across lengths.
 
 from torch import Tensor
 
-from workflow_scripts.align.preference import PairLogps, Preference, Rewards, align, log_ratios, per_token
+from workflow_scripts.align.preference import PairLogps, Rewards, WithReference, align, log_ratios, per_token
 from workflow_scripts.common.training.command import run_training
 
-Settings = Preference
+Settings = WithReference
 
 
 def rewards(batch: PairLogps, settings: Settings) -> Rewards:

@@ -10,11 +10,11 @@ L = w⁺ (1 − σ(β(r − z))) for a chosen completion, w⁻ (1 − σ(β(z �
 import torch
 from torch import Tensor
 
-from workflow_scripts.align.preference import PairLogps, Preference, Rewards, align, log_ratios
+from workflow_scripts.align.preference import PairLogps, Rewards, WithReference, align, log_ratios
 from workflow_scripts.common.training.command import run_training
 
 
-class Settings(Preference):
+class Settings(WithReference):
     """What KTO reads."""
 
     desirable_weight: float

@@ -18,11 +18,16 @@ from workflow_scripts.common.training.row_trainer import LossOf, SumsOf, train_o
 from workflow_scripts.common.training.settings import PolicyTraining
 
 
-class Preference(PolicyTraining):
+class OnPairs(PolicyTraining):
     """What every method on pairs reads."""
 
-    beta: float
     share_prompts: bool
+
+
+class WithReference(OnPairs):
+    """What a method reads that holds the policy to its reference."""
+
+    beta: float
 
 
 class PairLogps(NamedTuple):
@@ -116,7 +121,7 @@ def divergence_over(logps_of: Any) -> SumsOf:
     return sums_of
 
 
-def loss_over_pairs(rewards_of: RewardsOf, loss: Loss, settings: Preference, logps_of: Any) -> LossOf:
+def loss_over_pairs(rewards_of: RewardsOf, loss: Loss, settings: OnPairs, logps_of: Any) -> LossOf:
     """Return the loss as a function of model and pair rows; margin and accuracy are of the rewards it is made of.
 
     Where `divergence_over` is asked for, the loss is given what it says of the whole step.
@@ -136,7 +141,7 @@ def loss_over_pairs(rewards_of: RewardsOf, loss: Loss, settings: Preference, log
 
 
 def align(
-    rewards_of: RewardsOf, loss: Loss, kind: type[Preference], module: str, mismatched: bool = False
+    rewards_of: RewardsOf, loss: Loss, kind: type[OnPairs], module: str, mismatched: bool = False
 ) -> None:
     """Run one method from the command line: parse, train (resuming if it can), write.
 

@@ -8,13 +8,14 @@ a token that a pair has to win by, and w = `sft_weight`.
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from workflow_scripts.align.preference import PairLogps, Preference, Rewards, align, per_token
+from workflow_scripts.align.preference import OnPairs, PairLogps, Rewards, align, per_token
 from workflow_scripts.common.training.command import run_training
 
 
-class Settings(Preference):
+class Settings(OnPairs):
     """What SimPO reads."""
 
+    beta: float
     gamma_beta_ratio: float
     sft_weight: float
 

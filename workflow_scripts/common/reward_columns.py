@@ -264,7 +264,7 @@ def column_of(settings: Reward, fit_on: list[str], work: Path | None = None) -> 
         return lambda turns: given_reward(turns, settings["given"], settings["squash"])
     if settings["rule"] not in RULES:
         raise PlumblineError(f"no rule {settings['rule']!r}; there are {', '.join(RULES)}")
-    measure = RULES[settings["rule"]](settings, fit_on)
+    measure = RULES[settings["rule"]].of(settings, fit_on)
     return lambda turns: measure([turn["reference"] for turn in turns])
 
 

@@ -1,13 +1,12 @@
 """Rewards that a rule gives to replies, 0 to 1; `RULES` has them all, and a study may name what stands there.
 
-A rule is a function from a reward's settings, and the replies that weights are fitted on, to a function from replies to
-their rewards. The study's schema reads the names from here, so scikit-learn is imported when a rule first wants it.
+The study's schema reads the names from here, so scikit-learn is imported when a rule first wants it.
 """
 
 import functools
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,9 +60,21 @@ def tfidf_diversity(replies: list[str], fit_on: list[str]) -> np.ndarray:
     return diversity(fit_tfidf(fit_on), replies)
 
 
-# By a reward's `rule`: from its settings, and the replies that weights are fitted on, to what rewards replies.
-RULES: dict[str, Callable[[dict, list[str]], Callable[[list[str]], np.ndarray]]] = {
-    "json_validity": lambda settings, fit_on: json_validity,
-    "length": lambda settings, fit_on: functools.partial(length_reward, words=settings["words"]),
-    "tfidf_diversity": lambda settings, fit_on: functools.partial(diversity, fit_tfidf(fit_on)),
+class Rule(NamedTuple):
+    """A rule: from a reward's settings, and the replies that weights are fitted on, to what rewards replies.
+
+    `reads` are the settings that it looks at; a study that gives it another one is told so.
+    """
+
+    of: Callable[[dict, list[str]], Callable[[list[str]], np.ndarray]]
+    reads: tuple[str, ...] = ()
+
+
+# By a reward's `rule`.
+RULES = {
+    "json_validity": Rule(lambda settings, fit_on: json_validity),
+    "length": Rule(
+        lambda settings, fit_on: functools.partial(length_reward, words=settings["words"]), ("words",)
+    ),
+    "tfidf_diversity": Rule(lambda settings, fit_on: functools.partial(diversity, fit_tfidf(fit_on))),
 }

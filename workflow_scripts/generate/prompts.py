@@ -361,6 +361,30 @@ def drawn_at(
     return at_each_temperature(rows, temperatures), sampling
 
 
+def prompt_set(
+    kind: str, path: Path, sampling: dict[str, Any], limit: int | None = None, **more: Any
+) -> tuple[list[dict], dict[str, Any]]:
+    """Return (rows, sampling) of the prompt set that a file makes; PlumblineError where it makes none.
+
+    sampling: keys of `Sampling`; more: what else may be said of prompts (history, references, shots, form), of which
+    each kind takes its own.
+    """
+    rows = BUILDERS[kind](path, **{name: more[name] for name in FLAGS.get(kind, []) if name in more})
+    # A stop string would end a chat's answer within its code block, where lines of code begin with it.
+    stops = STOPS.get(kind, []) if more.get("form", "completion") == "completion" else []
+    sampling = sampling | {"stop": stops}
+    temperatures = sampling.pop("temperatures")
+    if isinstance(temperatures, dict):
+        check_categories(rows, temperatures, path)
+    if kind == "mt_bench" and limit:
+        rows = in_turn(rows)
+    rows, sampling = drawn_at(rows[:limit], sampling, temperatures)
+    identities = [row["id"] for row in rows]
+    if not rows or len(set(identities)) < len(rows):
+        raise PlumblineError(f"{path}: {'ids repeat' if rows else 'holds no prompts'}")
+    return rows, sampling
+
+
 def parse_flags(description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--kind", choices=BUILDERS, required=True)
@@ -394,20 +418,8 @@ def parse_flags(description: str | None) -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_flags(__doc__)
-    more = {name: getattr(arguments, name) for name in FLAGS.get(arguments.kind, [])}
-    rows = BUILDERS[arguments.kind](arguments.input, **more)
-    # A stop string would end a chat's answer within its code block, where lines of code begin with it.
-    stops = STOPS.get(arguments.kind, []) if arguments.form == "completion" else []
-    sampling = arguments.sampling | {"stop": stops}
-    temperatures = sampling.pop("temperatures")
-    if isinstance(temperatures, dict):
-        check_categories(rows, temperatures, arguments.input)
-    if arguments.kind == "mt_bench" and arguments.limit:
-        rows = in_turn(rows)
-    rows, sampling = drawn_at(rows[: arguments.limit], sampling, temperatures)
-    identities = [row["id"] for row in rows]
-    if not rows or len(set(identities)) < len(rows):
-        raise PlumblineError(f"{arguments.input}: {'ids repeat' if rows else 'holds no prompts'}")
+    more = {name: getattr(arguments, name) for name in ("history", "references", "shots", "form")}
+    rows, sampling = prompt_set(arguments.kind, arguments.input, arguments.sampling, arguments.limit, **more)
     count = write_jsonl(arguments.output, rows)
     write_manifest(arguments.manifest, [arguments.output], count=count, sampling=sampling)
 

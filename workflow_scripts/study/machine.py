@@ -4,7 +4,9 @@ Only the head of a run and `check` look, once: nothing here is a part of the stu
 the study again, need not. Nothing is fetched, and neither torch nor the harness is imported.
 """
 
+import contextlib
 import importlib.util
+import io
 import ipaddress
 import json
 import math
@@ -16,7 +18,9 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from workflow_scripts.common.code import ROOT
+from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import sha256_of
+from workflow_scripts.generate.prompts import prompt_set
 from workflow_scripts.study.benchmarks.answered import TextOverlap
 from workflow_scripts.study.benchmarks.judged import AlpacaEval
 from workflow_scripts.study.datasets import Dataset
@@ -39,6 +43,7 @@ def seen(study: Study) -> tuple[list[str], list[str]]:
         *local_files(study),
         *models_as_they_are(study),
         *folders(study),
+        *prompts_here(study),
         *few_packs(study),
         *missing_deepspeed(study),
         *unset_keys(study),
@@ -147,6 +152,39 @@ def folders(study: Study) -> Iterator[Finding]:
                 yield wrong(
                     f"benchmarks.{name}.wordnet", f"{shown(folder)} lacks {', '.join(lacking)} of WordNet"
                 )
+
+
+def file_here(study: Study, source: str | None, file: str | None) -> Path | None:
+    """Return a file of a source, or of the repository where there is none; None where this machine has not got it."""
+    here = file
+    if source:
+        places = study.sources[source].places if source in study.sources else []
+        local = [place.file.files[file] for place in places if place.file and file in place.file.files]
+        here = local[0] if local else None
+    return ROOT / here if here and os.path.isfile(ROOT / here) else None
+
+
+def prompts_here(study: Study) -> Iterator[Finding]:
+    """Find files of this machine that make no prompts: what the run would say of them, and warn of."""
+    for name, benchmark in study.benchmarks.items():
+        path = file_here(study, *(benchmark.item_file() or (None, None)))
+        if path is None or not benchmark.prompt_kind or path.stat().st_size > CHEAP:
+            continue
+        at = f"benchmarks.{name}.{benchmark.prompt_file}"
+        more = {key: getattr(benchmark, key) for key in ("shots", "form") if hasattr(benchmark, key)}
+        if references := getattr(benchmark, "references", None):
+            more["references"] = file_here(study, benchmark.source, references)
+        temperatures = {"temperatures": getattr(benchmark, "temperatures", [])}
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said):
+                prompt_set(
+                    benchmark.prompt_kind, path, temperatures, getattr(benchmark, "limit", None), **more
+                )
+        except PlumblineError as error:
+            yield wrong(at, str(error).replace(f"{ROOT}/", ""))
+        for line in said.getvalue().splitlines():
+            yield doubt(at, line.removeprefix("warning: ").replace(f"{ROOT}/", ""))
 
 
 def lines_and_bytes(path: Path) -> tuple[int, int] | None:

@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from workflow_scripts.common.reward_rules import RULES
 from workflow_scripts.study.basics import Count, Name, PartShare, Seed, Strict
 from workflow_scripts.study.datasets import KNOWING, RANKED, Dataset
-from workflow_scripts.study.findings import Finding, wrong
+from workflow_scripts.study.findings import Finding, doubt, wrong
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.part import LongestRow, Part
 from workflow_scripts.study.training import Training
@@ -61,6 +61,10 @@ class RewardKind(Strict):
         """Find that a dataset's rows do not bring what it reads."""
         return iter(())
 
+    def unread(self) -> Iterator[str]:
+        """Yield the keys that were given and that it does not look at."""
+        return iter(())
+
     @abstractmethod
     def is_share(self) -> bool:
         """Tell whether nothing but 0 to 1 can come of it, before it is weighed."""
@@ -75,6 +79,11 @@ class RuleReward(RewardKind):
     """Its weight in final_reward."""
     words: Count = 40
     """length: the length, in words, that earns the whole reward."""
+
+    def unread(self) -> Iterator[str]:
+        """Yield the keys of other rules."""
+        own = {"rule", "weight", *RULES[self.rule].reads}
+        return (key for key in type(self).model_fields if key in self.model_fields_set - own)
 
     def is_share(self) -> bool:
         """Return True: every rule gives 0 to 1."""
@@ -203,10 +212,14 @@ class Annotation(Part):
             reward.names(f"{path}.rewards.{key}", need)
 
     def faults(self, path: str, study: "Study") -> Iterator[Finding]:
-        """Find rewards that the rows do not bring what they need for."""
+        """Find rewards that the rows do not bring what they need for, and keys that a rule does not look at."""
         dataset = study.datasets.get(self.dataset)
-        for key, reward in self.rewards.items() if dataset else ():
-            yield from reward.unfit_rows(f"{path}.rewards.{key}", dataset)
+        for name, reward in self.rewards.items():
+            at = f"{path}.rewards.{name}"
+            if dataset:
+                yield from reward.unfit_rows(at, dataset)
+            for key in reward.unread():
+                yield doubt(f"{at}.{key}", f"rule {reward.rule} does not read it")
 
     @field_validator("rewards")
     @classmethod

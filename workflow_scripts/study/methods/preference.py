@@ -43,18 +43,16 @@ class FromPairs(PolicyTraining):
         return study.pairs[self.pairs].most_pairs() if self.pairs in study.pairs else None
 
 
-class Preference(FromPairs):
-    """What DPO, IPO, KTO and SimPO share. The reference, where there is one, is the frozen parent."""
+class OnPairs(FromPairs):
+    """What all methods on preference pairs share."""
 
     learns_from = "pairs"
 
-    beta: Positive = 0.1
-    """How strongly the policy is held to its reference."""
     share_prompts: bool = True
     """Compute a prompt once for its two replies; does not go with gradient_checkpointing."""
 
     @model_validator(mode="after")
-    def checkpointing_needs_flat(self) -> "Preference":
+    def checkpointing_needs_flat(self) -> "OnPairs":
         if self.share_prompts and self.gradient_checkpointing:
             raise ValueError(
                 "share_prompts does not go with gradient_checkpointing; set one of them to false"
@@ -62,7 +60,14 @@ class Preference(FromPairs):
         return self
 
 
-class Dpo(Preference):
+class WithReference(OnPairs):
+    """What methods on pairs share that hold the policy to a reference: its frozen parent."""
+
+    beta: Positive = 0.1
+    """How strongly the policy is held to its reference."""
+
+
+class Dpo(WithReference):
     """Direct preference optimisation (Rafailov et al. 2023)."""
 
     method: Literal["dpo"]
@@ -76,13 +81,13 @@ class Dpo(Preference):
     """Weight of the chosen reply's negative log-likelihood, added to the loss."""
 
 
-class Ipo(Preference):
+class Ipo(WithReference):
     """Identity preference optimisation (Azar et al. 2023), with length-averaged log-probs as in TRL."""
 
     method: Literal["ipo"]
 
 
-class Kto(Preference):
+class Kto(WithReference):
     """Kahneman-Tversky optimisation (Ethayarajh et al. 2024); its KL is the mean over a step's batch_size pairs."""
 
     method: Literal["kto"]
@@ -92,7 +97,7 @@ class Kto(Preference):
     """Weight of rejected replies."""
 
 
-class SimPo(Preference):
+class SimPo(OnPairs):
     """Simple preference optimisation (Meng et al. 2024): log-probs per token, a margin, and no reference."""
 
     method: Literal["simpo"]
