@@ -90,15 +90,15 @@ def test_turns_are_asked_from_the_split_of_a_cleaned_dataset():
 
 def test_a_benchmarks_own_file_is_in_its_source_or_in_the_repository():
     plan = planned(EVERY_KEY)
-    problems = "data/bundled/biology_problems.jsonl"
+    asked, told = "data/bundled/mt_bench_biology.jsonl", "data/bundled/alpaca_biology.jsonl"
     wanted = {
         "code": ("humaneval", f"{CHATS}/manifest.json", f"{CHATS}/files/human.jsonl"),
         "tasks": ("mbpp", f"{CHATS}/manifest.json", f"{CHATS}/files/mbpp.jsonl"),
         "questions": ("mt_bench", f"{CHATS}/manifest.json", f"{CHATS}/files/questions.jsonl"),
         "formed": ("rule_checks", f"{CHATS}/manifest.json", f"{CHATS}/files/constraints.jsonl"),
         "compared": ("alpaca_eval", f"{CHATS}/manifest.json", f"{CHATS}/files/alpaca.json"),
-        "loose": ("mt_bench", problems, problems),
-        "bundled": ("alpaca_eval", problems, problems),
+        "loose": ("mt_bench", asked, asked),
+        "bundled": ("alpaca_eval", told, told),
     }
     for name, (kind, stale_by, file) in wanted.items():
         assert prompts.prompts_kind(plan, name) == kind
