@@ -28,8 +28,8 @@ KINDS = {
 }
 
 
-def said(kind: str, rows: list[dict], folder: Path, **more) -> tuple[list[str], list[str]]:
-    """Return (mistakes, doubts) about a benchmark that asks such rows."""
+def asking(kind: str, rows: list[dict], folder: Path, **more) -> dict:
+    """Return a study with a benchmark `own` that asks such rows."""
     path, (_, key, given) = folder / "asked.jsonl", KINDS[kind]
     write_jsonl(path, rows)
     benchmark = {"kind": kind, key: str(path), "max_new_tokens": 16} | given | more
@@ -38,8 +38,18 @@ def said(kind: str, rows: list[dict], folder: Path, **more) -> tuple[list[str], 
         places = [{"file": {"files": {"asked.jsonl": str(path)}}}]
         config = put(config, "sources.own", {"files": {"asked.jsonl": None}, "places": places})
         benchmark[key] = "asked.jsonl"
-    found = machine.seen(check_study(put(config, "benchmarks.own", benchmark)))
-    return tuple([line for line in lines if line.startswith("benchmarks.own.")] for lines in found)
+    return put(config, "benchmarks.own", benchmark)
+
+
+def found(config: dict) -> tuple[list[str], list[str]]:
+    """Return (mistakes, doubts) about the benchmark `own` of a study."""
+    seen = machine.seen(check_study(config))
+    return tuple([line for line in lines if line.startswith("benchmarks.own.")] for lines in seen)
+
+
+def said(kind: str, rows: list[dict], folder: Path, **more) -> tuple[list[str], list[str]]:
+    """Return (mistakes, doubts) about a benchmark that asks such rows."""
+    return found(asking(kind, rows, folder, **more))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -57,6 +67,14 @@ def test_ids_that_repeat_and_categories_that_are_in_no_question_are_mistakes(tmp
     assert line.endswith("ids repeat")
     (line,), _ = said("mt_bench", [QUESTION], tmp_path, temperatures={"poetry": 0.7})
     assert "no question" in line and "poetry" in line
+
+
+def test_a_file_that_another_place_may_give_instead_is_a_warning(tmp_path):
+    config = asking("humaneval", [{"q": "Say it."}], tmp_path)
+    elsewhere = {"https": {"files": {"asked.jsonl": "https://example.org/asked.jsonl"}}}
+    config["sources"]["own"]["places"].insert(0, elsewhere)
+    wrong, (line,) = found(config)
+    assert wrong == [] and line.startswith("benchmarks.own.file: ") and "row 1" in line
 
 
 def test_keys_of_prompts_that_nobody_reads_are_a_warning(tmp_path):

@@ -164,6 +164,11 @@ def file_here(study: Study, source: str | None, file: str | None) -> Path | None
     return ROOT / here if here and os.path.isfile(ROOT / here) else None
 
 
+def is_the_only_place(study: Study, source: str | None) -> bool:
+    """Tell whether a run can read nothing but the file here: the repository's, or that of a source's one place."""
+    return source is None or len(study.sources[source].places) == 1
+
+
 def prompts_here(study: Study) -> Iterator[Finding]:
     """Find files of this machine that make no prompts: what the run would say of them, and warn of."""
     for name, benchmark in study.benchmarks.items():
@@ -181,8 +186,9 @@ def prompts_here(study: Study) -> Iterator[Finding]:
                 prompt_set(
                     benchmark.prompt_kind, path, temperatures, getattr(benchmark, "limit", None), **more
                 )
-        except PlumblineError as error:
-            yield wrong(at, str(error).replace(f"{ROOT}/", ""))
+        except (PlumblineError, OSError) as error:
+            say = wrong if is_the_only_place(study, benchmark.source) else doubt
+            yield say(at, str(error).replace(f"{ROOT}/", ""))
         for line in said.getvalue().splitlines():
             yield doubt(at, line.removeprefix("warning: ").replace(f"{ROOT}/", ""))
 
