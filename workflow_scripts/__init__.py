@@ -2,6 +2,8 @@
 
 import os
 
+from workflow_scripts.common.startup import hold_collector
 from workflow_scripts.common.surroundings import settle
 
+hold_collector()
 settle(os.environ)  # before a library is imported that looks for its cache

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from workflow_scripts.common.startup import begin_collecting
+
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 NO_RIGHT = {errno.EROFS, errno.EACCES, errno.EPERM}
 ROOM = 1 << 20  # bytes: with less a disk counts as full
@@ -33,6 +35,7 @@ class PlumblineError(Exception):
 
 def run(main: Callable[[], None]) -> None:
     """Call a stage's `main`; what a user can mend ends the process with its message alone, status 1 (3: diverged)."""
+    begin_collecting()
     try:
         with told():
             main()
