@@ -96,7 +96,9 @@ def test_a_file_is_in_its_source_or_in_the_repository_or_nowhere():
     questions, loose = (plan.study.benchmarks[name] for name in ("questions", "loose"))
     chats = sources.source_folder(plan, "chats")
     assert sources.located(plan, questions, "references") == f"{chats}/files/answers.jsonl"
-    assert sources.located(plan, loose, "questions") == loose.questions == "data/bundled/mt_bench_biology.jsonl"
+    assert (
+        sources.located(plan, loose, "questions") == loose.questions == "data/bundled/mt_bench_biology.jsonl"
+    )
     assert sources.located(plan, loose, "references") is None
 
 
