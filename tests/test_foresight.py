@@ -717,6 +717,18 @@ def test_all_that_the_harness_calls_a_task_is_known_by_its_files_texts():
     assert known.keys() >= set(every)
 
 
+@pytest.mark.parametrize(
+    "asked",
+    ["piqa", "piq", "PIQA", "mmlu_*", "mmlu_?aw", "mmlu_[lm]aw", "mmlu_[law]", "a*b", "*", "", "[", "piqa*"],
+)
+def test_a_name_or_a_pattern_stands_for_what_the_harness_takes_it_for(asked):
+    from lm_eval.utils import pattern_match
+
+    names = ["piqa", "mmlu_law", "mmlu_maw", "mmlu_[law]", "a*b", "["]
+    known = {name: [] for name in names}
+    assert sorted(harness_tasks.called(asked, known)) == sorted(pattern_match([asked], names))
+
+
 def test_a_task_is_not_looked_up_where_there_is_no_harness(study, monkeypatch):
     monkeypatch.setattr(harness_tasks, "harness_names", lambda: None)
     (line,) = doubts_of(put(study, "benchmarks.biology_quiz.tasks", ["hellaswag"]))

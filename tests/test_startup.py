@@ -57,7 +57,16 @@ def test_so_does_one_that_a_worker_runs(folder):
     ]
 
 
-@pytest.mark.parametrize("command", [("-m", "elsewhere"), ("elsewhere.py",), ("-c", STAGE)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("-m", "elsewhere"),
+        ("elsewhere.py",),
+        ("-c", STAGE),
+        ("-c", f"import sys; sys.argv = []{STAGE}"),  # as within another program
+        ("-m", "cProfile", "-o", "profile", "-m", "workflow_scripts.stage"),
+    ],
+)
 def test_who_only_imports_us_keeps_the_collector(folder, command):
     assert printed(folder, *command)[0] == "True"
 
