@@ -72,6 +72,9 @@ class Model(Part):
     """The template it speaks in, unless a fine-tuning run names another."""
     context: Count
     """Its context window, in tokens."""
+    add_pad: bool = False
+    """Give a tokenizer that has no padding token one, <pad>, whose embedding is the mean of the others; without,
+    another special token pads. Padding is never learned from: this is for weights with as many rows as a source's."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model: only for code you have read."""
     check: ModelCheck | None = None
