@@ -135,12 +135,13 @@ def write_tokens(
     limit: int = 256,
     overflow: str = "cut",
 ) -> Path:
-    """Run sft.tokenise on conversations; return the folder with a parquet a split and manifest.json."""
+    """Run sft.tokenise on conversations; return the folder with a parquet a split that has rows and manifest.json."""
     write_jsonl(folder / "train.jsonl", train)
     write_jsonl(folder / "validation.jsonl", validation)
     settings = {"max_tokens": limit, "overflow": overflow, "template": TEMPLATE, "history_turns": None}
-    settings |= {"objective": "it", "im_mask": "paper"}
-    splits = [f"{name}={folder / name}.jsonl" for name in ("train", "validation")]
+    settings |= {"objective": "it", "im_mask": "paper", "it_mask": "reply"}
+    splits = [f"train={folder}/train.jsonl"]
+    splits += [f"validation={folder}/validation.jsonl"] if validation else []
     flags = ["--splits", *splits, "--tokenizer", model, "--settings", json.dumps(settings)]
     call(tokenise.main, *flags, "--output", folder, "--manifest", folder / "manifest.json")
     return folder
