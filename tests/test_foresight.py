@@ -792,7 +792,7 @@ def doubts_beside(config: dict) -> list[str]:
         ("runs.sft.adam_epsilon", 0.0, "runs.sft.adam_epsilon: must be greater than 0"),
         ("runs.sft.dropout", 1.0, "runs.sft.dropout: must be less than 1"),
         ("runs.dpo.label_smoothing", 0.5, "runs.dpo.label_smoothing: must be less than 0.5"),
-        ("runs.dpo.beta", 0.0, "runs.dpo.beta: 0 takes the policy out of the loss"),
+        ("runs.dpo.beta", 0.0, "runs.dpo.beta: must be greater than 0, not 0: that takes the policy out"),
         ("runs.dpo.beta", -0.1, "runs.dpo.beta: must be greater than 0"),
         ("runs.simpo.beta", 0, "runs.simpo.beta: must be greater than 0"),
         ("runs.sft.lora.dropout", 1.0, "runs.sft.lora.dropout: must be less than 1"),

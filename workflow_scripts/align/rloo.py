@@ -82,6 +82,9 @@ def main() -> None:
             f"{arguments.prompts}: {len(online.prompts)} usable prompts, and a step asks {asked}; "
             "lower batch_size"
         )
+    if left := len(online.prompts) % asked:
+        said = "drop_last" if settings["drop_last"] else "warning: TRL makes whole steps alone"
+        print(f"{said}: {left} of {len(online.prompts)} prompts are left out of each epoch", flush=True)
     # TRL lets it answer outside of autocast, in its weights' float32.
     model = load_trainable(
         arguments.parent, settings, arguments.seed, computing=torch.float32, drops_nothing=True

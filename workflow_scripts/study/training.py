@@ -25,7 +25,8 @@ class Training(Part):
     max_steps: Count | None = None
     """Stop after so many optimiser steps."""
     drop_last: bool = False
-    """Leave out what is left of an epoch's rows, or of all that offline RL draws, behind the last whole batch_size."""
+    """Leave out what is left of an epoch's rows, or of all that offline RL draws, behind the last whole batch_size;
+    rloo always does."""
     batch_size: Count | None = None
     """Rows (pairs, packs of pack_tokens) per optimiser step, all GPUs together; null: per_device_batch."""
     per_device_batch: Count = 1

@@ -71,8 +71,8 @@ class WithReference(OnPairs):
     def a_loss_that_moves(cls, beta: object) -> object:
         if beta == 0:
             raise ValueError(
-                "0 takes the policy out of the loss (dpo and kto: a constant, from which nothing is learned; ipo: "
-                "division by 0); give a small one, such as 0.01"
+                "must be greater than 0, not 0: that takes the policy out of the loss (dpo and kto: a constant, from "
+                "which nothing is learned; ipo: division by 0); give a small one, such as 0.01"
             )
         return beta
 
