@@ -12,7 +12,8 @@ from workflow_scripts.download import prepare_model
 def prepare(source: Path, output: Path, **settings: object) -> dict:
     """Run download.prepare_model; return the manifest, which is written beside the model's folder."""
     manifest = f"{output}.json"
-    whole = json.dumps({"weights": None, "tokenizer": None, "check": None, "template": TEMPLATE} | settings)
+    usual = {"weights": None, "tokenizer": None, "add_pad": False, "check": None, "template": TEMPLATE}
+    whole = json.dumps(usual | settings)
     call(
         prepare_model.main,
         *("--source", source, "--settings", whole, "--output", output, "--manifest", manifest),

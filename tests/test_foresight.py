@@ -787,7 +787,14 @@ def doubts_beside(config: dict) -> list[str]:
         ("report.confidence", 0.0, "report.confidence: must be greater than 0"),
         ("report.draws", 1, "report.draws: must be greater than or equal to 20"),
         ("report.draws", 10**9, "report.draws: must be less than or equal to 1000000"),
+        ("runs.sft.adam_beta1", 1.0, "runs.sft.adam_beta1: must be less than 1"),
         ("runs.sft.adam_beta2", 1.0, "runs.sft.adam_beta2: must be less than 1"),
+        ("runs.sft.adam_epsilon", 0.0, "runs.sft.adam_epsilon: must be greater than 0"),
+        ("runs.sft.dropout", 1.0, "runs.sft.dropout: must be less than 1"),
+        ("runs.dpo.label_smoothing", 0.5, "runs.dpo.label_smoothing: must be less than 0.5"),
+        ("runs.dpo.beta", 0.0, "runs.dpo.beta: must be greater than 0, not 0: that takes the policy out"),
+        ("runs.dpo.beta", -0.1, "runs.dpo.beta: must be greater than 0"),
+        ("runs.simpo.beta", 0, "runs.simpo.beta: must be greater than 0"),
         ("runs.sft.lora.dropout", 1.0, "runs.sft.lora.dropout: must be less than 1"),
         ("runs.sft.lora.targets", ["q_proj", "lm_head"], "runs.sft.lora.targets: an adapter on lm_head"),
         ("runs.sft.lora.targets", [], "runs.sft.lora.targets: names no layer"),
@@ -962,6 +969,47 @@ def test_the_best_checkpoint_by_what_it_learns_from_is_a_warning(study):
     study["runs"]["sft"] |= {"keep": "best", "validation": "sft"}
     (line,) = doubts_of(study)
     assert line.startswith("runs.sft.validation: 'sft' is what it learns from")
+
+
+def test_fine_tuning_without_validation_is_whole_but_for_the_best_checkpoint(study):
+    study["runs"]["sft"]["validation"] = None
+    assert mistakes_of(study) == []
+    study["runs"]["sft"]["keep"] = "best"
+    (line,) = mistakes_of(study)
+    assert line.startswith("runs.sft.keep: best needs a validation split")
+
+
+def test_a_training_whose_rows_are_no_whole_batch_is_refused(tmp_path, study):
+    file, own = (
+        own_rows(tmp_path, 100),
+        {"batch_size": 8, "drop_last": True, "warmup": 0.0, "pack_tokens": None},
+    )
+    config = with_own_data(study, file, quotas={"sft": 6, "validation": 10}, **own)
+    (line,) = mistakes_of(config)
+    assert line.startswith("runs.own.drop_last: at most 6 rows are no whole batch of 8")
+    assert mistakes_of(put(config, "runs.own.batch_size", 6)) == []
+    few = with_own_data(study, own_rows(tmp_path, 6), quotas={"sft": 80, "validation": 10}, **own)
+    (line,) = mistakes_of(few)
+    assert line.startswith("runs.own: learns nothing: 6 rows make no whole batch of 8")
+
+
+def test_dropout_of_adapters_that_does_not_act_is_a_warning(every_key):
+    lora = {"rank": 2, "alpha": 4.0, "dropout": 0.05}
+    for name in ("lol", "ppo"):
+        every_key["runs"][name]["lora"] = lora
+        (line,) = doubts_beside(every_key)
+        assert line.startswith(f"runs.{name}.lora.dropout: 0.05 does nothing: with dropout: null")
+        every_key["runs"][name]["dropout"] = 0.0
+        assert doubts_beside(every_key) == []
+    every_key["runs"]["dpo"]["lora"] = lora
+    assert doubts_beside(every_key) == []
+
+
+def test_smoothing_is_of_a_likelihood(every_key):
+    every_key["runs"]["dpo"] |= {"loss": "hinge", "label_smoothing": 0.1}
+    assert mistakes_of(every_key) == [
+        "runs.dpo: label_smoothing goes with loss: sigmoid, not hinge: leave one of them out"
+    ]
 
 
 def test_a_study_without_benchmarks_has_no_table_and_says_so(study):

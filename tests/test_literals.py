@@ -13,7 +13,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from workflow_scripts.align import dpo, offline, ppo
+from workflow_scripts.align import dpo, offline, ppo, pro
 from workflow_scripts.clean import selecting, turns
 from workflow_scripts.clean.clean import CLEANERS
 from workflow_scripts.clean.schemas import SCHEMAS
@@ -111,10 +111,12 @@ TAKEN = {
     "PolicyTraining.quantise": (training_settings.PolicyTraining, "quantise"),
     "Sft.overflow": (tokenise.Settings, "overflow"),
     "Sft.objective": (tokenise.Settings, "objective"),
+    "Sft.it_mask": (tokenise.Settings, "it_mask"),
     "Sft.im_mask": (tokenise.Settings, "im_mask"),
     "Sft.loss_norm": (train.Settings, "loss_norm"),
     "Kl.form": (train.Kl, "form"),
     "Dpo.loss": (dpo.Settings, "loss"),
+    "Pro.gaps": (pro.Settings, "gaps"),
     "Dpo.logp_reduction": (dpo.Settings, "logp_reduction"),
     "OfflineRl.sampling": (offline.Offline, "sampling"),
     "Ppo.kl_control": (ppo.Settings, "kl_control"),

@@ -13,6 +13,7 @@ BETA = 0.3
 SETTINGS = {
     "beta": BETA,
     "loss": "sigmoid",
+    "label_smoothing": 0.0,
     "logp_reduction": "sum",
     "reference_free": False,
     "sft_weight": 0.0,
@@ -196,6 +197,22 @@ def test_dpo_on_averaged_log_probs_divides_each_side_by_its_own_length(seed):
     assert loss_of(dpo, pairs, SETTINGS | {"logp_reduction": "mean"}).item() == pytest.approx(
         value, rel=1e-12
     )
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_conservative_dpo_takes_a_share_of_the_pairs_to_be_the_wrong_way_round(seed, share):
+    # L = mean −(1 − ε) ln σ(u) − ε ln σ(−u);  ∂L/∂log π(y⁺) = β (σ(u) − (1 − ε))/n: 0 where σ(u) = 1 − ε
+    pairs = random_pairs(seed)
+    margins = [BETA * (chosen - rejected) for chosen, rejected in ratios(pairs)]
+    each = [
+        -(1 - share) * math.log(sigmoid(margin)) - share * math.log(sigmoid(-margin)) for margin in margins
+    ]
+    slope = [BETA * (sigmoid(margin) - (1 - share)) / len(margins) for margin in margins]
+    loss = loss_of(dpo, pairs, SETTINGS | {"label_smoothing": share})
+    expect(loss, sum(each) / len(each), [pairs.chosen, pairs.rejected], [slope, [-one for one in slope]])
+    agreeing = loss_of(dpo, agreeing_pairs(), SETTINGS | {"label_smoothing": share})
+    assert agreeing.item() == pytest.approx(math.log(2), rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -31,7 +31,7 @@ from workflow_scripts.align import (
     r_lol,
     wbc,
 )
-from workflow_scripts.align.offline import OfflineLoss, draw, draws_of, token_log_ratio, without_dropout
+from workflow_scripts.align.offline import OfflineLoss, draw, draws_of, token_log_ratio
 from workflow_scripts.align.rewarded_reference import batches_of, tokenise_answers
 from workflow_scripts.common.cuts import cut_counts
 from workflow_scripts.common.errors import PlumblineError
@@ -280,7 +280,7 @@ def test_every_ratio_is_1_at_step_0_whatever_dropout_the_policy_has(tiny_model, 
             return token_log_ratio(OfflineLoss(nll.weights, settings, flat_logps).answers(model, rows)).exp()
 
     assert (ratios(load_trainable(tmp_path, settings, 1).train()) - 1).abs().max() > 0.01
-    quiet = ratios(without_dropout(load_trainable(tmp_path, settings, 1)).train())
+    quiet = ratios(load_trainable(tmp_path, settings, 1, drops_nothing=True).train())
     torch.testing.assert_close(quiet, torch.ones_like(quiet), rtol=0, atol=1e-4)
 
 

@@ -15,7 +15,6 @@ from workflow_scripts.align.online import end_ids, reply_of, tokenise_prompts
 from workflow_scripts.align.ppo import (
     Experience,
     Learner,
-    Moments,
     State,
     averaged,
     batch_of,
@@ -24,10 +23,10 @@ from workflow_scripts.align.ppo import (
     minibatches,
     next_kl_coef,
     ppo_loss,
-    scaled_scores,
     value_loss,
     whiten,
 )
+from workflow_scripts.align.scores import Moments, scaled_scores
 from workflow_scripts.common import reward_columns, reward_rules
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, sha256_of

@@ -153,31 +153,61 @@ def test_pro_is_the_papers_formula(count):
     generator = torch.Generator().manual_seed(count)
     scores = -5 * torch.rand(count, generator=generator, dtype=torch.float64)
     rewards = torch.rand(count, generator=generator, dtype=torch.float64).sort(descending=True).values
-    assert ranking_loss(scores, rewards).item() == pytest.approx(
+    assert ranking_loss(scores, rewards, "clamped").item() == pytest.approx(
         paper(scores.tolist(), rewards.tolist()), rel=1e-12
     )
 
 
 def test_pro_over_two_answers_is_ln_2_where_the_policy_is_indifferent():
     equal = torch.tensor([-2.0, -2.0], dtype=torch.float64)
-    assert ranking_loss(equal, torch.tensor([1.0, 0.0])).item() == pytest.approx(math.log(2), rel=1e-12)
+    assert ranking_loss(equal, torch.tensor([1.0, 0.0]), "clamped").item() == pytest.approx(
+        math.log(2), rel=1e-12
+    )
 
 
 def test_pro_pulls_the_best_and_pushes_the_rest():
     scores = torch.tensor([-1.0, -1.0, -1.0], dtype=torch.float64, requires_grad=True)
-    ranking_loss(scores, torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)).backward()
+    ranking_loss(scores, torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64), "clamped").backward()
     assert scores.grad[0] < 0 < scores.grad[2]
 
 
 def test_an_answer_ranked_lower_but_rewarded_higher_neither_pulls_nor_pushes():
     scores = torch.tensor([-1.0, -3.0], dtype=torch.float64, requires_grad=True)
-    ranking_loss(scores, torch.tensor([0.2, 0.9], dtype=torch.float64)).backward()
+    ranking_loss(scores, torch.tensor([0.2, 0.9], dtype=torch.float64), "clamped").backward()
     assert scores.grad.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_signed_gaps_are_the_published_codes_loss_on_raw_rewards(seed):
+    # Of its loop over stages: ln(1e-10 + e^{s_k τ} + Σ_{j>k} e^{s_j τ_j}) − s_k τ, τ_j = r_k − r_j, τ the largest.
+    generator = torch.Generator().manual_seed(seed)
+    scores = -3 * torch.rand(4, generator=generator, dtype=torch.float64)
+    rewards = 4 * torch.randn(4, generator=generator, dtype=torch.float64)  # logits, in no order
+    total = 0.0
+    for stage, (score, reward) in enumerate(zip(scores.tolist()[:-1], rewards.tolist()[:-1], strict=True)):
+        gaps = [reward - other for other in rewards.tolist()[stage + 1 :]]
+        own = score * max(gaps)
+        rest = zip(scores.tolist()[stage + 1 :], gaps, strict=True)
+        total += math.log(1e-10 + math.exp(own) + sum(math.exp(s * gap) for s, gap in rest)) - own
+    assert ranking_loss(scores, rewards, "signed").item() == pytest.approx(total, rel=1e-8)
+    assert ranking_loss(scores, rewards, "clamped").item() != pytest.approx(total, rel=1e-3)
+
+
+def test_signed_gaps_learn_a_pair_whose_rewards_disagree_the_other_way_round():
+    # τ = 0.2 − 0.9 and s₁ − s₂ = 0.3: ln(1 + e^{0.21}) = 0.804, and the slope by s₁ is 0.7 σ(0.21) = 0.387.
+    scores = torch.tensor([-1.0, -1.3], dtype=torch.float64, requires_grad=True)
+    loss = ranking_loss(scores, torch.tensor([0.2, 0.9], dtype=torch.float64), "signed")
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(0.21)), rel=1e-12)
+    assert loss.item() == pytest.approx(0.804, abs=5e-4)
+    slope = 0.7 / (1 + math.exp(-0.21))
+    assert scores.grad.tolist() == pytest.approx([slope, -slope], rel=1e-12)
+    assert slope == pytest.approx(0.387, abs=5e-4)
 
 
 def test_one_answer_is_an_error():
     with pytest.raises(PlumblineError, match="two answers or more"):
-        ranking_loss(torch.tensor([-1.0]), torch.tensor([1.0]))
+        ranking_loss(torch.tensor([-1.0]), torch.tensor([1.0]), "clamped")
 
 
 def test_pro_scores_every_token_of_an_answer_the_first_one_too(tiny_model):
@@ -191,7 +221,9 @@ def test_pro_scores_every_token_of_an_answer_the_first_one_too(tiny_model):
     best, other = (token_logps(answer) for answer in row["answers"])
     wanted = paper([sum(best) / 3, sum(other) / 2], row["rewards"]) + 0.05 * 1 * -sum(best)
     for logps_of in (shared_prompt_logps, flat_logps):
-        loss, seen = loss_over_answers({"sft_weight": 0.05, "candidates": None}, logps_of)(model, [row])
+        loss, seen = loss_over_answers({"sft_weight": 0.05, "candidates": None, "gaps": "clamped"}, logps_of)(
+            model, [row]
+        )
         assert loss.item() == pytest.approx(wanted, rel=1e-5)  # log-probs are float32
         assert seen["accuracy"] == float(sum(best) / 3 > sum(other) / 2)
 
@@ -221,7 +253,7 @@ def ranked_rows(count: int) -> list[dict]:
 def test_pro_trains_on_ragged_numbers_of_answers_and_is_validated(tiny_model, tmp_path):
     write_ranked(tiny_model, tmp_path, ranked_rows(7))
     settings = settings_of(
-        sft_weight=0.05, candidates=None, per_device_batch=3, evaluate_every=1, keep="best"
+        sft_weight=0.05, candidates=None, gaps="clamped", per_device_batch=3, evaluate_every=1, keep="best"
     )
     flags = training_flags(tiny_model, settings, tmp_path)
     flags += ["--ranked", str(tmp_path / "rows.parquet"), "--ranked-manifest", str(tmp_path / "rows.json")]

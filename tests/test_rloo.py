@@ -112,6 +112,28 @@ def test_the_settings_reach_the_trainer(tiny_model, tmp_path, monkeypatch):
     assert trainer.args.report_to == []
 
 
+def test_prompts_that_make_no_whole_step_are_told_of(tiny_model, tmp_path, capsys):
+    settings = rloo_settings(
+        num_generations=2, max_new_tokens=4, max_steps=1
+    )  # 8 answers a step, to 4 prompts
+    for drop_last, said in ((False, "warning: TRL makes whole steps alone"), (True, "drop_last")):
+        run_rloo(tiny_model, settings | {"drop_last": drop_last}, tmp_path / str(drop_last), rows=5)
+        assert f"{said}: 1 of 5 prompts are left out of each epoch" in capsys.readouterr().out
+
+
+def test_answers_are_drawn_and_learned_without_dropout_unless_it_is_asked_for(
+    tiny_model, tmp_path, monkeypatch
+):
+    trainers, own = [], rloo.train
+    monkeypatch.setattr(rloo, "train", lambda trainer, work: trainers.append(trainer) or own(trainer, work))
+    for name, dropout in (("null", None), ("asked", 0.5)):
+        settings = rloo_settings(num_generations=2, max_new_tokens=4, max_steps=1, dropout=dropout)
+        run_rloo(tiny_model, settings, tmp_path / name)
+    shares = [trainer.model.model.layers[0].self_attn.attention_dropout for trainer in trainers]
+    assert shares == [0.0, 0.5]
+    assert not any(trainer.ref_model.training for trainer in trainers)
+
+
 def test_the_templates_own_end_ends_an_answer_and_is_saved_beside_the_parents_ends(
     tiny_model, tmp_path, asked
 ):

@@ -46,7 +46,7 @@ MISTAKES = [
     (
         "runs.dpo.bta",
         0.1,
-        "runs.dpo.bta: unknown key; did you mean 'beta'? (allowed here: adam_beta2, batch_size,",
+        "runs.dpo.bta: unknown key; did you mean 'beta'? (allowed here: adam_beta1, adam_beta2,",
     ),
     ("runs.ipo.sft_weight", 0.1, "runs.ipo.sft_weight: unknown key"),
     ("models.tiny.check.max_nl", 1.0, "models.tiny.check.max_nl: unknown key; did you mean 'max_nll'?"),

@@ -36,7 +36,13 @@ ROWS = [
 
 
 def settings_of(**changed):
-    own = {"objective": "it", "im_mask": "paper", "template": TEMPLATE, "history_turns": None}
+    own = {
+        "objective": "it",
+        "im_mask": "paper",
+        "it_mask": "reply",
+        "template": TEMPLATE,
+        "history_turns": None,
+    }
     return {"max_tokens": 64, "overflow": "cut"} | own | changed
 
 
@@ -146,6 +152,37 @@ def test_objectives_learn_replies_contents_or_all_but_the_first_header(tokenizer
     kept, _, _ = tokenise_rows(ROWS[-1:], tokenizer, settings_of(**(IM | changed)))
     assert learned_of(kept[0], tokenizer) == expected
     assert tokenizer.decode(kept[0]["input_ids"]).startswith("<s>Student: Why?")
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [
+        ("reply", [" Good!</s>", " Yes</s>"]),
+        ("header", ["\nTutorbot: Good!</s>", "\nTutorbot: Yes</s>"]),
+        ("after", [" Good!</s>\n", " Yes</s>"]),
+        ("next", [" Good!</s>\nStudent: ", " Yes</s>"]),
+    ],
+)
+def test_a_reply_is_learned_alone_or_with_the_templates_words_around_it(tokenizer, mask, expected):
+    kept, _, _ = tokenise_rows(ROWS[-1:], tokenizer, settings_of(it_mask=mask))
+    plain, _, _ = tokenise_rows(ROWS[-1:], tokenizer, settings_of())
+    assert learned_of(kept[0], tokenizer) == expected
+    assert kept[0]["input_ids"] == plain[0]["input_ids"]
+
+
+def test_turns_of_their_own_learn_the_header_of_the_last_reply_alone(tokenizer):
+    turns = spread(ROWS[-1:], 1)
+    for mask, expected in (
+        ("header", [["\nTutorbot: Good!</s>"], ["\nTutorbot: Yes</s>"]]),
+        ("next", [[" Good!</s>"], [" Yes</s>"]]),
+    ):
+        kept, _, _ = tokenise_rows(turns, tokenizer, settings_of(it_mask=mask, history_turns=1))
+        assert [learned_of(row, tokenizer) for row in kept] == expected
+
+
+def test_a_turn_of_no_weight_has_no_header_to_learn(tokenizer):
+    kept, _, _ = tokenise_rows([unlearned(1)], tokenizer, settings_of(it_mask="header"))
+    assert learned_of(kept[0], tokenizer) == ["\nTutorbot: Yes</s>"]
 
 
 def test_instruction_modelling_learns_the_prompts_of_turns_too(tokenizer):

@@ -53,6 +53,7 @@ def settings_of(**changed: object) -> dict:
     settings = {
         "epochs": 1,
         "max_steps": None,
+        "drop_last": False,
         "batch_size": None,
         "per_device_batch": 4,
         "learning_rate": 1e-3,
@@ -60,9 +61,12 @@ def settings_of(**changed: object) -> dict:
         "warmup": 0.1,
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
+        "adam_beta1": 0.9,
         "adam_beta2": 0.999,
+        "adam_epsilon": 1e-8,
         "optimizer": "adamw_torch",
         "precision": "float32",
+        "dropout": None,
         "gradient_checkpointing": False,
         "log_every": 1,
         "evaluate_every": 1000,
@@ -72,6 +76,7 @@ def settings_of(**changed: object) -> dict:
         "patience": None,
         "lora": None,
         "quantise": None,
+        "quantise_double": True,
     } | changed
     return settings | {"batch_size": settings["batch_size"] or settings["per_device_batch"]}
 
@@ -83,6 +88,7 @@ def preference_settings(**changed: object) -> dict:
         "share_prompts": True,
         "sft_weight": 0.0,
         "loss": "sigmoid",
+        "label_smoothing": 0.0,
         "logp_reduction": "sum",
         "reference_free": False,
         "desirable_weight": 1.0,
@@ -129,12 +135,13 @@ def write_tokens(
     limit: int = 256,
     overflow: str = "cut",
 ) -> Path:
-    """Run sft.tokenise on conversations; return the folder with a parquet a split and manifest.json."""
+    """Run sft.tokenise on conversations; return the folder with a parquet a split that has rows and manifest.json."""
     write_jsonl(folder / "train.jsonl", train)
     write_jsonl(folder / "validation.jsonl", validation)
     settings = {"max_tokens": limit, "overflow": overflow, "template": TEMPLATE, "history_turns": None}
-    settings |= {"objective": "it", "im_mask": "paper"}
-    splits = [f"{name}={folder / name}.jsonl" for name in ("train", "validation")]
+    settings |= {"objective": "it", "im_mask": "paper", "it_mask": "reply"}
+    splits = [f"train={folder}/train.jsonl"]
+    splits += [f"validation={folder}/validation.jsonl"] if validation else []
     flags = ["--splits", *splits, "--tokenizer", model, "--settings", json.dumps(settings)]
     call(tokenise.main, *flags, "--output", folder, "--manifest", folder / "manifest.json")
     return folder

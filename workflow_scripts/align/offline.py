@@ -5,9 +5,10 @@ nats; a method is a module with one small function that gives w (nll, wbc, r_gol
 flows through w: its importance ratio is that of an off-policy gradient, never PPO's minimum of two surrogates.
 
 No reference model is loaded: what it says is stored beside the rows (`rewarded_reference`), and was said without
-dropout; so the policy too is trained without dropout (its own and LoRA's), and every ratio starts at 1. In bfloat16 it
-does so up to rounding, which adds up over an answer: 0.2 nats over 60 tokens of a small model; `precision: float32` has
-none.
+dropout; so with `dropout: null` the policy too is trained without (its own and LoRA's), and every ratio starts at 1.
+In bfloat16 it does so up to rounding, which adds up over an answer: 0.2 nats over 60 tokens of a small model;
+`precision: float32` has none. With a number the policy drops, and its adapters do by `lora.dropout`, as in the
+published runs: a ratio then compares a policy with dropout to a reference without, and is not 1 even at the first step.
 
 The validation loss is the same weighted loss over the rank-0 validation rows, their weights those of the policy as it
 stands: by it a run can be stopped early, but it is no likelihood, and losses of two methods cannot be compared.
@@ -36,7 +37,7 @@ from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.training.arguments import callbacks_of, training_arguments
 from workflow_scripts.common.training.checkpoints import work_folder
 from workflow_scripts.common.training.command import template_of, training_parser
-from workflow_scripts.common.training.loading import load_trainable, without_dropout
+from workflow_scripts.common.training.loading import load_trainable
 from workflow_scripts.common.training.row_trainer import RowTrainer, read_splits
 from workflow_scripts.common.training.saving import save_trained
 from workflow_scripts.common.training.settings import PolicyTraining
@@ -330,7 +331,7 @@ def learn(
     candidates = learned.select_columns(columns).to_list()
     order = draws_of(candidates, settings, batch, arguments.seed, by)
     tokenizer = load_tokenizer(arguments.parent)
-    model = without_dropout(load_trainable(arguments.parent, settings, arguments.seed))
+    model = load_trainable(arguments.parent, settings, arguments.seed, drops_nothing=True)
     logps_of = ways_of(model, not settings["padding_free"])
     # One epoch of the Trainer is the whole run: its rows are drawn beforehand, so it has none of its own.
     training = TrainingArguments(
@@ -341,6 +342,7 @@ def learn(
     trainer = OfflineTrainer(
         loss_of=OfflineLoss(weights, settings, logps_of, log_ratio, constant),
         in_order=True,
+        drop_last=settings["drop_last"],
         model=model,
         args=training,
         train_dataset=learned.select(order, keep_in_memory=True),

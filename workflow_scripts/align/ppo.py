@@ -24,9 +24,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, Trainer, TrainingArguments, get_scheduler
-from trl.trainer.utils import disable_dropout_in_model
 
 from workflow_scripts.align.online import Online, OnlineTraining, prepare
+from workflow_scripts.align.scores import NO_SCORES, Moments, scaled_scores
 from workflow_scripts.common.diverged import Diverged
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
@@ -36,7 +36,7 @@ from workflow_scripts.common.training.arguments import spared_warmup, training_a
 from workflow_scripts.common.training.checkpoints import last_checkpoint
 from workflow_scripts.common.training.command import run_training
 from workflow_scripts.common.training.loading import load_trainable
-from workflow_scripts.common.training.saving import save_policy
+from workflow_scripts.common.training.saving import save_policy, say_skipped
 from workflow_scripts.common.training.trainer import are_finite, says_numbers
 
 STOP_AT = 1.5  # times target_kl, where the passes over a batch end
@@ -107,33 +107,6 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float)
     return 0.5 * torch.maximum((values - returns) ** 2, (bounded - returns) ** 2)
 
 
-class Moments(NamedTuple):
-    """Count, mean and sum of squared deviations of all scores so far (Chan et al. 1983, eq. 2.1)."""
-
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
-
-    def updated(self, scores: list[float]) -> "Moments":
-        """Return the moments with more scores taken in."""
-        added, mean = len(scores), fmean(scores)
-        count, apart = self.count + added, mean - self.mean
-        squares = sum((score - mean) ** 2 for score in scores) + apart**2 * self.count * added / count
-        return Moments(count, self.mean + apart * added / count, self.squares + squares)
-
-
-NO_SCORES = Moments()
-
-
-def scaled_scores(scores: list[float], moments: Moments, settings: Settings) -> list[float]:
-    """Return scores less the running mean (`score_norm`), over the running deviation (`score_scaling`), clipped."""
-    shift = moments.mean if settings["score_norm"] else 0.0
-    deviation = math.sqrt(moments.squares / max(moments.count - 1, 1))
-    scale = deviation if settings["score_scaling"] and deviation > 1e-8 else 1.0
-    limit = math.inf if settings["score_clip"] is None else settings["score_clip"]
-    return [min(max((score - shift) / scale, -limit), limit) for score in scores]
-
-
 def next_kl_coef(kl_coef: float, kl: float, settings: Settings) -> float:
     """Return the next β given this step's KL per answer: the same, or Ziegler et al. 2019, section 2.2.
 
@@ -181,13 +154,14 @@ class Learner:
     def __init__(self, parent: Path, settings: Settings, work: Path, seed: int) -> None:
         arguments = TrainingArguments(**training_arguments(settings, work, seed, evaluate=False))
         self.settings, self.device = settings, arguments.device
-        self.policy = load_trainable(parent, settings, seed).to(self.device)
-        disable_dropout_in_model(self.policy)  # or an answer's ratio would not start at 1
+        # Without dropout, unless it is asked for: an answer's ratio starts at 1.
+        self.policy = load_trainable(parent, settings, seed, drops_nothing=True).to(self.device)
         if settings["gradient_checkpointing"]:
             self.policy.gradient_checkpointing_enable()
         self.parent = None  # the policy without its adapters, or a second model
         if not settings["lora"]:
-            self.parent = load_trainable(parent, settings, seed).requires_grad_(False).to(self.device)
+            frozen = load_trainable(parent, settings | {"dropout": None}, seed)
+            self.parent = frozen.requires_grad_(False).to(self.device)
         self.value = torch.nn.Linear(head_of(self.policy).shape[1], 1, device=self.device)
         torch.nn.init.zeros_(self.value.weight)
         torch.nn.init.zeros_(self.value.bias)
@@ -198,6 +172,7 @@ class Learner:
         kind, more = Trainer.get_optimizer_cls_and_kwargs(arguments, self.policy)
         groups = [{"params": matrices, "weight_decay": settings["weight_decay"]}]
         self.optimizer = kind([*groups, {"params": others, "weight_decay": 0.0}], **more)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=arguments.fp16)
 
     def computing(self) -> torch.autocast:
         """Return the context that computes in the run's precision."""
@@ -318,7 +293,7 @@ class Learner:
                 logps, values, _ = self.judged(some)
             policy, clipped = ppo_loss(logps, old, advantages, settings["clip"])
             value = value_loss(values, before, returns, settings["value_clip"])
-            ((policy + settings["value_coef"] * value).sum() / total).backward()
+            self.scaler.scale((policy + settings["value_coef"] * value).sum() / total).backward()
             apart = (logps - old).detach()
             for name, each in zip(seen, (policy, value, clipped, apart.exp() - 1 - apart), strict=True):
                 seen[name] += each.sum().item() / total
@@ -339,13 +314,21 @@ class Learner:
             seen.append(self.learn(rows))
             if seen[-1]["step_kl"] > STOP_AT * most:
                 break
+            self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.learned.values(), settings["max_grad_norm"])
             for group in self.optimizer.param_groups:
                 group["lr"] = rate(before + len(norms))
-            self.optimizer.step()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
             norms.append(norm.item())
         self.optimizer.zero_grad()
         means = {name: fmean(each[name] for each in seen) for name in seen[0]}
+        if self.scaler.is_enabled():  # what overflowed was skipped, and is scaled up less from here on
+            planned, norms = (
+                norms,
+                [norm for norm in norms if math.isfinite(norm) or self.scaler.get_scale() < 1],
+            )
+            means["skipped_updates"] = len(planned) - len(norms)
         means |= {"updates": len(norms), "grad_norm": fmean(norms) if norms else 0.0}
         return means | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
 
@@ -368,9 +351,8 @@ class Learner:
             for name, value in known.items():
                 (tensors if isinstance(value, Tensor) else plain)[f"optimizer.{index}.{name}"] = value
         save_file({name: each.contiguous() for name, each in tensors.items()}, folder / "state.safetensors")
-        write_json(
-            folder / "trainer_state.json", {"global_step": state.step, "optimizer": plain, **vars(state)}
-        )
+        facts = {"global_step": state.step, "optimizer": plain, "scaler": self.scaler.state_dict()}
+        write_json(folder / "trainer_state.json", facts | vars(state))
         for other in folder.parent.glob("checkpoint-*"):
             if other != folder:
                 shutil.rmtree(other)
@@ -385,6 +367,7 @@ class Learner:
             _, index, name = key.split(".", 2)
             known.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": known})
+        self.scaler.load_state_dict(facts["scaler"])
         stood = {each.name: facts[each.name] for each in fields(State)}
         return State(**stood | {"moments": Moments(*stood["moments"])})
 
@@ -396,6 +379,17 @@ def batch_of(prompts: list[dict], step: int, size: int, seed: int) -> list[dict]
     passes = {at // count: None for at in wanted}
     orders = {each: np.random.default_rng([seed, each]).permutation(count) for each in passes}
     return [prompts[orders[at // count][at % count]] for at in wanted]
+
+
+def steps_of(settings: Settings, prompts: int) -> int:
+    """Return how many steps `epochs` over so many prompts are; what is no whole step is one more, but for drop_last."""
+    steps = settings["epochs"] * prompts / settings["rollout_batch"]
+    if settings["drop_last"] and steps < 1:
+        raise PlumblineError(
+            f"drop_last: {prompts} prompts are no whole rollout_batch of {settings['rollout_batch']}; lower it, or "
+            "leave drop_last out"
+        )
+    return math.floor(steps) if settings["drop_last"] else math.ceil(steps)
 
 
 def averaged(rows: list[dict], every: int) -> list[dict]:
@@ -418,7 +412,7 @@ def main() -> None:
             "ppo runs in one process: give it one GPU, or take rloo, which spreads over many"
         )
     learner = Learner(arguments.parent, settings, online.work, arguments.seed)
-    steps = settings["max_steps"] or math.ceil(settings["epochs"] * len(online.prompts) / size)
+    steps = settings["max_steps"] or steps_of(settings, len(online.prompts))
     updates = settings["ppo_epochs"] * size // update
     warmup = math.ceil(
         spared_warmup(steps * updates, settings["warmup"], settings["schedule"]) * steps * updates
@@ -444,6 +438,10 @@ def main() -> None:
         print(json.dumps(state.rows[-1]), flush=True)
         if state.step % settings["checkpoint_every"] == 0:
             learner.save(online.work / f"checkpoint-{state.step}", state)
+    facts = {}
+    if skipped := round(sum(row.get("skipped_updates", 0) for row in state.rows)):
+        say_skipped(skipped, round(sum(row["updates"] for row in state.rows)) + skipped)
+        facts["skipped_steps"] = skipped
     save_policy(
         learner.policy,
         online.tokenizer,
@@ -455,6 +453,7 @@ def main() -> None:
         steps=state.step,
         counts=online.counts,
         template=settings["template"],
+        **facts,
     )
 
 

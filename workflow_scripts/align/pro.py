@@ -3,10 +3,11 @@
 s_i is the mean log-prob of answer i's tokens (all of them, the first one too), r_i its reward, answers best first:
 L = Σ_{k<n} −log [exp(s_k τ_kk) / Σ_{i≥k} exp(s_i τ_ki)] + w (n − 1)² · (−log π(y_1)),
 τ_ki = r_k − r_i for i > k (the inverse of the paper's temperature), τ_kk = max_{i>k} τ_ki. Where an answer is ranked
-lower but rewarded higher, τ is 0: it neither pulls nor pushes.
+lower but rewarded higher, τ is 0 (`gaps: clamped`): it neither pulls nor pushes; or negative (`gaps: signed`), as in
+the published code: the pair is then learned the other way round.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,9 +24,10 @@ class Settings(PolicyTraining):
 
     sft_weight: float
     candidates: int | None
+    gaps: Literal["clamped", "signed"]
 
 
-def ranking_loss(scores: Tensor, rewards: Tensor) -> Tensor:
+def ranking_loss(scores: Tensor, rewards: Tensor, gaps: str) -> Tensor:
     """Return the PRO loss of a prompt's answers, best first: `scores` (answers,) mean log-probs, `rewards` (answers,).
 
     ln 2 per stage of two answers whose scores are equal and 0; PlumblineError for a single answer.
@@ -34,7 +36,9 @@ def ranking_loss(scores: Tensor, rewards: Tensor) -> Tensor:
         raise PlumblineError("PRO ranks two answers or more; with one there is nothing to prefer")
     total = scores.new_zeros(())
     for stage in range(len(scores) - 1):
-        sharpness = (rewards[stage] - rewards[stage + 1 :]).clamp(min=0)
+        sharpness = rewards[stage] - rewards[stage + 1 :]
+        if gaps == "clamped":
+            sharpness = sharpness.clamp(min=0)
         own = scores[stage] * sharpness.max()
         total = total + torch.logsumexp(torch.cat([own[None], scores[stage + 1 :] * sharpness]), 0) - own
     return total
@@ -51,7 +55,7 @@ def loss_over_answers(settings: Settings, logps_of: Any) -> LossOf:
             scores = torch.stack([answer.mean() for answer in logps])
             rewards = torch.tensor(row["rewards"][:most], device=scores.device, dtype=scores.dtype)
             likelihood = settings["sft_weight"] * (len(logps) - 1) ** 2 * -logps[0].sum()
-            losses.append(ranking_loss(scores, rewards) + likelihood)
+            losses.append(ranking_loss(scores, rewards, settings["gaps"]) + likelihood)
             first.append(float(scores.argmax() == 0))
         return torch.stack(losses).mean(), {"accuracy": sum(first) / len(first)}
 

@@ -4,7 +4,8 @@ Each prompt is answered `num_generations` times; an answer's advantage is its re
 parent, less the mean of its siblings' (eq. 8). Prompts come to the trainer as our template's tokens, so it adds no
 second bos. There is no validation, so nothing is kept but the last policy. A prompt's answers are compared wherever
 they were made, but each process draws its own from a seed of its own: other than for the methods that learn from given
-answers, the number of processes alters what is answered, as another seed would.
+answers, the number of processes alters what is answered, as another seed would. Where `dropout` has a number TRL draws
+the answers with it, too; the parent is read without.
 """
 
 from collections.abc import Callable
@@ -70,7 +71,7 @@ def main() -> None:
             temperature=settings["temperature"],
             top_p=settings["top_p"],
             generation_kwargs={"remove_invalid_values": True},  # sampling would fail before the loss says why
-            disable_dropout=True,
+            disable_dropout=False,  # the policy comes with as much as it is to have
             trust_remote_code=settings["trust_remote_code"],
         )
     except ValueError as error:
@@ -81,8 +82,13 @@ def main() -> None:
             f"{arguments.prompts}: {len(online.prompts)} usable prompts, and a step asks {asked}; "
             "lower batch_size"
         )
+    if left := len(online.prompts) % asked:
+        said = "drop_last" if settings["drop_last"] else "warning: TRL makes whole steps alone"
+        print(f"{said}: {left} of {len(online.prompts)} prompts are left out of each epoch", flush=True)
     # TRL lets it answer outside of autocast, in its weights' float32.
-    model = load_trainable(arguments.parent, settings, arguments.seed, computing=torch.float32)
+    model = load_trainable(
+        arguments.parent, settings, arguments.seed, computing=torch.float32, drops_nothing=True
+    )
     own_ends, model.generation_config.eos_token_id = model.generation_config.eos_token_id, online.ends
     trainer = TokenPromptsTrainer(
         model=model,

@@ -1,7 +1,7 @@
 """Train a reward model on pairs: a scalar head on the parent, L = −log σ(r⁺ − r⁻) (Ouyang et al. 2022, eq. 1).
 
-Trained without dropout, as TRL's RewardTrainer does, whose weights these are; its loss is here so that a step, and the
-accuracy on the held-out pairs, is the same however many processes share the rows.
+Trained without dropout unless it is asked for, as TRL's RewardTrainer does, whose weights these are; its loss is here
+so that a step, and the accuracy on the held-out pairs, is the same however many processes share the rows.
 """
 
 import random
@@ -22,7 +22,7 @@ from workflow_scripts.common.reward_model import are_cut, encode_texts, render_p
 from workflow_scripts.common.training.arguments import callbacks_of, training_arguments
 from workflow_scripts.common.training.checkpoints import work_folder
 from workflow_scripts.common.training.command import run_training, training_parser
-from workflow_scripts.common.training.loading import without_dropout
+from workflow_scripts.common.training.loading import set_dropout
 from workflow_scripts.common.training.row_trainer import RowTrainer
 from workflow_scripts.common.training.saving import save_trained
 from workflow_scripts.common.training.settings import Training
@@ -103,9 +103,11 @@ def main() -> None:
         trust_remote_code=settings["trust_remote_code"],
     )
     model.config.pad_token_id = tokenizer.pad_token_id
+    set_dropout(model, settings["dropout"] or 0.0)
     trainer = RewardTrainer(
         loss_of=pair_loss,
-        model=without_dropout(model),
+        drop_last=settings["drop_last"],
+        model=model,
         args=TrainingArguments(
             **training_arguments(settings, work, arguments.seed, evaluate=True), remove_unused_columns=False
         ),

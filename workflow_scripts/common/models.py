@@ -27,7 +27,7 @@ transformers.utils.logging.disable_progress_bar()
 logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
-Precision = Literal["auto", "bfloat16", "float32"]
+Precision = Literal["auto", "bfloat16", "float16", "float32"]
 
 
 def precision_of(wanted: Precision) -> torch.dtype:
@@ -38,7 +38,8 @@ def precision_of(wanted: Precision) -> torch.dtype:
         else:
             able = torch.cpu.get_capabilities()
             wanted = "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
-    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[wanted]
+    formats = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+    return formats[wanted]
 
 
 # What a broken or hostile folder makes the libraries raise.

@@ -21,6 +21,7 @@ from workflow_scripts.common.decoding import opening, spelled, tokens_within
 from workflow_scripts.common.errors import PlumblineError
 
 IGNORED = -100  # the label every loss skips
+REPLIES = ("replies", "header", "after", "next")  # how much of the template is learned with a reply
 
 
 class TemplatePart(TypedDict):
@@ -47,12 +48,14 @@ class Span(NamedTuple):
     """Characters [start, end) of one message's content; an assistant's span takes in its lead and its end token.
 
     `said` are those of the words alone; a default system message, which is the template's, says none of its own.
+    `whole` are those of all that a template writes for the message.
     """
 
     role: str
     start: int
     end: int
     said: tuple[int, int]
+    whole: tuple[int, int] = (0, 0)
 
 
 class Rendered(NamedTuple):
@@ -85,13 +88,15 @@ def render(messages: list[dict], template: dict, tokenizer: Any, prompt: bool = 
     for message in messages:
         part = template[message["role"]]
         content = message["content"].strip() if template["strip"] else message["content"]
+        first = len(text)
         text += filled(part["before"], tokenizer)
         start = len(text)
         text += part.get("lead", "")
         said = (len(text), len(text) + (0 if added and not spans else len(content)))
         text += content + filled(part.get("end", ""), tokenizer)
-        spans.append(Span(message["role"], start, len(text), said))
+        end = len(text)
         text += filled(part["after"], tokenizer)
+        spans.append(Span(message["role"], start, end, said, (first, len(text))))
     if prompt:
         text += filled(template["assistant"]["before"], tokenizer)
     return Rendered(text, spans)
@@ -260,13 +265,25 @@ def learned_stretches(spans: list[Span], messages: list[dict], learn: str) -> li
             *(at for span, message in said if not is_learned(message) for at in (span.start, span.end)),
         ]
         return list(zip(ends[::2], [*ends[1::2], spans[-1].end], strict=True))
-    if learn not in ("replies", "contents"):
-        raise PlumblineError(f"learn: {learn!r}; give replies, contents or text")
+    if learn == "contents":
+        return [(span.start, span.end) for span, message in said if is_learned(message)]
+    if learn not in REPLIES:
+        raise PlumblineError(f"learn: {learn!r}; give {', '.join(REPLIES)}, contents or text")
+    following = [*own[1:], None]
     return [
-        (span.start, span.end)
-        for span, message in said
-        if is_learned(message) and (learn == "contents" or span.role == "assistant")
+        reply_stretch(span, after, learn)
+        for (span, message), after in zip(said, following, strict=True)
+        if is_learned(message) and span.role == "assistant"
     ]
+
+
+def reply_stretch(span: Span, following: Span | None, learn: str) -> tuple[int, int]:
+    """Return the stretch [start, end) of a reply that is learned, before a message or at the conversation's end."""
+    if learn == "header":
+        return span.whole[0], span.end
+    if following is None or learn == "replies":
+        return span.start, span.end
+    return span.start, span.whole[1] if learn == "after" else following.said[0]
 
 
 def is_learned(message: dict) -> bool:
@@ -279,10 +296,12 @@ def tokenise_conversation(
 ) -> Tokens:
     """Tokenise a conversation and label what is learned; all else is IGNORED.
 
-    `replies`: the assistant's contents and end tokens. `contents`: those of every message, which leaves out the
-    template's own words (headers, separators, what it starts with, a default system message). `text`: all from the end
-    of the first header to the end of the last message. Of a message marked "learn": false nothing is learned, whatever
-    `learn` says. A token that overlaps a learned character is learned; BOS never is.
+    `replies`: the assistant's contents and end tokens; `header`: with what the template writes before them; `after`:
+    with what it writes behind them, where a message follows; `next`: with all up to that message's words. `contents`:
+    those of every message, which leaves out the template's own words (headers, separators, what it starts with, a
+    default system message). `text`: all from the end of the first header to the end of the last message. Of a message
+    marked "learn": false nothing is learned, whatever `learn` says. A token that overlaps a learned character is
+    learned; BOS never is.
     """
     ends_of(template["assistant"].get("end", ""), tokenizer)  # or what is learned could not be asked for
     text, spans = render(messages, template, tokenizer)

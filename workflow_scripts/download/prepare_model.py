@@ -10,6 +10,7 @@ import argparse
 import os
 import shutil
 import struct
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -31,12 +32,16 @@ class Check(TypedDict):
 
 
 class Settings(TypedDict):
-    """A study's model: the format of its files, which hold weights and tokenizer, its template and its check."""
+    """A study's model: the format of its files, which hold weights and tokenizer, its template and its check.
+
+    add_pad: give its tokenizer a padding token where it has none.
+    """
 
     format: Literal["hf", "llama2c", "gguf"]
     weights: str | None
     tokenizer: str | None
     template: dict[str, Any]
+    add_pad: bool
     check: Check | None
 
 
@@ -44,6 +49,7 @@ HEADER = (
     "<7i"  # dim, hidden_dim, layers, heads, kv_heads, vocabulary (negative: separate output matrix), context
 )
 
+PAD = "<pad>"
 LEAST_ENTRY = 13  # bytes of a GGUF file's shortest entry: a name's length, a type and a value
 
 
@@ -254,6 +260,44 @@ def check_gguf(file: Path) -> None:
         )
 
 
+def add_padding(folder: Path) -> dict[str, Any]:
+    """Give the tokenizer of a model folder the padding token <pad> if it has none; return facts for the manifest.
+
+    The row of the new token, in the embedding and in an output layer of its own, is the mean of those before it. Files
+    are replaced, never written into: those of a downloaded folder are shared with it.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from workflow_scripts.common.models import load_whole, reading
+
+    with reading(folder, "a tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if tokenizer.pad_token is not None:
+        print(f"add_pad: the tokenizer pads with {tokenizer.pad_token!r} already")
+        return {}
+    model = load_whole(AutoModelForCausalLM, folder, dtype="auto", trust_remote_code=False)
+    added = tokenizer.add_special_tokens(
+        {"pad_token": PAD}
+    )  # none where <pad> is a token, but not the one that pads
+    pad, rows = tokenizer.pad_token_id, model.get_input_embeddings().weight.shape[0]
+    model.resize_token_embeddings(max(rows, pad + 1), mean_resizing=False)
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if added else ():
+            layer.weight[pad] = layer.weight[:pad].float().mean(0)
+            if getattr(layer, "bias", None) is not None:
+                layer.bias[pad] = layer.bias[:pad].float().mean()
+    model.config.pad_token_id = model.generation_config.pad_token_id = pad
+    with tempfile.TemporaryDirectory(dir=folder) as new:
+        model.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        for file in [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]:
+            file.unlink()
+        for file in Path(new).iterdir():
+            file.replace(folder / file.name)
+    return {"added_tokens": [PAD] * added, "vocabulary": model.config.get_text_config().vocab_size}
+
+
 def check_finite(folder: Path) -> None:
     """Raise PlumblineError where a weight is no finite number: a policy of it would say nothing."""
     import torch
@@ -311,10 +355,10 @@ def main() -> None:
     settings = arguments.settings
     with finished_folder(arguments.output) as folder:
         CONVERTERS[settings["format"]](arguments.source, settings, folder)
+        facts = add_padding(folder) if settings["add_pad"] else {}
         save_chat_template(folder, settings["template"])
         check_finite(folder)
         check = settings["check"]
-        facts = {}
         if check:
             nll = nll_per_token(folder, check["texts"])
             if nll > check["max_nll"]:

@@ -52,7 +52,7 @@ def base_model(plan: Plan, name: str) -> str:
 def made(plan: Plan, name: str) -> dict:
     """Return how a base model is made of its source."""
     model = plan.study.models[name]
-    return chosen(model, ["format", "weights", "tokenizer", "check"]) | {
+    return chosen(model, ["format", "weights", "tokenizer", "add_pad", "check"]) | {
         "template": all_templates(plan.study)[model.template]
     }
 

@@ -70,17 +70,19 @@ def tokens_settings(plan: Plan, policy: str) -> str:
     run = plan.run(policy)
     return settings(
         run,
-        keys=["max_tokens", "overflow", "objective", "im_mask"],
+        keys=["max_tokens", "overflow", "objective", "im_mask", "it_mask"],
         template=template(plan, policy),
         history_turns=plan.study.datasets[run.dataset].history_turns,
     )
 
 
 def tokens_splits(plan: Plan, policy: str) -> list[Word]:
-    """Return train=… and validation=…, the files that are tokenised, as words."""
+    """Return train=… and, where there is one, validation=…, the files that are tokenised, as words."""
     run, layout = plan.run(policy), plan.layout
     splits = {"train": run.split, "validation": run.validation}
-    return [layout.word(f"{name}={layout.rows(run.dataset, split)}") for name, split in splits.items()]
+    return [
+        layout.word(f"{name}={layout.rows(run.dataset, split)}") for name, split in splits.items() if split
+    ]
 
 
 # --- pairs and ranked answers -----------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 Writes `<split>.parquet` (columns id, input_ids, labels) for each split, `rejected.jsonl` and a manifest with counts.
 `objective` says what is learned:
 
-- `it` (instruction tuning): the assistant's contents and end tokens.
+- `it` (instruction tuning): the assistant's contents and end tokens (`it_mask: reply`); as published code has it, with
+  words of the template's: the header before them (`header`), what stands behind them (`after`), or that and the header
+  that follows (`next`).
 - `im` (instruction modelling, Shi et al. 2024): the prompts too. `im_mask: paper` is their eq. 4, all contents and no
   word of the template; `im_mask: code` is what their published runs did, all but BOS and the first header.
 - `lm` (their "packed" baseline): no template and no special tokens; the texts of all conversations, one after another,
@@ -42,7 +44,9 @@ from workflow_scripts.common.templates import (
 from workflow_scripts.common.turns import turns_of, window
 
 REMAINDER = "remainder"  # what is left of a text behind its last block
-IM_MASKS = {"paper": "contents", "code": "text"}  # what `tokenise_conversation` learns
+# What `tokenise_conversation` learns.
+IM_MASKS = {"paper": "contents", "code": "text"}
+IT_MASKS = {"reply": "replies", "header": "header", "after": "after", "next": "next"}
 
 
 class Settings(TypedDict):
@@ -50,6 +54,7 @@ class Settings(TypedDict):
 
     objective: Literal["it", "im", "lm"]
     im_mask: Literal["paper", "code"]
+    it_mask: Literal["reply", "header", "after", "next"]
     max_tokens: int
     overflow: Literal["cut", "reject"]
     history_turns: int | None
@@ -88,8 +93,13 @@ def tokenise_row(row: dict, tokenizer: object, settings: Settings) -> Tokens:
         if "reference" in row:
             messages = [*messages, {"role": "assistant", "content": row["reference"]}]
         return tokenise_conversation(messages, template, tokenizer, IM_MASKS[settings["im_mask"]])
+    mask = IT_MASKS[settings["it_mask"]]
     if "reference" not in row:
-        return tokenise_conversation(messages, template, tokenizer)
+        return tokenise_conversation(messages, template, tokenizer, mask)
+    if mask == "header":
+        known = [message | {"learn": False} for message in messages]
+        said = [*known, {"role": "assistant", "content": row["reference"]}]
+        return tokenise_conversation(said, template, tokenizer, mask)
     prompt, reply = tokenise_reply(messages, row["reference"], template, tokenizer)
     return Tokens(prompt + reply, [IGNORED] * len(prompt) + reply)
 

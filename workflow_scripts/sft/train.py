@@ -8,7 +8,8 @@ rows laid end to end apart). Nothing is cut here: a row longer than a pack is re
 
 with s_t = 1 (`loss_norm: token`) or 1 / the learned tokens of t's row (`example`), and λ, kl_t as `kl` says. With
 `neftune_alpha` the policy, never the parent it is compared to, reads noisy embeddings while it trains. The validation
-loss is the plain mean over learned tokens whatever the objective, so that runs can be compared by it.
+loss is the plain mean over learned tokens whatever the objective, so that runs can be compared by it; without
+validation rows there is none.
 
 The parent that `kl` compares to is held in memory beside the policy, frozen: a stored reference has one number a token,
 and the full KL needs a whole distribution. Not covered: sharding that parent over GPUs, mixtures of experts (their
@@ -109,7 +110,7 @@ class LearnedPositionsTrainer(Shared, SFTTrainer):
             batch = inner.collate_fn([inner.dataset[0]])
             return batch | {"labels": torch.full_like(batch["labels"], IGNORED)}
 
-        return share_steps(inner, self.args, collate)
+        return share_steps(inner, self.args, collate, self.settings["drop_last"])
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, Tensor]:
         """Return the batches of an optimiser step and its items over all processes, whatever they are normalised by."""
@@ -198,7 +199,10 @@ def refuse_cutting(rows: dict[str, Dataset], pack_tokens: int) -> None:
 
 
 def main() -> None:
-    files = {"tokens": "folder with train.parquet, validation.parquet", "tokens_manifest": "its manifest"}
+    files = {
+        "tokens": "folder with train.parquet and, if any, validation.parquet",
+        "tokens_manifest": "its manifest",
+    }
     arguments = training_parser(__doc__, Settings, **files).parse_args()
     settings = arguments.settings
     inputs = [arguments.parent_manifest, arguments.tokens_manifest]
@@ -215,9 +219,12 @@ def main() -> None:
         )
     model = load_trainable(arguments.parent, settings, arguments.seed)
     packing = settings["pack_tokens"] is not None
+    files = {split: arguments.tokens / f"{split}.parquet" for split in ("train", "validation")}
+    validated = files["validation"].exists()
     rows = {
-        split: Dataset.from_parquet(str(arguments.tokens / f"{split}.parquet"), keep_in_memory=True)
-        for split in ("train", "validation")
+        split: Dataset.from_parquet(str(file), keep_in_memory=True)
+        for split, file in files.items()
+        if split == "train" or validated
     }
     if packing:
         refuse_cutting(rows, settings["pack_tokens"])
@@ -231,7 +238,7 @@ def main() -> None:
         reference=reference,
         model=model,
         args=SFTConfig(
-            **training_arguments(settings, work, arguments.seed, evaluate=True),
+            **training_arguments(settings, work, arguments.seed, evaluate=validated),
             packing=packing,
             eval_packing=False,  # so that a validation batch is rows, which can be told apart when processes share them
             padding_free=not packing and apart,
@@ -239,7 +246,7 @@ def main() -> None:
             shuffle_dataset=True,
         ),
         train_dataset=rows["train"],
-        eval_dataset=rows["validation"],
+        eval_dataset=rows.get("validation"),
         processing_class=tokenizer,
         callbacks=callbacks_of(settings),
     )

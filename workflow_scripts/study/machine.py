@@ -225,11 +225,13 @@ def few_packs(study: Study) -> Iterator[Finding]:
             say, made = (
                 (wrong, f"{rows} rows make") if certain else (doubt, f"{rows} rows make about {packs} packs,")
             )
-            yield say(
-                f"runs.{name}",
-                f"learns nothing: {made} one step, and a warm-up's first step has the learning rate 0; "
-                "give it more steps (a smaller batch_size or pack_tokens, more epochs) or warmup: 0.0",
+            why = (
+                "one step, and a warm-up's first step has the learning rate 0; give it more steps (a smaller "
             )
+            why += "batch_size or pack_tokens, more epochs) or warmup: 0.0"
+            if run.steps(max(packs, 1)) == 0:
+                why = f"no whole batch of {run.batch_size}, and drop_last leaves them out; lower batch_size"
+            yield say(f"runs.{name}", f"learns nothing: {made} {why}")
 
 
 class Counted(NamedTuple):

@@ -75,6 +75,9 @@ class Model(Part):
     parameters: Positive | None = None
     """How many weights it has, 8.03e+9 say: by it a check knows whether trainings fit into the GPUs. null: its files
     tell, where they are on this machine."""
+    add_pad: bool = False
+    """Give a tokenizer that has no padding token one, <pad>, whose embedding is the mean of the others; without,
+    another special token pads. Padding is never learned from: this is for weights with as many rows as a source's."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model: only for code you have read."""
     check: ModelCheck | None = None

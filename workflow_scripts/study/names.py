@@ -61,8 +61,8 @@ class Names:
         """Need a dataset."""
         self.need(path, dataset, self.study.datasets, "dataset")
 
-    def need_split(self, path: str, dataset: str, split: str) -> None:
-        """Need a split of a dataset, where there is such a dataset."""
+    def need_split(self, path: str, dataset: str, split: str | None) -> None:
+        """Need a split of a dataset, where there is such a dataset; None names nothing."""
         if dataset in self.study.datasets:
             splits = self.study.datasets[dataset].split.names_of_splits()
             self.need(path, split, splits, f"split of dataset {dataset!r}")

@@ -2,11 +2,13 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from workflow_scripts.study.basics import Count, PartShare, Positive, Share, Strict
+from workflow_scripts.study.findings import Finding, doubt
 from workflow_scripts.study.lineage import parents_of
 from workflow_scripts.study.names import Names, name_in
 from workflow_scripts.study.part import Part
@@ -22,6 +24,9 @@ class Training(Part):
     """Passes over the data."""
     max_steps: Count | None = None
     """Stop after so many optimiser steps."""
+    drop_last: bool = False
+    """Leave out what is left of an epoch's rows, or of all that offline RL draws, behind the last whole batch_size;
+    rloo always does."""
     batch_size: Count | None = None
     """Rows (pairs, packs of pack_tokens) per optimiser step, all GPUs together; null: per_device_batch."""
     per_device_batch: Count = 1
@@ -36,12 +41,22 @@ class Training(Part):
     """Of AdamW."""
     max_grad_norm: Positive = 1.0
     """Gradients are clipped to this norm."""
+    adam_beta1: PartShare = 0.9
+    """Decay of AdamW's first moment."""
     adam_beta2: PartShare = 0.999
     """Decay of AdamW's second moment."""
-    optimizer: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_32bit"] = "adamw_torch"
-    """On a CPU adamw_torch, whatever stands here."""
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    """auto: bfloat16 where the machine computes in it, else float32."""
+    adam_epsilon: Positive = 1.0e-8
+    """What AdamW adds to the root of the second moment before it divides by it."""
+    optimizer: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_32bit", "paged_adamw_8bit"] = (
+        "adamw_torch"
+    )
+    """On a CPU adamw_torch, whatever stands here; paged_…: bitsandbytes' AdamW, whose moments may leave a full GPU."""
+    precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """auto: bfloat16 where the machine computes in it, else float32; float16 scales the loss, and needs CUDA."""
+    dropout: PartShare | None = None
+    """Share that the model's own dropout layers drop in this training; adapters have lora.dropout. null: what the
+    model came with in sft and on pairs and ranked answers; in offline and online RL and reward models none at all,
+    adapters' neither. References are always read without."""
     gradient_checkpointing: bool = False
     """Recompute activations to save memory."""
     log_every: Count = 5
@@ -61,12 +76,15 @@ class Training(Part):
         """Return the optimiser steps of a training on so many rows (packs, pairs); None where they are not known."""
         if self.max_steps or rows is None:
             return self.max_steps
-        return math.ceil(math.ceil(rows / (self.batch_size or 1)) * self.epochs)
+        share = rows / (self.batch_size or 1)
+        return math.ceil((math.floor(share) if self.drop_last else math.ceil(share)) * self.epochs)
 
     def learns_nothing(self, rows: int | None) -> bool:
-        """Tell whether all steps on so many rows have the learning rate 0, with which every warm-up begins."""
+        """Tell whether so many rows make no step, or steps of the learning rate 0, with which a warm-up begins."""
         steps = self.steps(rows)
-        return steps is not None and steps <= 1 and self.warmup > 0 and self.schedule != "constant"
+        if steps == 0:
+            return True
+        return steps == 1 and self.warmup > 0 and self.schedule != "constant"
 
     @model_validator(mode="after")
     def rows_of_a_step(self) -> "Training":
@@ -115,11 +133,15 @@ class PolicyTraining(Training):
     """The keys that jobs before the training have dealt with: their results make it stale, and not the keys."""
     one_process: ClassVar[bool] = False
     """It cannot be shared by several GPUs."""
+    drops_nothing: ClassVar[bool] = False
+    """dropout: null means none at all, adapters' neither."""
 
     lora: Lora | None = None
     """Train adapters instead of all weights."""
     quantise: Literal["nf4"] | None = None
     """Hold the frozen weights in four bits (QLoRA); needs lora and CUDA."""
+    quantise_double: bool = True
+    """nf4: hold the scales of the four-bit weights in eight bits themselves."""
 
     def own_template(self) -> str | None:
         """Return the template it speaks in from here on, or None: its parent's."""
@@ -144,6 +166,16 @@ class PolicyTraining(Training):
         if self.keep == "best" and not self.is_validated(study):
             need.refuse(
                 f"{path}.keep", "best needs a validation split, and neither it nor its pairs have one"
+            )
+
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find dropout of adapters that does not act."""
+        yield from super().faults(path, study)
+        if self.drops_nothing and self.dropout is None and self.lora and self.lora.dropout:
+            yield doubt(
+                f"{path}.lora.dropout",
+                f"{self.lora.dropout:g} does nothing: with dropout: null this method trains without any; give dropout "
+                "a number, 0.0 for the adapters' alone",
             )
 
     @abstractmethod

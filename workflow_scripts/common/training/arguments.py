@@ -9,7 +9,7 @@ import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.models import precision_of
+from workflow_scripts.common.models import Precision, precision_of
 from workflow_scripts.common.training.batches import process_count, split_batch, step_text
 from workflow_scripts.common.training.settings import Training
 
@@ -27,6 +27,7 @@ def training_arguments(settings: Training, work: Path, seed: int, evaluate: bool
             f"one process sees {torch.cuda.device_count()} GPUs, and would train on all of them at a larger batch; "
             "run it through common.launch --parallel ddp, or set CUDA_VISIBLE_DEVICES to one"
         )
+    refuse_float16(settings["precision"])
     rows, passes = split_batch(settings["batch_size"], settings["per_device_batch"], process_count())
     if os.environ.get("RANK", "0") == "0":
         print(step_text(rows, passes, process_count()), flush=True)
@@ -45,9 +46,12 @@ def training_arguments(settings: Training, work: Path, seed: int, evaluate: bool
         "warmup_steps": settings["warmup"],
         "weight_decay": settings["weight_decay"],
         "max_grad_norm": settings["max_grad_norm"],
+        "adam_beta1": settings["adam_beta1"],
         "adam_beta2": settings["adam_beta2"],
+        "adam_epsilon": settings["adam_epsilon"],
         "optim": "adamw_torch" if on_cpu else settings["optimizer"],
         "bf16": precision_of(settings["precision"]) == torch.bfloat16,
+        "fp16": precision_of(settings["precision"]) == torch.float16,
         "gradient_checkpointing": settings["gradient_checkpointing"],
         "use_cpu": on_cpu,
         "seed": seed,
@@ -66,6 +70,20 @@ def training_arguments(settings: Training, work: Path, seed: int, evaluate: bool
         "disable_tqdm": True,
         "dataloader_num_workers": 0,
     }
+
+
+def refuse_float16(precision: Precision) -> None:
+    """Raise PlumblineError where float16 is asked for and its small gradients could not be kept by scaling the loss."""
+    if precision != "float16":
+        return
+    if not torch.cuda.is_available():
+        raise PlumblineError(
+            "precision: float16 needs a CUDA device, and there is none; auto takes what this machine computes in"
+        )
+    if any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("DEEPSPEED", "FSDP")):
+        raise PlumblineError(
+            "precision: float16 is for parallel: ddp; where weights or gradients are shared out, take bfloat16"
+        )
 
 
 def spared_warmup(steps: int, warmup: float, schedule: str) -> float:

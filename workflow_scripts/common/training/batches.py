@@ -47,12 +47,20 @@ class ProcessShare(BatchSampler):
 
     A step is cut into passes of `rows`. What is left at the end of an epoch is a smaller step, shared as evenly as may
     be and no row twice; where a process has fewer passes to make of it than another, it is given empty ones, for all
-    have to pass together.
+    have to pass together. With `drop_last` there is no such step.
     """
 
-    def __init__(self, sampler: Sampler, batch_size: int, rows: int, processes: int, process: int) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        batch_size: int,
+        rows: int,
+        processes: int,
+        process: int,
+        drop_last: bool = False,
+    ) -> None:
         self.sampler, self.batch_size, self.rows = sampler, batch_size, rows
-        self.processes, self.process, self.drop_last = processes, process, False
+        self.processes, self.process, self.drop_last = processes, process, drop_last
 
     def passes(self, count: int) -> int:
         """Return how many passes every process makes of a step of `count` rows."""
@@ -60,10 +68,10 @@ class ProcessShare(BatchSampler):
 
     def __len__(self) -> int:
         full, left = divmod(len(self.sampler), self.batch_size)
-        return full * self.passes(self.batch_size) + self.passes(left)
+        return full * self.passes(self.batch_size) + (0 if self.drop_last else self.passes(left))
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in BatchSampler(self.sampler, self.batch_size, drop_last=False):
+        for step in BatchSampler(self.sampler, self.batch_size, self.drop_last):
             first = len(step) * self.process // self.processes
             end = len(step) * (self.process + 1) // self.processes
             own = step[first:end]
@@ -72,16 +80,25 @@ class ProcessShare(BatchSampler):
 
 
 def share_steps(
-    loader: DataLoader, arguments: TrainingArguments, collate: Callable[[list], Any]
+    loader: DataLoader, arguments: TrainingArguments, collate: Callable[[list], Any], drop_last: bool
 ) -> DataLoader:
     """Return a Trainer's training loader, the rows of each step shared out by `ProcessShare` in its sampler's order.
 
     As it stands the loader would fill up the last step of an epoch with rows from its start, as many as there are
     processes to fill: another step than one process makes. `collate` is given [] where a process has nothing left.
+    PlumblineError where `drop_last` leaves out all there is.
     """
     rows, processes = arguments.per_device_train_batch_size, arguments.world_size
     size = rows * processes * arguments.gradient_accumulation_steps
     theirs = loader.batch_sampler
     sampler = (theirs.batch_sampler if isinstance(theirs, BatchSamplerShard) else theirs).sampler
-    share = ProcessShare(sampler, size, rows, processes, arguments.process_index)
+    left = len(sampler) % size if drop_last else 0
+    if left == len(sampler):
+        raise PlumblineError(
+            f"drop_last: {left} rows are no whole batch of {size}, so there is nothing left to learn from; lower "
+            "batch_size, or leave drop_last out"
+        )
+    if left and arguments.process_index == 0:
+        print(f"drop_last: {left} of {len(sampler)} rows are left out of each epoch", flush=True)
+    share = ProcessShare(sampler, size, rows, processes, arguments.process_index, drop_last)
     return DataLoaderShard(loader.dataset, device=loader.device, batch_sampler=share, collate_fn=collate)

@@ -1,6 +1,7 @@
 """What is trained: a policy whole, or low-rank adapters in its layers, its frozen weights in four bits if asked."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,39 @@ from transformers import set_seed
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.models import load_policy, precision_of
-from workflow_scripts.common.training.settings import PolicyTraining
+from workflow_scripts.common.training.settings import Lora, PolicyTraining
 
 
-def without_dropout(model: Any) -> Any:
-    """Return a model whose training and evaluation modes say the same: every dropout of it, adapters' too, is 0."""
-    for module in model.modules():
+def set_dropout(model: Any, share: float) -> list[str]:
+    """Let every dropout of a model drop this share while it trains; return their names, each once.
+
+    A dropout is a module of torch's, or a number that a layer has under a name with "drop" in it, as attention has
+    (Llama's attention_dropout). What leaves out whole layers (OPT's layerdrop) is none; it is set to 0 with them alone.
+    """
+    found = set()
+    for place, module in model.named_modules():
         if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+            module.p = share
+            found.add(place.rpartition(".")[2])
         for name, value in list(vars(module).items()):
-            if "drop" in name and isinstance(value, float):  # functional dropout, as attention has it
-                setattr(module, name, 0.0)
-    return model
+            if type(value) in (int, float) and "drop" in name and not (share and "layer" in name):
+                setattr(module, name, share)
+                found.add(name)
+    return sorted(found)
+
+
+def drop_as_asked(model: Any, share: float) -> None:
+    """Let a model's own layers drop a share in training; say which do, or warn that it has none."""
+    names = set_dropout(model, share)
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if names:
+        print(f"dropout: {share:g} in {', '.join(names)}", flush=True)
+    elif share:
+        kind = model.config.model_type
+        print(
+            f"warning: dropout {share:g}: a {kind} model has no layer that drops", file=sys.stderr, flush=True
+        )
 
 
 def shards_weights() -> bool:
@@ -32,14 +54,20 @@ def shards_weights() -> bool:
 
 
 def load_trainable(
-    folder: Path | str, settings: PolicyTraining, seed: int, computing: torch.dtype | None = None
+    folder: Path | str,
+    settings: PolicyTraining,
+    seed: int,
+    computing: torch.dtype | None = None,
+    drops_nothing: bool = False,
 ) -> Any:
     """Return the policy to be trained: whole, or with low-rank adapters in its layers (Hu et al. 2021), frozen else.
 
     The adapters, drawn by `seed`, are set into the policy itself, which keeps its class; `merged` gives the plain
     policy back. With `quantise: nf4` (Dettmers et al. 2023) the frozen weights are held in four bits, which needs CUDA.
+    drops_nothing: what `dropout: null` means, no dropout at all, adapters' neither; else the model keeps its own. A
+    number is its own layers', in this training alone: the configuration that is saved stays as it was.
     """
-    quantise, lora = settings["quantise"], settings["lora"]
+    quantise, lora, dropout = settings["quantise"], settings["lora"], settings["dropout"]
     if quantise and not torch.cuda.is_available():
         raise PlumblineError(
             "quantise: nf4 needs a CUDA device, and there is none; leave it out to train LoRA whole"
@@ -52,43 +80,56 @@ def load_trainable(
     more = {}
     if quantise:
         more["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}  # each process onto its own GPU
-        from transformers import BitsAndBytesConfig
-
-        more["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=precision_of(settings["precision"]),
-        )
+        more["quantization_config"] = four_bits(settings)
     computing = computing or precision_of(settings["precision"])
     model = load_policy(folder, trust_remote_code=settings["trust_remote_code"], computing=computing, **more)
     if quantise:
         model = prepare_model_for_kbit_training(
             model, use_gradient_checkpointing=settings["gradient_checkpointing"]
         )
+    if dropout is not None:
+        drop_as_asked(model, dropout)
     if lora:
-        config = LoraConfig(
-            r=lora["rank"],
-            lora_alpha=lora["alpha"],
-            lora_dropout=lora["dropout"],
-            target_modules=lora["targets"],
-            task_type="CAUSAL_LM",
-        )
-        if isinstance(lora["targets"], list) and "lm_head" in lora["targets"]:
-            raise PlumblineError(
-                "lora.targets: an adapter on lm_head would be left out of the loss; take it out"
-            )
         set_seed(seed)
-        try:
-            adapted = get_peft_model(model, config)
-        except ValueError as error:
-            raise PlumblineError(f"lora.targets {lora['targets']}: {error}") from None
-        model = adapted.get_base_model()
-        model.adapted = [adapted]  # in a list: a module would become a part of its own part
+        model = with_adapters(model, lora)
         if quantise:
             model._hf_peft_config_loaded = True  # so that Trainer knows the four-bit weights have adapters
         if settings["gradient_checkpointing"]:
             model.enable_input_require_grads()
+    if dropout is None and drops_nothing:
+        set_dropout(model, 0.0)
+    return model
+
+
+def four_bits(settings: PolicyTraining) -> Any:
+    """Return how transformers is to hold a policy's frozen weights in four bits."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=settings["quantise_double"],
+        bnb_4bit_compute_dtype=precision_of(settings["precision"]),
+    )
+
+
+def with_adapters(model: Any, lora: Lora) -> Any:
+    """Return a policy with newly drawn low-rank adapters in its layers; it keeps its class, and PEFT's as `adapted`."""
+    config = LoraConfig(
+        r=lora["rank"],
+        lora_alpha=lora["alpha"],
+        lora_dropout=lora["dropout"],
+        target_modules=lora["targets"],
+        task_type="CAUSAL_LM",
+    )
+    if isinstance(lora["targets"], list) and "lm_head" in lora["targets"]:
+        raise PlumblineError("lora.targets: an adapter on lm_head would be left out of the loss; take it out")
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise PlumblineError(f"lora.targets {lora['targets']}: {error}") from None
+    model = adapted.get_base_model()
+    model.adapted = [adapted]  # in a list: a module would become a part of its own part
     return model
 
 

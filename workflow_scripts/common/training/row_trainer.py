@@ -48,14 +48,21 @@ class RowTrainer(Shared, Trainer):
     """A Trainer whose batches are lists of rows; `in_order` walks them as they stand instead of shuffling.
 
     sums_of: what the loss has to know of all rows of a step before it sees some of them (KTO's divergence).
+    drop_last: leave out what is left of an epoch behind its last whole step.
     """
 
     def __init__(
-        self, *, loss_of: LossOf, sums_of: SumsOf | None = None, in_order: bool = False, **arguments: Any
+        self,
+        *,
+        loss_of: LossOf,
+        sums_of: SumsOf | None = None,
+        in_order: bool = False,
+        drop_last: bool = False,
+        **arguments: Any,
     ) -> None:
         through_forward(arguments["model"])
         super().__init__(data_collator=list, **arguments)
-        self.loss_of, self.sums_of, self.in_order = loss_of, sums_of, in_order
+        self.loss_of, self.sums_of, self.in_order, self.drop_last = loss_of, sums_of, in_order, drop_last
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the whole step's rows itself
         self.step_sums: list[Tensor] = []  # of the step under way, or none
         self.seen: dict[str, Tensor] = {}  # Σ rows · value and Σ rows since the last log
@@ -67,7 +74,7 @@ class RowTrainer(Shared, Trainer):
         return SequentialSampler(self.train_dataset) if self.in_order else super()._get_train_sampler(dataset)
 
     def get_train_dataloader(self) -> Any:
-        return share_steps(super().get_train_dataloader(), self.args, list)
+        return share_steps(super().get_train_dataloader(), self.args, list, self.drop_last)
 
     def summed(self, numbers: Tensor) -> Tensor:
         """Return numbers added up over all processes."""
@@ -156,6 +163,7 @@ def train_on_rows(
     trainer = RowTrainer(
         loss_of=loss_of,
         sums_of=sums_of,
+        drop_last=settings["drop_last"],
         model=model,
         args=TrainingArguments(
             **training_arguments(settings, work, arguments.seed, evaluate=len(held_out) > 0),

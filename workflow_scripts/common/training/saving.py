@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,9 @@ def save_trained(
         raise Diverged(trainer.state.global_step, trainer.rate, "weights are", trainer.whose)
     if trainer.args.load_best_model_at_end:
         facts["best_step"] = trainer.state.best_global_step
+    if trainer.skipped:
+        say_skipped(trainer.skipped, trainer.state.global_step)
+        facts["skipped_steps"] = trainer.skipped
     save_policy(
         model,
         tokenizer,
@@ -66,6 +70,12 @@ def save_trained(
         steps=trainer.state.global_step,
         **facts,
     )
+
+
+def say_skipped(skipped: int, steps: int) -> None:
+    """Warn of steps that taught nothing, as their gradients overflowed in float16."""
+    text = f"warning: float16: {skipped} of {steps} steps were skipped, as their scaled gradients overflowed"
+    print(text, file=sys.stderr, flush=True)
 
 
 def keeps_adapters(settings: Training) -> bool:

@@ -12,6 +12,7 @@ class Training(TypedDict):
 
     epochs: float
     max_steps: int | None
+    drop_last: bool
     batch_size: int
     per_device_batch: int
     learning_rate: float
@@ -19,9 +20,12 @@ class Training(TypedDict):
     warmup: float
     weight_decay: float
     max_grad_norm: float
+    adam_beta1: float
     adam_beta2: float
+    adam_epsilon: float
     optimizer: str
     precision: Precision
+    dropout: float | None
     gradient_checkpointing: bool
     log_every: int
     evaluate_every: int
@@ -46,3 +50,4 @@ class PolicyTraining(Training):
 
     lora: Lora | None
     quantise: Literal["nf4"] | None
+    quantise_double: bool

@@ -91,6 +91,7 @@ class Finiteness(TrainerCallback):
         trainer = self.trainer
         trainer.rate = trainer._get_learning_rate()
         weights = are_finite(weight for weight in trainer.model.parameters() if weight.requires_grad)
+        trainer.see_scaled_step()
         finite = {"the loss is": trainer.finite_loss, "the gradient is": trainer.finite_gradient}
         trainer.refuse(finite | {"weights are": weights}, ahead=1)
 
@@ -102,6 +103,8 @@ class Shared:
     it, and `train` at what the policy says in the end.
 
     A checkpoint counts as whole by the first process's last file, so all others have to have written theirs before.
+    In float16 the loss is scaled up so that small gradients are not lost; a step whose gradient overflows is skipped,
+    and the next is scaled less: that is counted and no divergence, until the loss would have to be scaled down.
     Under FSDP our losses use the LM head's weight without calling the head: it has to be a part of the outermost unit,
     which is whole from the forward pass to the end of the backward one (accelerate would make it a unit of its own).
     """
@@ -112,6 +115,10 @@ class Shared:
         super().__init__(*arguments, **named)
         self.started = time.monotonic()
         self.rate = 0.0  # of the last step
+        self.skipped, self.skips = (
+            0,
+            False,
+        )  # steps whose gradient overflowed when scaled; whether the last was one
         self.finite_loss = self.finite_gradient = torch.tensor(True, device=self.args.device)
         self.add_callback(Finiteness(self))
 
@@ -127,6 +134,14 @@ class Shared:
             self.finite_gradient = torch.as_tensor(norm, device=self.args.device).isfinite()
         return norm
 
+    def see_scaled_step(self) -> None:
+        """Count a step that was skipped because its scaled gradient was not finite, and let it pass."""
+        scaler = self.accelerator.scaler
+        self.skips = scaler is not None and self.accelerator.optimizer_step_was_skipped
+        if self.skips:
+            self.skipped += 1
+            self.finite_gradient = torch.tensor(scaler.get_scale() >= 1, device=self.args.device)
+
     def refuse(self, finite: dict[str, torch.Tensor], ahead: int = 0) -> None:
         """Raise Diverged, on all processes, for the first of {"the loss is": is it finite} that any finds to be false.
 
@@ -141,6 +156,8 @@ class Shared:
                 raise Diverged(self.state.global_step + ahead, self.rate, name, self.whose, curve)
 
     def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
+        if self.skips:
+            logs.pop("grad_norm", None)  # of a step that was not taken
         numbers = {name: torch.tensor(logs[old]).isfinite() for old, name in LOGGED.items() if old in logs}
         if numbers:  # the means over all processes: each has them
             self.refuse(numbers)
@@ -169,7 +186,8 @@ class Shared:
         # The Trainer notes a best checkpoint whose folder is there: before any process has written to it, if in shards.
         Path(self.args.output_dir, f"checkpoint-{self.state.global_step}").mkdir(exist_ok=True)
         self.accelerator.wait_for_everyone()
-        self.state.log_history.append({"step": self.state.global_step, "seconds": self.seconds()})
+        told = {"seconds": self.seconds(), "skipped": self.skipped}
+        self.state.log_history.append({"step": self.state.global_step, **told})
         super()._save_checkpoint(model, trial)
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -207,6 +225,7 @@ def train(trainer: Trainer, work: Path) -> float:
     if checkpoint:
         history = read_json(checkpoint / "trainer_state.json")["log_history"]
         trainer.started -= max((entry.get("seconds", 0.0) for entry in history), default=0.0)
+        trainer.skipped = max((entry.get("skipped", 0) for entry in history), default=0)
         if trainer.is_world_process_zero():
             print(f"resuming from {checkpoint}", flush=True)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

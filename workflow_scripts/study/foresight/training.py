@@ -41,7 +41,13 @@ def trainings_of_one_step(study: Study) -> Iterator[Finding]:
     """Find runs whose only step is the first of their warm-up, where the learning rate is 0."""
     for name, run in study.runs.items():
         rows = run.most_rows(study)
-        if run.learns_nothing(rows):
+        if run.steps(rows) == 0:
+            yield wrong(
+                f"runs.{name}.drop_last",
+                f"at most {rows} rows are no whole batch of {run.batch_size}, so there is nothing left to learn from; "
+                "lower batch_size, or leave drop_last out",
+            )
+        elif run.learns_nothing(rows):
             why = "max_steps is 1" if run.max_steps else f"at most {rows} rows make one step"
             yield wrong(
                 f"runs.{name}",

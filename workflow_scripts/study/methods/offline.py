@@ -18,6 +18,7 @@ class OfflineRl(PolicyTraining, PromptAndReply):
     """What the objectives of Leftover Lunch (Baheti et al. 2024) share: rewarded answers, weighted by the token."""
 
     learns_from = "rewarded"
+    drops_nothing = True
     read_before = ("annotation", "split", "validation", "max_prompt_tokens", "max_tokens")
 
     parent: str | list[str]

@@ -19,6 +19,7 @@ class Online(PolicyTraining):
     """What PPO and RLOO share: the policy's own answers, rewarded while it learns."""
 
     learns_from = "prompts"
+    drops_nothing = True
     read_before = ("annotation", "split")
 
     parent: str | list[str]

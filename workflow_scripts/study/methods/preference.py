@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from workflow_scripts.study.basics import Positive
 from workflow_scripts.study.names import Names
@@ -66,6 +66,16 @@ class WithReference(OnPairs):
     beta: Positive = 0.1
     """How strongly the policy is held to its reference."""
 
+    @field_validator("beta", mode="before")
+    @classmethod
+    def a_loss_that_moves(cls, beta: object) -> object:
+        if beta == 0:
+            raise ValueError(
+                "must be greater than 0, not 0: that takes the policy out of the loss (dpo and kto: a constant, from "
+                "which nothing is learned; ipo: division by 0); give a small one, such as 0.01"
+            )
+        return beta
+
 
 class Dpo(WithReference):
     """Direct preference optimisation (Rafailov et al. 2023)."""
@@ -73,12 +83,22 @@ class Dpo(WithReference):
     method: Literal["dpo"]
     loss: Literal["sigmoid", "hinge"] = "sigmoid"
     """hinge: as in RSO and SLiC."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """sigmoid: the share ε of pairs taken to be labelled the wrong way round (conservative DPO, Mitchell 2023)."""
     logp_reduction: Literal["sum", "mean"] = "sum"
     """sum: log-probs of whole replies; mean: per token, which makes beta weaker by the reply's length."""
     reference_free: bool = False
     """Leave the reference out."""
     sft_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the chosen reply's negative log-likelihood, added to the loss."""
+
+    @model_validator(mode="after")
+    def smoothing_of_a_likelihood(self) -> "Dpo":
+        if self.label_smoothing and self.loss != "sigmoid":
+            raise ValueError(
+                f"label_smoothing goes with loss: sigmoid, not {self.loss}: leave one of them out"
+            )
+        return self
 
 
 class Ipo(WithReference):
@@ -119,6 +139,9 @@ class Pro(FromPairs):
     """Weight of the best answer's negative log-likelihood, times (answers − 1)²."""
     candidates: Annotated[int, Field(ge=2)] | None = None
     """At most so many answers to a prompt, the best first; null: all."""
+    gaps: Literal["clamped", "signed"] = "clamped"
+    """Of an answer that is ranked lower and rewarded higher: clamped takes its reward gap as 0, so that it neither
+    pulls nor pushes; signed as it is, below 0, as the published code does, which turns their order round."""
 
 
 PreferenceMethod = Dpo | Ipo | Kto | SimPo | Pro

@@ -40,6 +40,7 @@ class Sft(PolicyTraining):
         "overflow",
         "objective",
         "im_mask",
+        "it_mask",
     )
 
     method: Literal["sft"]
@@ -49,8 +50,8 @@ class Sft(PolicyTraining):
     """The dataset."""
     split: str = "sft"
     """The split it learns from."""
-    validation: str = "validation"
-    """The split its validation loss is measured on."""
+    validation: str | None = "validation"
+    """The split its validation loss is measured on; null: none, its curve has the training loss alone."""
     template: str | None = None
     """The template it speaks in from here on; null: its parent's."""
     backend: Literal["transformers", "fastchat"] = "transformers"
@@ -68,6 +69,10 @@ class Sft(PolicyTraining):
     text."""
     im_mask: Literal["paper", "code"] = "paper"
     """im: paper leaves template tokens out; code, as the published runs did, only the first header."""
+    it_mask: Literal["reply", "header", "after", "next"] = "reply"
+    """it: reply learns a reply and its end token, and no more; header also what the template writes before it, from the
+    end of the message before (Raschka's book); after what it writes behind it, where more follows (Instruction
+    Modelling's published runs); next that and the header of the message that follows (Tutorbot's)."""
     neftune_alpha: Positive | None = None
     """Noise on the embeddings (Jain et al. 2024), scaled by each row's own length; 5 in the paper."""
     kl: Kl | None = None
@@ -86,8 +91,8 @@ class Sft(PolicyTraining):
         need.need_template(f"{path}.template", self.template)
 
     def is_validated(self, study: "Study") -> bool:
-        """Return True: it always has a validation split."""
-        return True
+        """Tell whether it has a validation split."""
+        return bool(self.validation)
 
     def faults(self, path: str, study: "Study") -> Iterator[Finding]:
         """Find rows of ranked answers, of which it would learn none or all."""
