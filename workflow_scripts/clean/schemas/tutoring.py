@@ -2,7 +2,7 @@
 
 Both are csv files in which one cell is a text of JSON. The source names its rows by their place N in the table, from 0:
 a dialogue identity_N, a problem identity_(N + 1000). Its prompts are no part of a row here: a dataset's `system_prompt`
-stands in their place, and passages come by its `retrieve`.
+stands in their place.
 """
 
 import json
