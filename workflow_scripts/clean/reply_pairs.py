@@ -19,10 +19,13 @@ def every_pair(settings: ReplyPairs) -> Settings:
         "max_words": None,
         "reject_phrases": [],
         "reject_colon": False,
+        "duplicates": "drop",
+        "empty_replies": "drop",
         "url_token": None,
         "input_heading": "",
         "group_by": "problem",
         "exclude_groups_of": [],
+        "near_duplicates": None,
         "subset": None,
         "split": {
             "seed": 0, "quotas": {}, "per_file": False, "order": "file", "by_file": {}, "limit": None,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from workflow_scripts.common.tutor_reply import FIELDS, LABELS
-from workflow_scripts.study.basics import Count, FileName, Name, Positive, Seed, Strict, Words
+from workflow_scripts.study.basics import Count, FileName, Name, Positive, Seed, SomeShare, Strict, Words
 from workflow_scripts.study.findings import Finding, doubt, wrong
 from workflow_scripts.study.messages import named, nearest, shown
 from workflow_scripts.study.names import Names, name_in
@@ -63,6 +63,29 @@ class Subset(Strict):
         return self
 
 
+Compared = Literal["instruction", "input", "output", "question", "reply"]
+
+
+class NearDuplicates(Strict):
+    """Rows that nearly repeat an earlier one: looked for, told, and, where it is asked, removed."""
+
+    threshold: SomeShare = 0.9
+    """Pairs above this cosine, of TF-IDF over runs of one to three characters, are near duplicates."""
+    fields: list[Compared] | None = Field(None, min_length=1)
+    """What is compared, each by itself: question (all the user says) and reply, or of instruction rows the columns
+    instruction, input and output; null: those that the rows have."""
+    remove: list[Compared] = []
+    """A row goes if a field of these nearly repeats an earlier row's; empty: none does, they are only told."""
+    candidates: Literal["all", "minhash"] | None = None
+    """Which pairs are compared: all, or those that MinHash takes for alike; null: minhash for more than 20 000 rows."""
+
+    @model_validator(mode="after")
+    def removed_are_compared(self) -> "NearDuplicates":
+        if self.fields and set(self.remove) - set(self.fields):
+            raise ValueError("remove names a field that is not among fields")
+        return self
+
+
 SCHEMAS = Literal[
     "tutorbot",
     "messages",
@@ -89,8 +112,10 @@ SCHEMAS = Literal[
     "sharegpt_preferences",
     "judged_pairs",
     "labelled",
+    "class_problems",
+    "class_dialogues",
 ]
-STRUCTURED = "tutorbot"  # its replies have labels in fields
+STRUCTURED = ("tutorbot", "class_dialogues")  # their replies have labels in fields
 RANKED = (  # several answers to a prompt, ranked, and the rewards they were given
     "hh",
     "rewarded",
@@ -103,9 +128,9 @@ RANKED = (  # several answers to a prompt, ranked, and the rewards they were giv
 UNORDERED = ("labelled",)  # of these, those whose answers came in no order
 KNOWING = ("rewarded", "hh")  # rows whose meta may have the knowledge that a reply is held to
 READ_OF = {  # settings of a dataset: the schemas whose rows are read by them
-    "drop_fields": (STRUCTURED,),
-    "replace_na": (STRUCTURED,),
-    "reply_format": (STRUCTURED,),
+    "drop_fields": STRUCTURED,
+    "replace_na": STRUCTURED,
+    "reply_format": STRUCTURED,
     "reject_colon": ("hh",),
 }
 
@@ -138,6 +163,11 @@ class Dataset(Part):
     """Conversations that contain one of these, in any case, are rejected (who the model says it is)."""
     reject_colon: bool = False
     """hh: rows with an answer that ends in a colon are rejected."""
+    duplicates: Literal["drop", "keep"] = "drop"
+    """A conversation that says exactly what an earlier one said is dropped, or kept and counted."""
+    empty_replies: Literal["drop", "keep"] = "drop"
+    """A reply that says nothing makes its turn unusable, or is kept and counted: it teaches the end token alone. Not of
+    tutorbot rows, nor of ranked answers."""
     url_token: str | None = None
     """What stands in place of a URL; null: URLs stay."""
     input_heading: str = ""
@@ -150,6 +180,8 @@ class Dataset(Part):
     """At most so many past exchanges stand before a turn; null: all. For models of short context."""
     exclude_groups_of: list[str] = []
     """dataset/split of this study whose groups (questions, with group_by: question) must not appear here."""
+    near_duplicates: NearDuplicates | None = None
+    """Look for rows that nearly repeat an earlier one, before a subset and the splits; null: for none."""
     subset: Subset | None = None
     """Keep only some rows, chosen before the split."""
     split: Split
@@ -179,7 +211,11 @@ class Dataset(Part):
                     f"{path}.{key}",
                     f"is read of rows of schema {', '.join(schemas)} alone, not of {self.data_schema}",
                 )
-        if self.data_schema == STRUCTURED:
+        if self.empty_replies == "keep" and self.data_schema in (*STRUCTURED, *RANKED):
+            yield doubt(
+                f"{path}.empty_replies", f"is not read of rows of schema {self.data_schema}: they need words"
+            )
+        if self.data_schema in STRUCTURED:
             yield from unknown_labels(path, self.drop_fields, self.replace_na)
 
     def most_rows(self, split: str, source: "Source | None") -> int | None:
@@ -215,9 +251,9 @@ def unknown_labels(path: str, drop_fields: list[str], replace_na: dict[str, str]
 def without_labels(path: str, name: str, study: "Study", instead: str = "") -> Iterator[Finding]:
     """Find a dataset whose replies have no labels to compare; `instead` says what else could be named."""
     dataset = study.datasets.get(name)
-    if dataset and dataset.data_schema != STRUCTURED:
+    if dataset and dataset.data_schema not in STRUCTURED:
         yield wrong(
             f"{path}.dataset",
-            f"compares the labels of structured replies (schema {STRUCTURED}), and {name!r} has rows of schema "
-            f"{dataset.data_schema}{instead}",
+            f"compares the labels of structured replies (schema {' or '.join(STRUCTURED)}), and {name!r} has rows of "
+            f"schema {dataset.data_schema}{instead}",
         )
