@@ -38,7 +38,7 @@ rule write_rows:
 rule clean_written:
     input:
         replies=LAYOUT.replies("{written}"),
-        items=by(synthesis.items_inputs),
+        asked=by(synthesis.items_inputs),
     output:
         manifest=f"{LAYOUT.written('{written}')}/manifest.json",
         files=directory(f"{LAYOUT.written('{written}')}/files"),
@@ -53,12 +53,12 @@ rule clean_written:
     params:
         code=code_of("workflow_scripts.clean.written"),
         settings=by(synthesis.written_settings),
-        items=by(synthesis.items_words),
+        asked=by(synthesis.items_words),
     message:
         "Making rows of the replies for {wildcards.written}"
     shell:
         "python -m workflow_scripts.clean.written --name {wildcards.written:q} --settings {params.settings:q}"
-        f" --replies {LAYOUT.in_shell(LAYOUT.reply_rows('{written}'))} --items {{params.items:u}}"
+        ' --replies "$(dirname {input.replies:q})/replies.jsonl" --items {params.asked:u}'
         " --output {output.files:q} --manifest {output.manifest:q} 2> {log:q}"
 
 

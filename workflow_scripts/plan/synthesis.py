@@ -3,7 +3,7 @@
 A written source is the study's own: it rests on its rows, its judges and its benchmarks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from workflow_scripts.plan.layout import Word
@@ -133,10 +133,14 @@ def made_from(plan: Plan, written: str) -> tuple[set[str], set[str]]:
 
 
 def kept_clear_of(plan: Plan, written: str) -> list[str]:
-    """Return the benchmarks whose items must not be written: all but those on rows that come of what is written."""
+    """Return the benchmarks whose items must not be written: all but those on rows that a model wrote.
+
+    Those would have to be written first, and of two sources each would wait for the other.
+    """
     if not synthesis(plan, written).decontaminate:
         return []
-    datasets, sources = made_from(plan, written)
+    own = [made_from(plan, name) for name in all_written(plan)]
+    datasets, sources = (set().union(*parts) for parts in zip(*own, strict=True))
     return [
         name
         for name, part in plan.study.benchmarks.items()
@@ -204,6 +208,12 @@ def used(plan: Plan) -> list[str]:
         if datasets or sources & taken:
             found.append(name)
     return found
+
+
+def written_behind(plan: Plan, rows: Iterable[str]) -> list[str]:
+    """Return the written sources that rows, each dataset/split, rest on."""
+    datasets = {name.partition("/")[0] for name in rows}
+    return [name for name in all_written(plan) if made_from(plan, name)[0] & datasets]
 
 
 def countable(plan: Plan, waiting: Sequence[str]) -> list[str]:

@@ -129,7 +129,7 @@ class Synthesis(Strict):
     """Replies that contain one of these, in any case, are rejected."""
     decontaminate: bool = True
     """Reject rows that share 13 words in a row, or a whole text, with an item of this study's benchmarks. Benchmarks on
-    rows that are made from these themselves are left out: their splits keep groups apart."""
+    written rows are left out: their splits keep groups apart, and overlap.csv tells what they share with others."""
 
     @model_validator(mode="after")
     def about_or_count(self) -> "Synthesis":

@@ -35,6 +35,7 @@ from workflow_scripts.common.settings import settings_of
 from workflow_scripts.common.turns import turns_of
 
 CUT = "cut at its limit"
+ROLES, RAW = ("user", "assistant"), "completion"  # how a prompt is sent: as whose message, or as it stands
 
 
 class Wording(TypedDict):
@@ -144,7 +145,7 @@ def request_for(task: Task, settings: Settings, params: dict) -> Request:
     if params.get("seed") is not None:
         params = params | {"seed": params["seed"] + sample}
     prompt = filled_text(wording["prompt"], lambda name: look_up(name, task["row"]))
-    if settings["prompt_as"] == "completion":
+    if settings["prompt_as"] == RAW:
         return Request([], params, prompt, sample)
     messages = [{"role": settings["prompt_as"], "content": prompt}]
     if wording["system"] is not None:
