@@ -53,9 +53,13 @@ onstart:
     with told():
         check_folders(files_to_make(workflow))
         if not workflow.touch:  # which asks nobody
-            judging.need_keys(
-                PLAN, {job.rule.name for job in workflow.dag.needrun_jobs()}
-            )
+            due = {}
+            for job in workflow.dag.needrun_jobs():
+                due.setdefault(job.rule.name, set()).update(
+                    job.wildcards_dict.values()
+                )
+            judging.need_keys(PLAN, set(due))
+            judging.ask_nothing(PLAN, due)
         note_head(workflow)
 
 
@@ -78,6 +82,7 @@ if (
 
 include: "rules/common.smk"
 include: "rules/download.smk"
+include: "rules/synthesise.smk"
 include: "rules/clean.smk"
 include: "rules/annotate.smk"
 include: "rules/sft.smk"

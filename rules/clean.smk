@@ -24,7 +24,7 @@ rule clean_dataset:
     message:
         "Cleaning dataset {wildcards.dataset}"
     shell:
-        "python -m workflow_scripts.clean.clean --inputs {params.files:q} --settings {params.settings:q}"
+        "python -m workflow_scripts.clean.clean --inputs {params.files:u} --settings {params.settings:q}"
         " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
 
 

@@ -82,18 +82,27 @@ rule build_table:
         " {output.latex:q} {output.overlap:q} {input.provenance:q} {input.index:q} --output {output.seal:q} 2>> {log:q}"
 
 
+# Sources whose rows are to be written before policies can answer. A look at the disk: what judge_plan counts, which
+# asks nothing, depends on it.
+WAITING = [
+    name
+    for name in synthesis.used(PLAN)
+    if not os.path.exists(sources.source_manifest(PLAN, name))
+]
+
+
 # `make judge-plan`: what the judges would be asked, and at most for how much. Nothing is asked. No output: the store
 # may hold more than at the last look, so it is counted anew each time.
 rule judge_plan:
     input:
-        [plan["file"] for plan in judging.judging_plans(PLAN)],
+        [plan["file"] for plan in judging.judging_plans(PLAN, WAITING)],
     log:
         LAYOUT.log("judge_plan"),
     localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
-        settings=by(judging.judging_plans_settings),
+        settings=by(judging.judging_plans_settings, waiting=WAITING),
     message:
         "What judging {NAME} takes"
     shell:

@@ -138,6 +138,7 @@ rule judge_answers:
         opponent=by(judging.opponent_answers),
         templates=by(judging.judge_prompts),
         judge=by(judging.judge_manifest),
+        recorded=by(judging.recorded),
     output:
         VERDICTS,
     log:

@@ -94,7 +94,7 @@ def found_sandbox() -> object:
 def quick_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """A judge's client that has the key of tests.judge_requests and hardly waits before it asks again."""
     from tests.judge_requests import KEY
-    from workflow_scripts.score.judging import client
+    from workflow_scripts.common.asking import client
 
     monkeypatch.setenv("TEST_JUDGE_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

@@ -1,6 +1,6 @@
 """Requests to the judge of judge_server.py, the settings of that judge and the most that a request can cost."""
 
-from workflow_scripts.score.judging.client import Request
+from workflow_scripts.common.asking.requests import Request
 
 KEY = "sk-never-to-be-seen-0123456789"
 PROMPT_PRICE, COMPLETION_PRICE = 10.0, 100.0  # dollars a million tokens
@@ -41,6 +41,7 @@ def judge_at(url: str, **changes: object) -> dict:
         "usd_per_million_prompt_tokens": PROMPT_PRICE,
         "usd_per_million_completion_tokens": COMPLETION_PRICE,
         "unanswered": "stop",
+        "recorded": None,
     } | changes
 
 

@@ -33,6 +33,25 @@ def completion(text: str | None, **choice: Any) -> dict:
     }
 
 
+def raw_completion(text: str) -> dict:
+    """Return the body of a completion of raw text."""
+    return completion(None) | {
+        "object": "text_completion",
+        "choices": [{"index": 0, "text": text, "finish_reason": "stop", "logprobs": None}],
+    }
+
+
+def say(words: Callable[["Handler"], str]) -> Behaviour:
+    """Answer each request with a text of its own, in the shape of what was asked for."""
+
+    def act(handler: "Handler") -> None:
+        handler.owner.gate.wait(LONG)
+        body = completion if "messages" in handler.body else raw_completion
+        handler.send(200, json.dumps(body(words(handler))).encode())
+
+    return act
+
+
 def send(status: int, body: Any, kind: str = "application/json", **headers: str) -> Behaviour:
     """Answer with a status and a body: bytes as they are, anything else as JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -107,7 +126,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.text = self.body["messages"][-1]["content"]
+        chat = self.path.endswith("/chat/completions")
+        self.text = self.body["messages"][-1]["content"] if chat else self.body["prompt"]
         call = {
             "at": time.monotonic(),
             "path": self.path,

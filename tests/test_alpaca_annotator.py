@@ -12,10 +12,10 @@ from alpaca_eval.constants import EVALUATORS_CONFIG_DIR
 from openai.types.chat import ChatCompletion
 
 from tests.judge_requests import ENDPOINT
+from workflow_scripts.common.asking.requests import Reply
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.score.alpaca_eval import score
 from workflow_scripts.score.judging.alpaca_annotator import compare
-from workflow_scripts.score.judging.client import Reply
 from workflow_scripts.score.judging.questions import Question
 
 JUDGE = ENDPOINT | {"model": "judge"}

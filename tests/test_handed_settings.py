@@ -16,9 +16,21 @@ import pytest
 from tests.plans import EVERY_KEY, STUDIES, changed, planned
 from tests.rule_texts import JSON_FLAGS, RULES, function_of
 from tests.workflow import ROOT
+from workflow_scripts.common.asking.settings import Endpoint, endpoint_of
 from workflow_scripts.common.code import code_of, module_file
 from workflow_scripts.common.settings import settings_of
-from workflow_scripts.plan import cleaning, costs, index, judging, overlap, prompts, rewards, scoring, sources
+from workflow_scripts.plan import (
+    cleaning,
+    costs,
+    index,
+    judging,
+    overlap,
+    prompts,
+    rewards,
+    scoring,
+    sources,
+    synthesis,
+)
 from workflow_scripts.plan import report as tables
 from workflow_scripts.plan.plan import Plan, trained_cells
 from workflow_scripts.plan.training import (
@@ -49,6 +61,7 @@ EVERY_METHOD = "every method"
 JUDGING = (
     "score.judging.answers"  # its command line reads text, which its main reads by the kind that it is given
 )
+WRITING = "synthesise.write"
 BY_HAND = {("report.figures forest", "settings")}  # no rule draws it
 
 
@@ -96,6 +109,10 @@ def measured(plan: Plan) -> list[dict[str, Any]]:
     return [{"benchmark": name, "policy": policy} for name in names for policy in speakers]
 
 
+def waited(plan: Plan) -> list[dict[str, Any]]:
+    return [{"waiting": synthesis.used(plan)}, {"waiting": []}]
+
+
 def rendered(plan: Plan) -> list[dict[str, Any]]:
     return [{"files": ["config.yaml"]}]
 
@@ -118,6 +135,18 @@ HANDED = [
     Handed("fetch_source", "download.fetch", sources.source_settings, each("source", sources.fetched)),
     Handed(
         "simulate_source", sources.simulator, sources.simulation_settings, each("source", sources.simulated)
+    ),
+    Handed("write_rows", WRITING, synthesis.writing_settings, each("written", synthesis.all_written)),
+    Handed("write_rows", WRITING, synthesis.writer_settings, each("written", synthesis.all_written), "judge"),
+    Handed("plan_writing", WRITING, synthesis.writing_settings, each("written", synthesis.all_written)),
+    Handed(
+        "plan_writing", WRITING, synthesis.writer_settings, each("written", synthesis.all_written), "judge"
+    ),
+    Handed(
+        "plan_writing", WRITING, synthesis.writings_before, each("written", synthesis.all_written), "before"
+    ),
+    Handed(
+        "clean_written", "clean.written", synthesis.written_settings, each("written", synthesis.all_written)
     ),
     Handed("prepare_model", "download.prepare_model", sources.model_settings, each("model", sources.models)),
     Handed(
@@ -212,7 +241,7 @@ HANDED = [
     Handed("find_overlap", "clean.overlap", overlap.SETTINGS, once),
     Handed("record_provenance", "report.provenance", index.provenance_settings, once),
     Handed("build_table", "report.table", tables.table_settings, once),
-    Handed("judge_plan", "report.judging", judging.judging_plans_settings, once),
+    Handed("judge_plan", "report.judging", judging.judging_plans_settings, waited),
     Handed("gather_costs", "report.costs", costs.cost_settings, once),
     Handed("compare_judges", "report.agreement", judging.agreement_settings, once),
     Handed("summarise_training", "report.training", tables.trainings_settings, once),
@@ -335,7 +364,7 @@ def read_in(module: str) -> set[str]:
 @pytest.mark.parametrize("name", [*STUDIES, EVERY_METHOD])
 def test_a_script_reads_all_that_its_rule_hands_it_and_nothing_is_missing(name):
     for script, flag, text in handed_in(plan_called(name)):
-        if script != JUDGING:
+        if script != JUDGING and flag != "judge":
             assert command_lines()[script, flag](text) == json.loads(text)
 
 
@@ -356,6 +385,14 @@ def test_a_judging_job_reads_the_judge_how_it_is_reached_and_what_it_is_asked(na
         assert judge.keys() == JUDGES[judge["kind"]].__annotations__.keys()
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_writing_job_reads_the_model_that_writes_and_how_it_is_reached(name):
+    plan = plan_called(name)
+    for written in synthesis.all_written(plan):
+        judge = endpoint_of(synthesis.writer_settings(plan, written), judging.access(plan))
+        assert judge.keys() == Endpoint.__annotations__.keys()
+
+
 def test_every_script_that_takes_json_is_handed_some():
     """A new script with --settings fails here until HANDED has the rule that starts it, and a study that needs it."""
     handed = {
@@ -363,7 +400,7 @@ def test_every_script_that_takes_json_is_handed_some():
         for name in (EVERY_KEY, EVERY_METHOD)
         for script, flag, _ in handed_in(plan_called(name))
     }
-    assert handed | BY_HAND | {(JUDGING, "access")} == {*command_lines()}
+    assert handed | BY_HAND | {(JUDGING, "access"), (WRITING, "access")} == {*command_lines()}
     assert [row.rule for row in HANDED if not row.jobs(plan_called(EVERY_METHOD))] == []
 
 

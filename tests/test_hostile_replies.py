@@ -9,9 +9,10 @@ import pytest
 
 from tests.judge_requests import KEY, judge_at, request, requests, worst_price
 from tests.judge_server import JudgeServer, completion, fail, send
+from workflow_scripts.common.asking import client, endpoint
+from workflow_scripts.common.asking.client import ask
+from workflow_scripts.common.asking.requests import params_of, reply_of
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.score.judging import client, endpoint
-from workflow_scripts.score.judging.client import ask, params_of
 from workflow_scripts.score.judging.forms import read_rating
 
 GOOD = "Rating: [[7]]"
@@ -225,9 +226,9 @@ def test_a_temperature_that_is_refused_is_not_left_out_in_silence_but_named_with
 )
 def test_what_a_judge_thinks_before_it_answers_is_no_verdict(text, words):
     reply = {"text": text, "finish_reason": "stop", "logprobs": None, "refusal": None}
-    assert client.reply_of({"reply": reply})[:3] == (words, None, None)
+    assert reply_of({"reply": reply})[:3] == (words, None, None)
     odds = [{"token": "m", "logprob": -9.0, "top_logprobs": []}]
-    found = client.reply_of({"reply": reply | {"logprobs": odds}})
+    found = reply_of({"reply": reply | {"logprobs": odds}})
     assert found[:3] == (words, None, odds if words == text else None)
 
 
@@ -242,10 +243,10 @@ def test_words_that_come_in_parts_are_those_of_type_text_and_paid_for_once(tmp_p
 
 def test_a_judge_that_only_thought_gave_no_verdict():
     reply = {"text": "<think>Perhaps [[2]]", "finish_reason": "length", "logprobs": None, "refusal": None}
-    found = client.reply_of({"reply": reply})
+    found = reply_of({"reply": reply})
     assert found.text is None and "max_tokens were spent before a word" in found.failed
     reply["logprobs"] = [{"token": "<think>", "logprob": 0.0, "top_logprobs": []}]
-    assert client.reply_of({"reply": reply}) == found
+    assert reply_of({"reply": reply}) == found
 
 
 def test_an_annotators_own_parameters_give_way_to_what_the_judge_can_take():

@@ -16,6 +16,7 @@ import pytest
 from tests.families import FAMILIES
 from tests.generation import call_named
 from tests.judge_requests import ENDPOINT
+from workflow_scripts.common.asking.requests import Reply
 from workflow_scripts.common.decoding import special_ids
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
@@ -23,7 +24,6 @@ from workflow_scripts.common.templates import joined
 from workflow_scripts.score import alpaca_eval, judge_score, mt_bench, preference
 from workflow_scripts.score.judging import forms, words
 from workflow_scripts.score.judging.answers import judge_all, load_questions, requests_of
-from workflow_scripts.score.judging.client import Reply
 from workflow_scripts.score.judging.forms import (
     read_choice,
     read_integer,
@@ -73,6 +73,7 @@ ACCESS = {
     "retries": 1,
     "timeout_seconds": 30,
     "unanswered": "stop",
+    "recorded": None,
     "budget_usd": None,
     "usd_per_million_prompt_tokens": 0.0,
     "usd_per_million_completion_tokens": 0.0,

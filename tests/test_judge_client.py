@@ -39,11 +39,12 @@ from tests.judge_server import (
     trickle,
     words_for,
 )
+from workflow_scripts.common.asking import client
+from workflow_scripts.common.asking.client import ask, plan
+from workflow_scripts.common.asking.pace import Pace
+from workflow_scripts.common.asking.requests import Reply, Request
+from workflow_scripts.common.asking.spending import Spending
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.score.judging import client
-from workflow_scripts.score.judging.client import Reply, Request, ask, plan
-from workflow_scripts.score.judging.pace import Pace
-from workflow_scripts.score.judging.spending import Spending
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.usefixtures("quick_client")
@@ -117,7 +118,12 @@ def test_a_verdict_is_stored_with_what_it_answers_and_what_it_cost(tmp_path):
     entry = json.loads(path_of(tmp_path, request("hello"), version="2024-06").read_text())
     reply = {"text": words_for("hello"), "finish_reason": "stop", "logprobs": None, "refusal": None}
     assert entry == {
-        "request": {"model": "judge-1", "version": "2024-06", **request("hello")._asdict()},
+        "request": {
+            "model": "judge-1",
+            "version": "2024-06",
+            "messages": request("hello").messages,
+            "params": request("hello").params,
+        },
         "reply": reply,
         "usage": {"prompt_tokens": 12, "completion_tokens": 5},
         "usd": pytest.approx(REAL_PRICE),
@@ -494,9 +500,10 @@ NURSERY = """
 import json, os, sys, traceback
 from pathlib import Path
 import openai
-from workflow_scripts.score.judging import client
-from workflow_scripts.score.judging import verdict_store
-from workflow_scripts.score.judging.client import Request, ask
+from workflow_scripts.common.asking import client
+from workflow_scripts.common.asking import verdict_store
+from workflow_scripts.common.asking.client import ask
+from workflow_scripts.common.asking.requests import Request
 
 client.FIRST_WAIT = 0.01
 
@@ -718,7 +725,7 @@ WHOLE_LOG = """
 import logging, sys
 from pathlib import Path
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.score.judging import client
+from workflow_scripts.common.asking import client
 from tests.judge_requests import judge_at, requests
 
 logging.basicConfig(level=logging.DEBUG)

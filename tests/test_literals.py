@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel
 
 from workflow_scripts.align import dpo, offline, ppo, pro
-from workflow_scripts.clean import near_duplicates, selecting, turns
+from workflow_scripts.clean import near_duplicates, selecting, turns, written
 from workflow_scripts.clean import settings as cleaning_settings
 from workflow_scripts.clean.clean import CLEANERS
 from workflow_scripts.clean.schemas import SCHEMAS
@@ -34,6 +34,7 @@ from workflow_scripts.study import datasets
 from workflow_scripts.study.rewards import RuleReward
 from workflow_scripts.study.sources import ROW_FILES
 from workflow_scripts.study.study import Study
+from workflow_scripts.synthesise import write
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES = yaml.safe_load((ROOT / "workflow_scripts/score/harness/suites.yaml").read_text())
@@ -48,6 +49,8 @@ TABLES = {
     "Simulation.behaviours": simulate_dialogues.BEHAVIOURS,
     "Simulation.hedge_rates": HEDGED,
     "RowSimulation.rows": simulate_rows.MAKERS,
+    "Synthesis.prompt_as": {*write.ROLES, write.RAW},
+    "Answer.form": written.FORMS,
     "Model.format": prepare_model.CONVERTERS,
     "Dataset.data_schema": set(SCHEMAS) - {"tutorbot_pairs"},  # the reply pairs of a benchmark
     "Dataset.reply_format": tutor_reply.WRITERS,

@@ -13,10 +13,10 @@ import pandas
 import pytest
 
 from tests.judge_requests import ENDPOINT
+from workflow_scripts.common.asking.requests import Reply
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.score.judging.answers import judge_all, requests_of
-from workflow_scripts.score.judging.client import Reply
 from workflow_scripts.score.judging.forms import read_templates
 from workflow_scripts.score.judging.questions import against_opponent, questions_of
 from workflow_scripts.score.mt_bench import score, score_pairwise

@@ -132,7 +132,7 @@ MISTAKES = [
         {},
         "sources.stories15m.places[0]: names exactly one of hf, https, pypi, npm, file",
     ),
-    ("sources.stories15m.places", [], "sources.stories15m: has either places or simulate"),
+    ("sources.stories15m.places", [], "sources.stories15m: has one of places, simulate and synthesise"),
     # names that refer to nothing, or to two things
     (
         "models.tiny.source",

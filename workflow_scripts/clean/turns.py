@@ -4,6 +4,7 @@ Covers the structured replies of Tutorbot-Spock and the plain turns of all other
 Everything here is pure: turns go in; messages, faults and notes come out; nothing raises on bad data.
 """
 
+import json
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
@@ -95,6 +96,8 @@ def read_turns(turns: list, style: str, settings: Settings) -> Turns:
             message, missed = read_turn(turn, style)
         except Unfit as unfit:
             return Turns(messages, unfit.fault, notes, unread)
+        if style == "tutorbot" and isinstance(message["content"], dict):  # a model wrote it so
+            message["content"] = json.dumps(message["content"], ensure_ascii=False)
         fault = check_text(message["content"], settings["max_chars"])
         if message["role"] == "assistant" and settings["empty_replies"] == "keep" and fault == EMPTY:
             fault = None

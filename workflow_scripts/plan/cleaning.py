@@ -1,6 +1,7 @@
 """What is cleaned: datasets, and the replies in pairs that a benchmark brings."""
 
 from workflow_scripts.common.code import pins
+from workflow_scripts.plan.layout import Word
 from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.scoring import scored_from
 from workflow_scripts.plan.sources import located, source_file, source_manifest
@@ -14,9 +15,9 @@ def dataset_source(plan: Plan, dataset: str) -> str:
     return source_manifest(plan, plan.study.datasets[dataset].source)
 
 
-def dataset_files(plan: Plan, dataset: str) -> list[str]:
+def dataset_files(plan: Plan, dataset: str) -> list[Word]:
     part = plan.study.datasets[dataset]
-    return [source_file(plan, part.source, file) for file in part.files]
+    return [plan.layout.word(source_file(plan, part.source, file)) for file in part.files]
 
 
 def held_out(plan: Plan, dataset: str) -> list[str]:

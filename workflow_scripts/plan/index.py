@@ -11,6 +11,7 @@ from workflow_scripts.plan.plan import Plan, scored_cells
 from workflow_scripts.plan.policies import lineage, remote_code, template, training_sets, weights_manifest
 from workflow_scripts.plan.scoring import engine_code, scorer_code
 from workflow_scripts.plan.sources import package_folder, source_manifest
+from workflow_scripts.plan.synthesis import written_behind
 from workflow_scripts.plan.training import module_of
 from workflow_scripts.plan.words import as_json, chosen
 from workflow_scripts.study.lineage import CALIBRATION
@@ -53,12 +54,13 @@ def cell_entry(plan: Plan, policy: str, seed: int) -> dict[str, Any]:
         return entry | known | {"facts": {"model": None, "template": None, "trained_by": None}}
     learned = training_sets(plan, policy)
     cleaned = [f"{plan.layout.clean(name.split('/')[0])}/manifest.json" for name in learned]
+    written = [source_manifest(plan, name) for name in written_behind(plan, learned)]
     return entry | {
         "parent": plan.policies[policy].parent,
         "method": plan.policies[policy].method,
         "kind": "policy",
         "training_sets": learned,
-        "files": [weights_manifest(plan, policy, seed), *cleaned],
+        "files": [weights_manifest(plan, policy, seed), *cleaned, *written],
         "facts": policy_facts(plan, policy),
     }
 

@@ -1,10 +1,12 @@
 """Judges: what they are asked, what a verdict depends on, and how they are reached."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.plan.plan import Plan, cells, scored_cells
 from workflow_scripts.plan.sources import located, source_manifest
+from workflow_scripts.plan.synthesis import writing_plans
 from workflow_scripts.plan.words import as_json, chosen, flag_words, settings
 from workflow_scripts.study.judges import Judge
 from workflow_scripts.study.lineage import seeds_of
@@ -38,6 +40,11 @@ def judge_settings(plan: Plan, benchmark: str) -> str:
     folder = {"model": f"{plan.layout.reward_model(model)}/model"} if model else {}
     name = plan.study.benchmarks[benchmark].judge
     return settings(judge, keys=judge.verdict_keys, name=name, **folder)
+
+
+def recorded(plan: Plan, benchmark: str) -> list[str]:
+    """Return the file of recorded replies of a benchmark's judge, if there is one."""
+    return [file] if (file := judge_of(plan, benchmark).recordings()) else []
 
 
 def access(plan: Plan) -> str:
@@ -101,9 +108,12 @@ def verdicts_flags(plan: Plan, benchmark: str, policy: str, seed: int | str) -> 
     return [word for file in verdicts(plan, benchmark, policy, seed) for word in ("--verdicts", file)]
 
 
-def judging_plans(plan: Plan) -> list[dict[str, Any]]:
-    """Return one entry per policy and benchmark that go before an endpoint."""
-    return [
+def judging_plans(plan: Plan, waiting: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return one entry per written source, and one per policy and benchmark that go before an endpoint.
+
+    While sources are `waiting` to be written no policy can answer: then only writing is counted.
+    """
+    return writing_plans(plan, waiting) + [
         {
             "policy": policy,
             "seed": seed,
@@ -113,12 +123,12 @@ def judging_plans(plan: Plan) -> list[dict[str, Any]]:
         }
         for policy, seed in scored_cells(plan)
         for name in judged(plan)
-        if judge_of(plan, name).reads_words
+        if judge_of(plan, name).reads_words and not waiting
     ]
 
 
-def judging_plans_settings(plan: Plan) -> str:
-    return as_json({"plans": judging_plans(plan)})
+def judging_plans_settings(plan: Plan, waiting: Sequence[str]) -> str:
+    return as_json({"plans": judging_plans(plan, waiting), "waiting": list(waiting)})
 
 
 def agreement_pairs(plan: Plan) -> list[list[dict[str, Any]]]:
@@ -156,3 +166,17 @@ def need_keys(plan: Plan, rules: set[str]) -> None:
     lacking = [finding.text for finding in unset_keys(plan.study)]
     if lacking and {"judge_answers", "answer_prompts"} <= rules:
         raise PlumblineError("\n".join(lacking))
+
+
+def ask_nothing(plan: Plan, due: Mapping[str, set[str]]) -> None:
+    """Stop `make judge-plan` where a model would have to write first; `due` has the sources of each rule's jobs.
+
+    PlumblineError.
+    """
+    if "judge_plan" in due and due.get("write_rows"):
+        names = sorted(due["write_rows"])
+        manifests = ", ".join(source_manifest(plan, name) for name in names)
+        raise PlumblineError(
+            f"judge_plan asks nothing, and {', '.join(names)} would have to be written anew before policies can "
+            f"answer: remove {manifests}, and their writing is counted alone"
+        )

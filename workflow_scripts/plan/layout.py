@@ -86,6 +86,21 @@ class Layout:
     def rows(self, name: str, split: str) -> str:
         return f"{self.clean(name)}/rows/{split}.jsonl"
 
+    def written(self, name: str) -> str:
+        """Return the folder of a source that a model writes."""
+        return f"{self.results}/written/{name}"
+
+    def replies(self, name: str) -> str:
+        """Return the manifest of the replies that a written source is made of."""
+        return f"{self.written(name)}/replies.json"
+
+    def reply_rows(self, name: str) -> str:
+        return f"{self.written(name)}/replies.jsonl"
+
+    def writing(self, name: str) -> str:
+        """Return the file that says what writing a source will take."""
+        return f"{self.written(name)}/writing.json"
+
     def reward_model(self, name: str) -> str:
         return f"{self.results}/reward_models/{name}"
 

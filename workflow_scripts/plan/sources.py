@@ -21,6 +21,9 @@ def source_key(plan: Plan, name: str) -> str:
 
 
 def source_folder(plan: Plan, name: str) -> str:
+    """Return a source's folder; what a model writes is this study's alone."""
+    if plan.study.sources[name].synthesise:
+        return plan.layout.written(name)
     return f"{SOURCES}/{source_key(plan, name)}"
 
 

@@ -1,4 +1,4 @@
-"""What judging a study still takes, per policy and benchmark: requests, verdicts stored, tokens and dollars.
+"""What asking still takes, per written source, and per policy and benchmark: requests, replies stored, tokens, dollars.
 
 An upper bound: prompts are counted by their bytes, and every verdict as its longest. Nothing is asked.
 """
@@ -16,19 +16,20 @@ from workflow_scripts.report.settings import read_settings
 
 
 class Plan(TypedDict):
-    """What judging one policy's answers to a benchmark would take, in `file`."""
+    """What judging one policy's answers to a benchmark would take, or writing a source (then without a policy)."""
 
     policy: str
-    seed: int
+    seed: int | str
     benchmark: str
     judge: str
     file: str
 
 
 class Settings(TypedDict):
-    """The plans of a study."""
+    """The plans of a study, and the sources that are still to be written before policies can answer."""
 
     plans: list[Plan]
+    waiting: list[str]
 
 
 COUNTS = ["requests", "stored", "missing", "prompt_tokens", "completion_tokens", "usd"]
@@ -64,6 +65,11 @@ def main() -> None:
         if len(table)
         else "no judge of this study is asked: none is of kind openai"
     )
+    if arguments.settings["waiting"]:
+        print(
+            "benchmarks are not counted: policies learn from what is still to be written "
+            f"({', '.join(arguments.settings['waiting'])})"
+        )
     with finished_file(arguments.output) as temporary:
         table.to_csv(temporary, index=False)
 

@@ -1,9 +1,10 @@
 """What a run says last: where its tables are, and the warnings that matter; after a failure, which log tells why.
 
 Pure functions over what stands in a study's folders. All of it is said at length elsewhere (logs, manifests,
-training.csv, the notes of results.csv); here it is put where it is read. Covered: rows rejected and keys not read in
-cleaning, trainings with a warning (diverged, learned nothing, replies without their end), gold answers that do not
-score 1 or that tokens alter, what the check of the study doubted, notes of results.
+training.csv, the notes of results.csv); here it is put where it is read. Covered: requests of a written source that
+became no rows, rows rejected and keys not read in cleaning, trainings with a warning (diverged, learned nothing,
+replies without their end), gold answers that do not score 1 or that tokens alter, what the check of the study doubted,
+notes of results.
 """
 
 import re
@@ -62,6 +63,21 @@ def cleaning(manifest: Path) -> list[str]:
     if unread:
         named = first_few(f"{key} (in {rows_counted(count)})" for key, count in unread.items())
         lines.append(f"dataset {name}: keys not read: {named}")
+    return lines
+
+
+def writing(results: Path) -> list[str]:
+    """Return a warning for each source that a model wrote some of whose replies became no rows, with why."""
+    lines = []
+    for path in sorted(results.glob("written/*/manifest.json")):
+        told = read_json(path)
+        if reasons := Counter(told["rejected"]):
+            named = first_few(f"{reason} ({count})" for reason, count in reasons.most_common())
+            counts = told["counts"]
+            lines.append(
+                f"source {path.parent.name}: {counts['rejected']} of {counts['requests']} requests became no rows: "
+                f"{named}"
+            )
     return lines
 
 
@@ -151,6 +167,7 @@ def warnings_of(results: Path, cleaned: Sequence[Path], foreseen: Sequence[str] 
         *told_by(refused, results),
         *told_by(gold, table),
         *told_by(changed_gold, results, table),
+        *told_by(writing, results),
         *(line for path in cleaned if path.is_file() for line in told_by(cleaning, path)),
         *told_by(notes, table),
         *doubts(foreseen),

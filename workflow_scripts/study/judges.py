@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from workflow_scripts.study.basics import VARIABLE, Count, Positive, Words
+from workflow_scripts.study.basics import VARIABLE, Count, Positive, RepositoryPath, Words
 from workflow_scripts.study.findings import Finding, doubt, wrong
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.part import Part
@@ -35,6 +35,10 @@ class JudgeKind(Part):
     def places(self) -> dict[str, str | None]:
         """Return, by key, what names something outside of the study."""
         return {}
+
+    def recordings(self) -> str | None:
+        """Return the file of recorded replies, if there is one."""
+        return None
 
 
 class RewardJudge(JudgeKind):
@@ -70,7 +74,7 @@ def fault_of_address(url: str) -> str | None:
 
 
 class OpenAIJudge(JudgeKind):
-    """An OpenAI-compatible endpoint: hosted, vLLM, Ollama. Each verdict is asked for once and kept under work/judge."""
+    """An OpenAI-compatible endpoint: hosted, vLLM, Ollama. Each reply is asked for once and kept under work/judge."""
 
     verdict_keys = (
         "kind",
@@ -114,6 +118,8 @@ class OpenAIJudge(JudgeKind):
     """How long one try may take."""
     unanswered: Literal["stop", "count"] = "stop"
     """What never got a reply: stop, and ask for it alone the next time; or count it as a failed verdict."""
+    recorded: RepositoryPath | None = None
+    """A file of recorded replies: what stands in it is not asked for (docs/synthesis.md)."""
     budget_usd: Positive | None = None
     """Dollars this study may pay this judge; it stops before they are passed. Needs both prices."""
     usd_per_million_prompt_tokens: Annotated[float, Field(ge=0)] = 0.0
@@ -122,11 +128,16 @@ class OpenAIJudge(JudgeKind):
     """Price of what is written."""
 
     def names(self, path: str, need: Names) -> None:
-        """Need nothing: the endpoint knows what it has."""
+        """Need the recorded replies: what else there is, the endpoint knows."""
+        need.need_path(f"{path}.recorded", self.recorded)
 
     def key_variable(self) -> str:
         """Return the environment variable of its key."""
         return self.api_key_env
+
+    def recordings(self) -> str | None:
+        """Return the file of its replies that are not asked for again."""
+        return self.recorded
 
     def places(self) -> dict[str, str | None]:
         """Return the model and the endpoint."""

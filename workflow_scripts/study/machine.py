@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.files import pin_of
+from workflow_scripts.common.files import pin_of, read_jsonl
 from workflow_scripts.generate.prompts import prompt_set
 from workflow_scripts.study.benchmarks.answered import TextOverlap
 from workflow_scripts.study.benchmarks.judged import AlpacaEval
@@ -31,6 +31,7 @@ from workflow_scripts.study.messages import named, nearest, shown
 from workflow_scripts.study.models import Model
 from workflow_scripts.study.sources import Source
 from workflow_scripts.study.study import Study
+from workflow_scripts.study.synthesis import unknown_fields
 
 CHEAP = 64 * 2**20  # bytes of a file that is hashed or counted before the first job
 CHARACTERS = 4  # to a token, roughly
@@ -44,6 +45,7 @@ def seen(study: Study) -> tuple[list[str], list[str]]:
         *models_as_they_are(study),
         *folders(study),
         *prompts_here(study),
+        *fields_here(study),
         *few_packs(study),
         *missing_deepspeed(study),
         *unset_keys(study),
@@ -193,6 +195,20 @@ def prompts_here(study: Study) -> Iterator[Finding]:
             yield doubt(at, line.removeprefix("warning: ").replace(f"{ROOT}/", ""))
 
 
+def fields_here(study: Study) -> Iterator[Finding]:
+    """Find placeholders of fields that no row of a file on this machine has, where a model is to write about it."""
+    for name, source in study.sources.items():
+        about = source.synthesise.rows if source.synthesise else None
+        path = file_here(study, about.source, about.file) if about and about.source else None
+        if source.synthesise is None or path is None or path.stat().st_size > CHEAP:
+            continue
+        try:
+            known = {key for row in read_jsonl(path) for key in row}
+        except (PlumblineError, OSError):  # what is wrong with it is the writing's to say
+            continue
+        yield from unknown_fields(f"sources.{name}.synthesise", source.synthesise, known)
+
+
 def lines_and_bytes(path: Path) -> tuple[int, int] | None:
     """Return (rows, bytes) of a file of JSON Lines or JSON; None where it is too large or neither."""
     try:
@@ -287,16 +303,17 @@ def is_here(url: str | None) -> bool:
 
 
 def asked_judges(study: Study) -> Iterable[str]:
-    """Return the names of the judges that a benchmark asks."""
-    asking = [part for part in study.benchmarks.values() if part.is_judged()]
-    return dict.fromkeys(part.judge for part in asking)
+    """Return the names of the judges that a benchmark asks, and of those that write sources."""
+    asking = [part.judge for part in study.benchmarks.values() if part.is_judged()]
+    writing = [part.synthesise.judge for part in study.sources.values() if part.synthesise]
+    return dict.fromkeys([*asking, *writing])
 
 
 def unset_keys(study: Study) -> Iterator[Finding]:
     """Find judges that are asked and whose key is not set."""
     for name in asked_judges(study):
         judge = study.judges.get(name)
-        variable = judge.key_variable() if judge else None
+        variable = judge.key_variable() if judge and not judge.recordings() else None
         if variable and not os.environ.get(variable, "").strip():
             path = f"judges.{name}.api_key_env"
             if is_here(judge.places().get("base_url")):

@@ -1,6 +1,7 @@
-"""`sources`: files wanted, the places they may come from, and the simulations that make them."""
+"""`sources`: files wanted, the places they may come from, and the simulations and models that make them."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
@@ -20,9 +21,14 @@ from workflow_scripts.study.basics import (
     Share,
     Strict,
 )
+from workflow_scripts.study.findings import Finding
 from workflow_scripts.study.messages import named
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.part import Part
+from workflow_scripts.study.synthesis import WRITTEN, Synthesis
+
+if TYPE_CHECKING:
+    from workflow_scripts.study.study import Study
 
 
 class Member(Strict):
@@ -204,7 +210,7 @@ def simulation_kind(value: Any) -> str:
 
 
 class Source(Part):
-    """Files wanted and the places they may come from in order, or a simulation."""
+    """Files wanted and the places they may come from in order, a simulation, or a model that writes them."""
 
     files: dict[FileName, Annotated[str, Field(pattern=PIN)] | None] = {}
     """Name: sha256, or git: and the id that git hash-object gives, or null where any content will do. Empty: a hub
@@ -219,25 +225,41 @@ class Source(Part):
         | None
     ) = None
     """Make the files instead of fetching them."""
+    synthesise: Synthesis | None = None
+    """Have a model write the rows of one file, rows.jsonl (docs/synthesis.md)."""
 
     def file_names(self) -> list[str] | None:
         """Return the names of its files, or None where only the hub knows them."""
+        if self.synthesise:
+            return [WRITTEN]
         return self.simulate.file_names() if self.simulate else list(self.files) or None
 
     def most_rows(self) -> int | None:
         """Return how many rows its files have at most, or None where only these tell."""
+        if self.synthesise:
+            bounds = [self.synthesise.limit, self.synthesise.count]
+            return min((bound for bound in bounds if bound is not None), default=None)
         return self.simulate.most_rows() if self.simulate else None
 
     def names(self, path: str, need: Names) -> None:
         """Need the files of this machine, unless another place may have them."""
         if self.simulate:
             need.need_path(f"{path}.simulate.problems", self.simulate.problems)
+        if self.synthesise:
+            self.synthesise.names(f"{path}.synthesise", need)
         if len(self.places) == 1 and self.places[0].file:
             for wanted, file in self.places[0].file.files.items():
                 need.need_path(f"{path}.places[0].file.files.{named(wanted)}", file)
 
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find what is wrong with rows that a model is to write."""
+        if self.synthesise:
+            yield from self.synthesise.faults(f"{path}.synthesise", study)
+
     @model_validator(mode="after")
     def one_origin(self) -> "Source":
-        if bool(self.places) == bool(self.simulate):
-            raise ValueError("has either places or simulate")
+        if [bool(self.places), bool(self.simulate), bool(self.synthesise)].count(True) != 1:
+            raise ValueError("has one of places, simulate and synthesise")
+        if self.files and self.synthesise:
+            raise ValueError("files are of places: a written source has one file, rows.jsonl")
         return self

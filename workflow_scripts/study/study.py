@@ -36,7 +36,7 @@ class Study(Strict):
     templates: dict[Name, Template] = {}
     """Chat templates of one's own; those that come with Plumbline are in workflow_scripts/common/templates.yaml."""
     sources: dict[Name, Source]
-    """What is fetched or simulated."""
+    """What is fetched, simulated, or written by a model."""
     models: dict[Name, Model] = Field(min_length=1)
     """The base policies."""
     datasets: dict[Name, Dataset] = {}
@@ -52,7 +52,7 @@ class Study(Strict):
     runs: dict[Name, Run] = {}
     """Training runs; a policy is its parent plus one run, and is called by its lineage: tiny.sft.dpo."""
     judges: dict[Name, Judge] = {}
-    """Judges, for mt_bench, alpaca_eval, judge_score and preference."""
+    """Judges, for mt_bench, alpaca_eval, judge_score and preference; and the models that write sources."""
     benchmarks: dict[Name, Benchmark] = {}
     """What every policy is scored on."""
     engine: Engine = Engine()

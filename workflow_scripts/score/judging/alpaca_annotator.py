@@ -17,8 +17,8 @@ from alpaca_eval.annotators import PairwiseAnnotator, SinglePairwiseAnnotator
 from alpaca_eval.constants import EVALUATORS_CONFIG_DIR
 from alpaca_eval.utils import load_configs, prompt_to_chatml
 
+from workflow_scripts.common.asking.requests import Reply, Request, params_of
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.score.judging.client import Reply, Request, params_of
 from workflow_scripts.score.judging.questions import Question, Verdict
 
 # The package sets INFO for the whole process, which would print every request of every client.

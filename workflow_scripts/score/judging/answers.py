@@ -15,11 +15,12 @@ import sys
 import time
 from pathlib import Path
 
+from workflow_scripts.common.asking import client
+from workflow_scripts.common.asking.requests import Reply, Request
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_json, write_jsonl
 from workflow_scripts.common.settings import settings_of
-from workflow_scripts.score.judging import client, forms
-from workflow_scripts.score.judging.client import Reply, Request
+from workflow_scripts.score.judging import forms
 from workflow_scripts.score.judging.forms import HIGHEST, LOWEST
 from workflow_scripts.score.judging.numbers import PREFERENCES, SHARES
 from workflow_scripts.score.judging.questions import (

@@ -12,6 +12,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, NamedTuple
 
+from workflow_scripts.common.dialogues import prompt_text, transcript
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.raw_files import field
@@ -117,19 +118,6 @@ def read_integer(text: str) -> int | None:
     if len(found) != 1:
         return None
     return int(found[0][1]) if int(found[0][1]) <= 100 else None
-
-
-def transcript(messages: list[dict]) -> str:
-    """Return a dialogue as labelled blocks for a judge to read."""
-    return "\n\n".join(
-        f"<{message['role']}>\n{message['content']}\n</{message['role']}>" for message in messages
-    )
-
-
-def prompt_text(messages: list[dict]) -> str:
-    """Return what a policy was asked: a single request as it stands, a longer dialogue in labelled blocks."""
-    alone = len(messages) == 1 and messages[0]["role"] == "user"
-    return messages[0]["content"] if alone else transcript(messages)
 
 
 def filled(template: str, fields: dict[str, str], where: str) -> str:

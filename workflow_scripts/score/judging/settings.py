@@ -8,6 +8,7 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
+from workflow_scripts.common.asking.settings import Endpoint
 from workflow_scripts.common.settings import settings_of
 
 
@@ -40,29 +41,6 @@ class RewardModel(TypedDict):
     kind: Literal["reward_model"]
     name: str
     model: str
-
-
-class Endpoint(TypedDict):
-    kind: Literal["openai"]
-    name: str
-    model: str
-    version: str | None
-    temperature: float | None
-    max_tokens: int
-    max_completion_tokens: int | None
-    params: dict
-    seed: int | None
-    # How it is reached and paid, which alters no verdict.
-    base_url: str | None
-    api_key_env: str
-    concurrency: int
-    requests_per_minute: float | None
-    retries: int
-    timeout_seconds: float
-    unanswered: Literal["stop", "count"]
-    budget_usd: float | None
-    usd_per_million_prompt_tokens: float
-    usd_per_million_completion_tokens: float
 
 
 JUDGES = {"rule": LengthRule, "reward_model": RewardModel, "openai": Endpoint}

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from statistics import fmean
 
+from workflow_scripts.common.asking.requests import Reply, Request, params_of
 from workflow_scripts.score.judging import forms
-from workflow_scripts.score.judging.client import Reply, Request, params_of
 from workflow_scripts.score.judging.forms import Form
 from workflow_scripts.score.judging.questions import Question, Verdict, compares
 

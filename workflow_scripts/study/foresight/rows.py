@@ -49,16 +49,31 @@ def files_of_splits(study: Study) -> Iterator[Finding]:
 
 
 def held_out_in_a_circle(study: Study) -> Iterator[Finding]:
-    """Find datasets each of which is to be made after the other, as either keeps the other's groups out."""
+    """Find datasets and sources each of which is to be made after the other.
+
+    Either dataset keeps the other's groups out, or a model is to write about rows that come of what it writes.
+    """
     needs = {
-        name: {held_out.partition("/")[0] for held_out in dataset.exclude_groups_of}
+        f"datasets.{name}": {
+            f"sources.{dataset.source}",
+            *(f"datasets.{held_out.partition('/')[0]}" for held_out in dataset.exclude_groups_of),
+        }
         for name, dataset in study.datasets.items()
     }
+    for name, source in study.sources.items():
+        about = source.synthesise.rows if source.synthesise else None
+        if about:
+            first = f"datasets.{about.dataset}" if about.dataset else f"sources.{about.source}"
+            needs[f"sources.{name}"] = {first}
     try:
         graphlib.TopologicalSorter(needs).prepare()
     except graphlib.CycleError as error:
         circle = error.args[1]
+        section, _, name = circle[-1].partition(".")
+        key = "exclude_groups_of" if section == "datasets" else "synthesise.rows"
+        only = {part.partition(".")[0] for part in circle} == {"datasets"}
+        shown = [part.partition(".")[2] if only else part for part in reversed(circle)]
         yield wrong(
-            f"datasets.{circle[-1]}.exclude_groups_of",
-            f"a circle ({' → '.join(reversed(circle))}): one of them has to be made first",
+            f"{section}.{name}.{key}",
+            f"a circle ({' → '.join(shown)}): one of them has to be made first",
         )

@@ -100,9 +100,10 @@ def in_short(value: Any) -> str:
     return " ".join(text[: 10 * SHOWN].split())[:SHOWN]
 
 
-def read_completion(content: bytes) -> tuple[dict, dict | None]:
+def read_completion(content: bytes, chat: bool = True) -> tuple[dict, dict | None]:
     """Return a chat completion's reply {"text", "finish_reason", "logprobs", "refusal"} and usage, or None.
 
+    `chat` is False for a completion of raw text, which has no message and whose log-probs have another shape.
     Raises TryAgainError where the bytes are no whole chat completion, UnusableError where they are one of which no
     verdict can be made.
     """
@@ -118,7 +119,7 @@ def read_completion(content: bytes) -> tuple[dict, dict | None]:
         raise TryAgainError(f"an error in place of a reply: {in_short(body['error'])}")
     try:
         choice = body["choices"][0]
-        message = choice["message"]
+        message = choice["message"] if chat else {"content": choice["text"]}
         tokens = (choice.get("logprobs") or {}).get("content")
         reply = {
             "text": content_of(message.get("content")),
@@ -128,7 +129,7 @@ def read_completion(content: bytes) -> tuple[dict, dict | None]:
         }
         usage = usage_of(body.get("usage"))
     except (AttributeError, IndexError, KeyError, TypeError):
-        raise TryAgainError("the reply is no chat completion", billed=True) from None
+        raise TryAgainError(f"the reply is no {'chat ' if chat else ''}completion", billed=True) from None
     return reply, usage
 
 
@@ -210,9 +211,10 @@ class Endpoint:
         address = without_credentials(str(self.client.base_url))
         self.name = f"judge {judge['name']!r} at {self.scrub(address)}"
 
-    def call(self, messages: list[dict], params: dict) -> tuple[dict, dict | None]:
+    def call(self, messages: list[dict], params: dict, prompt: str | None = None) -> tuple[dict, dict | None]:
         """Return the reply and the usage of one request, as `read_completion` does, without the key.
 
+        The model is to reply to the messages, or, where a prompt is given, to go on from its text.
         A refusal on grounds of policy is a reply too, and so is one that no verdict can be read from: `unusable` says
         why. Raises TryAgainError, RejectedError, and PlumblineError where every other request would fail as well.
         """
@@ -221,7 +223,7 @@ class Endpoint:
 
         sent = self._sent(params)
         try:
-            reply, usage = read_completion(self._receive(messages, sent))
+            reply, usage = read_completion(self._receive(messages, sent, prompt), prompt is None)
         except UnusableError as error:
             nothing = dict.fromkeys(("text", "finish_reason", "logprobs", "refusal"))
             return nothing | {"unusable": str(error)}, None
@@ -230,7 +232,7 @@ class Endpoint:
         except openai.APIStatusError as error:
             words = self._words(error)
             if self._wants_newer_limit(error.status_code, words, sent):
-                return self.call(messages, params)
+                return self.call(messages, params, prompt)
             if error.status_code not in (400, 403, 422, 451) or not POLICY.search(words):
                 raise self._failure(error, words) from None
             return {"text": None, "finish_reason": None, "logprobs": None, "refusal": words}, FREE
@@ -296,10 +298,15 @@ class Endpoint:
 
         response.stream = Bounded()
 
-    def _receive(self, messages: list[dict], params: dict) -> bytes:
+    def _receive(self, messages: list[dict], params: dict, prompt: str | None) -> bytes:
         """Return the body of a reply, unpacked."""
-        create = self.client.chat.completions.with_streaming_response.create
-        with create(model=self.judge["model"], messages=messages, extra_body=params) as response:
+        if prompt is None:
+            create, asked = self.client.chat.completions, {"messages": messages}
+        else:
+            create, asked = self.client.completions, {"prompt": prompt}
+        with create.with_streaming_response.create(
+            model=self.judge["model"], extra_body=params, **asked
+        ) as response:
             content = b""
             for part in response.iter_bytes():  # unpacked, a small body may be a large one
                 content += part

@@ -1,7 +1,9 @@
-"""One client for every judge behind an OpenAI-compatible endpoint: each distinct request is paid for once.
+"""One client for every model behind an OpenAI-compatible endpoint: each distinct request is paid for once.
+
+A model that is asked is called a judge, here and in its settings: it gives verdicts on answers, or writes rows of data.
 
 Covers a store of verdicts shared by benchmarks, studies and processes, retries, a rate limit, a budget, and what
-a cell paid. Not covered: what is asked and how a reply is read, which belong to the benchmarks; streamed replies,
+a cell paid. Not covered: what is asked and how a reply is read, which belong to whoever asks; streamed replies,
 several replies to one request (`n`), tools and images.
 """
 
@@ -10,54 +12,38 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import filelock
 import tenacity
 
-from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.files import digest
-from workflow_scripts.score.judging.endpoint import (
+from workflow_scripts.common.asking.endpoint import (
     Endpoint,
     RejectedError,
     TryAgainError,
     UnreachableError,
 )
-from workflow_scripts.score.judging.pace import Pace
-from workflow_scripts.score.judging.spending import Spending
-from workflow_scripts.score.judging.verdict_store import lock_of, read_verdict, write_verdict
+from workflow_scripts.common.asking.pace import Pace
+from workflow_scripts.common.asking.requests import (
+    Reply,
+    Request,
+    paid_for,
+    price,
+    reply_of,
+    request_of,
+    worst_case,
+)
+from workflow_scripts.common.asking.spending import Spending
+from workflow_scripts.common.asking.verdict_store import lock_of, read_recorded, read_verdict, write_verdict
+from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.files import digest
 
 FIRST_WAIT = 1.0  # seconds before a request is tried again; doubled each time, plus as much again by chance
 LONGEST_WAIT = 60.0
 LONGEST_PAUSE = 600.0  # a server that asks for more than this is not waited for
 PATIENCE = 20  # requests in a row without a reply after which the endpoint counts as down
-# Beyond a token per UTF-8 byte of the text: what chat templates put around a message and before the first.
-MESSAGE_TOKENS = 16
-REQUEST_TOKENS = 256
-THOUGHTS, END_OF_THOUGHTS = "<think>", "</think>"
-BYTES_PER_TOKEN = 4  # an estimate, for a server that does not count
-
-
-class Request(NamedTuple):
-    """What a verdict is asked with: rendered messages [{"role", "content"}] and parameters, sent as they are."""
-
-    messages: list[dict]
-    params: dict
-
-
-class Reply(NamedTuple):
-    """A judge's words, or None and the reason; `logprobs` is [{"token", "logprob", "top_logprobs"}] if asked for.
-
-    `cut` where the limit in tokens ended them.
-    """
-
-    text: str | None
-    failed: str | None
-    logprobs: list | None
-    cut: bool = False
 
 
 class HaltedError(Exception):
@@ -66,102 +52,6 @@ class HaltedError(Exception):
 
 class UnansweredError(Exception):
     """One request has no reply, and another run may get one."""
-
-
-def request_of(request: Request, judge: dict) -> dict:
-    """Return what names a verdict: the judge's model and version (no address, no key), prompt and parameters."""
-    return {
-        "model": judge["model"],
-        "version": judge["version"],
-        "messages": request.messages,
-        "params": request.params,
-    }
-
-
-def params_of(judge: dict, usual: dict | None = None) -> dict:
-    """Return what a judge is told beside the messages: its keys' values, and its `params` as they stand.
-
-    `usual` are an annotator's own parameters, which a judge's temperature and limit give way to: but where the judge
-    takes no temperature none is sent, and where it wants the limit by its newer name it has the judge's, as thinking
-    counts in it. What is null is not sent.
-    """
-    usual = usual or {key: judge[key] for key in ("temperature", "max_tokens")}
-    told = usual | {"seed": judge["seed"]}
-    if judge["temperature"] is None:
-        told |= {"temperature": None, "top_p": None}
-    if judge["max_completion_tokens"] is not None:
-        told |= {"max_tokens": None, "max_completion_tokens": judge["max_completion_tokens"]}
-    return {key: value for key, value in (told | judge["params"]).items() if value is not None}
-
-
-def price(judge: dict, prompt_tokens: int, completion_tokens: int) -> float:
-    """Return dollars."""
-    per_million = (
-        prompt_tokens * judge["usd_per_million_prompt_tokens"]
-        + completion_tokens * judge["usd_per_million_completion_tokens"]
-    )
-    return per_million / 1e6
-
-
-def prompt_bytes(request: Request) -> int:
-    """Return the UTF-8 bytes of a prompt's contents."""
-    return sum(len(str(message["content"]).encode()) for message in request.messages)
-
-
-def worst_case(request: Request, judge: dict) -> tuple[int, int]:
-    """Return the most (prompt, completion) tokens a request can take: no tokenizer makes two of one byte."""
-    params = request.params
-    limit = params.get("max_tokens", params.get("max_completion_tokens", judge["max_tokens"]))
-    return prompt_bytes(request) + MESSAGE_TOKENS * len(request.messages) + REQUEST_TOKENS, limit
-
-
-def paid_for(request: Request, reply: dict, usage: dict | None, judge: dict) -> tuple[dict, float]:
-    """Return the usage and price of a reply in dollars.
-
-    Where the server does not count, tokens are estimated at four bytes each and marked so, and the price is the
-    worst case, so that a budget still holds.
-    """
-    if usage:
-        return usage, price(judge, usage["prompt_tokens"], usage["completion_tokens"])
-    written = len((reply["text"] or "").encode())
-    estimated = {
-        "prompt_tokens": math.ceil(prompt_bytes(request) / BYTES_PER_TOKEN),
-        "completion_tokens": math.ceil(written / BYTES_PER_TOKEN),
-        "estimated": True,
-    }
-    return estimated, price(judge, *worst_case(request, judge))
-
-
-def reply_of(entry: dict) -> Reply:
-    """Return a stored verdict as a reply: failed where the judge refused, said nothing, or sent what is no verdict."""
-    reply = entry["reply"]
-    if "unusable" in reply:
-        return Reply(None, f"the judge's reply is of no use: {reply['unusable']}", None)
-    if reply["refusal"]:
-        return Reply(None, f"refused by the judge: {reply['refusal']}", None)
-    if reply["finish_reason"] == "content_filter":
-        return Reply(None, "refused by the judge: its content filter ended the reply", None)
-    said = reply["text"] or ""
-    text = without_thoughts(said)
-    logprobs = reply["logprobs"] if text == said else None  # the first of them are those of thoughts
-    # A choice read from log-probs may begin with a token of white space alone.
-    if not text.strip() and not logprobs:
-        spent = ": max_tokens were spent before a word" if reply["finish_reason"] == "length" else ""
-        return Reply(None, f"the judge's reply is empty{spent}", None)
-    return Reply(text, None, logprobs, reply["finish_reason"] == "length")
-
-
-def without_thoughts(text: str) -> str:
-    """Return a judge's words without the thoughts before them, "" where it came to nothing else.
-
-    Servers that do not set thoughts apart leave them in the reply, up to </think>; the <think> they begin with may
-    stand in the prompt. In them a judge tries out verdicts that it does not give.
-    """
-    thoughts, end, words = text.partition(END_OF_THOUGHTS)
-    begun = thoughts.lstrip().startswith(THOUGHTS)
-    if not end:
-        return "" if begun else text
-    return words.lstrip() if begun or THOUGHTS not in thoughts else text
 
 
 @contextlib.contextmanager
@@ -310,7 +200,7 @@ class Asking:
             self.pace.wait(self.halt)
             if self.halt.is_set():
                 raise HaltedError
-            reply, usage = self.endpoint.call(request.messages, request.params)
+            reply, usage = self.endpoint.call(request.messages, request.params, request.prompt)
             # Said before the others set out, which may be before this verdict is on the disk.
             with self._counting:
                 self.proven = self.reached = True
@@ -394,7 +284,7 @@ def check_budget(requests: list[Request], judge: dict) -> None:
 def ask(
     requests: list[Request], judge: dict, store: Path, cell: str, study: str = ""
 ) -> tuple[list[Reply], dict]:
-    """Return a reply per request, in order, and what this cell paid; what the store holds is not asked again.
+    """Return a reply per request, in order, and what this cell paid; what is stored or recorded is not asked again.
 
     The second is {"judge_calls", "judge_stored", "judge_retries", "prompt_tokens", "completion_tokens", "usd"}.
     It counts every verdict on these requests that `cell` of `study` paid for, now or in an earlier run, so a cell
@@ -409,7 +299,7 @@ def ask(
     payer = f"{study}/{cell}" if study else cell
     keys = [digest(request_of(request, judge)) for request in requests]
     distinct = dict(zip(keys, requests, strict=True))
-    entries = {key: entry for key in distinct if (entry := read_verdict(store, key)) is not None}
+    entries = known_entries(distinct, judge, store)
     missing = {key: request for key, request in distinct.items() if key not in entries}
     unanswered: dict[str, str] = {}
     retries_in_vain = 0
@@ -434,6 +324,13 @@ def ask(
     return replies, facts
 
 
+def known_entries(keys: Iterable[str], judge: dict, store: Path) -> dict[str, dict]:
+    """Return the entries of those requests that need no call: recorded in the judge's file, or in the store."""
+    recorded = read_recorded(judge["recorded"]) if judge["recorded"] else {}
+    found = {key: recorded.get(key) or read_verdict(store, key) for key in keys}
+    return {key: entry for key, entry in found.items() if entry is not None}
+
+
 def check_complete(asking: Asking, count: int, missing: int) -> None:
     """Raise PlumblineError where verdicts are missing and may not be."""
     rest = (
@@ -453,7 +350,8 @@ def plan(requests: list[Request], judge: dict, store: Path) -> dict:
     "prompt_tokens", "completion_tokens", "usd": at most, without retries}.
     """
     distinct = {digest(request_of(request, judge)): request for request in requests}
-    missing = [request for key, request in distinct.items() if read_verdict(store, key) is None]
+    known = known_entries(distinct, judge, store)
+    missing = [request for key, request in distinct.items() if key not in known]
     tokens = [worst_case(request, judge) for request in missing]
     prompt_tokens, completion_tokens = (
         (sum(column) for column in zip(*tokens, strict=True)) if tokens else (0, 0)

@@ -1,0 +1,1 @@
+"""Rows of data that a model writes."""
