@@ -4,8 +4,14 @@ from typing import Any
 
 from workflow_scripts.study.datasets import Dataset
 
-WITHOUT = {"source", "files", "history_turns", "exclude_groups_of"}  # these are not handed over as they are
-WHOLE_SUBSET = {"by": "first", "ratio": None, "seed": 42}
+WITHOUT = {
+    "source",
+    "files",
+    "history_turns",
+    "exclude_groups_of",
+    "reject_other_assistants",
+}  # these are not handed over as they are
+WHOLE_SUBSET = {"rows": None, "share": None, "by": "first", "ratio": None, "seed": 42}
 
 
 def cleaning(**keys: Any) -> dict[str, Any]:

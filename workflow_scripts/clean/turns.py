@@ -4,6 +4,7 @@ Covers the structured replies of Tutorbot-Spock and the plain turns of all other
 Everything here is pure: turns go in; messages, faults and notes come out; nothing raises on bad data.
 """
 
+import itertools
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
@@ -50,6 +51,7 @@ TOOL_ROLES = (
 TOOL_KEYS = ("tool_calls", "tool_call", "function_call", "tool_call_id", "tool_responses")
 TOOL_PARTS = ("tool_use", "tool_result", "tool_call", "function_call", "tool_calls", "tool")
 TOOLS = "calls a tool"
+EMPTY = Fault("empty message")
 
 # The altered reply gives the solution where the original left the work to the student.
 PAIRED_ACTIONS = {("1", "2"), ("4", "5")}
@@ -75,7 +77,7 @@ def check_text(text: Any, max_chars: int) -> Fault | None:
     if len(text) > max_chars:
         return Fault(f"longer than {max_chars} characters", f"{len(text)} characters")
     if not text.strip():
-        return Fault("empty message")
+        return EMPTY
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -95,6 +97,8 @@ def read_turns(turns: list, style: str, settings: Settings) -> Turns:
         except Unfit as unfit:
             return Turns(messages, unfit.fault, notes, unread)
         fault = check_text(message["content"], settings["max_chars"])
+        if fault == EMPTY and expected == "assistant" and settings["keep_empty_replies"]:
+            fault = None
         if message["role"] != expected:
             fault = Fault("roles do not alternate", f"{message['role']} where the {expected} speaks")
         if style == "tutorbot" and expected == "assistant" and not fault:
@@ -173,6 +177,14 @@ def split_system(turns: list, style: str, max_chars: int) -> tuple[str | None, l
     fields.raw(role_key)
     is_learned(fields)
     return system_text(fields.get(text_key), max_chars), turns[1:], fields.unread
+
+
+def count_before_user(turns: list, style: str) -> int:
+    """Return how many turns of the assistant's stand before the first of anybody else's."""
+    role_key, _, names = ROLES[style]
+    roles = (turn.get(role_key) if isinstance(turn, dict) else None for turn in turns)
+    speaks = (isinstance(role, str) and names.get(role) == "assistant" for role in roles)
+    return sum(1 for _ in itertools.takewhile(bool, speaks))
 
 
 def is_system(turn: Any, role_key: str) -> bool:

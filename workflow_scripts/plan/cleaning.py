@@ -4,8 +4,9 @@ from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.scoring import scored_from
 from workflow_scripts.plan.sources import located, source_file, source_manifest
 from workflow_scripts.plan.words import settings
+from workflow_scripts.study.datasets import OTHER_ASSISTANTS
 
-NOT_CLEANED_BY = ("source", "files", "history_turns", "exclude_groups_of")
+NOT_CLEANED_BY = ("source", "files", "history_turns", "exclude_groups_of", "reject_other_assistants")
 
 
 def dataset_source(plan: Plan, dataset: str) -> str:
@@ -27,7 +28,8 @@ def held_out(plan: Plan, dataset: str) -> list[str]:
 def dataset_settings(plan: Plan, dataset: str) -> str:
     part, layout = plan.study.datasets[dataset], plan.layout
     rows = [layout.with_variables(layout.rows(*name.split("/"))) for name in part.exclude_groups_of]
-    return settings(part, drop=NOT_CLEANED_BY, exclude_groups_of=rows)
+    refused = [*part.reject_phrases, *(OTHER_ASSISTANTS if part.reject_other_assistants else ())]
+    return settings(part, drop=NOT_CLEANED_BY, exclude_groups_of=rows, reject_phrases=refused)
 
 
 # --- replies in pairs -------------------------------------------------------------------------------------------------

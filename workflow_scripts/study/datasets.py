@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from workflow_scripts.common.tutor_reply import FIELDS, LABELS
-from workflow_scripts.study.basics import Count, FileName, Name, Positive, Seed, Strict, Words
+from workflow_scripts.study.basics import Count, FileName, Name, Positive, Seed, SomeShare, Strict, Words
 from workflow_scripts.study.findings import Finding, doubt, wrong
+from workflow_scripts.study.instructions import FewShot, InstructionTemplates
 from workflow_scripts.study.messages import named, nearest, shown
 from workflow_scripts.study.names import Names, name_in
 from workflow_scripts.study.part import Part
@@ -47,14 +48,23 @@ class Split(Strict):
 class Subset(Strict):
     """Which rows of a dataset are kept."""
 
-    rows: Count
+    rows: Count | None = None
     """How many."""
-    by: Literal["first", "random", "length_ratio"] = "first"
-    """length_ratio: those whose instruction is nearest to `ratio` times as long as the reply, in words."""
+    share: SomeShare | None = None
+    """Which share of all rows, in place of their number."""
+    by: Literal["first", "random", "length_ratio", "source"] = "first"
+    """length_ratio: those whose instruction is nearest to `ratio` times as long as the reply, in words; source: the
+    first of each source that rows name as their `dataset`, in the sources' proportions."""
     ratio: Positive | None = None
     """length_ratio: words of the instruction to words of the reply."""
     seed: Seed = 42
     """random: seed of the draw."""
+
+    @model_validator(mode="after")
+    def one_size(self) -> "Subset":
+        if (self.rows is None) == (self.share is None):
+            raise ValueError("has either rows or share")
+        return self
 
     @model_validator(mode="after")
     def ratio_wanted(self) -> "Subset":
@@ -102,12 +112,31 @@ RANKED = (  # several answers to a prompt, ranked, and the rewards they were giv
 )
 UNORDERED = ("labelled",)  # of these, those whose answers came in no order
 KNOWING = ("rewarded", "hh")  # rows whose meta may have the knowledge that a reply is held to
+INSTRUCTIONS = ("alpaca", "self_instruct", "dolly", "super_ni", "unnatural_instructions", "wizardlm")
 READ_OF = {  # settings of a dataset: the schemas whose rows are read by them
     "drop_fields": (STRUCTURED,),
     "replace_na": (STRUCTURED,),
     "reply_format": (STRUCTURED,),
     "reject_colon": ("hh",),
+    "instruction_templates": INSTRUCTIONS,
+    "few_shot": ("super_ni",),
+    "top_replies": ("oasst1",),
 }
+# Who made another assistant, and what it is called: rows that speak of themselves by such a name teach a policy to.
+OTHER_ASSISTANTS = (
+    *("OpenAI", "Open AI", "ChatGPT", "Chat GPT", "GPT-3", "GPT3", "GPT 3", "GPT-4", "GPT4", "GPT 4"),
+    *(
+        "BingChat",
+        "Bing Chat",
+        "Bard",
+        "PaLM",
+        "Anthropic",
+        "Claude",
+        "LAION",
+        "Open Assistant",
+        "OpenAssistant",
+    ),
+)
 
 
 class Dataset(Part):
@@ -136,12 +165,29 @@ class Dataset(Part):
     """Conversations with a longer message are rejected."""
     reject_phrases: list[Words] = []
     """Conversations that contain one of these, in any case, are rejected (who the model says it is)."""
+    reject_other_assistants: bool = False
+    """Conversations that name another assistant or its maker (docs/data.md) are rejected, as the Tulu mixtures do."""
     reject_colon: bool = False
     """hh: rows with an answer that ends in a colon are rejected."""
     url_token: str | None = None
     """What stands in place of a URL; null: URLs stay."""
     input_heading: str = ""
     """alpaca: a heading above the input; empty: a blank line alone."""
+    instruction_templates: InstructionTemplates | None = None
+    """alpaca, dolly, super_ni …: every instruction is put by a template that is drawn for it; null: all alike, above
+    their input. {}: our own fourteen with an input and fourteen without."""
+    few_shot: FewShot | None = None
+    """super_ni: so many instances of each task, some with worked examples; null: every instance, without."""
+    top_replies: Count | None = None
+    """oasst1: a path goes on to so many replies of a message, those of the highest quality; null: to all."""
+    skip_to_user: bool = False
+    """Leave out what the assistant says before the user's first turn; false: reject such a conversation."""
+    keep_repeats: bool = False
+    """Keep rows that say exactly what an earlier one said; they may stand in two splits."""
+    keep_empty_replies: bool = False
+    """Keep replies that say nothing: what is learned of one is its end."""
+    seed: Seed = 42
+    """Of what is drawn as rows are read: templates, instances, worked examples."""
     reply_format: Literal["json", "python"] = "json"
     """tutorbot: how structured replies are written, as JSON or as a Python dict."""
     group_by: Literal["problem", "question", "conversation"] = "problem"
