@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel
 
 from workflow_scripts.align import dpo, offline, ppo
-from workflow_scripts.clean import selecting, turns
+from workflow_scripts.clean import mix, selecting, turns
 from workflow_scripts.clean.clean import CLEANERS
 from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.clean.schemas.row import Schema
@@ -54,6 +54,7 @@ TABLES = {
     "Dataset.group_by": turns.GROUPS,
     "Subset.by": selecting.SUBSETS,
     "Split.order": selecting.ORDERS,
+    "Mixture.by": mix.ORDERS,
     "RuleReward.rule": reward_rules.RULES,
     "ClassifierReward.text": reward_texts.TEXTS,
     "ClassifierReward.head": {"sequence", *classifier_heads.HEADS},
@@ -112,6 +113,7 @@ TAKEN = {
     "Sft.overflow": (tokenise.Settings, "overflow"),
     "Sft.objective": (tokenise.Settings, "objective"),
     "Sft.im_mask": (tokenise.Settings, "im_mask"),
+    "Sft.lm_text": (tokenise.Settings, "lm_text"),
     "Sft.loss_norm": (train.Settings, "loss_norm"),
     "Kl.form": (train.Kl, "form"),
     "Dpo.loss": (dpo.Settings, "loss"),

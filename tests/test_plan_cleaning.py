@@ -23,7 +23,7 @@ def test_a_dataset_is_told_every_key_that_cleaning_has_to_do_with(name):
     # inputs, what readers cut, and what is told as phrases
     untold = {"source", "files", "history_turns", "reject_other_assistants"}
     assert untold <= keys and "schema" in keys
-    for dataset in plan.study.datasets:
+    for dataset in cleaning.cleaned(plan):
         assert told(cleaning.dataset_settings(plan, dataset)).keys() == keys - untold
 
 

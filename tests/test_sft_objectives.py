@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pyarrow
 import pyarrow.parquet
@@ -34,6 +35,7 @@ from workflow_scripts.sft import objectives
 from workflow_scripts.sft import train as sft_train
 from workflow_scripts.sft.objectives import full_kl, items_of, lengths_of, neftune_noise, rows_of, shares
 from workflow_scripts.sft.train import LearnedPositionsTrainer, learned_states
+from workflow_scripts.study.training import Training
 
 COUNT = 9
 PLAIN = {"neftune_alpha": None, "kl": None, "loss_norm": "token"}
@@ -140,6 +142,17 @@ def stepped(policy, rows, work, changed, reference=None, **layout) -> tuple[floa
 @pytest.mark.parametrize(
     ("norm", "kl"), [("token", None), ("example", None), ("token", GOLD), ("example", FULL), ("token", FULL)]
 )
+@pytest.mark.parametrize("optimizer", get_args(Training.model_fields["optimizer"].annotation))
+def test_every_optimizer_is_transformers_own_and_on_a_cpu_the_plain_one(tmp_path, optimizer):
+    settings = settings_of(optimizer=optimizer)
+    assert training_arguments(settings, tmp_path, 1, evaluate=False)["optim"] == "adamw_torch"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.cuda.is_available", lambda: True)
+        patch.setattr("torch.cuda.device_count", lambda: 1)
+        patch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+        assert training_arguments(settings, tmp_path, 1, evaluate=False)["optim"] == optimizer
+
+
 def test_loss_and_gradient_are_the_formula_in_every_layout(
     tiny_model, other_model, tokens, tmp_path, layout, norm, kl
 ):

@@ -6,6 +6,7 @@ Whatever the way, no group is on two sides of a split, and every row that falls 
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def take_subset(
     return [row for place, row in enumerate(conversations) if place in inside]
 
 
-def apportion(total: int, quotas: dict[str, int]) -> dict[str, int]:
+def apportion(total: int, quotas: dict[str, int] | dict[str, Fraction]) -> dict[str, int]:
     """Return `total` shared out in proportion to the quotas, by largest remainder, ties to the earlier."""
     whole = sum(quotas.values())
     shares = {name: total * quota // whole for name, quota in quotas.items()}

@@ -14,7 +14,6 @@ from workflow_scripts.study.names import Names, name_in
 from workflow_scripts.study.part import Part
 
 if TYPE_CHECKING:
-    from workflow_scripts.study.sources import Source
     from workflow_scripts.study.study import Study
 
 
@@ -212,8 +211,13 @@ class Dataset(Part):
         for index, held_out in enumerate(self.exclude_groups_of):
             here = f"{path}.exclude_groups_of[{index}]"
             other, _, split = held_out.partition("/")
-            others = [name for name in need.study.datasets if name != name_in(path)]
-            need.need(here, other, others, "other dataset")
+            cleaned = [name for name, part in need.study.datasets.items() if isinstance(part, Dataset)]
+            need.need(
+                here,
+                other,
+                [name for name in cleaned if name != name_in(path)],
+                "other dataset made of files",
+            )
             need.need_split(here, other, split)
 
     def faults(self, path: str, study: "Study") -> Iterator[Finding]:
@@ -228,8 +232,17 @@ class Dataset(Part):
         if self.data_schema == STRUCTURED:
             yield from unknown_labels(path, self.drop_fields, self.replace_na)
 
-    def most_rows(self, split: str, source: "Source | None") -> int | None:
+    def made_of(self, name: str, study: "Study") -> dict[str, "Dataset"]:
+        """Return the datasets that the rows of one called `name` come from: itself alone."""
+        return {name: self}
+
+    def splits(self, study: "Study") -> list[str]:
+        """Return what its splits are called."""
+        return self.split.names_of_splits()
+
+    def most_rows(self, split: str, study: "Study") -> int | None:
         """Return how many conversations a split has at most, or None where only the data tell."""
+        source = study.sources.get(self.source)
         bounds = [self.split.limit, source.most_rows() if source else None]
         if split in self.split.quotas:
             bounds.append(self.split.quotas[split] * (len(self.files) if self.split.per_file else 1))
@@ -260,10 +273,21 @@ def unknown_labels(path: str, drop_fields: list[str], replace_na: dict[str, str]
 
 def without_labels(path: str, name: str, study: "Study", instead: str = "") -> Iterator[Finding]:
     """Find a dataset whose replies have no labels to compare; `instead` says what else could be named."""
+    for schema in schemas_of(study, name):
+        if schema != STRUCTURED:
+            yield wrong(
+                f"{path}.dataset",
+                f"compares the labels of structured replies (schema {STRUCTURED}), and {name!r} has rows of schema "
+                f"{schema}{instead}",
+            )
+
+
+def made_of(study: "Study", name: str | None) -> dict[str, Dataset]:
+    """Return the datasets that the rows of one come from: itself, or those it is mixed of; {} where there is none."""
     dataset = study.datasets.get(name)
-    if dataset and dataset.data_schema != STRUCTURED:
-        yield wrong(
-            f"{path}.dataset",
-            f"compares the labels of structured replies (schema {STRUCTURED}), and {name!r} has rows of schema "
-            f"{dataset.data_schema}{instead}",
-        )
+    return dataset.made_of(name, study) if dataset else {}
+
+
+def schemas_of(study: "Study", name: str) -> list[str]:
+    """Return the schemas of a dataset's rows, each once: of a mixture several; none where there is no such dataset."""
+    return list(dict.fromkeys(part.data_schema for part in made_of(study, name).values()))

@@ -38,8 +38,11 @@ class Training(Part):
     """Gradients are clipped to this norm."""
     adam_beta2: PartShare = 0.999
     """Decay of AdamW's second moment."""
-    optimizer: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_32bit"] = "adamw_torch"
-    """On a CPU adamw_torch, whatever stands here."""
+    optimizer: Literal[
+        "adamw_torch", "adamw_torch_fused", "paged_adamw_32bit", "adamw_bnb_8bit", "paged_adamw_8bit"
+    ] = "adamw_torch"
+    """…8bit hold AdamW's moments in 8 bits (Dettmers et al. 2022), paged ones move out of a full GPU: both by
+    bitsandbytes. On a CPU adamw_torch, whatever stands here."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """auto: bfloat16 where the machine computes in it, else float32."""
     gradient_checkpointing: bool = False
