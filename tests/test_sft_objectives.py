@@ -142,17 +142,6 @@ def stepped(policy, rows, work, changed, reference=None, **layout) -> tuple[floa
 @pytest.mark.parametrize(
     ("norm", "kl"), [("token", None), ("example", None), ("token", GOLD), ("example", FULL), ("token", FULL)]
 )
-@pytest.mark.parametrize("optimizer", get_args(Training.model_fields["optimizer"].annotation))
-def test_every_optimizer_is_transformers_own_and_on_a_cpu_the_plain_one(tmp_path, optimizer):
-    settings = settings_of(optimizer=optimizer)
-    assert training_arguments(settings, tmp_path, 1, evaluate=False)["optim"] == "adamw_torch"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torch.cuda.is_available", lambda: True)
-        patch.setattr("torch.cuda.device_count", lambda: 1)
-        patch.setattr("torch.cuda.is_bf16_supported", lambda: True)
-        assert training_arguments(settings, tmp_path, 1, evaluate=False)["optim"] == optimizer
-
-
 def test_loss_and_gradient_are_the_formula_in_every_layout(
     tiny_model, other_model, tokens, tmp_path, layout, norm, kl
 ):
@@ -432,3 +421,14 @@ def test_two_processes_train_and_validate_what_one_does(tiny_model, tmp_path):
         assert found == pytest.approx(expected, abs=1e-5)
     expected = loss_of(load_policy(one), rows_from(tokens, "validation")).item()
     assert curves[1][-1]["validation_loss"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", get_args(Training.model_fields["optimizer"].annotation))
+def test_every_optimizer_is_transformers_own_and_on_a_cpu_the_plain_one(tmp_path, optimizer):
+    settings = settings_of(optimizer=optimizer)
+    assert training_arguments(settings, tmp_path, 1, evaluate=False)["optim"] == "adamw_torch"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.cuda.is_available", lambda: True)
+        patch.setattr("torch.cuda.device_count", lambda: 1)
+        patch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+        assert training_arguments(settings, tmp_path, 1, evaluate=False)["optim"] == optimizer

@@ -104,9 +104,9 @@ def load_tokenizer(folder: Path | str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise PlumblineError(
-            f"{folder}: its tokenizer, {type(tokenizer).__name__}, is a slow one, written in Python: it does not say which "
-            "characters a token stands for, so it is not known which tokens are learned; save a tokenizer.json of it "
-            "(transformers converts those of SentencePiece where sentencepiece is installed), and add that to the source"
+            f"{folder}: its tokenizer, {type(tokenizer).__name__}, is a slow one, written in Python: it does not say "
+            "which characters a token stands for, so it is not known which tokens are learned; save a tokenizer.json "
+            "of it (transformers converts SentencePiece's where that is installed), and add it to the source"
         )
     size = embedding_size(folder) or sys.maxsize
     own, outside = tokenizer.pad_token, tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= size
