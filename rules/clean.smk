@@ -11,7 +11,7 @@ rule clean_dataset:
     log:
         LAYOUT.log("clean_dataset", "{dataset}"),
     wildcard_constraints:
-        dataset=one_of(STUDY.datasets),
+        dataset=one_of(cleaning.cleaned(PLAN)),
     cache: STORED
     priority: 90
     conda:
@@ -25,6 +25,31 @@ rule clean_dataset:
         "Cleaning dataset {wildcards.dataset}"
     shell:
         "python -m workflow_scripts.clean.clean --inputs {params.files:u} --settings {params.settings:q}"
+        " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
+
+
+rule mix_datasets:
+    input:
+        by(cleaning.mixed_datasets),
+    output:
+        manifest=f"{LAYOUT.clean('{dataset}')}/manifest.json",
+        rows=directory(f"{LAYOUT.clean('{dataset}')}/rows"),
+    log:
+        LAYOUT.log("mix_datasets", "{dataset}"),
+    wildcard_constraints:
+        dataset=one_of(cleaning.mixed(PLAN)),
+    cache: STORED
+    priority: 90
+    conda:
+        "../envs/plumbline.yaml"
+    params:
+        code=code_of("workflow_scripts.clean.mix"),
+        settings=by(cleaning.mixture_settings),
+        rows=by(cleaning.mixed_rows),
+    message:
+        "Mixing dataset {wildcards.dataset}"
+    shell:
+        "python -m workflow_scripts.clean.mix --rows {params.rows:u} --settings {params.settings:q}"
         " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
 
 

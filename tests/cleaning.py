@@ -7,9 +7,15 @@ from workflow_scripts.clean import clean
 from workflow_scripts.common.files import read_json, read_jsonl
 from workflow_scripts.study.datasets import Dataset
 
-WITHOUT = {"source", "files", "history_turns", "exclude_groups_of"}  # these are not handed over as they are
+WITHOUT = {
+    "source",
+    "files",
+    "history_turns",
+    "exclude_groups_of",
+    "reject_other_assistants",
+}  # not handed over as they are
 WHOLE_NEAR_DUPLICATES = {"threshold": 0.9, "fields": None, "remove": [], "candidates": None}
-WHOLE_SUBSET = {"by": "first", "ratio": None, "seed": 42}
+WHOLE_SUBSET = {"rows": None, "share": None, "by": "first", "ratio": None, "seed": 42}
 
 
 def cleaning(**keys: Any) -> dict[str, Any]:

@@ -299,6 +299,8 @@ def test_kept_cut_and_rejected_rows_add_up_at_any_length(tokenizer, objective, h
         "objective": objective,
         "im_mask": "paper",
         "it_mask": "reply",
+        "lm_text": "plain",
+        "lm_rows": None,
         "template": TEMPLATE,
         "history_turns": history,
     }
@@ -325,7 +327,13 @@ def test_turns_whose_history_is_left_out_are_counted(tiny_model, tmp_path):
     rows = [talk("a", "Why?", "Yes", "What?", "No.", "So?", "Good!"), talk("b", "Why?", "No.")]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     settings = {"max_tokens": 256, "overflow": "cut", "template": TEMPLATE, "history_turns": 0}
-    settings |= {"objective": "it", "im_mask": "paper", "it_mask": "reply"}
+    settings |= {
+        "objective": "it",
+        "im_mask": "paper",
+        "it_mask": "reply",
+        "lm_text": "plain",
+        "lm_rows": None,
+    }
     flags = ["--splits", f"train={tmp_path / 'rows.jsonl'}", "--tokenizer", tiny_model]
     flags += [
         "--settings",

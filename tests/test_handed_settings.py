@@ -153,8 +153,9 @@ HANDED = [
         "clean_dataset",
         "clean.clean",
         cleaning.dataset_settings,
-        each("dataset", lambda plan: plan.study.datasets),
+        each("dataset", cleaning.cleaned),
     ),
+    Handed("mix_datasets", "clean.mix", cleaning.mixture_settings, each("dataset", cleaning.mixed)),
     Handed(
         "clean_reply_pairs", "clean.reply_pairs", cleaning.paired_settings, each("benchmark", cleaning.paired)
     ),

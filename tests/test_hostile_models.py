@@ -100,6 +100,29 @@ def test_a_tokenizer_with_code_of_its_own_is_refused_and_nobody_is_asked_to_run_
     assert not (folder / "RAN").exists()
 
 
+def test_a_slow_tokenizer_is_refused_with_what_to_do(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "ByT5Tokenizer"}))
+    with pytest.raises(PlumblineError, match=r"ByT5Tokenizer, is a slow one.*save a tokenizer\.json"):
+        load_tokenizer(folder)
+
+
+def test_a_vocabulary_with_merges_alone_becomes_a_fast_tokenizer(tmp_path):
+    """OPT's repository has these; the published code asked for the slow tokenizer that reads them."""
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *map(chr, range(33, 127)), "Ġ", "ab"]
+    (tmp_path / "vocab.json").write_text(json.dumps({piece: place for place, piece in enumerate(pieces)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "opt", "vocab_size": len(pieces)}))
+    own = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "</s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps(own | {"add_bos_token": True, "unk_token": "</s>"})
+    )
+    tokenizer = load_tokenizer(tmp_path)
+    ids = tokenizer("abc", add_special_tokens=False, return_offsets_mapping=True)
+    assert [pieces[each] for each in ids["input_ids"]] == ["ab", "c"]
+    assert ids["offset_mapping"] == [(0, 2), (2, 3)]
+
+
 def test_a_broken_tokenizer_is_refused_by_name(folder):
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(PlumblineError, match=f"{folder}: cannot be read as a tokenizer"):

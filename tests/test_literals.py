@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel
 
 from workflow_scripts.align import dpo, offline, ppo, pro
-from workflow_scripts.clean import near_duplicates, selecting, turns, written
+from workflow_scripts.clean import mix, near_duplicates, selecting, turns, written
 from workflow_scripts.clean import settings as cleaning_settings
 from workflow_scripts.clean.clean import CLEANERS
 from workflow_scripts.clean.schemas import SCHEMAS
@@ -61,6 +61,7 @@ TABLES = {
     "NearDuplicates.remove": near_duplicates.FIELDS,
     "NearDuplicates.candidates": near_duplicates.CANDIDATES,
     "Split.order": selecting.ORDERS,
+    "Mixture.by": mix.ORDERS,
     "RuleReward.rule": reward_rules.RULES,
     "ClassifierReward.text": reward_texts.TEXTS,
     "ClassifierReward.head": {"sequence", *classifier_heads.HEADS},
@@ -120,6 +121,7 @@ TAKEN = {
     "Sft.objective": (tokenise.Settings, "objective"),
     "Sft.it_mask": (tokenise.Settings, "it_mask"),
     "Sft.im_mask": (tokenise.Settings, "im_mask"),
+    "Sft.lm_text": (tokenise.Settings, "lm_text"),
     "Sft.loss_norm": (train.Settings, "loss_norm"),
     "Kl.form": (train.Kl, "form"),
     "Dpo.loss": (dpo.Settings, "loss"),

@@ -20,9 +20,10 @@ def test_a_dataset_is_made_of_its_files_in_their_order():
 def test_a_dataset_is_told_every_key_that_cleaning_has_to_do_with(name):
     plan = planned(name)
     keys = {field.alias or key for key, field in Dataset.model_fields.items()}
-    untold = {"source", "files", "history_turns"}  # inputs, and what readers cut
+    # inputs, what readers cut, and what is told as phrases
+    untold = {"source", "files", "history_turns", "reject_other_assistants"}
     assert untold <= keys and "schema" in keys
-    for dataset in plan.study.datasets:
+    for dataset in cleaning.cleaned(plan):
         assert told(cleaning.dataset_settings(plan, dataset)).keys() == keys - untold
 
 

@@ -100,6 +100,8 @@ def test_tokens_are_made_in_the_template_the_policy_is_to_speak():
         "objective": "im",
         "im_mask": "paper",
         "it_mask": "reply",
+        "lm_text": "plain",
+        "lm_rows": None,
         "template": policies.template(plan, "tiny.chat"),
         "history_turns": 1,
     }

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pyarrow
 import pyarrow.parquet
@@ -34,6 +35,7 @@ from workflow_scripts.sft import objectives
 from workflow_scripts.sft import train as sft_train
 from workflow_scripts.sft.objectives import full_kl, items_of, lengths_of, neftune_noise, rows_of, shares
 from workflow_scripts.sft.train import LearnedPositionsTrainer, learned_states
+from workflow_scripts.study.training import Training
 
 COUNT = 9
 PLAIN = {"neftune_alpha": None, "kl": None, "loss_norm": "token"}
@@ -419,3 +421,14 @@ def test_two_processes_train_and_validate_what_one_does(tiny_model, tmp_path):
         assert found == pytest.approx(expected, abs=1e-5)
     expected = loss_of(load_policy(one), rows_from(tokens, "validation")).item()
     assert curves[1][-1]["validation_loss"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", get_args(Training.model_fields["optimizer"].annotation))
+def test_every_optimizer_is_transformers_own_and_on_a_cpu_the_plain_one(tmp_path, optimizer):
+    settings = settings_of(optimizer=optimizer)
+    assert training_arguments(settings, tmp_path, 1, evaluate=False)["optim"] == "adamw_torch"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.cuda.is_available", lambda: True)
+        patch.setattr("torch.cuda.device_count", lambda: 1)
+        patch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+        assert training_arguments(settings, tmp_path, 1, evaluate=False)["optim"] == optimizer

@@ -12,7 +12,9 @@ from workflow_scripts.study import check
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/sources.md"
-WANTED = [f"{part}{n}" for part, count in (("A", 17), ("B", 18), ("C", 12), ("D", 16)) for n in range(1, count + 1)]
+WANTED = [
+    f"{part}{n}" for part, count in (("A", 17), ("B", 18), ("C", 12), ("D", 16)) for n in range(1, count + 1)
+]
 CELLS = re.compile(r"(?<!\\)\|")
 
 

@@ -523,7 +523,9 @@ def keys_in(parts: dict[str, str], name: str) -> dict[str, str]:
         found |= keys_in(parts, other)
     found |= {key: "**required**" for key in re.findall(r"^At .* with `(\w+): \w+`\.", text, re.MULTILINE)}
     return found | dict(
-        re.findall(r"^- `(\w+)` \(.*, (\*\*required\*\*|all defaults|`[^`]*`)\): ", text, re.MULTILINE)
+        re.findall(
+            r"^- `(\w+)` \(.*, (\*\*required\*\*|all defaults|\d+ of our own|`[^`]*`)\): ", text, re.MULTILINE
+        )
     )
 
 

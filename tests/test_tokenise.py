@@ -1,5 +1,6 @@
 """Token rows: every conversation is kept or rejected with its reason, and counted."""
 
+import itertools
 import json
 
 import pyarrow.parquet
@@ -13,6 +14,7 @@ from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.templates import IGNORED, tokenise_conversation, tokenise_reply
 from workflow_scripts.common.turns import turns_of
 from workflow_scripts.sft import tokenise
+from workflow_scripts.sft.splitting import split_long
 from workflow_scripts.sft.tokenise import cut_blocks, spread, tokenise_rows
 
 with open(templates.__file__.replace(".py", ".yaml"), encoding="utf-8") as stream:
@@ -41,6 +43,8 @@ def settings_of(**changed):
         "objective": "it",
         "im_mask": "paper",
         "it_mask": "reply",
+        "lm_text": "plain",
+        "lm_rows": None,
         "template": TEMPLATE,
         "history_turns": None,
     }
@@ -299,6 +303,85 @@ def test_blocks_are_counted_as_pieces_and_take_conversations_whole(tmp_path, tin
     assert counts["tokens"] == counts["learned_tokens"] == 17 * len(blocks)
     expected, _, _ = cut_blocks(ROWS, load_tokenizer(tiny_model), settings_of(max_tokens=17))
     assert blocks == expected
+
+
+@pytest.mark.parametrize("rows", [None, 2])
+def test_packed_rows_of_a_template_keep_its_words_and_the_labels_of_instruction_tuning(tokenizer, rows):
+    """The baseline of Shi et al. (2024): rows that were encoded and cut for tuning, joined so many at a time."""
+    size = 24
+    packed = settings_of(objective="lm", lm_text="template", lm_rows=rows, max_tokens=size)
+    kept, rejected, counts = cut_blocks(ROWS, tokenizer, packed)
+    encoded, refused, cuts = tokenise_rows(ROWS, tokenizer, settings_of(max_tokens=size))
+    wanted, left = {"input_ids": [], "labels": []}, 0
+    for first in range(0, len(encoded), rows or len(encoded)):
+        together = encoded[first : first + (rows or len(encoded))]
+        for key, blocks in wanted.items():
+            joined = [token for row in together for token in row[key]]
+            blocks += [joined[at : at + size] for at in range(0, len(joined) - size + 1, size)]
+        left += len(joined) % size
+    learned = [block for block in wanted["labels"] if set(block) != {IGNORED}]
+    assert [row["labels"] for row in kept] == learned
+    assert [row["input_ids"] for row in kept] == [
+        block
+        for block, labels in zip(wanted["input_ids"], wanted["labels"], strict=True)
+        if set(labels) != {IGNORED}
+    ]
+    assert left > 0 and counts == cuts | {"remainder_tokens": left}
+    assert cuts["cut"] > 0  # rows are cut before they are joined
+    assert [row["id"] for row in rejected[: len(refused)]] == [row["id"] for row in refused]
+    text = tokenizer.decode([token for row in kept for token in row["input_ids"]])
+    assert text.startswith("<s>") and "Student: Why?" in text and "</s>" in text
+    assert any(IGNORED in row["labels"] for row in kept)
+
+
+def exchanges(name, count, *, system=None, words="Good! Now say why."):
+    row = talk(name, *[word for n in range(count) for word in (f"Name {n} gases.", words)])
+    if system:
+        row["messages"].insert(0, {"role": "system", "content": system})
+    return row
+
+
+@pytest.mark.parametrize("system", [None, "Be kind."])
+def test_a_long_conversation_is_split_between_exchanges_into_rows_as_long_as_they_may_be(tokenizer, system):
+    row = exchanges("long", 7, system=system)
+
+    def size(messages):
+        return len(tokenise_conversation(messages, TEMPLATE, tokenizer).input_ids)
+
+    before = row["messages"][: bool(system)]
+    limit = size(row["messages"][: 4 + bool(system)])  # two exchanges
+    kept, rejected, split = split_long([row, ROWS[0]], tokenizer, TEMPLATE, limit)
+    assert (rejected, split) == ([], 1)
+    assert [each["id"] for each in kept] == [*(f"long/part-{n}" for n in (1, 2, 3, 4)), "short"]
+    said = [message for each in kept[:-1] for message in each["messages"][len(before) :]]
+    assert before + said == row["messages"]
+    for each, following in itertools.pairwise(kept[:4]):
+        assert each["messages"][: len(before)] == before
+        assert size(each["messages"]) <= limit
+        more = following["messages"][len(before) : len(before) + 2]
+        assert size([*each["messages"], *more]) > limit
+
+
+def test_an_exchange_that_is_too_long_by_itself_is_left_out_and_counted(tmp_path, tiny_model):
+    row = exchanges("long", 5)
+    row["messages"][5]["content"] = "Good! Now say why. " * 20  # of the third exchange
+    limits = {"max_tokens": 64, "overflow": "split"}
+    run_main(tmp_path, tiny_model, {"train": [row, ROWS[0]]}, **limits)
+    counts = read_json(tmp_path / "manifest.json")["counts"]["train"]
+    (rejected,) = read_jsonl(tmp_path / "out/rejected.jsonl")
+    assert (rejected["id"], rejected["reason"]) == ("long", "too long")
+    assert rejected["detail"].startswith("exchange 3 of 5: ")
+    assert counts["conversations_split"] == 1 and counts["cut"] == counts["ends_lost"] == 0
+    assert counts["read"] == counts["kept"] + counts["rejected"]
+    rows = pyarrow.parquet.read_table(tmp_path / "out/train.parquet").to_pylist()
+    assert [each["id"] for each in rows] == ["long/part-1", "long/part-2", "short"]
+
+
+def test_what_was_split_is_packed_without_a_cut(tmp_path, tiny_model):
+    limits = {"objective": "lm", "lm_text": "template", "max_tokens": 64, "overflow": "split"}
+    run_main(tmp_path, tiny_model, {"train": [exchanges("long", 9)]}, **limits)
+    counts = read_json(tmp_path / "manifest.json")["counts"]["train"]
+    assert counts["cut"] == 0 and counts["conversations_split"] == 1
 
 
 def test_less_text_than_a_block_is_an_error_with_its_reason(tmp_path, tiny_model):

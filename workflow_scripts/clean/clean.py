@@ -17,6 +17,7 @@ objective here knows tools. What a row holds beside, and no schema reads, is cou
 
 import argparse
 import os
+import random
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts.clean.fields import ID_KEYS
+from workflow_scripts.clean.instructions import reworded
 from workflow_scripts.clean.ledger import Ledger, count_reasons, tell
 from workflow_scripts.clean.near_duplicates import with_splits, without_near_duplicates
 from workflow_scripts.clean.reading import Fault, RawRow, read_rows
@@ -45,6 +47,7 @@ from workflow_scripts.clean.turns import (
     actions_of,
     check_ranked,
     check_text,
+    count_before_user,
     group_of,
     read_turns,
     split_question,
@@ -60,15 +63,17 @@ EMPTY_KEPT = "empty replies kept, which teach the end token alone"
 
 
 def clean_conversation(
-    row: RawRow, place: dict[str, Any], settings: Settings, ledger: Ledger
+    opened: Opened, fault: Fault | None, place: dict[str, Any], settings: Settings, ledger: Ledger
 ) -> dict[str, Any] | None:
     """Return a kept conversation with its place and turn count, or None after recording the reason."""
-    opened, fault = _open(row, settings, ledger)
     turns = opened.turns
     ledger.turns_read[place["file"]] += len(turns)
     if fault:
         ledger.reject(place, "row", fault, len(turns))
         return None
+    if settings["skip_to_user"] and (before := count_before_user(turns, opened.style)):
+        ledger.reject(place, "turn", Fault("before the user's first turn"), before)
+        turns = turns[before:]
 
     read = read_turns(turns, opened.style, settings)
     messages = read.messages
@@ -116,13 +121,12 @@ def clean_conversation(
 
 
 def clean_ranked(
-    row: RawRow, place: dict[str, Any], settings: Settings, ledger: Ledger
+    opened: Opened, fault: Fault | None, place: dict[str, Any], settings: Settings, ledger: Ledger
 ) -> dict[str, Any] | None:
     """Return a kept prompt with its candidates, or None after recording the reason; any fault rejects the whole row.
 
     What the row says itself (the knowledge to talk about) stays behind the system prompt of the settings.
     """
-    opened, fault = _open(row, settings, ledger)
     messages, candidates = opened.turns, opened.candidates or []
     turns = len(messages) + len(candidates)
     ledger.turns_read[place["file"]] += turns
@@ -149,10 +153,9 @@ def clean_ranked(
 
 
 def clean_pair(
-    row: RawRow, place: dict[str, Any], settings: Settings, ledger: Ledger
+    opened: Opened, fault: Fault | None, place: dict[str, Any], settings: Settings, ledger: Ledger
 ) -> dict[str, Any] | None:
     """Return a kept perplexity pair, or None after recording the reason; any fault rejects the whole row."""
-    opened, fault = _open(row, settings, ledger)
     turns = opened.turns
     ledger.turns_read[place["file"]] += len(turns)
     if not fault and len(turns) < 3:
@@ -206,8 +209,12 @@ def clean_pair(
 CLEANERS = {"conversation": clean_conversation, "ranked": clean_ranked, "pair": clean_pair}
 
 
-def _open(row: RawRow, settings: Settings, ledger: Ledger) -> tuple[Opened, Fault | None]:
+def _open(
+    row: RawRow, settings: Settings, ledger: Ledger, draws: random.Random
+) -> tuple[Opened, Fault | None]:
     opened, fault = open_row(row, settings)
+    if not fault:
+        opened = reworded(opened, settings, draws)
     if settings["url_token"] is not None:
         opened, count = replace_urls(opened, settings["url_token"])
         ledger.notes["web addresses replaced"] += count
@@ -245,11 +252,13 @@ def read_all(inputs: Sequence[str], settings: Settings, ledger: Ledger) -> list[
     labels = labels_of(inputs)  # two folders may hold files of one name; the counts must not run together
     taken: set[str] = set()
     prompts: dict[str, str] = {}
+    draws = random.Random(settings["seed"])
     kept = []
     for number, path in enumerate(inputs, 1):
         file = labels[str(path)]
         for row in read_rows(path, settings["max_chars"]):
-            parts = split_row(row, settings["schema"])
+            parts, left_out = split_row(row, settings, draws)
+            ledger.notes.update(left_out)
             ledger.rows_read[file] += len(parts)
             several = parts[0].value is not row.value
             ledger.notes["rows that hold several conversations"] += several
@@ -258,7 +267,8 @@ def read_all(inputs: Sequence[str], settings: Settings, ledger: Ledger) -> list[
                 place = {"file": file, "index": row.index, "line": row.line}
                 if several:
                     place["part"] = part_number
-                if conversation := clean(part, place, settings, ledger):
+                opened, fault = _open(part, settings, ledger, draws)
+                if conversation := clean(opened, fault, place, settings, ledger):
                     found.append(conversation)
             if found:
                 name = name_row(row, number, taken, schema.first_id)

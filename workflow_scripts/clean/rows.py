@@ -3,6 +3,7 @@
 That is the system message in front, calls of tools, labels that say an answer is bad, and which keys nobody read.
 """
 
+import random
 from typing import Any
 
 from workflow_scripts.clean.fields import Fields, Unfit
@@ -14,20 +15,24 @@ from workflow_scripts.clean.settings import Settings
 from workflow_scripts.clean.turns import split_system, system_text
 
 
-def split_row(row: RawRow, schema: str) -> list[RawRow]:
-    """Return a raw row's conversations as rows of their own; of most schemas a row is its own only part."""
-    cut_apart = SCHEMAS[schema].parts
+def split_row(row: RawRow, settings: Settings, draws: random.Random) -> tuple[list[RawRow], dict[str, int]]:
+    """Return a raw row's conversations as rows of their own, and how much was left out for what.
+
+    Of most schemas a row is its own only part.
+    """
+    cut_apart = SCHEMAS[settings["schema"]].parts
     if row.fault or not isinstance(row.value, dict) or cut_apart is None:
-        return [row]
+        return [row], {}
     fields = Fields(row.value)
     try:
-        parts = cut_apart(fields)
+        parts = cut_apart(fields, settings, draws)
     except Unfit as unfit:
-        return [row._replace(fault=unfit.fault)]
-    if not parts:
-        return [row._replace(fault=Fault("no conversation in the row"))]
-    whole = parts[0] is row.value
-    return [row] if whole else [row._replace(value=part, unread=fields.unread) for part in parts]
+        return [row._replace(fault=unfit.fault)], {}
+    if not parts.rows:
+        return [row._replace(fault=Fault("no conversation in the row"))], parts.left_out
+    if parts.rows[0] is row.value:
+        return [row], {}
+    return [row._replace(value=part, unread=fields.unread) for part in parts.rows], parts.left_out
 
 
 def open_row(row: RawRow, settings: Settings) -> tuple[Opened, Fault | None]:

@@ -6,6 +6,7 @@ Whatever the way, no group is on two sides of a split, and every row that falls 
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -77,18 +78,52 @@ def by_length_ratio(conversations: Sequence[Conversation], rule: Subset) -> list
     )
 
 
+def first_of_each_source(conversations: Sequence[Conversation], rule: Subset) -> list[int]:
+    """Return the places of as many conversations as are wanted: the first of each source, in the sources' proportions.
+
+    What rounding leaves over goes to the first that no share had room for. This is how Shi et al. (2024) took a tenth
+    of Tulu V2, down to the rounding.
+    """
+    size, sources = wanted_rows(conversations, rule), [source_of(row) for row in conversations]
+    room = {
+        source: int(count / len(sources) * size) for source, count in Counter(sources).items()
+    }  # in floats, as theirs
+    over, inside = size - sum(room.values()), []
+    for place, source in enumerate(sources):
+        if room[source] > 0:
+            room[source] -= 1
+        elif over > 0:
+            over -= 1
+        else:
+            continue
+        inside.append(place)
+    return inside
+
+
+def source_of(conversation: Conversation) -> str:
+    """Return which of several sources a row says it is from."""
+    return conversation["extra"].get("dataset", "")
+
+
+def wanted_rows(conversations: Sequence[Conversation], rule: Subset) -> int:
+    """Return how many rows a subset has at most."""
+    return int(rule["share"] * len(conversations)) if rule["rows"] is None else rule["rows"]
+
+
 # By a subset's `by`: the places of conversations in the order in which they are taken.
 SUBSETS: dict[str, Callable[[Sequence[Conversation], Subset], list[int]]] = {
     "first": lambda conversations, rule: list(range(len(conversations))),
     "random": in_random_order,
     "length_ratio": by_length_ratio,
+    "source": first_of_each_source,
 }
 
 
 def take_subset(
     conversations: Sequence[Conversation], rule: Subset | None, ledger: Ledger
 ) -> list[Conversation]:
-    """Return at most rule["rows"] conversations, in their order: the first, random ones, or those of a length ratio.
+    """Return at most rule["rows"] of them or a share, in their order: the first, random ones, of a length ratio, or
+    the first of each source.
 
     `length_ratio` takes the rows whose instruction-to-output ratio in words is closest to rule["ratio"] (Shi et al.,
     NeurIPS 2024, section 4.2: how much loss over instructions helps depends on that ratio).
@@ -97,14 +132,14 @@ def take_subset(
         return list(conversations)
     if rule["by"] not in SUBSETS:
         raise PlumblineError(f"subset.by: {rule['by']!r} is not one of {', '.join(SUBSETS)}")
-    inside = set(SUBSETS[rule["by"]](conversations, rule)[: rule["rows"]])
+    inside = set(SUBSETS[rule["by"]](conversations, rule)[: wanted_rows(conversations, rule)])
     for place, row in enumerate(conversations):
         if place not in inside:
             ledger.reject(row["place"], "row", Fault("outside the subset", rule["by"]), row["turns"])
     return [row for place, row in enumerate(conversations) if place in inside]
 
 
-def apportion(total: int, quotas: dict[str, int]) -> dict[str, int]:
+def apportion(total: int, quotas: dict[str, int] | dict[str, Fraction]) -> dict[str, int]:
     """Return `total` shared out in proportion to the quotas, by largest remainder, ties to the earlier."""
     whole = sum(quotas.values())
     shares = {name: total * quota // whole for name, quota in quotas.items()}

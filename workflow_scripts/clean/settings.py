@@ -17,10 +17,11 @@ class Split(TypedDict):
 
 
 class Subset(TypedDict):
-    """Which rows are kept before the split."""
+    """Which rows are kept before the split: so many, or a share of them."""
 
-    rows: int
-    by: Literal["first", "random", "length_ratio"]
+    rows: int | None
+    share: float | None
+    by: Literal["first", "random", "length_ratio", "source"]
     ratio: float | None
     seed: int
 
@@ -32,6 +33,29 @@ class NearDuplicates(TypedDict):
     fields: list[str] | None
     remove: list[str]
     candidates: Literal["all", "minhash"] | None
+
+
+class InstructionWording(TypedDict):
+    """How an instruction is put: {instruction} and {input} in the text, {output} in the reply."""
+
+    text: str
+    reply: str
+    weight: float
+
+
+class InstructionTemplates(TypedDict):
+    """What an instruction's words are drawn from."""
+
+    with_input: list[InstructionWording]
+    without_input: list[InstructionWording]
+
+
+class FewShot(TypedDict):
+    """Instances of a task that are asked without and with worked examples, and how many of these."""
+
+    zero_shot: int
+    few_shot: int
+    examples: int
 
 
 class Settings(TypedDict):
@@ -51,6 +75,11 @@ class Settings(TypedDict):
     empty_replies: Literal["drop", "keep"]
     url_token: str | None
     input_heading: str
+    instruction_templates: InstructionTemplates | None
+    few_shot: FewShot | None
+    top_replies: int | None
+    skip_to_user: bool
+    seed: int
     reply_format: Literal["json", "python", "raw"]
     group_by: Literal["problem", "question", "conversation"]
     exclude_groups_of: list[str]

@@ -4,6 +4,7 @@ Covers the structured replies of Tutorbot-Spock and the plain turns of all other
 Everything here is pure: turns go in; messages, faults and notes come out; nothing raises on bad data.
 """
 
+import itertools
 import json
 import unicodedata
 from collections import Counter
@@ -51,11 +52,11 @@ TOOL_ROLES = (
 TOOL_KEYS = ("tool_calls", "tool_call", "function_call", "tool_call_id", "tool_responses")
 TOOL_PARTS = ("tool_use", "tool_result", "tool_call", "function_call", "tool_calls", "tool")
 TOOLS = "calls a tool"
+EMPTY = Fault("empty message")
 
 # The altered reply gives the solution where the original left the work to the student.
 PAIRED_ACTIONS = {("1", "2"), ("4", "5")}
 
-EMPTY = Fault("empty message")
 RAW = "raw"  # the `reply_format` that leaves replies as they are
 
 Message = dict[str, Any]  # {"role", "content"}, and "learn": False where the message is context alone
@@ -179,6 +180,14 @@ def split_system(turns: list, style: str, max_chars: int) -> tuple[str | None, l
     fields.raw(role_key)
     is_learned(fields)
     return system_text(fields.get(text_key), max_chars), turns[1:], fields.unread
+
+
+def count_before_user(turns: list, style: str) -> int:
+    """Return how many turns of the assistant's stand before the first of anybody else's."""
+    role_key, _, names = ROLES[style]
+    roles = (turn.get(role_key) if isinstance(turn, dict) else None for turn in turns)
+    speaks = (isinstance(role, str) and names.get(role) == "assistant" for role in roles)
+    return sum(1 for _ in itertools.takewhile(bool, speaks))
 
 
 def is_system(turn: Any, role_key: str) -> bool:

@@ -104,7 +104,11 @@ def load_tokenizer(folder: Path | str) -> Any:
     with reading(folder, "a tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if not tokenizer.is_fast:
-        raise PlumblineError(f"{folder}: has no fast tokenizer, so tokens cannot be traced to characters")
+        raise PlumblineError(
+            f"{folder}: its tokenizer, {type(tokenizer).__name__}, is a slow one, written in Python: it does not say "
+            "which characters a token stands for, so it is not known which tokens are learned; save a tokenizer.json "
+            "of it (transformers converts SentencePiece's where that is installed), and add it to the source"
+        )
     size = embedding_size(folder) or sys.maxsize
     own, outside = tokenizer.pad_token, tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= size
     if own is None or outside:

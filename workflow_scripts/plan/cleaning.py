@@ -1,4 +1,4 @@
-"""What is cleaned: datasets, and the replies in pairs that a benchmark brings."""
+"""What is cleaned: datasets, and the replies in pairs that a benchmark brings; what is mixed of cleaned datasets."""
 
 from workflow_scripts.common.code import pins
 from workflow_scripts.plan.layout import Word
@@ -6,8 +6,15 @@ from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.scoring import scored_from
 from workflow_scripts.plan.sources import located, source_file, source_manifest
 from workflow_scripts.plan.words import settings
+from workflow_scripts.study.datasets import OTHER_ASSISTANTS, Dataset, made_of
+from workflow_scripts.study.mixtures import Mixture
 
-NOT_CLEANED_BY = ("source", "files", "history_turns", "exclude_groups_of")
+NOT_CLEANED_BY = ("source", "files", "history_turns", "exclude_groups_of", "reject_other_assistants")
+
+
+def cleaned(plan: Plan) -> list[str]:
+    """Return the datasets that are made of files."""
+    return [name for name, part in plan.study.datasets.items() if isinstance(part, Dataset)]
 
 
 def dataset_source(plan: Plan, dataset: str) -> str:
@@ -29,7 +36,39 @@ def held_out(plan: Plan, dataset: str) -> list[str]:
 def dataset_settings(plan: Plan, dataset: str) -> str:
     part, layout = plan.study.datasets[dataset], plan.layout
     rows = [layout.with_variables(layout.rows(*name.split("/"))) for name in part.exclude_groups_of]
-    return settings(part, drop=NOT_CLEANED_BY, exclude_groups_of=rows)
+    refused = [*part.reject_phrases, *(OTHER_ASSISTANTS if part.reject_other_assistants else ())]
+    return settings(part, drop=NOT_CLEANED_BY, exclude_groups_of=rows, reject_phrases=refused)
+
+
+# --- mixtures ---------------------------------------------------------------------------------------------------------
+
+
+def mixed(plan: Plan) -> list[str]:
+    """Return the datasets that are made of others."""
+    return [name for name, part in plan.study.datasets.items() if isinstance(part, Mixture)]
+
+
+def mixed_datasets(plan: Plan, dataset: str) -> list[str]:
+    """Return what a mixture is made of, as manifests."""
+    return [f"{plan.layout.clean(name)}/manifest.json" for name in plan.study.datasets[dataset].mixture]
+
+
+def mixed_rows(plan: Plan, dataset: str) -> list[Word]:
+    """Return NAME/SPLIT=… for each file of rows that a mixture is made of, split by split, as words."""
+    part = plan.study.datasets[dataset]
+    return [
+        plan.layout.word(f"{name}/{split}={plan.layout.rows(name, split)}")
+        for split in part.splits(plan.study)
+        for name in part.mixture
+    ]
+
+
+def mixture_settings(plan: Plan, dataset: str) -> str:
+    """Return how a mixture is made; the conversations of a dataset that groups nothing else are groups of its own."""
+    part = plan.study.datasets[dataset]
+    parts = made_of(plan.study, dataset)
+    own = [name for name, each in parts.items() if each.group_by == "conversation"]
+    return settings(part, own_groups=own)
 
 
 def dataset_pins(plan: Plan, dataset: str) -> dict[str, str]:

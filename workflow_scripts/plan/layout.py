@@ -51,7 +51,7 @@ class Layout:
     def word(self, text: str) -> Word:
         """Return a path, or name=path, quoted for a shell line, a variable in place of the study's folder."""
         for name, folder in self.variables().items():
-            if found := re.match(rf"([\w-]+=)?{re.escape(folder)}/", text):
+            if found := re.match(rf"([\w/-]+=)?{re.escape(folder)}/", text):
                 return Word(f"{found[1] or ''}${name}/{shlex.quote(text[found.end() :])}")
         return Word(shlex.quote(text))
 

@@ -7,6 +7,7 @@ but the study and the digests of our own code, so a plan costs milliseconds, and
 from dataclasses import dataclass
 
 from workflow_scripts.plan.layout import Layout
+from workflow_scripts.study.datasets import made_of
 from workflow_scripts.study.lineage import CALIBRATION, Policy, policies_of, seeds_of
 from workflow_scripts.study.methods import Run
 from workflow_scripts.study.study import Study
@@ -50,3 +51,8 @@ def trained_cells(plan: Plan) -> list[tuple[str, int]]:
 def scored_cells(plan: Plan) -> list[tuple[str, int]]:
     """Return every (policy, seed) of the table, the calibration rows last."""
     return [*cells(plan), *((name, 0) for name in CALIBRATION)]
+
+
+def history_turns(plan: Plan, dataset: str | None) -> int | None:
+    """Return how many past exchanges stand before a turn of a dataset; those that are mixed agree in it."""
+    return next((part.history_turns for part in made_of(plan.study, dataset).values()), None)

@@ -4,6 +4,7 @@ import functools
 
 from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.sources import base_model
+from workflow_scripts.study.datasets import made_of
 from workflow_scripts.study.lineage import CALIBRATION
 from workflow_scripts.study.methods import Run
 from workflow_scripts.study.templates import all_templates
@@ -102,5 +103,7 @@ def all_training_sets(plan: Plan) -> list[str]:
 
 
 def learned_datasets(plan: Plan) -> list[str]:
-    """Return the datasets that some policy learned from."""
-    return sorted({name.split("/")[0] for name in all_training_sets(plan)} & set(plan.study.datasets))
+    """Return the datasets that some policy learned from, and those that they are mixed of."""
+    learned = {name.split("/")[0] for name in all_training_sets(plan)} & plan.study.datasets.keys()
+    parts = {part for name in learned for part in made_of(plan.study, name)}
+    return sorted(learned | parts)

@@ -8,7 +8,7 @@ from typing import Any
 
 from workflow_scripts.common.code import pins
 from workflow_scripts.plan.layout import MODELS, Word
-from workflow_scripts.plan.plan import TORCH, Plan
+from workflow_scripts.plan.plan import TORCH, Plan, history_turns
 from workflow_scripts.plan.policies import template
 from workflow_scripts.plan.sources import located, model_key, source_manifest
 from workflow_scripts.plan.words import as_json, flag_words, settings
@@ -100,10 +100,9 @@ def prompts_kind(plan: Plan, prompts: str) -> str:
 def prompts_flags(plan: Plan, prompts: str) -> list[str]:
     """Return the flags that shorten a prompt set or bring its references: fewer rows, fewer past exchanges in each."""
     part = prompt_sets(plan)[prompts]
-    dataset = plan.study.datasets.get(dataset_of(plan, part))
     flags = {
         "--limit": getattr(part, "limit", None),
-        "--history": dataset.history_turns if dataset else None,
+        "--history": history_turns(plan, dataset_of(plan, part)),
         "--form": getattr(part, "form", None),
         "--references": located(plan, part, "references") if hasattr(part, "references") else None,
     }

@@ -4,7 +4,7 @@ import functools
 from typing import Any
 
 from workflow_scripts.plan.layout import Word
-from workflow_scripts.plan.plan import Plan
+from workflow_scripts.plan.plan import Plan, history_turns
 from workflow_scripts.plan.policies import remote_code, weights_manifest
 from workflow_scripts.plan.prompts import prompt_sets
 from workflow_scripts.plan.sources import origin, source_folder, source_manifest
@@ -98,7 +98,7 @@ def fit_split(plan: Plan, annotation: str) -> str:
 
 def history(plan: Plan, annotation: str) -> int | None:
     """Return how many past exchanges stand before a turn of an annotation's dataset."""
-    return plan.study.datasets[plan.study.annotations[annotation].dataset].history_turns
+    return history_turns(plan, plan.study.annotations[annotation].dataset)
 
 
 def annotated_rows(plan: Plan, part: Any) -> list[Word]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from workflow_scripts.common.code import code_of, pins
 from workflow_scripts.plan.layout import Word
-from workflow_scripts.plan.plan import TORCH, Plan
+from workflow_scripts.plan.plan import TORCH, Plan, history_turns
 from workflow_scripts.plan.policies import scored_weights, spoken_to
 from workflow_scripts.plan.sources import located, package_folder, source_manifest
 from workflow_scripts.plan.words import as_json, chosen, settings
@@ -98,8 +98,8 @@ def replies_split(plan: Plan, benchmark: str) -> tuple[str, str]:
 def measuring_settings(plan: Plan, benchmark: str, policy: str) -> str:
     """Return how a policy reads the replies whose likelihoods are taken."""
     part = plan.study.benchmarks[benchmark]
-    dataset = plan.study.datasets.get(getattr(part, "dataset", None))
-    more = {"history_turns": dataset.history_turns} if dataset else {}
+    dataset = getattr(part, "dataset", None)
+    more = {"history_turns": history_turns(plan, dataset)} if dataset else {}
     return settings(part, keys=part.measured_keys, **more, **spoken_to(plan, policy))
 
 

@@ -7,10 +7,11 @@ from typing import Any
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.files import digest
 from workflow_scripts.plan.layout import Word
-from workflow_scripts.plan.plan import Plan
+from workflow_scripts.plan.plan import Plan, history_turns
 from workflow_scripts.plan.policies import parent_cell, remote_code, template
 from workflow_scripts.plan.rewards import annotated_rows, classifiers, history, rewarding_settings
 from workflow_scripts.plan.words import as_json, settings
+from workflow_scripts.study.datasets import made_of
 from workflow_scripts.study.methods import TRAINED_BY, Run
 from workflow_scripts.study.pairs import RankedPairs
 
@@ -70,9 +71,9 @@ def tokens_settings(plan: Plan, policy: str) -> str:
     run = plan.run(policy)
     return settings(
         run,
-        keys=["max_tokens", "overflow", "objective", "im_mask", "it_mask"],
+        keys=["max_tokens", "overflow", "objective", "im_mask", "it_mask", "lm_text", "lm_rows"],
         template=template(plan, policy),
-        history_turns=plan.study.datasets[run.dataset].history_turns,
+        history_turns=history_turns(plan, run.dataset),
     )
 
 
@@ -107,7 +108,7 @@ def pairs_manifest(plan: Plan, pairs: str, policy: str, seed: int | str) -> str:
 def own_pairs_settings(plan: Plan, pairs: str) -> str:
     part = plan.study.pairs[pairs]
     return settings(
-        plan.study.datasets[part.dataset],
+        next(iter(made_of(plan.study, part.dataset).values())),
         keys=["reply_format"],
         validation_share=part.validation_share,
         seed=plan.study.seeds[0],

@@ -22,7 +22,9 @@ LONGEST = 220  # characters of a line
 UNREAD = "key not read: "  # how the notes of a cleaned dataset's manifest begin
 CHOSEN = (
     "over quota",
-    "not in the subset",
+    "over limit",
+    "outside the subset",
+    "outside the mixture",
 )  # reasons that the study itself gives: nothing is wrong with the rows
 # Of these the right answer scores 1; what a judge or a reward makes of it is another matter.
 FULL_MARKS = re.compile(r"accuracy|macro_f1|valid_json|exact_match|acc(_norm)?|pass@\d+")

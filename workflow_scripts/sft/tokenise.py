@@ -8,15 +8,17 @@ Writes `<split>.parquet` (columns id, input_ids, labels) for each split, `reject
   that follows (`next`).
 - `im` (instruction modelling, Shi et al. 2024): the prompts too. `im_mask: paper` is their eq. 4, all contents and no
   word of the template; `im_mask: code` is what their published runs did, all but BOS and the first header.
-- `lm` (their "packed" baseline): no template and no special tokens; the texts of all conversations, one after another,
-  are cut into blocks of `max_tokens`, and every token is learned.
+- `lm`: the texts of all conversations, one after another, are cut into blocks of `max_tokens`. `lm_text: plain` has no
+  template and no special tokens, and every token is learned; `lm_text: template` is their "packed" baseline: the rows
+  of `it`, with the template and the labels that these have. Of each `lm_rows` rows what fills no block is left over.
 
 Of a message marked "learn": false (see `clean`) no token is learned under any objective; it is context alone.
 
-A conversation longer than `max_tokens` is cut at the end (`overflow: cut`) or rejected (`overflow: reject`). A row cut
-there loses the end of a reply and its end token, or replies altogether: both are counted, and said. Where the
-dataset limits the history, each assistant turn is a row of its own, of which `it` learns the last reply and `im` the
-prompt as well; a message that several turns see is then learned several times. `lm` reads conversations whole.
+A conversation longer than `max_tokens` is cut at the end (`overflow: cut`), rejected (`overflow: reject`), or made into
+several rows (`overflow: split`, see `splitting`). A row cut at the end loses the end of a reply and its end token, or
+replies altogether: both are counted, and said. Where the dataset limits the history, each assistant turn is a row of
+its own, of which `it` learns the last reply and `im` the prompt as well; a message that several turns see is then
+learned several times. `lm` reads conversations whole.
 """
 
 import sys
@@ -42,6 +44,7 @@ from workflow_scripts.common.templates import (
     tokenise_reply,
 )
 from workflow_scripts.common.turns import turns_of, window
+from workflow_scripts.sft.splitting import TOO_LONG, split_long
 
 REMAINDER = "remainder"  # what is left of a text behind its last block
 # What `tokenise_conversation` learns.
@@ -56,7 +59,9 @@ class Settings(TypedDict):
     im_mask: Literal["paper", "code"]
     it_mask: Literal["reply", "header", "after", "next"]
     max_tokens: int
-    overflow: Literal["cut", "reject"]
+    overflow: Literal["cut", "reject", "split"]
+    lm_text: Literal["plain", "template"]
+    lm_rows: int | None
     history_turns: int | None
     template: Template
 
@@ -131,7 +136,7 @@ def tokenise_rows(
         tokens = tokenise_row(row, tokenizer, settings)
         if len(tokens.input_ids) > limit and settings["overflow"] == "reject":
             detail = f"{len(tokens.input_ids)} tokens, at most {limit}"
-            rejected.append({"id": row["id"], "reason": "too long", "detail": detail})
+            rejected.append({"id": row["id"], "reason": TOO_LONG, "detail": detail})
         elif all(label == IGNORED for label in tokens.labels[:limit]):
             rejected.append(
                 {"id": row["id"], "reason": "nothing to learn", "detail": f"in the first {limit} tokens"}
@@ -148,37 +153,53 @@ def tokenise_rows(
     return kept, rejected, cuts
 
 
+def plain_rows(rows: list[dict], tokenizer: object) -> tuple[list[dict], list[dict]]:
+    """Return (token rows, rejections) of the contents of conversations, joined by newlines, without a template."""
+    kept, rejected = [], []
+    for row in rows:
+        if refused := refusal(row, tokenizer):
+            rejected.append(refused)
+        else:
+            tokens = tokenise_plain(row["messages"], tokenizer)
+            kept.append({"id": row["id"], "input_ids": tokens.input_ids, "labels": tokens.labels})
+    return kept, rejected
+
+
 def cut_blocks(
     rows: list[dict], tokenizer: object, settings: Settings
 ) -> tuple[list[dict], list[dict], dict[str, int]]:
-    """Return (blocks of `max_tokens` tokens, rejections, count of tokens left over) for the objective `lm`.
+    """Return (blocks of `max_tokens` tokens, rejections, counts of what was cut and left over) for the objective `lm`.
 
-    A conversation's text is its contents joined by newlines. What is left at the end, shorter than a block, is a
-    rejection with the id `remainder`.
+    Rows are joined `lm_rows` at a time, or all. What is left behind the blocks, shorter than one, is a rejection with
+    the id `remainder`.
     """
-    size, stream, labels, rejected = settings["max_tokens"], [], [], []
-    for row in rows:
-        refused = refusal(row, tokenizer)
-        if refused:
-            rejected.append(refused)
-            continue
-        tokens = tokenise_plain(row["messages"], tokenizer)
-        stream += tokens.input_ids
-        labels += tokens.labels
-    starts = range(0, len(stream) - size + 1, size)
-    blocks = [
-        {"id": f"block-{place}", "input_ids": stream[at : at + size], "labels": labels[at : at + size]}
-        for place, at in enumerate(starts)
-    ]
-    remainder = len(stream) % size
+    size, cuts = settings["max_tokens"], {}
+    if settings["lm_text"] == "plain":
+        whole, rejected = plain_rows(rows, tokenizer)
+    else:
+        whole, rejected, cuts = tokenise_rows(rows, tokenizer, settings)
+    together = settings["lm_rows"] or max(len(whole), 1)
+    blocks: list[dict] = []
+    remainder = 0
+    for first in range(0, len(whole), together):
+        joined = {
+            key: [token for row in whole[first : first + together] for token in row[key]]
+            for key in ("input_ids", "labels")
+        }
+        length = len(joined["input_ids"])
+        blocks += [
+            {"id": f"block-{len(blocks) + at // size}"} | {key: joined[key][at : at + size] for key in joined}
+            for at in range(0, length - size + 1, size)
+        ]
+        remainder += length % size
     if remainder:
         detail = f"{remainder} tokens, a block has {size}"
         rejected.append({"id": REMAINDER, "reason": "shorter than a block", "detail": detail})
-    assert len(blocks) * size + remainder == len(stream)
+    assert len(blocks) * size + remainder == sum(len(row["input_ids"]) for row in whole)
     unlearned = [block["id"] for block in blocks if all(label == IGNORED for label in block["labels"])]
     rejected += [{"id": name, "reason": "nothing to learn", "detail": "context alone"} for name in unlearned]
     kept = [block for block in blocks if block["id"] not in unlearned]
-    return kept, rejected, {"remainder_tokens": remainder}
+    return kept, rejected, cuts | {"remainder_tokens": remainder}
 
 
 def main() -> None:
@@ -189,6 +210,11 @@ def main() -> None:
     counts, all_rejected, files = {}, [], []
     for name, path in (item.split("=", 1) for item in arguments.splits):
         rows, history = read_jsonl(path), arguments.settings["history_turns"]
+        left_out, splits = [], {}
+        if arguments.settings["overflow"] == "split":
+            template, limit = arguments.settings["template"], arguments.settings["max_tokens"]
+            rows, left_out, count = split_long(rows, tokenizer, template, limit)
+            splits = {"conversations_split": count}
         if arguments.settings["objective"] == "lm":
             kept, rejected, cuts = cut_blocks(rows, tokenizer, arguments.settings)
             print(
@@ -198,6 +224,7 @@ def main() -> None:
         else:
             kept, rejected, cuts = tokenise_rows(spread(rows, history), tokenizer, arguments.settings)
             cuts["histories_cut"] = shortened(rows, history)
+        rejected += left_out
         if not kept:
             raise PlumblineError(f"{path}: no row can be learned from; see the reasons: {rejected[:3]}")
         files.append(arguments.output / f"{name}.parquet")
@@ -205,20 +232,22 @@ def main() -> None:
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(kept), temporary)
         all_rejected += [{"split": name, **row} for row in rejected]
         counts[name] = {
-            # Of blocks what is read is pieces: blocks, a remainder, conversations refused.
+            # Of blocks what is read is pieces: blocks, a remainder, conversations refused. So it is of what was split.
             "read": len(kept) + len(rejected),
             "kept": len(kept),
             "rejected": len(rejected),
             "tokens": sum(len(row["input_ids"]) for row in kept),
             "learned_tokens": sum(label != IGNORED for row in kept for label in row["labels"]),
             **cuts,
+            **splits,
         }
-        left_out = [row["reason"] for row in rejected if row["id"] != REMAINDER]
-        say_rejected(str(path), left_out, counts[name]["read"])
+        unused = [row["reason"] for row in rejected if row["id"] != REMAINDER]
+        say_rejected(str(path), unused, counts[name]["read"])
         say_cuts(
             str(path),
             counts[name],
-            "a reply without its end token teaches nothing of stopping: raise max_tokens, or set overflow: reject",
+            "a reply without its end token teaches nothing of stopping: raise max_tokens, or set overflow: split "
+            "or reject",
         )
     write_jsonl(arguments.output / "rejected.jsonl", all_rejected)
     write_manifest(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.study.accepted import Accepted
+from workflow_scripts.study.datasets import Dataset
 from workflow_scripts.study.foresight import foreseen
 from workflow_scripts.study.lineage import known_policies
 from workflow_scripts.study.messages import mistakes
@@ -56,7 +57,8 @@ def cut_short(study: Study) -> Study:
         return study
     cut = study.model_copy(deep=True)
     for dataset in cut.datasets.values():
-        dataset.split.limit = min(study.limit, dataset.split.limit or study.limit)
+        if isinstance(dataset, Dataset):  # a mixture has what these have
+            dataset.split.limit = min(study.limit, dataset.split.limit or study.limit)
     for part in [*cut.benchmarks.values(), *cut.pairs.values()]:
         if "limit" in type(part).model_fields:
             part.limit = min(study.limit, part.limit or study.limit)

@@ -102,6 +102,8 @@ def default_of(key: str, schema: dict, required: list[str]) -> str:
     default = schema.get("default")
     if isinstance(default, dict) and default and "$ref" in schema:
         return "all defaults"
+    if isinstance(default, list) and default and "$ref" in schema.get("items", {}):
+        return f"{len(default)} of our own"
     return f"`{json.dumps(default, ensure_ascii=False)}`"
 
 

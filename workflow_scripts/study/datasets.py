@@ -8,12 +8,12 @@ from pydantic import Field, model_validator
 from workflow_scripts.common.tutor_reply import FIELDS, LABELS
 from workflow_scripts.study.basics import Count, FileName, Name, Positive, Seed, SomeShare, Strict, Words
 from workflow_scripts.study.findings import Finding, doubt, wrong
+from workflow_scripts.study.instructions import FewShot, InstructionTemplates
 from workflow_scripts.study.messages import named, nearest, shown
 from workflow_scripts.study.names import Names, name_in
 from workflow_scripts.study.part import Part
 
 if TYPE_CHECKING:
-    from workflow_scripts.study.sources import Source
     from workflow_scripts.study.study import Study
 
 
@@ -47,14 +47,23 @@ class Split(Strict):
 class Subset(Strict):
     """Which rows of a dataset are kept."""
 
-    rows: Count
+    rows: Count | None = None
     """How many."""
-    by: Literal["first", "random", "length_ratio"] = "first"
-    """length_ratio: those whose instruction is nearest to `ratio` times as long as the reply, in words."""
+    share: SomeShare | None = None
+    """Which share of all rows, in place of their number."""
+    by: Literal["first", "random", "length_ratio", "source"] = "first"
+    """length_ratio: those whose instruction is nearest to `ratio` times as long as the reply, in words; source: the
+    first of each source that rows name as their `dataset`, in the sources' proportions."""
     ratio: Positive | None = None
     """length_ratio: words of the instruction to words of the reply."""
     seed: Seed = 42
     """random: seed of the draw."""
+
+    @model_validator(mode="after")
+    def one_size(self) -> "Subset":
+        if (self.rows is None) == (self.share is None):
+            raise ValueError("has either rows or share")
+        return self
 
     @model_validator(mode="after")
     def ratio_wanted(self) -> "Subset":
@@ -127,12 +136,31 @@ RANKED = (  # several answers to a prompt, ranked, and the rewards they were giv
 )
 UNORDERED = ("labelled",)  # of these, those whose answers came in no order
 KNOWING = ("rewarded", "hh")  # rows whose meta may have the knowledge that a reply is held to
+INSTRUCTIONS = ("alpaca", "self_instruct", "dolly", "super_ni", "unnatural_instructions", "wizardlm")
 READ_OF = {  # settings of a dataset: the schemas whose rows are read by them
     "drop_fields": STRUCTURED,
     "replace_na": STRUCTURED,
     "reply_format": STRUCTURED,
     "reject_colon": ("hh",),
+    "instruction_templates": INSTRUCTIONS,
+    "few_shot": ("super_ni",),
+    "top_replies": ("oasst1",),
 }
+# Who made another assistant, and what it is called: rows that speak of themselves by such a name teach a policy to.
+OTHER_ASSISTANTS = (
+    *("OpenAI", "Open AI", "ChatGPT", "Chat GPT", "GPT-3", "GPT3", "GPT 3", "GPT-4", "GPT4", "GPT 4"),
+    *(
+        "BingChat",
+        "Bing Chat",
+        "Bard",
+        "PaLM",
+        "Anthropic",
+        "Claude",
+        "LAION",
+        "Open Assistant",
+        "OpenAssistant",
+    ),
+)
 
 
 class Dataset(Part):
@@ -161,6 +189,8 @@ class Dataset(Part):
     """Conversations with a longer message are rejected."""
     reject_phrases: list[Words] = []
     """Conversations that contain one of these, in any case, are rejected (who the model says it is)."""
+    reject_other_assistants: bool = False
+    """Conversations that name another assistant or its maker (docs/data.md) are rejected, as the Tulu mixtures do."""
     reject_colon: bool = False
     """hh: rows with an answer that ends in a colon are rejected."""
     duplicates: Literal["drop", "keep"] = "drop"
@@ -172,6 +202,17 @@ class Dataset(Part):
     """What stands in place of a URL; null: URLs stay."""
     input_heading: str = ""
     """alpaca: a heading above the input; empty: a blank line alone."""
+    instruction_templates: InstructionTemplates | None = None
+    """alpaca, dolly, super_ni …: every instruction is put by a template that is drawn for it; null: all alike, above
+    their input. {}: our own fourteen with an input and fourteen without."""
+    few_shot: FewShot | None = None
+    """super_ni: so many instances of each task, some with worked examples; null: every instance, without."""
+    top_replies: Count | None = None
+    """oasst1: a path goes on to so many replies of a message, those of the highest quality; null: to all."""
+    skip_to_user: bool = False
+    """Leave out what the assistant says before the user's first turn; false: reject such a conversation."""
+    seed: Seed = 42
+    """Of what is drawn as rows are read: templates, instances, worked examples."""
     reply_format: Literal["json", "python"] = "json"
     """tutorbot: how structured replies are written, as JSON or as a Python dict."""
     group_by: Literal["problem", "question", "conversation"] = "problem"
@@ -198,8 +239,13 @@ class Dataset(Part):
         for index, held_out in enumerate(self.exclude_groups_of):
             here = f"{path}.exclude_groups_of[{index}]"
             other, _, split = held_out.partition("/")
-            others = [name for name in need.study.datasets if name != name_in(path)]
-            need.need(here, other, others, "other dataset")
+            cleaned = [name for name, part in need.study.datasets.items() if isinstance(part, Dataset)]
+            need.need(
+                here,
+                other,
+                [name for name in cleaned if name != name_in(path)],
+                "other dataset made of files",
+            )
             need.need_split(here, other, split)
 
     def faults(self, path: str, study: "Study") -> Iterator[Finding]:
@@ -218,8 +264,17 @@ class Dataset(Part):
         if self.data_schema in STRUCTURED:
             yield from unknown_labels(path, self.drop_fields, self.replace_na)
 
-    def most_rows(self, split: str, source: "Source | None") -> int | None:
+    def made_of(self, name: str, study: "Study") -> dict[str, "Dataset"]:
+        """Return the datasets that the rows of one called `name` come from: itself alone."""
+        return {name: self}
+
+    def splits(self, study: "Study") -> list[str]:
+        """Return what its splits are called."""
+        return self.split.names_of_splits()
+
+    def most_rows(self, split: str, study: "Study") -> int | None:
         """Return how many conversations a split has at most, or None where only the data tell."""
+        source = study.sources.get(self.source)
         bounds = [self.split.limit, source.most_rows() if source else None]
         if split in self.split.quotas:
             bounds.append(self.split.quotas[split] * (len(self.files) if self.split.per_file else 1))
@@ -250,10 +305,21 @@ def unknown_labels(path: str, drop_fields: list[str], replace_na: dict[str, str]
 
 def without_labels(path: str, name: str, study: "Study", instead: str = "") -> Iterator[Finding]:
     """Find a dataset whose replies have no labels to compare; `instead` says what else could be named."""
+    for schema in schemas_of(study, name):
+        if schema not in STRUCTURED:
+            yield wrong(
+                f"{path}.dataset",
+                f"compares the labels of structured replies (schema {' or '.join(STRUCTURED)}), and {name!r} has rows "
+                f"of schema {schema}{instead}",
+            )
+
+
+def made_of(study: "Study", name: str | None) -> dict[str, Dataset]:
+    """Return the datasets that the rows of one come from: itself, or those it is mixed of; {} where there is none."""
     dataset = study.datasets.get(name)
-    if dataset and dataset.data_schema not in STRUCTURED:
-        yield wrong(
-            f"{path}.dataset",
-            f"compares the labels of structured replies (schema {' or '.join(STRUCTURED)}), and {name!r} has rows of "
-            f"schema {dataset.data_schema}{instead}",
-        )
+    return dataset.made_of(name, study) if dataset else {}
+
+
+def schemas_of(study: "Study", name: str) -> list[str]:
+    """Return the schemas of a dataset's rows, each once: of a mixture several; none where there is no such dataset."""
+    return list(dict.fromkeys(part.data_schema for part in made_of(study, name).values()))

@@ -227,10 +227,11 @@ def lines_and_bytes(path: Path) -> tuple[int, int] | None:
 def few_packs(study: Study) -> Iterator[Finding]:
     """Find fine-tunings on files of this machine whose rows or packs make one step, at a warm-up's learning rate 0."""
     for name, run in study.runs.items():
-        if run.learns_from != "tokens" or run.objective == "lm" or run.learns_nothing(run.most_rows(study)):
+        if run.learns_from != "tokens" or not run.one_row_each() or run.learns_nothing(run.most_rows(study)):
             continue  # not so many tokens to a row, or the study alone says so
         dataset = study.datasets.get(run.dataset)
-        counted = rows_here(dataset, run.split, study) if dataset and dataset.history_turns is None else None
+        plain = isinstance(dataset, Dataset) and dataset.history_turns is None
+        counted = rows_here(dataset, run.split, study) if plain else None
         if counted is None:
             continue
         rows, packs = counted.rows, counted.rows

@@ -64,8 +64,9 @@ class Names:
     def need_split(self, path: str, dataset: str, split: str | None) -> None:
         """Need a split of a dataset, where there is such a dataset; None names nothing."""
         if dataset in self.study.datasets:
-            splits = self.study.datasets[dataset].split.names_of_splits()
-            self.need(path, split, splits, f"split of dataset {dataset!r}")
+            splits = self.study.datasets[dataset].splits(self.study)
+            if splits:  # a mixture that has none says so itself
+                self.need(path, split, splits, f"split of dataset {dataset!r}")
 
     def need_rows(self, path: str, dataset: str, split: str) -> None:
         """Need a dataset at path.dataset and a split of it at path.split."""

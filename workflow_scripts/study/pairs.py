@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Discriminator, Tag
 
 from workflow_scripts.study.basics import Count, PartShare, Positive, Seed
-from workflow_scripts.study.datasets import RANKED, UNORDERED, without_labels
+from workflow_scripts.study.datasets import RANKED, UNORDERED, schemas_of, without_labels
 from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.part import LongestRow, Part, annotated_rows
@@ -74,14 +74,14 @@ class RankedPairs(PromptAndReply, Part):
     def faults(self, path: str, study: "Study") -> Iterator[Finding]:
         """Find rows of one answer, and answers that came in no order."""
         annotation = study.annotations.get(self.annotation)
-        dataset = study.datasets.get(annotation.dataset) if annotation else None
-        if dataset and dataset.data_schema not in RANKED:
+        schemas = schemas_of(study, annotation.dataset) if annotation else []
+        if single := [schema for schema in schemas if schema not in RANKED]:
             yield wrong(
                 f"{path}.annotation",
-                f"ranks several answers to a prompt, and rows of schema {dataset.data_schema} have one; "
+                f"ranks several answers to a prompt, and rows of schema {', '.join(single)} have one; "
                 f"these have more: {', '.join(RANKED)}",
             )
-        elif dataset and dataset.data_schema in UNORDERED and self.by == "rank":
+        elif self.by == "rank" and set(schemas) & set(UNORDERED):
             yield wrong(
                 f"{path}.by",
                 "answers labelled good or bad came in no order: give by: reward, of their labels",

@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from workflow_scripts.common.reward_rules import RULES
 from workflow_scripts.study.basics import Count, Name, PartShare, Seed, Strict
-from workflow_scripts.study.datasets import KNOWING, RANKED, Dataset
+from workflow_scripts.study.datasets import KNOWING, RANKED, schemas_of
 from workflow_scripts.study.findings import Finding, doubt, wrong
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.part import LongestRow, Part
@@ -57,7 +57,7 @@ class RewardKind(Strict):
     def names(self, path: str, need: Names) -> None:
         """Need every name that it holds."""
 
-    def unfit_rows(self, path: str, dataset: Dataset) -> Iterator[Finding]:
+    def unfit_rows(self, path: str, schema: str) -> Iterator[Finding]:
         """Find that a dataset's rows do not bring what it reads."""
         return iter(())
 
@@ -102,12 +102,12 @@ class GivenReward(RewardKind):
     squash: Literal["sigmoid", "none"] = "none"
     """What is done to it."""
 
-    def unfit_rows(self, path: str, dataset: Dataset) -> Iterator[Finding]:
+    def unfit_rows(self, path: str, schema: str) -> Iterator[Finding]:
         """Find rows that come with no rewards."""
-        if dataset.data_schema not in RANKED:
+        if schema not in RANKED:
             yield wrong(
                 f"{path}.given",
-                f"rows of schema {dataset.data_schema} come with no rewards; these may: {', '.join(RANKED)}",
+                f"rows of schema {schema} come with no rewards; these may: {', '.join(RANKED)}",
             )
 
     def is_share(self) -> bool:
@@ -146,13 +146,12 @@ class ClassifierReward(RewardKind):
         need.need(f"{path}.model", self.model, need.study.reward_models, "reward model")
         need.need_source(f"{path}.source", self.source)
 
-    def unfit_rows(self, path: str, dataset: Dataset) -> Iterator[Finding]:
+    def unfit_rows(self, path: str, schema: str) -> Iterator[Finding]:
         """Find rows that bring no knowledge to talk about."""
-        if self.text == "knowledge" and dataset.data_schema not in KNOWING:
+        if self.text == "knowledge" and schema not in KNOWING:
             yield wrong(
                 f"{path}.text",
-                f"rows of schema {dataset.data_schema} bring no knowledge to talk about; these may: "
-                + ", ".join(KNOWING),
+                f"rows of schema {schema} bring no knowledge to talk about; these may: " + ", ".join(KNOWING),
             )
 
     def is_share(self) -> bool:
@@ -213,11 +212,10 @@ class Annotation(Part):
 
     def faults(self, path: str, study: "Study") -> Iterator[Finding]:
         """Find rewards that the rows do not bring what they need for, and keys that a rule does not look at."""
-        dataset = study.datasets.get(self.dataset)
         for name, reward in self.rewards.items():
             at = f"{path}.rewards.{name}"
-            if dataset:
-                yield from reward.unfit_rows(at, dataset)
+            for schema in schemas_of(study, self.dataset):
+                yield from reward.unfit_rows(at, schema)
             for key in reward.unread():
                 yield doubt(f"{at}.{key}", f"rule {reward.rule} does not read it")
 

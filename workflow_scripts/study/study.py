@@ -7,9 +7,9 @@ from pydantic import Field
 
 from workflow_scripts.study.basics import Count, Fidelity, Name, RepositoryPath, Seed, Strict
 from workflow_scripts.study.benchmarks import Benchmark
-from workflow_scripts.study.datasets import Dataset
 from workflow_scripts.study.judges import Judge
 from workflow_scripts.study.methods import Run
+from workflow_scripts.study.mixtures import AnyDataset
 from workflow_scripts.study.models import Model, Template
 from workflow_scripts.study.pairs import AnyPairs, Value
 from workflow_scripts.study.part import Part
@@ -39,7 +39,7 @@ class Study(Strict):
     """What is fetched, simulated, or written by a model."""
     models: dict[Name, Model] = Field(min_length=1)
     """The base policies."""
-    datasets: dict[Name, Dataset] = {}
+    datasets: dict[Name, AnyDataset] = {}
     """What is learned from and tested on."""
     reward_models: dict[Name, RewardModel] = {}
     """Reward models, for annotations and judges."""

@@ -47,10 +47,11 @@ class Training(Part):
     """Decay of AdamW's second moment."""
     adam_epsilon: Positive = 1.0e-8
     """What AdamW adds to the root of the second moment before it divides by it."""
-    optimizer: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_32bit", "paged_adamw_8bit"] = (
-        "adamw_torch"
-    )
-    """On a CPU adamw_torch, whatever stands here; paged_…: bitsandbytes' AdamW, whose moments may leave a full GPU."""
+    optimizer: Literal[
+        "adamw_torch", "adamw_torch_fused", "paged_adamw_32bit", "adamw_bnb_8bit", "paged_adamw_8bit"
+    ] = "adamw_torch"
+    """…8bit hold AdamW's moments in 8 bits (Dettmers et al. 2022), paged ones move out of a full GPU: both by
+    bitsandbytes. On a CPU adamw_torch, whatever stands here."""
     precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """auto: bfloat16 where the machine computes in it, else float32; float16 scales the loss, and needs CUDA."""
     dropout: PartShare | None = None

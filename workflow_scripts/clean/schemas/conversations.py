@@ -1,13 +1,17 @@
 """The schemas of plain conversations: each has a function from a row's fields to turns, and a line in SCHEMAS.
 
 The sources of the Tulu mixtures (Wang et al. 2023; Ivison et al. 2023), and beside them what others write in the same
-columns: `system` and `history`. Rows that hold several conversations are cut apart first, by `parts`. Not covered:
-Tulu's random instruction templates, and the few-shot prompts it makes of Super-NaturalInstructions.
+columns: `system` and `history`. Rows that hold several conversations are cut apart first, by `parts`. The words that
+Tulu draws for an instruction come later (`instructions`).
 """
+
+import random
 
 from workflow_scripts.clean.fields import Fields, Unfit, holds
 from workflow_scripts.clean.schemas.row import (
     Opened,
+    Parts,
+    Question,
     Row,
     Schema,
     ask,
@@ -26,8 +30,17 @@ def tutorbot(row: Fields, settings: Settings) -> Opened:
 
 
 def messages(row: Fields, settings: Settings) -> Opened:
-    """Read {"messages": [{"role": system|user|assistant, "content"}]}, the system message first if there is one."""
-    return Opened(row.list("messages"), system=row.get("system"))
+    """Read {"messages": [{"role": system|user|assistant, "content"}], "system"?, "dataset"?}.
+
+    The system message comes first if there is one. In a mixture of sources `dataset` is a row's own.
+    """
+    return Opened(row.list("messages"), system=row.get("system"), meta=origin_of(row))
+
+
+def origin_of(row: Fields) -> Row:
+    """Return which of several sources a row says it is from, as its meta; nothing if it does not say."""
+    source = row.of_type("dataset", str)
+    return {"dataset": source} if source else {}
 
 
 def prompt_completion(row: Fields, settings: Settings) -> Opened:
@@ -44,13 +57,14 @@ def alpaca(row: Fields, settings: Settings) -> Opened:
     """Read {"instruction", "input"?, "output", "system"?, "history"?}: all kinds of Alpaca and Self-Instruct."""
     output = row.raw("output")
     asked, meta = read_instruction(row, settings)
-    return Opened([*read_history(row), asked, assistant(output)], system=row.get("system"), meta=meta)
+    turns = [*read_history(row), asked, assistant(output)]
+    return Opened(turns, system=row.get("system"), meta=meta, question=Question(**meta))
 
 
 def dolly(row: Fields, settings: Settings) -> Opened:
     """Read {"instruction", "context", "response"}."""
     asked, meta = read_instruction(row, settings, "context")
-    return Opened([asked, assistant(row.raw("response"))], meta=meta)
+    return Opened([asked, assistant(row.raw("response"))], meta=meta, question=Question(**meta))
 
 
 def flan(row: Fields, settings: Settings) -> Opened:
@@ -61,9 +75,11 @@ def flan(row: Fields, settings: Settings) -> Opened:
 def super_ni(row: Fields, settings: Settings) -> Opened:
     """Read {"definition", "inputs", "targets"}, an instance of Super-NaturalInstructions; see `super_ni_parts`."""
     instruction, extra = row.text("definition"), row.text("inputs")
+    examples = worked_examples(row, "examples") if settings["few_shot"] and "examples" in row else None
     return Opened(
         [user(ask(instruction, extra, settings)), assistant(row.raw("targets"))],
         meta={"instruction": instruction, "input": extra},
+        question=Question(instruction, extra, examples),
     )
 
 
@@ -124,34 +140,45 @@ def hard_coded(row: Fields, settings: Settings) -> Opened:
 
 def science(row: Fields, settings: Settings) -> Opened:
     """Read {"input", "output", "dataset"}."""
-    source = row.of_type("dataset", str)
-    meta = {"dataset": source} if source else {}
-    return Opened([user(row.raw("input")), assistant(row.raw("output"))], meta=meta)
+    return Opened([user(row.raw("input")), assistant(row.raw("output"))], meta=origin_of(row))
 
 
-def super_ni_parts(row: Fields) -> list[Row]:
+def super_ni_parts(row: Fields, settings: Settings, draws: random.Random) -> Parts:
     """Return the instances of a task file of Super-NaturalInstructions, each with the task's definition.
 
-    Of several right answers the first one is taken. A row that is an instance already is its own only part.
+    Of several right answers the first one is taken. With `few_shot` so many instances are drawn, and those behind the
+    first `zero_shot` come with the task's worked examples. A row that is an instance already is its own only part.
     """
     if row.which("Instances", "definition") != "Instances":
-        return [row.value]
-    definition = row.raw("Definition")
+        return Parts([row.value], {})
+    definition, rule = row.raw("Definition"), settings["few_shot"]
     if isinstance(definition, list) and definition:
         definition = definition[0]
-    parts = []
-    for instance in row.list("Instances"):
+    examples, instances = worked_examples(row, "Positive Examples") if rule else [], row.list("Instances")
+    there = len(instances)
+    if rule and rule["zero_shot"] + rule["few_shot"] < there:
+        instances = draws.sample(instances, k=rule["zero_shot"] + rule["few_shot"])
+    parts: list[Row] = []
+    for instance in instances:
         given = row.within(instance if isinstance(instance, dict) else {}, "Instances")
         answers = given.get("output")
-        parts.append({"definition": definition})
+        shown = {"examples": examples} if rule and len(parts) >= rule["zero_shot"] else {}
+        parts.append({"definition": definition} | shown)
         if "input" in given:
             parts[-1]["inputs"] = given.raw("input")
         if answers:
             parts[-1]["targets"] = answers[0] if isinstance(answers, list) else answers
-    return parts
+    return Parts(parts, {"instances of a task that few_shot leaves out": there - len(instances)})
 
 
-def unnatural_instructions_parts(row: Fields) -> list[Row]:
+def worked_examples(row: Fields, key: str) -> list[Row]:
+    """Return the worked examples of a task of Super-NaturalInstructions, which may have none: {"input", "output"}."""
+    examples = row.list(key) if row.get(key) is not None else []
+    given = [row.within(each if isinstance(each, dict) else {}, key) for each in examples]
+    return [{"input": each.text("input"), "output": each.text("output")} for each in given]
+
+
+def unnatural_instructions_parts(row: Fields, settings: Settings, draws: random.Random) -> Parts:
     """Return the instances of an Unnatural Instructions row as Alpaca rows, its constraints under the instruction."""
     parts = []
     for instance in row.list("instances"):
@@ -161,14 +188,19 @@ def unnatural_instructions_parts(row: Fields) -> list[Row]:
             instruction = f"{instruction}\n{constraints}"
         shared = {key: given.raw(key) for key in ("input", "output") if key in given}
         parts.append({"instruction": instruction} | shared)
-    return parts
+    return Parts(parts, {})
 
 
-def oasst1_parts(row: Fields) -> list[Row]:
-    """Return every path from the root of an OpenAssistant tree to a leaf, depth first; deleted messages are no part."""
+def oasst1_parts(row: Fields, settings: Settings, draws: random.Random) -> Parts:
+    """Return every path from the root of an OpenAssistant tree to a leaf, depth first; deleted messages are no part.
+
+    With `top_replies` a path goes on to so many replies of a message, those that people gave the highest quality.
+    """
     if (prompt := row.object("prompt").value).get("deleted"):
-        return []
-    paths, open_ends = [], [([], prompt)]
+        return Parts([], {})
+    most, left_out = settings["top_replies"], 0
+    paths: list[Row] = []
+    open_ends: list[tuple[list[Row], Row]] = [([], prompt)]
     row.inner.clear()  # the keys of a message are told where its path is read
     while open_ends:
         before, message = open_ends.pop()
@@ -177,10 +209,21 @@ def oasst1_parts(row: Fields) -> list[Row]:
             raise Unfit("replies are not a list of messages")
         path = [*before, {key: value for key, value in message.items() if key not in ("replies", "deleted")}]
         alive = [reply for reply in replies if not reply.get("deleted")]
+        if most is not None:
+            left_out += max(len(alive) - most, 0)
+            alive = sorted(alive, key=quality_of, reverse=True)[:most]
         open_ends += [(path, reply) for reply in reversed(alive)]
         if not alive:
             paths.append({"path": path})
-    return paths
+    return Parts(paths, {"replies that top_replies leaves out": left_out})
+
+
+def quality_of(message: Row) -> float:
+    """Return the quality that people gave a message of OpenAssistant, 0 to 1; 0 where nobody did."""
+    labels = message.get("labels")
+    quality = labels.get("quality") if isinstance(labels, dict) else None
+    value = quality.get("value") if isinstance(quality, dict) else None
+    return float(value) if isinstance(value, float | int) and 0 <= value <= 1 else 0.0
 
 
 SCHEMAS = {

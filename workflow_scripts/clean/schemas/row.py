@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -10,6 +11,16 @@ from workflow_scripts.clean.settings import Settings
 from workflow_scripts.clean.turns import ROLES, Message, joined_text, read_turn
 
 Row = dict[str, Any]
+
+
+class Question(NamedTuple):
+    """What an instruction row asks, in its parts: so that it can be asked in other words (see `instructions`)."""
+
+    instruction: str
+    input: str
+    examples: list[Row] | None = (
+        None  # worked ones, {"input", "output"}, that may stand before it; None: zero-shot
+    )
 
 
 class Opened(NamedTuple):
@@ -22,6 +33,14 @@ class Opened(NamedTuple):
     meta: Row | None = None
     unread: frozenset[str] = frozenset()  # keys that say something and were not read
     notes: tuple[str, ...] = ()  # what was done to it beside, each to be counted
+    question: Question | None = None
+
+
+class Parts(NamedTuple):
+    """The conversations of a raw row, and how much of it was left out for what."""
+
+    rows: list[Row]
+    left_out: dict[str, int]
 
 
 class Schema(NamedTuple):
@@ -33,7 +52,8 @@ class Schema(NamedTuple):
 
     read: Callable[[Fields, Settings], Opened]
     kind: Literal["conversation", "ranked", "pair"] = "conversation"
-    parts: Callable[[Fields], list[Row]] | None = None  # cuts a row that holds several conversations apart
+    # Cuts a row that holds several conversations apart.
+    parts: Callable[[Fields, Settings, random.Random], Parts] | None = None
     rows_share_prompts: bool = False  # several rows may answer one prompt
     first_id: int | None = None  # rows without an id are called identity_N, N counted from here
 

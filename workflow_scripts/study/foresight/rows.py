@@ -3,6 +3,7 @@
 import graphlib
 from collections.abc import Iterator
 
+from workflow_scripts.study.datasets import Dataset, made_of
 from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.study import Study
 
@@ -25,16 +26,23 @@ def splits_of(study: Study, *sections: str) -> Iterator[tuple[str, str, str]]:
             yield f"{section}.{name}", *rows
 
 
+def made_of_files(study: Study) -> dict[str, Dataset]:
+    """Return the datasets that are no mixtures, by name."""
+    return {name: part for name, part in study.datasets.items() if isinstance(part, Dataset)}
+
+
 def splits_without_rows(study: Study) -> Iterator[Finding]:
     """Find splits that are used though their quota is 0."""
     for path, dataset, split in [*learned_splits(study), *tested_splits(study)]:
-        if study.datasets[dataset].split.quotas.get(split) == 0:
-            yield wrong(f"{path}.split", f"datasets.{dataset}.split.quotas.{split} is 0, so it has no rows")
+        for name, part in made_of(study, dataset).items():
+            if part.split.quotas.get(split) == 0:
+                empty = f"datasets.{name}.split.quotas.{split}"
+                yield wrong(f"{path}.split", f"{empty} is 0, so it has no rows")
 
 
 def files_of_splits(study: Study) -> Iterator[Finding]:
     """Find files that are in no split or in several, and splits without a file, where splits are made of files."""
-    for name, dataset in study.datasets.items():
+    for name, dataset in made_of_files(study).items():
         path = f"datasets.{name}.split.by_file"
         placed = [file for files in dataset.split.by_file.values() for file in files]
         for split, files in dataset.split.by_file.items():
@@ -58,7 +66,7 @@ def held_out_in_a_circle(study: Study) -> Iterator[Finding]:
             f"sources.{dataset.source}",
             *(f"datasets.{held_out.partition('/')[0]}" for held_out in dataset.exclude_groups_of),
         }
-        for name, dataset in study.datasets.items()
+        for name, dataset in made_of_files(study).items()
     }
     for name, source in study.sources.items():
         about = source.synthesise.rows if source.synthesise else None

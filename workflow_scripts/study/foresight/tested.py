@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from workflow_scripts.study.datasets import made_of
 from workflow_scripts.study.findings import Finding, doubt
 from workflow_scripts.study.foresight.rows import learned_splits, tested_splits
 from workflow_scripts.study.study import Study
@@ -26,10 +27,12 @@ def tests_that_were_learned(study: Study) -> Iterator[Finding]:
     """Find benchmarks that ask what a run was trained on, or rows of the same file that nothing keeps apart."""
     learned: dict[tuple[str, str], str] = {}  # (dataset, split): what learns from it first
     for path, dataset, split in learned_splits(study):
-        learned.setdefault((dataset, split), path)
+        for part in made_of(study, dataset):
+            learned.setdefault((part, split), path)
     for path, dataset, split in tested_splits(study):
         if not study.benchmarks[path.removeprefix("benchmarks.")].shows_training:
-            yield from learned_split(path, dataset, split, learned, study)
+            for part in made_of(study, dataset):
+                yield from learned_split(path, part, split, learned, study)
     for name, benchmark in study.benchmarks.items():
         source, file = benchmark.item_file() or (None, None)
         asked = contents_of(source, [file], study) if source else set()

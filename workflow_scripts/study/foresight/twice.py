@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from workflow_scripts.study.datasets import Dataset
 from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.report import Report
 from workflow_scripts.study.study import Study
@@ -19,7 +20,8 @@ def lists_of(study: Study) -> Iterator[tuple[str, list]]:
     """Yield (path, list) of the lists in which nothing may stand twice."""
     yield "seeds", study.seeds
     for name, dataset in study.datasets.items():
-        yield f"datasets.{name}.files", dataset.files
+        if isinstance(dataset, Dataset):
+            yield f"datasets.{name}.files", dataset.files
     for name, annotation in study.annotations.items():
         yield f"annotations.{name}.splits", annotation.splits
     for name, benchmark in study.benchmarks.items():

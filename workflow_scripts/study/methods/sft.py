@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import model_validator
 
 from workflow_scripts.study.basics import Count, Positive, Strict
-from workflow_scripts.study.datasets import RANKED
+from workflow_scripts.study.datasets import RANKED, made_of, schemas_of
 from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.part import LongestRow
@@ -41,6 +41,8 @@ class Sft(PolicyTraining):
         "objective",
         "im_mask",
         "it_mask",
+        "lm_text",
+        "lm_rows",
     )
 
     method: Literal["sft"]
@@ -61,18 +63,24 @@ class Sft(PolicyTraining):
     batches."""
     max_tokens: Count = 1024
     """Longest row, in tokens."""
-    overflow: Literal["cut", "reject"] = "cut"
+    overflow: Literal["cut", "reject", "split"] = "cut"
     """What happens to rows longer than max_tokens: cut, they lose their end, and replies their end token, which is
-    counted and warned of."""
+    counted and warned of; split, they become several, cut between exchanges."""
     objective: Literal["it", "im", "lm"] = "it"
-    """it: the loss is on replies; im: on instructions too (Shi et al. 2024); lm: on blocks of max_tokens of plain
-    text."""
+    """it: the loss is on replies; im: on instructions too (Shi et al. 2024); lm: on blocks of max_tokens of joined
+    texts."""
     im_mask: Literal["paper", "code"] = "paper"
     """im: paper leaves template tokens out; code, as the published runs did, only the first header."""
     it_mask: Literal["reply", "header", "after", "next"] = "reply"
     """it: reply learns a reply and its end token, and no more; header also what the template writes before it, from the
     end of the message before (Raschka's book); after what it writes behind it, where more follows (Instruction
     Modelling's published runs); next that and the header of the message that follows (Tutorbot's)."""
+    lm_text: Literal["plain", "template"] = "plain"
+    """lm: plain joins contents, and learns every token; template joins the rows of it, with their labels (the packing
+    that Shi et al. 2024 compare with)."""
+    lm_rows: Count | None = None
+    """lm: so many rows are joined at a time, and what fills no block is left over each time; null: all at once. The
+    published code does so by 1000 for a set that it does not know the size of."""
     neftune_alpha: Positive | None = None
     """Noise on the embeddings (Jain et al. 2024), scaled by each row's own length; 5 in the paper."""
     kl: Kl | None = None
@@ -97,13 +105,21 @@ class Sft(PolicyTraining):
     def faults(self, path: str, study: "Study") -> Iterator[Finding]:
         """Find rows of ranked answers, of which it would learn none or all."""
         yield from super().faults(path, study)
-        dataset = study.datasets.get(self.dataset)
-        if dataset and dataset.data_schema in RANKED:
+        ranked = [schema for schema in schemas_of(study, self.dataset) if schema in RANKED]
+        if ranked:
             yield wrong(
                 f"{path}.dataset",
-                f"rows of schema {dataset.data_schema} are prompts with ranked answers, none of which it would learn, "
+                f"rows of schema {', '.join(ranked)} are prompts with ranked answers, none of which it would learn, "
                 "or all of them: method nll learns the preferred ones of an annotation, and dpo, pro … the order of "
                 "pairs",
+            )
+
+        turns = [part.history_turns for part in made_of(study, self.dataset).values()]
+        if self.overflow == "split" and any(each is not None for each in turns):
+            yield wrong(
+                f"{path}.overflow",
+                f"split cuts whole conversations, and history_turns of {self.dataset!r} makes each turn a row of its "
+                "own: take cut or reject",
             )
 
     def rows(self, study: "Study") -> tuple[str, str]:
@@ -113,9 +129,14 @@ class Sft(PolicyTraining):
     def most_rows(self, study: "Study") -> int | None:
         """Return how many rows it learns from at most: one to a conversation, unless turns or blocks are rows."""
         dataset = study.datasets.get(self.dataset)
-        if dataset is None or dataset.history_turns is not None or self.objective == "lm":
+        by_turn = any(part.history_turns is not None for part in made_of(study, self.dataset).values())
+        if dataset is None or by_turn or not self.one_row_each():
             return None
-        return dataset.most_rows(self.split, study.sources.get(dataset.source))
+        return dataset.most_rows(self.split, study)
+
+    def one_row_each(self) -> bool:
+        """Tell whether a conversation, or a turn, makes one row: neither blocks nor parts."""
+        return self.objective != "lm" and self.overflow != "split"
 
     def longest_row(self) -> LongestRow:
         """Return the longest row; of plain text every block is that long."""
