@@ -1,4 +1,4 @@
-"""docs/sources.md keeps its word: 63 rows; each test that it names is there and passes, each study is without mistakes."""
+"""docs/sources.md keeps its word: 63 rows; each test that it names is there and passes, each study has no mistake."""
 
 import ast
 import re
