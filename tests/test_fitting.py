@@ -295,7 +295,13 @@ def test_kept_cut_and_rejected_rows_add_up_at_any_length(tokenizer, objective, h
         for n in range(25)
     ]
     rows = [row | {"messages": [*row["messages"], {"role": "assistant", "content": "Yes"}]} for row in rows]
-    own = {"objective": objective, "im_mask": "paper", "template": TEMPLATE, "history_turns": history}
+    own = {
+        "objective": objective,
+        "im_mask": "paper",
+        "it_mask": "paper",
+        "template": TEMPLATE,
+        "history_turns": history,
+    }
     spread = tokenise.spread(rows, history)
     for limit in (20, 60, 90, 2000):
         kept, rejected, cuts = tokenise.tokenise_rows(
@@ -319,7 +325,7 @@ def test_turns_whose_history_is_left_out_are_counted(tiny_model, tmp_path):
     rows = [talk("a", "Why?", "Yes", "What?", "No.", "So?", "Good!"), talk("b", "Why?", "No.")]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     settings = {"max_tokens": 256, "overflow": "cut", "template": TEMPLATE, "history_turns": 0}
-    settings |= {"objective": "it", "im_mask": "paper"}
+    settings |= {"objective": "it", "im_mask": "paper", "it_mask": "paper"}
     flags = ["--splits", f"train={tmp_path / 'rows.jsonl'}", "--tokenizer", tiny_model]
     flags += [
         "--settings",

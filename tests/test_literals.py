@@ -48,7 +48,8 @@ TABLES = {
     "Simulation.hedge_rates": HEDGED,
     "RowSimulation.rows": simulate_rows.MAKERS,
     "Model.format": prepare_model.CONVERTERS,
-    "Dataset.data_schema": set(SCHEMAS) - {"tutorbot_pairs"},  # the reply pairs of a benchmark
+    "Dataset.data_schema": set(SCHEMAS)
+    - {"tutorbot_pairs", "tutorbot_raw_pairs"},  # the reply pairs of a benchmark
     "Dataset.reply_format": tutor_reply.WRITERS,
     "PairPerplexity.reply_format": {*tutor_reply.WRITERS, turns.RAW},
     "Dataset.group_by": turns.GROUPS,
@@ -112,6 +113,7 @@ TAKEN = {
     "Sft.overflow": (tokenise.Settings, "overflow"),
     "Sft.objective": (tokenise.Settings, "objective"),
     "Sft.im_mask": (tokenise.Settings, "im_mask"),
+    "Sft.it_mask": (tokenise.Settings, "it_mask"),
     "Sft.loss_norm": (train.Settings, "loss_norm"),
     "Kl.form": (train.Kl, "form"),
     "Dpo.loss": (dpo.Settings, "loss"),

@@ -99,6 +99,7 @@ def test_tokens_are_made_in_the_template_the_policy_is_to_speak():
         "overflow": "cut",
         "objective": "im",
         "im_mask": "paper",
+        "it_mask": "paper",
         "template": policies.template(plan, "tiny.chat"),
         "history_turns": 1,
     }

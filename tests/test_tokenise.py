@@ -36,7 +36,13 @@ ROWS = [
 
 
 def settings_of(**changed):
-    own = {"objective": "it", "im_mask": "paper", "template": TEMPLATE, "history_turns": None}
+    own = {
+        "objective": "it",
+        "im_mask": "paper",
+        "it_mask": "paper",
+        "template": TEMPLATE,
+        "history_turns": None,
+    }
     return {"max_tokens": 64, "overflow": "cut"} | own | changed
 
 

@@ -133,7 +133,7 @@ def write_tokens(
     write_jsonl(folder / "train.jsonl", train)
     write_jsonl(folder / "validation.jsonl", validation)
     settings = {"max_tokens": limit, "overflow": overflow, "template": TEMPLATE, "history_turns": None}
-    settings |= {"objective": "it", "im_mask": "paper"}
+    settings |= {"objective": "it", "im_mask": "paper", "it_mask": "paper"}
     splits = [f"{name}={folder / name}.jsonl" for name in ("train", "validation")]
     flags = ["--splits", *splits, "--tokenizer", model, "--settings", json.dumps(settings)]
     call(tokenise.main, *flags, "--output", folder, "--manifest", folder / "manifest.json")

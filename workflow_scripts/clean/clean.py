@@ -25,6 +25,7 @@ from typing import Any
 
 from workflow_scripts.clean.fields import ID_KEYS
 from workflow_scripts.clean.ledger import Ledger, count_reasons, tell
+from workflow_scripts.clean.raw_pairs import clean_raw_pair
 from workflow_scripts.clean.reading import Fault, RawRow, read_rows
 from workflow_scripts.clean.rows import open_row, split_row
 from workflow_scripts.clean.schemas import SCHEMAS
@@ -199,7 +200,12 @@ def clean_pair(
     }
 
 
-CLEANERS = {"conversation": clean_conversation, "ranked": clean_ranked, "pair": clean_pair}
+CLEANERS = {
+    "conversation": clean_conversation,
+    "ranked": clean_ranked,
+    "pair": clean_pair,
+    "raw_pair": clean_raw_pair,
+}
 
 
 def _open(row: RawRow, settings: Settings, ledger: Ledger) -> tuple[Opened, Fault | None]:
@@ -287,7 +293,10 @@ def clean_files(inputs: Sequence[str], settings: Settings, output: str, manifest
         raise PlumblineError(f"schema: {settings['schema']!r} is not one of {', '.join(SCHEMAS)}")
     ledger = Ledger()
     inputs, by_file = place_files(inputs, settings["split"]["by_file"])
-    conversations = drop_repeats(read_all(inputs, settings, ledger), ledger)
+    kind = SCHEMAS[settings["schema"]].kind
+    conversations = read_all(inputs, settings, ledger)
+    if kind != "raw_pair":
+        conversations = drop_repeats(conversations, ledger)
     held_out = {
         row["group"] for path in settings["exclude_groups_of"] for row in read_jsonl(os.path.expandvars(path))
     }
@@ -300,7 +309,7 @@ def clean_files(inputs: Sequence[str], settings: Settings, output: str, manifest
             f"'{settings['schema']}' is what the files hold"
         )
     conversations = take_subset(conversations, settings["subset"], ledger)
-    if SCHEMAS[settings["schema"]].kind == "pair":
+    if kind in ("pair", "raw_pair"):
         splits = {"pairs": conversations}
     else:
         splits = split_conversations(conversations, settings["split"] | {"by_file": by_file}, ledger)

@@ -48,8 +48,9 @@ class Settings(TypedDict):
 
 
 class ReplyPairs(TypedDict):
-    """The cleaning of a benchmark's reply pairs."""
+    """The cleaning of a benchmark's reply pairs; of raw ones nothing is cleaned."""
 
+    raw_rows: bool
     system_prompt: str | None
     drop_fields: list[str]
     replace_na: dict[str, str]

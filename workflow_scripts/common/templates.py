@@ -21,14 +21,19 @@ from workflow_scripts.common.decoding import opening, spelled, tokens_within
 from workflow_scripts.common.errors import PlumblineError
 
 IGNORED = -100  # the label every loss skips
+SPACES = (" ", "\n", "\t")  # white space between which no lead is needed
 
 
 class TemplatePart(TypedDict):
-    """How a template writes one message: before + lead + content + end + after; what is not there is ""."""
+    """How a template writes one message: before + lead + content + end + after; what is not there is "".
+
+    With `lead_unless_space` there is no lead where white space stands already, before it or where the content begins.
+    """
 
     before: str
     after: str
     lead: NotRequired[str]
+    lead_unless_space: NotRequired[bool]
     end: NotRequired[str]
 
 
@@ -87,7 +92,7 @@ def render(messages: list[dict], template: dict, tokenizer: Any, prompt: bool = 
         content = message["content"].strip() if template["strip"] else message["content"]
         text += filled(part["before"], tokenizer)
         start = len(text)
-        text += part.get("lead", "")
+        text += lead_of(part, text, content)
         said = (len(text), len(text) + (0 if added and not spans else len(content)))
         text += content + filled(part.get("end", ""), tokenizer)
         spans.append(Span(message["role"], start, len(text), said))
@@ -95,6 +100,12 @@ def render(messages: list[dict], template: dict, tokenizer: Any, prompt: bool = 
     if prompt:
         text += filled(template["assistant"]["before"], tokenizer)
     return Rendered(text, spans)
+
+
+def lead_of(part: dict, text: str, content: str) -> str:
+    """Return a template's lead to a content behind a text, which may not be needed where white space parts the two."""
+    spaced = part.get("lead_unless_space") and (text.endswith(SPACES) or content.startswith(SPACES))
+    return "" if spaced else part.get("lead", "")
 
 
 def joined(parts: Iterable[tuple[str, str]]) -> Rendered:
@@ -248,8 +259,13 @@ def forbidden_text(messages: list[dict], tokenizer: Any, template: dict | None =
     return next((token for token in refused for message in messages if token in message["content"]), None)
 
 
-def learned_stretches(spans: list[Span], messages: list[dict], learn: str) -> list[tuple[int, int]]:
-    """Return the stretches of text [start, end) that are learned from (see `tokenise_conversation`)."""
+def learned_stretches(
+    spans: list[Span], messages: list[dict], learn: str, behind: int = 0
+) -> list[tuple[int, int]]:
+    """Return the stretches of text [start, end) that are learned from (see `tokenise_conversation`).
+
+    `behind` is how many characters the template writes after an assistant's message.
+    """
     own = spans[
         len(spans) - len(messages) :
     ]  # a default system message comes first and is no message of the row
@@ -260,10 +276,10 @@ def learned_stretches(spans: list[Span], messages: list[dict], learn: str) -> li
             *(at for span, message in said if not is_learned(message) for at in (span.start, span.end)),
         ]
         return list(zip(ends[::2], [*ends[1::2], spans[-1].end], strict=True))
-    if learn not in ("replies", "contents"):
-        raise PlumblineError(f"learn: {learn!r}; give replies, contents or text")
+    if learn not in ("replies", "turns", "contents"):
+        raise PlumblineError(f"learn: {learn!r}; give replies, turns, contents or text")
     return [
-        (span.start, span.end)
+        (span.start, span.end + (behind if learn == "turns" else 0))
         for span, message in said
         if is_learned(message) and (learn == "contents" or span.role == "assistant")
     ]
@@ -279,15 +295,20 @@ def tokenise_conversation(
 ) -> Tokens:
     """Tokenise a conversation and label what is learned; all else is IGNORED.
 
-    `replies`: the assistant's contents and end tokens. `contents`: those of every message, which leaves out the
-    template's own words (headers, separators, what it starts with, a default system message). `text`: all from the end
-    of the first header to the end of the last message. Of a message marked "learn": false nothing is learned, whatever
-    `learn` says. A token that overlaps a learned character is learned; BOS never is.
+    `replies`: the assistant's contents and end tokens. `turns`: what the template writes after them, too. `contents`:
+    those of every message, which leaves out the template's own words (headers, separators, what it starts with, a
+    default system message). `text`: all from the end of the first header to the end of the last message. In `turns` and
+    `text`, which follow published programs, the text ends without the template's last white space. Of a message marked
+    "learn": false nothing is learned, whatever `learn` says. A token that overlaps a learned character is learned; BOS
+    never is.
     """
     ends_of(template["assistant"].get("end", ""), tokenizer)  # or what is learned could not be asked for
     text, spans = render(messages, template, tokenizer)
+    if learn in ("turns", "text"):
+        text = text[: max(spans[-1].end, len(text.rstrip()))]
     identities, offsets = encode(text, tokenizer, spans)
-    learned = learned_stretches(spans, messages, learn)
+    behind = len(filled(template["assistant"]["after"], tokenizer))
+    learned = learned_stretches(spans, messages, learn, behind)
     # Only in `text` can BOS stand within a stretch. Where it is also the end token, it is taken for an end.
     apart = learn == "text" and tokenizer.bos_token_id != tokenizer.eos_token_id
     bos = tokenizer.bos_token_id if apart else None

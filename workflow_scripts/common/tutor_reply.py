@@ -39,7 +39,7 @@ LONGEST_LITERAL = 20_000  # characters; above it Python's own parser can need se
 def parse_reply(text: str) -> dict[str, Any] | None:
     """Return the dict a reply's text holds, as JSON or a Python literal; None if it holds anything else."""
     text = text.strip()
-    for parse in (_parse_json, _parse_literal):
+    for parse in (_parse_json, parse_literal):
         value = parse(text)
         if isinstance(value, dict):
             return value
@@ -66,7 +66,9 @@ def _parse_json(text: str) -> Any:
         return None
 
 
-def _parse_literal(text: str) -> Any:
+def parse_literal(text: str) -> Any:
+    """Return the value of a Python literal, white space around it left out; None if the text is none."""
+    text = text.strip()
     if len(text) > LONGEST_LITERAL:
         return None
     try:

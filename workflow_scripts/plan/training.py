@@ -78,7 +78,7 @@ def tokens_settings(plan: Plan, policy: str) -> str:
     run = plan.run(policy)
     return settings(
         run,
-        keys=["max_tokens", "overflow", "objective", "im_mask"],
+        keys=["max_tokens", "overflow", "objective", "im_mask", "it_mask"],
         template=template(plan, policy),
         history_turns=plan.study.datasets[run.dataset].history_turns,
     )

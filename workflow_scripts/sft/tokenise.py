@@ -3,7 +3,8 @@
 Writes `<split>.parquet` (columns id, input_ids, labels) for each split, `rejected.jsonl` and a manifest with counts.
 `objective` says what is learned:
 
-- `it` (instruction tuning): the assistant's contents and end tokens.
+- `it` (instruction tuning): the assistant's contents and end tokens (`it_mask: paper`); what the published runs of Shi
+  et al. learned beside is what the template writes behind a reply that another message follows (`it_mask: code`).
 - `im` (instruction modelling, Shi et al. 2024): the prompts too. `im_mask: paper` is their eq. 4, all contents and no
   word of the template; `im_mask: code` is what their published runs did, all but BOS and the first header.
 - `lm` (their "packed" baseline): no template and no special tokens; the texts of all conversations, one after another,
@@ -42,7 +43,9 @@ from workflow_scripts.common.templates import (
 from workflow_scripts.common.turns import turns_of, window
 
 REMAINDER = "remainder"  # what is left of a text behind its last block
-IM_MASKS = {"paper": "contents", "code": "text"}  # what `tokenise_conversation` learns
+# What `tokenise_conversation` learns.
+IM_MASKS = {"paper": "contents", "code": "text"}
+IT_MASKS = {"paper": "replies", "code": "turns"}
 
 
 class Settings(TypedDict):
@@ -50,6 +53,7 @@ class Settings(TypedDict):
 
     objective: Literal["it", "im", "lm"]
     im_mask: Literal["paper", "code"]
+    it_mask: Literal["paper", "code"]
     max_tokens: int
     overflow: Literal["cut", "reject"]
     history_turns: int | None
@@ -89,7 +93,7 @@ def tokenise_row(row: dict, tokenizer: object, settings: Settings) -> Tokens:
             messages = [*messages, {"role": "assistant", "content": row["reference"]}]
         return tokenise_conversation(messages, template, tokenizer, IM_MASKS[settings["im_mask"]])
     if "reference" not in row:
-        return tokenise_conversation(messages, template, tokenizer)
+        return tokenise_conversation(messages, template, tokenizer, IT_MASKS[settings["it_mask"]])
     prompt, reply = tokenise_reply(messages, row["reference"], template, tokenizer)
     return Tokens(prompt + reply, [IGNORED] * len(prompt) + reply)
 

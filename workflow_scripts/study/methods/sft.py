@@ -40,6 +40,7 @@ class Sft(PolicyTraining):
         "overflow",
         "objective",
         "im_mask",
+        "it_mask",
     )
 
     method: Literal["sft"]
@@ -68,6 +69,9 @@ class Sft(PolicyTraining):
     text."""
     im_mask: Literal["paper", "code"] = "paper"
     """im: paper leaves template tokens out; code, as the published runs did, only the first header."""
+    it_mask: Literal["paper", "code"] = "paper"
+    """it: paper learns replies with their end tokens; code, as the published runs did, also the template's words after
+    a reply that others follow (Tulu's line break)."""
     neftune_alpha: Positive | None = None
     """Noise on the embeddings (Jain et al. 2024), scaled by each row's own length; 5 in the paper."""
     kl: Kl | None = None
