@@ -1,5 +1,6 @@
 """Cleaning loses nothing in silence: what comes in is kept, or counted with its reason, or an error."""
 
+import ast
 import json
 import sys
 from collections import Counter
@@ -112,6 +113,58 @@ def test_a_label_written_as_a_number_or_with_space_is_the_label(clean_rows):
     row["conversations"][3]["value"] = reply(**{ACTION: 3, EVALUATION: " b "})
     read = parse_reply(clean_rows([row]).kept[0]["messages"][4]["content"])
     assert (read[EVALUATION], read[ACTION]) == ("b", "3")
+
+
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [  # a Python dict with three label fields stays, its keys in their order, its values as they came
+        (reply("q"), None),
+        (reply(action="13"), None),
+        (str(dict(reversed(json.loads(reply()).items()))), None),
+        (str({EVALUATION: " b", ACTION: 3, STATE: ["x"]}), None),
+        (str({STATE: "x", EVALUATION: "N/A", ACTION: "N/A"}), {STATE: "x", EVALUATION: "g", ACTION: "12"}),
+        (str(json.loads(reply()) | {"Tutorbot": None, "more": {1, 2}}), None),
+    ],
+)
+def test_lenient_labels_keep_what_the_published_program_keeps(clean_rows, said, written):
+    row = talk(turns=3)
+    row["conversations"][3]["value"] = said
+    result = clean_rows([row], lenient_labels=True, reply_format="python")
+    [kept], expected = result.kept, written or ast.literal_eval(said)
+    expected.pop("Thoughts of Tutorbot", None)
+    assert kept["messages"][4]["content"] == str(expected)
+    assert len(kept["messages"]) == 7 and not result.rejected
+    strict = clean_rows([row], reply_format="python", min_messages=2)
+    assert (len(strict.kept[0]["messages"]) == 7) == (said.startswith("{'Tutorbot"))
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("Good!", "unparsable reply"),
+        ("[1]", "unparsable reply"),
+        (reply(more=None), "unparsable reply"),  # JSON's null is no Python literal
+        (str({EVALUATION: "a", ACTION: "1"}), f"reply lacks '{STATE}'"),
+        (str(json.loads(reply()) | {"more": {1, 2}}), "reply cannot be written as JSON"),
+    ],
+)
+def test_lenient_labels_cut_where_the_published_program_cuts(clean_rows, said, reason):
+    row = talk(turns=3)
+    row["conversations"][3]["value"] = said
+    result = clean_rows([row], lenient_labels=True, min_messages=2)
+    assert [len(kept["messages"]) for kept in result.kept] == [3]
+    assert ("turn", reason) in result.reasons
+
+
+def test_what_lenient_labels_let_pass_is_counted(clean_rows):
+    row = talk(turns=4)
+    row["conversations"][3]["value"] = reply("q", "13")
+    row["conversations"][5]["value"] = str({EVALUATION: "b", ACTION: "3", STATE: "x"})
+    assert clean_rows([row], lenient_labels=True).manifest["notes"] == {
+        f"kept with a label not in the table of '{EVALUATION}'": 1,
+        f"kept with a label not in the table of '{ACTION}'": 1,
+        "kept without some of its text": 1,
+    }
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.training import settings as training_settings
 from workflow_scripts.download import places, prepare_model, simulate_dialogues, simulate_rows
 from workflow_scripts.generate import answer
-from workflow_scripts.pairs import ranked
+from workflow_scripts.pairs import build, ranked
 from workflow_scripts.report.statistics.cells import FIDELITIES
 from workflow_scripts.score import text_overlap
 from workflow_scripts.score.judging import forms, numbers
@@ -60,6 +60,8 @@ TABLES = {
     "ClassifierReward.head": {"sequence", *classifier_heads.HEADS},
     "Engine.name": answer.ENGINES,
     "MtBench.mode": forms.FASTCHAT_NAMES,
+    "Pairs.which": build.RULES,
+    "Pairs.fidelity": FIDELITIES,
     "TextOverlap.metrics": text_overlap.METRICS,
     "LmEval.suite": SUITES,
     "TrainingResources.parallel": {path.stem for path in (ROOT / "envs/accelerate").glob("*.yaml")},

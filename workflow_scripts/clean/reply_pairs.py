@@ -13,6 +13,7 @@ def every_pair(settings: ReplyPairs) -> Settings:
     """Return the cleaning settings of reply pairs: of what a dataset could set beside, nothing leaves a row out."""
     return settings | {
         "schema": "tutorbot_raw_pairs" if settings["raw_rows"] else "tutorbot_pairs",
+        "lenient_labels": False,
         "truncate_at_unparsable": False,
         "min_messages": 3,
         "max_chars": 200_000,

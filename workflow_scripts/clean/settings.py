@@ -32,6 +32,7 @@ class Settings(TypedDict):
     system_prompt: str | None
     drop_fields: list[str]
     replace_na: dict[str, str]
+    lenient_labels: bool
     truncate_at_unparsable: bool
     min_messages: int
     max_chars: int

@@ -33,6 +33,8 @@ LABELS = {
     STATE: ("w", "x", "y", "z"),
 }
 
+LONGEST_LABEL = {EVALUATION: 1, ACTION: 2, STATE: 1}  # characters; an action may be missing
+
 LONGEST_LITERAL = 20_000  # characters; above it Python's own parser can need seconds and hundreds of MB
 
 
@@ -44,6 +46,27 @@ def parse_reply(text: str) -> dict[str, Any] | None:
         if isinstance(value, dict):
             return value
     return None
+
+
+def read_answer(text: str, fidelity: str) -> dict[str, Any] | None:
+    """Return the dict that a policy's answer holds, or None where it holds none that can be read.
+
+    "code": Python literals alone, as the published programs read them: JSON's null, true and false are none. "paper":
+    JSON too; an answer in which one of the five fields is null says nothing there, and so is no reply.
+    """
+    if fidelity == "code":
+        value = parse_literal(text)
+        return value if isinstance(value, dict) else None
+    reply = parse_reply(text)
+    return None if reply is None or any(reply.get(field, "") is None for field in FIELDS) else reply
+
+
+def is_well_formed(gold: dict | None) -> bool:
+    """Tell whether a gold reply can be compared with: five text fields, labels of one character (action: up to two)."""
+    if gold is None or not all(isinstance(gold.get(field), str) for field in FIELDS):
+        return False
+    fewest = {EVALUATION: 1, ACTION: 0, STATE: 1}
+    return all(fewest[field] <= len(gold[field]) <= longest for field, longest in LONGEST_LABEL.items())
 
 
 WRITERS: dict[str, Callable[[dict[str, Any]], str]] = {  # by `reply_format`
