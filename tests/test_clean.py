@@ -301,6 +301,27 @@ def test_one_problem_is_one_group_however_it_is_spaced_or_explained():
     assert turns.group_of("Q. A?", "1:a", "conversation") == "1:a"
 
 
+@pytest.mark.parametrize("order", ["shuffled", "file"])
+def test_quotas_that_groups_leave_short_are_said(clean_rows, capsys, order):
+    # Two problems of one question each, and four conversations of the first: its split is over quota, the other short.
+    rows = [talk("Why?", 2 + number) for number in range(4)] + [talk("How?")]
+    split = {"seed": 42, "order": order, "quotas": {"sft": 3, "test": 3}}
+    result = clean_rows(rows, split=split | {"per_file": True})
+    sizes = {name: len(result.splits[name]) for name in ("sft", "test")}
+    assert sorted(sizes.values()) == [1, 3]
+    (short,) = (name for name, size in sizes.items() if size == 1)
+    assert result.manifest["short_of_quotas"] == {short: {"bio-1.json": 1}}  # one is over quota in the other
+    assert (
+        f"groups leave quotas short: {short} has room for 1 more of bio-1.json\n" in capsys.readouterr().err
+    )
+    result = clean_rows(rows, split=split | {"per_file": False})
+    assert result.manifest["short_of_quotas"] == {short: {"": 1}}
+    assert f"{short} has room for 1 more\n" in capsys.readouterr().err
+    whole = clean_rows(rows, split={"quotas": {"train": 50}, "per_file": False})
+    assert whole.manifest["short_of_quotas"] == {}
+    assert "quotas" not in capsys.readouterr().err
+
+
 def test_splits_share_no_problem_over_all_files_and_stay_within_their_quotas_per_file(clean_rows):
     split = {"seed": 42, "quotas": {"sft": 8, "preference": 8, "test": 4}, "per_file": True}
     files = [

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts.clean.fields import ID_KEYS
-from workflow_scripts.clean.ledger import Ledger, count_reasons, tell
+from workflow_scripts.clean.ledger import Ledger, count_reasons, tell, tell_short
 from workflow_scripts.clean.raw_pairs import clean_raw_pair
 from workflow_scripts.clean.reading import Fault, RawRow, read_rows
 from workflow_scripts.clean.rows import open_row, split_row
@@ -335,8 +335,9 @@ def clean_files(inputs: Sequence[str], settings: Settings, output: str, manifest
         },
         rejected=rejected,
         notes=notes,
+        short_of_quotas=ledger.short,
     )
-    for line in tell(counts, rejected, notes):
+    for line in [*tell(counts, rejected, notes), *tell_short(ledger.short)]:
         print(line, file=sys.stderr)
 
 
