@@ -23,6 +23,7 @@ class PairPerplexity(Measured, OnFile):
     measured_by = "pair_likelihoods"
     measured_keys = ("max_tokens",)
     files = ("file",)
+    fidelity_alters = ("perplexity",)
 
     kind: Literal["pair_perplexity"]
     source: str
@@ -79,7 +80,7 @@ class PairPerplexity(Measured, OnFile):
 
 
 class ReplyLoss(Measured, OnSplit):
-    """Negative log-likelihood per token of a split's own replies: training against test shows overfitting."""
+    """Negative log-likelihood of a split's own replies, by token and by conversation: it shows overfitting."""
 
     scores = "likelihoods"
     scorer = "reply_loss"
@@ -101,8 +102,8 @@ class ReplyLoss(Measured, OnSplit):
     """Replies at once."""
 
     def cells(self, study: "Study") -> Cells:
-        """Return the loss, and what it is as a perplexity."""
-        return Cells(across(["reply"], ["nll_per_token", "perplexity"]))
+        """Return the loss by token, what it is as a perplexity, and the loss by conversation."""
+        return Cells(across(["reply"], ["nll_per_token", "perplexity", "nll_per_example"]))
 
 
 MeasuredKind = PairPerplexity | ReplyLoss
