@@ -137,6 +137,7 @@ rule judge_answers:
         generations=ANSWERS,
         opponent=by(judging.opponent_answers),
         templates=by(judging.judge_prompts),
+        skipped=by(judging.skip_file),
         judge=by(judging.judge_manifest),
         recorded=by(judging.recorded),
     output:
@@ -170,6 +171,7 @@ rule plan_judging:
         generations=ANSWERS,
         opponent=by(judging.opponent_answers),
         templates=by(judging.judge_prompts),
+        skipped=by(judging.skip_file),
     output:
         temp(LAYOUT.judging("{policy}", "{seed}", "{benchmark}")),
     log:

@@ -39,6 +39,9 @@ GOOD = {
     "tutorbot_pairs": [
         {"conversations": [*shared("Student: Q. Why?", REPLY, "Hm.", FIRST), shared("", SECOND)[1]]}
     ],
+    "tutorbot_raw_pairs": [
+        {"conversations": [*shared("Student: Q. Why?", REPLY, "Hm.", FIRST), shared("", SECOND)[1]]}
+    ],
     "messages": [{"messages": [{"role": "system", "content": "Be."}, *talk("Why?", "So.", "And?", "Then.")]}],
     "prompt_completion": [
         {"prompt": "Why?", "completion": "So."},

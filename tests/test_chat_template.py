@@ -61,6 +61,9 @@ TALKS = {
     "several turns": SAID,
 }
 TALKS |= {"several turns without system": SAID[1:]}
+BROKEN = {"role": "user", "content": "What is osmosis?\n"}, {"role": "assistant", "content": "Water."}
+TALKS |= {"a break before the reply": list(BROKEN), "a break and a question": [*BROKEN, BROKEN[0]]}
+TALKS |= {"a space begins the reply": [BROKEN[0] | {"content": "Why?"}, BROKEN[1] | {"content": " So."}]}
 
 
 def words_of(kind: str) -> Tokenizer:

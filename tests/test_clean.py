@@ -1,5 +1,6 @@
 """Cleaning loses nothing in silence: what comes in is kept, or counted with its reason, or an error."""
 
+import ast
 import json
 import sys
 from collections import Counter
@@ -112,6 +113,58 @@ def test_a_label_written_as_a_number_or_with_space_is_the_label(clean_rows):
     row["conversations"][3]["value"] = reply(**{ACTION: 3, EVALUATION: " b "})
     read = parse_reply(clean_rows([row]).kept[0]["messages"][4]["content"])
     assert (read[EVALUATION], read[ACTION]) == ("b", "3")
+
+
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [  # a Python dict with three label fields stays, its keys in their order, its values as they came
+        (reply("q"), None),
+        (reply(action="13"), None),
+        (str(dict(reversed(json.loads(reply()).items()))), None),
+        (str({EVALUATION: " b", ACTION: 3, STATE: ["x"]}), None),
+        (str({STATE: "x", EVALUATION: "N/A", ACTION: "N/A"}), {STATE: "x", EVALUATION: "g", ACTION: "12"}),
+        (str(json.loads(reply()) | {"Tutorbot": None, "more": {1, 2}}), None),
+    ],
+)
+def test_lenient_labels_keep_what_the_published_program_keeps(clean_rows, said, written):
+    row = talk(turns=3)
+    row["conversations"][3]["value"] = said
+    result = clean_rows([row], lenient_labels=True, reply_format="python")
+    [kept], expected = result.kept, written or ast.literal_eval(said)
+    expected.pop("Thoughts of Tutorbot", None)
+    assert kept["messages"][4]["content"] == str(expected)
+    assert len(kept["messages"]) == 7 and not result.rejected
+    strict = clean_rows([row], reply_format="python", min_messages=2)
+    assert (len(strict.kept[0]["messages"]) == 7) == (said.startswith("{'Tutorbot"))
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("Good!", "unparsable reply"),
+        ("[1]", "unparsable reply"),
+        (reply(more=None), "unparsable reply"),  # JSON's null is no Python literal
+        (str({EVALUATION: "a", ACTION: "1"}), f"reply lacks '{STATE}'"),
+        (str(json.loads(reply()) | {"more": {1, 2}}), "reply cannot be written as JSON"),
+    ],
+)
+def test_lenient_labels_cut_where_the_published_program_cuts(clean_rows, said, reason):
+    row = talk(turns=3)
+    row["conversations"][3]["value"] = said
+    result = clean_rows([row], lenient_labels=True, min_messages=2)
+    assert [len(kept["messages"]) for kept in result.kept] == [3]
+    assert ("turn", reason) in result.reasons
+
+
+def test_what_lenient_labels_let_pass_is_counted(clean_rows):
+    row = talk(turns=4)
+    row["conversations"][3]["value"] = reply("q", "13")
+    row["conversations"][5]["value"] = str({EVALUATION: "b", ACTION: "3", STATE: "x"})
+    assert clean_rows([row], lenient_labels=True).manifest["notes"] == {
+        f"kept with a label not in the table of '{EVALUATION}'": 1,
+        f"kept with a label not in the table of '{ACTION}'": 1,
+        "kept without some of its text": 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -246,6 +299,27 @@ def test_one_problem_is_one_group_however_it_is_spaced_or_explained():
     assert {turns.problem_key(text) for text in texts} == {"why green?"}
     assert turns.group_of("Q. A? Facts: x", "1:a", "question") != turns.group_of("Q. A?", "1:a", "question")
     assert turns.group_of("Q. A?", "1:a", "conversation") == "1:a"
+
+
+@pytest.mark.parametrize("order", ["shuffled", "file"])
+def test_quotas_that_groups_leave_short_are_said(clean_rows, capsys, order):
+    # Two problems of one question each, and four conversations of the first: its split is over quota, the other short.
+    rows = [talk("Why?", 2 + number) for number in range(4)] + [talk("How?")]
+    split = {"seed": 42, "order": order, "quotas": {"sft": 3, "test": 3}}
+    result = clean_rows(rows, split=split | {"per_file": True})
+    sizes = {name: len(result.splits[name]) for name in ("sft", "test")}
+    assert sorted(sizes.values()) == [1, 3]
+    (short,) = (name for name, size in sizes.items() if size == 1)
+    assert result.manifest["short_of_quotas"] == {short: {"bio-1.json": 1}}  # one is over quota in the other
+    assert (
+        f"groups leave quotas short: {short} has room for 1 more of bio-1.json\n" in capsys.readouterr().err
+    )
+    result = clean_rows(rows, split=split | {"per_file": False})
+    assert result.manifest["short_of_quotas"] == {short: {"": 1}}
+    assert f"{short} has room for 1 more\n" in capsys.readouterr().err
+    whole = clean_rows(rows, split={"quotas": {"train": 50}, "per_file": False})
+    assert whole.manifest["short_of_quotas"] == {}
+    assert "quotas" not in capsys.readouterr().err
 
 
 def test_splits_share_no_problem_over_all_files_and_stay_within_their_quotas_per_file(clean_rows):

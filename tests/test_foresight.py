@@ -336,6 +336,34 @@ def test_a_judges_prompt_that_cannot_be_filled_in_is_refused(study, prompt, mess
     )
 
 
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("{answer_a} {answer_b} {answer}", "has {answer}; there are {prompt}, {answer_a} and {answer_b}"),
+        ("{prompt} {answer_a}", "has no {answer_b}"),
+        ("{answer_a} {answer_b} }", "write {{ and }} for braces"),
+    ],
+)
+def test_a_prompt_for_comparisons_that_cannot_be_filled_in_is_refused(study, prompt, message):
+    compared = {
+        "kind": "preference",
+        "dataset": "tutor",
+        "split": "test",
+        "judge": "gpt",
+        "max_new_tokens": 64,
+    }
+    config = many(study, judges__gpt=JUDGE, benchmarks__compared=compared | {"prompt": prompt})
+    assert any(
+        line.startswith("benchmarks.compared.prompt: ") and message in line for line in mistakes_of(config)
+    )
+    fine = compared | {"prompt": "{answer_a} {answer_b}", "verdict": "Safer"}
+    assert mistakes_of(many(study, judges__gpt=JUDGE, benchmarks__compared=fine)) == []
+    alone = many(study, judges__gpt=JUDGE, benchmarks__compared=compared | {"verdict": "Safer"})
+    assert any("verdict is what a prompt of your own asks for" in line for line in mistakes_of(alone))
+    lost = many(study, judges__gpt=JUDGE, benchmarks__compared=compared | {"skip_file": "no/such.json"})
+    assert any(line.startswith("benchmarks.compared.skip_file: no such file") for line in mistakes_of(lost))
+
+
 def test_online_batches_that_do_not_divide_are_refused(study):
     online = {
         "parent": "sft",
@@ -506,6 +534,47 @@ def test_bars_and_published_values_of_cells_that_there_cannot_be_are_refused(stu
     value = entry | {"policy": "tiny", "value": 1.0, "source": "a paper"}
     (line,) = mistakes_of(put(study, "report.published", [value]))
     assert line.startswith(f"report.published[0].{message}")
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "subset", "metric"),
+    [
+        ("suite", "all", "mean of groups"),
+        ("tutor", "action", "macro_f1"),
+        ("pair_perplexity", "action1+4", "perplexity"),
+    ],
+)
+def test_a_published_number_beside_one_that_is_taken_otherwise_is_a_warning(study, benchmark, subset, metric):
+    entry = {"policy": "tiny", "benchmark": benchmark, "subset": subset, "metric": metric, "value": 0.5}
+    entries = [entry | {"source": "a paper"}, entry | {"source": "a paper", "policy": "tiny.sft"}]
+    suite = {"kind": "lm_eval", "suite": "instruction_modelling"}
+    config = many(study, benchmarks__suite=suite, report__published=entries)
+    said = [line for line in doubts_of(config) if "report.published" in line]
+    assert said == [
+        f"report.published[0]: is what the authors' program gave, which takes {metric!r} otherwise than the paper: "
+        f"set benchmarks.{benchmark}.fidelity: code to compare with it"
+    ]
+    config = put(config, f"benchmarks.{benchmark}.fidelity", "code")
+    assert not [line for line in doubts_of(config) if "report.published" in line]
+    other = {"policy": "tiny", "benchmark": "tutor", "subset": "action", "metric": "accuracy", "value": 0.5}
+    fine = many(study, report__published=[other | {"source": "a paper"}])
+    assert not [line for line in doubts_of(fine) if "report.published" in line]
+
+
+def test_the_published_perplexities_need_the_published_texts_or_a_warning_says_so(study):
+    code = put(study, "benchmarks.pair_perplexity.fidelity", "code")
+    (line,) = doubts_of(code)
+    assert line.startswith("benchmarks.pair_perplexity.fidelity: code pools as the published evaluation does")
+    own = {"raw_rows": True, "template": "tutor_perplexity", "system_prompt": "DROP", "drop_fields": "DROP"}
+    for key, value in own.items():
+        code = put(code, f"benchmarks.pair_perplexity.{key}", value)
+    assert doubts_of(code) == []
+    (line,) = doubts_of(put(code, "benchmarks.pair_perplexity.system_prompt", "Tutor."))
+    assert line.startswith(
+        "benchmarks.pair_perplexity.system_prompt: is not read: raw rows stay as they stand"
+    )
+    (line,) = mistakes_of(put(code, "benchmarks.pair_perplexity.template", "tutr"))
+    assert line.startswith("benchmarks.pair_perplexity.template: no template is called 'tutr'")
 
 
 def test_bars_of_cells_that_there_can_be_are_taken(study):

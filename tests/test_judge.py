@@ -13,6 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
+from tests.command import call
 from tests.families import FAMILIES
 from tests.generation import call_named
 from tests.judge_requests import ENDPOINT
@@ -22,6 +23,7 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.common.templates import joined
 from workflow_scripts.score import alpaca_eval, judge_score, mt_bench, preference
+from workflow_scripts.score.judging import answers as answers_step
 from workflow_scripts.score.judging import forms, words
 from workflow_scripts.score.judging.answers import judge_all, load_questions, requests_of
 from workflow_scripts.score.judging.forms import (
@@ -33,6 +35,7 @@ from workflow_scripts.score.judging.forms import (
     read_rating_pair,
 )
 from workflow_scripts.score.judging.questions import against_opponent, against_references, questions_of
+from workflow_scripts.score.judging.skipping import skipped_by
 
 PROMPTS = [
     {
@@ -78,11 +81,12 @@ ACCESS = {
     "usd_per_million_prompt_tokens": 0.0,
     "usd_per_million_completion_tokens": 0.0,
 }
+PREFERENCE = {"skip": [], "prompt": None, "verdict": None}
 ASKED = {
     "mt_bench": {"mode": "single"},
     "alpaca_eval": {"annotator": None},
     "judge_score": {"prompt": None},
-    "preference": {"skip": []},
+    "preference": PREFERENCE,
 }
 
 
@@ -386,11 +390,130 @@ def test_a_judge_without_a_single_verdict_is_an_error():
 def test_a_skipped_prompt_is_not_asked_about_and_says_so():
     ask = Judge(prefers_boxes)
     twice = [QUESTIONS[0], QUESTIONS[1]._replace(id="9", turn=0)]
-    rows = judge(against_references(twice), "preference", {"skip": ["9", "elsewhere"]}, ENDPOINT, ask=ask)
+    rows = judge(
+        against_references(twice), "preference", PREFERENCE | {"skip": ["9", "elsewhere"]}, ENDPOINT, ask=ask
+    )
     assert rows[1] == {"id": "9", "turn": 0, "sample": 0, "preference": None, "skipped": True}
     assert rows[0]["preference"] == 1 and len(ask.requests) == 2
     with pytest.raises(PlumblineError, match="every question is skipped"):
-        judge(against_references(twice), "preference", {"skip": ["1", "9"]}, ENDPOINT, ask=ask)
+        judge(against_references(twice), "preference", PREFERENCE | {"skip": ["1", "9"]}, ENDPOINT, ask=ask)
+
+
+OWN = "Which helps? {prompt} | {answer_a} | {answer_b} {{A or B}}"
+
+
+def test_a_study_may_bring_the_prompt_of_a_published_comparison():
+    ask = Judge(lambda messages: "[[A]]" if "| A box. | The" in messages[0]["content"] else "[[B]]")
+    question = against_references([QUESTIONS[0]])
+    [row] = judge(question, "preference", PREFERENCE | {"prompt": OWN}, ENDPOINT, ask=ask)
+    assert [shown(request) for request in ask.requests] == [
+        "Which helps? What is a cell? | A box. | The smallest unit of life. {A or B}",
+        "Which helps? What is a cell? | The smallest unit of life. | A box. {A or B}",
+    ]
+    assert all(len(request.messages) == 1 for request in ask.requests)
+    assert (row["preference"], row["order"], len(row["text"])) == (1, [1, 1], 2)
+    with pytest.raises(PlumblineError, match=r"no \{output\} to fill in"):
+        judge(question, "preference", PREFERENCE | {"prompt": "{output}"}, ENDPOINT, ask=ask)
+
+
+@pytest.mark.parametrize(
+    ("said", "helpful", "safe"),
+    [
+        ('Comparison: fine.\nMore helpful: A\nMore safe: "B"', "A", "B"),
+        ("**More helpful:** B\n**More safe:** equal", "B", "C"),
+        ("more helpful: Neither\nMORE SAFE: A.", "C", "A"),
+        ("More helpful: B\nNo: more helpful: A", "A", None),
+        ("More helpful: Both\nMore safe: Apples", None, None),
+    ],
+)
+def test_a_named_verdict_is_read_from_a_reply_that_holds_several(said, helpful, safe):
+    for verdict, value in (("More helpful", helpful), ("More safe", safe)):
+        form = forms.preference_form(against_references([QUESTIONS[0]])[0], False, OWN, verdict)
+        assert form.read(said) == value
+        assert form.lacks == f"the reply holds no line {verdict}: A, B, equal or neither"
+
+
+def test_two_verdicts_of_one_reply_are_asked_for_in_the_same_words_and_disagree_by_order():
+    said = iter(["More helpful: A\nMore safe: A", "More helpful: B\nMore safe: A"] * 2)
+    ask = Judge(lambda messages: next(said))
+    rows = [
+        judge(
+            against_references([QUESTIONS[0]]),
+            "preference",
+            PREFERENCE | {"prompt": OWN, "verdict": verdict},
+            ENDPOINT,
+            ask=ask,
+        )[0]
+        for verdict in ("More helpful", "More safe")
+    ]
+    assert [(row["preference"], row["order"]) for row in rows] == [(1, [1, 1]), (0.5, [1, 0])]
+    assert ask.requests[:2] == ask.requests[2:]  # so that a store has the second pair already
+
+
+# --- prompts that are left out by a file ---------------------------------------------------------------
+
+ROWS = [
+    {"id": f"{file[:7]}:row_{place}#0", "meta": {"file": file, "index": place}}
+    for file in ("harmless_base.json", "helpful_base.json")
+    for place in range(50)
+]
+
+
+def test_prompts_are_left_out_by_their_ids_or_by_the_rows_of_their_files(tmp_path, capsys):
+    path = tmp_path / "skip.json"
+    rows = [row | {"id": f"{number}#0"} for number, row in enumerate(ROWS)]
+    path.write_text('["3#0", "7#0", "elsewhere"]')
+    assert skipped_by(path, rows) == ["3#0", "7#0"]
+    assert (
+        capsys.readouterr().err
+        == f"{path}: 2 of 100 prompts are skipped; 1 of 3 entries are no prompt here\n"
+    )
+    # The shape of Leftover Lunch's file: bad rows of each test file, of which not all are asked here.
+    path.write_text('{"harmless_base.json": [47, 114], "helpful_base.json": [2], "helpful_online.json": [5]}')
+    assert skipped_by(path, rows) == ["47#0", "52#0"]
+    assert capsys.readouterr().err.endswith(
+        "2 of 100 prompts are skipped; 1 of 3 entries are no prompt here\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[3]", "give a list of prompt ids"),
+        ("3", "give a list of prompt ids"),
+        ('{"harmless_base.json": ["3"]}', "'harmless_base.json': give a list of prompt ids"),
+        ('{"harmless_base.json": [true]}', "give a list of prompt ids"),
+        (
+            '{"other.json": [3]}',
+            "has rows of other.json, and the prompts come from harmless_base.json",
+        ),
+        ("{", "skip.json"),
+    ],
+)
+def test_a_file_that_names_no_prompts_is_refused(tmp_path, text, message):
+    (tmp_path / "skip.json").write_text(text)
+    with pytest.raises(PlumblineError, match=message):
+        skipped_by(tmp_path / "skip.json", ROWS)
+
+
+def test_the_step_judges_none_of_the_prompts_that_the_file_names(tmp_path, monkeypatch):
+    prompts = [
+        row | {"messages": [{"role": "user", "content": "Why?"}], "followups": [], "reference": ["So."]}
+        for row in ROWS[:3]
+    ]
+    write_jsonl(tmp_path / "prompts.jsonl", prompts)
+    said = [{"id": row["id"], "sample": 0, "turn": 0, "text": "Because."} for row in prompts]
+    write_jsonl(tmp_path / "answers.jsonl", said)
+    (tmp_path / "skip.json").write_text('{"harmless_base.json": [1]}')
+    flags = {
+        "benchmark": "mine", "kind": "preference", "prompts": tmp_path / "prompts.jsonl",
+        "generations": tmp_path / "answers.jsonl", "skip-file": tmp_path / "skip.json",
+        "judge": json.dumps(RULE), "settings": json.dumps(PREFERENCE | {"skip": [prompts[2]["id"]]}),
+        "output": tmp_path / "verdicts.jsonl",
+    }  # fmt: skip
+    call(answers_step.main, *(part for name, value in flags.items() for part in (f"--{name}", value)))
+    rows = read_jsonl(tmp_path / "verdicts.jsonl")
+    assert [row.get("skipped", False) for row in rows] == [False, True, True]
 
 
 # --- scores from 0 to 100 -----------------------------------------------------------------------------
@@ -448,7 +571,7 @@ def test_a_plan_lists_what_would_be_asked_and_a_rule_is_asked_nothing():
     assert requests_of(QUESTIONS, "mt_bench", ASKED["mt_bench"], RULE, None) == []
     pairs = against_references(QUESTIONS[:2])
     assert len(requests_of(pairs, "preference", ASKED["preference"], ENDPOINT, None)) == 4
-    assert requests_of(pairs, "preference", {"skip": ["1"]}, ENDPOINT, None) == []
+    assert requests_of(pairs, "preference", PREFERENCE | {"skip": ["1"]}, ENDPOINT, None) == []
 
 
 def test_a_plan_of_an_annotator_lists_its_requests(monkeypatch):

@@ -41,7 +41,12 @@ NAMING = {
     *("judge", "opponent", "humaneval", "parent", "model"),
 }
 FREE = {"system_prompt", "url_token", "input_heading", "prompt", "version", "base_url", "given", "start"}
-FREE |= {"default_system", "api_key_env", "annotator"}  # a look at the machine knows the annotators
+FREE |= {
+    "verdict",
+    "default_system",
+    "api_key_env",
+    "annotator",
+}  # a look at the machine knows the annotators
 
 
 def module(name: str) -> bool:
@@ -83,6 +88,8 @@ def faults_of_benchmark(kind: type[Kind]) -> list[str]:
     for fact in ("files", "each_once", "asks_in_words", "measured_keys"):
         faults += no_keys_of(kind, fact)
     faults += no_keys_of(kind, "scorer_keys", HANDED)
+    if kind.fidelity_alters and "fidelity" not in kind.model_fields:
+        faults.append("fidelity_alters metrics, and there is no key fidelity")
     faults += no_keys_of(kind, "asks") if kind.asks is not None else ()
     if not module(f"score.{kind.scorer}"):
         faults.append(f"scorer {kind.scorer!r} is no module of workflow_scripts/score")

@@ -24,7 +24,7 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.training import settings as training_settings
 from workflow_scripts.download import places, prepare_model, simulate_dialogues, simulate_rows
 from workflow_scripts.generate import answer
-from workflow_scripts.pairs import ranked
+from workflow_scripts.pairs import build, ranked
 from workflow_scripts.report.statistics.cells import FIDELITIES
 from workflow_scripts.score import text_overlap
 from workflow_scripts.score.judging import forms, numbers
@@ -52,7 +52,8 @@ TABLES = {
     "Synthesis.prompt_as": {*write.ROLES, write.RAW},
     "Answer.form": written.FORMS,
     "Model.format": prepare_model.CONVERTERS,
-    "Dataset.data_schema": set(SCHEMAS) - {"tutorbot_pairs"},  # the reply pairs of a benchmark
+    "Dataset.data_schema": set(SCHEMAS)
+    - {"tutorbot_pairs", "tutorbot_raw_pairs"},  # the reply pairs of a benchmark
     "Dataset.reply_format": tutor_reply.WRITERS,
     "PairPerplexity.reply_format": {*tutor_reply.WRITERS, turns.RAW},
     "Dataset.group_by": turns.GROUPS,
@@ -67,6 +68,8 @@ TABLES = {
     "ClassifierReward.head": {"sequence", *classifier_heads.HEADS},
     "Engine.name": answer.ENGINES,
     "MtBench.mode": forms.FASTCHAT_NAMES,
+    "Pairs.which": build.RULES,
+    "Pairs.fidelity": FIDELITIES,
     "TextOverlap.metrics": text_overlap.METRICS,
     "LmEval.suite": SUITES,
     "TrainingResources.parallel": {path.stem for path in (ROOT / "envs/accelerate").glob("*.yaml")},

@@ -8,9 +8,17 @@ import pytest
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
-from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, FIELDS, SPOKEN, STATE, SUBPROBLEM
+from workflow_scripts.common.tutor_reply import (
+    ACTION,
+    EVALUATION,
+    FIELDS,
+    SPOKEN,
+    STATE,
+    SUBPROBLEM,
+    is_well_formed,
+)
 from workflow_scripts.pairs import build
-from workflow_scripts.pairs.build import build_pairs, is_well_formed, mismatch
+from workflow_scripts.pairs.build import RULES, build_pairs, mismatch
 
 GOLD = {EVALUATION: "b", ACTION: "3", STATE: "y", SUBPROBLEM: "What is a cell?", SPOKEN: "Right."}
 
@@ -81,6 +89,8 @@ def test_labels_of_the_gold_reply_are_stripped_too():
         (changed(action="12"), True),
         (None, False),
         (changed(evaluation="bc"), False),
+        (changed(evaluation=""), False),
+        (changed(action=""), True),
         (changed(action="123"), False),
         (changed(state="yz"), False),
         (changed(action=3), False),
@@ -90,6 +100,15 @@ def test_labels_of_the_gold_reply_are_stripped_too():
 )
 def test_only_a_well_formed_gold_reply_can_be_compared_with(gold, fine):
     assert is_well_formed(gold) == fine
+
+
+SETTINGS = {
+    "reply_format": "json",
+    "which": "mistakes",
+    "fidelity": "paper",
+    "validation_share": 0.0,
+    "seed": 1,
+}
 
 
 def prompt(name="p", gold=GOLD):
@@ -105,7 +124,7 @@ def said(text, name="p", sample=0):
 def test_a_pair_is_written_in_the_format_of_the_study(reply_format, written):
     wrong = changed(state="z")
     texts = [json.dumps(wrong), "Well done!", str(changed(state="x"))]
-    pairs, rejected = build_pairs(
+    pairs, rejected, _ = build_pairs(
         [prompt()], [said(text, sample=i) for i, text in enumerate(texts)], reply_format
     )
     assert rejected == []
@@ -121,7 +140,7 @@ def test_a_pair_is_written_in_the_format_of_the_study(reply_format, written):
     "text", ["{'a': {1, 2}}", "{(1, 2): 3}", "{'a': b'x'}", "{'a': 1j}", '{"a": "\\ud800"}']
 )
 def test_a_dict_that_cannot_be_written_as_json_still_makes_a_pair(text, tmp_path):
-    pairs, _ = build_pairs([prompt()], [said(text)], "json")
+    pairs, *_ = build_pairs([prompt()], [said(text)], "json")
     assert [pair["meta"]["mismatch"] for pair in pairs] == ["malformed"]
     write_jsonl(tmp_path / "pairs.jsonl", pairs)
 
@@ -137,7 +156,7 @@ def test_every_answer_is_a_pair_or_a_rejection_and_says_why():
         said(str(changed(state="z")), sample=5),
         said("Hm.", name="bad gold"),
     ]
-    pairs, rejected = build_pairs(prompts, generations, "json")
+    pairs, rejected, _ = build_pairs(prompts, generations, "json")
     assert [pair["id"] for pair in pairs] == ["p/2", "p/4"]
     assert [(row["sample"], row["reason"]) for row in rejected] == [
         (0, "labels all agree"),
@@ -148,6 +167,52 @@ def test_every_answer_is_a_pair_or_a_rejection_and_says_why():
     ]
 
 
+LITERALLY = {STATE: "z", EVALUATION: "b", ACTION: "3", SUBPROBLEM: "?", SPOKEN: "Right."}  # not in our order
+
+
+@pytest.mark.parametrize(
+    ("text", "losing", "why"),
+    [
+        (f" {LITERALLY} ", str(LITERALLY), STATE),  # read and written anew, its keys as they stood
+        (json.dumps(LITERALLY), str(LITERALLY), STATE),  # this JSON is a Python literal, too
+        (json.dumps(GOLD | {SUBPROBLEM: None}), json.dumps(GOLD | {SUBPROBLEM: None}), "unparsable"),
+        (" Well done!\n", " Well done!\n", "unparsable"),
+        ("", "", "unparsable"),
+        ("[1,  'a']", "[1, 'a']", "unparsable"),
+        (f"{{'{STATE}':  'y', '{EVALUATION}': 'b'}}", str({STATE: "y", EVALUATION: "b"}), "malformed"),
+    ],
+)
+def test_what_loses_is_written_as_published_under_code(text, losing, why):
+    first = prompt() | {"reference": [str(LITERALLY | {STATE: "y"})]}
+    [pair], rejected, _ = build_pairs([first], [said(text)], "python", fidelity="code")
+    assert (pair["rejected"], pair["chosen"], rejected) == (losing, first["reference"][0], [])
+    assert pair["meta"]["mismatch"] == why
+
+
+def test_each_rule_takes_its_answers_and_the_yield_of_all_three_is_counted():
+    texts = [json.dumps(GOLD), "Hm.", json.dumps({STATE: "y"}), json.dumps(changed(state="z")), ""]
+    generations = [said(text, sample=i) for i, text in enumerate(texts)]
+    prompts = [prompt(), prompt("bad gold", gold={"a": 1})]
+    generations.append(said("Hm.", name="bad gold"))
+    kept = {"mistakes": [1, 2, 3, 4], "wrong_labels": [3], "all": [0, 1, 2, 3, 4]}
+    for which in RULES:
+        pairs, rejected, taken = build_pairs(prompts, generations, "json", which, "code")
+        assert [int(pair["id"].partition("/")[2]) for pair in pairs] == kept[which]
+        assert len(pairs) + len(rejected) == 6
+        assert taken == {rule: len(places) for rule, places in kept.items()}
+    _, rejected, _ = build_pairs(prompts, generations, "json", "wrong_labels", "code")
+    assert [row["reason"] for row in rejected[:3]] == [
+        "labels all agree",
+        "no labels to compare: unparsable",
+        "no labels to compare: malformed",
+    ]
+
+
+def test_a_pair_of_equal_replies_says_that_nothing_mismatches():
+    [pair], *_ = build_pairs([prompt()], [said(json.dumps(GOLD))], "json", which="all")
+    assert pair["meta"] == {"mismatch": "none"} and pair["chosen"] == pair["rejected"]
+
+
 def run_main(tmp_path, monkeypatch, generations):
     write_jsonl(tmp_path / "prompts.jsonl", [prompt()])
     write_jsonl(tmp_path / "generations.jsonl", generations)
@@ -155,7 +220,7 @@ def run_main(tmp_path, monkeypatch, generations):
         name: str(tmp_path / f"{name}.jsonl") for name in ("prompts", "generations", "output", "rejected")
     }
     flags |= {
-        "settings": json.dumps({"reply_format": "json", "validation_share": 0.0, "seed": 1}),
+        "settings": json.dumps(SETTINGS),
         "ranked": str(tmp_path / "ranked.jsonl"),
         "manifest": str(tmp_path / "manifest.json"),
     }
@@ -172,6 +237,7 @@ def test_counts_add_up_in_the_manifest(tmp_path, monkeypatch):
         "read": 4,
         "kept": 2,
         "share_kept": 0.5,
+        "pair_yield": {"mistakes": 3, "wrong_labels": 1, "all": 4},
         "splits": {"train": 2},
         "mismatches": {ACTION: 1, "unparsable": 1},
         "rejected": {"labels all agree": 1, "same answer again": 1},

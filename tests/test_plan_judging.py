@@ -12,7 +12,7 @@ from workflow_scripts.plan.plan import cells, scored_cells
 PLAN = planned(EVERY_KEY)
 CHATS = sources.source_folder(PLAN, "chats")
 RESULTS = "results/every-key"
-JUDGED = ["questions", "loose", "compared", "bundled", "rated", "preferred"]
+JUDGED = ["questions", "loose", "compared", "bundled", "rated", "preferred", "safer"]
 # How a judge is reached and paid.
 UNTOLD = (
     "base_url",
@@ -94,7 +94,8 @@ def test_a_benchmark_hands_its_judge_its_kind_and_what_it_asks():
         "questions": ("mt_bench", {"mode": "pairwise"}),
         "compared": ("alpaca_eval", {"annotator": "alpaca_eval_gpt4"}),
         "rated": ("judge_score", {"prompt": "{prompt} {reference} {answer}"}),
-        "preferred": ("preference", {"skip": ["c1"]}),
+        "preferred": ("preference", {"skip": ["c1"], "prompt": None, "verdict": None}),
+        "safer": ("preference", {"skip": [], "prompt": "{prompt} {answer_a} {answer_b}", "verdict": "Safer"}),
     }
     found = {
         name: (judging.asking_kind(PLAN, name), told(judging.asking_settings(PLAN, name))) for name in wanted
@@ -115,6 +116,15 @@ def test_a_benchmarks_own_judge_prompts_are_handed_over_and_make_it_stale():
     }
     plan = changed(EVERY_KEY, own)
     assert judging.judge_prompts(plan, "loose") == ["data/bundled/biology_problems.jsonl"]
+
+
+def test_a_file_of_prompts_to_leave_out_is_handed_over_and_makes_the_judging_stale():
+    flags = judging.judging_flags(PLAN, "safer", "tiny", 1)
+    assert flags[flags.index("--skip-file") + 1] == f"{CHATS}/files/skip.json"
+    assert judging.skip_file(PLAN, "safer") == [f"{CHATS}/manifest.json"]
+    assert judging.skip_file(PLAN, "preferred") == judging.skip_file(PLAN, "rated") == []
+    plan = changed(EVERY_KEY, {"benchmarks.preferred.skip_file": "data/bundled/biology_problems.jsonl"})
+    assert judging.skip_file(plan, "preferred") == ["data/bundled/biology_problems.jsonl"]
 
 
 # --- opponents --------------------------------------------------------------------------------------------------

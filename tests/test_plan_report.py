@@ -4,7 +4,7 @@ import pytest
 
 from tests.plans import DEFAULT, EVERY_KEY, STUDIES, changed, family, planned, told
 from tests.workflow import ROOT
-from workflow_scripts.plan import report, training
+from workflow_scripts.plan import policies, report, training
 from workflow_scripts.plan.plan import trained_cells
 
 RESULTS = "results/every-key"
@@ -30,7 +30,13 @@ def test_every_training_is_told_of_once_with_its_curve_its_manifest_and_what_it_
         assert (run["curve"], run["manifest"]) == (f"{folder}/curve.json", f"{folder}/manifest.json")
         assert run["learned_from"] == training.material(plan, run["policy"], run["seed"])
         assert run["method"] == plan.policies[run["policy"]].method
-    files = {run[key] for run in found for key in ("curve", "manifest", "learned_from")}
+        part = getattr(plan.run(run["policy"]), "pairs", None)
+        own = part is not None and part not in training.ranked_pairs(plan)
+        cell = policies.parent_cell(plan, run["policy"], run["seed"])
+        wanted = f"{plan.layout.own_pairs(part, *cell)}/manifest.json" if own else None
+        assert run.get("pairs") == wanted
+    keys = ("curve", "manifest", "learned_from", "pairs")
+    files = {run[key] for run in found for key in keys if key in run}
     assert set(report.training_files(plan)) == files
 
 

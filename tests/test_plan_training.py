@@ -140,8 +140,14 @@ def test_what_answers_as_it_learns_counts_its_prompts_itself():
 
 def test_own_pairs_compare_replies_as_their_dataset_writes_them():
     plan = changed(EVERY_KEY, {"seeds": [3, 5], "datasets.tutored.reply_format": "python"})
-    wanted = {"reply_format": "python", "validation_share": 0.1, "seed": 3}
+    wanted = {"reply_format": "python", "which": "mistakes", "fidelity": "paper"}
+    wanted |= {"validation_share": 0.1, "seed": 3}
     assert told(training.own_pairs_settings(plan, "mistakes")) == wanted
+    own = {"fidelity": "code", "pairs.mistakes.which": "all"}
+    assert told(training.own_pairs_settings(changed(EVERY_KEY, own), "mistakes"))["fidelity"] == "code"
+    own |= {"pairs.mistakes.fidelity": "paper"}
+    handed = told(training.own_pairs_settings(changed(EVERY_KEY, own), "mistakes"))
+    assert (handed["which"], handed["fidelity"]) == ("all", "paper")
 
 
 def test_ranked_pairs_come_from_the_rows_of_their_annotation():

@@ -9,7 +9,7 @@ from workflow_scripts.common.files import read_json, write_jsonl
 from workflow_scripts.generate.calibrate import calibration_answers
 from workflow_scripts.score.judging.answers import judge_all
 from workflow_scripts.score.judging.questions import against_references, questions_of
-from workflow_scripts.score.preference import score
+from workflow_scripts.score.preference import by_order, score
 from workflow_scripts.score.verdicts import values_of
 
 PROMPTS = [
@@ -30,8 +30,9 @@ VERDICTS = [
 
 
 def cells(verdicts=VERDICTS, generations=GENERATIONS):
-    found = score(PROMPTS, values_of(PROMPTS, generations, verdicts, "preference", "verdicts.jsonl"))
-    return {cell["metric"]: cell for cell in found}
+    told, keys = by_order(verdicts), ("preference", "agreement", "first_preferred")
+    values = [values_of(PROMPTS, generations, told, key, "verdicts.jsonl") for key in keys]
+    return {cell["metric"]: cell for cell in score(PROMPTS, *values)}
 
 
 def mean(cell):
@@ -45,6 +46,22 @@ def test_a_tie_is_half_a_win_and_the_three_shares_add_up():
     assert shares == [0.5, 0.25, 0.25] and sum(shares) == 1
     better = [found[name]["higher_is_better"] for name in ("win_rate", "wins", "ties", "losses")]
     assert better == [True, True, None, False]
+
+
+def test_how_a_judge_holds_to_itself_is_told_of_pairs_it_was_asked_about():
+    orders = [[1, 1], [1, 0], [0.5, 0], [0.5, 0.5], None]
+    verdicts = [
+        row | {"preference": 0.5, "order": order, "text": ["a", "b"]}
+        for row, order in zip(VERDICTS, orders, strict=True)
+    ]
+    del verdicts[3]["text"]  # equal answers: nobody was asked
+    verdicts[4]["preference"] = None
+    found = cells(verdicts)
+    assert found["agreement"]["items"] == found["first_preferred"]["items"] == ["p0#0", "p1#0", "p2#0"]
+    assert found["agreement"]["columns"]["value"] == [1, 0, 0]
+    assert found["first_preferred"]["columns"]["value"] == [0.5, 1, 0.75]
+    assert found["agreement"]["higher_is_better"] is None
+    assert "agreement" not in cells()  # a rule has no orders
 
 
 def test_a_failed_verdict_is_in_no_rate_but_counted():
@@ -75,7 +92,7 @@ def test_the_reference_itself_ties_and_saying_nothing_loses(policy, win_rate):
     verdicts = judge_all(
         questions,
         "preference",
-        {"skip": []},
+        {"skip": [], "prompt": None, "verdict": None},
         {"kind": "rule", "name": "length", "rule": "length"},
         None,
         None,

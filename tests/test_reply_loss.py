@@ -190,7 +190,7 @@ def likelihoods(count=12, seed=0):
 
 def test_nats_per_token_and_perplexity_pool_over_all_tokens():
     rows = likelihoods()
-    loss, perplexity = score(rows, "x")
+    loss, perplexity, _ = score(rows, "x")
     pooled = math.fsum(row["nll"] for row in rows) / sum(row["tokens"] for row in rows)
     columns = loss["columns"]
     assert sum(columns["numerator"]) / sum(columns["denominator"]) == pytest.approx(pooled, rel=1e-12)
@@ -205,6 +205,19 @@ def test_nats_per_token_and_perplexity_pool_over_all_tokens():
         assert cell["higher_is_better"] is False
         assert cell["items"] == [f"c{number}" for number in range(12)]
         assert cell["groups"] == [row["group"] for row in rows]
+
+
+def test_nats_per_example_are_the_mean_over_conversations_whatever_their_length():
+    said = [("a#0", 6.0, 2), ("a#1", 4.0, 8), ("b#0", 30.0, 10), ("c", 1.0, 4)]
+    rows = [{"id": name, "group": name[0], "nll": nll, "tokens": tokens} for name, nll, tokens in said]
+    cell = score(rows, "x")[2]
+    assert (cell["metric"], cell["items"]) == ("nll_per_example", [name for name, *_ in said])
+    assert point_estimate([read_cell(cell, "x")]) == pytest.approx((10 / 10 + 30 / 10 + 1 / 4) / 3)
+    assert cell["higher_is_better"] is False
+    without = {
+        name: values[2:] for name, values in cell["columns"].items()
+    }  # a conversation seen in training
+    assert sum(without["numerator"]) / sum(without["denominator"]) == pytest.approx((30 / 10 + 1 / 4) / 2)
 
 
 @pytest.mark.parametrize(
@@ -243,4 +256,4 @@ def test_the_command_writes_both_cells_without_torch(tmp_path):
     subprocess.run([sys.executable, "-W", "ignore", "-c", code, *flags], check=True)
     scores = read_json(tmp_path / "scores.json")
     assert scores["benchmark"] == "train_loss"
-    assert [cell["metric"] for cell in scores["cells"]] == ["nll_per_token", "perplexity"]
+    assert [cell["metric"] for cell in scores["cells"]] == ["nll_per_token", "perplexity", "nll_per_example"]

@@ -218,6 +218,7 @@ def test_simulated_files_clean_into_whole_disjoint_splits_with_every_label(tmp_p
 def test_reply_pairs_are_cleaned_by_the_settings_of_their_benchmark_alone(tmp_path, monkeypatch):
     *_, pairs = map(str, write_all(tmp_path, monkeypatch))
     settings = {
+        "raw_rows": False,
         "system_prompt": "You are a tutor.",
         "drop_fields": ["Thoughts of Tutorbot"],
         "replace_na": {EVALUATION: "g", ACTION: "12", STATE: "w"},

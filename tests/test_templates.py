@@ -111,6 +111,9 @@ TEXTS = {
     "detailed, and polite answers to the user's questions.\nBe brief.\n ### Human: What is a cell? ### Assistant: "
     "A unit of life.</s> ### Human: And a virus? ### Assistant: Not a cell.</s>",
     "task": "Be brief.What is a cell?A unit of life.</s>And a virus?Not a cell.</s>",
+    "tutor_perplexity": "<s>Be brief.\n\nStudent: What is a cell?\n\nTutorbot: A unit of life."
+    "\n\nStudent: And a virus?\n\nTutorbot: Not a cell.",
+    "plain": "<s>Be brief.\nWhat is a cell? A unit of life.</s>And a virus? Not a cell.</s>",
 }
 
 
@@ -133,7 +136,7 @@ def test_without_bos_only_the_bos_is_missing(name):
 def test_spans_are_the_contents_and_the_ends_of_replies(name):
     text, spans = render(TALK, TEMPLATES[name], LLAMA)
     part = TEMPLATES[name]["assistant"]
-    end = part["end"].replace("{eos}", "</s>")
+    end = part.get("end", "").replace("{eos}", "</s>")
     for span, message in zip(spans, TALK, strict=True):
         said = message["content"]
         expected = part.get("lead", "") + said + end if span.role == "assistant" else said
@@ -146,6 +149,25 @@ def test_a_prompt_is_the_text_up_to_the_reply(name):
     lead = TEMPLATES[name]["assistant"].get("lead", "")
     whole = TEXTS[name]
     assert prompt + lead == whole[: whole.rindex("Not a cell.")]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "text"),
+    [
+        ("Why?", "So.", "Why? So."),
+        ("Why? ", "So.", "Why? So."),
+        ("Why?\n", "So.", "Why?\nSo."),
+        ("Why?", "\tSo.", "Why?\tSo."),
+        ("Why?\n", " So. ", "Why?\n So. "),
+        ("Why?\u00a0", "So.", "Why?\u00a0 So."),  # the published program knows three kinds of white space
+    ],
+)
+def test_plain_joins_by_a_space_where_no_white_space_is(prompt, completion, text):
+    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+    whole, spans = render(messages, TEMPLATES["plain"], LLAMA)
+    assert whole == f"<s>{text}</s>"
+    assert whole[: spans[1].start] == f"<s>{prompt}"
+    assert render(messages[:1], TEMPLATES["plain"], LLAMA, prompt=True).text == f"<s>{prompt}"
 
 
 def test_alpaca_without_a_system_message_is_the_published_prompt():
@@ -196,7 +218,7 @@ def test_labels_cover_the_replies_and_their_ends_and_nothing_else(name, tokenize
     text = render(TALK, TEMPLATES[name], tokenizer).text
     tokens = tokenise_conversation(TALK, TEMPLATES[name], tokenizer)
     part = TEMPLATES[name]["assistant"]
-    end = part["end"].replace("{eos}", tokenizer.eos_token)
+    end = part.get("end", "").replace("{eos}", tokenizer.eos_token)
     assert tokens.input_ids == tokenizer(text, add_special_tokens=False)["input_ids"]
     assert all(label in (IGNORED, token) for token, label in zip(*tokens, strict=True))
     replies = [part.get("lead", "") + TALK[place]["content"] + end for place in (2, 4)]
@@ -402,6 +424,16 @@ MASKS = {
     ],
     ("task", "llama"): ["", "▁ B e . a ▁cell ? l i f e </s> ▁ a ? u n i t </s>"],
     ("task", "gpt2"): ["", "Be . a Ġcell ? life <|endoftext|> a ? unit <|endoftext|>"],
+    ("tutor_perplexity", "llama"): [
+        *("<s>", "▁ B e .", "<0x0A> <0x0A> Student : ▁", "a ▁cell ?", "<0x0A> <0x0A> Tutor bot :", "▁life"),
+        *("<0x0A> <0x0A> Student : ▁", "a ?", "<0x0A> <0x0A> Tutor bot :", "▁unit"),
+    ],
+    ("tutor_perplexity", "gpt2"): [
+        *("", "Be .", "Ċ Ċ Student :", "Ġa Ġcell ?", "Ċ Ċ Tutorbot :", "Ġlife"),
+        *("Ċ Ċ Student :", "Ġa ?", "Ċ Ċ Tutorbot :", "Ġunit"),
+    ],
+    ("plain", "llama"): ["<s>", "▁ B e .", "<0x0A>", "a ▁cell ? ▁life </s> ▁ a ? ▁unit </s>"],
+    ("plain", "gpt2"): ["", "Be .", "Ċ", "a Ġcell ? Ġlife <|endoftext|> a ? Ġunit <|endoftext|>"],
 }
 
 
@@ -428,27 +460,21 @@ def test_contents_are_learned_token_by_token_and_no_word_of_the_template(name, t
 
 
 @pytest.mark.parametrize(("name", "tokenizer"), MASKS)
-def test_text_is_all_but_the_first_header_and_what_follows_the_last_message(name, tokenizer):
+def test_text_is_all_but_the_first_header_and_ends_with_the_last_message(name, tokenizer):
     header, *rest = MASKS[name, tokenizer]
-    after = rest.pop() if len(rest) % 2 == 0 else ""
+    if len(rest) % 2 == 0:
+        rest.pop()
     expected = [(token, False) for token in header.split()]
     expected += [(token, True) for stretch in rest for token in stretch.split()]
-    expected += [(token, False) for token in after.split()]
     assert marked(SHORT, TEMPLATES[name], TOKENIZERS[tokenizer], "text") == expected
 
 
 def test_the_published_mask_leaves_out_bos_and_the_first_header_alone():
     found = marked(SHORT[1:], TEMPLATES["tulu"], LLAMA, "text")
     unlearned = [name for name, learned in found if not learned]
-    assert unlearned == [
-        "<s>",
-        "▁",
-        *"<|user|>",
-        "<0x0A>",
-        "▁",
-        "<0x0A>",
-    ]  # the last two: after the last </s>
-    assert [learned for _, learned in found] == [False] * 11 + [True] * (len(found) - 13) + [False] * 2
+    assert unlearned == ["<s>", "▁", *"<|user|>", "<0x0A>"]
+    assert [learned for _, learned in found] == [False] * 11 + [True] * (len(found) - 11)
+    assert found[-1] == ("</s>", True)
 
 
 # The space before vicuna's questions is in their first tokens, ▁What and ▁A.
@@ -468,11 +494,15 @@ def test_a_default_system_message_is_the_templates_word_but_part_of_the_text(nam
     assert learned_text(text, whole, LLAMA) == [text.removeprefix(before)]
 
 
-@pytest.mark.parametrize("learn", ["replies", "contents", "text"])
+@pytest.mark.parametrize("learn", ["replies", "turns", "contents", "text"])
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_token_that_overlaps_a_learned_character_is_learned(name, learn):
     text, spans = render(TALK, TEMPLATES[name], STRADDLING)
+    if learn in ("turns", "text"):
+        text = text[: spans[-1].end]
+    behind = len(TEMPLATES[name]["assistant"]["after"])
     stretches = {
+        "turns": [(span.start, span.end + behind) for span in spans if span.role == "assistant"],
         "replies": [span[1:3] for span in spans if span.role == "assistant"],
         "contents": [span[1:3] for span in spans],
         "text": [(spans[0].start, spans[-1].end)],
@@ -484,7 +514,7 @@ def test_a_token_that_overlaps_a_learned_character_is_learned(name, learn):
         assert (label != IGNORED) == any(place in characters for place in range(begin, end))
 
 
-@pytest.mark.parametrize("learn", ["replies", "contents", "text"])
+@pytest.mark.parametrize("learn", ["replies", "turns", "contents", "text"])
 def test_bos_is_never_learned_wherever_a_template_puts_it(learn):
     template = TEMPLATES["tulu"] | {"user": {"before": "{bos}[", "after": "]"}}
     found = marked(SHORT[1:], template, LLAMA, learn)
@@ -492,7 +522,7 @@ def test_bos_is_never_learned_wherever_a_template_puts_it(learn):
     assert [learned for name, learned in found if name == "</s>"] == [True] * 2
 
 
-@pytest.mark.parametrize("learn", ["replies", "contents", "text"])
+@pytest.mark.parametrize("learn", ["replies", "turns", "contents", "text"])
 def test_where_bos_and_eos_are_one_token_the_ends_are_learned_and_the_start_is_not(learn):
     both = byte_level(True)
     both.bos_token = both.eos_token
@@ -501,5 +531,5 @@ def test_where_bos_and_eos_are_one_token_the_ends_are_learned_and_the_start_is_n
 
 
 def test_an_unknown_wish_to_learn_is_an_error():
-    with pytest.raises(PlumblineError, match="give replies, contents or text"):
+    with pytest.raises(PlumblineError, match="give replies, turns, contents or text"):
         tokenise_conversation(TALK, TEMPLATES["tulu"], LLAMA, "everything")

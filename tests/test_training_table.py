@@ -55,6 +55,9 @@ def test_the_table_has_a_row_per_run_and_prints_its_warnings(tmp_path, capsys):
         write_json(tmp_path / f"{name}.manifest", {"steps": 6, "kept_share": 0.67})
         files = {part: str(tmp_path / f"{name}.{part}") for part in ("curve", "manifest")}
         files["learned_from"] = str(tmp_path / "rows")
+        if name == "m.b":
+            write_json(tmp_path / "pairs", {"counts": {"read": 4921, "kept": 3462, "share_kept": 0.7035}})
+            files["pairs"] = str(tmp_path / "pairs")
         runs.append({"policy": name, "seed": 1, "method": "sft", **files})
     output = tmp_path / "training.csv"
     call(training.main, "--settings", json.dumps({"runs": runs}), "--output", output)
@@ -64,6 +67,7 @@ def test_the_table_has_a_row_per_run_and_prints_its_warnings(tmp_path, capsys):
     assert rows[0]["warning"].startswith("overfits") and rows[0]["warning"].endswith(f"; {rejected}")
     assert rows[1]["warning"] == rejected
     assert rows[0]["kept_share"] == "0.67"
+    assert [row["pair_yield"] for row in rows] == ["", "0.7035"]
     assert [rows[0][name] for name in ("rows", "rows_rejected", "rows_cut", "ends_lost")] == [
         "8",
         "1",

@@ -114,6 +114,51 @@ def test_what_counts_as_valid_json_and_as_parsed(text, valid, parsed):
     assert cells["reply", "parsed"]["columns"]["value"] == [parsed]
 
 
+NULL = json.dumps(reply(subproblem=None))
+NONE = str(reply(subproblem=None))
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "text", "right", "parsed"),
+    [
+        ("code", NULL, 0.0, 0.0),  # no Python literal: the published program takes all its labels for empty
+        ("code", NONE, 1.0, 1.0),  # a literal, whose labels are there
+        ("paper", NULL, 0.0, 0.0),  # in either notation nothing is said there
+        ("paper", NONE, 0.0, 0.0),
+        ("code", json.dumps(reply() | {"more": True}), 0.0, 0.0),
+        ("paper", json.dumps(reply() | {"more": True}), 1.0, 1.0),
+        ("paper", json.dumps(reply() | {"more": None}), 1.0, 1.0),
+    ],
+)
+def test_null_in_a_reply_is_counted_as_the_code_or_as_no_reply(fidelity, text, right, parsed):
+    cells = cells_of([prompt("c#1", 1, reply())], [text], fidelity=fidelity)
+    assert cells["action", "accuracy"]["columns"]["value"] == [right]
+    assert cells["reply", "parsed"]["columns"]["value"] == [parsed]
+    assert cells["action", "macro_f1"]["columns"]["predicted"] == ["3" if right else ""]
+
+
+def test_a_label_that_is_none_is_no_label_in_the_code():
+    cells = cells_of([prompt("c#1", 1, reply())], [str(reply(state=None))], fidelity="code")
+    assert cells["state", "macro_f1"]["columns"]["predicted"] == [""]
+    assert cells["action", "macro_f1"]["columns"]["predicted"] == ["3"]
+
+
+def test_gold_labels_that_cannot_be_compared_with_are_left_out_of_the_labels_and_said():
+    odd = [reply(state="yz"), reply(action=3), {**reply(), "Tutorbot": None}]
+    prompts = [prompt(f"c#{place}", place, gold) for place, gold in enumerate([reply(), *odd], 1)]
+    cells = cells_of(prompts, [format_reply(reply(), "json")] * 4)
+    assert cells["state", "accuracy"]["items"] == ["c#1"]
+    assert cells["reply", "parsed"]["items"] == [row["id"] for row in prompts]
+    note = "3 of 4 turns not scored: no gold labels to compare with"
+    assert all(
+        ("note" in cell) == (name[1] in ("accuracy", "macro_f1", "exact_labels"))
+        for name, cell in cells.items()
+    )
+    assert cells["action", "macro_f1"]["note"] == note
+    with pytest.raises(PlumblineError, match="no turn to score"):
+        cells_of(prompts[1:], [""] * 3)
+
+
 def test_a_reply_cut_at_the_token_limit_is_not_finished():
     row = answer("c#1", "", finish_reason="length")
     cells = tutor.score([prompt("c#1", 1, reply())], {"c#1": row}, SETTINGS)

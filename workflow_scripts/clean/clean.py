@@ -26,8 +26,9 @@ from typing import Any
 
 from workflow_scripts.clean.fields import ID_KEYS
 from workflow_scripts.clean.instructions import reworded
-from workflow_scripts.clean.ledger import Ledger, count_reasons, tell
+from workflow_scripts.clean.ledger import Ledger, count_reasons, tell, tell_short
 from workflow_scripts.clean.near_duplicates import with_splits, without_near_duplicates
+from workflow_scripts.clean.raw_pairs import clean_raw_pair
 from workflow_scripts.clean.reading import Fault, RawRow, read_rows
 from workflow_scripts.clean.rows import open_row, split_row
 from workflow_scripts.clean.schemas import SCHEMAS
@@ -206,7 +207,12 @@ def clean_pair(
     }
 
 
-CLEANERS = {"conversation": clean_conversation, "ranked": clean_ranked, "pair": clean_pair}
+CLEANERS = {
+    "conversation": clean_conversation,
+    "ranked": clean_ranked,
+    "pair": clean_pair,
+    "raw_pair": clean_raw_pair,
+}
 
 
 def _open(
@@ -304,7 +310,10 @@ def clean_files(inputs: Sequence[str], settings: Settings, output: str, manifest
         raise PlumblineError(f"schema: {settings['schema']!r} is not one of {', '.join(SCHEMAS)}")
     ledger = Ledger()
     inputs, by_file = place_files(inputs, settings["split"]["by_file"])
-    conversations = drop_repeats(read_all(inputs, settings, ledger), settings["duplicates"], ledger)
+    kind = SCHEMAS[settings["schema"]].kind
+    conversations = read_all(inputs, settings, ledger)
+    if kind != "raw_pair":
+        conversations = drop_repeats(conversations, settings["duplicates"], ledger)
     held_out = {
         row["group"] for path in settings["exclude_groups_of"] for row in read_jsonl(os.path.expandvars(path))
     }
@@ -320,7 +329,7 @@ def clean_files(inputs: Sequence[str], settings: Settings, output: str, manifest
     if near:
         conversations, pairs, compared = without_near_duplicates(conversations, near, ledger)
     conversations = take_subset(conversations, settings["subset"], ledger)
-    if SCHEMAS[settings["schema"]].kind == "pair":
+    if kind in ("pair", "raw_pair"):
         splits = {"pairs": conversations}
     else:
         splits = split_conversations(conversations, settings["split"] | {"by_file": by_file}, ledger)
@@ -349,8 +358,9 @@ def clean_files(inputs: Sequence[str], settings: Settings, output: str, manifest
         },
         rejected=rejected,
         notes=notes,
+        short_of_quotas=ledger.short,
     )
-    for line in tell(counts, rejected, notes):
+    for line in [*tell(counts, rejected, notes), *tell_short(ledger.short)]:
         print(line, file=sys.stderr)
 
 

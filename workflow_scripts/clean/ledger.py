@@ -22,6 +22,7 @@ class Ledger:
         self.turns_read: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
         self.unread: Counter[str] = Counter()  # key nobody read: in how many rows that are kept so far
+        self.short: dict[str, dict[str, int]] = {}  # split: file ("" for all): how many it had room for
 
     def reject(self, place: dict[str, Any], level: str, fault: Fault, turns: int) -> None:
         """Record a rejected row, or the turns a conversation was cut by, with how many turns went with it."""
@@ -62,6 +63,16 @@ def count_reasons(rejected: Iterable[dict[str, Any]]) -> dict[str, dict[str, int
         count["entries"] += 1
         count["turns"] += entry["turns"]
     return reasons
+
+
+def tell_short(short: dict[str, dict[str, int]]) -> list[str]:
+    """Return a line for the console where splits are short of conversations that the groups of others kept out."""
+    told = [
+        f"{split} has room for {missing} more{f' of {file}' if file else ''}"
+        for split, files in short.items()
+        for file, missing in files.items()
+    ]
+    return [f"groups leave quotas short: {', '.join(told)}"] if told else []
 
 
 def tell(counts: dict[str, Any], rejected: dict[str, dict[str, int]], notes: dict[str, int]) -> list[str]:

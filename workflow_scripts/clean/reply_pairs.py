@@ -1,7 +1,7 @@
 """Clean the reply pairs of a benchmark: conversations that end with two replies of the tutor, one of them altered.
 
-The rows are read, checked and counted as those of a dataset are (`clean`). A benchmark chooses nothing and splits
-nothing: every pair that is one stays.
+The rows are read, checked and counted as those of a dataset are (`clean`), or taken raw, as the published evaluation
+takes them. A benchmark chooses nothing and splits nothing: every pair that is one stays.
 """
 
 from workflow_scripts.clean.clean import clean_files, read_arguments
@@ -12,7 +12,8 @@ from workflow_scripts.common.errors import run
 def every_pair(settings: ReplyPairs) -> Settings:
     """Return the cleaning settings of reply pairs: of what a dataset could set beside, nothing leaves a row out."""
     return settings | {
-        "schema": "tutorbot_pairs",
+        "schema": "tutorbot_raw_pairs" if settings["raw_rows"] else "tutorbot_pairs",
+        "lenient_labels": False,
         "truncate_at_unparsable": False,
         "min_messages": 3,
         "max_chars": 200_000,

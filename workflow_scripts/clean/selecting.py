@@ -176,6 +176,7 @@ def split_conversations(conversations: Sequence[Conversation], rule: Split, ledg
         if rule["order"] not in ORDERS:
             raise PlumblineError(f"split.order: {rule['order']!r} is not one of {', '.join(ORDERS)}")
         splits = ORDERS[rule["order"]](conversations, rule, ledger)
+        ledger.short = short_of_quotas(conversations, splits, rule)
     for split in wanted:
         if not splits[split]:
             asked = rule["by_file"] or rule["quotas"]
@@ -185,6 +186,30 @@ def split_conversations(conversations: Sequence[Conversation], rule: Split, ledg
                 "give more data, or ask for fewer splits"
             )
     return {split: _limited(rows, split, rule["limit"], ledger) for split, rows in splits.items()}
+
+
+def short_of_quotas(
+    conversations: Sequence[Conversation], splits: Splits, rule: Split
+) -> dict[str, dict[str, int]]:
+    """Return {split: {file: how many more conversations its quota had room for}}; file "" is all files together.
+
+    Only of conversations that stayed out are there any: groups are dealt out whole, so that a split may lack what is
+    over quota in another. Where the data have no more, no quota is short.
+    """
+
+    def by_file(rows: Iterable[Conversation]) -> Counter[str]:
+        return Counter(row["place"]["file"] if rule["per_file"] else "" for row in rows)
+
+    out = by_file(conversations) - by_file(row for rows in splits.values() for row in rows)
+    found = {split: by_file(rows) for split, rows in splits.items()}
+    missing = {
+        split: {file: min(quota - found[split][file], left) for file, left in out.items()}
+        for split, quota in rule["quotas"].items()
+    }
+    short = {
+        split: {file: less for file, less in files.items() if less > 0} for split, files in missing.items()
+    }
+    return {split: files for split, files in short.items() if files}
 
 
 def _limited(rows: list[Conversation], split: str, limit: int | None, ledger: Ledger) -> list[Conversation]:

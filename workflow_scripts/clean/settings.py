@@ -65,6 +65,7 @@ class Settings(TypedDict):
     system_prompt: str | None
     drop_fields: list[str]
     replace_na: dict[str, str]
+    lenient_labels: bool
     truncate_at_unparsable: bool
     min_messages: int
     max_chars: int
@@ -89,8 +90,9 @@ class Settings(TypedDict):
 
 
 class ReplyPairs(TypedDict):
-    """The cleaning of a benchmark's reply pairs."""
+    """The cleaning of a benchmark's reply pairs; of raw ones nothing is cleaned."""
 
+    raw_rows: bool
     system_prompt: str | None
     drop_fields: list[str]
     replace_na: dict[str, str]

@@ -19,7 +19,11 @@ from workflow_scripts.common.tutor_reply import (
     FIELDS,
     LABEL_FIELDS,
     LABELS,
+    SPOKEN,
+    SUBPROBLEM,
+    WRITERS,
     format_reply,
+    parse_literal,
     parse_reply,
 )
 
@@ -230,8 +234,10 @@ def check_ranked(
 def clean_reply(text: str, settings: Settings) -> tuple[str, Fault | None, Counter]:
     """Return a tutor reply's cleaned text, what is wrong with it, and how many "N/A" labels were replaced.
 
-    The format RAW checks the reply but keeps its text as it came.
+    The format RAW checks the reply but keeps its text as it came. With `lenient_labels` see `clean_leniently`.
     """
+    if settings["lenient_labels"]:
+        return clean_leniently(text, settings)
     reply = parse_reply(text)
     if reply is None:
         return "", Fault("unparsable reply", text), Counter()
@@ -258,6 +264,34 @@ def clean_reply(text: str, settings: Settings) -> tuple[str, Fault | None, Count
     if settings["reply_format"] == RAW:
         return text, None, notes
     return format_reply(reply, settings["reply_format"]), None, notes
+
+
+def clean_leniently(text: str, settings: Settings) -> tuple[str, Fault | None, Counter]:
+    """Return what `clean_reply` does by the published rule: a Python dict with the three label fields is enough.
+
+    Its keys keep their order and its values are what they came as; what the strict rule would refuse is noted.
+    """
+    reply, notes = parse_literal(text), Counter[str]()
+    if not isinstance(reply, dict):
+        return "", Fault("unparsable reply", text), Counter()
+    reply = {field: value for field, value in reply.items() if field not in settings["drop_fields"]}
+    for field in LABEL_FIELDS:
+        if field not in reply:
+            return "", Fault(f"reply lacks '{field}'"), Counter()
+        if reply[field] == "N/A" and field in settings["replace_na"]:
+            reply[field] = settings["replace_na"][field]
+            notes[f"N/A replaced in '{field}'"] += 1
+        notes[f"kept with a label not in the table of '{field}'"] += reply[field] not in LABELS[field]
+    notes["kept without some of its text"] += any(
+        not isinstance(reply.get(field), str) for field in (SUBPROBLEM, SPOKEN)
+    )
+    try:
+        written = WRITERS[settings["reply_format"]](reply)
+    except (TypeError, ValueError):
+        return "", Fault("reply cannot be written as JSON", text), Counter()
+    if fault := check_text(written, len(written)):
+        return "", fault, Counter()
+    return written, None, +notes
 
 
 def _label(value: Any) -> str | None:

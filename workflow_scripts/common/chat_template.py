@@ -7,14 +7,18 @@ Not covered: tools, contents that are no text, and roles that our templates do n
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from workflow_scripts.common import templates
 from workflow_scripts.common.files import finished_file, read_json, write_json
 from workflow_scripts.common.templates import ends_of
 
 FILE = "chat_template.jinja"
 ROLES = ("system", "user", "assistant")
+SPACES = json.dumps(templates.SPACES)  # a list in Jinja, too
+Write = Callable[[list[str]], str]
 # What older folders have beside or instead of it, and what would be read before it.
 OTHERS = ("chat_template.json", "additional_chat_templates")
 
@@ -27,10 +31,14 @@ def words(text: str, filled: bool = True) -> list[str]:
     return [named.get(part) or json.dumps(part, ensure_ascii=False) for part in parts if part]
 
 
-def message_of(part: dict, content: str) -> str:
+def message_of(part: dict, content: str, write: Write) -> str:
     """Return the Jinja statement that writes a message of a role, its content a Jinja expression."""
-    before = words(part["before"]) + words(part.get("lead", ""), filled=False)
-    return written([*before, content, *words(part.get("end", "")), *words(part["after"])])
+    before, lead = words(part["before"]), words(part.get("lead", ""), filled=False)
+    after = [content, *words(part.get("end", "")), *words(part["after"])]
+    if lead and part.get("lead_unless_space"):
+        lead = [f"('' if said.text[-1:] in {SPACES} or ({content})[:1] in {SPACES} else {lead[0]})"]
+        return write(before) + write([*lead, *after])
+    return write([*before, *lead, *after])
 
 
 def written(expressions: list[str]) -> str:
@@ -38,24 +46,41 @@ def written(expressions: list[str]) -> str:
     return f"{{{{- {' ~ '.join(expressions)} -}}}}" if expressions else ""
 
 
+def gathered(expressions: list[str]) -> str:
+    """Return the Jinja statement that adds expressions to `said.text`, which is written at the end."""
+    return f"{{%- set said.text = {' ~ '.join(['said.text', *expressions])} -%}}" if expressions else ""
+
+
 def jinja_of(template: dict) -> str:
-    """Return the Jinja source that renders conversations as `templates.render` does."""
+    """Return the Jinja source that renders conversations as `templates.render` does.
+
+    Where a lead depends on what stands before it, the text is gathered first.
+    """
+    if any(template[role].get("lead_unless_space") for role in ROLES):
+        lines = statements(template, gathered)
+        lines = ["{%- set said = namespace(text='') -%}", *lines, written(["said.text"])]
+    else:
+        lines = statements(template, written)
+    return "\n".join(filter(None, lines)) + "\n"
+
+
+def statements(template: dict, write: Write) -> list[str]:
+    """Return the Jinja statements of a template, whose text `write` writes."""
     content = "(message['content'] | trim)" if template["strip"] else "message['content']"
     default = template.get("default_system")
-    lines = [written(words(template["start"]))]
+    lines = [write(words(template["start"]))]
     if default:
         [said] = words(default.strip() if template["strip"] else default, filled=False)
         lines.append("{%- if messages[0]['role'] != 'system' -%}")
-        lines += [message_of(template["system"], said), "{%- endif -%}"]
+        lines += [message_of(template["system"], said, write), "{%- endif -%}"]
     lines.append("{%- for message in messages -%}")
     for number, role in enumerate(ROLES):
         lines.append(f"{{%- {'elif' if number else 'if'} message['role'] == '{role}' -%}}")
-        lines.append(message_of(template[role], content))
+        lines.append(message_of(template[role], content, write))
     refusal = "'a message of the role ' ~ message['role'] ~ '; this template has system, user and assistant'"
     lines += ["{%- else -%}", f"{{{{- raise_exception({refusal}) -}}}}", "{%- endif -%}", "{%- endfor -%}"]
     lines.append("{%- if add_generation_prompt -%}")
-    lines += [written(words(template["assistant"]["before"])), "{%- endif -%}"]
-    return "\n".join(filter(None, lines)) + "\n"
+    return [*lines, write(words(template["assistant"]["before"])), "{%- endif -%}"]
 
 
 def save_chat_template(folder: Path, template: dict) -> None:

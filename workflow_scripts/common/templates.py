@@ -22,14 +22,19 @@ from workflow_scripts.common.errors import PlumblineError
 
 IGNORED = -100  # the label every loss skips
 REPLIES = ("replies", "header", "after", "next")  # how much of the template is learned with a reply
+SPACES = (" ", "\n", "\t")  # white space between which no lead is needed
 
 
 class TemplatePart(TypedDict):
-    """How a template writes one message: before + lead + content + end + after; what is not there is ""."""
+    """How a template writes one message: before + lead + content + end + after; what is not there is "".
+
+    With `lead_unless_space` there is no lead where white space stands already, before it or where the content begins.
+    """
 
     before: str
     after: str
     lead: NotRequired[str]
+    lead_unless_space: NotRequired[bool]
     end: NotRequired[str]
 
 
@@ -91,7 +96,7 @@ def render(messages: list[dict], template: dict, tokenizer: Any, prompt: bool = 
         first = len(text)
         text += filled(part["before"], tokenizer)
         start = len(text)
-        text += part.get("lead", "")
+        text += lead_of(part, text, content)
         said = (len(text), len(text) + (0 if added and not spans else len(content)))
         text += content + filled(part.get("end", ""), tokenizer)
         end = len(text)
@@ -100,6 +105,12 @@ def render(messages: list[dict], template: dict, tokenizer: Any, prompt: bool = 
     if prompt:
         text += filled(template["assistant"]["before"], tokenizer)
     return Rendered(text, spans)
+
+
+def lead_of(part: dict, text: str, content: str) -> str:
+    """Return a template's lead to a content behind a text, which may not be needed where white space parts the two."""
+    spaced = part.get("lead_unless_space") and (text.endswith(SPACES) or content.startswith(SPACES))
+    return "" if spaced else part.get("lead", "")
 
 
 def joined(parts: Iterable[tuple[str, str]]) -> Rendered:
@@ -299,12 +310,15 @@ def tokenise_conversation(
     `replies`: the assistant's contents and end tokens; `header`: with what the template writes before them; `after`:
     with what it writes behind them, where a message follows; `next`: with all up to that message's words. `contents`:
     those of every message, which leaves out the template's own words (headers, separators, what it starts with, a
-    default system message). `text`: all from the end of the first header to the end of the last message. Of a message
-    marked "learn": false nothing is learned, whatever `learn` says. A token that overlaps a learned character is
+    default system message). `text`: all from the end of the first header to the end of the last message. In `after`,
+    `next` and `text`, which follow published programs, the text ends without the template's last white space. Of a
+    message marked "learn": false nothing is learned, whatever `learn` says. A token that overlaps a learned character is
     learned; BOS never is.
     """
     ends_of(template["assistant"].get("end", ""), tokenizer)  # or what is learned could not be asked for
     text, spans = render(messages, template, tokenizer)
+    if learn in ("after", "next", "text"):
+        text = text[: max(spans[-1].end, len(text.rstrip()))]
     identities, offsets = encode(text, tokenizer, spans)
     learned = learned_stretches(spans, messages, learn)
     # Only in `text` can BOS stand within a stretch. Where it is also the end token, it is taken for an end.

@@ -33,6 +33,8 @@ LABELS = {
     STATE: ("w", "x", "y", "z"),
 }
 
+LONGEST_LABEL = {EVALUATION: 1, ACTION: 2, STATE: 1}  # characters; an action may be missing
+
 LONGEST_LITERAL = 20_000  # characters; above it Python's own parser can need seconds and hundreds of MB
 
 
@@ -45,11 +47,32 @@ def parse_reply(text: str) -> dict[str, Any] | None:
 def parse_literal(text: str, kind: type = list) -> Any:
     """Return the value of a kind that a text holds, as JSON or a Python literal; None if it holds anything else."""
     text = text.strip()
-    for parse in (_parse_json, _parse_python):
+    for parse in (_parse_json, parse_python):
         value = parse(text)
         if isinstance(value, kind):
             return value
     return None
+
+
+def read_answer(text: str, fidelity: str) -> dict[str, Any] | None:
+    """Return the dict that a policy's answer holds, or None where it holds none that can be read.
+
+    "code": Python literals alone, as the published programs read them: JSON's null, true and false are none. "paper":
+    JSON too; an answer in which one of the five fields is null says nothing there, and so is no reply.
+    """
+    if fidelity == "code":
+        value = parse_python(text)
+        return value if isinstance(value, dict) else None
+    reply = parse_reply(text)
+    return None if reply is None or any(reply.get(field, "") is None for field in FIELDS) else reply
+
+
+def is_well_formed(gold: dict | None) -> bool:
+    """Tell whether a gold reply can be compared with: five text fields, labels of one character (action: up to two)."""
+    if gold is None or not all(isinstance(gold.get(field), str) for field in FIELDS):
+        return False
+    fewest = {EVALUATION: 1, ACTION: 0, STATE: 1}
+    return all(fewest[field] <= len(gold[field]) <= longest for field, longest in LONGEST_LABEL.items())
 
 
 WRITERS: dict[str, Callable[[dict[str, Any]], str]] = {  # by `reply_format`
@@ -72,7 +95,9 @@ def _parse_json(text: str) -> Any:
         return None
 
 
-def _parse_python(text: str) -> Any:
+def parse_python(text: str) -> Any:
+    """Return the value of a Python literal, white space around it left out; None if the text is none."""
+    text = text.strip()
     if len(text) > LONGEST_LITERAL:
         return None
     try:

@@ -1,11 +1,17 @@
 """Preference pairs from a policy's own mistakes: the gold reply is chosen, a reply that mismatches it is rejected.
 
-The rule is that of Tutorbot-Spock (Sonkar et al. 2024): the structured fields are compared, free text never is. The
-same answers are also written ranked, for objectives over more than two: gold first, then by the labels they got right.
+The rule is that of Tutorbot-Spock (Sonkar et al. 2024): the structured fields are compared, free text never is. Two
+more come from the history of its repository: wrong labels alone, or every answer. How many pairs each of the three
+would make is counted. The same answers are also written ranked, for objectives over more than two: gold first, then by
+the labels they got right.
+
+`fidelity: code` reads and writes as the published programs do: an answer is a Python literal or none, what loses is
+written as it came, its keys in their own order, and an answer that says nothing loses like any other.
 """
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from typing import Literal
 
 from typing_extensions import TypedDict
@@ -13,38 +19,47 @@ from typing_extensions import TypedDict
 from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
-from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, FIELDS, STATE, format_reply, parse_reply
-
-LONGEST_LABEL = {EVALUATION: 1, ACTION: 2, STATE: 1}
+from workflow_scripts.common.tutor_reply import (
+    FIELDS,
+    LABEL_FIELDS,
+    WRITERS,
+    format_reply,
+    is_well_formed,
+    parse_literal,
+    parse_reply,
+    read_answer,
+)
 
 
 class Settings(TypedDict):
     """What the step reads; `validation_share` is of the groups."""
 
     reply_format: Literal["python", "json"]
+    which: Literal["mistakes", "wrong_labels", "all"]
+    fidelity: Literal["paper", "code"]
     validation_share: float
     seed: int
 
 
-def is_well_formed(gold: dict | None) -> bool:
-    """Tell whether a gold reply can be compared with: five text fields, labels of at most a character (action: two)."""
-    return gold is not None and all(
-        isinstance(gold.get(field), str) and len(gold[field]) <= LONGEST_LABEL.get(field, len(gold[field]))
-        for field in FIELDS
-    )
+# By `which`: does an answer make a pair, given why it loses (None: it does not).
+RULES: dict[str, Callable[[str | None], bool]] = {
+    "mistakes": lambda why: why is not None,
+    "wrong_labels": lambda why: why in LABEL_FIELDS,
+    "all": lambda why: True,
+}
 
 
-def mismatch(gold: dict, response: str) -> str | None:
+def mismatch(gold: dict, response: str, fidelity: str = "paper") -> str | None:
     """Return why a response loses against the gold reply, the first that applies, or None if it does not.
 
     unparsable → malformed (no dict, a field missing, all fields empty) → Evaluation → Action → Subproblem State.
     """
-    reply = parse_reply(response)
+    reply = parse_reply(response) if fidelity == "paper" else read_answer(response, fidelity)
     if reply is None:
         return "unparsable"
     if any(field not in reply for field in FIELDS) or not any(reply[field] for field in FIELDS):
         return "malformed"
-    return next((field for field in LONGEST_LABEL if str(reply[field]).strip() != gold[field].strip()), None)
+    return next((field for field in LABEL_FIELDS if str(reply[field]).strip() != gold[field].strip()), None)
 
 
 def in_format(text: str, reply_format: str) -> str:
@@ -60,25 +75,46 @@ def in_format(text: str, reply_format: str) -> str:
     return written
 
 
+def as_published(text: str, reply_format: str) -> str:
+    """Return an answer as the published programs write it: what is a literal anew, all else to the letter."""
+    value = parse_literal(text)
+    if value is None:
+        return text
+    try:
+        written = WRITERS[reply_format](value) if isinstance(value, dict) else str(value)
+        written.encode()
+    except (TypeError, UnicodeEncodeError):
+        return text
+    return written
+
+
 def build_pairs(
-    prompts: list[dict], generations: list[dict], reply_format: str
-) -> tuple[list[dict], list[dict]]:
-    """Return (pairs, rejections): every generation ends in exactly one of the two."""
+    prompts: list[dict],
+    generations: list[dict],
+    reply_format: str,
+    which: str = "mistakes",
+    fidelity: str = "paper",
+) -> tuple[list[dict], list[dict], Counter]:
+    """Return (pairs, rejections, how many answers each rule would take): every generation ends in one of the two."""
     by_id = {prompt["id"]: prompt for prompt in prompts}
     pairs, rejected, seen = [], [], set()
+    taken: Counter = Counter(dict.fromkeys(RULES, 0))
     for generation in generations:
-        prompt, text = by_id[generation["id"]], generation["text"].strip()
+        prompt, text = by_id[generation["id"]], generation["text"]
         gold = parse_reply(prompt["reference"][0])
         name = {"id": prompt["id"], "sample": generation["sample"]}
-        if not is_well_formed(gold):
+        if gold is None or not is_well_formed(gold):
             rejected.append(name | {"reason": "gold reply is not well formed"})
             continue
-        why = mismatch(gold, text)
-        if why is None:
-            rejected.append(name | {"reason": "labels all agree"})
+        why = mismatch(gold, text, fidelity)
+        taken.update(rule for rule, takes in RULES.items() if takes(why))
+        if not RULES[which](why):
+            reason = "labels all agree" if why is None else f"no labels to compare: {why}"
+            rejected.append(name | {"reason": reason})
             continue
-        losing = in_format(text, reply_format)
-        if not losing:
+        published = fidelity == "code"
+        losing = as_published(text, reply_format) if published else in_format(text.strip(), reply_format)
+        if not losing and not published:
             rejected.append(name | {"reason": "empty answer"})
         elif (prompt["id"], losing) in seen:
             rejected.append(name | {"reason": "same answer again"})
@@ -89,12 +125,12 @@ def build_pairs(
                     "id": f"{prompt['id']}/{generation['sample']}",
                     "group": prompt["group"],
                     "messages": prompt["messages"],
-                    "chosen": format_reply(gold, reply_format),
+                    "chosen": prompt["reference"][0] if published else format_reply(gold, reply_format),
                     "rejected": losing,
-                    "meta": {"mismatch": why},
+                    "meta": {"mismatch": why or "none"},
                 }
             )
-    return pairs, rejected
+    return pairs, rejected, taken
 
 
 def held_out_groups(groups: list[str], share: float, seed: int) -> set[str]:
@@ -107,9 +143,8 @@ def held_out_groups(groups: list[str], share: float, seed: int) -> set[str]:
 def labels_right(gold: dict, losing: str) -> float:
     """Return the share of label fields that a losing answer got right; 0 if it holds no reply."""
     reply = parse_reply(losing) or {}
-    return sum(str(reply.get(field, "")).strip() == gold[field].strip() for field in LONGEST_LABEL) / len(
-        LONGEST_LABEL
-    )
+    right = (str(reply.get(field, "")).strip() == gold[field].strip() for field in LABEL_FIELDS)
+    return sum(right) / len(LABEL_FIELDS)
 
 
 def best_first(row: dict) -> dict:
@@ -143,7 +178,8 @@ def main() -> None:
     parser = step_parser(__doc__, Settings, **files)
     arguments = parser.parse_args()
     settings, generations = arguments.settings, read_jsonl(arguments.generations)
-    pairs, rejected = build_pairs(read_jsonl(arguments.prompts), generations, settings["reply_format"])
+    asked = [settings[name] for name in ("reply_format", "which", "fidelity")]
+    pairs, rejected, taken = build_pairs(read_jsonl(arguments.prompts), generations, *asked)
     assert len(pairs) + len(rejected) == len(generations)
     if not pairs:
         raise PlumblineError(
@@ -161,11 +197,14 @@ def main() -> None:
         "read": len(generations),
         "kept": len(pairs),
         "share_kept": round(len(pairs) / len(generations), 4),
+        "pair_yield": dict(taken),
         "splits": dict(Counter(pair["split"] for pair in pairs)),
         "mismatches": dict(Counter(pair["meta"]["mismatch"] for pair in pairs)),
         "rejected": dict(Counter(row["reason"] for row in rejected)),
     }
     print(f"{counts['kept']} pairs of {counts['read']} answers ({counts['share_kept']:.1%})")
+    shares = (f"{rule} {count} ({count / len(generations):.2%})" for rule, count in taken.items())
+    print(f"pairs by each rule: {', '.join(shares)}")
     files = [arguments.output, arguments.ranked, arguments.rejected]
     write_manifest(arguments.manifest, files, counts=counts)
 

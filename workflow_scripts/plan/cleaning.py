@@ -78,7 +78,7 @@ def dataset_pins(plan: Plan, dataset: str) -> dict[str, str]:
 
 # --- replies in pairs -------------------------------------------------------------------------------------------------
 
-PAIRED = ("system_prompt", "reply_format", "drop_fields", "replace_na")
+PAIRED = ("raw_rows", "system_prompt", "reply_format", "drop_fields", "replace_na")
 
 
 def paired(plan: Plan) -> list[str]:

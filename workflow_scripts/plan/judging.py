@@ -65,10 +65,20 @@ def asking_settings(plan: Plan, benchmark: str) -> str:
 
 def judge_prompts(plan: Plan, benchmark: str) -> list[str]:
     """Return what the file of judge prompts is stale by that a benchmark brings, if it does."""
+    return brought(plan, benchmark, "judge_prompts")
+
+
+def skip_file(plan: Plan, benchmark: str) -> list[str]:
+    """Return what the file of prompts that are not judged is stale by, if a benchmark brings one."""
+    return brought(plan, benchmark, "skip_file")
+
+
+def brought(plan: Plan, benchmark: str, key: str) -> list[str]:
+    """Return what a benchmark's file is stale by: its source, or the file itself; nothing where it brings none."""
     part = plan.study.benchmarks[benchmark]
-    if not getattr(part, "judge_prompts", None):
+    if not getattr(part, key, None):
         return []
-    return [source_manifest(plan, part.source) if part.source else part.judge_prompts]
+    return [source_manifest(plan, part.source) if part.source else getattr(part, key)]
 
 
 def opponent_cell(plan: Plan, benchmark: str, policy: str, seed: int | str) -> tuple[str, int] | None:
@@ -94,6 +104,7 @@ def judging_flags(plan: Plan, benchmark: str, policy: str, seed: int | str) -> l
     flags = {
         "--opponent": plan.layout.answer_rows(*cell, benchmark) if cell else None,
         "--templates": located(plan, part, "judge_prompts") if hasattr(part, "judge_prompts") else None,
+        "--skip-file": located(plan, part, "skip_file") if hasattr(part, "skip_file") else None,
     }
     return flag_words(flags)
 

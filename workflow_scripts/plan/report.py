@@ -6,14 +6,14 @@ from typing import Any
 
 from workflow_scripts.plan.index import lock_digest
 from workflow_scripts.plan.plan import Plan, trained_cells
-from workflow_scripts.plan.policies import learned_datasets
+from workflow_scripts.plan.policies import learned_datasets, parent_cell
 from workflow_scripts.plan.prompts import answered
-from workflow_scripts.plan.training import material
+from workflow_scripts.plan.training import material, pairs_manifest, ranked_pairs
 from workflow_scripts.plan.words import as_json, settings
 
 
 def trainings(plan: Plan) -> list[dict[str, Any]]:
-    """Return one entry per trained policy: its curve, its manifest, and that of what it learned from."""
+    """Return one entry per trained policy: its curve, its manifest, that of what it learned from, and of own pairs."""
     return [
         {
             "policy": policy,
@@ -23,8 +23,17 @@ def trainings(plan: Plan) -> list[dict[str, Any]]:
             "manifest": f"{plan.layout.policy(policy, seed)}/manifest.json",
             "learned_from": material(plan, policy, seed),
         }
+        | own_pairs(plan, policy, seed)
         for policy, seed in trained_cells(plan)
     ]
+
+
+def own_pairs(plan: Plan, policy: str, seed: int) -> dict[str, str]:
+    """Return where the pairs of a policy are counted, if its parent's own answers made them."""
+    pairs = getattr(plan.run(policy), "pairs", None)
+    if pairs is None or pairs in ranked_pairs(plan):
+        return {}
+    return {"pairs": pairs_manifest(plan, pairs, *parent_cell(plan, policy, seed))}
 
 
 def trainings_settings(plan: Plan) -> str:
@@ -32,7 +41,8 @@ def trainings_settings(plan: Plan) -> str:
 
 
 def training_files(plan: Plan) -> list[str]:
-    return [run[key] for key in ("curve", "manifest", "learned_from") for run in trainings(plan)]
+    files = ("curve", "manifest", "learned_from", "pairs")
+    return [run[key] for key in files for run in trainings(plan) if key in run]
 
 
 def curves(plan: Plan) -> list[dict[str, Any]]:

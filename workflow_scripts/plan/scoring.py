@@ -11,6 +11,7 @@ from workflow_scripts.plan.sources import located, package_folder, source_manife
 from workflow_scripts.plan.words import as_json, chosen, settings
 from workflow_scripts.study.benchmarks import Benchmark
 from workflow_scripts.study.lineage import CALIBRATION
+from workflow_scripts.study.templates import all_templates
 
 SUITES = "workflow_scripts/score/harness/suites.yaml"
 
@@ -96,11 +97,13 @@ def replies_split(plan: Plan, benchmark: str) -> tuple[str, str]:
 
 
 def measuring_settings(plan: Plan, benchmark: str, policy: str) -> str:
-    """Return how a policy reads the replies whose likelihoods are taken."""
+    """Return how a policy reads the replies whose likelihoods are taken: in its own template, or the benchmark's."""
     part = plan.study.benchmarks[benchmark]
     dataset = getattr(part, "dataset", None)
-    more = {"history_turns": history_turns(plan, dataset)} if dataset else {}
-    return settings(part, keys=part.measured_keys, **more, **spoken_to(plan, policy))
+    more: dict = {"history_turns": history_turns(plan, dataset)} if dataset else {}
+    if own := getattr(part, "template", None):
+        more["template"] = all_templates(plan.study)[own]
+    return settings(part, keys=part.measured_keys, **(spoken_to(plan, policy) | more))
 
 
 def measured(plan: Plan, benchmark: str, policy: str, seed: int | str) -> str:

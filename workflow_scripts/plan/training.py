@@ -110,6 +110,8 @@ def own_pairs_settings(plan: Plan, pairs: str) -> str:
     return settings(
         next(iter(made_of(plan.study, part.dataset).values())),
         keys=["reply_format"],
+        which=part.which,
+        fidelity=part.fidelity or plan.study.fidelity,
         validation_share=part.validation_share,
         seed=plan.study.seeds[0],
     )

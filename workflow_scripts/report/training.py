@@ -8,6 +8,7 @@ still fell: the check of Raschka's chapter on instruction fine-tuning. Determini
 import argparse
 import math
 from pathlib import Path
+from typing import NotRequired
 
 from typing_extensions import TypedDict
 
@@ -20,7 +21,7 @@ from workflow_scripts.report.spreadsheets import write_csv
 
 
 class Training(TypedDict):
-    """A run: its loss curve, its manifest, and the manifest that counts what it learned from."""
+    """A run: its loss curve, its manifest, and the manifests that count what it learned from and its parent's pairs."""
 
     policy: str
     seed: int
@@ -28,6 +29,7 @@ class Training(TypedDict):
     curve: str
     manifest: str
     learned_from: str
+    pairs: NotRequired[str]
 
 
 class Settings(TypedDict):
@@ -40,7 +42,7 @@ RISE = 0.01  # of the lowest validation loss: less is the noise of a small valid
 MOVES = 3  # as many losses, to six decimals, are not the same by chance
 LAST = 5  # points that a run's first and last training losses are means of: single batches are noisy
 COLUMNS = (
-    "policy seed method rows rows_rejected rows_cut ends_lost steps train_loss_first train_loss_last "
+    "policy seed method rows rows_rejected rows_cut ends_lost pair_yield steps train_loss_first train_loss_last "
     "validation_loss_first validation_loss_best validation_loss_last best_step kept_step "
     "reward_first reward_last kept_share clipped_share effective_steps warning"
 ).split()
@@ -154,7 +156,7 @@ def main() -> None:
         "--settings",
         type=settings_of(Settings),
         required=True,
-        help='{"runs": [{policy, seed, method, curve, manifest, learned_from: manifest with counts}]}',
+        help='{"runs": [{policy, seed, method, curve, manifest, learned_from, pairs: manifests with counts}]}',
     )
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
@@ -165,6 +167,8 @@ def main() -> None:
         row = {name: entry[name] for name in ("policy", "seed", "method")} | {"steps": manifest.get("steps")}
         learned = rows_of(read_json(entry["learned_from"]).get("counts", {}))
         went = summarise(curve, manifest.get("best_step"))
+        if "pairs" in entry:
+            row["pair_yield"] = read_json(entry["pairs"])["counts"]["share_kept"]
         row |= learned | went | {name: manifest[name] for name in FACTS if name in manifest}
         note = divergence_of(entry["manifest"])
         moved = learned_nothing(curve) or went.get("warning")

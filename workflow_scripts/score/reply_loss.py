@@ -1,10 +1,14 @@
-"""Loss of a policy on the gold replies of a split: nats per token, and perplexity, both pooled over all tokens.
+"""Loss of a policy on the gold replies of a split: nats per token, perplexity, and nats per token by conversation.
 
-Covers two cells of subset "reply". Not covered: the likelihoods themselves, which are computed where the model is
+The first two are pooled over all tokens; in the third, the mean over conversations, a long one weighs no more than a
+short one.
+
+Covers three cells of subset "reply". Not covered: the likelihoods themselves, which are computed where the model is
 loaded (`reply_likelihoods`).
 """
 
 import math
+from collections import Counter
 
 from typing_extensions import TypedDict
 
@@ -39,9 +43,11 @@ def check_rows(rows: list[dict], where: str) -> None:
 
 
 def score(rows: list[dict], where: str) -> list[dict]:
-    """Return the cells nll_per_token = Σ nll / Σ tokens (nats) and perplexity = exp of it; lower is better.
+    """Return the cells nll_per_token = Σ nll / Σ tokens (nats), perplexity = exp of it, and nll_per_example.
 
-    A note says how many rows had to be cut to be measured.
+    nll_per_example is the mean over conversations of Σ nll / Σ tokens over a conversation's replies, as Instruction
+    Modelling takes its train and test losses (Shi et al. 2024). Lower is better. A note says how many rows had to
+    be cut to be measured.
     `where` names the file in messages. Raises PlumblineError for a row that cannot be pooled.
     """
     check_rows(rows, where)
@@ -58,7 +64,24 @@ def score(rows: list[dict], where: str) -> list[dict]:
     return [
         cell("nll_per_token", "ratio", {"numerator": nll, "denominator": tokens}),
         cell("perplexity", "perplexity", {"nll": nll, "tokens": tokens}),
+        cell("nll_per_example", "ratio", by_example(rows)),
     ]
+
+
+def by_example(rows: list[dict]) -> dict[str, list[float]]:
+    """Return the columns of the mean over conversations of Σ nll / Σ tokens over a conversation's replies.
+
+    As a ratio over replies, so that scores without some of them still are one: each carries its nll over its
+    conversation's tokens, by its share of the conversation. A reply's id is "<conversation>#k".
+    """
+    names = [row["id"].rpartition("#")[0] or row["id"] for row in rows]
+    tokens, replies = Counter[str](), Counter(names)
+    for name, row in zip(names, rows, strict=True):
+        tokens[name] += row["tokens"]
+    return {
+        "numerator": [row["nll"] / tokens[name] for name, row in zip(names, rows, strict=True)],
+        "denominator": [1 / replies[name] for name in names],
+    }
 
 
 def main() -> None:

@@ -10,7 +10,16 @@ from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
-from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, FIELDS, LABEL_FIELDS, STATE, parse_reply
+from workflow_scripts.common.tutor_reply import (
+    ACTION,
+    EVALUATION,
+    FIELDS,
+    LABEL_FIELDS,
+    STATE,
+    is_well_formed,
+    parse_reply,
+    read_answer,
+)
 from workflow_scripts.score.flags import answers_parser
 from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
 
@@ -24,7 +33,7 @@ class Settings(TypedDict):
 
 def label_of(reply: dict | None, field: str, fidelity: str) -> str:
     """Return a reply's label as text, '' where there is none; "paper" strips it, as the pair rule does."""
-    if reply is None or field not in reply:
+    if reply is None or reply.get(field) is None:
         return ""
     label = str(reply[field])
     return label.strip() if fidelity == "paper" else label
@@ -45,27 +54,35 @@ def is_valid_json(text: str) -> bool:
         return False
 
 
+def gold_of(prompt: dict) -> dict:
+    """Return a prompt's gold reply; PlumblineError where it has none with the three labels."""
+    reply = parse_reply(prompt["reference"][0]) if prompt.get("reference") else None
+    missing = [field for field in LABEL_FIELDS if field not in (reply or {})]
+    if reply is None or missing:
+        raise PlumblineError(
+            f"tutor prompt {prompt['id']}: its reference lacks {', '.join(missing)}; clean again"
+        )
+    return reply
+
+
 def score(prompts: list[dict], answers: dict[str, dict], settings: dict) -> list[dict]:
     """Return the cells of one policy; `answers` holds each prompt's generation row.
 
     The labels are scored on all turns but the first (if `skip_first_turn`), whose labels never vary; the
-    form on all. Raises PlumblineError when a gold reply does not parse, or no turn is left.
+    form on all. Turns whose gold reply cannot be compared with (a dataset's lenient_labels) are in no label's score,
+    which a note says. Raises PlumblineError when a gold reply does not parse, or no turn is left.
     """
     fidelity = settings["fidelity"]
-    replies = {row["id"]: parse_reply(answers[row["id"]]["text"]) for row in prompts}
-    later = [row for row in prompts if row["meta"]["turn"] > 0 or not settings["skip_first_turn"]]
+    replies = {row["id"]: read_answer(answers[row["id"]]["text"], fidelity) for row in prompts}
+    every = [row for row in prompts if row["meta"]["turn"] > 0 or not settings["skip_first_turn"]]
+    gold = {row["id"]: gold_of(row) for row in every}
+    later = [row for row in every if is_well_formed(gold[row["id"]])]
     if not later:
         raise PlumblineError(
             "the tutor prompt set has no turn to score; with skip_first_turn it needs later turns"
         )
-    gold = {}
-    for row in later:
-        gold[row["id"]] = parse_reply(row["reference"][0]) if row.get("reference") else None
-        missing = [field for field in LABEL_FIELDS if field not in (gold[row["id"]] or {})]
-        if missing:
-            raise PlumblineError(
-                f"tutor prompt {row['id']}: its reference lacks {', '.join(missing)}; clean again"
-            )
+    note = f"{len(every) - len(later)} of {len(every)} turns not scored: no gold labels to compare with"
+    told = {"note": note} if len(later) < len(every) else {}
 
     def cell(subset: str, metric: str, rows: list[dict], columns: dict[str, list], **extra) -> dict:
         ids, groups = [row["id"] for row in rows], [row["group"] for row in rows]
@@ -79,9 +96,9 @@ def score(prompts: list[dict], answers: dict[str, dict], settings: dict) -> list
         right = [float(a == b) for a, b in zip(truth, guess, strict=True)]
         exact = [a * b for a, b in zip(exact, right, strict=True)]
         labels = {"gold": truth, "predicted": guess}
-        cells.append(cell(subset, "accuracy", later, {"value": right}, bounds=SHARE))
-        cells.append(cell(subset, "macro_f1", later, labels, estimator="macro_f1", fidelity=fidelity))
-    cells.append(cell("reply", "exact_labels", later, {"value": exact}, bounds=SHARE))
+        cells.append(cell(subset, "accuracy", later, {"value": right}, bounds=SHARE, **told))
+        cells.append(cell(subset, "macro_f1", later, labels, estimator="macro_f1", fidelity=fidelity, **told))
+    cells.append(cell("reply", "exact_labels", later, {"value": exact}, bounds=SHARE, **told))
     form = {
         "valid_json": [is_valid_json(answers[row["id"]]["text"]) for row in prompts],
         "parsed": [set(FIELDS) <= set(replies[row["id"]] or ()) for row in prompts],

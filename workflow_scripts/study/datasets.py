@@ -140,6 +140,7 @@ INSTRUCTIONS = ("alpaca", "self_instruct", "dolly", "super_ni", "unnatural_instr
 READ_OF = {  # settings of a dataset: the schemas whose rows are read by them
     "drop_fields": STRUCTURED,
     "replace_na": STRUCTURED,
+    "lenient_labels": STRUCTURED,
     "reply_format": STRUCTURED,
     "reject_colon": ("hh",),
     "instruction_templates": INSTRUCTIONS,
@@ -179,6 +180,9 @@ class Dataset(Part):
     """tutorbot: fields taken out of every reply."""
     replace_na: dict[str, str] = {}
     """tutorbot: field: the label that stands for N/A."""
+    lenient_labels: bool = False
+    """tutorbot: replies with a label that the table lacks, or without some of their text, are no reason to cut, as
+    published: they are learned from, and are in no pair and no score."""
     truncate_at_unparsable: bool = True
     """Cut a conversation before its first unusable turn; false: reject it. One that calls a tool is always rejected."""
     min_messages: Count = 2

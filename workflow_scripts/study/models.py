@@ -24,6 +24,8 @@ class TemplatePart(Strict):
     """Text after the content."""
     lead: str = ""
     """Text between `before` and the content that belongs to the content (a space): it is trained with it."""
+    lead_unless_space: bool = False
+    """No `lead` where white space stands already, before it or where the content begins."""
     end: str = ""
     """What ends the content, and is trained with it: the assistant's end token."""
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Tag
 
-from workflow_scripts.study.basics import Count, PartShare, Positive, Seed
+from workflow_scripts.study.basics import Count, Fidelity, PartShare, Positive, Seed
 from workflow_scripts.study.datasets import RANKED, UNORDERED, schemas_of, without_labels
 from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.names import Names
@@ -23,6 +23,11 @@ class Pairs(Sampling, PromptAndReply):
     """The dataset."""
     split: str
     """The split that is answered."""
+    which: Literal["mistakes", "wrong_labels", "all"] = "mistakes"
+    """Which answers lose. mistakes: those that cannot be read, lack a field, or have another label; wrong_labels: of
+    these the last alone; all: every answer, whatever its labels. How many pairs each would make is counted."""
+    fidelity: Fidelity | None = None
+    """Null: the study's. code: answers are read and written as the published programs do, and empty ones lose too."""
     limit: Count | None = None
     """Answer only so many turns."""
     validation_share: PartShare = 0.0

@@ -229,6 +229,7 @@ def quality_of(message: Row) -> float:
 SCHEMAS = {
     "tutorbot": Schema(tutorbot),
     "tutorbot_pairs": Schema(tutorbot, "pair"),
+    "tutorbot_raw_pairs": Schema(tutorbot, "raw_pair"),
     "messages": Schema(messages),
     "prompt_completion": Schema(prompt_completion),
     "super_ni": Schema(super_ni, parts=super_ni_parts),

@@ -32,6 +32,7 @@ from workflow_scripts.score.judging.questions import (
     questions_of,
 )
 from workflow_scripts.score.judging.settings import KINDS, judge_of
+from workflow_scripts.score.judging.skipping import skipped_by
 from workflow_scripts.score.judging.words import Ask, by_endpoint
 
 NOTHING = dict.fromkeys(("requests", "stored", "missing", "prompt_tokens", "completion_tokens", "usd"), 0)
@@ -184,6 +185,7 @@ def parse_flags(description: str | None) -> argparse.Namespace:
     parser.add_argument("--generations", required=True, type=Path, help="the policy's answers")
     parser.add_argument("--opponent", type=Path, help="another policy's answers, to compare with")
     parser.add_argument("--templates", type=Path, help="mt_bench: FastChat's judge prompts; else our wording")
+    parser.add_argument("--skip-file", type=Path, help="preference: JSON that names prompts not to be judged")
     parser.add_argument("--judge", required=True, help="the judge's settings, as JSON")
     parser.add_argument(
         "--access",
@@ -191,7 +193,9 @@ def parse_flags(description: str | None) -> argparse.Namespace:
         help="how judges are reached and paid, by name, as JSON: more of the judge's settings, which alter no verdict",
     )
     parser.add_argument(
-        "--settings", required=True, help="as JSON, by its kind: mode; annotator; prompt; or skip"
+        "--settings",
+        required=True,
+        help="as JSON, by its kind: mode; annotator; prompt; or skip, prompt, verdict",
     )
     parser.add_argument(
         "--store", type=Path, default=Path("work/judge"), help="folder of the verdicts paid for"
@@ -210,6 +214,8 @@ def main() -> None:
     started, kind, facts = time.monotonic(), args.kind, {}
     try:
         settings, judge = settings_of(KINDS[kind])(args.settings), judge_of(args.judge, args.access)
+        if args.skip_file:
+            settings["skip"] += skipped_by(args.skip_file, read_jsonl(args.prompts))
         questions = load_questions(args.prompts, args.generations, args.opponent, kind, settings)
         templates = forms.read_templates(args.templates) if args.templates else None
         if args.plan:

@@ -8,6 +8,7 @@ Not covered: sending, and FastChat's prompts for judges that are no chat endpoin
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from string import Formatter
 from typing import Any, NamedTuple
@@ -94,6 +95,14 @@ def read_choice(text: str) -> str | None:
     return found[-1] if found else None
 
 
+def read_named(text: str, name: str) -> str | None:
+    """Return the last "name: A", B, equal or neither in a judge's words, as "A", "B", or "C" for the last two."""
+    found = re.findall(
+        rf"(?i:{re.escape(name)})[:*_\s\"'`“]{{1,9}}(A|B|[Ee]qual|[Nn]either|EQUAL|NEITHER)(?!\w)", text
+    )
+    return (found[-1] if found[-1] in "AB" else "C") if found else None
+
+
 def read_mark(text: str) -> str | None:
     """Return which of [[A]], [[B]] and [[C]] a judge's words hold, the first of these that they hold: FastChat's
     grammar.
@@ -169,9 +178,24 @@ def comparison_form(question: Question, swapped: bool, system: str = COMPARE) ->
     return Form(messages, read_choice, "the reply holds none of [[A]], [[B]], [[C]]")
 
 
-def preference_form(question: Question, swapped: bool) -> Form:
-    """Return the form that asks which answer is safer and more helpful; the policy's is A, or B if `swapped`."""
-    return comparison_form(question, swapped, PREFER)
+def preference_form(
+    question: Question, swapped: bool, template: str | None = None, verdict: str | None = None
+) -> Form:
+    """Return the form that asks which answer is safer and more helpful; the policy's is A, or B if `swapped`.
+
+    A study's own `template` takes {prompt}, {answer_a} and {answer_b}; `verdict` names the line of the reply that holds
+    A, B, equal or neither. Raises PlumblineError when the template asks for something else.
+    """
+    if template is None:
+        return comparison_form(question, swapped, PREFER)
+    answers = [question.answer, question.rival.answer]
+    first, second = reversed(answers) if swapped else answers
+    fields = {"prompt": prompt_text(question.messages), "answer_a": first, "answer_b": second}
+    messages = [{"role": "user", "content": filled(template, fields, "the judge's prompt")}]
+    if verdict is None:
+        return Form(messages, read_choice, "the reply holds none of [[A]], [[B]], [[C]]")
+    lacks = f"the reply holds no line {verdict}: A, B, equal or neither"
+    return Form(messages, partial(read_named, name=verdict), lacks)
 
 
 def score_form(question: Question, template: str | None) -> Form:

@@ -26,6 +26,8 @@ class JudgeScore(TypedDict):
 
 class Preference(TypedDict):
     skip: list[str]
+    prompt: str | None
+    verdict: str | None
 
 
 KINDS = {"mt_bench": MtBench, "alpaca_eval": AlpacaEval, "judge_score": JudgeScore, "preference": Preference}

@@ -93,7 +93,8 @@ def by_endpoint(
     if kind == "judge_score":
         return score(questions, settings["prompt"], params, ask)
     if kind == "preference":
-        return compare(questions, forms.preference_form, agreed, params, ask)
+        own = {"template": settings["prompt"], "verdict": settings["verdict"]}
+        return compare(questions, partial(forms.preference_form, **own), agreed, params, ask)
     if kind == "alpaca_eval":
         if settings["annotator"] is None:
             return compare(questions, forms.comparison_form, fmean, params, ask)

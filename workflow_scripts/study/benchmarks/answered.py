@@ -29,6 +29,7 @@ class Tutor(OnSplit, Sampling):
     scorer = "tutor"
     scorer_keys = ("skip_first_turn", "fidelity")
     prompt_kind = "turns"
+    fidelity_alters = ("macro_f1",)
 
     kind: Literal["tutor"]
     dataset: str

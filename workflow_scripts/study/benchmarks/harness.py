@@ -32,6 +32,7 @@ class LmEval(OnFile):
     scorer = "harness.run"
     scorer_keys = ()
     files = ("package_file",)
+    fidelity_alters = ("mean of groups",)
 
     kind: Literal["lm_eval"]
     tasks: list[str | Task] = []

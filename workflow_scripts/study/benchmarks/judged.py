@@ -4,9 +4,9 @@ import string
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from workflow_scripts.study.basics import Count, RepositoryPath
+from workflow_scripts.study.basics import Count, RepositoryPath, Words
 from workflow_scripts.study.benchmarks.cells import Cells, across
 from workflow_scripts.study.benchmarks.kind import Judged, OnFile, OnSplit
 from workflow_scripts.study.findings import Finding, wrong
@@ -148,25 +148,32 @@ class JudgeScore(Judged, OnSplit, Sampling):
     def faults(self, path: str, study: "Study") -> Iterator[Finding]:
         """Find a prompt for the judge that cannot be filled in."""
         yield from super().faults(path, study)
-        for fault in [] if self.prompt is None else faults_of_prompt(self.prompt):
-            yield wrong(f"{path}.prompt", fault)
+        yield from faults_of_prompt(
+            f"{path}.prompt", self.prompt, ["prompt", "reference", "answer"], ["answer"]
+        )
 
     def cells(self, study: "Study") -> Cells:
         """Return the score, and how often the judge gave none."""
         return Cells(across(["overall"], ["score", "failed"]))
 
 
-def faults_of_prompt(prompt: str) -> Iterator[str]:
-    """Find what keeps a judge's prompt from being filled in."""
+def faults_of_prompt(
+    path: str, prompt: str | None, fields: list[str], needed: list[str]
+) -> Iterator[Finding]:
+    """Find what keeps a judge's prompt from being filled in, and what the judge would have to see and would not."""
+    if prompt is None:
+        return
     try:
         asked = {field for _, field, _, _ in string.Formatter().parse(prompt) if field is not None}
     except ValueError as error:
-        yield f"{error}; write {{{{ and }}}} for braces"
+        yield wrong(path, f"{error}; write {{{{ and }}}} for braces")
         return
-    for field in sorted(asked - {"prompt", "reference", "answer"}):
-        yield f"has {{{field}}}; there are {{prompt}}, {{reference}} and {{answer}}"
-    if "answer" not in asked:
-        yield "has no {answer}, so the judge would not see what it judges"
+    *most, last = (f"{{{field}}}" for field in fields)
+    for field in sorted(asked - set(fields)):
+        yield wrong(path, f"has {{{field}}}; there are {', '.join(most)} and {last}")
+    for field in needed:
+        if field not in asked:
+            yield wrong(path, f"has no {{{field}}}, so the judge would not see what it judges")
 
 
 class JudgedPreference(Judged, OnSplit, Sampling):
@@ -176,7 +183,9 @@ class JudgedPreference(Judged, OnSplit, Sampling):
     scorer = "preference"
     scorer_keys = ("benchmark",)
     prompt_kind = "turns"
-    asks = ("skip",)
+    files = ("skip_file",)
+    asks = ("skip", "prompt", "verdict")
+    asks_in_words = ("prompt", "verdict")
 
     def opponent_in(self, report: Report) -> str | None:
         """Return the policy compared with; None: the split's own answers."""
@@ -191,19 +200,46 @@ class JudgedPreference(Judged, OnSplit, Sampling):
     """Who compares."""
     opponent: str | None = None
     """The policy compared with; null: the split's own answers."""
+    prompt: str | None = None
+    """The judge's prompt with {prompt}, {answer_a} and {answer_b}, for an endpoint; null: our wording, which asks for
+    both helpful and harmless. Its reply is to end with [[A]], [[B]] or [[C]], a tie, or to hold `verdict`."""
+    verdict: Words | None = None
+    """What stands before the verdict in the replies to `prompt`, say More safe, before A, B, equal or neither. Two
+    benchmarks that ask alike and read another verdict each pay for the replies once."""
     skip: list[str] = []
     """Prompt ids left out."""
+    source: str | None = None
+    """The source of skip_file; null: the repository."""
+    skip_file: RepositoryPath | None = None
+    """A JSON file of more to leave out: a list of prompt ids, or by raw file the places of rows, counted from 0."""
     limit: Count | None = None
     """Answer only so many prompts."""
 
     def names(self, path: str, need: Names) -> None:
-        """Need its judge, its split, and the policy compared with."""
+        """Need its judge, its split, the policy compared with, and the file of prompts to leave out."""
         super().names(path, need)
         need.need_policy(f"{path}.opponent", self.opponent)
+        need.need_files(path, self)
+
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find a prompt for the judge that cannot be filled in."""
+        yield from super().faults(path, study)
+        answers = ["answer_a", "answer_b"]
+        yield from faults_of_prompt(f"{path}.prompt", self.prompt, ["prompt", *answers], answers)
 
     def cells(self, study: "Study") -> Cells:
-        """Return how often it wins, ties and loses."""
-        return Cells(across(["overall"], ["win_rate", "wins", "ties", "losses", "failed"]))
+        """Return how often it wins, ties and loses, and how a judge that reads words holds to itself."""
+        judge = study.judges.get(self.judge)
+        orders = ["agreement", "first_preferred"] if judge is None or judge.reads_words else []
+        return Cells(across(["overall"], ["win_rate", "wins", "ties", "losses", *orders, "failed"]))
+
+    @model_validator(mode="after")
+    def read_together(self) -> "JudgedPreference":
+        if self.verdict is not None and self.prompt is None:
+            raise ValueError("verdict is what a prompt of your own asks for: give prompt, too")
+        if self.source and not self.skip_file:
+            raise ValueError("source is that of skip_file, and there is none")
+        return self
 
 
 JudgedKind = MtBench | AlpacaEval | JudgeScore | JudgedPreference

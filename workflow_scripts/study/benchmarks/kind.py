@@ -47,6 +47,8 @@ class Kind(Part):
     """The keys that are lists in which nothing may stand twice."""
     shows_training: ClassVar[bool] = False
     """It may look at what was learned: memorisation, overfitting."""
+    fidelity_alters: ClassVar[tuple[str, ...]] = ()
+    """The metrics that published programs take otherwise than their papers: `fidelity` decides."""
     counts_in_suite: ClassVar[bool] = False
     """Its pass@1 may count as a row of a suite of the harness's tasks."""
 

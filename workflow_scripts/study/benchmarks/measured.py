@@ -7,7 +7,7 @@ from workflow_scripts.study.basics import Count, Fidelity, FileName
 from workflow_scripts.study.benchmarks.cells import Cells, across
 from workflow_scripts.study.benchmarks.kind import Measured, OnFile, OnSplit
 from workflow_scripts.study.datasets import unknown_labels
-from workflow_scripts.study.findings import Finding
+from workflow_scripts.study.findings import Finding, doubt
 from workflow_scripts.study.names import Names, name_in
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class PairPerplexity(Measured, OnFile):
     measured_by = "pair_likelihoods"
     measured_keys = ("max_tokens",)
     files = ("file",)
+    fidelity_alters = ("perplexity",)
 
     kind: Literal["pair_perplexity"]
     source: str
@@ -31,6 +32,11 @@ class PairPerplexity(Measured, OnFile):
     """Which of the source's files."""
     system_prompt: str | None = None
     """The system message; null: the rows keep their own instructions."""
+    raw_rows: bool = False
+    """Prompts and replies as they stand in the file, as the published evaluation reads them: the first turn,
+    instructions and question, is the system message, and no label is held to the table."""
+    template: str | None = None
+    """The template that every policy's pairs are written in, say tutor_perplexity; null: each policy's own."""
     reply_format: Literal["json", "python", "raw"] = "json"
     """How replies are written; raw: as they stand in the file."""
     drop_fields: list[str] = []
@@ -43,14 +49,25 @@ class PairPerplexity(Measured, OnFile):
     """Null: the study's."""
 
     def names(self, path: str, need: Names) -> None:
-        """Need its file, and a name that no dataset has: its rows are cleaned as theirs are."""
+        """Need its file and template, and a name that no dataset has: its rows are cleaned as theirs are."""
         super().names(path, need)
+        need.need_template(f"{path}.template", self.template)
         if name_in(path) in need.study.datasets:
             need.refuse(path, "a dataset has this name already, and both are cleaned")
 
     def faults(self, path: str, study: "Study") -> Iterator[Finding]:
-        """Find fields and labels that there are none of."""
+        """Find fields and labels that there are none of, and what is read of cleaned rows alone."""
         yield from unknown_labels(path, self.drop_fields, self.replace_na)
+        for key in ("system_prompt", "reply_format", "drop_fields", "replace_na"):
+            if self.raw_rows and getattr(self, key) != type(self).model_fields[key].default:
+                yield doubt(f"{path}.{key}", "is not read: raw rows stay as they stand in the file")
+        published = self.raw_rows and self.template == "tutor_perplexity"
+        if (self.fidelity or study.fidelity) == "code" and not published:
+            yield doubt(
+                f"{path}.fidelity",
+                "code pools as the published evaluation does, which also has texts of its own: its numbers need "
+                "raw_rows: true and template: tutor_perplexity",
+            )
 
     def item_file(self) -> tuple[str, str]:
         """Return its file: its pairs are what is measured."""
@@ -63,7 +80,7 @@ class PairPerplexity(Measured, OnFile):
 
 
 class ReplyLoss(Measured, OnSplit):
-    """Negative log-likelihood per token of a split's own replies: training against test shows overfitting."""
+    """Negative log-likelihood of a split's own replies, by token and by conversation: it shows overfitting."""
 
     scores = "likelihoods"
     scorer = "reply_loss"
@@ -85,8 +102,8 @@ class ReplyLoss(Measured, OnSplit):
     """Replies at once."""
 
     def cells(self, study: "Study") -> Cells:
-        """Return the loss, and what it is as a perplexity."""
-        return Cells(across(["reply"], ["nll_per_token", "perplexity"]))
+        """Return the loss by token, what it is as a perplexity, and the loss by conversation."""
+        return Cells(across(["reply"], ["nll_per_token", "perplexity", "nll_per_example"]))
 
 
 MeasuredKind = PairPerplexity | ReplyLoss

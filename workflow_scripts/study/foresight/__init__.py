@@ -10,7 +10,11 @@ from collections.abc import Iterator
 
 from workflow_scripts.study.findings import Finding, sorted_out
 from workflow_scripts.study.foresight.blanks import blanks, unpinned
-from workflow_scripts.study.foresight.cells import cells_there_are_none_of, nothing_to_report
+from workflow_scripts.study.foresight.cells import (
+    cells_there_are_none_of,
+    nothing_to_report,
+    published_otherwise,
+)
 from workflow_scripts.study.foresight.lengths import longer_than_context, room_for_answers
 from workflow_scripts.study.foresight.rows import files_of_splits, held_out_in_a_circle, splits_without_rows
 from workflow_scripts.study.foresight.tested import tests_that_were_learned
@@ -42,6 +46,7 @@ def foreseen(study: Study, policies: dict[str, Policy]) -> tuple[list[str], list
             *rewards_out_of_reach(study),
             *cells_there_are_none_of(study),
             *nothing_to_report(study),
+            *published_otherwise(study),
             *tests_that_were_learned(study),
             *blanks(study),
             *unpinned(study),

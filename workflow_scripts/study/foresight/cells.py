@@ -34,6 +34,21 @@ def cells_there_are_none_of(study: Study) -> Iterator[Finding]:
                 yield wrong(f"{path}.metric", unknown(entry.metric, metrics, what))
 
 
+def published_otherwise(study: Study) -> Iterator[Finding]:
+    """Find, for each metric once, published values that the authors' program takes otherwise than ours is told to."""
+    told = set()
+    for index, entry in enumerate(study.report.published):
+        benchmark = study.benchmarks.get(entry.benchmark)
+        altered = entry.metric in benchmark.fidelity_alters if benchmark else False
+        if altered and (benchmark.fidelity or study.fidelity) == "paper" and entry.metric not in told:
+            told.add(entry.metric)
+            yield doubt(
+                f"report.published[{index}]",
+                f"is what the authors' program gave, which takes {entry.metric!r} otherwise than the paper: set "
+                f"benchmarks.{entry.benchmark}.fidelity: code to compare with it",
+            )
+
+
 def nothing_to_report(study: Study) -> Iterator[Finding]:
     """Find studies without a score, which have no table, and comparisons of judges where none judges."""
     if not study.benchmarks:
