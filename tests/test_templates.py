@@ -494,15 +494,15 @@ def test_a_default_system_message_is_the_templates_word_but_part_of_the_text(nam
     assert learned_text(text, whole, LLAMA) == [text.removeprefix(before)]
 
 
-@pytest.mark.parametrize("learn", ["replies", "turns", "contents", "text"])
+@pytest.mark.parametrize("learn", ["replies", "after", "contents", "text"])
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_token_that_overlaps_a_learned_character_is_learned(name, learn):
     text, spans = render(TALK, TEMPLATES[name], STRADDLING)
-    if learn in ("turns", "text"):
+    if learn in ("after", "text"):
         text = text[: spans[-1].end]
     behind = len(TEMPLATES[name]["assistant"]["after"])
     stretches = {
-        "turns": [(span.start, span.end + behind) for span in spans if span.role == "assistant"],
+        "after": [(span.start, span.end + behind) for span in spans if span.role == "assistant"],
         "replies": [span[1:3] for span in spans if span.role == "assistant"],
         "contents": [span[1:3] for span in spans],
         "text": [(spans[0].start, spans[-1].end)],
@@ -514,7 +514,7 @@ def test_a_token_that_overlaps_a_learned_character_is_learned(name, learn):
         assert (label != IGNORED) == any(place in characters for place in range(begin, end))
 
 
-@pytest.mark.parametrize("learn", ["replies", "turns", "contents", "text"])
+@pytest.mark.parametrize("learn", ["replies", "after", "contents", "text"])
 def test_bos_is_never_learned_wherever_a_template_puts_it(learn):
     template = TEMPLATES["tulu"] | {"user": {"before": "{bos}[", "after": "]"}}
     found = marked(SHORT[1:], template, LLAMA, learn)
@@ -522,7 +522,7 @@ def test_bos_is_never_learned_wherever_a_template_puts_it(learn):
     assert [learned for name, learned in found if name == "</s>"] == [True] * 2
 
 
-@pytest.mark.parametrize("learn", ["replies", "turns", "contents", "text"])
+@pytest.mark.parametrize("learn", ["replies", "after", "contents", "text"])
 def test_where_bos_and_eos_are_one_token_the_ends_are_learned_and_the_start_is_not(learn):
     both = byte_level(True)
     both.bos_token = both.eos_token
@@ -531,5 +531,5 @@ def test_where_bos_and_eos_are_one_token_the_ends_are_learned_and_the_start_is_n
 
 
 def test_an_unknown_wish_to_learn_is_an_error():
-    with pytest.raises(PlumblineError, match="give replies, turns, contents or text"):
+    with pytest.raises(PlumblineError, match="give replies, header, after, next, contents or text"):
         tokenise_conversation(TALK, TEMPLATES["tulu"], LLAMA, "everything")

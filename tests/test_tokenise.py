@@ -172,7 +172,8 @@ def test_a_reply_is_learned_alone_or_with_the_templates_words_around_it(tokenize
     kept, _, _ = tokenise_rows(ROWS[-1:], tokenizer, settings_of(it_mask=mask))
     plain, _, _ = tokenise_rows(ROWS[-1:], tokenizer, settings_of())
     assert learned_of(kept[0], tokenizer) == expected
-    assert kept[0]["input_ids"] == plain[0]["input_ids"]
+    whole = tokenizer.decode(plain[0]["input_ids"])  # published programs leave out the line break at its end
+    assert tokenizer.decode(kept[0]["input_ids"]) == (whole.rstrip() if mask in ("after", "next") else whole)
 
 
 def test_turns_of_their_own_learn_the_header_of_the_last_reply_alone(tokenizer):

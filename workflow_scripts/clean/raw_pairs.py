@@ -10,11 +10,11 @@ from typing import Any
 
 from workflow_scripts.clean.fields import Unfit
 from workflow_scripts.clean.ledger import Ledger
-from workflow_scripts.clean.reading import Fault, RawRow
-from workflow_scripts.clean.rows import open_row
+from workflow_scripts.clean.reading import Fault
+from workflow_scripts.clean.schemas.row import Opened
 from workflow_scripts.clean.settings import Settings
 from workflow_scripts.clean.turns import PAIRED_ACTIONS, Message, check_text, read_turn, split_question
-from workflow_scripts.common.tutor_reply import ACTION, parse_literal
+from workflow_scripts.common.tutor_reply import ACTION, parse_python
 
 QUOTED = 'Student: "\nQ'
 
@@ -34,7 +34,7 @@ def read_raw(turns: list[Any], max_chars: int) -> tuple[list[Message], frozenset
 
 def action_of(text: str) -> Any:
     """Return the action of a reply as it stands there; Unfit where the reply is no Python literal with an action."""
-    reply = parse_literal(text)
+    reply = parse_python(text)
     if not isinstance(reply, dict):
         raise Unfit("unparsable reply", text)
     if ACTION not in reply:
@@ -43,10 +43,9 @@ def action_of(text: str) -> Any:
 
 
 def clean_raw_pair(
-    row: RawRow, place: dict[str, Any], settings: Settings, ledger: Ledger
+    opened: Opened, fault: Fault | None, place: dict[str, Any], settings: Settings, ledger: Ledger
 ) -> dict[str, Any] | None:
     """Return a perplexity pair as it stands in the file, or None after recording why it is none."""
-    opened, fault = open_row(row, settings)
     turns = opened.turns
     ledger.turns_read[place["file"]] += len(turns)
     if not fault and opened.system:

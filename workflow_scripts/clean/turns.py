@@ -23,7 +23,7 @@ from workflow_scripts.common.tutor_reply import (
     SUBPROBLEM,
     WRITERS,
     format_reply,
-    parse_literal,
+    parse_python,
     parse_reply,
 )
 
@@ -271,7 +271,7 @@ def clean_leniently(text: str, settings: Settings) -> tuple[str, Fault | None, C
 
     Its keys keep their order and its values are what they came as; what the strict rule would refuse is noted.
     """
-    reply, notes = parse_literal(text), Counter[str]()
+    reply, notes = parse_python(text), Counter[str]()
     if not isinstance(reply, dict):
         return "", Fault("unparsable reply", text), Counter()
     reply = {field: value for field, value in reply.items() if field not in settings["drop_fields"]}

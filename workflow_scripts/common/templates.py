@@ -312,8 +312,8 @@ def tokenise_conversation(
     those of every message, which leaves out the template's own words (headers, separators, what it starts with, a
     default system message). `text`: all from the end of the first header to the end of the last message. In `after`,
     `next` and `text`, which follow published programs, the text ends without the template's last white space. Of a
-    message marked "learn": false nothing is learned, whatever `learn` says. A token that overlaps a learned character is
-    learned; BOS never is.
+    message marked "learn": false nothing is learned, whatever `learn` says. A token that overlaps a learned character
+    is learned; BOS never is.
     """
     ends_of(template["assistant"].get("end", ""), tokenizer)  # or what is learned could not be asked for
     text, spans = render(messages, template, tokenizer)

@@ -25,7 +25,7 @@ from workflow_scripts.common.tutor_reply import (
     WRITERS,
     format_reply,
     is_well_formed,
-    parse_literal,
+    parse_python,
     parse_reply,
     read_answer,
 )
@@ -77,7 +77,7 @@ def in_format(text: str, reply_format: str) -> str:
 
 def as_published(text: str, reply_format: str) -> str:
     """Return an answer as the published programs write it: what is a literal anew, all else to the letter."""
-    value = parse_literal(text)
+    value = parse_python(text)
     if value is None:
         return text
     try:
