@@ -2,7 +2,8 @@
 
 So a server, the harness or anyone who calls `apply_chat_template` on a saved policy asks it as it learned to be asked,
 token for token, whatever its parent's template was. The study itself asks by `templates.render`, never by this file.
-Not covered: tools, contents that are no text, and roles that our templates do not have (they are refused).
+Not covered: tools, contents that are no text, roles that our templates do not have (they are refused), and a template's
+`input`: messages from elsewhere do not say where their instruction ends.
 """
 
 import json
@@ -11,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts.common.files import finished_file, read_json, write_json
-from workflow_scripts.common.templates import ends_of
+from workflow_scripts.common.templates import ends_of, reply_end, reply_part
 
 FILE = "chat_template.jinja"
+# Of the first two messages: a user's turn comes after the system message, a system message before the user's turn.
+FOLLOWED = "loop.nextitem is defined and loop.nextitem['role'] == 'user'"
+FOLLOWING = "loop.previtem['role'] == 'system'"
 ROLES = ("system", "user", "assistant")
 # What older folders have beside or instead of it, and what would be read before it.
 OTHERS = ("chat_template.json", "additional_chat_templates")
@@ -29,8 +33,9 @@ def words(text: str, filled: bool = True) -> list[str]:
 
 def message_of(part: dict, content: str) -> str:
     """Return the Jinja statement that writes a message of a role, its content a Jinja expression."""
-    before = words(part["before"]) + words(part.get("lead", ""), filled=False)
-    return written([*before, content, *words(part.get("end", "")), *words(part["after"])])
+    lead = [f"({content} and {text})" for text in words(part.get("lead", ""), filled=False)]
+    end = words(part.get("end", ""))
+    return written([*words(part["before"]), *lead, content, *end, *words(part["after"])])
 
 
 def written(expressions: list[str]) -> str:
@@ -38,23 +43,53 @@ def written(expressions: list[str]) -> str:
     return f"{{{{- {' ~ '.join(expressions)} -}}}}" if expressions else ""
 
 
+def either(condition: str, one: str, other: str) -> str:
+    """Return Jinja that writes one statement where a condition holds, else the other; alike ones need none."""
+    if one == other:
+        return one
+    return f"{{%- if {condition} -%}}{one}{{%- else -%}}{other}{{%- endif -%}}"
+
+
+def role_of(template: dict, role: str, content: str) -> str:
+    """Return Jinja that writes a message of a role, wherever in a conversation it stands."""
+    part = template[role]
+    plain = message_of(part, content)
+    if role == "assistant":
+        asked_for = "loop.last and not add_generation_prompt"
+        return either(asked_for, message_of(reply_part(template), content), plain)
+    if not template.get("system_in_user"):
+        return plain
+    if role == "system":
+        opened = part | {"before": template["user"]["before"] + part["before"]}
+        return either("loop.index0 == 0 and " + FOLLOWED, message_of(opened, content), plain)
+    return either("loop.index0 == 1 and " + FOLLOWING, message_of(part | {"before": ""}, content), plain)
+
+
 def jinja_of(template: dict) -> str:
     """Return the Jinja source that renders conversations as `templates.render` does."""
     content = "(message['content'] | trim)" if template["strip"] else "message['content']"
     default = template.get("default_system")
+    between = written(words(template.get("between", "")))
     lines = [written(words(template["start"]))]
     if default:
-        [said] = words(default.strip() if template["strip"] else default, filled=False)
+        [said] = words(default, filled=False)
         lines.append("{%- if messages[0]['role'] != 'system' -%}")
-        lines += [message_of(template["system"], said), "{%- endif -%}"]
+        lines.append(f"{{%- set messages = [{{'role': 'system', 'content': {said}}}] + messages -%}}")
+        lines.append("{%- endif -%}")
     lines.append("{%- for message in messages -%}")
+    if between:
+        joined = " and not (loop.index0 == 1 and " + FOLLOWING + " and message['role'] == 'user')"
+        lines.append(f"{{%- if not loop.first{joined if template.get('system_in_user') else ''} -%}}")
+        lines += [between, "{%- endif -%}"]
     for number, role in enumerate(ROLES):
         lines.append(f"{{%- {'elif' if number else 'if'} message['role'] == '{role}' -%}}")
-        lines.append(message_of(template[role], content))
+        lines.append(role_of(template, role, content))
     refusal = "'a message of the role ' ~ message['role'] ~ '; this template has system, user and assistant'"
     lines += ["{%- else -%}", f"{{{{- raise_exception({refusal}) -}}}}", "{%- endif -%}", "{%- endfor -%}"]
     lines.append("{%- if add_generation_prompt -%}")
-    lines += [written(words(template["assistant"]["before"])), "{%- endif -%}"]
+    if between:
+        lines += ["{%- if messages -%}", between, "{%- endif -%}"]
+    lines += [written(words(reply_part(template)["before"])), "{%- endif -%}"]
     return "\n".join(filter(None, lines)) + "\n"
 
 
@@ -77,6 +112,6 @@ def save_chat_template(folder: Path, template: dict) -> None:
 def with_own_end(template: dict, tokenizer: Any, known: int | list[int] | None) -> int | list[int] | None:
     """Return the ids that end an answer: those a model knows, then the tokenizer's and the template's own, if new."""
     ids = [] if known is None else [known] if isinstance(known, int) else list(known)
-    found = ends_of(template["assistant"].get("end", ""), tokenizer).ids
+    found = ends_of(reply_end(template), tokenizer)
     more = [identity for identity in found if identity not in ids]
     return [*ids, *more] if more else known

@@ -122,7 +122,7 @@ class PolicyTraining(Training):
     """Hold the frozen weights in four bits (QLoRA); needs lora and CUDA."""
 
     def own_template(self) -> str | None:
-        """Return the template it speaks in from here on, or None: its parent's."""
+        """Return the template it is asked in from here on, or None: its parent's."""
         return None
 
     def names(self, path: str, need: Names) -> None:
