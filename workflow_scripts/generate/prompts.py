@@ -55,7 +55,7 @@ def turn_prompts(path: Path, history: int | None = None) -> list[dict]:
             **turn,
             # A policy is asked, and learns nothing: which turns were to be learned is left out.
             "messages": [
-                {"role": message["role"], "content": message["content"]} for message in turn["messages"]
+                {key: message[key] for key in message if key != "learn"} for message in turn["messages"]
             ],
             "followups": [],
             "reference": [turn["reference"]],
