@@ -127,7 +127,7 @@ TEXTS = {
     "A unit of life.</s>USER: And a virus? ASSISTANT: Not a cell.</s>",
     # https://github.com/rasbt/LLMs-from-scratch, chapter 7, the exercise on Phi-3's prompts.
     "phi3_text": "<|system|>\nBe brief.\n<|user|>\nWhat is a cell?\n<|assistant|>:\nA unit of life.</s>\n"
-    "<|user|>\nAnd a virus?\n<|assistant|>:\nNot a cell.</s>\n",
+    "<|user|>\nAnd a virus?\n<|assistant|>:\nNot a cell.</s>",
     "task": "Be brief.What is a cell?A unit of life.</s>And a virus?Not a cell.</s>",
 }
 TEXTS["xwin"] = TEXTS["vicuna"]
@@ -440,12 +440,12 @@ MASKS = {
     ("phi3_text", "llama"): [
         *("▁ < | s y s t e m | > <0x0A>", "B e .", f"<0x0A> {HEADER['user']}", "a ▁cell ?"),
         *("<0x0A> < | a s s i s t a n t | > : <0x0A>", "l i f e </s>", f"▁ <0x0A> {HEADER['user']}", "a ?"),
-        *("<0x0A> < | a s s i s t a n t | > : <0x0A>", "u n i t </s>", "▁ <0x0A>"),
+        *("<0x0A> < | a s s i s t a n t | > : <0x0A>", "u n i t </s>"),
     ],
     ("phi3_text", "gpt2"): [
         *("<| s y st em |> Ċ", "Be .", "Ċ <| user |> Ċ", "a Ġcell ?"),
         *("Ċ <| assistant |> : Ċ", "life <|endoftext|>", "Ċ <| user |> Ċ", "a ?"),
-        *("Ċ <| assistant |> : Ċ", "unit <|endoftext|>", "Ċ"),
+        *("Ċ <| assistant |> : Ċ", "unit <|endoftext|>"),
     ],
     ("llama2", "llama"): [
         *("<s> ▁ <0x5B> I N S T <0x5D> ▁ < < S Y S > > <0x0A>", "B e ."),
