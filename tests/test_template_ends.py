@@ -37,7 +37,7 @@ def with_tokenizer(study: dict, folder) -> dict:
     files = {path.name: str(path) for path in folder.iterdir() if path.is_file()}
     own = {"source": "own", "template": "tutor", "context": 512}
     return study | {
-        "sources": config["sources"]
+        "sources": study["sources"]
         | {"own": {"places": [{"file": {"files": files}}], "files": dict.fromkeys(files)}},
         "models": {"tiny": own},
     }
@@ -47,14 +47,14 @@ def with_tokenizer(study: dict, folder) -> dict:
     ("key", "path"), [("template", "runs.sft.template"), ("asked_in", "runs.sft.asked_in")]
 )
 def test_the_check_names_a_template_that_a_models_files_have_no_end_for(config, tiny_model, key, path):
-    for config in (config, with_tokenizer(config, tiny_model)):
-        config["runs"]["sft"][key] = "phi3"
-        (line,) = looked_at(config)
+    for study in (config, with_tokenizer(config, tiny_model)):
+        study["runs"]["sft"][key] = "phi3"
+        (line,) = looked_at(study)
         assert line.startswith(f"{path}: phi3 {OLD}")
         for fine in ("tulu", "llama2", "hh", "phi3_text"):
-            config["runs"]["sft"][key] = fine
-            assert looked_at(config) == []
-        del config["runs"]["sft"][key]
+            study["runs"]["sft"][key] = fine
+            assert looked_at(study) == []
+        del study["runs"]["sft"][key]
 
 
 def test_the_check_names_a_models_own_template(config):
