@@ -12,7 +12,8 @@ from workflow_scripts.common.shared_store import check_links, check_store
 from workflow_scripts.plan import cleaning, costs, index, judging, layout, overlap
 from workflow_scripts.plan import policies
 from workflow_scripts.plan import prompts, report as tables, resources, rewards
-from workflow_scripts.plan import scoring, sources, synthesis, training, words
+from workflow_scripts.plan import scoring, sources, synthesis, template_ends
+from workflow_scripts.plan import training, words
 from workflow_scripts.plan.plan import TORCH, TRAINERS, cells, plan_of
 from workflow_scripts.plan.words import one_of
 from workflow_scripts.study.checking import check_config
@@ -38,6 +39,11 @@ with told():
         check_links(["data", f"results/{STUDY.study}"])
 
 PLAN = plan_of(STUDY)
+if workflow.is_main_process:
+    with told():
+        template_ends.check_ends(
+            PLAN, ", ".join(map(str, workflow.configfiles)) or "the study"
+        )
 LAYOUT = PLAN.layout
 NAME, RESULTS = STUDY.study, LAYOUT.results
 STUDY_FILES = [os.path.relpath(path) for path in workflow.configfiles]

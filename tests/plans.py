@@ -62,8 +62,8 @@ def told(settings: str) -> Any:
 def family() -> Plan:
     """Return the plan of a study of two models and two seeds, its runs from several parents, its templates by lineage.
 
-    one, two; sft of both, and fast (vicuna) of `one` alone; dpo of sft and fast; own, which names a template, of dpo's
-    policies; lol, whose value head is fitted on the dataset, of sft; pro, of ranked answers, of the base model `two`.
+    one, two; sft of both, and fast (FastChat's) of `one` alone; dpo of sft and fast; again, which names a template, of
+    dpo's policies; lol, whose value head is fitted on the dataset, of sft; pro, of ranked answers, of `two`.
     """
     return changed(
         EVERY_KEY,

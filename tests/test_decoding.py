@@ -1,6 +1,7 @@
 """Text, tokens and text again: to the character, after every prompt, in every family of tokenizers and both engines."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -16,11 +17,13 @@ from workflow_scripts.common.decoding import opening, reply_text, reply_tokens, 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl, write_manifest
 from workflow_scripts.common.templates import (
+    IGNORED,
     encode,
     encode_around,
     ends_of,
-    forbidden_text,
+    filled,
     render,
+    reply_part,
     special_texts,
     tokenise_conversation,
     tokenise_prompt,
@@ -83,19 +86,26 @@ def test_an_answer_is_what_was_said_to_the_character(family, engine):
 @pytest.mark.parametrize("family", FAITHFUL)
 def test_what_a_policy_was_trained_to_say_is_what_its_answer_says(family, name, engine):
     tokenizer, template = FAITHFUL[family], TEMPLATES[name]
-    part = template["assistant"]
+    part = reply_part(template)
     talk = [{"role": "user", "content": "What is a cell?"}]
     texts = [text.strip() for text in REPLIES if text.strip()]
+    if filled(part["end"], tokenizer).strip() not in special_texts(tokenizer):
+        with pytest.raises(PlumblineError, match="which is no token of this model"):
+            tokenise_reply(talk, "A unit.", template, tokenizer)
+        return
     rows = [tokenise_reply(talk, text, template, tokenizer) for text in texts]
     prompt = tokenise_prompt(talk, template, tokenizer)
+    room = (
+        part["end"].replace("{eos}", "") if "{eos}" in part["end"] else ""
+    )  # that of llama2 is before the token
     rows = [(prompt if name != "task" else before, reply) for before, reply in rows]
     found = [answers(engine, tokenizer, [before], [reply], part["end"], [])[0].text for before, reply in rows]
     if (
         family == "byte level across borders"
     ):  # a token may hold the end of the prompt and the reply's beginning
-        assert all(each.endswith(text) for each, text in zip(found, texts, strict=True))
+        assert all(each.endswith(text + room) for each, text in zip(found, texts, strict=True))
     else:
-        assert found == [part.get("lead", "") + text for text in texts]
+        assert found == [part.get("lead", "") + text + room for text in texts]
 
 
 # These put a space before a text only where it has none, so whether it had a single one cannot be told.
@@ -182,48 +192,54 @@ def test_word_pieces_keep_the_words_and_their_order_and_nothing_more():
 # The end of an answer.
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("family", FAITHFUL)
-def test_an_end_that_is_no_token_ends_an_answer_where_its_text_does(family, engine):
-    tokenizer, template = FAITHFUL[family], TEMPLATES["chatml"]
-    template = template | {"assistant": template["assistant"] | {"end": "<|over|>"}}
-    talk = [{"role": "user", "content": "Name a gas."}, {"role": "assistant", "content": "Oxygen."}]
-    more = [*talk, {"role": "user", "content": "Another?"}, {"role": "assistant", "content": "Helium."}]
-    prompt = tokenise_prompt(talk[:1], template, tokenizer)
-    whole = tokenise_conversation(more, template, tokenizer).input_ids
-    if whole[: len(prompt)] == prompt:
-        found = answers(engine, tokenizer, [prompt], [whole[len(prompt) :]], "<|over|>", [])[0]
-        assert (found.text, found.finish_reason) == ("Oxygen.", "stop")
-        assert found.completion_tokens < len(whole) - len(prompt)
-    else:
-        assert family == "byte level across borders"
-
-
-def test_a_template_s_end_is_a_token_where_nothing_merges_with_it_and_else_a_text():
+def test_a_template_s_end_is_one_of_the_tokenizer_s_added_tokens():
     tokenizer = byte_level()
     eos, end = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert ends_of("{eos}", tokenizer) == ([eos], [])
-    assert ends_of("", tokenizer) == ([eos], [])
-    assert ends_of("<|im_end|>", tokenizer) == (sorted([eos, end]), [])
-    assert ends_of("<|im_end|>\n", tokenizer) == (sorted([eos, end]), [])
-    assert ends_of("\n{eos}", tokenizer, [end, 7]) == (sorted([eos, end, 7]), [])
-    assert ends_of("###", tokenizer) == ([eos], ["###"])
-    assert ends_of("<|im_end|>", sentencepiece()) == ([2], ["<|im_end|>"])
+    assert ends_of("{eos}", tokenizer) == ends_of("", tokenizer) == [eos]
+    assert ends_of("<|im_end|>", tokenizer) == ends_of("<|im_end|>\n", tokenizer) == sorted([eos, end])
+    assert ends_of("\n{eos}", tokenizer, [end, 7]) == sorted([eos, end, 7])
 
 
-def test_an_end_that_cannot_be_said_or_is_none_is_refused_where_tokens_are_made():
+@pytest.mark.parametrize("end", ["###", "\n", "a", "<|im_end|>", "<|over|>"])
+def test_an_end_that_is_no_token_is_refused_where_tokens_are_made_and_where_answers_are(end):
+    tokenizer, template = sentencepiece(), TEMPLATES["tutor"]
+    template = template | {"assistant": template["assistant"] | {"end": end}}
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    with pytest.raises(PlumblineError, match=r"'<\|im_end\|>', which is no token .* keeps as it is"):
-        tokenise_conversation(talk, TEMPLATES["chatml"], WORDS)
-    with pytest.raises(PlumblineError, match=r"'<\|im_end\|>', which is no token"):
-        tokenise_reply(talk[:1], "b", TEMPLATES["chatml"], WORDS)
+    message = (
+        rf"ends a reply with {re.escape(repr(end))}, which is no token .* without an end and give `stop`"
+    )
+    with pytest.raises(PlumblineError, match=message):
+        tokenise_conversation(talk, template, tokenizer)
+    with pytest.raises(PlumblineError, match=message):
+        tokenise_reply(talk[:1], "b", template, tokenizer)
+    for engine in ENGINES:
+        with pytest.raises(PlumblineError, match=message):
+            answers(engine, tokenizer, [[1]], [[2]], end, [])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_without_an_end_an_answer_ends_at_a_stop_string(engine):
+    tokenizer, template = FAITHFUL["Llama 2"], TEMPLATES["tutor"]
+    template = template | {"assistant": template["assistant"] | {"end": "", "after": "\n###"}}
+    prompt, reply = tokenise_reply([{"role": "user", "content": "a"}], "b c", template, tokenizer)
+    whole = tokenise_conversation(
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b c"}], template, tokenizer
+    )
+    assert tokenizer.eos_token_id not in whole.input_ids
+    assert [label for label in whole.labels if label != IGNORED] == reply
+    [found] = answers(engine, tokenizer, [prompt], [whole.input_ids[len(prompt) :]], "", ["\n###"])
+    assert (found.text, found.finish_reason) == (" b c", "stop")
+
+
+def test_no_end_at_all_is_refused_where_tokens_are_made():
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     endless = byte_level()
     endless.eos_token = None
     with pytest.raises(PlumblineError, match=r"\{eos\}, and the tokenizer has no end token"):
         tokenise_conversation(talk, TEMPLATES["tutor"], endless)
     with pytest.raises(PlumblineError, match="neither the template nor the tokenizer has an end token"):
         ends_of("", endless)
-    assert ends_of("", endless, [3]) == ([3], [])
+    assert ends_of("", endless, [3]) == [3]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -257,7 +273,7 @@ def talk_of(*words: str) -> list[dict]:
 def test_a_control_token_in_a_message_is_text_and_the_template_s_own_are_tokens(family, name):
     tokenizer, template = FAMILIES[family], TEMPLATES[name]
     if family == "word piece":
-        template = template | {"assistant": template["assistant"] | {"end": "{eos}"}}
+        template = template | {"reply": reply_part(template) | {"end": "{eos}"}}
     talk = talk_of("What is X here?", "A gas.", "Why X?")
     own = marks_in(tokenise_prompt(talk, template, tokenizer), tokenizer)
     for token in special_texts(tokenizer):
@@ -291,15 +307,6 @@ def test_a_control_token_in_a_plain_prompt_is_text():
         ids = tokenise_text(text, tokenizer)
         assert marks_in(ids, tokenizer) == opening(tokenizer)
         assert spelled(tokenizer, ids).endswith(text)
-
-
-def test_a_template_s_end_that_is_no_token_is_refused_in_a_training_text():
-    llama, marked = FAITHFUL["Llama 2"], FAITHFUL["byte level"]
-    talk = talk_of("What does <|im_end|> mean?", "It ends a turn.")
-    assert forbidden_text(talk, llama) is None
-    assert forbidden_text(talk, llama, TEMPLATES["chatml"]) == "<|im_end|>"
-    assert forbidden_text(talk, llama, TEMPLATES["tutor"]) is None
-    assert forbidden_text(talk, marked) == "<|im_end|>"
 
 
 # Where else new tokens are read.

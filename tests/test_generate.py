@@ -92,10 +92,10 @@ def test_an_answer_ends_at_every_end_token_of_the_model(engine, asked, monkeypat
     assert answers_of(engine, asked[:1], GREEDY)[0] == found
 
 
-def test_an_answer_ends_before_a_template_s_end_that_is_no_token(engine, asked):
+def test_an_answer_ends_before_a_stop_string(engine, asked):
     whole = answers_of(engine, asked, GREEDY)[0]
     for end in (whole.text[4:9], whole.text[5:6]):
-        found = answers_of(engine, asked, GREEDY, end=end)[0]
+        found = answers_of(engine, asked, GREEDY | {"stop": [end]})[0]
         assert found.text == whole.text[: whole.text.index(end)]
         assert found.finish_reason == "stop"
         assert found.completion_tokens < whole.completion_tokens
@@ -241,7 +241,6 @@ def test_every_prompt_sample_and_turn_has_one_answer_in_order(study, echo):
         "last_turns_cut": 0,
         "systems_lost": 0,
         "special_spelled": 0,
-        "end_spelled": 0,
     }
     assert len(set(echo.seeds)) == 4, "every sample and turn draws by itself"
     assert read_json(study.folder / "cost.out")["tokens"] == 24
@@ -502,15 +501,12 @@ def test_a_dialogue_longer_than_the_context_loses_its_oldest_exchanges_and_keeps
 
 
 def test_prompts_that_spell_the_end_of_a_turn_are_counted_and_said(study, echo, capsys):
-    template = TEMPLATE | {"assistant": TEMPLATE["assistant"] | {"end": "Why?"}}
     study.add("marks", rows_of(["What is </s>?", "Is Why? an end?", "One?"], ["And </s>?"]), samples=2)
-    study.answer("marks", template=template)
+    study.answer("marks")
     study.collect("marks")
-    counts = read_json(study.folder / "marks.counts")["counts"]
-    assert (counts["special_spelled"], counts["end_spelled"]) == (12, 4)
+    assert read_json(study.folder / "marks.counts")["counts"]["special_spelled"] == 12
     said = capsys.readouterr().err
     assert "marks: 3 prompts spell a special token; it is asked as plain text" in said
-    assert "marks: 1 prompts spell the template's end, which is no token here" in said
 
 
 def test_a_context_filled_by_new_tokens_is_an_error(study, echo):

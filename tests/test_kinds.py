@@ -37,16 +37,23 @@ REWARDS = models_in(Reward)
 HANDED = {"benchmark", "seed", "fidelity"}  # to a scorer, beside keys
 # Texts that name something in the study or on the machine, and texts that name nothing a check could look for.
 NAMING = {
-    *("source", "dataset", "split", "validation", "fit_split", "annotation", "pairs", "value", "template"),
+    *(
+        "source",
+        "dataset",
+        "split",
+        "validation",
+        "fit_split",
+        "annotation",
+        "pairs",
+        "value",
+        "template",
+        "asked_in",
+    ),
     *("judge", "opponent", "humaneval", "parent", "model"),
 }
 FREE = {"system_prompt", "url_token", "input_heading", "prompt", "version", "base_url", "given", "start"}
-FREE |= {
-    "verdict",
-    "default_system",
-    "api_key_env",
-    "annotator",
-}  # a look at the machine knows the annotators
+FREE |= {"between", "input", "verdict"}
+FREE |= {"default_system", "api_key_env", "annotator"}  # a look at the machine knows the annotators
 
 
 def module(name: str) -> bool:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.plans import DEFAULT, EVERY_KEY, STUDIES, changed, family, planned
-from workflow_scripts.plan import policies
+from tests.plans import DEFAULT, EVERY_KEY, STUDIES, changed, family, planned, told
+from workflow_scripts.plan import policies, prompts, training
 from workflow_scripts.plan.plan import cells, scored_cells, trained_cells
 from workflow_scripts.plan.sources import base_model
 from workflow_scripts.study.templates import bundled_templates
@@ -110,12 +110,42 @@ def test_a_policy_speaks_as_the_last_fine_tuning_of_its_lineage_taught_it():
         "two": templates["hh"],
         "two.sft.dpo": templates["hh"],
         "two.pro": templates["hh"],
-        "one.fast": templates["vicuna"],  # the back-end's own
-        "one.fast.dpo": templates["vicuna"],
+        "one.fast": templates["fastchat"],  # the back-end's own
+        "one.fast.dpo": templates["fastchat"],
         "one.sft.dpo.again": templates["alpaca"],
         "one.fast.dpo.again": templates["alpaca"],
     }
     assert {name: policies.template(family(), name) for name in wanted} == wanted
+
+
+def test_a_policy_can_be_asked_in_another_template_than_it_learns_in_and_its_children_are_too():
+    changes = {"runs.sft.template": "alpaca", "runs.sft.asked_in": "tulu"}
+    plan = changed(
+        EVERY_KEY,
+        {
+            "runs.again": {"method": "sft", "parent": "sft", "dataset": "chatted", "learning_rate": 1e-4},
+            **changes,
+        },
+    )
+    templates = bundled_templates()
+    learned = {"tiny.sft": "alpaca", "tiny.sft.dpo": "tulu", "tiny.sft.again": "tulu"}
+    assert {name: policies.learned_template(plan, name) for name in learned} == {
+        name: templates[template] for name, template in learned.items()
+    }
+    for policy in ("tiny.sft", "tiny.sft.dpo", "tiny.sft.pro", "tiny.sft.again"):
+        assert policies.template(plan, policy) == templates["tulu"]
+        assert told(prompts.answering_settings(plan, policy))["template"] == templates["tulu"]
+    tokens = told(training.tokens_settings(plan, "tiny.sft"))
+    assert (tokens["template"], tokens["asked_in"]) == (templates["alpaca"], templates["tulu"])
+    assert "asked_in" not in told(training.tokens_settings(plan, "tiny.sft.again"))
+    for settings in (
+        training.reference_settings(plan, "mistakes", "tiny.sft"),
+        training.ranked_settings(plan, "order", "tiny.sft"),
+        training.value_settings(plan, "worth", "tiny.sft"),
+        training.training_settings(plan, "tiny.sft.ppo"),
+    ):
+        assert told(settings)["template"] == templates["tulu"]
+    assert "asked_in" not in told(training.training_settings(plan, "tiny.sft"))
 
 
 def test_a_studys_template_goes_before_one_of_the_same_name_that_comes_with_plumbline():

@@ -138,9 +138,9 @@ def test_a_prompt_set_is_answered_as_its_part_of_the_study_says():
         },
     )
     drawn = {"max_new_tokens": 512, "min_new_tokens": 0, "temperature": 0.0, "top_p": 1.0, "samples": 1}
-    drawn |= {"batch_size": 64}
+    drawn |= {"batch_size": 64, "stop": []}
     wanted = {
-        "labels": drawn | {"temperatures": []},
+        "labels": drawn | {"temperatures": [], "stop": [" ###"]},
         "questions": drawn | {"max_new_tokens": 9, "temperatures": {"writing": 0.7}},
         "code": drawn | {"temperatures": [0.1, 0.7]},
         "pairs-mistakes": drawn | {"samples": 4, "temperature": 0.3, "temperatures": []},

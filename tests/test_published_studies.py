@@ -232,7 +232,7 @@ def kinds_of(study: Study) -> dict[str, set]:
         "rewards": {type(reward).__name__ for reward in rewards},
         "rules": {getattr(reward, "rule", None) for reward in rewards} & {"tfidf_diversity"},
         "texts": {getattr(reward, "text", "dialogue") for reward in rewards} - {"dialogue"},
-        "templates": {model.template for model in study.models.values()} - {"llama2_chat"},
+        "templates": {model.template for model in study.models.values()} - {"llama2"},
         "benchmarks": {part.kind for part in study.benchmarks.values()},
         "temperatures": {
             type(part.temperatures)
@@ -722,7 +722,7 @@ def test_the_book_learns_prompts_too_unless_they_are_masked_and_phi3_speaks_its_
         settings = told(training.tokens_settings(plan, policy))
         objective = (settings["objective"], settings["im_mask"])
         assert objective == (("it", "code") if policy == "gpt2.masked" else ("im", "code"))
-        wanted = bundled_templates()["phi3" if policy == "gpt2.phi3" else "alpaca"]
+        wanted = bundled_templates()["phi3_text" if policy == "gpt2.phi3" else "alpaca"]
         assert settings["template"] == policies.template(plan, policy) == wanted
 
 

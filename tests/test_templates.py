@@ -19,6 +19,7 @@ from workflow_scripts.common.templates import (
     encode,
     forbidden_text,
     render,
+    reply_part,
     tokenise_conversation,
     tokenise_prompt,
     tokenise_reply,
@@ -40,6 +41,7 @@ CORPUS = [
     "### Instruction:\nWhat is a cell?\n\n### Response:\nA unit of life.",
     "<|user|>\nWhat is a cell?<|end|>\n<|assistant|>\nA unit of life.<|end|>\n",
 ]
+MARKS = ["<|im_start|>", "<|im_end|>", "<|end|>"]
 
 
 def llama_like():
@@ -55,6 +57,7 @@ def llama_like():
     fast.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
+    fast.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in MARKS])
     return PreTrainedTokenizerFast(
         tokenizer_object=fast, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
     )
@@ -67,8 +70,7 @@ def byte_level(use_regex, corpus=CORPUS, vocabulary=420):
     fast.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     fast.train_from_iterator(corpus * 4, BpeTrainer(vocab_size=vocabulary, initial_alphabet=sorted(alphabet)))
-    marks = ["<|im_start|>", "<|im_end|>", "<|end|>"]
-    fast.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks])
+    fast.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in MARKS])
     return PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="<|endoftext|>", pad_token="<|pad|>")
 
 
@@ -108,13 +110,30 @@ TEXTS = {
     "Student: And a virus?\n\nTutorbot: Not a cell.</s>\n",
     # https://github.com/abaheti95/LoL-RL, the prompts of its dialogue runs.
     "hh": "<s>A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
-    "detailed, and polite answers to the user's questions.\nBe brief.\n ### Human: What is a cell? ### Assistant: "
-    "A unit of life.</s> ### Human: And a virus? ### Assistant: Not a cell.</s>",
+    "detailed, and polite answers to the user's questions.\nBe brief. ### Human: What is a cell? ### Assistant: "
+    "A unit of life. ### Human: And a virus? ### Assistant: Not a cell.</s>",
+    # https://github.com/luffycodes/Tutorbot-Spock, what it is fine-tuned in, and what it is asked and aligned in.
+    "tutorbot_sft": "<s>\n\nSystem: Be brief.\n\nStudent: What is a cell?\n\nTutorbot: A unit of life.</s>"
+    "\n\nStudent: And a virus?\n\nTutorbot: Not a cell.</s>",
+    "tutorbot_asked": "<s>System: Be brief.\n\nStudent: What is a cell?\nTutorbot: A unit of life.\n"
+    "Student: And a virus?\n\nTutorbot:Not a cell.</s>",
+    # https://github.com/ZhengxiangShi/InstructionModelling, eval/templates.py.
+    "llama2": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nWhat is a cell? [/INST] A unit of life. </s>"
+    "<s>[INST] And a virus? [/INST] Not a cell. </s>",
+    "zephyr": "<s><|system|>\nBe brief.</s>\n<|user|>\nWhat is a cell?</s>\n<|assistant|>\nA unit of life.</s>\n"
+    "<|user|>\nAnd a virus?</s>\n<|assistant|>\nNot a cell.</s>\n",
+    "fastchat": "<s>A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the user's questions. USER: Be brief.\n\nWhat is a cell? ASSISTANT: "
+    "A unit of life.</s>USER: And a virus? ASSISTANT: Not a cell.</s>",
+    # https://github.com/rasbt/LLMs-from-scratch, chapter 7, the exercise on Phi-3's prompts.
+    "phi3_text": "<|system|>\nBe brief.\n<|user|>\nWhat is a cell?\n<|assistant|>:\nA unit of life.</s>\n"
+    "<|user|>\nAnd a virus?\n<|assistant|>:\nNot a cell.</s>",
     "task": "Be brief.What is a cell?A unit of life.</s>And a virus?Not a cell.</s>",
     "tutor_perplexity": "<s>Be brief.\n\nStudent: What is a cell?\n\nTutorbot: A unit of life."
     "\n\nStudent: And a virus?\n\nTutorbot: Not a cell.",
     "plain": "<s>Be brief.\nWhat is a cell? A unit of life.</s>And a virus? Not a cell.</s>",
 }
+TEXTS["xwin"] = TEXTS["vicuna"]
 
 
 def test_every_template_has_its_text_written_down_here():
@@ -128,17 +147,17 @@ def test_the_text_is_what_the_convention_says(name):
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_without_bos_only_the_bos_is_missing(name):
-    expected = TEXTS[name].removeprefix("<s>").replace("</s>", GPT2.eos_token)
+    expected = TEXTS[name].replace("<s>", "").replace("</s>", GPT2.eos_token)
     assert render(TALK, TEMPLATES[name], GPT2).text == expected
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_spans_are_the_contents_and_the_ends_of_replies(name):
     text, spans = render(TALK, TEMPLATES[name], LLAMA)
-    part = TEMPLATES[name]["assistant"]
-    end = part.get("end", "").replace("{eos}", "</s>")
-    for span, message in zip(spans, TALK, strict=True):
+    for place, (span, message) in enumerate(zip(spans, TALK, strict=True)):
         said = message["content"]
+        part = reply_part(TEMPLATES[name]) if place == 4 else TEMPLATES[name]["assistant"]
+        end = part.get("end", "").replace("{eos}", "</s>")
         expected = part.get("lead", "") + said + end if span.role == "assistant" else said
         assert (span.role, text[span.start : span.end]) == (message["role"], expected)
 
@@ -146,7 +165,7 @@ def test_spans_are_the_contents_and_the_ends_of_replies(name):
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_prompt_is_the_text_up_to_the_reply(name):
     prompt = render(TALK[:-1], TEMPLATES[name], LLAMA, prompt=True).text
-    lead = TEMPLATES[name]["assistant"].get("lead", "")
+    lead = reply_part(TEMPLATES[name]).get("lead", "")
     whole = TEXTS[name]
     assert prompt + lead == whole[: whole.rindex("Not a cell.")]
 
@@ -217,11 +236,13 @@ def test_labels_cover_the_replies_and_their_ends_and_nothing_else(name, tokenize
     tokenizer = TOKENIZERS[tokenizer]
     text = render(TALK, TEMPLATES[name], tokenizer).text
     tokens = tokenise_conversation(TALK, TEMPLATES[name], tokenizer)
-    part = TEMPLATES[name]["assistant"]
-    end = part.get("end", "").replace("{eos}", tokenizer.eos_token)
+    parts = TEMPLATES[name]["assistant"], reply_part(TEMPLATES[name])
+    ends = [part.get("end", "").replace("{eos}", tokenizer.eos_token) for part in parts]
     assert tokens.input_ids == tokenizer(text, add_special_tokens=False)["input_ids"]
     assert all(label in (IGNORED, token) for token, label in zip(*tokens, strict=True))
-    replies = [part.get("lead", "") + TALK[place]["content"] + end for place in (2, 4)]
+    leads = [part.get("lead", "") for part in parts]
+    said = [TALK[place]["content"] for place in (2, 4)]
+    replies = [lead + words + end for lead, words, end in zip(leads, said, ends, strict=True)]
     assert learned_text(text, tokens, tokenizer) == replies
 
 
@@ -334,10 +355,6 @@ SHORT = [
     {"role": "assistant", "content": "unit"},
 ]
 HEADER = {"user": "< | u s e r | > <0x0A>", "assistant": "< | a s s i s t a n t | > <0x0A>"}
-CHATML = {
-    role: f"< | i m _ s t a r t | > {' '.join(role)} <0x0A>" for role in ("system", "user", "assistant")
-}
-CHATML_END = "< | i m _ e n d | >"
 ASK, ANSWER = "# # # ▁ I ns t r u c t i o n : <0x0A>", "# # # ▁ R e s p o nse : <0x0A>"
 HH = (
     "▁A ▁c h a t ▁ b e t w e e n ▁ a ▁c u r i o u s ▁ h u m a n ▁ a n d ▁ a n ▁ a r t i f i c i a l "
@@ -373,10 +390,10 @@ MASKS = {
         *("Ċ Ċ ### ĠResponse : Ċ", "unit <|endoftext|>"),
     ],
     ("phi3", "llama"): [
-        *("▁ < | s y s t e m | > <0x0A>", "B e .", f"< | e n d | > <0x0A> {HEADER['user']}", "a ▁cell ?"),
-        *(f"< | e n d | > <0x0A> {HEADER['assistant']}", "l i f e < | e n d | >"),
-        *(f"<0x0A> {HEADER['user']}", "a ?"),
-        *(f"< | e n d | > <0x0A> {HEADER['assistant']}", "u n i t < | e n d | >", "<0x0A>"),
+        *("▁ < | s y s t e m | > <0x0A>", "B e .", f"<|end|> ▁ <0x0A> {HEADER['user']}", "a ▁cell ?"),
+        *(f"<|end|> ▁ <0x0A> {HEADER['assistant']}", "l i f e <|end|>"),
+        *(f"▁ <0x0A> {HEADER['user']}", "a ?"),
+        *(f"<|end|> ▁ <0x0A> {HEADER['assistant']}", "u n i t <|end|>", "▁ <0x0A>"),
     ],
     ("phi3", "gpt2"): [
         *("<| s y st em |> Ċ", "Be .", "<|end|> Ċ <| user |> Ċ", "a Ġcell ?"),
@@ -392,10 +409,10 @@ MASKS = {
         *("USER :", "Ġa ?", "ĠASSISTANT :", "Ġunit <|endoftext|>"),
     ],
     ("chatml", "llama"): [
-        *(f"▁ {CHATML['system']}", "B e .", f"{CHATML_END} <0x0A> {CHATML['user']}", "a ▁cell ?"),
-        *(f"{CHATML_END} <0x0A> {CHATML['assistant']}", f"l i f e {CHATML_END}"),
-        *(f"<0x0A> {CHATML['user']}", "a ?"),
-        *(f"{CHATML_END} <0x0A> {CHATML['assistant']}", f"u n i t {CHATML_END}", "<0x0A>"),
+        *("<|im_start|> ▁ s y s t e m <0x0A>", "B e .", "<|im_end|> ▁ <0x0A> <|im_start|> ▁u s e r <0x0A>"),
+        *("a ▁cell ?", "<|im_end|> ▁ <0x0A> <|im_start|> ▁ a s s i s t a n t <0x0A>", "l i f e <|im_end|>"),
+        *("▁ <0x0A> <|im_start|> ▁u s e r <0x0A>", "a ?"),
+        *("<|im_end|> ▁ <0x0A> <|im_start|> ▁ a s s i s t a n t <0x0A>", "u n i t <|im_end|>", "▁ <0x0A>"),
     ],
     ("chatml", "gpt2"): [
         *("<|im_start|> s y st em Ċ", "Be .", "<|im_end|> Ċ <|im_start|> user Ċ", "a Ġcell ?"),
@@ -412,15 +429,75 @@ MASKS = {
         *("Ċ Ċ Tutorbot :", "Ġlife <|endoftext|>", "Ċ Student :", "Ġa ?"),
         *("Ċ Ċ Tutorbot :", "Ġunit <|endoftext|>", "Ċ"),
     ],
+    ("tutorbot_sft", "llama"): [
+        *("<s> ▁ <0x0A> <0x0A> System : ▁", "B e .", "<0x0A> <0x0A> Student : ▁", "a ▁cell ?"),
+        *("<0x0A> <0x0A> Tutor bot :", "▁life </s>", "▁ <0x0A> <0x0A> Student : ▁", "a ?"),
+        *("<0x0A> <0x0A> Tutor bot :", "▁unit </s>"),
+    ],
+    ("tutorbot_sft", "gpt2"): [
+        *("Ċ Ċ System :", "ĠBe .", "Ċ Ċ Student :", "Ġa Ġcell ?"),
+        *("Ċ Ċ Tutorbot :", "Ġlife <|endoftext|>", "Ċ Ċ Student :", "Ġa ?"),
+        *("Ċ Ċ Tutorbot :", "Ġunit <|endoftext|>"),
+    ],
+    ("tutorbot_asked", "llama"): [
+        *("<s> ▁ System : ▁", "B e .", "<0x0A> <0x0A> Student : ▁", "a ▁cell ?"),
+        *("<0x0A> Tutor bot :", "▁life", "<0x0A> Student : ▁", "a ?"),
+        *("<0x0A> <0x0A> Tutor bot :", "u n i t </s>"),
+    ],
+    ("tutorbot_asked", "gpt2"): [
+        *("System :", "ĠBe .", "Ċ Ċ Student :", "Ġa Ġcell ?"),
+        *("Ċ Tutorbot :", "Ġlife", "Ċ Student :", "Ġa ?"),
+        *("Ċ Ċ Tutorbot :", "unit <|endoftext|>"),
+    ],
     ("hh", "llama"): [
-        *(f"<s> {HH}", "B e .", "<0x0A> ▁ # # # ▁ H u m a n : ▁", "a ▁cell ?"),
-        *("▁ # # # ▁A s s i s t a n t :", "▁life </s>", "▁ ▁ # # # ▁ H u m a n : ▁", "a ?"),
+        *(f"<s> {HH}", "B e .", "▁ # # # ▁ H u m a n : ▁", "a ▁cell ?"),
+        *("▁ # # # ▁A s s i s t a n t :", "▁life", "▁ # # # ▁ H u m a n : ▁", "a ?"),
         *("▁ # # # ▁A s s i s t a n t :", "▁unit </s>"),
     ],
     ("hh", "gpt2"): [
-        *(HH_WITHOUT_BOS, "Be .", "Ċ Ġ ### Ġ H u m an :", "Ġa Ġcell ?"),
-        *("Ġ ### ĠA s sis tant :", "Ġlife <|endoftext|>", "Ġ ### Ġ H u m an :", "Ġa ?"),
+        *(HH_WITHOUT_BOS, "Be .", "Ġ ### Ġ H u m an :", "Ġa Ġcell ?"),
+        *("Ġ ### ĠA s sis tant :", "Ġlife", "Ġ ### Ġ H u m an :", "Ġa ?"),
         *("Ġ ### ĠA s sis tant :", "Ġunit <|endoftext|>"),
+    ],
+    ("phi3_text", "llama"): [
+        *("▁ < | s y s t e m | > <0x0A>", "B e .", f"<0x0A> {HEADER['user']}", "a ▁cell ?"),
+        *("<0x0A> < | a s s i s t a n t | > : <0x0A>", "l i f e </s>", f"▁ <0x0A> {HEADER['user']}", "a ?"),
+        *("<0x0A> < | a s s i s t a n t | > : <0x0A>", "u n i t </s>"),
+    ],
+    ("phi3_text", "gpt2"): [
+        *("<| s y st em |> Ċ", "Be .", "Ċ <| user |> Ċ", "a Ġcell ?"),
+        *("Ċ <| assistant |> : Ċ", "life <|endoftext|>", "Ċ <| user |> Ċ", "a ?"),
+        *("Ċ <| assistant |> : Ċ", "unit <|endoftext|>"),
+    ],
+    ("llama2", "llama"): [
+        *("<s> ▁ <0x5B> I N S T <0x5D> ▁ < < S Y S > > <0x0A>", "B e ."),
+        *("<0x0A> < < <0x2F> S Y S > > <0x0A> <0x0A>", "a ▁cell ?"),
+        *("▁ <0x5B> <0x2F> I N S T <0x5D>", "▁life ▁ </s>", "<s> ▁ <0x5B> I N S T <0x5D> ▁", "a ?"),
+        *("▁ <0x5B> <0x2F> I N S T <0x5D>", "▁unit ▁ </s>"),
+    ],
+    ("llama2", "gpt2"): [
+        *("[ I N S T ] Ġ < < S Y S > > Ċ", "Be .", "Ċ < < / S Y S > > Ċ Ċ", "a Ġcell ?"),
+        *("Ġ [ / I N S T ]", "Ġlife Ġ <|endoftext|>", "[ I N S T ]", "Ġa ?"),
+        *("Ġ [ / I N S T ]", "Ġunit Ġ <|endoftext|>"),
+    ],
+    ("zephyr", "llama"): [
+        *("<s> ▁ < | s y s t e m | > <0x0A>", "B e .", f"</s> ▁ <0x0A> {HEADER['user']}", "a ▁cell ?"),
+        *(f"</s> ▁ <0x0A> {HEADER['assistant']}", "l i f e </s>", f"▁ <0x0A> {HEADER['user']}", "a ?"),
+        *(f"</s> ▁ <0x0A> {HEADER['assistant']}", "u n i t </s>", "▁ <0x0A>"),
+    ],
+    ("zephyr", "gpt2"): [
+        *("<| s y st em |> Ċ", "Be .", "<|endoftext|> Ċ <| user |> Ċ", "a Ġcell ?"),
+        *("<|endoftext|> Ċ <| assistant |> Ċ", "life <|endoftext|>", "Ċ <| user |> Ċ", "a ?"),
+        *("<|endoftext|> Ċ <| assistant |> Ċ", "unit <|endoftext|>", "Ċ"),
+    ],
+    ("fastchat", "llama"): [
+        "<s> " + HH.replace("▁ h u m a n", "▁u s e r").replace("<0x0A>", "▁ USER : ▁"),
+        *("B e .", "<0x0A> <0x0A>", "a ▁cell ?"),
+        *("▁AS SIST ANT :", "▁life </s>", "▁ USER : ▁", "a ?", "▁AS SIST ANT :", "▁unit </s>"),
+    ],
+    ("fastchat", "gpt2"): [
+        *(HH_WITHOUT_BOS.replace("h u m an", "user").replace("Ċ", "Ġ USER :"), "ĠBe .", "Ċ Ċ", "a Ġcell ?"),
+        *("ĠASSISTANT :", "Ġlife <|endoftext|>", "USER :", "Ġa ?", "ĠASSISTANT :", "Ġunit <|endoftext|>"),
     ],
     ("task", "llama"): ["", "▁ B e . a ▁cell ? l i f e </s> ▁ a ? u n i t </s>"],
     ("task", "gpt2"): ["", "Be . a Ġcell ? life <|endoftext|> a ? unit <|endoftext|>"],
@@ -435,6 +512,7 @@ MASKS = {
     ("plain", "llama"): ["<s>", "▁ B e .", "<0x0A>", "a ▁cell ? ▁life </s> ▁ a ? ▁unit </s>"],
     ("plain", "gpt2"): ["", "Be .", "Ċ", "a Ġcell ? Ġlife <|endoftext|> a ? Ġunit <|endoftext|>"],
 }
+MASKS |= {("xwin", tokenizer): MASKS["vicuna", tokenizer] for tokenizer in ("llama", "gpt2")}
 
 
 def marked(messages, template, tokenizer, learn):
@@ -462,10 +540,11 @@ def test_contents_are_learned_token_by_token_and_no_word_of_the_template(name, t
 @pytest.mark.parametrize(("name", "tokenizer"), MASKS)
 def test_text_is_all_but_the_first_header_and_ends_with_the_last_message(name, tokenizer):
     header, *rest = MASKS[name, tokenizer]
-    if len(rest) % 2 == 0:
-        rest.pop()
+    after = rest.pop() if len(rest) % 2 == 0 else ""
+    after = after if after.strip("\u2581\u0120\u010a <0xA>") else ""  # white space at the end is left out
     expected = [(token, False) for token in header.split()]
-    expected += [(token, True) for stretch in rest for token in stretch.split()]
+    expected += [(token, token != "<s>") for stretch in rest for token in stretch.split()]  # BOS never is
+    expected += [(token, False) for token in after.split()]
     assert marked(SHORT, TEMPLATES[name], TOKENIZERS[tokenizer], "text") == expected
 
 

@@ -13,7 +13,7 @@ from workflow_scripts.plan.index import score_files
 from workflow_scripts.plan.plan import cells, scored_cells, trained_cells
 from workflow_scripts.plan.report import figures
 from workflow_scripts.study.checking import check_study, load_study
-from workflow_scripts.study.templates import bundled_templates
+from workflow_scripts.study.templates import all_templates, bundled_templates
 
 BASES = ("llama", "mistral", "zephyr")
 ALIGNED = [f"{base}.sft.{method}" for base in BASES for method in ("dpo", "ipo", "kto")]
@@ -166,14 +166,24 @@ def test_an_alignment_waits_for_its_parent_and_its_reference(jobs):
         assert job.inputs == wanted
 
 
-def test_all_speak_the_tutor_format_but_those_of_fastchat_which_speak_vicuna():
-    templates = bundled_templates()
+def test_each_back_end_learns_in_its_own_format_and_all_are_asked_and_aligned_in_one():
+    templates = all_templates(PLAN.study)
+    asked = templates["tutorbot_asked"]
     for policy in PLAN.policies:
-        wanted = templates["vicuna" if "fastchat" in policy else "tutor"]
-        assert told(prompts.answering_settings(PLAN, policy))["template"] == wanted, policy
+        assert told(prompts.answering_settings(PLAN, policy))["template"] == asked, policy
     for policy in TUNED:
-        wanted = templates["vicuna" if "fastchat" in policy else "tutor"]
-        assert told(training.tokens_settings(PLAN, policy))["template"] == wanted, policy
+        settings = told(training.tokens_settings(PLAN, policy))
+        learned = templates["tutorbot_fastchat" if "fastchat" in policy else "tutorbot_sft"]
+        assert (settings["template"], settings["asked_in"]) == (learned, asked), policy
+    for base in BASES:
+        assert told(training.reference_settings(PLAN, "mistakes", f"{base}.sft"))["template"] == asked
+
+
+def test_the_published_checkpoints_are_asked_in_the_format_that_trained_ones_are_asked_in():
+    published = planned("tutorbot-published")
+    for policy in published.policies:
+        spoken = told(prompts.answering_settings(published, policy))["template"]
+        assert spoken == bundled_templates()["tutorbot_asked"]
 
 
 def test_answers_are_drawn_as_published_by_vllm():

@@ -18,6 +18,7 @@ from workflow_scripts.study.methods import methods_on
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = yaml.safe_load((ROOT / "workflow_scripts/common/templates.yaml").read_text())["tutor"]
+TOKENISING: dict = {}  # what a test hands sft.tokenise beside
 METHODS = {name: importlib.import_module(f"workflow_scripts.align.{name}") for name in methods_on("pairs")}
 
 
@@ -139,13 +140,7 @@ def write_tokens(
     write_jsonl(folder / "train.jsonl", train)
     write_jsonl(folder / "validation.jsonl", validation)
     settings = {"max_tokens": limit, "overflow": overflow, "template": TEMPLATE, "history_turns": None}
-    settings |= {
-        "objective": "it",
-        "im_mask": "paper",
-        "it_mask": "reply",
-        "lm_text": "plain",
-        "lm_rows": None,
-    }
+    settings |= {"objective": "it", "im_mask": "paper"} | TOKENISING
     splits = [f"train={folder}/train.jsonl"]
     splits += [f"validation={folder}/validation.jsonl"] if validation else []
     flags = ["--splits", *splits, "--tokenizer", model, "--settings", json.dumps(settings)]

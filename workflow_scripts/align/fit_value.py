@@ -64,7 +64,7 @@ def tokenise_rows(rows: list[dict], tokenizer: Any, settings: Settings) -> tuple
                 "raise max_value, or squash rewards below 0"
             )
         messages = window(row["messages"], settings["history_turns"])
-        if forbidden_text(messages, tokenizer, settings["template"]):
+        if forbidden_text(messages, tokenizer):
             refused += 1
             continue
         room = settings["max_prompt_tokens"]

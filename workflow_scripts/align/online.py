@@ -4,7 +4,7 @@ A policy answers a prompt set and its answers are rewarded as annotation rewards
 conversations that end on the user; what follows up on the first answer is left out, and so are raw text prompts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from workflow_scripts.common.fitting import fit_prompt
 from workflow_scripts.common.models import load_tokenizer, model_ends
 from workflow_scripts.common.reward_columns import Reward, Rewards, provenance, reward_function
 from workflow_scripts.common.settings import settings_of
-from workflow_scripts.common.templates import Template, ends_of, forbidden_text
+from workflow_scripts.common.templates import Template, ends_of, forbidden_text, reply_end
 from workflow_scripts.common.training.checkpoints import work_folder
 from workflow_scripts.common.training.command import training_parser
 from workflow_scripts.common.training.settings import PolicyTraining
@@ -59,17 +59,6 @@ class Online(NamedTuple):
     work: Path
 
 
-def end_ids(template: dict, tokenizer: Any, more: Sequence[int] = ()) -> list[int]:
-    """Return the ids that end an answer: eos, the template's own end, which must be a token, and the model's `more`."""
-    ids, texts = ends_of(template["assistant"].get("end", ""), tokenizer, more)
-    if texts:
-        raise PlumblineError(
-            f"the template ends a reply with {texts[0]!r}, which is no token here but a text; sampling stops at a "
-            "token: choose a template that ends with {eos}"
-        )
-    return ids
-
-
 def tokenise_prompts(
     rows: list[dict], template: dict, max_prompt_tokens: int, tokenizer: Any
 ) -> tuple[list[dict], dict[str, int]]:
@@ -81,7 +70,7 @@ def tokenise_prompts(
     for row in rows:
         if "messages" not in row:
             raise PlumblineError(f"prompt {row['id']}: has no messages; online training needs conversations")
-        if forbidden_text(row["messages"], tokenizer, template) is None:
+        if forbidden_text(row["messages"], tokenizer) is None:
             name = f"prompt {row['id']}"
             found = fit_prompt(row["messages"], template, tokenizer, max_prompt_tokens, name)
             kept.append(row | {"prompt": found.ids} | found.facts())
@@ -148,7 +137,7 @@ def prepare(description: str, kind: type[OnlineTraining], module: str) -> tuple[
     say_rejected(str(arguments.prompts), ["special token in content"] * counts["rejected"], len(rows))
     say_cuts(str(arguments.prompts), counts, "raise max_prompt_tokens to keep them whole")
     fit_on = [turn["reference"] for row in read_jsonl(arguments.fit_rows) for turn in turns_of(row)]
-    ends = end_ids(template, tokenizer, model_ends(arguments.parent))
+    ends = ends_of(reply_end(template), tokenizer, model_ends(arguments.parent))
     inputs = [arguments.parent_manifest, arguments.prompts_manifest, arguments.fit_rows]
     depends = {"settings": settings, "rewards": provenance(rewards)}
     work = work_folder(arguments.work, inputs, depends, arguments.seed, code_of(module))

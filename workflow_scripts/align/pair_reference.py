@@ -37,7 +37,7 @@ def tokenise_pairs(pairs: list[dict], tokenizer: object, settings: Settings) -> 
     limits = settings["max_tokens"], settings["max_prompt_tokens"]
     for pair in pairs:
         said = [*pair["messages"], {"content": pair["chosen"]}, {"content": pair["rejected"]}]
-        special = forbidden_text(said, tokenizer, settings["template"])
+        special = forbidden_text(said, tokenizer)
         if special:
             rejected.append({"id": pair["id"], "reason": "special token in content", "detail": special})
             continue

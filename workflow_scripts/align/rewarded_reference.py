@@ -43,7 +43,7 @@ def tokenise_answers(
     limits = settings["max_tokens"], settings["max_prompt_tokens"]
     for row in rows:
         messages, reply = window(row["messages"], settings["history_turns"]), row["reference"]
-        special = forbidden_text([*messages, {"content": reply}], tokenizer, settings["template"])
+        special = forbidden_text([*messages, {"content": reply}], tokenizer)
         reward = final_reward(row)
         if special:
             reason, detail = "special token in content", special

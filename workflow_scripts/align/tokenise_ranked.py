@@ -25,11 +25,8 @@ def tokenise_ranked(rows: list[dict], tokenizer: object, settings: Settings) -> 
     kept, rejected = [], []
     limits = settings["max_tokens"], settings["max_prompt_tokens"]
     for row in rows:
-        special = forbidden_text(
-            [*row["messages"], *({"content": answer} for answer in row["answers"])],
-            tokenizer,
-            settings["template"],
-        )
+        said = [*row["messages"], *({"content": answer} for answer in row["answers"])]
+        special = forbidden_text(said, tokenizer)
         if special:
             rejected.append({"id": row["id"], "reason": "special token in content", "detail": special})
             continue

@@ -50,6 +50,7 @@ from workflow_scripts.clean.turns import (
     check_text,
     count_before_user,
     group_of,
+    mark_input,
     read_turns,
     split_question,
 )
@@ -298,7 +299,8 @@ def finished_row(row: dict[str, Any]) -> dict[str, Any]:
     meta = (
         place | row["extra"] | place
     )  # what the source says of a row may use these names, but they are ours
-    return {"id": row["id"], "group": row["group"], "messages": row["messages"], **parts, "meta": meta}
+    messages = mark_input(row["messages"], meta)
+    return {"id": row["id"], "group": row["group"], "messages": messages, **parts, "meta": meta}
 
 
 def clean_files(inputs: Sequence[str], settings: Settings, output: str, manifest: str) -> None:

@@ -63,7 +63,8 @@ PAIRED_ACTIONS = {("1", "2"), ("4", "5")}
 
 RAW = "raw"  # the `reply_format` that leaves replies as they are
 
-Message = dict[str, Any]  # {"role", "content"}, and "learn": False where the message is context alone
+# {"role", "content"}; "learn": False where the message is context alone; "input" (see `mark_input`)
+Message = dict[str, Any]
 
 
 class Turns(NamedTuple):
@@ -311,6 +312,31 @@ def split_question(text: str) -> tuple[str, bool]:
     if marker < 0:
         return text, False
     return text[marker + len("Student:") :].lstrip(' "\n\r\t').replace("\nQ.", "Q."), True
+
+
+def mark_input(messages: list[Message], meta: dict[str, Any]) -> list[Message]:
+    """Return the messages, those that an instruction and its input were put together in marked, so that a template can
+    put something else between the two: `input` is [where the instruction ends, where its input begins].
+    """
+    instruction, extra = meta.get("instruction"), meta.get("input")
+    if not isinstance(instruction, str) or not isinstance(extra, str) or not extra.strip():
+        return messages
+
+    def together(message: Message) -> bool:
+        rest = message["content"].removeprefix(instruction)
+        return (
+            message["role"] == "user"
+            and rest != message["content"]
+            and rest[:2] == "\n\n"
+            and rest.endswith(extra)
+        )
+
+    return [
+        message | {"input": [len(instruction), len(message["content"]) - len(extra)]}
+        if together(message)
+        else message
+        for message in messages
+    ]
 
 
 def problem_key(question: str) -> str:

@@ -2,7 +2,8 @@
 
 So a server, the harness or anyone who calls `apply_chat_template` on a saved policy asks it as it learned to be asked,
 token for token, whatever its parent's template was. The study itself asks by `templates.render`, never by this file.
-Not covered: tools, contents that are no text, and roles that our templates do not have (they are refused).
+Not covered: tools, contents that are no text, roles that our templates do not have (they are refused), and a template's
+`input`: messages from elsewhere do not say where their instruction ends.
 """
 
 import json
@@ -13,9 +14,12 @@ from typing import Any
 
 from workflow_scripts.common import templates
 from workflow_scripts.common.files import finished_file, read_json, write_json
-from workflow_scripts.common.templates import ends_of
+from workflow_scripts.common.templates import ends_of, reply_end, reply_part
 
 FILE = "chat_template.jinja"
+# Of the first two messages: a user's turn comes after the system message, a system message before the user's turn.
+FOLLOWED = "loop.nextitem is defined and loop.nextitem['role'] == 'user'"
+FOLLOWING = "loop.previtem['role'] == 'system'"
 ROLES = ("system", "user", "assistant")
 SPACES = json.dumps(templates.SPACES)  # a list in Jinja, too
 Write = Callable[[list[str]], str]
@@ -37,8 +41,8 @@ def message_of(part: dict, content: str, write: Write) -> str:
     after = [content, *words(part.get("end", "")), *words(part["after"])]
     if lead and part.get("lead_unless_space"):
         lead = [f"('' if said.text[-1:] in {SPACES} or ({content})[:1] in {SPACES} else {lead[0]})"]
-        return write(before) + write([*lead, *after])
-    return write([*before, *lead, *after])
+        return write(before) + write([*(f"({content} and {text})" for text in lead), *after])
+    return write([*before, *(f"({content} and {text})" for text in lead), *after])
 
 
 def written(expressions: list[str]) -> str:
@@ -49,6 +53,29 @@ def written(expressions: list[str]) -> str:
 def gathered(expressions: list[str]) -> str:
     """Return the Jinja statement that adds expressions to `said.text`, which is written at the end."""
     return f"{{%- set said.text = {' ~ '.join(['said.text', *expressions])} -%}}" if expressions else ""
+
+
+def either(condition: str, one: str, other: str) -> str:
+    """Return Jinja that writes one statement where a condition holds, else the other; alike ones need none."""
+    if one == other:
+        return one
+    return f"{{%- if {condition} -%}}{one}{{%- else -%}}{other}{{%- endif -%}}"
+
+
+def role_of(template: dict, role: str, content: str, write: Write) -> str:
+    """Return Jinja that writes a message of a role, wherever in a conversation it stands."""
+    part = template[role]
+    plain = message_of(part, content, write)
+    if role == "assistant":
+        asked_for = "loop.last and not add_generation_prompt"
+        return either(asked_for, message_of(reply_part(template), content, write), plain)
+    if not template.get("system_in_user"):
+        return plain
+    if role == "system":
+        opened = part | {"before": template["user"]["before"] + part["before"]}
+        return either("loop.index0 == 0 and " + FOLLOWED, message_of(opened, content, write), plain)
+    joined = message_of(part | {"before": ""}, content, write)
+    return either("loop.index0 == 1 and " + FOLLOWING, joined, plain)
 
 
 def jinja_of(template: dict) -> str:
@@ -68,19 +95,27 @@ def statements(template: dict, write: Write) -> list[str]:
     """Return the Jinja statements of a template, whose text `write` writes."""
     content = "(message['content'] | trim)" if template["strip"] else "message['content']"
     default = template.get("default_system")
+    between = write(words(template.get("between", "")))
     lines = [write(words(template["start"]))]
     if default:
-        [said] = words(default.strip() if template["strip"] else default, filled=False)
+        [said] = words(default, filled=False)
         lines.append("{%- if messages[0]['role'] != 'system' -%}")
-        lines += [message_of(template["system"], said, write), "{%- endif -%}"]
+        lines.append(f"{{%- set messages = [{{'role': 'system', 'content': {said}}}] + messages -%}}")
+        lines.append("{%- endif -%}")
     lines.append("{%- for message in messages -%}")
+    if between:
+        joined = " and not (loop.index0 == 1 and " + FOLLOWING + " and message['role'] == 'user')"
+        lines.append(f"{{%- if not loop.first{joined if template.get('system_in_user') else ''} -%}}")
+        lines += [between, "{%- endif -%}"]
     for number, role in enumerate(ROLES):
         lines.append(f"{{%- {'elif' if number else 'if'} message['role'] == '{role}' -%}}")
-        lines.append(message_of(template[role], content, write))
+        lines.append(role_of(template, role, content, write))
     refusal = "'a message of the role ' ~ message['role'] ~ '; this template has system, user and assistant'"
     lines += ["{%- else -%}", f"{{{{- raise_exception({refusal}) -}}}}", "{%- endif -%}", "{%- endfor -%}"]
     lines.append("{%- if add_generation_prompt -%}")
-    return [*lines, write(words(template["assistant"]["before"])), "{%- endif -%}"]
+    if between:
+        lines += ["{%- if messages -%}", between, "{%- endif -%}"]
+    return [*lines, write(words(reply_part(template)["before"])), "{%- endif -%}"]
 
 
 def save_chat_template(folder: Path, template: dict) -> None:
@@ -102,6 +137,6 @@ def save_chat_template(folder: Path, template: dict) -> None:
 def with_own_end(template: dict, tokenizer: Any, known: int | list[int] | None) -> int | list[int] | None:
     """Return the ids that end an answer: those a model knows, then the tokenizer's and the template's own, if new."""
     ids = [] if known is None else [known] if isinstance(known, int) else list(known)
-    found = ends_of(template["assistant"].get("end", ""), tokenizer).ids
+    found = ends_of(reply_end(template), tokenizer)
     more = [identity for identity in found if identity not in ids]
     return [*ids, *more] if more else known

@@ -12,7 +12,14 @@ import bisect
 from typing import Any, NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.templates import encode, is_learned, render, tokenise_prompt, tokenise_reply
+from workflow_scripts.common.templates import (
+    encode,
+    is_learned,
+    render,
+    reply_end,
+    tokenise_prompt,
+    tokenise_reply,
+)
 
 
 class Prompt(NamedTuple):
@@ -60,7 +67,9 @@ def cut_last_turn(
         ends = [stop for begin, stop in offsets if begin < end and stop > max(begin, start)]
         if excess >= len(ends):
             return None
-        message = message | {"content": text[ends[excess - 1] : end]}
+        # As the template has written it: what is put into its instruction stands in it already.
+        message = {key: message[key] for key in message if key != "input"}
+        message["content"] = text[ends[excess - 1] : end]
         if not message["content"].strip():
             return None
 
@@ -136,7 +145,7 @@ def fit_row(
     facts["completions_cut"] = sum(
         len(part) < len(reply) for part, (_, reply) in zip(left, tokens, strict=True)
     )
-    facts["ends_lost"] = facts["completions_cut"] if template["assistant"].get("end") else 0
+    facts["ends_lost"] = facts["completions_cut"] if reply_end(template) else 0
     return Row([prompt for prompt, _ in tokens], left, facts)
 
 

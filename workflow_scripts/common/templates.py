@@ -4,7 +4,10 @@ Masks come from character offsets of one tokenisation of the whole text: tokenis
 how masks go wrong (a token may straddle a boundary). Templates are data (`templates.yaml`), passed in resolved.
 
 A template's own words may be special tokens; what a message says never is one, whatever it spells. What ends a reply is
-one of the tokenizer's added tokens, or where a template's end is none, its text.
+one of the tokenizer's added tokens; a template that ends it with anything else is refused.
+
+The last message of a conversation that ends on the assistant is the reply that a policy is asked for, and a template
+may write it otherwise than the assistant's turns before it (`reply`). A prompt is the text up to that reply.
 """
 
 import copy
@@ -17,7 +20,7 @@ from typing import Any, NamedTuple, NotRequired
 from tokenizers import AddedToken
 from typing_extensions import TypedDict
 
-from workflow_scripts.common.decoding import opening, spelled, tokens_within
+from workflow_scripts.common.decoding import opening, tokens_within
 from workflow_scripts.common.errors import PlumblineError
 
 IGNORED = -100  # the label every loss skips
@@ -26,7 +29,7 @@ SPACES = (" ", "\n", "\t")  # white space between which no lead is needed
 
 
 class TemplatePart(TypedDict):
-    """How a template writes one message: before + lead + content + end + after; what is not there is "".
+    """How a template writes one message: before + lead + content + end + after; no content has no lead.
 
     With `lead_unless_space` there is no lead where white space stands already, before it or where the content begins.
     """
@@ -43,10 +46,14 @@ class Template(TypedDict):
 
     start: str
     strip: bool
+    between: NotRequired[str]
     default_system: NotRequired[str | None]
+    system_in_user: NotRequired[bool]
+    input: NotRequired[str | None]
     system: TemplatePart
     user: TemplatePart
     assistant: TemplatePart
+    reply: NotRequired[TemplatePart | None]
 
 
 class Span(NamedTuple):
@@ -68,18 +75,34 @@ class Rendered(NamedTuple):
     spans: Sequence[Span]
 
 
-class Ends(NamedTuple):
-    """What ends a reply: token ids, and the text that does where the template's end is no token."""
-
-    ids: list[int]
-    texts: list[str]
-
-
 class Tokens(NamedTuple):
     """A tokenised conversation: `input_ids` and `labels` (time,), labels IGNORED where nothing is learned."""
 
     input_ids: list[int]
     labels: list[int]
+
+
+def reply_part(template: dict) -> dict:
+    """Return how a template writes the reply that is asked for: its `reply`, else as the assistant's turns before."""
+    return template.get("reply") or template["assistant"]
+
+
+def reply_end(template: dict) -> str:
+    """Return what a template ends the reply with, "" where it has no end."""
+    return reply_part(template).get("end", "")
+
+
+def content_of(message: dict, template: dict) -> str:
+    """Return what a message says as a template writes it.
+
+    A message with `input`, [the end of its instruction, the start of what is put in], has between the two what the
+    dataset puts there, or the template's `input` where that is a text.
+    """
+    content, between = message["content"], template.get("input")
+    if between is not None and "input" in message:
+        end, start = message["input"]
+        content = content[:end] + between + content[start:]
+    return content.strip() if template["strip"] else content
 
 
 def render(messages: list[dict], template: dict, tokenizer: Any, prompt: bool = False) -> Rendered:
@@ -89,12 +112,24 @@ def render(messages: list[dict], template: dict, tokenizer: Any, prompt: bool = 
     added = bool(default_system) and messages[0]["role"] != "system"
     if added:
         messages = [{"role": "system", "content": default_system}, *messages]
+    # A system message that is the beginning of the user's turn has the header of that turn before it.
+    within = template.get("system_in_user") and [each["role"] for each in messages[:2]] == ["system", "user"]
+
+    def header(place: int, before: str) -> str:
+        if within and place == 1:
+            return ""
+        between = template.get("between", "") if place else ""
+        return filled(
+            between + (template["user"]["before"] if within and not place else "") + before, tokenizer
+        )
+
     text, spans = filled(template["start"], tokenizer), []
-    for message in messages:
-        part = template[message["role"]]
-        content = message["content"].strip() if template["strip"] else message["content"]
+    for place, message in enumerate(messages):
+        asked_for = message["role"] == "assistant" and place == len(messages) - 1 and not prompt
+        part = reply_part(template) if asked_for else template[message["role"]]
+        content = content_of(message, template)
         first = len(text)
-        text += filled(part["before"], tokenizer)
+        text += header(place, part["before"])
         start = len(text)
         text += lead_of(part, text, content)
         said = (len(text), len(text) + (0 if added and not spans else len(content)))
@@ -103,14 +138,14 @@ def render(messages: list[dict], template: dict, tokenizer: Any, prompt: bool = 
         text += filled(part["after"], tokenizer)
         spans.append(Span(message["role"], start, end, said, (first, len(text))))
     if prompt:
-        text += filled(template["assistant"]["before"], tokenizer)
+        text += header(len(messages), reply_part(template)["before"])
     return Rendered(text, spans)
 
 
 def lead_of(part: dict, text: str, content: str) -> str:
     """Return a template's lead to a content behind a text, which may not be needed where white space parts the two."""
     spaced = part.get("lead_unless_space") and (text.endswith(SPACES) or content.startswith(SPACES))
-    return "" if spaced else part.get("lead", "")
+    return "" if spaced or not content else part.get("lead", "")
 
 
 def joined(parts: Iterable[tuple[str, str]]) -> Rendered:
@@ -225,10 +260,10 @@ def respelled(
     return [identity for identity, _ in found], [places for _, places in found]
 
 
-def ends_of(end: str, tokenizer: Any, more: Sequence[int] = ()) -> Ends:
-    """Return what ends a reply: the template's `end`, the tokenizer's end token, and the ids `more` of the model's own.
+def ends_of(end: str, tokenizer: Any, more: Sequence[int] = ()) -> list[int]:
+    """Return the ids that end a reply: the template's `end`, the tokenizer's end token, and `more`, the model's own.
 
-    PlumblineError where the template's end is neither a token nor a text that the tokenizer can spell, or nothing ends.
+    PlumblineError where the template's end is none of the tokenizer's added tokens, or where nothing ends a reply.
     """
     if "{eos}" in end and not tokenizer.eos_token:
         raise PlumblineError(
@@ -239,29 +274,24 @@ def ends_of(end: str, tokenizer: Any, more: Sequence[int] = ()) -> Ends:
     known = {token.content: identity for identity, token in tokenizer.added_tokens_decoder.items()}
     places = sorted((text.find(each), -len(each), each) for each in special_texts(tokenizer) if each in text)
     own = [known[each] for each in [text.strip(), *(place[2] for place in places)] if each in known][:1]
-    texts = [text] if text and not own else []
-    if texts and text not in spelled(tokenizer, tokenizer(f"a{text}", add_special_tokens=False)["input_ids"]):
+    if text and not own:
         raise PlumblineError(
-            f"the template ends a reply with {text!r}, which is no token of this tokenizer, nor a text that it keeps "
-            "as it is, so no answer could end; choose a template that ends with {eos}"
+            f"the template ends a reply with {text!r}, which is no token of this model, so no answer could end: "
+            "choose a template whose end the model has, as {eos} is, or one without an end and give `stop` strings "
+            "where answers are drawn"
         )
     ids = {*own, *more, tokenizer.eos_token_id} - {None}
-    if not ids and not texts:
+    if not ids:
         raise PlumblineError(
             "neither the template nor the tokenizer has an end token, so no answer could end"
         )
-    return Ends(sorted(ids), texts)
+    return sorted(ids)
 
 
-def forbidden_text(messages: list[dict], tokenizer: Any, template: dict | None = None) -> str | None:
-    """Return a special token spelled out in some content, which would be read as the real one, or None.
-
-    So is the end of a `template` where it is no token: in a content it would end the reply, or begin somebody's turn.
-    """
-    refused = special_texts(tokenizer)
-    if template is not None:
-        refused += ends_of(template["assistant"].get("end", ""), tokenizer).texts
-    return next((token for token in refused for message in messages if token in message["content"]), None)
+def forbidden_text(messages: list[dict], tokenizer: Any) -> str | None:
+    """Return a special token spelled out in some content, which would be read as the real one, or None."""
+    special = special_texts(tokenizer)
+    return next((token for token in special for message in messages if token in message["content"]), None)
 
 
 def learned_stretches(spans: list[Span], messages: list[dict], learn: str) -> list[tuple[int, int]]:
@@ -315,7 +345,7 @@ def tokenise_conversation(
     message marked "learn": false nothing is learned, whatever `learn` says. A token that overlaps a learned character
     is learned; BOS never is.
     """
-    ends_of(template["assistant"].get("end", ""), tokenizer)  # or what is learned could not be asked for
+    ends_of(reply_end(template), tokenizer)  # or what is learned could not be asked for
     text, spans = render(messages, template, tokenizer)
     if learn in ("after", "next", "text"):
         text = text[: max(spans[-1].end, len(text.rstrip()))]
@@ -365,7 +395,7 @@ def tokenise_reply(
 
     Both come from one tokenisation of the whole; a token straddling the boundary belongs to the completion.
     """
-    ends_of(template["assistant"].get("end", ""), tokenizer)
+    ends_of(reply_end(template), tokenizer)
     text, spans = render([*messages, {"role": "assistant", "content": reply}], template, tokenizer)
     identities, offsets = encode(text, tokenizer, spans)
     start, end = spans[-1].start, spans[-1].end

@@ -333,6 +333,14 @@ def nll_per_token(folder: Path, texts: list[str]) -> float:
     return total / count
 
 
+def check_end(folder: Path, template: dict[str, Any]) -> None:
+    """Raise PlumblineError where the end of a template is no token of the model in a folder."""
+    from workflow_scripts.common.models import load_tokenizer
+    from workflow_scripts.common.templates import ends_of, reply_end
+
+    ends_of(reply_end(template), load_tokenizer(folder))
+
+
 # By a model's `format`: from the folder of its source and the model's settings to a folder that transformers loads.
 CONVERTERS: dict[str, Callable[[Path, Settings, Path], None]] = {
     "hf": lambda source, settings, folder: link_hf(source, folder),
@@ -357,6 +365,7 @@ def main() -> None:
         CONVERTERS[settings["format"]](arguments.source, settings, folder)
         facts = add_padding(folder) if settings["add_pad"] else {}
         save_chat_template(folder, settings["template"])
+        check_end(folder, settings["template"])
         check_finite(folder)
         check = settings["check"]
         if check:

@@ -34,7 +34,7 @@ from workflow_scripts.common.files import (
 from workflow_scripts.common.fitting import Prompt, fit_prompt, fit_text
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.settings import settings_of
-from workflow_scripts.common.templates import ends_of, forbidden_text, tokenise_prompt, tokenise_text
+from workflow_scripts.common.templates import forbidden_text, reply_end, tokenise_prompt, tokenise_text
 from workflow_scripts.common.turns import with_answers
 
 ENGINES = {"transformers": ("engine", "TransformersEngine"), "vllm": ("vllm_engine", "VllmEngine")}
@@ -99,25 +99,11 @@ def fitted_prompt(row: dict, said: list[str], settings: dict, tokenizer: object,
     return fit_prompt(messages, settings["template"], tokenizer, room, f"prompt {row['id']}")
 
 
-def spelled_marks(row: dict, template: dict, tokenizer: object) -> dict[str, bool]:
-    """Return of what marks of a turn's end a prompt's own words spell some: `special_spelled`, `end_spelled`.
-
-    Special tokens are asked as plain text. An end that is no token but a text ends a turn wherever it stands.
-    """
+def spells_special(row: dict, tokenizer: object) -> bool:
+    """Tell whether a prompt's own words spell a special token: it is asked as plain text."""
     contents = [each["content"] for each in row.get("messages", [])] + row["followups"]
-    messages = [{"content": text} for text in contents]
-    asked = [*messages, {"content": row.get("text", "")}]
-    ends = ends_of(template["assistant"].get("end", ""), tokenizer).texts
-    return {
-        "special_spelled": forbidden_text(asked, tokenizer) is not None,
-        "end_spelled": any(end in text for end in ends for text in contents),
-    }
-
-
-MARKS = {
-    "special_spelled": "prompts spell a special token; it is asked as plain text",
-    "end_spelled": "prompts spell the template's end, which is no token here but a text: a turn ends there",
-}
+    asked = [{"content": text} for text in [*contents, row.get("text", "")]]
+    return forbidden_text(asked, tokenizer) is not None
 
 
 def by_temperature(rows: list[dict], default: float) -> dict[float, list[dict]]:
@@ -143,7 +129,7 @@ def answer_set(
             f"max_new_tokens {sampling['max_new_tokens']} fills the context of {settings['context']}"
         )
     made = 0
-    marks = {row["id"]: spelled_marks(row, settings["template"], engine.tokenizer) for row in rows}
+    special = {row["id"]: spells_special(row, engine.tokenizer) for row in rows}
     alike = by_temperature(rows, sampling["temperature"])
     rounds = itertools.product(
         range(max(1 + len(row["followups"]) for row in rows)), range(sampling["samples"]), enumerate(alike)
@@ -163,13 +149,13 @@ def answer_set(
             for index, answer in engine.answer(
                 [prompt.ids for prompt in prompts],
                 sampling | {"temperature": temperature},
-                settings["template"]["assistant"].get("end", ""),
+                reply_end(settings["template"]),
                 draw_seed,
                 missing,
             ):
                 if missing[index]:
                     row = {"id": due[index]["id"], "sample": sample, "turn": turn, **answer._asdict()}
-                    facts = prompts[index].facts() | marks[row["id"]]
+                    facts = prompts[index].facts() | {"special_spelled": special[row["id"]]}
                     row |= {name: fact for name, fact in facts.items() if fact}
                     done[row["id"], sample, turn] = row
                     stream.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -179,12 +165,14 @@ def answer_set(
 
 
 def warn_of_prompts(name: str, answers: list[dict]) -> None:
-    """Say, on standard error, how many prompts of a set were cut or spell a mark."""
+    """Say, on standard error, how many prompts of a set were cut or spell a special token."""
     counts = {"kept": len(answers)} | cut_counts(answers)
     say_cuts(f"prompts of {name}", counts, "raise the model's context, or lower max_new_tokens")
-    for mark, words in MARKS.items():
-        if count := len({row["id"] for row in answers if row.get(mark)}):
-            print(f"warning: {name}: {count} {words}", file=sys.stderr)
+    if count := len({row["id"] for row in answers if row.get("special_spelled")}):
+        print(
+            f"warning: {name}: {count} prompts spell a special token; it is asked as plain text",
+            file=sys.stderr,
+        )
 
 
 def add_cost(store: Path, seconds: float, tokens: int) -> None:

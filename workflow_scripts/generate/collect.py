@@ -47,7 +47,7 @@ def main() -> None:
         "answers": len(rows),
         "finished": sum(row["finish_reason"] == "stop" for row in rows),
         **{name: count for name, count in cut_counts(rows).items() if name in PROMPT_KINDS},
-        **{name: sum(name in row for row in rows) for name in ("special_spelled", "end_spelled")},
+        "special_spelled": sum("special_spelled" in row for row in rows),
     }
     write_manifest(arguments.manifest, [arguments.output], counts=counts)
 

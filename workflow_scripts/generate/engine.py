@@ -108,6 +108,7 @@ class TransformersEngine:
                 f"a prompt has tokens that the model does not know (it knows {known}): its tokenizer or the template "
                 "has more than it was made with; choose a template without them, or a model whose embedding holds them"
             )
+        enders = ends_of(end, self.tokenizer, self.ends)
         order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
         size = sampling["batch_size"]
         for number, start in enumerate(range(0, len(order), size)):
@@ -115,10 +116,11 @@ class TransformersEngine:
             if not any(missing[index] for index in batch):
                 continue
             torch.manual_seed(seed * 1_000_003 + number)
-            yield from zip(batch, self.answer_batch([prompts[i] for i in batch], sampling, end), strict=True)
+            answers = self.answer_batch([prompts[i] for i in batch], sampling, enders)
+            yield from zip(batch, answers, strict=True)
 
     @torch.inference_mode()
-    def answer_batch(self, prompts: list[list[int]], sampling: dict, end: str) -> list[Answer]:
+    def answer_batch(self, prompts: list[list[int]], sampling: dict, enders: list[int]) -> list[Answer]:
         ids, mask = left_padded(prompts, self.tokenizer.pad_token_id)
         drawn = {"do_sample": False}
         if sampling["temperature"] > 0:
@@ -128,8 +130,6 @@ class TransformersEngine:
                 "top_p": sampling["top_p"],
                 "top_k": 0,
             }
-        enders, texts = ends_of(end, self.tokenizer, self.ends)
-        sampling = sampling | {"stop": [*sampling["stop"], *texts]}
         stopping = []
         if sampling["stop"]:
             stopping = [StopsAt(self.tokenizer, sampling["stop"], ids.shape[1])]

@@ -30,12 +30,13 @@ MBPP_TEST = range(
 
 
 class Sampling(TypedDict):
-    """How a prompt set is answered; a set that a run answers while it is trained lacks the last three."""
+    """How a prompt set is answered; a set that a run answers while it is trained lacks the last four."""
 
     max_new_tokens: int
     temperature: float
     top_p: float
     temperatures: dict[str, float] | list[float]
+    stop: NotRequired[list[str]]
     min_new_tokens: NotRequired[int]
     samples: NotRequired[int]
     batch_size: NotRequired[int]
@@ -54,7 +55,7 @@ def turn_prompts(path: Path, history: int | None = None) -> list[dict]:
             **turn,
             # A policy is asked, and learns nothing: which turns were to be learned is left out.
             "messages": [
-                {"role": message["role"], "content": message["content"]} for message in turn["messages"]
+                {key: message[key] for key in message if key != "learn"} for message in turn["messages"]
             ],
             "followups": [],
             "reference": [turn["reference"]],
@@ -372,7 +373,7 @@ def prompt_set(
     rows = BUILDERS[kind](path, **{name: more[name] for name in FLAGS.get(kind, []) if name in more})
     # A stop string would end a chat's answer within its code block, where lines of code begin with it.
     stops = STOPS.get(kind, []) if more.get("form", "completion") == "completion" else []
-    sampling = sampling | {"stop": stops}
+    sampling = sampling | {"stop": [*stops, *sampling.get("stop", [])]}
     temperatures = sampling.pop("temperatures")
     if isinstance(temperatures, dict):
         check_categories(rows, temperatures, path)

@@ -156,8 +156,7 @@ class VllmEngine:
         Each request has a seed of its own. A portion without an answer that is `missing` is left out; another is made
         whole and with nothing cached, for what is computed together, and what is not again, decides the last digits.
         """
-        enders, texts = ends_of(end, self.tokenizer, self.ends)
-        sampling = sampling | {"stop": [*sampling["stop"], *texts]}
+        enders = ends_of(end, self.tokenizer, self.ends)
         for start in range(0, len(prompts), PORTION):
             portion = range(start, min(start + PORTION, len(prompts)))
             if not any(missing[index] for index in portion):

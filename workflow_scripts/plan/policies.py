@@ -7,7 +7,7 @@ from workflow_scripts.plan.sources import base_model
 from workflow_scripts.study.datasets import made_of
 from workflow_scripts.study.lineage import CALIBRATION
 from workflow_scripts.study.methods import Run
-from workflow_scripts.study.templates import all_templates
+from workflow_scripts.study.templates import all_templates, asked_in, learned_in
 
 
 def weights(plan: Plan, policy: str, seed: int | str) -> str:
@@ -39,12 +39,14 @@ def lineage(plan: Plan, policy: str) -> list[str]:
 
 @functools.cache
 def template(plan: Plan, policy: str) -> dict:
-    """Return the template a policy speaks in: that of the last fine-tuning in its lineage which names one."""
-    templates = all_templates(plan.study)
-    for name in lineage(plan, policy):
-        if plan.policies[name].parent and (own := plan.run(name).own_template()):
-            return templates[own]
-    return templates[plan.study.models[plan.policies[policy].model].template]
+    """Return the template a policy is asked in."""
+    return all_templates(plan.study)[asked_in(plan.study, plan.policies, policy)]
+
+
+@functools.cache
+def learned_template(plan: Plan, policy: str) -> dict:
+    """Return the template a policy learns in."""
+    return all_templates(plan.study)[learned_in(plan.study, plan.policies, policy)]
 
 
 def base_manifest(plan: Plan, policy: str) -> str:

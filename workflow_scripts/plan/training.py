@@ -8,7 +8,7 @@ from workflow_scripts.common.code import code_of
 from workflow_scripts.common.files import digest
 from workflow_scripts.plan.layout import Word
 from workflow_scripts.plan.plan import Plan, history_turns
-from workflow_scripts.plan.policies import parent_cell, remote_code, template
+from workflow_scripts.plan.policies import learned_template, parent_cell, remote_code, template
 from workflow_scripts.plan.rewards import annotated_rows, classifiers, history, rewarding_settings
 from workflow_scripts.plan.words import as_json, settings
 from workflow_scripts.study.datasets import made_of
@@ -68,12 +68,14 @@ def tokens_dataset(plan: Plan, policy: str) -> str:
 
 
 def tokens_settings(plan: Plan, policy: str) -> str:
-    run = plan.run(policy)
+    """Return how a fine-tuning's rows become tokens, and what its policy is asked in where that is something else."""
+    run, learned, asked = plan.run(policy), learned_template(plan, policy), template(plan, policy)
     return settings(
         run,
         keys=["max_tokens", "overflow", "objective", "im_mask", "it_mask", "lm_text", "lm_rows"],
-        template=template(plan, policy),
+        template=learned,
         history_turns=history_turns(plan, run.dataset),
+        **({} if asked == learned else {"asked_in": asked}),
     )
 
 

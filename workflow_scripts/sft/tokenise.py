@@ -16,13 +16,13 @@ Of a message marked "learn": false (see `clean`) no token is learned under any o
 
 A conversation longer than `max_tokens` is cut at the end (`overflow: cut`), rejected (`overflow: reject`), or made into
 several rows (`overflow: split`, see `splitting`). A row cut at the end loses the end of a reply and its end token, or
-replies altogether: both are counted, and said. Where the dataset limits the history, each assistant turn is a row of
-its own, of which `it` learns the last reply and `im` the prompt as well; a message that several turns see is then
-learned several times. `lm` reads conversations whole.
+replies altogether: both are counted, and said. Where the dataset limits the history, or the template writes the reply
+otherwise than those before it, each assistant turn is a row of its own, of which `it` learns the last reply and `im`
+the prompt as well; a message that several turns see is then learned several times. `lm` reads conversations whole.
 """
 
 import sys
-from typing import Literal
+from typing import Literal, NotRequired
 
 import pyarrow
 import pyarrow.parquet
@@ -38,7 +38,9 @@ from workflow_scripts.common.templates import (
     IGNORED,
     Template,
     Tokens,
+    ends_of,
     forbidden_text,
+    reply_end,
     tokenise_conversation,
     tokenise_plain,
     tokenise_reply,
@@ -53,7 +55,7 @@ IT_MASKS = {"reply": "replies", "header": "header", "after": "after", "next": "n
 
 
 class Settings(TypedDict):
-    """What the step reads; a row has at most max_tokens."""
+    """What the step reads; a row has at most max_tokens, and a policy may be asked in another template."""
 
     objective: Literal["it", "im", "lm"]
     im_mask: Literal["paper", "code"]
@@ -64,11 +66,19 @@ class Settings(TypedDict):
     lm_rows: int | None
     history_turns: int | None
     template: Template
+    asked_in: NotRequired[Template]
 
 
-def spread(rows: list[dict], history: int | None) -> list[dict]:
-    """Return the rows to learn from: whole conversations, or with a limited history one row per assistant turn."""
-    return rows if history is None else [turn for row in rows for turn in turns_of(row, history)]
+def spread(rows: list[dict], settings: Settings) -> list[dict]:
+    """Return the rows to learn from: whole conversations, or one row per assistant turn.
+
+    It is turns where the history is limited, and where the template writes the reply that is asked for otherwise than
+    those before it: each is then learned as it is asked for.
+    """
+    history = settings["history_turns"]
+    if history is None and not settings["template"].get("reply"):
+        return rows
+    return [turn for row in rows for turn in turns_of(row, history)]
 
 
 def shortened(rows: list[dict], history: int | None) -> int:
@@ -79,7 +89,7 @@ def shortened(rows: list[dict], history: int | None) -> int:
     return sum(len(window(messages, history)) < len(messages) for messages in whole)
 
 
-def ends_of(row: dict, tokenizer: object, settings: Settings) -> dict[str, int]:
+def cut_off(row: dict, tokenizer: object, settings: Settings) -> dict[str, int]:
     """Return what a row that is cut at max_tokens loses: ends of replies and replies altogether, a turn's own alone."""
     template, limit = settings["template"], settings["max_tokens"]
     if "reference" not in row:
@@ -109,10 +119,10 @@ def tokenise_row(row: dict, tokenizer: object, settings: Settings) -> Tokens:
     return Tokens(prompt + reply, [IGNORED] * len(prompt) + reply)
 
 
-def refusal(row: dict, tokenizer: object, template: dict | None = None) -> dict | None:
-    """Return the rejection of a row that spells out a special token, or the template's end, or None."""
+def refusal(row: dict, tokenizer: object) -> dict | None:
+    """Return the rejection of a row that spells out a special token, or None."""
     said = [*row["messages"], {"content": row.get("reference", "")}]
-    special = forbidden_text(said, tokenizer, template)
+    special = forbidden_text(said, tokenizer)
     if special is None:
         return None
     return {"id": row["id"], "reason": "special token in content", "detail": special}
@@ -129,7 +139,7 @@ def tokenise_rows(
     kept, rejected, limit = [], [], settings["max_tokens"]
     cuts = dict.fromkeys(("cut", "tokens_cut", "ends_lost", "replies_lost"), 0)
     for row in rows:
-        refused = refusal(row, tokenizer, settings["template"])
+        refused = refusal(row, tokenizer)
         if refused:
             rejected.append(refused)
             continue
@@ -147,7 +157,7 @@ def tokenise_rows(
             )
             excess = len(tokens.input_ids) - limit
             if excess > 0:
-                lost = {"cut": 1, "tokens_cut": excess} | ends_of(row, tokenizer, settings)
+                lost = {"cut": 1, "tokens_cut": excess} | cut_off(row, tokenizer, settings)
                 cuts = {name: cuts[name] + lost[name] for name in cuts}
     assert len(kept) + len(rejected) == len(rows)
     return kept, rejected, cuts
@@ -207,6 +217,8 @@ def main() -> None:
     parser.add_argument("--splits", nargs="+", required=True, help="name=conversations.jsonl of each split")
     arguments = parser.parse_args()
     tokenizer = load_tokenizer(arguments.tokenizer)
+    asked = arguments.settings.get("asked_in") or arguments.settings["template"]
+    ends_of(reply_end(asked), tokenizer)  # before anything is trained that could not be asked
     counts, all_rejected, files = {}, [], []
     for name, path in (item.split("=", 1) for item in arguments.splits):
         rows, history = read_jsonl(path), arguments.settings["history_turns"]
@@ -222,7 +234,9 @@ def main() -> None:
                 file=sys.stderr,
             )
         else:
-            kept, rejected, cuts = tokenise_rows(spread(rows, history), tokenizer, arguments.settings)
+            kept, rejected, cuts = tokenise_rows(
+                spread(rows, arguments.settings), tokenizer, arguments.settings
+            )
             cuts["histories_cut"] = shortened(rows, history)
         rejected += left_out
         if not kept:
@@ -254,7 +268,7 @@ def main() -> None:
         arguments.manifest,
         [*files, arguments.output / "rejected.jsonl"],
         counts=counts,
-        template=arguments.settings["template"],
+        template=asked,
     )
 
 

@@ -32,6 +32,7 @@ from workflow_scripts.study.models import Model
 from workflow_scripts.study.sources import Source
 from workflow_scripts.study.study import Study
 from workflow_scripts.study.synthesis import unknown_fields
+from workflow_scripts.study.template_ends import lacking, local_tokens
 
 CHEAP = 64 * 2**20  # bytes of a file that is hashed or counted before the first job
 CHARACTERS = 4  # to a token, roughly
@@ -43,6 +44,7 @@ def seen(study: Study) -> tuple[list[str], list[str]]:
     found = [
         *local_files(study),
         *models_as_they_are(study),
+        *lacking(study, lambda name: local_tokens(study, study.models[name], ROOT)),
         *folders(study),
         *prompts_here(study),
         *fields_here(study),

@@ -19,7 +19,7 @@ class TemplatePart(Strict):
     """How a template writes one message: before + content + after; {bos} and {eos} are the tokenizer's own tokens."""
 
     before: str
-    """Text before the content; the assistant's is also what a prompt ends with."""
+    """Text before the content; the reply's is also what a prompt ends with."""
     after: str
     """Text after the content."""
     lead: str = ""
@@ -27,7 +27,8 @@ class TemplatePart(Strict):
     lead_unless_space: bool = False
     """No `lead` where white space stands already, before it or where the content begins."""
     end: str = ""
-    """What ends the content, and is trained with it: the assistant's end token."""
+    """What ends the content, and is trained with it. The reply's end has to be one of the model's special tokens;
+    without one, answers end at the model's own end token or at `stop` strings."""
 
 
 class Template(Part):
@@ -37,14 +38,24 @@ class Template(Part):
     """What a conversation begins with."""
     strip: bool
     """Contents are stripped of white space first."""
+    between: str = ""
+    """Text between two messages."""
     default_system: str | None = None
     """The system message of a conversation without one; null: none."""
+    system_in_user: bool = False
+    """The system message is the beginning of the first user turn's content, its `before` and `after` around it."""
+    input: str | None = None
+    """Text between an instruction and its input, in place of the dataset's input_heading; null: as the dataset has
+    it."""
     system: TemplatePart
     """A system message."""
     user: TemplatePart
     """A user's message."""
     assistant: TemplatePart
     """An assistant's message."""
+    reply: TemplatePart | None = None
+    """The last message, if it is the assistant's: the reply that is asked for; null: as `assistant`. Where it is given,
+    fine-tuning takes each turn of the assistant as a row of its own, so that all are learned as they are asked for."""
 
     def names(self, path: str, need: Names) -> None:
         """Need nothing: a template stands alone."""

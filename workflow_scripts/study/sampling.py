@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from workflow_scripts.study.basics import Count, SomeShare, Strict
+from workflow_scripts.study.basics import Count, SomeShare, Strict, Words
 from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.part import Part
 
@@ -24,6 +24,8 @@ class Sampling(Part):
     """0 is greedy."""
     top_p: SomeShare = 1.0
     """Nucleus of the distribution that is drawn from."""
+    stop: list[Words] = []
+    """An answer also ends before the first of these texts, which is left out."""
     samples: Count = 1
     """Answers per prompt."""
     batch_size: Count = 64

@@ -145,7 +145,7 @@ class PolicyTraining(Training):
     """nf4: hold the scales of the four-bit weights in eight bits themselves."""
 
     def own_template(self) -> str | None:
-        """Return the template it speaks in from here on, or None: its parent's."""
+        """Return the template it is asked in from here on, or None: its parent's."""
         return None
 
     def names(self, path: str, need: Names) -> None:

@@ -10,6 +10,7 @@ from workflow_scripts.study.datasets import RANKED, made_of, schemas_of
 from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.part import LongestRow
+from workflow_scripts.study.templates import learned_templates
 from workflow_scripts.study.training import PolicyTraining
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Sft(PolicyTraining):
         "split",
         "validation",
         "template",
+        "asked_in",
         "backend",
         "max_tokens",
         "overflow",
@@ -55,9 +57,12 @@ class Sft(PolicyTraining):
     validation: str | None = "validation"
     """The split its validation loss is measured on; null: none, its curve has the training loss alone."""
     template: str | None = None
-    """The template it speaks in from here on; null: its parent's."""
+    """The template it learns in, and speaks in from here on; null: the one its parent is asked in."""
+    asked_in: str | None = None
+    """Another template, which it is asked in from here on: its answers, pairs and children are in it. null: the one it
+    learns in."""
     backend: Literal["transformers", "fastchat"] = "transformers"
-    """fastchat: FastChat's format, which is the vicuna template."""
+    """fastchat: FastChat's format, which is the template of that name."""
     pack_tokens: Count | None = 1024
     """Pack rows into so many tokens, at least max_tokens, without attention across their borders; null: padding-free
     batches."""
@@ -89,14 +94,19 @@ class Sft(PolicyTraining):
     """token: every learned token weighs the same; example: every row does."""
 
     def own_template(self) -> str | None:
-        """Return the template it speaks in from here on, or None: its parent's."""
-        return "vicuna" if self.backend == "fastchat" else self.template
+        """Return the template it is asked in from here on, or None: its parent's."""
+        return self.asked_in or self.learned_template()
+
+    def learned_template(self) -> str | None:
+        """Return the template it learns in, or None: the one its parent is asked in."""
+        return "fastchat" if self.backend == "fastchat" else self.template
 
     def names_of_material(self, path: str, need: Names) -> None:
-        """Need its splits and its template."""
+        """Need its splits and its templates."""
         need.need_rows(path, self.dataset, self.split)
         need.need_split(f"{path}.validation", self.dataset, self.validation)
         need.need_template(f"{path}.template", self.template)
+        need.need_template(f"{path}.asked_in", self.asked_in)
 
     def is_validated(self, study: "Study") -> bool:
         """Tell whether it has a validation split."""
@@ -132,6 +142,8 @@ class Sft(PolicyTraining):
         by_turn = any(part.history_turns is not None for part in made_of(study, self.dataset).values())
         if dataset is None or by_turn or not self.one_row_each():
             return None
+        if any(template.get("reply") for template in learned_templates(study, self)):
+            return None
         return dataset.most_rows(self.split, study)
 
     def one_row_each(self) -> bool:
@@ -153,6 +165,6 @@ class Sft(PolicyTraining):
 
     @model_validator(mode="after")
     def fastchat_template(self) -> "Sft":
-        if self.backend == "fastchat" and self.template not in (None, "vicuna"):
-            raise ValueError("backend fastchat trains with the vicuna template; leave template out")
+        if self.backend == "fastchat" and self.template not in (None, "fastchat"):
+            raise ValueError("backend fastchat trains with the template fastchat; leave template out")
         return self
