@@ -304,7 +304,7 @@ def test_kept_cut_and_rejected_rows_add_up_at_any_length(tokenizer, objective, h
         "template": TEMPLATE,
         "history_turns": history,
     }
-    spread = tokenise.spread(rows, history)
+    spread = tokenise.spread(rows, own)
     for limit in (20, 60, 90, 2000):
         kept, rejected, cuts = tokenise.tokenise_rows(
             spread, tokenizer, own | {"max_tokens": limit, "overflow": "cut"}

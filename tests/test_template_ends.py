@@ -7,7 +7,7 @@ import pytest
 
 from tests.plans import DEFAULT, changed
 from tests.prepared import prepare
-from tests.test_templates import TEMPLATES
+from tests.texts import TEMPLATES
 from tests.tiny import ROOT, TEMPLATE, conversations, run_sft, settings_of, write_tokens
 from workflow_scripts.common.chat_template import FILE, jinja_of
 from workflow_scripts.common.errors import PlumblineError

@@ -12,7 +12,7 @@ from tokenizers import processors
 
 from tests.families import FAITHFUL, answers
 from tests.plans import planned, study_of
-from tests.test_templates import GPT2, TEMPLATES, learned_text, llama_like
+from tests.texts import GPT2, TEMPLATES, learned_text, llama_like
 from workflow_scripts.clean import clean
 from workflow_scripts.common.files import read_jsonl, write_jsonl
 from workflow_scripts.common.templates import (
@@ -133,7 +133,13 @@ def test_the_stops_of_a_study_reach_its_prompt_sets_beside_those_of_a_kind(tmp_p
 
 def test_a_reply_that_is_written_apart_makes_each_turn_a_row_that_is_learned_as_it_is_asked_for():
     row = {"id": "c", "group": "c", "meta": {}, "messages": messages_of("How?", "So.", "And?", "Thus.")}
-    settings = {"objective": "it", "im_mask": "paper", "max_tokens": 999, "overflow": "reject"}
+    settings = {
+        "objective": "it",
+        "im_mask": "paper",
+        "it_mask": "reply",
+        "max_tokens": 999,
+        "overflow": "reject",
+    }
     settings |= {"history_turns": None, "template": HH}
     kept, rejected, _ = tokenise_rows(spread([row], settings), LLAMA, settings)
     assert rejected == []

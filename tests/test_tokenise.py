@@ -98,7 +98,7 @@ def test_a_conversation_teaches_each_of_its_replies(tokenizer):
 
 def test_with_a_limited_history_each_turn_is_a_row_with_the_loss_on_its_reply(tokenizer):
     conversation = talk("three", "Why?", "Good!", "What is it?", "No.", "Name two.", "Yes")
-    rows = spread([conversation, ROWS[0]], 1)
+    rows = spread([conversation, ROWS[0]], settings_of(history_turns=1))
     assert [row["id"] for row in rows] == ["three#0", "three#1", "three#2", "short#0"]
     assert rows[:3] == turns_of(conversation, 1)
     kept, rejected, _ = tokenise_rows(rows, tokenizer, settings_of(history_turns=1))
@@ -113,7 +113,9 @@ def test_with_a_limited_history_each_turn_is_a_row_with_the_loss_on_its_reply(to
 
 
 def test_a_special_token_in_a_reply_of_its_own_row_is_rejected(tokenizer):
-    kept, rejected, _ = tokenise_rows(spread([ROWS[4]], 1), tokenizer, settings_of(history_turns=1))
+    kept, rejected, _ = tokenise_rows(
+        spread([ROWS[4]], settings_of(history_turns=1)), tokenizer, settings_of(history_turns=1)
+    )
     assert (kept, rejected[0]["detail"]) == ([], "</s>")
 
 
@@ -126,7 +128,7 @@ def test_a_template_s_end_that_is_no_token_in_a_content_is_rejected(tokenizer):
 
 
 def test_without_a_limit_the_rows_are_the_conversations():
-    assert spread(ROWS, None) is ROWS
+    assert spread(ROWS, settings_of()) is ROWS
 
 
 IM = {"objective": "im", "overflow": "reject", "max_tokens": 200}
@@ -177,7 +179,7 @@ def test_a_reply_is_learned_alone_or_with_the_templates_words_around_it(tokenize
 
 
 def test_turns_of_their_own_learn_the_header_of_the_last_reply_alone(tokenizer):
-    turns = spread(ROWS[-1:], 1)
+    turns = spread(ROWS[-1:], settings_of(history_turns=1))
     for mask, expected in (
         ("header", [["\nTutorbot: Good!</s>"], ["\nTutorbot: Yes</s>"]]),
         ("next", [[" Good!</s>"], [" Yes</s>"]]),
@@ -203,7 +205,9 @@ def test_instruction_modelling_learns_the_prompts_of_turns_too(tokenizer):
         ),
     ):
         kept, rejected, _ = tokenise_rows(
-            spread(ROWS[-1:], 1), tokenizer, settings_of(**IM, im_mask=mask, history_turns=1)
+            spread(ROWS[-1:], settings_of(history_turns=1)),
+            tokenizer,
+            settings_of(**IM, im_mask=mask, history_turns=1),
         )
         assert rejected == []
         assert [learned_of(row, tokenizer) for row in kept] == expected
@@ -233,7 +237,7 @@ def test_a_turn_of_no_weight_is_context_under_every_objective(tokenizer, changed
 
 
 def test_a_turn_of_no_weight_is_context_in_turns_of_their_own_too(tokenizer):
-    turns = spread([unlearned(1)], 1)
+    turns = spread([unlearned(1)], settings_of(history_turns=1))
     assert [turn["id"] for turn in turns] == ["marked#1"]
     for changed, expected in (
         ({"objective": "it"}, [" Yes</s>"]),

@@ -140,7 +140,14 @@ def write_tokens(
     write_jsonl(folder / "train.jsonl", train)
     write_jsonl(folder / "validation.jsonl", validation)
     settings = {"max_tokens": limit, "overflow": overflow, "template": TEMPLATE, "history_turns": None}
-    settings |= {"objective": "it", "im_mask": "paper"} | TOKENISING
+    settings |= {
+        "objective": "it",
+        "im_mask": "paper",
+        "it_mask": "reply",
+        "lm_text": "plain",
+        "lm_rows": None,
+    }
+    settings |= TOKENISING
     splits = [f"train={folder}/train.jsonl"]
     splits += [f"validation={folder}/validation.jsonl"] if validation else []
     flags = ["--splits", *splits, "--tokenizer", model, "--settings", json.dumps(settings)]
