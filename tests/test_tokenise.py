@@ -119,14 +119,6 @@ def test_a_special_token_in_a_reply_of_its_own_row_is_rejected(tokenizer):
     assert (kept, rejected[0]["detail"]) == ([], "</s>")
 
 
-def test_a_template_s_end_that_is_no_token_in_a_content_is_rejected(tokenizer):
-    template = TEMPLATE | {"assistant": TEMPLATE["assistant"] | {"end": "No."}}
-    rows = [talk("ending", "Is No. an end?", "Yes"), talk("other", "Why?", "Yes")]
-    kept, rejected, _ = tokenise_rows(rows, tokenizer, settings_of(template=template))
-    assert [row["id"] for row in kept] == ["other"]
-    assert [(row["id"], row["detail"]) for row in rejected] == [("ending", "No.")]
-
-
 def test_without_a_limit_the_rows_are_the_conversations():
     assert spread(ROWS, settings_of()) is ROWS
 
