@@ -19,7 +19,7 @@ from workflow_scripts.sft import train as sft_train
 from workflow_scripts.sft.train import LearnedPositionsTrainer
 
 COUNT, STEPS = 12, 3
-PLAIN = {"neftune_alpha": None, "kl": None, "loss_norm": "token"}
+PLAIN = {"drop_last": False, "neftune_alpha": None, "kl": None, "loss_norm": "token"}
 WHOLE = {"per_device_batch": 2 * COUNT, "max_steps": STEPS, "epochs": STEPS}  # every row in each step
 
 
