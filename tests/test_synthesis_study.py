@@ -144,7 +144,7 @@ def test_the_second_of_a_chain_has_the_fields_of_the_firsts_rows():
 
 
 def test_a_file_on_this_machine_says_which_fields_its_rows_have():
-    rows = {"rows": {"source": "bank", "file": "bank.jsonl"}, "into": {"a": "{reply}"}}
+    rows = {"rows": {"source": "bank", "file": "bank.jsonl"}, "into": {"instruction": "{reply}"}}
     fine = with_written(rows | {"prompt": "{question} {facts.0}"})
     odd = with_written(rows | {"prompt": "{qestion}"})
     assert not [line for line in examine(fine, [machine.seen]).wrong if "synthesise" in line]
@@ -174,27 +174,16 @@ def test_rows_keep_clear_of_benchmarks_that_no_model_wrote():
     clear = synthesis.kept_clear_of(plan, "rewritten")
     assert "labels" in clear and "harness" in clear
     assert synthesis.kept_clear_of(plan, "explained") == []  # decontaminate: false
-    moved = changed(
-        "tests/every_key.yaml",
-        {
-            "benchmarks.labels": {
-                "kind": "judge_score",
-                "dataset": "written",
-                "split": "train",
-                "judge": "ruled",
-            }
-        },
-    )
-    assert "labels" not in synthesis.kept_clear_of(moved, "rewritten")
-    assert "labels" not in synthesis.kept_clear_of(moved, "asked_for")
+    own = {"kind": "judge_score", "dataset": "written", "split": "train", "judge": "ruled"}
+    moved = changed("tests/every_key.yaml", {"benchmarks.own": own})
+    assert "own" not in synthesis.kept_clear_of(moved, "rewritten")
+    assert "own" not in synthesis.kept_clear_of(moved, "asked_for")
 
 
 def test_the_index_of_a_policy_names_what_was_written_for_it():
-    plan = changed(
-        "tests/every_key.yaml",
-        {"runs.sft.dataset": "written", "runs.sft.split": "train", "runs.sft.validation": "train"},
-    )
-    files = index.cell_entry(plan, "tiny.sft", 1)["files"]
+    learned = {"runs.chat.dataset": "written", "runs.chat.split": "train", "runs.chat.validation": "train"}
+    plan = changed("tests/every_key.yaml", learned | {"datasets.written.schema": "alpaca"})
+    files = index.cell_entry(plan, "tiny.chat", 1)["files"]
     assert {f"results/every-key/written/{name}/manifest.json" for name in ("asked_for", "rewritten")} < set(
         files
     )
