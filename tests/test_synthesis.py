@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -473,3 +474,34 @@ def test_a_source_of_which_nothing_is_left_is_an_error_with_the_reasons(tmp_path
     ):
         call(written.main, *flags, "--output", tmp_path / "files", "--manifest", tmp_path / "manifest.json")
     assert not (tmp_path / "files").exists()
+
+
+# --- a policy of ours as the writer -----------------------------------------------------------------------------------
+
+
+def test_a_policy_of_ours_writes_instructions_and_answers_them(tiny_model, tmp_path):
+    """Magpie with a random model: where the user's turn begins it goes on, and then it answers by its own template."""
+    from tests.policy_server import policy_words
+    from tests.tiny import TEMPLATE
+    from workflow_scripts.common.chat_template import save_chat_template
+
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    save_chat_template(model, TEMPLATE)
+    asked = SETTINGS | {"prompt_as": "completion", "count": 4, "needs": []}
+    asked |= {"wordings": {"": {"prompt": "<s>Student:", "system": None}}}
+    with JudgeServer(default=say(policy_words(model))) as server:
+        writer = judge_at(server.url, seed=1, temperature=1.0, max_tokens=12)
+        first = written_in(tmp_path / "asked", writer, asked, None)
+        rows, rejected = written.rows_of(first, MADE | {"into": {"": {"instruction": "{reply}"}}}, {})
+        assert len(rows) + len(rejected) == 4 and len({row["instruction"] for row in rows}) == len(rows) > 1
+        answered = SETTINGS | {"needs": ["instruction"]}
+        answered |= {"wordings": {"": {"prompt": "{instruction}", "system": "Tutor the student."}}}
+        second = written_in(tmp_path / "answered", writer, answered, rows)
+        calls = [call["path"] for call in server.calls]
+    assert calls == ["/v1/completions"] * 4 + ["/v1/chat/completions"] * len(rows)
+    made = {"": {"instruction": "{instruction}", "output": "{reply}"}}
+    pairs, lost = written.rows_of(second, MADE | {"into": made}, {})
+    assert len(pairs) + len(lost) == len(rows) and pairs
+    with JudgeServer(default=say(policy_words(model))) as server:  # the same weights and seeds say the same
+        writer = judge_at(server.url, seed=1, temperature=1.0, max_tokens=12)
+        assert written_in(tmp_path / "again", writer, answered, rows) == second

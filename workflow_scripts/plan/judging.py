@@ -10,7 +10,7 @@ from workflow_scripts.plan.synthesis import writing_plans
 from workflow_scripts.plan.words import as_json, chosen, flag_words, settings
 from workflow_scripts.study.judges import Judge
 from workflow_scripts.study.lineage import seeds_of
-from workflow_scripts.study.machine import unset_keys
+from workflow_scripts.study.machine import asked_judges, unset_keys
 
 
 def judged(plan: Plan) -> list[str]:
@@ -174,7 +174,7 @@ def need_keys(plan: Plan, rules: set[str]) -> None:
 
     Where judging alone is due, the verdicts may all be stored; else it says at once what it lacks. PlumblineError.
     """
-    lacking = [finding.text for finding in unset_keys(plan.study)]
+    lacking = [finding.text for finding in unset_keys(plan.study, asked_judges(plan.study))]
     if lacking and {"judge_answers", "answer_prompts"} <= rules:
         raise PlumblineError("\n".join(lacking))
 

@@ -50,7 +50,7 @@ def seen(study: Study) -> tuple[list[str], list[str]]:
         *fields_here(study),
         *few_packs(study),
         *missing_deepspeed(study),
-        *unset_keys(study),
+        *unset_keys(study, [*asked_judges(study), *writers(study)]),
         *harness_tasks(study),
         *annotators(study),
     ]
@@ -305,16 +305,19 @@ def is_here(url: str | None) -> bool:
         return False
 
 
-def asked_judges(study: Study) -> Iterable[str]:
-    """Return the names of the judges that a benchmark asks, and of those that write sources."""
-    asking = [part.judge for part in study.benchmarks.values() if part.is_judged()]
-    writing = [part.synthesise.judge for part in study.sources.values() if part.synthesise]
-    return dict.fromkeys([*asking, *writing])
+def asked_judges(study: Study) -> list[str]:
+    """Return the names of the judges that a benchmark asks."""
+    return [part.judge for part in study.benchmarks.values() if part.is_judged()]
 
 
-def unset_keys(study: Study) -> Iterator[Finding]:
-    """Find judges that are asked and whose key is not set."""
-    for name in asked_judges(study):
+def writers(study: Study) -> list[str]:
+    """Return the names of the judges that write sources."""
+    return [part.synthesise.judge for part in study.sources.values() if part.synthesise]
+
+
+def unset_keys(study: Study, judges: Iterable[str]) -> Iterator[Finding]:
+    """Find those of some judges whose key is not set."""
+    for name in dict.fromkeys(judges):
         judge = study.judges.get(name)
         variable = judge.key_variable() if judge and not judge.recordings() else None
         if variable and not os.environ.get(variable, "").strip():

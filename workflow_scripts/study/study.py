@@ -27,8 +27,8 @@ class Study(Strict):
     study: Name
     """Its name, and that of its folder under results/."""
     limit: Count | None = None
-    """Cut everything short for a first look: at most so many conversations in a split, items in a benchmark (or task);
-    no training warms up."""
+    """Cut everything short for a first look: at most so many conversations in a split, items in a benchmark (or task),
+    requests to a model that writes; no training warms up."""
     fidelity: Fidelity = "paper"
     """Where a paper and its code disagree, which of them the scorers follow."""
     seeds: list[Seed] = Field([1], min_length=1)

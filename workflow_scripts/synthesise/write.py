@@ -186,13 +186,13 @@ def write(
 def stand_ins(tasks: list[Task], before: Before) -> list[dict[str, Any]]:
     """Return a row as long as can be for each request of a writing that has not been done.
 
-    A token is counted for each byte of a prompt, so a reply of so many tokens stands as a text of so many bytes.
+    A token is counted for each byte of a prompt, so a reply of so many tokens stands as a text of so many bytes, which
+    begins with its number: no two are one.
     """
-    text = "x" * before["max_tokens"]
 
     def value_of(name: str, task: Task) -> Any:
         if name.partition(".")[0] == "reply":
-            return text
+            return f"{task['number']:x<{before['max_tokens']}}"
         return task["number"] if name == "number" else look_up(name, task["row"])
 
     def made(task: Task) -> dict[str, Any]:
