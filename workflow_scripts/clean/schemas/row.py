@@ -33,6 +33,7 @@ class Opened(NamedTuple):
     meta: Row | None = None
     unread: frozenset[str] = frozenset()  # keys that say something and were not read
     question: Question | None = None
+    asked: str | None = None  # what it opened on before a template or worked examples put it in other words
 
 
 class Parts(NamedTuple):
