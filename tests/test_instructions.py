@@ -91,6 +91,21 @@ def test_every_schema_of_instructions_is_put_by_templates(tmp_path, schema, row)
     assert texts[:-2] == (["Hm?", "Well."] if schema == "alpaca" else [])
 
 
+def test_one_question_in_other_words_is_in_one_group(tmp_path):
+    rows = instructions(1) * 8 + [task(4, 2)] * 2
+    for schema, these, rule in (
+        ("alpaca", rows[:8], None),
+        ("super_ni", rows[8:], {"zero_shot": 2, "few_shot": 1}),
+    ):
+        few_shot = rule and rule | {"examples": 1}
+        words = {"instruction_templates": OWN, "few_shot": few_shot, "duplicates": "keep"}
+        cleaned(tmp_path, these, schema=schema, group_by="question", **words)
+        found = read_jsonl(tmp_path / "rows/train.jsonl")
+        assert len({row["messages"][0]["content"] for row in found}) > len({row["group"] for row in found})
+        plain = {"Add 0."} if schema == "alpaca" else {f"Double it. i{n}" for n in range(4)}
+        assert {row["group"] for row in found} <= {each.casefold() for each in plain}
+
+
 def test_our_own_templates_are_fourteen_and_fourteen_with_the_published_weights():
     weights = [0.05] * 9 + [0.1] * 3 + [0.2]
     assert {key: len(found) for key, found in OWN.items()} == {"with_input": 14, "without_input": 14}

@@ -17,6 +17,7 @@ from tests.workflow import ROOT
 from workflow_scripts.plan import judging, overlap, policies, prompts, scoring, training
 from workflow_scripts.plan.index import score_files
 from workflow_scripts.plan.plan import cells, scored_cells, trained_cells
+from workflow_scripts.study.datasets import Dataset, schemas_of
 from workflow_scripts.study.judges import OpenAIJudge
 from workflow_scripts.study.lineage import policies_of
 from workflow_scripts.study.rewards import GivenReward
@@ -213,6 +214,11 @@ def test_the_small_study_has_the_same_kinds_of_parts_as_the_published_one(name):
     assert published["methods"] == small["methods"]
 
 
+def files_in(study: Study) -> list[Dataset]:
+    """Return the datasets that are made of files."""
+    return [part for part in study.datasets.values() if isinstance(part, Dataset)]
+
+
 def kinds_of(study: Study) -> dict[str, set]:
     """Return what a study is made of: the choices that lead to other code, each part's as a set."""
     runs = list(study.runs.values())
@@ -227,8 +233,8 @@ def kinds_of(study: Study) -> dict[str, set]:
         "sampling": {getattr(run, "sampling", None) for run in runs},
         "reductions": {getattr(run, "logp_reduction", None) for run in runs},
         "reference_free": {getattr(run, "reference_free", None) for run in runs},
-        "schemas": {part.data_schema for part in study.datasets.values()} - {"tutorbot"},
-        "splits": {bool(part.split.by_file) for part in study.datasets.values()} & {True},
+        "schemas": {schema for name in study.datasets for schema in schemas_of(study, name)} - {"tutorbot"},
+        "splits": {bool(part.split.by_file) for part in files_in(study)} & {True},
         "rewards": {type(reward).__name__ for reward in rewards},
         "rules": {getattr(reward, "rule", None) for reward in rewards} & {"tfidf_diversity"},
         "texts": {getattr(reward, "text", "dialogue") for reward in rewards} - {"dialogue"},
@@ -318,6 +324,38 @@ def test_instruction_modelling_trains_on_every_row_the_paper_counts():
         name: {"train": rows} for name, rows in SETS.items()
     }
     assert not any(part.subset for part in datasets.values())
+    # As the published code does: of 5 305 and 2 996 rows four have an empty reply, and one stands there twice.
+    kept = {(part.duplicates, part.empty_replies) for name, part in datasets.items() if name != "held_out"}
+    assert kept == {(True, True)}
+
+
+def test_the_ablations_are_the_studys_own_runs_but_for_what_they_vary():
+    name = "instruction_modelling-ablations"
+    study, own = planned(name).study, study_of("instruction_modelling")
+    runs = {key: run for key, run in study.runs.items() if key not in own.runs}
+    assert {key: study.runs[key] for key in own.runs} == own.runs
+    varied = {"dataset", "parent", "epochs", "objective", "im_mask", "lm_text", "neftune_alpha", "kl"}
+    base = {key: value for key, value in own.runs["lima_it"].model_dump().items() if key not in varied}
+    for key, run in runs.items():
+        found = run.model_dump()
+        assert {each: found[each] for each in base} == base, key
+        assert run.parent == "llama2_7b" and run.im_mask == ("code" if run.objective == "im" else "paper")
+    assert {(run.dataset, run.epochs, run.objective) for run in runs.values() if run.dataset in SETS} == {
+        *(("lima", epochs, objective) for epochs in (3, 10) for objective in ("it", "im")),
+        *((rows, 2, "lm") for rows in ("lima", "dolly_3k", "dolly_9k", "alpaca_5k")),
+        ("dolly_9k", 2, "it"),
+    }
+    assert {run.lm_text for run in runs.values() if run.objective == "lm"} == {"template"}
+    penalties = {run.kl.weight for run in runs.values() if run.kl}
+    assert penalties == {0.01, 0.1} and {run.neftune_alpha for run in runs.values()} == {None, 5.0}
+    of_tulu = {run.dataset for run in runs.values() if run.dataset not in SETS}
+    subsets = {name: study.datasets[name].subset for name in of_tulu}
+    shares = {(each.share, each.by) for each in subsets.values() if each and each.share}
+    ratios = {(each.rows, each.by) for each in subsets.values() if each and each.rows}
+    assert shares == {(0.1, "source"), (0.2, "source"), (0.5, "source")} and subsets["tulu"] is None
+    assert ratios == {(3000, "length_ratio")} and len(of_tulu) == 7
+    for rows in of_tulu:
+        assert {run.objective for run in runs.values() if run.dataset == rows} == {"it", "im"}
 
 
 def test_instruction_modelling_asks_the_papers_tasks_with_its_numbers_of_examples():

@@ -115,7 +115,7 @@ def clean_conversation(
     return {
         "place": place,
         "turns": len(messages),
-        "question": messages[0]["content"],
+        "question": opened.asked or messages[0]["content"],
         "messages": [{"role": "system", "content": system}, *messages] if system else messages,
         "extra": opened.meta or {},
         "unread": opened.unread | read.unread,

@@ -15,12 +15,14 @@ from workflow_scripts.clean.settings import InstructionTemplates, InstructionWor
 def reworded(opened: Opened, settings: Settings, draws: random.Random) -> Opened:
     """Return an instruction row in the words that the settings ask for; any other row, or without such words, as it is.
 
-    The last two turns are the question and its answer; what was said before them stays.
+    The last two turns are the question and its answer; what was said before them stays. What groups the row is still
+    what it opened on.
     """
     question, templates = opened.question, settings["instruction_templates"]
     if question is None or not (templates or question.examples is not None):
         return opened
     *before, _, answer = opened.turns
+    asked = opened.turns[0]["content"]
     if question.examples is not None:
         prompt, reply = (
             few_shot(question, (settings["few_shot"] or {"examples": 0})["examples"], draws),
@@ -32,7 +34,9 @@ def reworded(opened: Opened, settings: Settings, draws: random.Random) -> Opened
         prompt, reply = filled(wording["text"], words), wording["reply"]
     if isinstance(answer["content"], str):
         answer = assistant(filled(reply, {"output": answer["content"].strip()}))
-    return opened._replace(turns=[*before, user(prompt), answer])
+    return opened._replace(
+        turns=[*before, user(prompt), answer], asked=asked if isinstance(asked, str) else None
+    )
 
 
 def drawn(templates: InstructionTemplates, with_input: bool, draws: random.Random) -> InstructionWording:

@@ -34,6 +34,7 @@ class Opened(NamedTuple):
     unread: frozenset[str] = frozenset()  # keys that say something and were not read
     notes: tuple[str, ...] = ()  # what was done to it beside, each to be counted
     question: Question | None = None
+    asked: str | None = None  # what it opened on before a template or worked examples put it in other words
 
 
 class Parts(NamedTuple):
