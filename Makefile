@@ -23,12 +23,13 @@ quoted = '$(subst ','\'',$(1))'
 NAME ?= $(shell sed -n "s/^[^a-z \#]*study[\"']\{0,1\} *: *[\"']\{0,1\}\([A-Za-z0-9_-]*\).*/\1/p" $(call quoted,$(STUDY)))
 ALL_FLAGS = $(if $(PROFILE),--workflow-profile $(call quoted,$(PROFILE)),--cores $(CORES)) \
     $(if $(filter-out config.yaml,$(STUDY)),--configfile $(call quoted,$(STUDY))) $(FLAGS)
+CHECKED = $(if $(PROFILE),--profile $(call quoted,$(PROFILE))) -- $(call quoted,$(STUDY))
 SNAKEMAKE = $(BIN)/python -m workflow_scripts.common.head $(BIN)/snakemake $(ALL_FLAGS)
 
 .PHONY: results plan judge-plan verify gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
 
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
-	$(BIN)/python -m workflow_scripts.study.check --quiet $(call quoted,$(STUDY))
+	$(BIN)/python -m workflow_scripts.study.check --quiet $(CHECKED)
 	$(BIN)/python -m workflow_scripts.plan.orphans $(ORPHANS)
 	$(SNAKEMAKE)
 
@@ -58,7 +59,7 @@ check: .venv/ready         ## lint everything
 	$(BIN)/snakemake --lint
 
 check-study: .venv/ready   ## name every mistake in a study, and what is in doubt (a run does so too, before its first job)
-	$(BIN)/python -m workflow_scripts.study.check $(call quoted,$(STUDY))
+	$(BIN)/python -m workflow_scripts.study.check $(CHECKED)
 
 test-slurm: .venv/ready slurm  ## run the default study, cut small, on a SLURM of its own
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_slurm.py tests/test_slurm_study.py

@@ -7,6 +7,7 @@ import time
 
 from workflow_scripts.common.code import code_of, pins
 from workflow_scripts.common.errors import told
+from workflow_scripts.common.gpu_lease import smallest_memory
 from workflow_scripts.common.shared_store import check_links, check_store
 from workflow_scripts.plan import cleaning, costs, index, judging, layout, overlap
 from workflow_scripts.plan import policies
@@ -17,6 +18,7 @@ from workflow_scripts.plan.words import one_of
 from workflow_scripts.study.checking import check_config
 from workflow_scripts.study.lineage import CALIBRATION
 from workflow_scripts.study.machine import seen
+from workflow_scripts.study.memory import fitting, said_in
 
 STORED = workflow.workflow_settings.cache is not None
 if STORED and not workflow.workflow_settings.cache:
@@ -24,7 +26,8 @@ if STORED and not workflow.workflow_settings.cache:
     workflow.workflow_settings.cache = ["train_sft"]
 with told():
     # What a look at the machine says is for the head alone: each job of a cluster reads the study again.
-    looks = [seen] if workflow.is_main_process else []
+    looks = [seen, fitting(said_in(workflow.resource_settings), smallest_memory)]
+    looks = looks if workflow.is_main_process else []
     STUDY, DOUBTS = check_config(config, workflow.configfiles, looks)
     if STORED:
         check_store(os.environ.get("SNAKEMAKE_OUTPUT_CACHE"))

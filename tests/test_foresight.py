@@ -96,7 +96,7 @@ def test_fine_is_said_of_a_study_without_warnings_alone(tmp_path, study, capsys)
     said = capsys.readouterr().out
     assert ended.value.code == 0
     assert f"{path}: no mistakes; 1 warning: 5 policies" in said
-    assert "  warning: sources.x.files.x: has no sha256" in said
+    assert "  warning: sources.x.files.x: has neither sha256 nor git object id" in said
     assert ": fine" not in said
 
 
@@ -105,7 +105,7 @@ def test_a_run_is_told_of_mistakes_before_snakemake_reads_the_file(tmp_path, cap
     deep.write_text("study: " + "[" * 3000)
     makefile = (ROOT / "Makefile").read_text()
     recipe = makefile.partition("\nresults:")[2].partition("$(SNAKEMAKE)")[0]
-    assert "study.check --quiet $(call quoted,$(STUDY))" in recipe
+    assert "study.check --quiet $(CHECKED)" in recipe and "-- $(call quoted,$(STUDY))\n" in makefile
     with pytest.raises(SystemExit) as ended:
         check.main(["--quiet", str(ROOT / "config.yaml"), str(deep)])
     said = capsys.readouterr()
@@ -127,7 +127,7 @@ def test_placeholders_are_warnings_by_path(study):
         "sources.rows.places[0].hf.revision: to be filled in",
         "sources.rows.places[0].hf.repo: to be filled in before it can run: 'OWNER/rows'",
         "sources.rows.files.more.jsonl: to be filled in",
-        "sources.rows.files.rows.jsonl: has no sha256",
+        "sources.rows.files.rows.jsonl: has neither sha256 nor git object id",
         "sources.rows.places[1].https.files.rows.jsonl: 'https://example.org/main/rows.jsonl' moves",
         "judges.gpt.model: 'chat-latest' moves",
     ):
@@ -578,7 +578,7 @@ def test_files_of_ones_own_that_are_not_there_or_not_what_was_pinned_are_named(t
     assert doubts_of(config) == []
     (line,) = mistakes_of(put(config, "sources.mine.files", {"mine.jsonl": "1" * 63 + "2"}))
     assert line.startswith("sources.mine.places[0].file.files.mine.jsonl: ")
-    assert "not the one that sources pins" in line
+    assert "not what the source pins" in line
     places = "sources.mine.places"
     (line,) = mistakes_of(put(config, places, [{"file": {"files": {"mine.jsonl": "data/mine.jsonl"}}}]))
     assert "no such file 'data/mine.jsonl' (relative to the repository)" in line

@@ -120,7 +120,7 @@ MISTAKES = [
     (
         "sources.stories15m.files",
         {"a": "12"},
-        "sources.stories15m.files.a: must be a sha256, 64 hex digits, or null",
+        "sources.stories15m.files.a: must be a sha256 (64 hex digits), git:… with an object id (40), or null",
     ),
     (
         "sources.stories15m.places.0.file",

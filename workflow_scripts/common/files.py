@@ -25,6 +25,20 @@ from workflow_scripts.common.raw_files import (
 )
 
 
+def git_object_of(path: Path | str) -> str:
+    """Return the id in hex that git gives a file's bytes: SHA-1 over a header with their number, and them."""
+    found = hashlib.sha1(f"blob {os.stat(path).st_size}\0".encode(), usedforsecurity=False)
+    with open(path, "rb") as stream:
+        while chunk := stream.read(2**20):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def pin_of(path: Path | str, like: str) -> str:
+    """Return what a study pins a file by, in the manner of another pin: a sha256, or git: and a git object id."""
+    return f"git:{git_object_of(path)}" if like.startswith("git:") else sha256_of(path)
+
+
 def sha256_of(path: Path | str) -> str:
     """Return the hex sha256 of a file's bytes."""
     with open(path, "rb") as stream:

@@ -41,19 +41,24 @@ def say(text: str) -> None:
 
 def listed_gpus() -> dict[str, str]:
     """Return {UUID: index} of what `nvidia-smi` lists; nothing, and why, where it fails."""
+    return dict(asked_of_driver("uuid,index", r"^(\S+), *(\d+)"))
+
+
+def asked_of_driver(query: str, line: str) -> list:
+    """Return what the pattern `line` finds in what `nvidia-smi` says of each GPU; nothing, and why, where it fails."""
     if not shutil.which("nvidia-smi"):
-        return {}
-    command = ["nvidia-smi", "--query-gpu=uuid,index", "--format=csv,noheader"]
+        return []
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ASKING, check=False)
     except subprocess.TimeoutExpired:
         say(f"nvidia-smi did not answer in {ASKING} s: taking this machine to have no GPU")
-        return {}
+        return []
     if done.returncode:
         told = " ".join((done.stdout + done.stderr).split())[:200]
         say(f"nvidia-smi failed ({told}): taking this machine to have no GPU")
-        return {}
-    return dict(re.findall(r"^(\S+), *(\d+)", done.stdout, re.MULTILINE))
+        return []
+    return re.findall(line, done.stdout, re.MULTILINE)
 
 
 def found_gpus() -> list[str]:
@@ -67,6 +72,12 @@ def found_gpus() -> list[str]:
         return list(listed_gpus().values())
     ids = (part.strip() for part in named.split(","))
     return list(dict.fromkeys(takewhile(re.compile(r"\d+$|GPU-|MIG-").match, ids)))
+
+
+def smallest_memory() -> float | None:
+    """Return the memory of this machine's smallest GPU in GB, by `nvidia-smi`; None where it lists none."""
+    found = [float(mib) * 2**20 / 1e9 for mib in asked_of_driver("memory.total", r"^(\d+) MiB$")]
+    return min(found, default=None)
 
 
 def lock_names(devices: list[str]) -> list[str]:

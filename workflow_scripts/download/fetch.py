@@ -1,4 +1,4 @@
-"""Fetch a source's files from the first of its places that gives them all with the right sha256.
+"""Fetch a source's files from the first of its places that gives them all as they are pinned.
 
 The output folder and its manifest are the same whichever place served them; the place is only printed.
 Half-done downloads stay under --work and are continued by the next run. Not covered: converting what was
@@ -17,12 +17,12 @@ from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_folder, write_manifest
 from workflow_scripts.common.settings import settings_of
 from workflow_scripts.download.places import KINDS, Place, Wanted, describe
-from workflow_scripts.download.transfer import Unavailable, matches
+from workflow_scripts.download.transfer import Unavailable, as_pinned
 from workflow_scripts.download.unpack import refuse_unsafe_name
 
 
 class Settings(TypedDict):
-    """A source: its files by name with their sha256 (null: any content), and its places, in order."""
+    """A source: its files by name with what pins them (null: any content), and its places, in order."""
 
     files: dict[str, str | None]
     places: list[Place]
@@ -40,7 +40,7 @@ def fetch_files(
 ) -> dict[str, Path]:
     """Return where each wanted file lies now, asking `places` in order.
 
-    `wanted` maps names to sha256 (None: any content is accepted); empty means a whole hub repository.
+    `wanted` maps names to what pins them (None: any content is accepted); empty means a whole hub repository.
     `pause` is the first wait between tries, in seconds. Raises PlumblineError with every place's reason.
     """
     for file in wanted:
@@ -51,7 +51,7 @@ def fetch_files(
     reasons = []
     for number, place in enumerate(places, 1):
         ready = find_ready(wanted, work)
-        missing = {file: sha256 for file, sha256 in wanted.items() if file not in ready}
+        missing = {file: pin for file, pin in wanted.items() if file not in ready}
         if wanted and not missing:
             print(f"{name}: already under {work}", file=sys.stderr)
             return ready
@@ -76,7 +76,7 @@ def fetch_files(
 def ask_place(place: Place, wanted: Wanted, missing: Wanted, work: Path, pause: float) -> dict[str, Path]:
     """Return those of the missing files that one place provides; Unavailable when it provides none.
 
-    Only files with a pinned sha256 may come from different places: together they are still what was pinned.
+    Only pinned files may come from different places: together they are still what was pinned.
     """
     kind, spec = next(iter(place.items()))
     provided = spec["files"]
@@ -96,7 +96,7 @@ def find_ready(wanted: Wanted, work: Path) -> dict[str, Path]:
     return {
         file: path
         for file, path in paths.items()
-        if wanted[file] and path.is_file() and matches(path, ("sha256", wanted[file]))
+        if wanted[file] and path.is_file() and as_pinned(path, wanted[file])
     }
 
 

@@ -27,17 +27,19 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 from typing_extensions import TypedDict
 
+from workflow_scripts.common.files import pin_of
 from workflow_scripts.download.transfer import (
     TIMEOUT,
     Digest,
     Unavailable,
+    as_pinned,
     download,
     fetch_page,
-    hex_digest,
     is_loopback,
     matches,
     parse_url,
     patient,
+    pinned,
     reasons_for,
     refusal,
     shown,
@@ -50,7 +52,7 @@ CLIENT_SECONDS = 60
 WHOLE = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "tokenizer*")
 NEVER = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.h5", "*.msgpack", "*.py")
 
-Wanted = dict[str, str | None]  # file name → sha256, or None when any content will do
+Wanted = dict[str, str | None]  # file name → its pin, or None when any content will do
 
 
 class HfPlace(TypedDict):
@@ -122,7 +124,7 @@ def from_hf(spec: HfPlace, wanted: Wanted, work: Path, pause: float) -> dict[str
         wanted = _list_hub_files(spec, token, pause)
     paths = spec["files"]
     fetched = {}
-    for name, sha256 in wanted.items():
+    for name, pin in wanted.items():
         url = hf_hub_url(
             spec["repo"],
             paths.get(name, name),
@@ -131,7 +133,7 @@ def from_hf(spec: HfPlace, wanted: Wanted, work: Path, pause: float) -> dict[str
             endpoint=constants.ENDPOINT,
         )
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        fetched[name] = _download_file(url, name, sha256, work, pause, headers)
+        fetched[name] = _download_file(url, name, pin, work, pause, headers)
     return fetched
 
 
@@ -141,10 +143,7 @@ def from_https(spec: HttpsPlace, wanted: Wanted, work: Path, pause: float) -> di
         parsed = parse_url(url)
         if parsed.scheme != "https" and not (parsed.scheme == "http" and is_loopback(parsed)):
             raise Unavailable(f"{shown(url)}: not https")
-    return {
-        name: _download_file(spec["files"][name], name, sha256, work, pause)
-        for name, sha256 in wanted.items()
-    }
+    return {name: _download_file(spec["files"][name], name, pin, work, pause) for name, pin in wanted.items()}
 
 
 def from_pypi(spec: PypiPlace, wanted: Wanted, work: Path, pause: float) -> dict[str, Path]:
@@ -195,12 +194,12 @@ def from_npm(spec: NpmPlace, wanted: Wanted, work: Path, pause: float) -> dict[s
 def from_file(spec: FilePlace, wanted: Wanted, work: Path, pause: float) -> dict[str, Path]:
     """Take files that are already on this machine; relative paths start at the repository."""
     found = {}
-    for name, sha256 in wanted.items():
+    for name, pin in wanted.items():
         path = REPOSITORY / spec["files"][name]
         if not path.is_file() or not os.access(path, os.R_OK):
             raise Unavailable(f"{path}: no such file, or not readable")
-        if sha256 and not matches(path, ("sha256", sha256)):
-            raise Unavailable(f"{path}: its sha256 is {hex_digest(path, 'sha256')}, wanted {sha256}")
+        if pin and not as_pinned(path, pin):
+            raise Unavailable(f"{path}: is {pin_of(path, pin)}, wanted {pin}")
         found[name] = path
     return found
 
@@ -227,16 +226,15 @@ def describe(place: dict) -> str:
 
 
 def _download_file(
-    url: str, name: str, sha256: str | None, work: Path, pause: float, headers: dict[str, str] | None = None
+    url: str, name: str, pin: str | None, work: Path, pause: float, headers: dict[str, str] | None = None
 ) -> Path:
-    expected = ("sha256", sha256) if sha256 else None
-    return download(url, work / "files" / name, expected=expected, headers=headers, pause=pause)
+    return download(url, work / "files" / name, expected=pinned(pin), headers=headers, pause=pause)
 
 
 def _unpack_files(archive: Path, members: dict[str, Member], wanted: Wanted, work: Path) -> dict[str, Path]:
-    """Unpack every wanted file from its member and hold it to its sha256."""
+    """Unpack every wanted file from its member and hold it to its pin."""
     unpacked = {}
-    for name, sha256 in wanted.items():
+    for name, pin in wanted.items():
         part = members[name]
         target = work / "files" / name
         if part.get("member"):
@@ -246,11 +244,11 @@ def _unpack_files(archive: Path, members: dict[str, Member], wanted: Wanted, wor
         else:  # the archive itself
             target.parent.mkdir(parents=True, exist_ok=True)
             path = Path(shutil.copyfile(archive, target))
-        if sha256 and not matches(path, ("sha256", sha256)):
-            found = hex_digest(path, "sha256")
+        if pin and not as_pinned(path, pin):
+            found = pin_of(path, pin)
             path.unlink()
             raise Unavailable(
-                f"{archive.name}: {part.get('member') or 'whole'}: {name}'s sha256 is {found}, wanted {sha256}"
+                f"{archive.name}: {part.get('member') or 'whole'}: {name} is {found}, wanted {pin}"
             )
         unpacked[name] = path
     return unpacked

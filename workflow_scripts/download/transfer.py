@@ -20,6 +20,8 @@ import httpx
 import tenacity
 from tqdm import tqdm
 
+from workflow_scripts.common.files import git_object_of
+
 TIMEOUT = httpx.Timeout(20.0, connect=4.0)  # seconds
 TRIES = 5
 UNREACHABLE_TRIES = 2
@@ -72,8 +74,22 @@ def matches(path: Path, expected: Digest) -> bool:
     return hex_digest(path, expected[0]) == expected[1].lower()
 
 
+def as_pinned(path: Path, pin: str | None) -> bool:
+    """Tell whether a file is what a study pins; all are where it pins nothing."""
+    expected = pinned(pin)
+    return expected is None or matches(path, expected)
+
+
+def pinned(pin: str | None) -> Digest | None:
+    """Return the digest that a study pins a file by: "<sha256>", or "git:<object id>"."""
+    kind, _, told = (pin or "").rpartition(":")
+    return (kind or "sha256", told) if pin else None
+
+
 def hex_digest(path: Path, algorithm: str) -> str:
     """Return a file's digest in hex."""
+    if algorithm == "git":
+        return git_object_of(path)
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, algorithm).hexdigest()
 

@@ -24,9 +24,8 @@ from packaging.utils import canonicalize_name
 from workflow_scripts.common.code import PACKAGE, ROOT, code_of, module_file
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file
-from workflow_scripts.plan.training import TRAINED_BY
 from workflow_scripts.study.benchmarks import BENCHMARKS
-from workflow_scripts.study.methods import methods_on
+from workflow_scripts.study.methods import TRAINED_BY, methods_on
 
 LOCK = "requirements.txt"
 PYTHON = "3.11"  # what the lock was resolved for

@@ -68,7 +68,9 @@ def policy_facts(plan: Plan, policy: str) -> dict[str, Any]:
     """Return digests of what a policy is made of, whatever its seed."""
     trained = [name for name in lineage(plan, policy) if plan.policies[name].parent]
     return {
-        "model": digest(plan.study.models[plan.policies[policy].model].model_dump())[:12],
+        "model": digest(plan.study.models[plan.policies[policy].model].model_dump(exclude={"parameters"}))[
+            :12
+        ],
         "template": digest(template(plan, policy))[:12],
         "trust_remote_code": remote_code(plan, policy),
         "trained_by": digest([code_of(module_of(plan, name)) for name in trained])[:12],

@@ -11,17 +11,9 @@ from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.policies import parent_cell, remote_code, template
 from workflow_scripts.plan.rewards import annotated_rows, classifiers, history, rewarding_settings
 from workflow_scripts.plan.words import as_json, settings
-from workflow_scripts.study.methods import Run
+from workflow_scripts.study.methods import TRAINED_BY, Run
 from workflow_scripts.study.pairs import RankedPairs
 
-# The rule that trains, by what a method learns from.
-TRAINED_BY = {
-    "tokens": "train_sft",
-    "pairs": "train_aligned",
-    "ranked": "train_ranked",
-    "rewarded": "train_offline",
-    "prompts": "train_online",
-}
 READ_AT_ONCE = 16  # rows in a forward pass of what only reads
 
 

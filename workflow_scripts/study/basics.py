@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-NAME, COMMIT, SHA256 = r"^[A-Za-z0-9][A-Za-z0-9_-]*$", r"^[0-9a-f]{40}$", r"^[0-9a-f]{64}$"
+NAME, COMMIT, PIN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$", r"^[0-9a-f]{40}$", r"^([0-9a-f]{64}|git:[0-9a-f]{40})$"
 PYPI, NPM = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", r"^(@[a-z0-9~][a-z0-9._~-]*/)?[a-z0-9~][a-z0-9._~-]*$"
 REPOSITORY = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$"
 VERSION = r"^[A-Za-z0-9][A-Za-z0-9._+!-]*$"
@@ -14,7 +14,7 @@ VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 PATTERNS = {
     NAME: "a name of letters, digits, _ and - (dots join the names of a lineage)",
     COMMIT: "a full commit hash, 40 hex digits: a branch or a tag can move",
-    SHA256: "a sha256, 64 hex digits, or null",
+    PIN: "a sha256 (64 hex digits), git:… with an object id (40), or null",
     PYPI: "a package's name, of letters, digits, dots, _ and -",
     NPM: "a package's name, @scope/name or name, in lower case",
     REPOSITORY: "a repository's name, owner/name",

@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.gpu_lease import smallest_memory
 from workflow_scripts.study.checking import examine
 from workflow_scripts.study.lineage import policies_of, seeds_of
 from workflow_scripts.study.machine import seen
+from workflow_scripts.study.memory import fitting, read_profile
 from workflow_scripts.study.messages import mistakes
 from workflow_scripts.study.reading import read_yaml
 from workflow_scripts.study.study import Study
@@ -37,10 +39,12 @@ def describe(study: Study) -> list[str]:
     return lines
 
 
-def report(path: Path | str) -> tuple[bool, str]:
+def report(path: Path | str, profile: Path | None = None) -> tuple[bool, str]:
     """Return (whether the study has no mistakes, what to say about it); fine is one without warnings, too."""
     try:
-        found = examine(read_yaml(path), [seen])
+        found = examine(
+            read_yaml(path), [seen, fitting(read_profile(profile) if profile else {}, smallest_memory)]
+        )
     except PlumblineError as error:
         return False, str(error)
     doubts = [f"  warning: {line}" for line in found.doubts]
@@ -54,9 +58,10 @@ def report(path: Path | str) -> tuple[bool, str]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="+", metavar="FILE", help="study files")
+    parser.add_argument("--profile", type=Path, help="where it is to run: a folder of profiles/")
     parser.add_argument("--quiet", action="store_true", help="say nothing of a study without mistakes")
     arguments = parser.parse_args(argv)
-    results = [report(path) for path in arguments.files]
+    results = [report(path, arguments.profile) for path in arguments.files]
     for right, text in results:
         if not (right and arguments.quiet):
             print(text, file=sys.stdout if right else sys.stderr)

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.files import sha256_of
+from workflow_scripts.common.files import pin_of
 from workflow_scripts.generate.prompts import prompt_set
 from workflow_scripts.study.benchmarks.answered import TextOverlap
 from workflow_scripts.study.benchmarks.judged import AlpacaEval
@@ -83,8 +83,8 @@ def files_of_place(path: str, files: dict[str, str], source: Source, last: bool)
         elif not os.access(at, os.R_OK):
             yield say(here, f"{shown(where)} cannot be read")
         elif (pinned := source.files.get(file)) and at.stat().st_size <= CHEAP:
-            if (found := sha256_of(at)) != pinned:
-                yield say(here, f"{shown(where)} has the sha256 {found}, not the one that sources pins")
+            if (found := pin_of(at, pinned)) != pinned:
+                yield say(here, f"{shown(where)} is {found}, not what the source pins")
         elif at.stat().st_size == 0:
             yield say(here, f"{shown(where)} is empty")
 

@@ -72,6 +72,9 @@ class Model(Part):
     """The template it speaks in, unless a fine-tuning run names another."""
     context: Count
     """Its context window, in tokens."""
+    parameters: Positive | None = None
+    """How many weights it has, 8.03e+9 say: by it a check knows whether trainings fit into the GPUs. null: its files
+    tell, where they are on this machine."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model: only for code you have read."""
     check: ModelCheck | None = None

@@ -7,9 +7,9 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from workflow_scripts.study.basics import (
     COMMIT,
     NPM,
+    PIN,
     PYPI,
     REPOSITORY,
-    SHA256,
     VERSION,
     Count,
     FileName,
@@ -206,8 +206,9 @@ def simulation_kind(value: Any) -> str:
 class Source(Part):
     """Files wanted and the places they may come from in order, or a simulation."""
 
-    files: dict[FileName, Annotated[str, Field(pattern=SHA256)] | None] = {}
-    """Name: sha256, or null where any content will do. Empty: a hub repository whole, without pickles."""
+    files: dict[FileName, Annotated[str, Field(pattern=PIN)] | None] = {}
+    """Name: sha256, or git: and the id that git hash-object gives, or null where any content will do. Empty: a hub
+    repository whole, without pickles."""
     places: list[Place] = []
     """Where to ask, in order; the first that gives every file with its sha256 is taken."""
     simulate: (

@@ -42,11 +42,11 @@ def blanks(study: Study) -> Iterator[Finding]:
         for path, text in names_of_places(source):
             if BLANK.search(text):
                 yield doubt(f"sources.{name}.{path}", f"to be filled in before it can run: {text!r}")
-        for file, sha256 in source.files.items():
-            if sha256 is not None and len(set(sha256)) == 1:
+        for file, pin in source.files.items():
+            if pin is not None and len(set(pin.removeprefix("git:"))) == 1:
                 yield doubt(
                     f"sources.{name}.files.{file}",
-                    "to be filled in before it can run: no file has this sha256",
+                    "to be filled in before it can run: no file has this digest",
                 )
     for name, judge in study.judges.items():
         for key, text in judge.places().items():
@@ -55,15 +55,15 @@ def blanks(study: Study) -> Iterator[Finding]:
 
 
 def unpinned(study: Study) -> Iterator[Finding]:
-    """Find what may be something else tomorrow: files without a sha256 that no commit pins, names that move."""
+    """Find what may be something else tomorrow: files without a pin that no commit pins, names that move."""
     for name, source in study.sources.items():
         by_commit = {file for place in source.places if place.hf for file in place.hf.files or source.files}
         elsewhere = {file for place in source.places if not place.hf for file in files_at(place)}
-        for file, sha256 in source.files.items():
-            if sha256 is None and (file in elsewhere or file not in by_commit):
+        for file, pin in source.files.items():
+            if pin is None and (file in elsewhere or file not in by_commit):
                 yield doubt(
                     f"sources.{name}.files.{file}",
-                    "has no sha256: nothing tells it from another file of this name",
+                    "has neither sha256 nor git object id: nothing tells it from another file of this name",
                 )
         for path, text in names_of_places(source):
             pinned = path.rpartition(".files.")[2] if ".https.files." in path else None

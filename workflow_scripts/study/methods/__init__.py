@@ -11,6 +11,14 @@ from workflow_scripts.study.methods.sft import Sft
 
 Run = Annotated[Sft | PreferenceMethod | OfflineMethod | OnlineMethod, Field(discriminator="method")]
 METHODS = get_args(get_args(Run)[0])
+# The rule that trains, by what a method learns from.
+TRAINED_BY = {
+    "tokens": "train_sft",
+    "pairs": "train_aligned",
+    "ranked": "train_ranked",
+    "rewarded": "train_offline",
+    "prompts": "train_online",
+}
 
 
 def methods_on(material: str) -> list[str]:

@@ -1,0 +1,252 @@
+"""Whether the weights of a study fit into the GPUs that its jobs get: parameters × bytes, by how a training is shared.
+
+Weights that are trained are held in 32 bits: 4 bytes of weight, 4 of gradient, 8 of AdamW's moments for each parameter.
+Activations come on top, and nobody knows them beforehand: weights that fit just so are a doubt, and those that do not
+are a mistake. What GPUs there are, the profile says (`gpu_memory_gb`), or else the machine, if it has any.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from workflow_scripts.common.code import ROOT
+from workflow_scripts.study.findings import Finding, doubt, sorted_out, wrong
+from workflow_scripts.study.lineage import Policy, known_policies
+from workflow_scripts.study.methods import TRAINED_BY
+from workflow_scripts.study.methods.online import Online
+from workflow_scripts.study.methods.sft import Sft
+from workflow_scripts.study.reading import read_yaml
+from workflow_scripts.study.study import Study
+from workflow_scripts.study.training import PolicyTraining, Training
+
+GB = 1e9
+TIGHT = 0.8  # of a GPU: what weights may take before there is a doubt that activations have room
+LARGEST_HEADER = 2**27  # bytes that the header of a file of safetensors may have
+
+UNKNOWN = (
+    "is not given, and its files do not tell: say how many weights it has, and GPUs are held against them"
+)
+
+# What a GPU holds for each parameter that is trained, in bytes, by the GPUs that share it.
+SHARED: dict[str, Callable[[int], float]] = {
+    "ddp": lambda gpus: 16.0,
+    "fsdp": lambda gpus: 16 / gpus,
+    "zero2": lambda gpus: 4 + 12 / gpus,
+    "zero3": lambda gpus: max(4.0, 16 / gpus),
+    "zero2-offload": lambda gpus: 4 + 4 / gpus,
+    "zero3-offload": lambda gpus: 4.0,
+}
+
+Look = Callable[[Study], tuple[list[str], list[str]]]
+Profile = Mapping[
+    str, Mapping[str, Any]
+]  # rule: resource: what a profile says; under "", what it says of all rules
+
+
+class Share(NamedTuple):
+    """The GPUs of one training, and how they share it."""
+
+    gpus: int
+    parallel: str
+
+    def bytes_trained(self) -> float:
+        """Return the bytes that a GPU holds for each parameter that is trained, when it holds most of them.
+
+        Until it is sharded, ZeRO holds each weight once, whole, on every GPU.
+        """
+        return SHARED[self.parallel](self.gpus)
+
+    def bytes_frozen(self) -> float:
+        """Return the bytes that a GPU holds for each parameter that is not trained beside adapters."""
+        return 4 / self.gpus if self.parallel == "fsdp" else 4.0
+
+
+def parameters_of(study: Study, name: str) -> int | None:
+    """Return how many weights a model has by the study, else by its files; None where neither tells."""
+    model = study.models[name]
+    if model.parameters:
+        return round(model.parameters)
+    source = study.sources.get(model.source)
+    for place in source.places if source and model.format == "hf" else ():
+        files = place.file.files if place.file else {}
+        found = [weights_in(ROOT / path) for file, path in files.items() if file.endswith(".safetensors")]
+        if found and None not in found:
+            return sum(count for count in found if count is not None)
+    return None
+
+
+def weights_in(path: Any) -> int | None:
+    """Return how many numbers a file of safetensors holds, by its header; None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length <= LARGEST_HEADER else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(header, dict):
+        return None
+    shapes = [part.get("shape") for key, part in header.items() if key != "__metadata__"]
+    return sum(math.prod(shape) for shape in shapes if isinstance(shape, list))
+
+
+class Trained(NamedTuple):
+    """One training of a study: its path there, the rule that trains it, and the models that it may start from."""
+
+    path: str
+    rule: str
+    training: Training
+    models: set[str]
+
+
+def trainings_of(study: Study, policies: dict[str, Policy]) -> Iterator[Trained]:
+    """Yield every training of a study."""
+    for name, run in study.runs.items():
+        models = {policy.model for policy in policies.values() if policy.run == name}
+        yield Trained(f"runs.{name}", TRAINED_BY[run.learns_from], run, models)
+    for name, reward in study.reward_models.items():
+        yield Trained(f"reward_models.{name}", "train_reward_model", reward, {reward.parent})
+
+
+def bytes_a_parameter(training: Training, share: Share) -> float:
+    """Return the bytes that each GPU of a training holds for each parameter of its base model."""
+    if isinstance(training, PolicyTraining) and training.quantise:
+        held = 0.5 + 0.1  # four bits, their scales, and what is not quantised
+    elif isinstance(training, PolicyTraining) and training.lora:
+        held = share.bytes_frozen()
+    else:
+        held = share.bytes_trained()
+    beside = isinstance(training, Online) and not training.lora
+    if isinstance(training, Sft):
+        beside = training.kl is not None
+    return held + (4.0 if beside else 0.0)  # a frozen parent
+
+
+def read_profile(folder: Path | str) -> Profile:
+    """Return what a profile's config.yaml says of jobs; PlumblineError where there is none."""
+    path = Path(folder) / "config.yaml" if Path(folder).is_dir() else Path(folder)
+    values = read_yaml(path)
+    rules = values.get("set-resources") or {}
+    return {"": values.get("default-resources") or {}, **rules}
+
+
+def said_in(settings: Any) -> Profile:
+    """Return what Snakemake's resource settings say of jobs: what a profile or the command line gave."""
+
+    def plain(words: Any) -> dict[str, Any]:
+        return {name: getattr(word, "raw", word) for name, word in dict(words or {}).items()}
+
+    rules = {rule: plain(words) for rule, words in dict(settings.overwrite_resources).items()}
+    return {"": plain(settings.default_resources), **rules}
+
+
+def said_of(profile: Profile, rule: str) -> dict[str, Any]:
+    """Return what a profile says of the jobs of a rule."""
+    return {**profile.get("", {}), **profile.get(rule, {})}
+
+
+def memory_of(profile: Profile, rule: str) -> float | None:
+    """Return the memory of a GPU of a rule's jobs in GB, if a profile says it as a number."""
+    memory = said_of(profile, rule).get("gpu_memory_gb")
+    return float(memory) if isinstance(memory, int | float) and memory > 0 else None
+
+
+def share_of(study: Study, trained: Trained, profile: Profile) -> Share:
+    """Return the GPUs that a training has by study and profile."""
+    said, asked = said_of(profile, trained.rule), study.training_resources
+    gpus = said["gpu"] if isinstance(said.get("gpu"), int) else asked.gpu
+    alone = isinstance(trained.training, PolicyTraining) and trained.training.one_process
+    parallel = said["parallel"] if said.get("parallel") in SHARED else asked.parallel
+    return Share(min(1, gpus) if alone else gpus, parallel)
+
+
+def trainings_that_do_not_fit(
+    study: Study, policies: dict[str, Policy], profile: Profile, counts: dict[str, int]
+) -> Iterator[Finding]:
+    """Find trainings whose weights are more than the GPUs they get, each with the largest model that it starts from."""
+    for trained in trainings_of(study, policies):
+        share, memory = share_of(study, trained, profile), memory_of(profile, trained.rule)
+        models = sorted(trained.models & counts.keys())
+        if not models or not share.gpus or memory is None:
+            continue
+        model = max(models, key=counts.__getitem__)
+        needed = counts[model] * bytes_a_parameter(trained.training, share) / GB
+        if needed > TIGHT * memory:
+            over = f"over {share.gpus} GPUs by {share.parallel}" if share.gpus > 1 else "on one GPU"
+            said = f"trains {written(counts[model])} of {model!r} {over}"
+            yield too_much(
+                trained.path, said, needed, memory, remedy(counts[model], trained.training, share, memory)
+            )
+
+
+def readers_that_do_not_fit(study: Study, profile: Profile, counts: dict[str, int]) -> Iterator[Finding]:
+    """Find models that are too large for the GPUs on which they answer."""
+    memory, gpus = memory_of(profile, "answer_prompts"), study.generation_resources.gpu
+    over = gpus if study.engine.name == "vllm" else min(1, gpus)
+    a_weight = 4 if study.engine.precision == "float32" else 2
+    for model, count in counts.items():
+        if memory is None or not over:
+            continue
+        needed = count * a_weight / over / GB
+        if needed > TIGHT * memory:
+            yield too_much(
+                f"models.{model}",
+                f"answers with {written(count)} on {over} GPU{'s' * (over > 1)}",
+                needed,
+                memory,
+                "take engine: {name: vllm} and more GPUs in generation_resources, or a smaller model",
+            )
+
+
+def too_much(path: str, said: str, needed: float, memory: float, instead: str) -> Finding:
+    """Return what is to be said of weights that take more of a GPU than there is, or all but all of it."""
+    if needed > memory:
+        return wrong(path, f"{said}: {needed:.0f} GB on a GPU of {memory:g} GB; {instead}")
+    return doubt(
+        path,
+        f"{said}: {needed:.0f} GB of a GPU's {memory:g} GB, which leaves little for activations; {instead}",
+    )
+
+
+def written(count: int) -> str:
+    """Return a number of weights as it is said."""
+    return f"{count / 1e9:.3g} billion weights" if count >= 1e8 else f"{count:,} weights"
+
+
+def remedy(count: int, training: Training, share: Share, memory: float) -> str:
+    """Return what would make a training fit: the first way of sharing it that does, else what else there is."""
+    whole = isinstance(training, PolicyTraining) and (training.quantise or training.one_process)
+    for parallel in ("zero2", "zero3", "zero3-offload") if share.gpus > 1 and not whole else ():
+        held = count * bytes_a_parameter(training, Share(share.gpus, parallel)) / GB
+        if held <= TIGHT * memory and parallel != share.parallel:
+            return f"with training_resources.parallel: {parallel} it would be {held:.0f} GB"
+    if whole or not isinstance(training, PolicyTraining):
+        return "take a smaller model, or larger GPUs"
+    return "take more GPUs with parallel: zero3, adapters (lora), or a smaller model"
+
+
+def fitting(profile: Profile, machine: Callable[[], float | None]) -> Look:
+    """Return the look at a study that holds its weights against a profile's GPUs, else against this machine's.
+
+    `machine` returns the memory of this machine's smallest GPU in GB, None where it has none.
+    """
+
+    def look(study: Study) -> tuple[list[str], list[str]]:
+        wanted = study.training_resources.gpu or study.generation_resources.gpu
+        known = any("gpu_memory_gb" in words for words in profile.values())
+        here = machine() if wanted and not known else None
+        said = {**profile, "": {**profile.get("", {}), "gpu_memory_gb": here}} if here else profile
+        if not (wanted and (known or here)):
+            return [], []
+        counts = {name: parameters_of(study, name) for name in study.models}
+        found = [
+            doubt(f"models.{name}.parameters", UNKNOWN) for name, count in counts.items() if count is None
+        ]
+        told = {name: count for name, count in counts.items() if count is not None}
+        policies = known_policies(study) or {}
+        found += trainings_that_do_not_fit(study, policies, said, told)
+        found += readers_that_do_not_fit(study, said, told)
+        return sorted_out(found)
+
+    return look
