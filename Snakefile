@@ -79,6 +79,7 @@ if (
 include: "rules/common.smk"
 include: "rules/download.smk"
 include: "rules/clean.smk"
+include: "rules/retrieve.smk"
 include: "rules/annotate.smk"
 include: "rules/sft.smk"
 include: "rules/pairs.smk"

@@ -7,7 +7,13 @@ from workflow_scripts.clean import clean
 from workflow_scripts.common.files import read_json, read_jsonl
 from workflow_scripts.study.datasets import Dataset
 
-WITHOUT = {"source", "files", "history_turns", "exclude_groups_of"}  # these are not handed over as they are
+WITHOUT = {
+    "source",
+    "files",
+    "history_turns",
+    "exclude_groups_of",
+    "retrieve",
+}  # these are not handed over as they are
 WHOLE_NEAR_DUPLICATES = {"threshold": 0.9, "fields": None, "remove": [], "candidates": None}
 WHOLE_SUBSET = {"by": "first", "ratio": None, "seed": 42}
 

@@ -18,7 +18,18 @@ from tests.rule_texts import JSON_FLAGS, RULES, function_of
 from tests.workflow import ROOT
 from workflow_scripts.common.code import code_of, module_file
 from workflow_scripts.common.settings import settings_of
-from workflow_scripts.plan import cleaning, costs, index, judging, overlap, prompts, rewards, scoring, sources
+from workflow_scripts.plan import (
+    cleaning,
+    costs,
+    index,
+    judging,
+    overlap,
+    prompts,
+    retrieval,
+    rewards,
+    scoring,
+    sources,
+)
 from workflow_scripts.plan import report as tables
 from workflow_scripts.plan.plan import Plan, trained_cells
 from workflow_scripts.plan.training import (
@@ -124,7 +135,13 @@ HANDED = [
         "clean_dataset",
         "clean.clean",
         cleaning.dataset_settings,
-        each("dataset", lambda plan: plan.study.datasets),
+        each("dataset", cleaning.folders),
+    ),
+    Handed(
+        "retrieve_passages",
+        "retrieve.retrieve",
+        retrieval.retrieval_settings,
+        each("dataset", retrieval.retrieving),
     ),
     Handed(
         "clean_reply_pairs", "clean.reply_pairs", cleaning.paired_settings, each("benchmark", cleaning.paired)

@@ -20,9 +20,14 @@ def test_a_dataset_is_made_of_its_files_in_their_order():
 def test_a_dataset_is_told_every_key_that_cleaning_has_to_do_with(name):
     plan = planned(name)
     keys = {field.alias or key for key, field in Dataset.model_fields.items()}
-    untold = {"source", "files", "history_turns"}  # inputs, and what readers cut
+    untold = {
+        "source",
+        "files",
+        "history_turns",
+        "retrieve",
+    }  # inputs, what readers cut, and what comes after
     assert untold <= keys and "schema" in keys
-    for dataset in plan.study.datasets:
+    for dataset in cleaning.folders(plan):
         assert told(cleaning.dataset_settings(plan, dataset)).keys() == keys - untold
 
 

@@ -5,35 +5,52 @@ from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.scoring import scored_from
 from workflow_scripts.plan.sources import located, source_file, source_manifest
 from workflow_scripts.plan.words import settings
+from workflow_scripts.study.datasets import Dataset
 
-NOT_CLEANED_BY = ("source", "files", "history_turns", "exclude_groups_of")
+NOT_CLEANED_BY = ("source", "files", "history_turns", "exclude_groups_of", "retrieve")
+BARE = ".bare"  # ends no dataset's name: a name has no dot
+
+
+def bare(dataset: str) -> str:
+    """Return the folder name of a dataset's rows as cleaning leaves them, where passages are then written into them."""
+    return f"{dataset}{BARE}"
+
+
+def folders(plan: Plan) -> list[str]:
+    """Return the names of the folders that datasets are cleaned into, each a wildcard of the rule."""
+    return [bare(name) if part.retrieve else name for name, part in plan.study.datasets.items()]
+
+
+def dataset_in(plan: Plan, folder: str) -> Dataset:
+    """Return the dataset that is cleaned into a folder."""
+    return plan.study.datasets[folder.removesuffix(BARE)]
 
 
 def dataset_source(plan: Plan, dataset: str) -> str:
     """Return what a dataset's raw files are stale by."""
-    return source_manifest(plan, plan.study.datasets[dataset].source)
+    return source_manifest(plan, dataset_in(plan, dataset).source)
 
 
 def dataset_files(plan: Plan, dataset: str) -> list[str]:
-    part = plan.study.datasets[dataset]
+    part = dataset_in(plan, dataset)
     return [source_file(plan, part.source, file) for file in part.files]
 
 
 def held_out(plan: Plan, dataset: str) -> list[str]:
     """Return the manifests of the datasets whose groups must not appear in this one."""
-    names = plan.study.datasets[dataset].exclude_groups_of
+    names = dataset_in(plan, dataset).exclude_groups_of
     return [f"{plan.layout.clean(name.split('/')[0])}/manifest.json" for name in names]
 
 
 def dataset_settings(plan: Plan, dataset: str) -> str:
-    part, layout = plan.study.datasets[dataset], plan.layout
+    part, layout = dataset_in(plan, dataset), plan.layout
     rows = [layout.with_variables(layout.rows(*name.split("/"))) for name in part.exclude_groups_of]
     return settings(part, drop=NOT_CLEANED_BY, exclude_groups_of=rows)
 
 
 def dataset_pins(plan: Plan, dataset: str) -> dict[str, str]:
     """Return the packages whose version alters what cleaning finds."""
-    return pins("datasketch", "scikit-learn") if plan.study.datasets[dataset].near_duplicates else {}
+    return pins("datasketch", "scikit-learn") if dataset_in(plan, dataset).near_duplicates else {}
 
 
 # --- replies in pairs -------------------------------------------------------------------------------------------------
