@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.workflow import copy_repository, edit, finish, stale, summary
+from workflow_scripts.common.files import sha256_of
 from workflow_scripts.study.checking import load_study
 
 OFFLINE = ("--configfile", "studies/tutor_offline_rl.yaml")
@@ -356,7 +357,9 @@ def test_a_changed_book_costs_the_rows_with_passages_and_what_follows_and_cleans
     finish(folder, *flags)
     assert stale(folder, *flags) == set()
     (pinned,) = load_study(folder / small).sources["book"].files.values()
-    edit(folder / small, pinned, "a" * 64)
+    book = folder / "data/bundled/biology_passages.jsonl"
+    edit(book, "Photosynthesis", "Light and leaves")
+    edit(folder / small, pinned, sha256_of(book))
     files = stale(folder, *flags)
     clean = "data/clean/tutor_retrieval-small"
     assert {f"{clean}/problems/manifest.json", f"{clean}/problems/rows"} <= files
