@@ -11,7 +11,7 @@ rule clean_dataset:
     log:
         LAYOUT.log("clean_dataset", "{dataset}"),
     wildcard_constraints:
-        dataset=one_of(cleaning.cleaned(PLAN)),
+        dataset=one_of(cleaning.folders(PLAN)),
     cache: STORED
     priority: 90
     conda:

@@ -12,8 +12,8 @@ from workflow_scripts.common.shared_store import check_links, check_store
 from workflow_scripts.plan import cleaning, costs, index, judging, layout, overlap
 from workflow_scripts.plan import policies
 from workflow_scripts.plan import prompts, report as tables, resources, rewards
-from workflow_scripts.plan import scoring, sources, synthesis, template_ends
-from workflow_scripts.plan import training, words
+from workflow_scripts.plan import retrieval, scoring, sources, synthesis
+from workflow_scripts.plan import template_ends, training, words
 from workflow_scripts.plan.plan import TORCH, TRAINERS, cells, plan_of
 from workflow_scripts.plan.words import one_of
 from workflow_scripts.study.checking import check_config

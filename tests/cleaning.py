@@ -13,6 +13,7 @@ WITHOUT = {
     "history_turns",
     "exclude_groups_of",
     "reject_other_assistants",
+    "retrieve",
 }  # not handed over as they are
 WHOLE_NEAR_DUPLICATES = {"threshold": 0.9, "fields": None, "remove": [], "candidates": None}
 WHOLE_SUBSET = {"rows": None, "share": None, "by": "first", "ratio": None, "seed": 42}

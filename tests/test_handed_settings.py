@@ -26,6 +26,7 @@ from workflow_scripts.plan import (
     judging,
     overlap,
     prompts,
+    retrieval,
     rewards,
     scoring,
     sources,
@@ -153,7 +154,13 @@ HANDED = [
         "clean_dataset",
         "clean.clean",
         cleaning.dataset_settings,
-        each("dataset", cleaning.cleaned),
+        each("dataset", cleaning.folders),
+    ),
+    Handed(
+        "retrieve_passages",
+        "retrieve.retrieve",
+        retrieval.retrieval_settings,
+        each("dataset", retrieval.retrieving),
     ),
     Handed("mix_datasets", "clean.mix", cleaning.mixture_settings, each("dataset", cleaning.mixed)),
     Handed(

@@ -26,6 +26,7 @@ from workflow_scripts.download import places, prepare_model, simulate_dialogues,
 from workflow_scripts.generate import answer
 from workflow_scripts.pairs import build, ranked
 from workflow_scripts.report.statistics.cells import FIDELITIES
+from workflow_scripts.retrieve import retrieve
 from workflow_scripts.score import text_overlap
 from workflow_scripts.score.judging import forms, numbers
 from workflow_scripts.score.judging import settings as judging_settings
@@ -131,6 +132,8 @@ TAKEN = {
     "Pro.gaps": (pro.Settings, "gaps"),
     "Dpo.logp_reduction": (dpo.Settings, "logp_reduction"),
     "Dataset.duplicates": (cleaning_settings.Settings, "duplicates"),
+    "Retrieval.turns": (retrieve.Settings, "turns"),
+    "Retrieval.into": (retrieve.Settings, "into"),
     "Dataset.empty_replies": (cleaning_settings.Settings, "empty_replies"),
     "OfflineRl.sampling": (offline.Offline, "sampling"),
     "Ppo.kl_control": (ppo.Settings, "kl_control"),

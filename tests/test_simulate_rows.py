@@ -25,6 +25,7 @@ SCHEMAS = {
     "faithdial": "rewarded",
     "alpaca": "alpaca",
     "alpaca_preferences": "alpaca_preferences",
+    "class_problems": "class_problems",
 }
 COLUMNS = {
     "comet": {"p_valid"},

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.workflow import copy_repository, edit, finish, stale, summary
+from workflow_scripts.common.files import sha256_of
+from workflow_scripts.study.checking import load_study
 
 OFFLINE = ("--configfile", "studies/tutor_offline_rl.yaml")
 TABLES = {
@@ -347,3 +349,23 @@ def test_an_edited_training_row_costs_training_and_every_overlap_but_no_prompts(
     assert {Path(file).stem for file in found} == {"talk", "scored", "wins", "preferred", "words"}
     assert not any("/prompts/" in file or "/clean/judged/exam/" in file for file in files)
     assert policies({file for file in files if "/generations/" in file}) == {"tiny.sft"}
+
+
+def test_a_changed_book_costs_the_rows_with_passages_and_what_follows_and_cleans_nothing_anew(tmp_path):
+    small = "studies/tutor_retrieval-small.yaml"
+    folder, flags = copy_repository(tmp_path), ("--configfile", small)
+    finish(folder, *flags)
+    assert stale(folder, *flags) == set()
+    (pinned,) = load_study(folder / small).sources["book"].files.values()
+    book = folder / "data/bundled/biology_passages.jsonl"
+    edit(book, "Photosynthesis", "Light and leaves")
+    edit(folder / small, pinned, sha256_of(book))
+    files = stale(folder, *flags)
+    clean = "data/clean/tutor_retrieval-small"
+    assert {f"{clean}/problems/manifest.json", f"{clean}/problems/rows"} <= files
+    assert policies(files) >= {"tiny", "tiny.sft"}  # both are asked with passages
+    data = {file for file in files if file.startswith("data/")} - {
+        f"{clean}/problems/manifest.json",
+        f"{clean}/problems/rows",
+    }
+    assert data and all(file.startswith("data/sources/book-") for file in data)

@@ -2,14 +2,17 @@
 
 Stands in for data that cannot be downloaded here: chat rows, Anthropic's HH with reward-model logits and the small
 tasks of A-LoL (Baheti et al., ICLR 2024), instruction and preference rows (Raschka, "Build a Large Language Model",
-chapter 7). Every text comes from the bank or from the short lists below. Rewards are drawn, not measured: a right
-answer's are higher on average, with noise. Not covered: the language of the real sources; measured rewards.
+chapter 7), CLASS's table of problems (Sonkar et al., EMNLP 2023 Findings). Every text comes from the bank or from the
+short lists below. Rewards are drawn, not measured: a right answer's are higher on average, with noise. Not covered: the
+language of the real sources; measured rewards.
 
 Problems are dealt to train, val and test by the seed alone, so that all kinds of rows of one seed hold out the same
 problems. What stands before "Facts:" in a row's first message is the same for all rows of one problem, so that
 splits by problem keep them together.
 """
 
+import csv
+import json
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -19,7 +22,13 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import canonical_json, write_json, write_jsonl, write_manifest
+from workflow_scripts.common.files import (
+    canonical_json,
+    finished_file,
+    write_json,
+    write_jsonl,
+    write_manifest,
+)
 from workflow_scripts.download.simulate_dialogues import Problem, load_problems, read_arguments
 
 
@@ -48,6 +57,7 @@ FILES: dict[str, dict[str, tuple[str, float]]] = {
     "faithdial": SMALL_TASK,
     "alpaca": {"instruction-data.json": ("all", 1.0)},
     "alpaca_preferences": {"instruction-data-with-preference.json": ("all", 1.0)},
+    "class_problems": {"bio-problems.csv": ("all", 1.0)},
 }
 HELD_OUT = 0.1  # share of the problems that val, and again test, have for themselves
 
@@ -74,6 +84,13 @@ RELATIONS = {
     "xReact": ("glad to know: {text}", "answer"),
     "xWant": ("to tell others: {text}", "answer"),
     "HinderedBy": ("PersonX believes: {text}", "incorrect"),
+}
+STEP_CELLS = {  # of CLASS's table, each with the field of a step it takes
+    "Question": "question",
+    "Answer": "answer",
+    "Hint": "hint",
+    "Incorrect Response": "incorrect",
+    "Feedback": "feedback",
 }
 HINT_OPENINGS = ("Here is a hint. ", "Try this. ", "A clue: ")
 CUT_OFF = ("Here is why:", "There are two reasons for it:", "Let me explain:")
@@ -256,6 +273,24 @@ def alpaca_preferences_row(rng: random.Random, problem: Problem, bank: Sequence[
     return row | {"chosen": output, "rejected": rng.choice(IMPOLITE).format(output)}
 
 
+def class_problems_row(rng: random.Random, problem: Problem, bank: Sequence[Problem], file: str) -> Row:
+    """Return a row of CLASS's table: a problem as JSON, two or three of its steps in it, its facts in any order."""
+    places = sorted(rng.sample(range(len(problem["subproblems"])), rng.choice((2, 3))))
+    steps = [problem["subproblems"][place] for place in places]
+    written = {
+        "Problem": problem["question"],
+        "SubProblems": [{name: step[key] for name, key in STEP_CELLS.items()} for step in steps],
+        "Facts": rng.sample(problem["facts"], len(problem["facts"])),
+        "Solution": problem["solution"],
+    }
+    return {
+        "section_name": problem["topic"],
+        "section_learning_objs": f"Understand {problem['topic'].lower()}",
+        "section_id": problem["id"],
+        "problems": json.dumps(written, ensure_ascii=False),
+    }
+
+
 MAKERS: dict[str, Callable[[random.Random, Problem, Sequence[Problem], str], Row]] = {
     "messages": messages_row,
     "hh": hh_row,
@@ -265,6 +300,7 @@ MAKERS: dict[str, Callable[[random.Random, Problem, Sequence[Problem], str], Row
     "faithdial": faithdial_row,
     "alpaca": alpaca_row,
     "alpaca_preferences": alpaca_preferences_row,
+    "class_problems": class_problems_row,
 }
 
 
@@ -310,14 +346,24 @@ def simulate_rows(problems: Sequence[Problem], settings: Settings) -> dict[str, 
     return written
 
 
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows of texts as a csv file, with the columns' names in its first line."""
+    with finished_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
+        table = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
+WRITERS = {".json": write_json, ".jsonl": write_jsonl, ".csv": write_table}
+
+
 def main() -> None:
     """Write the raw files of one kind of rows and their manifest."""
     arguments = read_arguments(__doc__, Settings)
     written = simulate_rows(load_problems(arguments.problems), arguments.settings)
     paths = [Path(arguments.output) / file for file in written]
     for path in paths:
-        write = write_jsonl if path.suffix == ".jsonl" else write_json
-        write(path, written[path.name])
+        WRITERS[path.suffix](path, written[path.name])
     write_manifest(arguments.manifest, paths, rows={file: len(rows) for file, rows in written.items()})
 
 

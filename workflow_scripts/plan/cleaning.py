@@ -9,7 +9,16 @@ from workflow_scripts.plan.words import settings
 from workflow_scripts.study.datasets import OTHER_ASSISTANTS, Dataset, made_of
 from workflow_scripts.study.mixtures import Mixture
 
-NOT_CLEANED_BY = ("source", "files", "history_turns", "exclude_groups_of", "reject_other_assistants")
+NOT_CLEANED_BY = (
+    *("source", "files", "history_turns", "exclude_groups_of"),
+    *("reject_other_assistants", "retrieve"),
+)
+BARE = ".bare"  # ends no dataset's name: a name has no dot
+
+
+def bare(dataset: str) -> str:
+    """Return the folder name of a dataset's rows as cleaning leaves them, where passages are then written into them."""
+    return f"{dataset}{BARE}"
 
 
 def cleaned(plan: Plan) -> list[str]:
@@ -17,24 +26,34 @@ def cleaned(plan: Plan) -> list[str]:
     return [name for name, part in plan.study.datasets.items() if isinstance(part, Dataset)]
 
 
+def folders(plan: Plan) -> list[str]:
+    """Return the names of the folders that datasets are cleaned into, each a wildcard of the rule."""
+    return [bare(name) if plan.study.datasets[name].retrieve else name for name in cleaned(plan)]
+
+
+def dataset_in(plan: Plan, folder: str) -> Dataset:
+    """Return the dataset that is cleaned into a folder."""
+    return plan.study.datasets[folder.removesuffix(BARE)]
+
+
 def dataset_source(plan: Plan, dataset: str) -> str:
     """Return what a dataset's raw files are stale by."""
-    return source_manifest(plan, plan.study.datasets[dataset].source)
+    return source_manifest(plan, dataset_in(plan, dataset).source)
 
 
 def dataset_files(plan: Plan, dataset: str) -> list[Word]:
-    part = plan.study.datasets[dataset]
+    part = dataset_in(plan, dataset)
     return [plan.layout.word(source_file(plan, part.source, file)) for file in part.files]
 
 
 def held_out(plan: Plan, dataset: str) -> list[str]:
     """Return the manifests of the datasets whose groups must not appear in this one."""
-    names = plan.study.datasets[dataset].exclude_groups_of
+    names = dataset_in(plan, dataset).exclude_groups_of
     return [f"{plan.layout.clean(name.split('/')[0])}/manifest.json" for name in names]
 
 
 def dataset_settings(plan: Plan, dataset: str) -> str:
-    part, layout = plan.study.datasets[dataset], plan.layout
+    part, layout = dataset_in(plan, dataset), plan.layout
     rows = [layout.with_variables(layout.rows(*name.split("/"))) for name in part.exclude_groups_of]
     refused = [*part.reject_phrases, *(OTHER_ASSISTANTS if part.reject_other_assistants else ())]
     return settings(part, drop=NOT_CLEANED_BY, exclude_groups_of=rows, reject_phrases=refused)
@@ -73,7 +92,7 @@ def mixture_settings(plan: Plan, dataset: str) -> str:
 
 def dataset_pins(plan: Plan, dataset: str) -> dict[str, str]:
     """Return the packages whose version alters what cleaning finds."""
-    return pins("datasketch", "scikit-learn") if plan.study.datasets[dataset].near_duplicates else {}
+    return pins("datasketch", "scikit-learn") if dataset_in(plan, dataset).near_duplicates else {}
 
 
 # --- replies in pairs -------------------------------------------------------------------------------------------------

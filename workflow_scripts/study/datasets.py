@@ -12,9 +12,13 @@ from workflow_scripts.study.instructions import FewShot, InstructionTemplates
 from workflow_scripts.study.messages import named, nearest, shown
 from workflow_scripts.study.names import Names, name_in
 from workflow_scripts.study.part import Part
+from workflow_scripts.study.retrieval import Retrieval
 
 if TYPE_CHECKING:
     from workflow_scripts.study.study import Study
+
+
+LEDGERS = ("rejected", "near_duplicates", "passages")  # what stands beside the splits, in files called so
 
 
 class Split(Strict):
@@ -41,6 +45,13 @@ class Split(Strict):
     def one_way(self) -> "Split":
         if bool(self.quotas) == bool(self.by_file):
             raise ValueError("has either quotas or by_file")
+        return self
+
+    @model_validator(mode="after")
+    def beside_ledgers(self) -> "Split":
+        taken = [name for name in self.names_of_splits() if name in LEDGERS]
+        if taken:
+            raise ValueError(f"no split can be called {' or '.join(taken)}: an account beside the splits is")
         return self
 
 
@@ -231,6 +242,8 @@ class Dataset(Part):
     """Keep only some rows, chosen before the split."""
     split: Split
     """The splits."""
+    retrieve: Retrieval | None = None
+    """Write passages that fit a question into its conversation; null: none."""
 
     def names(self, path: str, need: Names) -> None:
         """Need its source and files, the files of its splits, and the splits whose groups it leaves out."""
@@ -240,6 +253,8 @@ class Dataset(Part):
         for split, files in self.split.by_file.items():
             for file in files:
                 need.need(f"{path}.split.by_file.{split}", file, self.files, "file of this dataset")
+        if self.retrieve:
+            self.retrieve.names(f"{path}.retrieve", need)
         for index, held_out in enumerate(self.exclude_groups_of):
             here = f"{path}.exclude_groups_of[{index}]"
             other, _, split = held_out.partition("/")

@@ -179,13 +179,24 @@ ROW_FILES = {
     "faithdial": ["train.jsonl", "val.jsonl", "test.jsonl"],
     "alpaca": ["instruction-data.json"],
     "alpaca_preferences": ["instruction-data-with-preference.json"],
+    "class_problems": ["bio-problems.csv"],
 }
 
 
 class RowSimulation(Strict):
     """Rows in a published source's own schema, made from the bundled problem bank: small, seeded, ours."""
 
-    rows: Literal["messages", "hh", "comet", "reddit", "wow", "faithdial", "alpaca", "alpaca_preferences"]
+    rows: Literal[
+        "messages",
+        "hh",
+        "comet",
+        "reddit",
+        "wow",
+        "faithdial",
+        "alpaca",
+        "alpaca_preferences",
+        "class_problems",
+    ]
     """Whose schema they have."""
     problems: RepositoryPath
     """The problem bank, relative to the repository."""
