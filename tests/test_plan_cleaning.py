@@ -13,7 +13,7 @@ CHATS = sources.source_folder(PLAN, "chats")
 def test_a_dataset_is_made_of_its_files_in_their_order():
     assert cleaning.dataset_source(PLAN, "chatted") == f"{CHATS}/manifest.json"
     files = [f"{CHATS}/files/first rows.jsonl", f"{CHATS}/files/second.jsonl"]
-    assert cleaning.dataset_files(PLAN, "chatted") == files
+    assert cleaning.dataset_files(PLAN, "chatted") == [PLAN.layout.word(file) for file in files]
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -54,4 +54,5 @@ def test_only_a_benchmark_that_brings_replies_of_its_own_has_them_cleaned():
         "reply_format": "json",
         "drop_fields": ["Thoughts"],
         "replace_na": {"Action Based on Evaluation": "11"},
+        "raw_rows": False,
     }

@@ -69,7 +69,7 @@ def test_a_row_is_put_in_the_tulu_format_and_its_replies_or_all_of_it_learned(tm
         ("im", "code"): "".join(turns).removeprefix("<|user|>\n").rstrip("\n"),
     }
     for (objective, mask), wanted in learned.items():
-        settings = {"objective": objective, "im_mask": mask, "template": TULU}
+        settings = {"objective": objective, "im_mask": mask, "it_mask": "reply", "template": TULU}
         tokens = tokenise_row(kept, tokenizer, settings)
         text, spans = render(kept["messages"], TULU, tokenizer)
         ids, offsets = encode(text, tokenizer, spans)

@@ -12,7 +12,9 @@ from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.prompts import dataset_of
 from workflow_scripts.plan.sources import source_file, source_manifest
 from workflow_scripts.plan.words import as_json, settings
+from workflow_scripts.study.datasets import Dataset
 from workflow_scripts.study.judges import Judge
+from workflow_scripts.study.mixtures import Mixture
 from workflow_scripts.study.synthesis import WRITTEN, Synthesis
 
 
@@ -110,6 +112,22 @@ def written_settings(plan: Plan, written: str) -> str:
 # --- what rows keep clear of ------------------------------------------------------------------------------------------
 
 
+def files_of(part: Dataset | Mixture) -> set[str]:
+    """Return the sources whose files a dataset is made of: its rows', and its passages'."""
+    if isinstance(part, Mixture):
+        return set()
+    return {part.source, *([part.retrieve.source] if part.retrieve else [])}
+
+
+def datasets_before(part: Dataset | Mixture) -> set[str]:
+    """Return the datasets that a dataset is made after: those it is mixed of, or keeps groups out of."""
+    return (
+        set(part.mixture)
+        if isinstance(part, Mixture)
+        else {held.split("/")[0] for held in part.exclude_groups_of}
+    )
+
+
 def made_from(plan: Plan, written: str) -> tuple[set[str], set[str]]:
     """Return (datasets, sources) that rest on a written source, straight or through others, itself among them."""
     study = plan.study
@@ -119,7 +137,7 @@ def made_from(plan: Plan, written: str) -> tuple[set[str], set[str]]:
         more = {
             name
             for name, part in study.datasets.items()
-            if part.source in sources or datasets & {held.split("/")[0] for held in part.exclude_groups_of}
+            if sources & files_of(part) or datasets & datasets_before(part)
         }
         abouts = {name: synthesis(plan, name).rows for name in all_written(plan)}
         further = {
