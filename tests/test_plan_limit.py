@@ -12,7 +12,9 @@ def limits(plan) -> dict[str, set[int | None]]:
     for name in prompts.prompt_sets(plan):
         flags = prompts.prompts_flags(plan, name)
         asked[name] = int(flags[flags.index("--limit") + 1]) if "--limit" in flags else None
-    cleaned = [told(cleaning.dataset_settings(plan, name))["split"]["limit"] for name in plan.study.datasets]
+    cleaned = [
+        told(cleaning.dataset_settings(plan, name))["split"]["limit"] for name in cleaning.cleaned(plan)
+    ]
     measured = [
         told(scoring.measuring_settings(plan, name, "gold"))
         for name in scoring.scored_from(plan, "likelihoods")

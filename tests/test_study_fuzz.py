@@ -84,10 +84,15 @@ def any_value(rng: random.Random, tree: object) -> object:
     return copy.deepcopy(rng.choice(list(places(tree)))[2]) if draw < 0.95 else rng.choice(SCALARS)
 
 
-def places(tree: object, above: tuple = ()) -> list[tuple]:
-    """Return (holder, key, value) of every value in a tree."""
+def places(tree: object, deepest: int = 12) -> list[tuple]:
+    """Return (holder, key, value) of every value in a tree, down to where no study goes."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    return [place for key, value in items for place in [(tree, key, value), *places(value)]]
+    below = deepest - 1
+    return [
+        place
+        for key, value in items
+        for place in [(tree, key, value), *(places(value, below) if below else ())]
+    ]
 
 
 def mutated(tree: dict, rng: random.Random) -> dict:

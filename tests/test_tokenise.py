@@ -381,6 +381,13 @@ def test_what_was_split_is_packed_without_a_cut(tmp_path, tiny_model):
     assert counts["cut"] == 0 and counts["conversations_split"] == 1
 
 
+def test_of_an_empty_reply_its_end_is_learned(tokenizer):
+    kept, rejected, _ = tokenise_rows([talk("empty", "Why?", "")], tokenizer, settings_of())
+    assert rejected == []
+    learned = [label for label in kept[0]["labels"] if label != IGNORED]
+    assert learned[-1] == tokenizer.eos_token_id and tokenizer.decode(learned).strip() == "</s>"
+
+
 def test_less_text_than_a_block_is_an_error_with_its_reason(tmp_path, tiny_model):
     with pytest.raises(PlumblineError, match=r"no row can be learned from.*shorter than a block"):
         run_main(tmp_path, tiny_model, {"train": ROWS[:1]}, objective="lm", max_tokens=64)
