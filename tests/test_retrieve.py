@@ -63,7 +63,8 @@ def run(folder: Path, passages: str | Path = BOOK, rows=ROWS, **changed):
         "notes": {"cleaned": 1},
         "rejected": {"row: duplicate": {}},
     }
-    write_manifest(bare / "manifest.json", [bare / "rows"], **facts)
+    write_manifest(bare / "manifest.json", sorted((bare / "rows").glob("*.jsonl")), **facts)
+    (bare / "rows/.snakemake_timestamp").touch()
     if isinstance(passages, str):
         (folder / "book.txt").write_text(passages, encoding="utf-8")
         passages = folder / "book.txt"
@@ -105,6 +106,7 @@ def test_nothing_else_of_the_rows_and_of_their_account_changes(tmp_path):
     assert rows["rejected"] == [{"reason": "duplicate"}]
     assert manifest["rejected"] == {"row: duplicate": {}} and manifest["notes"]["cleaned"] == 1
     names = {"train", "test", "rejected", "passages"}
+    assert {path.name for path in (tmp_path / "done/rows").iterdir()} == {f"{name}.jsonl" for name in names}
     assert manifest["files"].keys() == {f"rows/{name}.jsonl" for name in names}
     assert said(ROWS["train"])[0].startswith("Where")  # what was handed over is as it was
 

@@ -22,6 +22,7 @@ from workflow_scripts.score.text_overlap import (
     words_of,
 )
 from workflow_scripts.score.wordnet import WordNet
+from workflow_scripts.study.benchmarks.answered import TextOverlap
 
 REFERENCES = [
     "The cell wall keeps the plant upright, and it is made of cellulose.",
@@ -405,3 +406,10 @@ def test_the_command_writes_the_metrics_asked_for_says_what_it_left_out_and_load
     names = [cell["metric"] for cell in scores["cells"]]
     assert names[:6] == ["words", "tokens", "bleu", "meteor_exact_stem", "coverage", "density"]
     assert {cell["subset"] for cell in scores["cells"]} == {"all"}
+
+
+@pytest.mark.parametrize(("wordnet", "name"), [("wordnet", "meteor"), (None, "meteor_exact_stem")])
+def test_a_report_may_ask_for_meteor_by_the_name_that_the_scorer_gives_it(wordnet, name):
+    part = TextOverlap(kind="text_overlap", dataset="d", split="test", metrics=["meteor"], wordnet=wordnet)
+    assert name in str(part.cells(None))
+    assert ("exact_stem" in str(part.cells(None))) == (wordnet is None)

@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -156,13 +157,15 @@ def main() -> None:
     splits = {split: read_jsonl(source / f"{split}.jsonl") for split in cleaned["splits"]}
     written, told, facts = retrieve(splits, passages, settings)
     with finished_folder(arguments.output) as folder:
-        shutil.copytree(source, folder, dirs_exist_ok=True)  # the accounts of cleaning, too
+        for account in {Path(name).stem for name in cleaned["files"]} - splits.keys():
+            shutil.copyfile(source / f"{account}.jsonl", folder / f"{account}.jsonl")
         for split, rows in written.items():
             write_jsonl(folder / f"{split}.jsonl", rows)
         write_jsonl(folder / "passages.jsonl", told)
     kept = {name: value for name, value in cleaned.items() if name != "files"}
     facts["notes"] = cleaned["notes"] | facts["notes"]
-    write_manifest(arguments.manifest, [arguments.output], **kept | facts)
+    written_files = sorted(arguments.output.glob("*.jsonl"))  # and nothing of Snakemake's
+    write_manifest(arguments.manifest, written_files, **kept | facts)
     counts = facts["retrieval"]
     said = [f"{note} ({count})" for note, count in facts["notes"].items() if note not in cleaned["notes"]]
     line = f"passages: {counts['used']} of {counts['passages']} used in {counts['turns']} turns"

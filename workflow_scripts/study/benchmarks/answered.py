@@ -89,6 +89,7 @@ class TextOverlap(OnSplit, Sampling):
     def cells(self, study: "Study") -> Cells:
         """Return what each of its metrics is called."""
         more = {"distinct": [*PER_ANSWER, *PER_CORPUS], "length": ["words", "tokens"]}
+        more["meteor"] = ["meteor" if self.wordnet else "meteor_exact_stem"]  # as its scorer calls it
         return Cells(across(["all"], [name for key in self.metrics for name in more.get(key, [key])]))
 
 
