@@ -144,6 +144,7 @@ WORDS = word_piece()
 FAMILIES = FAITHFUL | {"word piece": WORDS}
 
 PLAIN = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 4000, "min_new_tokens": 0, "batch_size": 8}
+PLAIN |= {"beams": 1, "repetition_penalty": 1.0}
 
 
 class MadeUp:

@@ -138,7 +138,7 @@ def test_a_prompt_set_is_answered_as_its_part_of_the_study_says():
         },
     )
     drawn = {"max_new_tokens": 512, "min_new_tokens": 0, "temperature": 0.0, "top_p": 1.0, "samples": 1}
-    drawn |= {"batch_size": 64}
+    drawn |= {"batch_size": 64, "beams": 1, "repetition_penalty": 1.0}
     wanted = {
         "labels": drawn | {"temperatures": []},
         "questions": drawn | {"max_new_tokens": 9, "temperatures": {"writing": 0.7}},

@@ -17,6 +17,7 @@ SPOKEN = "Tutorbot"
 
 FIELDS = (EVALUATION, ACTION, STATE, SUBPROBLEM, SPOKEN)
 LABEL_FIELDS = FIELDS[:3]
+LABEL_NAMES = {EVALUATION: "evaluation", ACTION: "action", STATE: "state"}
 
 ACTIONS_AFTER = {
     "a": ("1", "2"),
@@ -44,6 +45,14 @@ def parse_reply(text: str) -> dict[str, Any] | None:
         if isinstance(value, dict):
             return value
     return None
+
+
+def label_of(reply: dict | None, field: str, fidelity: str) -> str:
+    """Return a reply's label as text, '' where there is none; "paper" strips it, as the pair rule does."""
+    if reply is None or field not in reply:
+        return ""
+    label = str(reply[field])
+    return label.strip() if fidelity == "paper" else label
 
 
 WRITERS: dict[str, Callable[[dict[str, Any]], str]] = {  # by `reply_format`

@@ -36,6 +36,12 @@ def answer_files(plan: Plan) -> list[str]:
     ]
 
 
+def chosen_policies(plan: Plan) -> list[str]:
+    """Return the manifests of the policies that were chosen by what was watched: the table says at which step."""
+    entries = [cell_entry(plan, *cell) for cell in scored_cells(plan)]
+    return [entry["chosen"] for entry in entries if "chosen" in entry]
+
+
 def index_entries(plan: Plan) -> str:
     return as_json(
         {
@@ -53,6 +59,8 @@ def cell_entry(plan: Plan, policy: str, seed: int) -> dict[str, Any]:
         return entry | known | {"facts": {"model": None, "template": None, "trained_by": None}}
     learned = training_sets(plan, policy)
     cleaned = [f"{plan.layout.clean(name.split('/')[0])}/manifest.json" for name in learned]
+    if plan.policies[policy].parent and plan.run(policy).watch and plan.run(policy).keep == "best":
+        entry["chosen"] = weights_manifest(plan, policy, seed)
     return entry | {
         "parent": plan.policies[policy].parent,
         "method": plan.policies[policy].method,

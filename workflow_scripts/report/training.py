@@ -45,6 +45,8 @@ COLUMNS = (
     "reward_first reward_last kept_share clipped_share effective_steps warning"
 ).split()
 FACTS = ("kept_share", "clipped_share", "effective_steps")
+# Where a study watches what is answered on the way; before the warning.
+WATCHED = ["watched", "watched_first", "watched_best", "watched_last", "watched_kept", "watched_error"]
 
 
 def points_of(curve: list[dict], name: str) -> list[tuple[int, float]]:
@@ -92,6 +94,26 @@ def summarise(curve: list[dict], kept_step: int | None) -> dict:
                 "training loss fell; train for less, or keep: best"
             )
     return row
+
+
+def summarise_watch(curve: list[dict], watched: dict) -> dict:
+    """Return what a run that was watched came to: its metric's first, best, last and kept value, and its error."""
+    values = [value for _, value in points_of(curve, "watch")]
+    best = max(values) if watched["best"] == "max" else min(values)
+    return {
+        "watched": watched["metric"],
+        "watched_first": values[0],
+        "watched_best": best,
+        "watched_last": values[-1],
+        "watched_kept": watched["value"],
+        "watched_error": watched["error"],
+    }
+
+
+def columns_of(rows: list[dict]) -> list[str]:
+    """Return the columns of the table: those of what is watched only where something is."""
+    watched = WATCHED if any("watched" in row for row in rows) else []
+    return [*COLUMNS[:-1], *watched, COLUMNS[-1]]
 
 
 def rows_of(counts: dict) -> dict:
@@ -166,6 +188,8 @@ def main() -> None:
         learned = rows_of(read_json(entry["learned_from"]).get("counts", {}))
         went = summarise(curve, manifest.get("best_step"))
         row |= learned | went | {name: manifest[name] for name in FACTS if name in manifest}
+        if "watched" in manifest:
+            row |= summarise_watch(curve, manifest["watched"])
         note = divergence_of(entry["manifest"])
         moved = learned_nothing(curve) or went.get("warning")
         warnings = [note_text(note) if note else moved, learned.get("warning"), rewards_of_cut_texts(curve)]
@@ -175,7 +199,8 @@ def main() -> None:
         rows.append(row)
         if "warning" in row:
             print(f"warning: {row['policy']} (seed {row['seed']}) {row['warning']}", flush=True)
-    write_csv(arguments.output, COLUMNS, ([written(row.get(name)) for name in COLUMNS] for row in rows))
+    columns = columns_of(rows)
+    write_csv(arguments.output, columns, ([written(row.get(name)) for name in columns] for row in rows))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,12 @@ def splits_of(study: Study, *sections: str) -> Iterator[tuple[str, str, str]]:
 
 def splits_without_rows(study: Study) -> Iterator[Finding]:
     """Find splits that are used though their quota is 0."""
-    for path, dataset, split in [*learned_splits(study), *tested_splits(study)]:
+    watched = [
+        (f"runs.{name}.watch", *rows)
+        for name, run in study.runs.items()
+        if run.watch and (rows := run.watch.rows(study)) and rows[0] in study.datasets
+    ]
+    for path, dataset, split in [*learned_splits(study), *tested_splits(study), *watched]:
         if study.datasets[dataset].split.quotas.get(split) == 0:
             yield wrong(f"{path}.split", f"datasets.{dataset}.split.quotas.{split} is 0, so it has no rows")
 
