@@ -138,13 +138,13 @@ def rows_of(counts: dict) -> dict:
     return row | ({"warning": "; ".join(warnings)} if warnings else {})
 
 
-def rewards_of_cut_texts(curve: list[dict]) -> str | None:
+def rewards_of_cut_texts(curve: list[dict], column: str = "texts_cut", what: str = "trained") -> str | None:
     """Return a warning where a reward did not read the whole text of the answers that a policy was trained by."""
-    shares = [share for _, share in points_of(curve, "texts_cut")]
+    shares = [share for _, share in points_of(curve, column)]
     if not any(shares):
         return None
     return (
-        f"was trained by rewards that read {mean(shares):.2g} of its answers without the start of their text; "
+        f"was {what} by rewards that read {mean(shares):.2g} of its answers without the start of their text; "
         "raise their max_tokens"
     )
 
@@ -190,10 +190,13 @@ def main() -> None:
         row |= learned | went | {name: manifest[name] for name in FACTS if name in manifest}
         if "watched" in manifest:
             row |= summarise_watch(curve, manifest["watched"])
+            if "best_step" in manifest:  # it was not to be chosen by its loss
+                went.pop("warning", None)
+                row.pop("warning", None)
         note = divergence_of(entry["manifest"])
         moved = learned_nothing(curve) or went.get("warning")
         warnings = [note_text(note) if note else moved, learned.get("warning"), rewards_of_cut_texts(curve)]
-        warnings.append(not_finite(curve))
+        warnings += [rewards_of_cut_texts(curve, "watch_cut", "watched"), not_finite(curve)]
         if any(warnings):
             row["warning"] = "; ".join(filter(None, warnings))
         rows.append(row)
