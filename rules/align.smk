@@ -56,7 +56,7 @@ rule train_aligned:
         **TRAINING,
     params:
         code=by(training.code),
-        pins=pins(*TRAINERS),
+        pins=by(training.pinned),
         settings=by(training.training_settings),
         watch=by(training.watching_settings),
         watched=by(training.watch_flags),
@@ -121,7 +121,7 @@ rule train_ranked:
         **TRAINING,
     params:
         code=by(training.code),
-        pins=pins(*TRAINERS),
+        pins=by(training.pinned),
         settings=by(training.training_settings),
         watch=by(training.watching_settings),
         watched=by(training.watch_flags),
@@ -261,7 +261,7 @@ rule train_offline:
         **TRAINING,
     params:
         code=by(training.code),
-        pins=pins(*TRAINERS),
+        pins=by(training.pinned),
         settings=by(training.training_settings),
         watch=by(training.watching_settings),
         watched=by(training.watch_flags),
@@ -299,7 +299,7 @@ rule train_online:
         **ONLINE,
     params:
         code=by(training.code),
-        pins=pins(*TRAINERS),
+        pins=by(training.pinned),
         settings=by(training.training_settings),
         watch=by(training.watching_settings),
         watched=by(training.watch_flags),

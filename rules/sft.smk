@@ -51,7 +51,7 @@ rule train_sft:
         **TRAINING,
     params:
         code=code_of("workflow_scripts.sft.train"),
-        pins=pins(*TRAINERS),
+        pins=by(training.pinned),
         settings=by(training.training_settings),
         watch=by(training.watching_settings),
         watched=by(training.watch_flags),

@@ -42,6 +42,12 @@ def test_a_training_is_told_all_of_its_watch_and_no_more():
     assert told(training.watching_settings(PLAN, "tiny.sft")) is None
 
 
+def test_what_measures_its_answers_is_pinned_where_it_is_a_library():
+    assert "nltk" in training.pinned(PLAN, "tiny.sft.dpo")
+    assert "nltk" not in training.pinned(PLAN, "tiny.sft.simpo")
+    assert {"torch", "trl"} <= training.pinned(PLAN, "tiny.sft").keys()
+
+
 def test_its_files_are_flags_and_their_manifests_inputs():
     assert training.watch_flags(PLAN, "tiny.sft.simpo") == [
         "--watch-prompts",

@@ -5,10 +5,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from workflow_scripts.common.code import code_of
+from workflow_scripts.common.code import code_of, pins
 from workflow_scripts.common.files import digest
 from workflow_scripts.plan.layout import Word
-from workflow_scripts.plan.plan import Plan
+from workflow_scripts.plan.plan import TRAINERS, Plan
 from workflow_scripts.plan.policies import parent_cell, remote_code, template
 from workflow_scripts.plan.rewards import (
     annotated_dataset,
@@ -90,6 +90,12 @@ def watching_settings(plan: Plan, policy: str) -> str:
         context=base.context,
         rewards=rewards,
     )
+
+
+def pinned(plan: Plan, policy: str) -> dict[str, str]:
+    """Return the locked versions that a training depends on: of the trainers, and of what METEOR is watched with."""
+    part = plan.run(policy).watch
+    return pins(*TRAINERS, *(["nltk"] if part and not part.annotation and part.metric == "meteor" else []))
 
 
 def watch_prompts(plan: Plan, policy: str) -> str:

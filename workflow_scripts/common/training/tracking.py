@@ -23,7 +23,8 @@ class EventFiles:
     def __init__(self, folder: Path, since: int) -> None:
         from tensorboardX import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder), purge_step=since + 1 if since else None)
+        purged = since + 1 if since else None  # dashboards drop what was written from this step on before
+        self.writer = SummaryWriter(str(folder), purge_step=purged, filename_suffix=f".{since}")
 
     def write(self, row: dict[str, Any]) -> None:
         """Write the numbers of a row of the curve."""
