@@ -92,6 +92,10 @@ def test_a_run_that_goes_on_takes_the_place_of_what_was_written_past_its_checkpo
     ]
     assert restarts == [3]  # dashboards drop what was written at and after this step before
     assert {step for _, step in scalars_of(tmp_path / tracking.FOLDER)} == {1, 2, 3, 4}
+    sinks = Sinks(tmp_path / "curve.json", 0)  # begun anew: nothing of it is left
+    sinks.write([{"step": 1, "train_loss": 7.0}])
+    sinks.close()
+    assert scalars_of(tmp_path / tracking.FOLDER) == {("train_loss", 1): 7.0}
 
 
 def test_nothing_is_written_where_nothing_is_asked_for(tmp_path, monkeypatch):

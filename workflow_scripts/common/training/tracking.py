@@ -6,6 +6,7 @@ stale. Not covered: services with accounts.
 """
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ class EventFiles:
     def __init__(self, folder: Path, since: int) -> None:
         from tensorboardX import SummaryWriter
 
+        if not since:  # of an earlier training, of which nothing is gone on with
+            shutil.rmtree(folder, ignore_errors=True)
         purged = since + 1 if since else None  # dashboards drop what was written from this step on before
         self.writer = SummaryWriter(str(folder), purge_step=purged, filename_suffix=f".{since}")
 
