@@ -17,7 +17,8 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from workflow_scripts.generate.engine import Answer, TransformersEngine
+from workflow_scripts.common.answering import Answer
+from workflow_scripts.generate.engine import TransformersEngine
 from workflow_scripts.generate.vllm_engine import VllmEngine
 
 CORPUS = [
@@ -151,6 +152,7 @@ class MadeUp:
     """A model that goes on from each prompt with tokens it was given, for either library."""
 
     device = "cpu"
+    generation_config = None
 
     def __init__(self, replies: dict[tuple[int, ...], list[int]], pad: int) -> None:
         self.replies, self.pad, self.asked = replies, pad, {}
