@@ -38,6 +38,7 @@ rule train_aligned:
     input:
         parent=by(policies.parent_manifest),
         reference=by(training.material),
+        watch=by(training.watch_inputs),
     output:
         manifest=f"{CELL}/manifest.json",
         curve=f"{CELL}/curve.json",
@@ -55,8 +56,10 @@ rule train_aligned:
         **TRAINING,
     params:
         code=by(training.code),
-        pins=pins(*TRAINERS),
+        pins=by(training.pinned),
         settings=by(training.training_settings),
+        watch=by(training.watching_settings),
+        watched=by(training.watch_flags),
         module=by(training.module_of),
     message:
         "Aligning {wildcards.policy} (seed {wildcards.seed})"
@@ -100,6 +103,7 @@ rule train_ranked:
     input:
         parent=by(policies.parent_manifest),
         ranked=by(training.material),
+        watch=by(training.watch_inputs),
     output:
         manifest=f"{CELL}/manifest.json",
         curve=f"{CELL}/curve.json",
@@ -117,8 +121,10 @@ rule train_ranked:
         **TRAINING,
     params:
         code=by(training.code),
-        pins=pins(*TRAINERS),
+        pins=by(training.pinned),
         settings=by(training.training_settings),
+        watch=by(training.watching_settings),
+        watched=by(training.watch_flags),
         module=by(training.module_of),
     message:
         "Ranking {wildcards.policy} (seed {wildcards.seed})"
@@ -237,6 +243,7 @@ rule train_offline:
         parent=by(policies.parent_manifest),
         rewarded=by(training.material),
         advantages=by(training.advantages_manifest),
+        watch=by(training.watch_inputs),
     output:
         manifest=f"{CELL}/manifest.json",
         curve=f"{CELL}/curve.json",
@@ -254,8 +261,10 @@ rule train_offline:
         **TRAINING,
     params:
         code=by(training.code),
-        pins=pins(*TRAINERS),
+        pins=by(training.pinned),
         settings=by(training.training_settings),
+        watch=by(training.watching_settings),
+        watched=by(training.watch_flags),
         module=by(training.module_of),
         advantages=by(training.advantages_flags),
     message:
@@ -272,6 +281,7 @@ rule train_online:
         parent=by(policies.parent_manifest),
         prompts=by(training.online_manifest),
         rewards=by(training.online_classifiers),
+        watch=by(training.watch_inputs),
     output:
         manifest=f"{CELL}/manifest.json",
         curve=f"{CELL}/curve.json",
@@ -289,8 +299,10 @@ rule train_online:
         **ONLINE,
     params:
         code=by(training.code),
-        pins=pins(*TRAINERS),
+        pins=by(training.pinned),
         settings=by(training.training_settings),
+        watch=by(training.watching_settings),
+        watched=by(training.watch_flags),
         module=by(training.module_of),
         prompts=by(training.online_rows),
         rewards=by(training.online_rewards),

@@ -56,6 +56,7 @@ own_vllm = VLLM and not workflow.deployment_settings.deployment_method
 os.environ |= LAYOUT.variables() | {
     "ENGINE_PATH": f"{workflow.basedir}/.venv-vllm/bin:" if own_vllm else "",
     "PLUMBLINE_JUDGES": judging.access(PLAN),
+    "PLUMBLINE_TRACKING": resources.sinks(PLAN),
 }
 
 
@@ -98,7 +99,7 @@ POLICY_FLAGS = (
     '--parent "$(dirname {input.parent:q})/model" --parent-manifest {input.parent:q}'
     " --settings {params.settings:q} --seed {wildcards.seed:q}"
     " --work $WORK/train/{wildcards.policy:q}-{wildcards.seed:q} --output {output.model:q}"
-    " --manifest {output.manifest:q} --curve {output.curve:q} --note-divergence"
+    " --manifest {output.manifest:q} --curve {output.curve:q} --watch {params.watch:q} {params.watched:u} --note-divergence"
 )
 
 

@@ -47,6 +47,7 @@ rule build_table:
         index=f"{RESULTS}/scores.json",
         provenance=f"{RESULTS}/provenance.json",
         overlap=overlap.overlap_files(PLAN),
+        chosen=index.chosen_policies(PLAN),
     output:
         table=report(
             f"{RESULTS}/results.csv",

@@ -33,6 +33,7 @@ rule train_sft:
     input:
         parent=by(policies.parent_manifest),
         tokens=f"{LAYOUT.tokens('{policy}')}/manifest.json",
+        watch=by(training.watch_inputs),
     output:
         manifest=f"{CELL}/manifest.json",
         curve=f"{CELL}/curve.json",
@@ -50,8 +51,10 @@ rule train_sft:
         **TRAINING,
     params:
         code=code_of("workflow_scripts.sft.train"),
-        pins=pins(*TRAINERS),
+        pins=by(training.pinned),
         settings=by(training.training_settings),
+        watch=by(training.watching_settings),
+        watched=by(training.watch_flags),
     message:
         "Fine-tuning {wildcards.policy} (seed {wildcards.seed})"
     shell:

@@ -17,7 +17,8 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from workflow_scripts.generate.engine import Answer, TransformersEngine
+from workflow_scripts.common.answering import Answer
+from workflow_scripts.generate.engine import TransformersEngine
 from workflow_scripts.generate.vllm_engine import VllmEngine
 
 CORPUS = [
@@ -144,12 +145,14 @@ WORDS = word_piece()
 FAMILIES = FAITHFUL | {"word piece": WORDS}
 
 PLAIN = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 4000, "min_new_tokens": 0, "batch_size": 8}
+PLAIN |= {"beams": 1, "repetition_penalty": 1.0}
 
 
 class MadeUp:
     """A model that goes on from each prompt with tokens it was given, for either library."""
 
     device = "cpu"
+    generation_config = None
 
     def __init__(self, replies: dict[tuple[int, ...], list[int]], pad: int) -> None:
         self.replies, self.pad, self.asked = replies, pad, {}

@@ -18,6 +18,8 @@ GREEDY = {
     "samples": 1,
     "max_new_tokens": 12,
     "min_new_tokens": 0,
+    "beams": 1,
+    "repetition_penalty": 1.0,
     "batch_size": 4,
     "stop": [],
 }

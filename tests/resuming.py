@@ -15,13 +15,13 @@ STEPS, KILL_AFTER = 16, 6  # a checkpoint every 2 steps
 RESUMED = {"max_steps": STEPS, "epochs": STEPS, "checkpoint_every": 2, "per_device_batch": 2}
 
 
-def kill_once_checkpointed(module: str, flags: list[str], work: Path) -> None:
-    """Start a training step as a process of its own and kill -9 it once it has made KILL_AFTER steps."""
+def kill_once_checkpointed(module: str, flags: list[str], work: Path, after: int = KILL_AFTER) -> None:
+    """Start a training step as a process of its own and kill -9 it once it has written the checkpoint of a step."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.halting", str(KILL_AFTER), module, *flags]
+    command = [sys.executable, "-m", "tests.halting", str(after), module, *flags]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 240
-        while not any(map(is_whole, work.glob(f"*/checkpoint-{KILL_AFTER}/trainer_state.json"))):
+        while not any(map(is_whole, work.glob(f"*/checkpoint-{after}/trainer_state.json"))):
             assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -13,6 +13,7 @@ from tests.families import FAITHFUL, FAMILIES, WORDS, answers, byte_level, close
 from tests.generation import call_named
 from workflow_scripts.align.online import reply_of
 from workflow_scripts.common import templates
+from workflow_scripts.common.answering import answer_of
 from workflow_scripts.common.decoding import opening, reply_text, reply_tokens, spelled
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl, write_manifest
@@ -32,7 +33,6 @@ from workflow_scripts.common.templates import (
 )
 from workflow_scripts.generate import calibrate
 from workflow_scripts.generate.calibrate import through_tokens
-from workflow_scripts.generate.engine import answer_of
 
 with open(templates.__file__.replace(".py", ".yaml"), encoding="utf-8") as stream:
     TEMPLATES = yaml.safe_load(stream)

@@ -7,12 +7,13 @@ import pytest
 
 from tests.generation import GREEDY, QUESTIONS, SETTINGS, TEMPLATE, WARM, Study, call_named, rows_of
 from workflow_scripts.common import templates
+from workflow_scripts.common.answering import Answer, cut_at
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl
 from workflow_scripts.common.models import model_ends
 from workflow_scripts.generate import answer, calibrate, prompts
 from workflow_scripts.generate import engine as engine_module
-from workflow_scripts.generate.engine import Answer, TransformersEngine, cut_at
+from workflow_scripts.generate.engine import TransformersEngine
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,7 @@ from workflow_scripts.plan.training import (
     tokens_settings,
     training_settings,
     value_settings,
+    watching_settings,
 )
 from workflow_scripts.score.judging.settings import JUDGES, KINDS, judge_of
 from workflow_scripts.study.judges import Judge
@@ -219,6 +220,11 @@ HANDED = [
     Handed("train_offline", module_of, training_settings, learning_from("rewarded")),
     Handed("train_online", module_of, training_settings, learning_from("prompts")),
     Handed("train_online", module_of, online_rewards, learning_from("prompts"), "rewards"),
+    Handed("train_sft", "sft.train", watching_settings, learning_from("tokens"), "watch"),
+    Handed("train_aligned", module_of, watching_settings, learning_from("pairs"), "watch"),
+    Handed("train_ranked", module_of, watching_settings, learning_from("ranked"), "watch"),
+    Handed("train_offline", module_of, watching_settings, learning_from("rewarded"), "watch"),
+    Handed("train_online", module_of, watching_settings, learning_from("prompts"), "watch"),
     Handed(
         "build_prompts",
         "generate.prompts",

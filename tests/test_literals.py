@@ -22,6 +22,7 @@ from workflow_scripts.clean.schemas.row import Schema
 from workflow_scripts.common import classifier_heads, reward_columns, reward_rules, reward_texts, tutor_reply
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.training import settings as training_settings
+from workflow_scripts.common.training import tracking, watching
 from workflow_scripts.download import places, prepare_model, simulate_dialogues, simulate_rows
 from workflow_scripts.generate import answer
 from workflow_scripts.pairs import build, ranked
@@ -73,6 +74,7 @@ TABLES = {
     "Pairs.fidelity": FIDELITIES,
     "TextOverlap.metrics": text_overlap.METRICS,
     "LmEval.suite": SUITES,
+    "TrainingResources.tracking": tracking.SINKS,
     "TrainingResources.parallel": {path.stem for path in (ROOT / "envs/accelerate").glob("*.yaml")},
 }
 KINDS = ("kind", "method")  # these tell the classes of a union apart: see test_study
@@ -142,6 +144,7 @@ TAKEN = {
     "RankedPairs.by": (ranked.Settings, "by"),
     "OpenAIJudge.unanswered": (judging_settings.Endpoint, "unanswered"),
     "RuleJudge.rule": (judging_settings.LengthRule, "rule"),
+    "Watch.best": (watching.Watching, "best"),
 }
 # Chosen by the plan (which prompts a value head answers), or handed on to a library or a flag that refuses any other.
 ELSEWHERE = {"Sft.backend", "Value.targets", "Programs.form", "LmEval.dtype", "Engine.precision"}

@@ -342,6 +342,28 @@ def test_a_table_from_before_the_new_columns_opens(tmp_path):
     assert "0.700 ±0.100" in Page(render(tmp_path, old)).text
 
 
+def test_what_was_answered_while_training_is_shown_as_text_beside_its_step(tmp_path):
+    answers = [{"id": "p<1>", "asked": "Why <b>?", "text": "<script>alert(1)</script>", "worth": 0.5}]
+    curve = [{"step": 2, "watch": 0.5, "watch_error": 0.1}, {"step": 2, "answers": answers}]
+    (tmp_path / "curve.json").write_text(json.dumps([{"step": 1, "train_loss": 2.0}, *curve]))
+    own = {"policy": "m.sft", "seed": 1, "file": str(tmp_path / "curve.json")}
+    page = render(tmp_path, [row()], curves=[own, own | {"seed": 2}])
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script>alert(1)" not in page
+    assert page.count("what it answered while it trained") == 1
+    assert "<h4>step 2</h4>" in page
+    assert "What the answers of m.sft were worth by optimiser step" in page
+    plain = render(tmp_path, [row()], curves=[own | {"file": str(plain_curve(tmp_path))}])
+    assert "while it trained" not in plain
+
+
+def plain_curve(folder: Path) -> Path:
+    """Write a curve of losses alone."""
+    path = folder / "plain.json"
+    path.write_text(json.dumps([{"step": 1, "train_loss": 2.0}, {"step": 2, "train_loss": 1.0}]))
+    return path
+
+
 def test_samples_are_those_with_the_smallest_digests_of_their_ids():
     prompts = [{"id": f"p{n}"} for n in range(50)]
     order = sorted(prompts, key=lambda prompt: hashlib.sha256(prompt["id"].encode()).hexdigest())

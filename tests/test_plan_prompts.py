@@ -40,6 +40,7 @@ def test_nobody_owes_a_set_that_a_policy_answers_as_it_learns_and_every_other_se
     plan = planned(name)
     owed = {prompt_set for policy in plan.policies for prompt_set in prompts.owed(plan, policy)}
     online = {f"runs-{name}" for name, run in plan.study.runs.items() if run.learns_from == "prompts"}
+    online |= {f"watch-{name}" for name, run in plan.study.runs.items() if run.watch}
     assert owed == prompts.prompt_sets(plan).keys() - online
     assert online <= prompts.prompt_sets(plan).keys()
     for policy in plan.policies:
@@ -138,7 +139,7 @@ def test_a_prompt_set_is_answered_as_its_part_of_the_study_says():
         },
     )
     drawn = {"max_new_tokens": 512, "min_new_tokens": 0, "temperature": 0.0, "top_p": 1.0, "samples": 1}
-    drawn |= {"batch_size": 64, "stop": []}
+    drawn |= {"batch_size": 64, "stop": [], "beams": 1, "repetition_penalty": 1.0}
     wanted = {
         "labels": drawn | {"temperatures": [], "stop": [" ###"]},
         "questions": drawn | {"max_new_tokens": 9, "temperatures": {"writing": 0.7}},

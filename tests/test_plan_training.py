@@ -56,7 +56,7 @@ def test_every_key_of_a_run_reaches_its_training_or_a_job_before_it(name):
     for policy in plan.trained():
         run = plan.run(policy)
         settings = told(training.training_settings(plan, policy))
-        keys = type(run).model_fields.keys() - {"parent", "method", "threads"}
+        keys = type(run).model_fields.keys() - {"parent", "method", "threads", "watch"}
         more = {"trust_remote_code"} | ({"template"} if run.learns_from == "prompts" else set())
         assert settings.keys() == (keys - set(run.read_before)) | more
         assert all(

@@ -19,10 +19,11 @@ from workflow_scripts.common.reward_columns import provenance, reward_function, 
 from workflow_scripts.common.reward_rules import json_validity, length_reward, tfidf_diversity
 from workflow_scripts.common.reward_texts import NAMES, TEXTS
 from workflow_scripts.common.templates import Rendered
+from workflow_scripts.common.text_measures import distinct
 from workflow_scripts.report.statistics.cells import read_cell
 from workflow_scripts.report.statistics.estimators import point_estimate
 from workflow_scripts.score import reward_scores as score_module
-from workflow_scripts.score.reward_scores import distinct, score
+from workflow_scripts.score.reward_scores import score
 
 # Rules.
 

@@ -12,16 +12,9 @@ from sacrebleu.metrics import BLEU
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_jsonl
-from workflow_scripts.score.text_overlap import (
-    METRICS,
-    corpus_distinct,
-    fragments,
-    ngrams_of,
-    read_turns,
-    score,
-    words_of,
-)
-from workflow_scripts.score.wordnet import WordNet
+from workflow_scripts.common.text_measures import fragments, words_of
+from workflow_scripts.common.wordnet import WordNet
+from workflow_scripts.score.text_overlap import METRICS, corpus_distinct, ngrams_of, read_turns, score
 from workflow_scripts.study.benchmarks.answered import TextOverlap
 
 REFERENCES = [

@@ -32,7 +32,7 @@ from workflow_scripts.common.files import sha256_of
 from workflow_scripts.common.training.arguments import spared_warmup, training_arguments
 from workflow_scripts.common.training.batches import split_batch
 from workflow_scripts.common.training.checkpoints import last_checkpoint, work_folder
-from workflow_scripts.common.training.trainer import curve_of
+from workflow_scripts.common.training.curve import curve_of
 
 
 def checkpoint(work: Path, step: int, state: str | None) -> Path:

@@ -22,7 +22,7 @@ from tests.tiny import (
     write_reference,
     write_tokens,
 )
-from workflow_scripts.align.ppo import steps_of
+from workflow_scripts.align.ppo_numbers import steps_of
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json
 from workflow_scripts.common.training.arguments import training_arguments

@@ -77,6 +77,48 @@ def test_the_table_has_a_row_per_run_and_prints_its_warnings(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("warning: m.a (seed 1) overfits")
 
 
+def test_what_was_watched_stands_in_the_table_where_something_was_and_only_there(tmp_path, capsys):
+    runs = []
+    write_json(tmp_path / "rows", {"counts": {"kept": 8, "rejected": 0, "cut": 0, "ends_lost": 0}})
+    looks = [
+        {"step": step, "watch": value, "watch_cut": 0.5} for step, value in ((1, 0.25), (2, 0.75), (3, 0.5))
+    ]
+    watched = {
+        "metric": "final_reward",
+        "best": "max",
+        "step": 2,
+        "value": 0.75,
+        "error": 0.125,
+        "prompts": 8,
+    }
+    for name, more in (("m.a", {}), ("m.b", {"best_step": 2, "watched": watched})):
+        # Its losses alone would say that what is kept overfits.
+        write_json(tmp_path / f"{name}.curve", curve(FALLING, [1.0, 2.0, 3.0]) + (looks if more else []))
+        write_json(tmp_path / f"{name}.manifest", {"steps": 6} | more)
+        files = {part: str(tmp_path / f"{name}.{part}") for part in ("curve", "manifest")}
+        runs.append(
+            {"policy": name, "seed": 1, "method": "sft", "learned_from": str(tmp_path / "rows")} | files
+        )
+    found = []
+    for some in (runs[:1], runs):
+        call(training.main, "--settings", json.dumps({"runs": some}), "--output", tmp_path / "training.csv")
+        with open(tmp_path / "training.csv", newline="") as stream:
+            found.append(list(csv.DictReader(stream)))
+    assert not [column for column in found[0][0] if "watch" in column]
+    one, two = found[1]
+    assert {column: two[column] for column in training.WATCHED} == {
+        "watched": "final_reward",
+        "watched_first": "0.25",
+        "watched_best": "0.75",
+        "watched_last": "0.5",
+        "watched_kept": "0.75",
+        "watched_error": "0.125",
+    }
+    assert (two["kept_step"], one["watched"]) == ("2", "")
+    assert "overfits" in one["warning"]
+    assert two["warning"].startswith("was watched by rewards that read 0.5 of its answers without the start")
+
+
 def test_what_an_online_run_earned_stands_beside_what_it_lost():
     row = summarise(
         [{"step": step, "reward": reward} for step, reward in enumerate([0.1, 0.3, 0.5, 0.7])], None

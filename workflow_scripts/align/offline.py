@@ -42,6 +42,7 @@ from workflow_scripts.common.training.row_trainer import RowTrainer, read_splits
 from workflow_scripts.common.training.saving import save_trained
 from workflow_scripts.common.training.settings import PolicyTraining
 from workflow_scripts.common.training.trainer import train
+from workflow_scripts.common.training.watching import watch_of, watched_state
 
 MAX_LOG_RATIO = (
     20.0  # nats; e^20 ≈ 4.9e8, where a ratio that is not clipped is stopped before float32 overflows
@@ -325,7 +326,8 @@ def learn(
     learned, held_out = read_answers(arguments, module, by)
     manifests = [arguments.parent_manifest, arguments.rewarded_manifest, arguments.advantages_manifest]
     inputs = [manifest for manifest in manifests if manifest]
-    work = work_folder(arguments.work, inputs, settings, arguments.seed, code_of(module))
+    depends = settings | watched_state(arguments)
+    work = work_folder(arguments.work, inputs, depends, arguments.seed, code_of(module))
 
     columns = [name for name in ("rank", "reward", "advantage") if name in learned.column_names]
     candidates = learned.select_columns(columns).to_list()
@@ -335,7 +337,7 @@ def learn(
     logps_of = ways_of(model, not settings["padding_free"])
     # One epoch of the Trainer is the whole run: its rows are drawn beforehand, so it has none of its own.
     training = TrainingArguments(
-        **training_arguments(settings, work, arguments.seed, evaluate=len(held_out) > 0)
+        **training_arguments(settings, work, arguments.seed, len(held_out) > 0, arguments.watch)
         | {"num_train_epochs": 1},
         remove_unused_columns=False,
     )
@@ -348,7 +350,8 @@ def learn(
         train_dataset=learned.select(order, keep_in_memory=True),
         eval_dataset=held_out,
         processing_class=tokenizer,
-        callbacks=callbacks_of(settings),
+        callbacks=callbacks_of(arguments),
+        watch=watch_of(arguments, tokenizer),
     )
     seconds = train(trainer, work)
     walked = order[: trainer.state.global_step * batch]

@@ -21,6 +21,7 @@ from workflow_scripts.common.templates import Template, ends_of, forbidden_text,
 from workflow_scripts.common.training.checkpoints import work_folder
 from workflow_scripts.common.training.command import training_parser
 from workflow_scripts.common.training.settings import PolicyTraining
+from workflow_scripts.common.training.watching import watched_state
 from workflow_scripts.common.turns import turns_of
 
 
@@ -139,7 +140,7 @@ def prepare(description: str, kind: type[OnlineTraining], module: str) -> tuple[
     fit_on = [turn["reference"] for row in read_jsonl(arguments.fit_rows) for turn in turns_of(row)]
     ends = ends_of(reply_end(template), tokenizer, model_ends(arguments.parent))
     inputs = [arguments.parent_manifest, arguments.prompts_manifest, arguments.fit_rows]
-    depends = {"settings": settings, "rewards": provenance(rewards)}
+    depends = {"settings": settings, "rewards": provenance(rewards)} | watched_state(arguments)
     work = work_folder(arguments.work, inputs, depends, arguments.seed, code_of(module))
     score = scorer(rewards, fit_on, ends, template, tokenizer)
     return arguments, Online(tokenizer, prompts, ends, score, counts, work)

@@ -3,7 +3,7 @@
 Each step samples answers to a batch of prompts, rewards them, charges every token for leaving the parent, and fits
 policy and value head to them for `ppo_epochs` passes. TRL has no PPO any more, so the loop is here and plain: one
 process, no accelerate. Log-probs are those of the policy at `temperature`; what top_p cuts off is not made up for.
-There is no validation, so nothing is kept but the last policy. Steps of the run are batches of answers; every step
+The last policy is kept, or by what is watched the best one. Steps of the run are batches of answers; every step
 draws from a seed of its own, so that a run that was killed goes on exactly as it would have.
 """
 
@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, Trainer, TrainingArguments, get_scheduler
 
-from workflow_scripts.align.online import Online, OnlineTraining, prepare
+from workflow_scripts.align.online import Online, prepare
+from workflow_scripts.align.ppo_numbers import (
+    Settings,
+    gae,
+    kl_rewards,
+    next_kl_coef,
+    ppo_loss,
+    steps_of,
+    value_loss,
+    whiten,
+)
 from workflow_scripts.align.scores import NO_SCORES, Moments, scaled_scores
 from workflow_scripts.common.diverged import Diverged
 from workflow_scripts.common.errors import PlumblineError
@@ -35,87 +45,15 @@ from workflow_scripts.common.models import precision_of
 from workflow_scripts.common.training.arguments import spared_warmup, training_arguments
 from workflow_scripts.common.training.checkpoints import last_checkpoint
 from workflow_scripts.common.training.command import run_training
+from workflow_scripts.common.training.curve import curve_of
 from workflow_scripts.common.training.loading import load_trainable
 from workflow_scripts.common.training.saving import save_policy, say_skipped
+from workflow_scripts.common.training.tracking import Sinks
 from workflow_scripts.common.training.trainer import are_finite, says_numbers
+from workflow_scripts.common.training.watching import Watch, Watching, since_best, watch_of, watched_facts
 
 STOP_AT = 1.5  # times target_kl, where the passes over a batch end
 CHECKED = {"reward": "reward", "KL": "kl", "entropy": "entropy", "gradient": "grad_norm"}
-KL_GAIN, KL_ERROR = 0.1, 0.2  # K_β and the clip of e_t of the adaptive coefficient
-
-
-class Settings(OnlineTraining):
-    """What PPO reads; a step has rollout_batch answers, an update batch_size of them."""
-
-    rollout_batch: int
-    ppo_epochs: int
-    target_kl: float | None
-    value_clip: float
-    value_coef: float
-    gamma: float
-    lam: float
-    kl_coef: float
-    kl_control: Literal["fixed", "adaptive"]
-    kl_control_target: float
-    score_scaling: bool
-    score_norm: bool
-    score_clip: float | None
-
-
-def kl_rewards(logps: Tensor, reference: Tensor, score: float, kl_coef: float) -> Tensor:
-    """Return one answer's rewards (time,): r_t = −β (log π(y_t) − log π_ref(y_t)) + [t = last] · score.
-
-    Ziegler et al. 2019, eq. 2, its logarithm spread over the tokens.
-    """
-    rewards = -kl_coef * (logps - reference)
-    rewards[-1] += score
-    return rewards
-
-
-def gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
-    """Return the generalised advantages (time,) of one answer's rewards and values, both (time,).
-
-    δ_t = r_t + γ V_{t+1} − V_t and A_t = δ_t + γλ A_{t+1} (Schulman et al. 2016, eq. 16); V = A = 0 past the last
-    token, whether the answer ended there or was cut.
-    """
-    advantages, following, value_after = [], 0.0, 0.0
-    for reward, value in zip(reversed(rewards.tolist()), reversed(values.tolist()), strict=True):
-        following = reward + gamma * value_after - value + gamma * lam * following
-        value_after = value
-        advantages.append(following)
-    return torch.tensor(advantages[::-1], dtype=values.dtype)
-
-
-def whiten(values: Tensor) -> Tensor:
-    """Return values (tokens,) of a whole batch, shifted to mean 0 and scaled to variance 1."""
-    return (values - values.mean()) * torch.rsqrt(values.var(correction=0) + 1e-8)
-
-
-def ppo_loss(logps: Tensor, old_logps: Tensor, advantages: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """Return (each token's loss, whether the clip binds there), both (tokens,); Schulman et al. 2017, eq. 7.
-
-    ρ = π(y_t) / π_old(y_t); loss = −min(ρ A, clip(ρ, 1 − ε, 1 + ε) A), flat in π where the clip binds.
-    """
-    ratio = (logps - old_logps).exp()
-    free, bounded = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
-    return torch.maximum(free, bounded), bounded > free
-
-
-def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
-    """Return each token's loss (tokens,): ½ max((V − R)², (clip(V, V_old ± ε) − R)²)."""
-    bounded = old_values + (values - old_values).clamp(-clip, clip)
-    return 0.5 * torch.maximum((values - returns) ** 2, (bounded - returns) ** 2)
-
-
-def next_kl_coef(kl_coef: float, kl: float, settings: Settings) -> float:
-    """Return the next β given this step's KL per answer: the same, or Ziegler et al. 2019, section 2.2.
-
-    e = clip(KL / target − 1, −0.2, 0.2) and β ← β (1 + 0.1 e).
-    """
-    if settings["kl_control"] == "fixed":
-        return kl_coef
-    error = kl / settings["kl_control_target"] - 1
-    return kl_coef * (1 + KL_GAIN * min(max(error, -KL_ERROR), KL_ERROR))
 
 
 class Experience(NamedTuple):
@@ -139,20 +77,23 @@ def minibatches(batch: list[Experience], epochs: int, size: int) -> Iterator[lis
 
 @dataclass
 class State:
-    """Where a run stands, beside its weights; `rows` has the numbers of every step."""
+    """Where a run stands, beside its weights: `rows` has the numbers of every step, `looks` those of every look."""
 
     kl_coef: float
     step: int = 0
     tokens: int = 0
     moments: Moments = NO_SCORES
     rows: list[dict] = field(default_factory=list)
+    looks: list[dict] = field(default_factory=list)
 
 
 class Learner:
     """A policy, the parent it is held to, a value head on the policy's last hidden state, and their optimiser."""
 
-    def __init__(self, parent: Path, settings: Settings, work: Path, seed: int) -> None:
-        arguments = TrainingArguments(**training_arguments(settings, work, seed, evaluate=False))
+    def __init__(
+        self, parent: Path, settings: Settings, work: Path, seed: int, watching: Watching | None = None
+    ) -> None:
+        arguments = TrainingArguments(**training_arguments(settings, work, seed, False, watching))
         self.settings, self.device = settings, arguments.device
         # Without dropout, unless it is asked for: an answer's ratio starts at 1.
         self.policy = load_trainable(parent, settings, seed, drops_nothing=True).to(self.device)
@@ -357,6 +298,17 @@ class Learner:
             if other != folder:
                 shutil.rmtree(other)
 
+    def keep(self, folder: Path) -> None:
+        """Write the weights alone, the best so far."""
+        folder.mkdir(exist_ok=True)
+        weights = {name: weight.detach().contiguous() for name, weight in self.learned.items()}
+        save_file(weights, folder / "weights.safetensors")
+
+    def take(self, folder: Path) -> None:
+        """Take up weights that were kept."""
+        for name, weight in load_file(folder / "weights.safetensors").items():
+            self.learned[name].data.copy_(weight)
+
     def load(self, folder: Path) -> State:
         """Take up a checkpoint and return where the run stood."""
         tensors, facts = load_file(folder / "state.safetensors"), read_json(folder / "trainer_state.json")
@@ -381,29 +333,67 @@ def batch_of(prompts: list[dict], step: int, size: int, seed: int) -> list[dict]
     return [prompts[orders[at // count][at % count]] for at in wanted]
 
 
-def steps_of(settings: Settings, prompts: int) -> int:
-    """Return how many steps `epochs` over so many prompts are; what is no whole step is one more, but for drop_last."""
-    steps = settings["epochs"] * prompts / settings["rollout_batch"]
-    if settings["drop_last"] and steps < 1:
-        raise PlumblineError(
-            f"drop_last: {prompts} prompts are no whole rollout_batch of {settings['rollout_batch']}; lower it, or "
-            "leave drop_last out"
-        )
-    return math.floor(steps) if settings["drop_last"] else math.ceil(steps)
+SO_FAR = ("step", "rows", "tokens")  # what a row counts from the start
 
 
 def averaged(rows: list[dict], every: int) -> list[dict]:
-    """Return one row per `every` steps, the mean of theirs, under the last one's step."""
+    """Return one row per `every` steps, the mean of theirs, with the last one's step and what it had learned from."""
     groups = [rows[start : start + every] for start in range(0, len(rows), every)]
     return [
-        {name: round(fmean(row[name] for row in group), 6) for name in group[0]} | {"step": group[-1]["step"]}
+        {name: round(fmean(row[name] for row in group), 6) for name in group[0]}
+        | {name: group[-1][name] for name in SO_FAR if name in group[-1]}
         for group in groups
     ]
 
 
-def main() -> None:
-    arguments, online = prepare(__doc__, Settings, "workflow_scripts.align.ppo")
-    settings, started = arguments.settings, time.monotonic()
+def curve_with(looks: list[dict], rows: list[dict], every: int) -> list[dict]:
+    """Return the curve of a run: its steps averaged, and among them the looks at its answers."""
+    return sorted([*averaged(rows, every), *looks], key=lambda row: row["step"])
+
+
+def look(learner: Learner, watch: Watch, state: State, work: Path) -> bool:
+    """Add a look at the policy's answers to the state, keep the best; tell whether patience is at its end.
+
+    Nothing but the looks decides: a run that was killed goes on to the same end.
+    """
+    settings = learner.settings
+    numbers, answers = watch.look(learner.policy, state.step, learner.computing)
+    seen = {"step": state.step} | {f"eval_{name}": value for name, value in numbers.items()}
+    print(json.dumps(seen), flush=True)
+    state.looks += curve_of([seen | ({"answers": answers} if answers else {})])
+    since = since_best([each["watch"] for each in state.looks], watch.watching["best"])
+    if settings["keep"] == "best" and not since:
+        learner.keep(work / f"best-{state.step}")
+        for other in work.glob("best-*"):
+            # A checkpoint of before this step, from which a killed run goes on, finds it anew.
+            if other.name != f"best-{state.step}":
+                shutil.rmtree(other)
+    return settings["patience"] is not None and since >= settings["patience"]
+
+
+class Schedule(NamedTuple):
+    """How long a run is: its steps, the most updates of each, and the learning rate of every update."""
+
+    steps: int
+    updates: int
+    rate: Callable[[int], float]
+
+
+def schedule_of(settings: Settings, prompts: int, optimizer: Any) -> Schedule:
+    """Return the schedule of a run over so many prompts."""
+    size = settings["rollout_batch"]
+    steps = settings["max_steps"] or steps_of(settings, prompts)
+    updates = settings["ppo_epochs"] * size // settings["batch_size"]
+    warmup = math.ceil(
+        spared_warmup(steps * updates, settings["warmup"], settings["schedule"]) * steps * updates
+    )
+    # Asked for its factor only: the learning rate is a function of the step and needs no state.
+    [*_, share] = get_scheduler(settings["schedule"], optimizer, warmup, steps * updates).lr_lambdas
+    return Schedule(steps, updates, lambda update: settings["learning_rate"] * share(update))
+
+
+def refuse_settings(settings: Settings) -> None:
+    """Raise PlumblineError where a step cannot be cut into updates, or several processes were started."""
     size, update = settings["rollout_batch"], settings["batch_size"]
     if size % update:
         raise PlumblineError(f"rollout_batch {size} is no multiple of batch_size {update}")
@@ -411,22 +401,18 @@ def main() -> None:
         raise PlumblineError(
             "ppo runs in one process: give it one GPU, or take rloo, which spreads over many"
         )
-    learner = Learner(arguments.parent, settings, online.work, arguments.seed)
-    steps = settings["max_steps"] or steps_of(settings, len(online.prompts))
-    updates = settings["ppo_epochs"] * size // update
-    warmup = math.ceil(
-        spared_warmup(steps * updates, settings["warmup"], settings["schedule"]) * steps * updates
-    )
-    # Asked for its factor only: the learning rate is a function of the step and needs no state.
-    [*_, share] = get_scheduler(settings["schedule"], learner.optimizer, warmup, steps * updates).lr_lambdas
 
-    def rate(update: int) -> float:
-        return settings["learning_rate"] * share(update)
 
-    state, checkpoint = State(settings["kl_coef"]), last_checkpoint(online.work)
+def run_steps(arguments: Any, online: Online, learner: Learner, watch: Watch | None) -> State:
+    """Make the steps of a run, resuming if it can; return where it ended, the weights that are kept in the learner."""
+    settings, work = arguments.settings, online.work
+    size, every = settings["rollout_batch"], settings["evaluate_every"]
+    steps, updates, rate = schedule_of(settings, len(online.prompts), learner.optimizer)
+    state, checkpoint = State(settings["kl_coef"]), last_checkpoint(work)
     if checkpoint:
         print(f"resuming from {checkpoint}", flush=True)
         state = learner.load(checkpoint)
+    sinks = Sinks(arguments.curve, state.step)
     while state.step < steps:
         torch.manual_seed(arguments.seed * 1_000_003 + state.step)
         prompts = batch_of(online.prompts, state.step, size, arguments.seed)
@@ -434,26 +420,48 @@ def main() -> None:
         facts |= learner.improve(batch, rate, state.step * updates)
         learner.refuse(facts, state, settings["log_every"])
         state.step += 1
+        facts |= {"rows": state.step * size, "tokens": state.tokens}
         state.rows.append({"step": state.step, **facts})
         print(json.dumps(state.rows[-1]), flush=True)
+        sinks.write(state.rows[-1:])
+        enough = False
+        if watch is not None and (state.step % every == 0 or state.step == steps):
+            enough = look(learner, watch, state, work)
+            sinks.write(state.looks[-1:])
         if state.step % settings["checkpoint_every"] == 0:
-            learner.save(online.work / f"checkpoint-{state.step}", state)
-    facts = {}
+            learner.save(work / f"checkpoint-{state.step}", state)
+        if enough:
+            break
+    sinks.close()
+    return state
+
+
+def main() -> None:
+    arguments, online = prepare(__doc__, Settings, "workflow_scripts.align.ppo")
+    settings, started = arguments.settings, time.monotonic()
+    refuse_settings(settings)
+    watch = watch_of(arguments, online.tokenizer)
+    learner = Learner(arguments.parent, settings, online.work, arguments.seed, arguments.watch)
+    state = run_steps(arguments, online, learner, watch)
+    facts: dict[str, Any] = {"counts": online.counts}
     if skipped := round(sum(row.get("skipped_updates", 0) for row in state.rows)):
         say_skipped(skipped, round(sum(row["updates"] for row in state.rows)) + skipped)
         facts["skipped_steps"] = skipped
+    if settings["keep"] == "best" and watch is not None:
+        values = [row["watch"] for row in state.looks]
+        facts["best_step"] = state.looks[-1 - since_best(values, watch.watching["best"])]["step"]
+        learner.take(online.work / f"best-{facts['best_step']}")
     save_policy(
         learner.policy,
         online.tokenizer,
         arguments,
         online.work,
-        curve=averaged(state.rows, settings["log_every"]),
+        curve=curve_with(state.looks, state.rows, settings["log_every"]),
         seconds=time.monotonic() - started,
         tokens=state.tokens,
         steps=state.step,
-        counts=online.counts,
         template=settings["template"],
-        **facts,
+        **facts | watched_facts(watch, state.looks, facts.get("best_step")),
     )
 
 

@@ -2,10 +2,10 @@
 
 Each prompt is answered `num_generations` times; an answer's advantage is its reward, less beta times its KL from the
 parent, less the mean of its siblings' (eq. 8). Prompts come to the trainer as our template's tokens, so it adds no
-second bos. There is no validation, so nothing is kept but the last policy. A prompt's answers are compared wherever
-they were made, but each process draws its own from a seed of its own: other than for the methods that learn from given
-answers, the number of processes alters what is answered, as another seed would. Where `dropout` has a number TRL draws
-the answers with it, too; the parent is read without.
+second bos. There are no rows to validate on: the best policy is kept by what is watched, or else the last. A prompt's
+answers are compared wherever they were made, but each process draws its own from a seed of its own: other than for the
+methods that learn from given answers, the number of processes alters what is answered, as another seed would. Where
+`dropout` has a number TRL draws the answers with it, too; the parent is read without.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,12 @@ from trl import RLOOConfig, RLOOTrainer
 
 from workflow_scripts.align.online import Online, OnlineTraining, prepare
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.training.arguments import training_arguments
+from workflow_scripts.common.training.arguments import callbacks_of, training_arguments
 from workflow_scripts.common.training.command import run_training
 from workflow_scripts.common.training.loading import load_trainable
 from workflow_scripts.common.training.saving import save_trained
 from workflow_scripts.common.training.trainer import Shared, train
+from workflow_scripts.common.training.watching import watch_of
 
 
 class Settings(OnlineTraining):
@@ -33,6 +34,18 @@ class Settings(OnlineTraining):
 
 class TokenPromptsTrainer(Shared, RLOOTrainer):
     """An RLOOTrainer whose prompts are token ids already."""
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Return what a look at the answers says: there are no rows to validate on."""
+        self.model.eval()  # or TRL would take what it logs for a step of the training
+        metrics = self.tell({})
+        self.model.train()
+        return metrics
+
+    def learned_from(self) -> dict[str, int]:
+        """Return the answers and the tokens that all processes have learned from so far."""
+        rows = self.state.global_step * self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return {"rows": rows * self.args.world_size, "tokens": int(self.state.num_input_tokens_seen)}
 
     def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict]:
         return prompts, None, {}
@@ -63,7 +76,8 @@ def main() -> None:
     settings = arguments.settings
     try:
         config = RLOOConfig(
-            **training_arguments(settings, online.work, arguments.seed, evaluate=False),
+            **training_arguments(settings, online.work, arguments.seed, False, arguments.watch)
+            | {"per_device_eval_batch_size": settings["num_generations"]},  # of no rows; TRL wants a multiple
             beta=settings["beta"],
             num_generations=settings["num_generations"],
             epsilon=settings["clip"],
@@ -97,7 +111,10 @@ def main() -> None:
         train_dataset=Dataset.from_list(
             [{"prompt": row["prompt"], "place": place} for place, row in enumerate(online.prompts)]
         ),
+        eval_dataset=Dataset.from_list([]) if arguments.watch else None,
         processing_class=online.tokenizer,
+        callbacks=callbacks_of(arguments),
+        watch=watch_of(arguments, online.tokenizer),
     )
     model.generation_config.eos_token_id = (
         own_ends  # the trainer has read it; what is saved, `save_policy` says

@@ -74,7 +74,7 @@ class RewardTrainer(RowTrainer):
 
 def main() -> None:
     files = {"pairs": "JSON Lines of pairs", "pairs_manifest": "their manifest"}
-    arguments = training_parser(__doc__, Settings, **files).parse_args()
+    arguments = training_parser(__doc__, Settings, watched=False, **files).parse_args()
     settings = arguments.settings
     code = code_of("workflow_scripts.annotate.train_reward")
     inputs = [arguments.parent_manifest, arguments.pairs_manifest]
@@ -114,7 +114,7 @@ def main() -> None:
         train_dataset=Dataset.from_list(rows[held_out:]),
         eval_dataset=Dataset.from_list(rows[:held_out]),
         processing_class=tokenizer,
-        callbacks=callbacks_of(settings),
+        callbacks=callbacks_of(arguments),
     )
     seconds = train(trainer, work)
     accuracy = trainer.evaluate()["eval_accuracy"]

@@ -17,6 +17,7 @@ SPOKEN = "Tutorbot"
 
 FIELDS = (EVALUATION, ACTION, STATE, SUBPROBLEM, SPOKEN)
 LABEL_FIELDS = FIELDS[:3]
+LABEL_NAMES = {EVALUATION: "evaluation", ACTION: "action", STATE: "state"}
 
 ACTIONS_AFTER = {
     "a": ("1", "2"),
@@ -73,6 +74,14 @@ def is_well_formed(gold: dict | None) -> bool:
         return False
     fewest = {EVALUATION: 1, ACTION: 0, STATE: 1}
     return all(fewest[field] <= len(gold[field]) <= longest for field, longest in LONGEST_LABEL.items())
+
+
+def label_of(reply: dict | None, field: str, fidelity: str) -> str:
+    """Return a reply's label as text, '' where there is none; "paper" strips it, as the pair rule does."""
+    if reply is None or reply.get(field) is None:
+        return ""
+    label = str(reply[field])
+    return label.strip() if fidelity == "paper" else label
 
 
 WRITERS: dict[str, Callable[[dict[str, Any]], str]] = {  # by `reply_format`

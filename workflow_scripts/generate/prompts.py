@@ -30,7 +30,7 @@ MBPP_TEST = range(
 
 
 class Sampling(TypedDict):
-    """How a prompt set is answered; a set that a run answers while it is trained lacks the last four."""
+    """How a prompt set is answered; a set that a run learns from as it answers lacks what stands last."""
 
     max_new_tokens: int
     temperature: float
@@ -40,6 +40,8 @@ class Sampling(TypedDict):
     min_new_tokens: NotRequired[int]
     samples: NotRequired[int]
     batch_size: NotRequired[int]
+    beams: NotRequired[int]
+    repetition_penalty: NotRequired[float]
 
 
 def field(row: dict, name: str, path: Path, number: int, kind: str = "text") -> Any:

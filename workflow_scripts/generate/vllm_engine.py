@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from workflow_scripts.common.answering import Answer, answer_of
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json
 from workflow_scripts.common.models import adapter_base, check_safetensors, model_ends, precision_of
 from workflow_scripts.common.templates import ends_of
-from workflow_scripts.generate.engine import Answer, answer_of
 
 PORTION = (
     2048  # prompts that are scheduled together, and so are answered anew together where a killed job left off
@@ -156,6 +156,11 @@ class VllmEngine:
         Each request has a seed of its own. A portion without an answer that is `missing` is left out; another is made
         whole and with nothing cached, for what is computed together, and what is not again, decides the last digits.
         """
+        if sampling["beams"] > 1:
+            raise PlumblineError(
+                f"beams: {sampling['beams']}: vLLM searches by beams without stop strings, ends of templates and "
+                "repetition_penalty; set engine: {name: transformers}, or beams: 1"
+            )
         enders = ends_of(end, self.tokenizer, self.ends)
         for start in range(0, len(prompts), PORTION):
             portion = range(start, min(start + PORTION, len(prompts)))
@@ -169,6 +174,7 @@ class VllmEngine:
                     temperature=sampling["temperature"],
                     top_p=sampling["top_p"],
                     top_k=0,
+                    repetition_penalty=sampling["repetition_penalty"],
                     seed=seed * 1_000_003 + index,
                     stop=sampling["stop"],
                     stop_token_ids=enders,

@@ -56,9 +56,9 @@ ENVIRONMENTS = {
         "Everything that loads torch: tokens, training, references, rewards, answers by transformers, likelihoods,"
         " lm-eval, reward models as judges. Apart from plumbline.yaml for torch's weight: gigabytes, where scores and"
         " tables need none. DeepSpeed compiles its optimiser at first use, with conda's compiler.",
-        "accelerate alpaca-eval datasets filelock gguf httpx huggingface-hub lm-eval numpy openai pandas peft psutil"
-        " pyarrow pydantic pyyaml sacrebleu safetensors scikit-learn scipy setuptools tenacity tokenizers torch tqdm"
-        " transformers trl",
+        "accelerate alpaca-eval datasets filelock gguf httpx huggingface-hub lm-eval nltk numpy openai pandas peft"
+        " psutil pyarrow pydantic pyyaml sacrebleu safetensors scikit-learn scipy setuptools tenacity tensorboardx"
+        " tokenizers torch tqdm transformers trl",
         conda="bubblewrap cxx-compiler",
         lists=("deepspeed.txt", "cuda.txt"),
     ),

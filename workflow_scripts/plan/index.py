@@ -37,6 +37,12 @@ def answer_files(plan: Plan) -> list[str]:
     ]
 
 
+def chosen_policies(plan: Plan) -> list[str]:
+    """Return the manifests of the policies that were chosen by what was watched: the table says at which step."""
+    entries = [cell_entry(plan, *cell) for cell in scored_cells(plan)]
+    return [entry["chosen"] for entry in entries if "chosen" in entry]
+
+
 def index_entries(plan: Plan) -> str:
     return as_json(
         {
@@ -55,6 +61,8 @@ def cell_entry(plan: Plan, policy: str, seed: int) -> dict[str, Any]:
     learned = training_sets(plan, policy)
     cleaned = [f"{plan.layout.clean(name.split('/')[0])}/manifest.json" for name in learned]
     written = [source_manifest(plan, name) for name in written_behind(plan, learned)]
+    if plan.policies[policy].parent and plan.run(policy).watch and plan.run(policy).keep == "best":
+        entry["chosen"] = weights_manifest(plan, policy, seed)
     return entry | {
         "parent": plan.policies[policy].parent,
         "method": plan.policies[policy].method,

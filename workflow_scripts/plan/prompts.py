@@ -1,6 +1,7 @@
 """Prompt sets: who owes answers to which, what each is made of, and how it is answered.
 
-A prompt set is named after a benchmark, or after what learns from its answers: pairs-NAME, values-NAME, runs-NAME.
+A prompt set is named after a benchmark, or after what learns from its answers: pairs-NAME, values-NAME, runs-NAME; that
+of a run which is watched while it trains watch-NAME.
 """
 
 import functools
@@ -40,9 +41,10 @@ def for_values(plan: Plan) -> dict[str, Any]:
 
 @functools.cache
 def prompt_sets(plan: Plan) -> dict[str, Any]:
-    """Return every prompt set with the part of the study it belongs to; a run that learns from prompts has one too."""
+    """Return every prompt set with the part of the study it belongs to; what a run answers as it trains is one, too."""
     online = {f"runs-{name}": run for name, run in plan.study.runs.items() if run.learns_from == "prompts"}
-    return answered(plan) | for_pairs(plan) | for_values(plan) | online
+    watched = {f"watch-{name}": run.watch for name, run in plan.study.runs.items() if run.watch}
+    return answered(plan) | for_pairs(plan) | for_values(plan) | online | watched
 
 
 def rewarded_sets(plan: Plan) -> list[str]:

@@ -9,8 +9,13 @@ from workflow_scripts.study.resources import Resources
 
 def asked(resources: Resources) -> dict[str, int | str]:
     """Return what a part of the study asks for, by Snakemake's names."""
-    values = resources.model_dump(exclude={"cpus", "runtime_minutes"})
+    values = resources.model_dump(exclude={"cpus", "runtime_minutes", "tracking"})
     return values | {"runtime": resources.runtime_minutes}
+
+
+def sinks(plan: Plan) -> str:
+    """Return where curves are written to as they come, as trainings find it in their environment."""
+    return " ".join(plan.study.training_resources.tracking)
 
 
 def one_gpu(plan: Plan) -> int:

@@ -1,15 +1,22 @@
 """What a training learns from, what prepares it, and what it is told."""
 
 import functools
+import json
 from collections.abc import Callable
 from typing import Any
 
-from workflow_scripts.common.code import code_of
+from workflow_scripts.common.code import code_of, pins
 from workflow_scripts.common.files import digest
 from workflow_scripts.plan.layout import Word
-from workflow_scripts.plan.plan import Plan, history_turns
+from workflow_scripts.plan.plan import TRAINERS, Plan, history_turns
 from workflow_scripts.plan.policies import learned_template, parent_cell, remote_code, template
-from workflow_scripts.plan.rewards import annotated_rows, classifiers, history, rewarding_settings
+from workflow_scripts.plan.rewards import (
+    annotated_dataset,
+    annotated_rows,
+    classifiers,
+    history,
+    rewarding_settings,
+)
 from workflow_scripts.plan.words import as_json, settings
 from workflow_scripts.study.datasets import made_of
 from workflow_scripts.study.methods import TRAINED_BY, Run
@@ -56,8 +63,70 @@ def training_settings(plan: Plan, policy: str) -> str:
         {"template": template(plan, plan.policies[policy].parent)} if run.learns_from == "prompts" else {}
     )
     # Neither whose child it is nor how many threads it has makes a training stale.
-    drop = ["parent", "method", "threads", *run.read_before]
+    drop = ["parent", "method", "threads", "watch", *run.read_before]
     return settings(run, drop=drop, trust_remote_code=remote_code(plan, policy), **spoken)
+
+
+# --- what is watched on the way ---------------------------------------------------------------------------------------
+
+
+def watched(plan: Plan) -> list[str]:
+    """Return the policies that are watched while they train."""
+    return [name for name in plan.trained() if plan.run(name).watch]
+
+
+def watching_settings(plan: Plan, policy: str) -> str:
+    """Return how a policy is watched, as JSON: in its own template, by an annotation's rewards where it names one.
+
+    It is null where it is not watched.
+    """
+    part, base = plan.run(policy).watch, plan.study.models[plan.policies[policy].model]
+    if part is None:
+        return as_json(None)
+    rewards = part.annotation and json.loads(rewarding_settings(plan, part.annotation))["rewards"]
+    return settings(
+        part,
+        keys=["metric", "best", "shown", "wordnet"],
+        template=template(plan, policy),
+        context=base.context,
+        rewards=rewards,
+    )
+
+
+def pinned(plan: Plan, policy: str) -> dict[str, str]:
+    """Return the locked versions that a training depends on: of the trainers, and of what METEOR is watched with."""
+    part = plan.run(policy).watch
+    return pins(*TRAINERS, *(["nltk"] if part and not part.annotation and part.metric == "meteor" else []))
+
+
+def watch_prompts(plan: Plan, policy: str) -> str:
+    """Return the manifest of the prompts that a policy is watched on."""
+    return plan.layout.prompts(f"watch-{plan.policies[policy].run}")
+
+
+def watch_inputs(plan: Plan, policy: str) -> list[str]:
+    """Return the manifests of what a policy is watched by: prompts, classifiers, the rows that tf-idf is fitted on."""
+    part = plan.run(policy).watch
+    if part is None:
+        return []
+    rewarding = (
+        [annotated_dataset(plan, part.annotation), *classifiers(plan, part.annotation)]
+        if part.annotation
+        else []
+    )
+    return [watch_prompts(plan, policy), *rewarding]
+
+
+def watch_flags(plan: Plan, policy: str) -> list[Word]:
+    """Return the flags that name the files a policy is watched by, as words; none where it is not."""
+    part, layout = plan.run(policy).watch, plan.layout
+    if part is None:
+        return []
+    flags = {"--watch-prompts": layout.word(watch_prompts(plan, policy))}
+    if part.annotation:
+        fitted = plan.study.annotations[part.annotation]
+        flags["--watch-fit-rows"] = layout.word(layout.rows(fitted.dataset, fitted.fit_split))
+    return [word for flag, value in flags.items() for word in (Word(flag), value)]
 
 
 # --- tokens of a dataset ----------------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ def entry_of(cell: dict, benchmark: dict) -> dict:
 
     cell: {"policy", "parent", "method", "seed", "kind", "training_sets", "folder", "files", "facts"}; benchmark:
     {"name", "answered", "judged", "measured", "overlap", "files", "facts"}: whether there are answers, verdicts and
-    likelihoods. `generations` and `verdicts` are null where there are none.
+    likelihoods. `generations` and `verdicts` are null where there are none. `chosen`, the manifest of a policy that was
+    chosen by its answers while it trained, is there for such alone.
     """
     folder, name = cell["folder"], benchmark["name"]
     generations = f"{folder}/generations/{name}.json" if benchmark["answered"] else None
@@ -28,15 +29,20 @@ def entry_of(cell: dict, benchmark: dict) -> dict:
     likelihoods = f"{folder}/likelihoods/{name}.jsonl" if benchmark["measured"] else None
     score = f"{folder}/scores/{name}.json"
     own = [path for path in (score, generations, verdicts, likelihoods, benchmark["overlap"]) if path]
-    return {key: cell[key] for key in COPIED} | {
-        "benchmark": name,
-        "file": score,
-        "generations": generations,
-        "verdicts": verdicts,
-        "overlap": benchmark["overlap"],
-        "files": list(dict.fromkeys([*own, *benchmark["files"], *cell["files"]])),
-        "facts": benchmark["facts"] | cell["facts"],
-    }
+    chosen = {"chosen": cell["chosen"]} if "chosen" in cell else {}
+    return (
+        {key: cell[key] for key in COPIED}
+        | chosen
+        | {
+            "benchmark": name,
+            "file": score,
+            "generations": generations,
+            "verdicts": verdicts,
+            "overlap": benchmark["overlap"],
+            "files": list(dict.fromkeys([*own, *benchmark["files"], *cell["files"]])),
+            "facts": benchmark["facts"] | cell["facts"],
+        }
+    )
 
 
 def main() -> None:

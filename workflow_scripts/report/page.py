@@ -38,7 +38,7 @@ from workflow_scripts.report.page_sections import (
 )
 from workflow_scripts.report.page_tables import headline_table, plain_table, results_table, supported_best
 from workflow_scripts.report.rows import headline_rows, typed
-from workflow_scripts.report.samples import read_samples, rows_beside
+from workflow_scripts.report.samples import read_samples, read_watched, rows_beside
 from workflow_scripts.report.scores import in_order
 from workflow_scripts.report.settings import Bar, Curve, read_settings
 from workflow_scripts.report.spreadsheets import read_csv
@@ -125,6 +125,7 @@ def build(settings: Settings, inputs: argparse.Namespace) -> dict:
         "warnings": [row for row in training if row["warning"]],
         "training": plain_table("training", training) if training else None,
         "curves": curve_figures(settings["curves"]),
+        "watched": read_watched(settings["curves"]),
         "rewards": reward_figures(
             settings["rewards"], sets, [e for e in index if e["benchmark"] in rewarded]
         ),

@@ -14,6 +14,7 @@ from workflow_scripts.report.training_figures import (
     draw_loss_curves,
     draw_reward_histograms,
     draw_spread,
+    draw_watch,
     read_curves,
     read_rewards,
 )
@@ -68,16 +69,16 @@ def length_figures(rows: list[dict]) -> list[Markup]:
 
 
 def curve_figures(curves: list[dict]) -> list[Markup]:
-    """Return a panel of losses per policy, seeds together."""
-    loaded = read_curves(curves) if curves else []
-    return [
-        picture(
-            draw_loss_curves([curve for curve in loaded if curve["policy"] == policy]),
-            f"curve{number}",
-            f"Losses of {policy} by optimiser step",
-        )
-        for number, policy in enumerate(in_order(curve["policy"] for curve in loaded))
-    ]
+    """Return a panel of losses per policy, seeds together; and one of what was watched, where something was."""
+    loaded, figures = read_curves(curves) if curves else [], []
+    for number, policy in enumerate(in_order(curve["policy"] for curve in loaded)):
+        own = [curve for curve in loaded if curve["policy"] == policy]
+        label = f"Losses of {policy} by optimiser step"
+        figures.append(picture(draw_loss_curves(own), f"curve{number}", label))
+        if any("watch" in row for curve in own for row in curve["rows"]):
+            label = f"What the answers of {policy} were worth by optimiser step"
+            figures.append(picture(draw_watch(policy, own), f"watch{number}", label))
+    return figures
 
 
 def reward_figures(paths: list[str], sets: list[dict], index: list[dict]) -> list[Markup]:

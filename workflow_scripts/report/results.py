@@ -194,6 +194,7 @@ def _row(
     notes = [found[0]["note"], cut_prompts(members), _items_note("averaged over the seeds", own_items, cells)]
     notes += [f"without seed {each}: {reason}" for each, reason in refusals(own, benchmark).items()]
     notes += [skipped_prompts(score) for score in members]
+    notes += chosen_notes(members)
     if own_items[0].items:
         found_here = _estimated(own_items, arguments)
         notes.append(found_here.pop("note"))
@@ -305,6 +306,13 @@ def skipped_prompts(score: dict) -> str:
     if not count:
         return ""
     return "1 prompt is skipped by the study" if count == 1 else f"{count} prompts are skipped by the study"
+
+
+def chosen_notes(scores: list[dict]) -> list[str]:
+    """Return a note on each seed's policy that was chosen by its answers while it trained."""
+    several = len(scores) > 1
+    chosen = [(score["seed"], score["chosen"]) for score in scores if score.get("chosen")]
+    return [f"seed {seed}: {words}" if several else words for seed, words in chosen]
 
 
 def _items_note(what: str, shared: list[Cell], cells: list[Cell]) -> str:

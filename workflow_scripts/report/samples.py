@@ -134,6 +134,28 @@ def read_samples(benchmark: str, prompts: Path, index: list[dict], count: int) -
     return found | {"prompts": list(views.values())}
 
 
+def read_watched(curves: list[dict]) -> list[dict]:
+    """Return what policies answered at each validation, where they were watched: one seed per policy, the first given.
+
+    curves: {"policy", "seed", "file"}. Returns [{"policy", "seed", "prompts": [{"id", "asked", "answers": [{"step",
+    "text", "worth"}]}]}].
+    """
+    found: dict[str, dict] = {}
+    for curve in curves:
+        points = [row for row in read_json(curve["file"]) if row.get("answers")]
+        prompts: dict[str, dict] = {}
+        for row in points:
+            for answer in row["answers"]:
+                view = prompts.setdefault(answer["id"], {"asked": answer["asked"], "answers": []})
+                view["answers"].append(
+                    {"step": row["step"]} | {key: answer[key] for key in ("text", "worth")}
+                )
+        if prompts and curve["policy"] not in found:
+            views = [{"id": name} | view for name, view in prompts.items()]
+            found[curve["policy"]] = {"policy": curve["policy"], "seed": curve["seed"], "prompts": views}
+    return list(found.values())
+
+
 def prompt_view(prompt: dict) -> dict:
     """Return a prompt for people: what was said (role and text), later user turns, and the reference, if any."""
     said = [{"role": message["role"], "text": message["content"]} for message in prompt.get("messages", [])]

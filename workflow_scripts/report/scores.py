@@ -20,7 +20,8 @@ def load_scores(index: list[dict], provenance: dict[str, dict] | None = None) ->
 
     cells maps (subset, metric) to {"cell": Cell, "higher_is_better": bool or None, "note": str}, in file order;
     contaminated holds the items of the benchmark that the 13-gram and the 8-gram rule call so, None where the entry
-    has no overlap file; answered, the counts of the answers it rests on. `provenance`, the records of
+    has no overlap file; answered, the counts of the answers it rests on; chosen, by what its policy was,
+    in words. `provenance`, the records of
     provenance.json, has the ids; without it a score file's digest stands for it. Raises PlumblineError for a
     malformed score file, a cell named twice, an entry that stands twice in the index, a training set that the overlap
     file does not know, or a score without a record.
@@ -41,6 +42,7 @@ def load_scores(index: list[dict], provenance: dict[str, dict] | None = None) ->
             )
         seen.add(key)
         score = entry | load_score(entry["file"]) | {"contaminated": None, "answered": answered_counts(entry)}
+        score["chosen"] = chosen_by(entry)
         if provenance is not None:
             record = "|".join(str(part) for part in key)
             if record not in provenance:
@@ -59,6 +61,19 @@ def answered_counts(entry: dict) -> dict[str, int]:
     """
     path = entry.get("generations")
     return read_json(path).get("counts", {}) if path and Path(path).is_file() else {}
+
+
+def chosen_by(entry: dict) -> str:
+    """Return in words by what the policy of an index entry was chosen, "" where it was not, or nobody can tell."""
+    path = entry.get("chosen")
+    manifest = read_json(path) if path and Path(path).is_file() else {}
+    if "watched" not in manifest:  # its training diverged, or the scores were carried elsewhere
+        return ""
+    watched = manifest["watched"]
+    return (
+        f"step {watched['step']} of {manifest['steps']} is kept, chosen by {watched['metric']} "
+        f"({watched['value']:.6g}) of its answers to {watched['prompts']} validation prompts"
+    )
 
 
 def load_score(path: Path | str) -> dict:

@@ -47,6 +47,8 @@ COLUMNS = (
     "reward_first reward_last kept_share clipped_share effective_steps warning"
 ).split()
 FACTS = ("kept_share", "clipped_share", "effective_steps")
+# Where a study watches what is answered on the way; before the warning.
+WATCHED = ["watched", "watched_first", "watched_best", "watched_last", "watched_kept", "watched_error"]
 
 
 def points_of(curve: list[dict], name: str) -> list[tuple[int, float]]:
@@ -96,6 +98,26 @@ def summarise(curve: list[dict], kept_step: int | None) -> dict:
     return row
 
 
+def summarise_watch(curve: list[dict], watched: dict) -> dict:
+    """Return what a run that was watched came to: its metric's first, best, last and kept value, and its error."""
+    values = [value for _, value in points_of(curve, "watch")]
+    best = max(values) if watched["best"] == "max" else min(values)
+    return {
+        "watched": watched["metric"],
+        "watched_first": values[0],
+        "watched_best": best,
+        "watched_last": values[-1],
+        "watched_kept": watched["value"],
+        "watched_error": watched["error"],
+    }
+
+
+def columns_of(rows: list[dict]) -> list[str]:
+    """Return the columns of the table: those of what is watched only where something is."""
+    watched = WATCHED if any("watched" in row for row in rows) else []
+    return [*COLUMNS[:-1], *watched, COLUMNS[-1]]
+
+
 def rows_of(counts: dict) -> dict:
     """Return what is counted of what a run learned from: its rows, and a warning where some are lost or cut.
 
@@ -118,13 +140,13 @@ def rows_of(counts: dict) -> dict:
     return row | ({"warning": "; ".join(warnings)} if warnings else {})
 
 
-def rewards_of_cut_texts(curve: list[dict]) -> str | None:
+def rewards_of_cut_texts(curve: list[dict], column: str = "texts_cut", what: str = "trained") -> str | None:
     """Return a warning where a reward did not read the whole text of the answers that a policy was trained by."""
-    shares = [share for _, share in points_of(curve, "texts_cut")]
+    shares = [share for _, share in points_of(curve, column)]
     if not any(shares):
         return None
     return (
-        f"was trained by rewards that read {mean(shares):.2g} of its answers without the start of their text; "
+        f"was {what} by rewards that read {mean(shares):.2g} of its answers without the start of their text; "
         "raise their max_tokens"
     )
 
@@ -170,16 +192,22 @@ def main() -> None:
         if "pairs" in entry:
             row["pair_yield"] = read_json(entry["pairs"])["counts"]["share_kept"]
         row |= learned | went | {name: manifest[name] for name in FACTS if name in manifest}
+        if "watched" in manifest:
+            row |= summarise_watch(curve, manifest["watched"])
+            if "best_step" in manifest:  # it was not to be chosen by its loss
+                went.pop("warning", None)
+                row.pop("warning", None)
         note = divergence_of(entry["manifest"])
         moved = learned_nothing(curve) or went.get("warning")
         warnings = [note_text(note) if note else moved, learned.get("warning"), rewards_of_cut_texts(curve)]
-        warnings.append(not_finite(curve))
+        warnings += [rewards_of_cut_texts(curve, "watch_cut", "watched"), not_finite(curve)]
         if any(warnings):
             row["warning"] = "; ".join(filter(None, warnings))
         rows.append(row)
         if "warning" in row:
             print(f"warning: {row['policy']} (seed {row['seed']}) {row['warning']}", flush=True)
-    write_csv(arguments.output, COLUMNS, ([written(row.get(name)) for name in COLUMNS] for row in rows))
+    columns = columns_of(rows)
+    write_csv(arguments.output, columns, ([written(row.get(name)) for name in columns] for row in rows))
 
 
 if __name__ == "__main__":

@@ -46,6 +46,29 @@ def draw_loss_curves(curves: list[dict]) -> Figure:
     return figure
 
 
+def draw_watch(policy: str, curves: list[dict]) -> Figure:
+    """Return a panel of what a policy's answers were worth at each validation, whiskers of one standard error.
+
+    curves: as `draw_loss_curves` has them, of one policy; rows without "watch" are passed over.
+    """
+    figure, (panel,) = panels_of(1, height=2.9)
+    for curve in curves:
+        points = [row for row in curve["rows"] if "watch" in row]
+        steps, values = [row["step"] for row in points], [row["watch"] for row in points]
+        errors = [row.get("watch_error") or 0.0 for row in points]
+        panel.errorbar(
+            steps, values, yerr=errors, color=GREEN, alpha=0.55 if len(curves) > 1 else 1.0, linewidth=1.2,
+            marker="o", markersize=4.5, capsize=2.5,
+        )  # fmt: skip
+    panel.set_title(f"{policy}  (answers while it trained)")
+    panel.set_xlabel("optimiser step")
+    panel.set_ylabel("what is watched")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    panel.grid(axis="y", color=GRID, linewidth=0.8)
+    panel.set_axisbelow(True)
+    return figure
+
+
 def _curve_title(policy: str, curves: list[dict]) -> str:
     rows = [row for curve in curves for row in curve["rows"]]
     steps = max((row["step"] for row in rows), default=0)

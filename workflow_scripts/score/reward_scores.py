@@ -12,21 +12,13 @@ from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.common.text_measures import NGRAMS, distinct
 from workflow_scripts.score.flags import measured_parser
 from workflow_scripts.score.items import SHARE, make_cell, write_scores
-
-NGRAMS = (1, 2, 3)
 
 
 class Settings(TypedDict):
     benchmark: str
-
-
-def distinct(text: str, n: int) -> float:
-    """Return the share of a text's n-grams of words that are distinct, 0 where it has fewer than n words."""
-    words = text.split()
-    ngrams = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
-    return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
 def check_rows(rows: list[dict], where: str) -> list[str]:

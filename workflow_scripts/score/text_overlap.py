@@ -6,7 +6,6 @@ distinct n-grams and lengths. Where the references are what a policy was trained
 has no better direction. Not covered: judges, embeddings, and several references for one answer.
 """
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -17,10 +16,9 @@ from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.common.text_measures import NGRAMS, coverage, density, distinct, given_to, meteor_with
 from workflow_scripts.score.flags import answers_parser
 from workflow_scripts.score.items import SHARE, make_cell, write_scores
-from workflow_scripts.score.reward_scores import NGRAMS, distinct
-from workflow_scripts.score.wordnet import WordNet
 
 CORPUS_NOTE = (
     "of the whole corpus, so it falls as the corpus grows; items are groups, and the interval is the delete-one "
@@ -43,24 +41,6 @@ class Turn(NamedTuple):
     tokens: list[int]  # of each answer
     reference: str | None
     given: str  # what the prompt gives: its knowledge, or else the last user message
-
-
-def words_of(text: str) -> list[str]:
-    """Return a text's words and punctuation marks, case folded."""
-    return re.findall(r"\w+|[^\w\s]", text.casefold())
-
-
-def given_to(prompt: dict, turn: int) -> str:
-    """Return what an answer could copy: the prompt's knowledge if it has one, else the user's last message."""
-    if "knowledge" in prompt["meta"]:
-        return prompt["meta"]["knowledge"]
-    if turn:
-        return prompt["followups"][turn - 1]
-    if "text" in prompt:
-        return prompt["text"]
-    return next(
-        (message["content"] for message in reversed(prompt["messages"]) if message["role"] == "user"), ""
-    )
 
 
 def read_turns(prompts: list[dict], generations: list[dict], where: str) -> list[Turn]:
@@ -136,59 +116,30 @@ def meteor_cells(turns: list[Turn], settings: dict) -> list[dict]:
 
     As nltk has it: the synonyms are those of a word's stem.
     """
-    from nltk.translate.meteor_score import meteor_score
+    meteor = meteor_with(settings["wordnet"])
 
-    wordnet = WordNet(settings["wordnet"])
+    def measure(turn: Turn, answer: str) -> float:
+        return meteor(answer, turn.reference)
 
-    def meteor(turn: Turn, answer: str) -> float:
-        return meteor_score([words_of(turn.reference)], words_of(answer), wordnet=wordnet)
-
-    return [mean_cell(turns, "meteor" if settings["wordnet"] else "meteor_exact_stem", meteor, bounds=SHARE)]
-
-
-def fragments(answer: list[str], given: list[str]) -> list[int]:
-    """Return the lengths of the stretches that an answer shares with a text, in words.
-
-    The greedy procedure of Grusky et al. (2018), figure 3: from each word of the answer the longest stretch found in
-    the text, whose search goes on behind each stretch it has tried.
-    """
-    places: dict[str, list[int]] = {}
-    for place, word in enumerate(given):
-        places.setdefault(word, []).append(place)
-    found, start = [], 0
-    while start < len(answer):
-        longest = tried = 0
-        for place in places.get(answer[start], []):
-            if place < tried:
-                continue
-            length, most = 0, min(len(answer) - start, len(given) - place)
-            while length < most and answer[start + length] == given[place + length]:
-                length += 1
-            longest, tried = max(longest, length), place + length
-        if longest:
-            found.append(longest)
-        start += max(1, longest)
-    return found
+    return [mean_cell(turns, "meteor" if settings["wordnet"] else "meteor_exact_stem", measure, bounds=SHARE)]
 
 
 def coverage_cells(turns: list[Turn], settings: dict) -> list[dict]:
     """Return the cell of extractive coverage: share of an answer's words in shared stretches (eq. 1), 0 if empty."""
 
-    def coverage(turn: Turn, answer: str) -> float:
-        words = words_of(answer)
-        return sum(fragments(words, words_of(turn.given))) / max(1, len(words))
+    def measure(turn: Turn, answer: str) -> float:
+        return coverage(answer, turn.given)
 
-    return [mean_cell(turns, "coverage", coverage, higher_is_better=None, bounds=SHARE)]
+    return [mean_cell(turns, "coverage", measure, higher_is_better=None, bounds=SHARE)]
 
 
 def density_cells(turns: list[Turn], settings: dict) -> list[dict]:
     """Return the cell of extractive density: shared stretches' squared lengths per word (eq. 2), 0 if empty."""
 
-    def density(turn: Turn, answer: str) -> float:
-        words = words_of(answer)
-        return sum(length**2 for length in fragments(words, words_of(turn.given))) / max(1, len(words))
+    def measure(turn: Turn, answer: str) -> float:
+        return density(answer, turn.given)
 
-    return [mean_cell(turns, "density", density, higher_is_better=None)]
+    return [mean_cell(turns, "density", measure, higher_is_better=None)]
 
 
 def ngrams_of(text: str, n: int) -> list[tuple[str, ...]]:

@@ -11,32 +11,21 @@ from typing_extensions import TypedDict
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.tutor_reply import (
-    ACTION,
-    EVALUATION,
     FIELDS,
     LABEL_FIELDS,
-    STATE,
+    LABEL_NAMES,
     is_well_formed,
+    label_of,
     parse_reply,
     read_answer,
 )
 from workflow_scripts.score.flags import answers_parser
 from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
 
-SUBSETS = {EVALUATION: "evaluation", ACTION: "action", STATE: "state"}
-
 
 class Settings(TypedDict):
     skip_first_turn: bool
     fidelity: str
-
-
-def label_of(reply: dict | None, field: str, fidelity: str) -> str:
-    """Return a reply's label as text, '' where there is none; "paper" strips it, as the pair rule does."""
-    if reply is None or reply.get(field) is None:
-        return ""
-    label = str(reply[field])
-    return label.strip() if fidelity == "paper" else label
 
 
 def is_whole(reply: object) -> bool:
@@ -90,7 +79,7 @@ def score(prompts: list[dict], answers: dict[str, dict], settings: dict) -> list
 
     cells = []
     exact = [1.0] * len(later)
-    for field, subset in SUBSETS.items():
+    for field, subset in LABEL_NAMES.items():
         truth = [label_of(gold[row["id"]], field, fidelity) for row in later]
         guess = [label_of(replies[row["id"]], field, fidelity) for row in later]
         right = [float(a == b) for a, b in zip(truth, guess, strict=True)]

@@ -37,6 +37,7 @@ from workflow_scripts.common.training.loading import load_trainable
 from workflow_scripts.common.training.saving import save_trained
 from workflow_scripts.common.training.settings import PolicyTraining
 from workflow_scripts.common.training.trainer import Shared, train
+from workflow_scripts.common.training.watching import watch_of, watched_state
 from workflow_scripts.sft.objectives import (
     full_kl,
     gold_kl,
@@ -118,6 +119,9 @@ class LearnedPositionsTrainer(Shared, SFTTrainer):
         items = torch.zeros((), dtype=torch.long, device=device)
         for batch in batches:
             items += items_of(batch, self.settings["loss_norm"]).to(device)
+            if learned_of(batch).any():  # none is, where the batch stands in for a process's missing rows
+                real = real_of(batch)
+                self.count(rows_of(batch)[real].unique().numel(), int(real.sum()))
         return batches, self.accelerator.gather(items).sum()
 
     def compute_loss(
@@ -168,14 +172,24 @@ class LearnedPositionsTrainer(Shared, SFTTrainer):
         self.validated.append(self.accelerator.gather_for_metrics(sums).sum(0))
         return None, None, None
 
+    def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
+        """Return what a validation says; where there are no rows to validate on, a look at the answers alone."""
+        if len(self.eval_dataset):
+            return super().evaluate(*arguments, **named)
+        self.model.eval()  # or TRL would take what it logs for a step of the training
+        metrics = self.tell({})
+        self.model.train()
+        return metrics
+
     def evaluation_loop(
         self, *arguments: Any, metric_key_prefix: str = "eval", **named: Any
     ) -> EvalLoopOutput:
-        """Return the mean loss over the learned tokens of the whole validation set, as `<prefix>_loss`."""
+        """Return the mean loss over the learned tokens of the whole validation set, as `<prefix>_loss`, and a look."""
         self.validated = []
         output = super().evaluation_loop(*arguments, metric_key_prefix=metric_key_prefix, **named)
         loss, tokens = torch.stack(self.validated).sum(0).tolist()
         output.metrics[f"{metric_key_prefix}_loss"] = loss / tokens
+        output.metrics.update(self.looked())
         return output
 
     def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
@@ -207,7 +221,8 @@ def main() -> None:
     settings = arguments.settings
     inputs = [arguments.parent_manifest, arguments.tokens_manifest]
     code = code_of("workflow_scripts.sft.train")
-    work = work_folder(arguments.work, inputs, settings, arguments.seed, code)
+    depends = settings | watched_state(arguments)
+    work = work_folder(arguments.work, inputs, depends, arguments.seed, code)
 
     tokenizer = load_tokenizer(arguments.parent)
     reference = None
@@ -238,7 +253,7 @@ def main() -> None:
         reference=reference,
         model=model,
         args=SFTConfig(
-            **training_arguments(settings, work, arguments.seed, evaluate=validated),
+            **training_arguments(settings, work, arguments.seed, validated, arguments.watch),
             packing=packing,
             eval_packing=False,  # so that a validation batch is rows, which can be told apart when processes share them
             padding_free=not packing and apart,
@@ -246,9 +261,10 @@ def main() -> None:
             shuffle_dataset=True,
         ),
         train_dataset=rows["train"],
-        eval_dataset=rows.get("validation"),
+        eval_dataset=rows.get("validation", rows["train"].select([]) if arguments.watch else None),
         processing_class=tokenizer,
-        callbacks=callbacks_of(settings),
+        callbacks=callbacks_of(arguments),
+        watch=watch_of(arguments, tokenizer),
     )
     seconds = train(trainer, work)
     tokens = counts_of(arguments.tokens_manifest)["train"]["tokens"] * trainer.state.epoch

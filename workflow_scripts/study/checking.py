@@ -60,7 +60,8 @@ def cut_short(study: Study) -> Study:
         if isinstance(dataset, Dataset):  # a mixture has what these have
             dataset.split.limit = min(study.limit, dataset.split.limit or study.limit)
     written = [source.synthesise for source in cut.sources.values() if source.synthesise]
-    for part in [*cut.benchmarks.values(), *cut.pairs.values(), *written]:
+    watches = [run.watch for run in cut.runs.values() if run.watch]
+    for part in [*cut.benchmarks.values(), *cut.pairs.values(), *written, *watches]:
         if "limit" in type(part).model_fields:
             part.limit = min(study.limit, part.limit or study.limit)
     for run in [*cut.runs.values(), *cut.reward_models.values()]:

@@ -37,13 +37,15 @@ def references(study: Study, lost: Iterable[str] = ()) -> list[str]:
 def prompts_of_one_name(need: Names) -> None:
     """Refuse a benchmark that is called as the prompts of pairs, of a value head or of a run are."""
     for name in need.study.benchmarks:
-        for section in ("pairs", "values", "runs"):
-            if name.startswith(f"{section}-") and name.removeprefix(f"{section}-") in getattr(
-                need.study, section
-            ):
-                need.refuse(
-                    f"benchmarks.{name}", f"the prompts of {name.replace('-', '.', 1)} have this name"
-                )
+        for prefix, section in {
+            "pairs": "pairs",
+            "values": "values",
+            "runs": "runs",
+            "watch": "runs",
+        }.items():
+            own = name.removeprefix(f"{prefix}-")
+            if name != own and own in getattr(need.study, section):
+                need.refuse(f"benchmarks.{name}", f"the prompts of {section}.{own} have this name")
 
 
 def lengths_of_names(need: Names) -> None:

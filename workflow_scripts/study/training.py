@@ -12,6 +12,7 @@ from workflow_scripts.study.findings import Finding, doubt
 from workflow_scripts.study.lineage import parents_of
 from workflow_scripts.study.names import Names, name_in
 from workflow_scripts.study.part import Part
+from workflow_scripts.study.watch import Watch
 
 if TYPE_CHECKING:
     from workflow_scripts.study.study import Study
@@ -63,13 +64,13 @@ class Training(Part):
     log_every: Count = 5
     """Optimiser steps between points of the loss curve."""
     evaluate_every: Count = 25
-    """Optimiser steps between validations; alignment runs have none."""
+    """Optimiser steps (ppo: batches of answers) between validations, where it has rows to validate on or a watch."""
     checkpoint_every: Count = 25
     """Optimiser steps between checkpoints to resume from."""
     keep: Literal["last", "best"] = "last"
-    """best: the checkpoint with the lowest validation loss."""
+    """best: the checkpoint with the best value of what `watch` watches, or else with the lowest validation loss."""
     patience: Count | None = None
-    """keep: best, and stop after so many validations without a lower loss."""
+    """keep: best, and stop after so many validations without a better one."""
     threads: Count = 2
     """CPU threads of the job."""
 
@@ -139,6 +140,8 @@ class PolicyTraining(Training):
 
     lora: Lora | None = None
     """Train adapters instead of all weights."""
+    watch: Watch | None = None
+    """Look at its answers to a validation split while it trains."""
     quantise: Literal["nf4"] | None = None
     """Hold the frozen weights in four bits (QLoRA); needs lora and CUDA."""
     quantise_double: bool = True
@@ -164,13 +167,16 @@ class PolicyTraining(Training):
                     "leave it out, or train from the base model",
                 )
         self.names_of_material(path, need)
-        if self.keep == "best" and not self.is_validated(study):
+        if self.watch:
+            self.watch.names(f"{path}.watch", need)
+        elif self.keep == "best" and not self.is_validated(study):
             need.refuse(
-                f"{path}.keep", "best needs a validation split, and neither it nor its pairs have one"
+                f"{path}.keep",
+                "best needs a validation split or a watch, and neither it nor its pairs have one",
             )
 
     def faults(self, path: str, study: "Study") -> Iterator[Finding]:
-        """Find dropout of adapters that does not act."""
+        """Find dropout of adapters that does not act, and what is wrong with its watch."""
         yield from super().faults(path, study)
         if self.drops_nothing and self.dropout is None and self.lora and self.lora.dropout:
             yield doubt(
@@ -178,6 +184,8 @@ class PolicyTraining(Training):
                 f"{self.lora.dropout:g} does nothing: with dropout: null this method trains without any; give dropout "
                 "a number, 0.0 for the adapters' alone",
             )
+        if self.watch:
+            yield from self.watch.faults(f"{path}.watch", study)
 
     @abstractmethod
     def names_of_material(self, path: str, need: Names) -> None:

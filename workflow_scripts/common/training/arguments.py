@@ -1,25 +1,30 @@
 """A training's settings as `transformers.TrainingArguments` takes them."""
 
+import argparse
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.models import Precision, precision_of
 from workflow_scripts.common.training.batches import process_count, split_batch, step_text
 from workflow_scripts.common.training.settings import Training
+from workflow_scripts.common.training.tracking import Tracking, followed
+from workflow_scripts.common.training.watching import Watching, since_best
 
 
-def training_arguments(settings: Training, work: Path, seed: int, evaluate: bool) -> dict[str, Any]:
+def training_arguments(
+    settings: Training, work: Path, seed: int, evaluate: bool, watching: Watching | None = None
+) -> dict[str, Any]:
     """Return the keyword arguments of `transformers.TrainingArguments` for a method's settings.
 
     Steps are optimiser steps of `batch_size` rows, however many processes share them (the log says how); `warmup` is a
-    share of them. To keep the best checkpoint is to keep that of the lowest validation loss, so every validation saves
-    one.
+    share of them. To keep the best checkpoint is to keep that of the best watched value, or, where nothing is watched,
+    of the lowest validation loss, so every validation saves one. evaluate: there are rows to validate on.
     """
     on_cpu = not torch.cuda.is_available()
     if not on_cpu and process_count() == 1 and torch.cuda.device_count() > 1:
@@ -32,8 +37,12 @@ def training_arguments(settings: Training, work: Path, seed: int, evaluate: bool
     if os.environ.get("RANK", "0") == "0":
         print(step_text(rows, passes, process_count()), flush=True)
     best = settings["keep"] == "best"
-    if best and not evaluate:
-        raise PlumblineError("keep: best needs validation rows to choose by, and this run has none")
+    validated = evaluate or watching is not None
+    if best and not validated:
+        raise PlumblineError(
+            "keep: best needs validation rows or a watch to choose by, and this run has neither"
+        )
+    name, way = chosen_by(watching)
     return {
         "output_dir": str(work),
         "num_train_epochs": settings["epochs"],
@@ -58,14 +67,14 @@ def training_arguments(settings: Training, work: Path, seed: int, evaluate: bool
         "data_seed": seed,
         "logging_steps": settings["log_every"],
         "logging_nan_inf_filter": False,  # it would log a loss that is no number as the mean of those before
-        "eval_strategy": "steps" if evaluate else "no",
+        "eval_strategy": "steps" if validated else "no",
         "eval_steps": settings["evaluate_every"],
         "save_strategy": "steps",
         "save_steps": settings["evaluate_every"] if best else settings["checkpoint_every"],
         "save_total_limit": 2,
         "load_best_model_at_end": best,
-        "metric_for_best_model": "eval_loss" if best else None,
-        "greater_is_better": False if best else None,
+        "metric_for_best_model": name if best else None,
+        "greater_is_better": way == "max" if best else None,
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_num_workers": 0,
@@ -103,6 +112,28 @@ def spared_warmup(steps: int, warmup: float, schedule: str) -> float:
     return 0.0
 
 
-def callbacks_of(settings: Training) -> list[TrainerCallback]:
-    """Return what stops a run after `patience` validations without a lower loss, if it is to be stopped."""
-    return [EarlyStoppingCallback(settings["patience"])] if settings["patience"] else []
+def chosen_by(watching: Watching | None) -> tuple[str, str]:
+    """Return (what a Trainer calls the number that the best checkpoint has the best of, which way that is)."""
+    return ("eval_loss", "min") if watching is None else ("eval_watch", watching["best"])
+
+
+class Patience(TrainerCallback):
+    """Ends a training after so many validations without a better one.
+
+    The library's own would count anew where a killed run goes on.
+    """
+
+    def __init__(self, patience: int, name: str, way: str) -> None:
+        self.patience, self.name, self.way = patience, name, way
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        values = [entry[self.name] for entry in state.log_history if self.name in entry]
+        if since_best(values, self.way) >= self.patience:
+            control.should_training_stop = True
+
+
+def callbacks_of(arguments: argparse.Namespace) -> list[TrainerCallback]:
+    """Return what looks on while a Trainer works: what stops it after `patience` validations, and what is tracked."""
+    patience = arguments.settings["patience"]
+    stops: list[TrainerCallback] = [Patience(patience, *chosen_by(arguments.watch))] if patience else []
+    return stops + ([Tracking(arguments.curve)] if followed() else [])

@@ -14,6 +14,7 @@ from workflow_scripts.common.diverged import Diverged, add_note_flag, hand_on
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.common.training.saving import cost_of
+from workflow_scripts.common.training.watching import add_watch_flags
 
 
 def run_training(main: Callable[[], None]) -> None:
@@ -46,8 +47,13 @@ def run_training(main: Callable[[], None]) -> None:
     run(noting)
 
 
-def training_parser(description: str | None, kind: Any, **paths: str) -> argparse.ArgumentParser:
-    """Return the parser of a training: the flags that all have, and `paths` of its own (see `step_parser`)."""
+def training_parser(
+    description: str | None, kind: Any, watched: bool = True, **paths: str
+) -> argparse.ArgumentParser:
+    """Return the parser of a training: the flags that all have, and `paths` of its own (see `step_parser`).
+
+    watched: its answers can be looked at on the way.
+    """
     shared = {
         "parent": "model folder to start from",
         "parent_manifest": "what the parent is stale by",
@@ -58,6 +64,10 @@ def training_parser(description: str | None, kind: Any, **paths: str) -> argpars
     parser = step_parser(description, kind, **shared, **paths)
     parser.add_argument("--seed", type=int, required=True)
     add_note_flag(parser)
+    if watched:
+        add_watch_flags(parser)
+    else:
+        parser.set_defaults(watch=None)
     return parser
 
 

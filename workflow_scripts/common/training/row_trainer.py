@@ -27,12 +27,22 @@ from workflow_scripts.common.training.command import counts_of, template_of
 from workflow_scripts.common.training.loading import load_trainable
 from workflow_scripts.common.training.saving import save_trained
 from workflow_scripts.common.training.trainer import Shared, train
+from workflow_scripts.common.training.watching import watch_of, watched_state
 
 # (model, rows) → mean loss over the rows, and numbers to log (each a mean over the rows)
 LossOf = Callable[[Any, list[dict]], tuple[Tensor, dict[str, float]]]
 # (model, rows) → sums over the rows, without a gradient; where there is one, a LossOf takes (model, rows, what it gives
 # for all rows of the step together)
 SumsOf = Callable[[Any, list[dict]], Tensor]
+
+
+TEXTS = ("prompt", "completion", "chosen", "rejected", "chosen_ids", "rejected_ids")  # columns of token ids
+
+
+def tokens_of(row: dict) -> int:
+    """Return how many tokens a row has that is learned from: its prompt and its replies, each once."""
+    texts = [row[name] for name in TEXTS if name in row]
+    return sum(map(len, [*texts, *row.get("answers", [])]))
 
 
 def read_splits(path: Path) -> tuple[Dataset, Dataset]:
@@ -97,8 +107,9 @@ class RowTrainer(Shared, Trainer):
         """Return this process's passes of an optimiser step, and how many rows all processes have in it."""
         batches = list(islice(epoch_iterator, num_batches))
         self.step_sums = self.sums_over(batches)
-        rows = torch.tensor(sum(map(len, batches)), device=device)
-        return batches, int(self.summed(rows))
+        rows = sum(map(len, batches))
+        self.count(rows, sum(tokens_of(row) for batch in batches for row in batch))
+        return batches, int(self.summed(torch.tensor(rows, device=device)))
 
     def compute_loss(self, model: Any, inputs: list[dict], num_items_in_batch: int, **_: Any) -> Tensor:
         rows = inputs or [self.train_dataset[0]]  # nothing left for this process, but it has to pass, too
@@ -111,7 +122,14 @@ class RowTrainer(Shared, Trainer):
         return loss * (len(inputs) * self.accelerator.num_processes / num_items_in_batch)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Return the exact means over the validation rows, {"eval_loss", "eval_<seen>"}; every process has them."""
+        """Return the exact means over the validation rows, {"eval_loss", "eval_<seen>"}, and a look at answers.
+
+        Every process has them. Where there are no validation rows, there is the look alone.
+        """
+        return self.tell(self.validated() if len(self.eval_dataset) else {})
+
+    def validated(self) -> dict[str, float]:
+        """Return the exact means over the validation rows."""
         model, dataset, seen = self.model_wrapped, self.eval_dataset, {}
         places = range(len(dataset))
         size, processes = self.args.eval_batch_size, self.args.world_size
@@ -127,10 +145,7 @@ class RowTrainer(Shared, Trainer):
         model.train()
         totals = self.summed(torch.tensor(list(seen.values()), dtype=torch.float64, device=self.args.device))
         means = dict(zip(seen, (totals / len(dataset)).tolist(), strict=True))
-        metrics = {name if name == "eval_loss" else f"eval_{name}": value for name, value in means.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return {name if name == "eval_loss" else f"eval_{name}": value for name, value in means.items()}
 
     def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
         if "loss" in logs:
@@ -154,8 +169,8 @@ def train_on_rows(
     the loss, and the sums over a step that it takes, if it does.
     """
     settings = arguments.settings
-    inputs = [arguments.parent_manifest, manifest]
-    work = work_folder(arguments.work, inputs, settings, arguments.seed, code_of(module))
+    inputs, depends = [arguments.parent_manifest, manifest], settings | watched_state(arguments)
+    work = work_folder(arguments.work, inputs, depends, arguments.seed, code_of(module))
     tokenizer = load_tokenizer(arguments.parent)
     learned, held_out = read_splits(rows)
     model = load_trainable(arguments.parent, settings, arguments.seed)
@@ -166,13 +181,14 @@ def train_on_rows(
         drop_last=settings["drop_last"],
         model=model,
         args=TrainingArguments(
-            **training_arguments(settings, work, arguments.seed, evaluate=len(held_out) > 0),
+            **training_arguments(settings, work, arguments.seed, len(held_out) > 0, arguments.watch),
             remove_unused_columns=False,
         ),
         train_dataset=learned,
         eval_dataset=held_out,
         processing_class=tokenizer,
-        callbacks=callbacks_of(settings),
+        callbacks=callbacks_of(arguments),
+        watch=watch_of(arguments, tokenizer),
     )
     seconds = train(trainer, work)
     save_trained(

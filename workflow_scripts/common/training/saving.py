@@ -15,9 +15,11 @@ from workflow_scripts.common.chat_template import save_chat_template, with_own_e
 from workflow_scripts.common.diverged import Diverged
 from workflow_scripts.common.files import finished_folder, read_json, write_json, write_manifest
 from workflow_scripts.common.shared_store import refuse_full_store
+from workflow_scripts.common.training.curve import curve_of
 from workflow_scripts.common.training.loading import merged
 from workflow_scripts.common.training.settings import Training
-from workflow_scripts.common.training.trainer import are_finite, curve_of
+from workflow_scripts.common.training.trainer import are_finite
+from workflow_scripts.common.training.watching import watched_facts
 
 
 def settle(model: Any, weights: dict[str, torch.Tensor]) -> Any:
@@ -59,12 +61,14 @@ def save_trained(
     if trainer.skipped:
         say_skipped(trainer.skipped, trainer.state.global_step)
         facts["skipped_steps"] = trainer.skipped
+    curve = curve_of(trainer.state.log_history)
+    facts |= watched_facts(trainer.watch, curve, facts.get("best_step"))
     save_policy(
         model,
         tokenizer,
         arguments,
         work,
-        curve=curve_of(trainer.state.log_history),
+        curve=curve,
         seconds=seconds,
         processes=trainer.args.world_size,
         steps=trainer.state.global_step,

@@ -13,26 +13,9 @@ from workflow_scripts.common.diverged import OWN, Diverged
 from workflow_scripts.common.files import read_json
 from workflow_scripts.common.training.arguments import spared_warmup
 from workflow_scripts.common.training.checkpoints import last_checkpoint
+from workflow_scripts.common.training.curve import curve_of
+from workflow_scripts.common.training.watching import Watch
 
-LARGEST = torch.finfo(torch.float32).max ** 0.5  # 1.8e19: what can be squared
-# What a Trainer logs, and what the curve calls it.
-CURVE = {
-    "loss": "train_loss",
-    "grad_norm": "grad_norm",
-    "eval_loss": "validation_loss",
-    "eval_accuracy": "validation_accuracy",
-    "margin": "margin",
-    "accuracy": "accuracy",
-    "kl": "kl",
-    "clipped_share": "clipped_share",
-    "reward": "reward",
-    "entropy": "entropy",
-    "completions/mean_length": "response_tokens",
-    "clip_ratio/region_mean": "clipped_share",
-    "completions/clipped_ratio": "unfinished",
-    "texts_cut": "texts_cut",
-    "learning_rate": "learning_rate",
-}
 # What of it has to be finite, in the words of a refusal.
 LOGGED = {
     "loss": "the loss is",
@@ -44,17 +27,7 @@ LOGGED = {
     "entropy": "the entropy is",
 }
 
-
-def curve_of(history: list[dict]) -> list[dict]:
-    """Return the loss curve of a Trainer's log: rows of step, train_loss, validation_loss and what else CURVE names."""
-    rows = []
-    for entry in history:
-        row = {new: round(float(entry[old]), 6) for old, new in CURVE.items() if old in entry}
-        if "grad_norm" in row:  # whether it is 0 matters, and it may be tiny
-            row["grad_norm"] = float(f"{entry['grad_norm']:.6g}")
-        if set(row) - {"learning_rate", "grad_norm"}:
-            rows.append({"step": entry["step"], **row})
-    return rows
+LARGEST = torch.finfo(torch.float32).max ** 0.5  # 1.8e19: what can be squared
 
 
 def are_finite(weights: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -111,9 +84,12 @@ class Shared:
 
     whose = OWN  # training, in the note of a divergence
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    def __init__(self, *arguments: Any, watch: Watch | None = None, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self.watch = watch
         self.started = time.monotonic()
+        self.learned = [0, 0]  # rows and tokens, of this process since they were last added to
+        self.learned_before = [0, 0]  # those of all processes
         self.rate = 0.0  # of the last step
         self.skipped, self.skips = (
             0,
@@ -155,9 +131,48 @@ class Shared:
                 curve = curve_of(self.state.log_history)
                 raise Diverged(self.state.global_step + ahead, self.rate, name, self.whose, curve)
 
+    def count(self, rows: int, tokens: int) -> None:
+        """Count what this process learns from in a step."""
+        self.learned = [self.learned[0] + rows, self.learned[1] + tokens]
+
+    def learned_from(self) -> dict[str, int]:
+        """Return the rows and tokens that all processes have learned from so far; every process has to ask."""
+        own = torch.tensor([self.learned], dtype=torch.long, device=self.args.device)
+        added = self.accelerator.gather(own).sum(0).tolist()
+        self.learned = [0, 0]
+        self.learned_before = [before + more for before, more in zip(self.learned_before, added, strict=True)]
+        return dict(zip(("rows", "tokens"), self.learned_before, strict=True))
+
+    def looked(self) -> dict[str, float]:
+        """Return what a look at the policy's answers says, {} where nothing is watched; every process has to ask."""
+        if self.watch is None:
+            return {}
+        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
+        shared = self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
+        numbers, answers = self.watch.look(
+            self.accelerator.unwrap_model(self.model_wrapped),
+            self.state.global_step,
+            self.compute_loss_context_manager,
+            self.args.world_size,
+            self.args.process_index,
+            synced=shared,
+        )
+        if answers:
+            self.state.log_history.append({"step": self.state.global_step, "answers": answers})
+        return {f"eval_{name}": value for name, value in numbers.items()}
+
+    def tell(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Log what a validation found, and a look at the answers with it; return it all, as `evaluate` does."""
+        metrics = metrics | self.looked()
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
     def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
         if self.skips:
             logs.pop("grad_norm", None)  # of a step that was not taken
+        if "loss" in logs:
+            logs |= self.learned_from()
         numbers = {name: torch.tensor(logs[old]).isfinite() for old, name in LOGGED.items() if old in logs}
         if numbers:  # the means over all processes: each has them
             self.refuse(numbers)
@@ -186,8 +201,8 @@ class Shared:
         # The Trainer notes a best checkpoint whose folder is there: before any process has written to it, if in shards.
         Path(self.args.output_dir, f"checkpoint-{self.state.global_step}").mkdir(exist_ok=True)
         self.accelerator.wait_for_everyone()
-        told = {"seconds": self.seconds(), "skipped": self.skipped}
-        self.state.log_history.append({"step": self.state.global_step, **told})
+        stand = {"seconds": self.seconds(), "skipped": self.skipped} | self.learned_from()
+        self.state.log_history.append({"step": self.state.global_step} | stand)
         super()._save_checkpoint(model, trial)
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -224,8 +239,10 @@ def train(trainer: Trainer, work: Path) -> float:
         checkpoint = last_checkpoint(work)
     if checkpoint:
         history = read_json(checkpoint / "trainer_state.json")["log_history"]
-        trainer.started -= max((entry.get("seconds", 0.0) for entry in history), default=0.0)
-        trainer.skipped = max((entry.get("skipped", 0) for entry in history), default=0)
+        stood = [entry for entry in history if "seconds" in entry][-1]
+        trainer.started -= stood["seconds"]
+        trainer.skipped = stood["skipped"]
+        trainer.learned_before = [stood["rows"], stood["tokens"]]
         if trainer.is_world_process_zero():
             print(f"resuming from {checkpoint}", flush=True)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -25,6 +25,7 @@ from workflow_scripts.study.foresight.training import (
     validated_on_what_is_learned,
 )
 from workflow_scripts.study.foresight.twice import named_twice
+from workflow_scripts.study.foresight.watched import watched_on_tests, watched_on_what_is_learned
 from workflow_scripts.study.lineage import Policy
 from workflow_scripts.study.study import Study
 
@@ -48,6 +49,8 @@ def foreseen(study: Study, policies: dict[str, Policy]) -> tuple[list[str], list
             *nothing_to_report(study),
             *published_otherwise(study),
             *tests_that_were_learned(study),
+            *watched_on_tests(study),
+            *watched_on_what_is_learned(study),
             *blanks(study),
             *unpinned(study),
         ]

@@ -28,8 +28,15 @@ def models_under(study: Study, policies: dict[str, Policy], section: str, name: 
 
 def room_for_answers(study: Study, policies: dict[str, Policy]) -> Iterator[Finding]:
     """Find answers that would leave a prompt no room in a model's context."""
-    for section, name, part in study.parts("benchmarks", "pairs", "values", "runs"):
-        longest, path = part.longest_answer(), f"{section}.{name}.max_new_tokens"
+    asking = [
+        (section, name, f"{section}.{name}", part)
+        for section, name, part in study.parts("benchmarks", "pairs", "values", "runs")
+    ]
+    asking += [
+        ("runs", name, f"runs.{name}.watch", run.watch) for name, run in study.runs.items() if run.watch
+    ]
+    for section, name, where, part in asking:
+        longest, path = part.longest_answer(), f"{where}.max_new_tokens"
         for model in models_under(study, policies, section, name) if longest is not None else ():
             context = study.models[model].context
             room = context - longest

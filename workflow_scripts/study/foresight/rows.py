@@ -33,7 +33,12 @@ def made_of_files(study: Study) -> dict[str, Dataset]:
 
 def splits_without_rows(study: Study) -> Iterator[Finding]:
     """Find splits that are used though their quota is 0."""
-    for path, dataset, split in [*learned_splits(study), *tested_splits(study)]:
+    watched = [
+        (f"runs.{name}.watch", *rows)
+        for name, run in study.runs.items()
+        if run.watch and (rows := run.watch.rows(study)) and rows[0] in study.datasets
+    ]
+    for path, dataset, split in [*learned_splits(study), *tested_splits(study), *watched]:
         for name, part in made_of(study, dataset).items():
             if part.split.quotas.get(split) == 0:
                 empty = f"datasets.{name}.split.quotas.{split}"

@@ -30,7 +30,11 @@ def resources_that_do_not_fit(study: Study) -> Iterator[Finding]:
 def validated_on_what_is_learned(study: Study) -> Iterator[Finding]:
     """Find trainings that keep the best checkpoint by the loss of rows they learn from."""
     for name, run in study.runs.items():
-        if run.keep == "best" and getattr(run, "validation", None) == getattr(run, "split", ""):
+        if (
+            run.keep == "best"
+            and run.watch is None
+            and getattr(run, "validation", None) == getattr(run, "split", "")
+        ):
             yield doubt(
                 f"runs.{name}.validation",
                 f"{run.split!r} is what it learns from, so keep: best keeps what knows these rows best",

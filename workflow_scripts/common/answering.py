@@ -1,0 +1,161 @@
+"""Answering prompts with a policy in memory, batch by batch; and what tokens say as an answer, whoever made them.
+
+Greedy, drawn, or by beams, as a set's sampling says; left-padded, stopped at the turn's end. What ends an answer, its
+text and its length are read off its tokens here, the same way for every engine and for a training that looks at itself.
+Not covered: beams that are drawn, and groups of diverse beams.
+"""
+
+import bisect
+from typing import Any, NamedTuple
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, RepetitionPenaltyLogitsProcessor, StoppingCriteria
+
+from workflow_scripts.common.decoding import CONTEXT, reply_text
+from workflow_scripts.common.errors import PlumblineError
+
+SPECIAL_AMONG = 8  # special tokens, which say nothing, that may stand among those of a stop string
+
+
+class Answer(NamedTuple):
+    """One answer: its text without the end token, why it ended, and its length in tokens."""
+
+    text: str
+    finish_reason: str  # "stop" or "length"
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def cut_at(text: str, stops: list[str]) -> tuple[str, bool]:
+    """Return the text up to the first stop string, and whether there was one."""
+    places = [text.find(stop) for stop in stops if stop in text]
+    return (text[: min(places)], True) if places else (text, False)
+
+
+def answer_of(
+    tokenizer: Any, prompt: list[int], tokens: list[int], enders: list[int], sampling: dict
+) -> Answer:
+    """Return the answer that tokens spell, which end at the first of `enders` or stop string, or go on past it.
+
+    It counts the end token, or all tokens up to the one that completes the stop string.
+    """
+    ended = next((place for place, token in enumerate(tokens) if token in enders), None)
+    kept, stops = tokens[:ended], sampling["stop"]
+
+    def cut(count: int) -> tuple[str, bool]:
+        return cut_at(reply_text(tokenizer, prompt, kept[:count]), stops)
+
+    text, stopped = cut(len(kept))
+    if stopped:
+        made = bisect.bisect_left(range(len(kept)), True, key=lambda count: cut(count)[1])
+    else:
+        made = len(kept) + (ended is not None)
+    finished = stopped or ended is not None or made < sampling["max_new_tokens"]
+    return Answer(text, "stop" if finished else "length", len(prompt), made)
+
+
+def left_padded(prompts: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (ids, attention mask), both (batch, longest prompt), padded on the left."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    return ids, mask
+
+
+class StopsAt(StoppingCriteria):
+    """Ends an answer once its last tokens spell a stop string.
+
+    The library's own `stop_strings` matches against the whole vocabulary, which costs a small model more than it does.
+    """
+
+    def __init__(self, tokenizer: Any, stops: list[str], start: int) -> None:
+        self.tokenizer, self.stops, self.start = tokenizer, stops, start
+        # A token says at least a byte of it, but for special ones that may be among them.
+        self.tail = max(len(stop.encode()) for stop in stops) + SPECIAL_AMONG
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        first = max(self.start, input_ids.shape[1] - self.tail)
+        rows = input_ids[:, max(0, first - CONTEXT) :].tolist()
+        border = min(first, CONTEXT)
+        tails = [reply_text(self.tokenizer, row[:border], row[border:]) for row in rows]
+        done = [any(stop in tail for stop in self.stops) for tail in tails]
+        return torch.tensor(done, device=input_ids.device)
+
+
+class PenaltyOnWords(LogitsProcessor):
+    """Divides the chances of tokens that the prompt or the answer has already (Keskar et al. 2019, section 4.1).
+
+    The library's own would count a row's padding as said: where that is the end token, as GPT-2 has it, a row could not
+    end, but for the longest of its batch.
+    """
+
+    def __init__(self, penalty: float, mask: torch.Tensor) -> None:
+        self.penalty, self.mask = RepetitionPenaltyLogitsProcessor(penalty), mask
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        beams = len(input_ids) // len(self.mask)
+        real = self.mask.repeat_interleave(beams, 0).bool()
+        said, last = input_ids.clone(), real.shape[1] - 1  # the last token of a prompt is never padding
+        said[:, : real.shape[1]] = torch.where(real, said[:, : real.shape[1]], said[:, last : last + 1])
+        return self.penalty(said, scores)
+
+
+def how_drawn(sampling: dict) -> dict[str, Any]:
+    """Return what transformers' `generate` is told of how answers are drawn."""
+    if sampling["beams"] > 1:
+        return {"do_sample": False, "num_beams": sampling["beams"]}
+    if not sampling["temperature"]:
+        return {"do_sample": False}
+    drawn = {name: sampling[name] for name in ("temperature", "top_p")}
+    return {"do_sample": True, "top_k": 0} | drawn
+
+
+def refuse_unknown_tokens(model: Any, prompts: list[list[int]]) -> None:
+    """Raise PlumblineError where a prompt has tokens that a model's embedding does not hold."""
+    known = model.get_input_embeddings().num_embeddings
+    if any(token >= known for prompt in prompts for token in prompt):
+        raise PlumblineError(
+            f"a prompt has tokens that the model does not know (it knows {known}): its tokenizer or the template "
+            "has more than it was made with; choose a template without them, or a model whose embedding holds them"
+        )
+
+
+@torch.no_grad()
+def answer_batch(
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    sampling: dict,
+    ends: list[int],
+    synced: bool = False,
+) -> list[Answer]:
+    """Return a model's answers to prompts, token ids; it says how they are drawn, not the model's own settings.
+
+    sampling: max_new_tokens, min_new_tokens, temperature (0: greedy), top_p, beams, repetition_penalty, stop; ends: the
+    ids that end an answer. `synced`: other processes hold parts of the weights, and pass as often as the one whose
+    answers are the longest.
+    """
+    ids, mask = (each.to(model.device) for each in left_padded(prompts, tokenizer.pad_token_id))
+    stopping = [StopsAt(tokenizer, sampling["stop"], ids.shape[1])] if sampling["stop"] else []
+    penalty = sampling["repetition_penalty"]
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        output = model.generate(
+            ids,
+            attention_mask=mask,
+            max_new_tokens=sampling["max_new_tokens"],
+            min_new_tokens=sampling["min_new_tokens"] or None,
+            eos_token_id=ends,
+            pad_token_id=tokenizer.pad_token_id,
+            stopping_criteria=stopping,
+            logits_processor=[PenaltyOnWords(penalty, mask)] if penalty != 1 else [],
+            synced_gpus=synced,
+            **how_drawn(sampling),
+        )
+    finally:
+        model.generation_config = own
+    made = output[:, ids.shape[1] :].tolist()
+    return [
+        answer_of(tokenizer, prompt, tokens, ends, sampling)
+        for prompt, tokens in zip(prompts, made, strict=True)
+    ]
