@@ -48,11 +48,16 @@ def test_how_much_a_base_model_is_asked_at_once_makes_no_other():
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_source_is_fetched_or_simulated_and_known_by_its_folder(name):
+def test_every_source_is_fetched_simulated_or_written_and_known_by_its_folder(name):
     plan = planned(name)
     both = [*sources.fetched(plan), *sources.simulated(plan)]
-    assert sorted(both) == sorted(sources.sources(plan))
-    assert sorted(sources.source_name(plan, key) for key in both) == sorted(plan.study.sources)
+    written = [key for key, source in sources.sources(plan).items() if plan.study.sources[source].synthesise]
+    assert sorted([*both, *written]) == sorted(sources.sources(plan))
+    for key in written:
+        name = sources.source_name(plan, key)
+        assert (
+            sources.source_manifest(plan, name) == f"results/{plan.study.study}/written/{name}/manifest.json"
+        )
     for key in both:
         name = sources.source_name(plan, key)
         assert sources.source_manifest(plan, name) == f"data/sources/{key}/manifest.json"

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from workflow_scripts.plan.plan import Plan, cells, scored_cells
 from workflow_scripts.plan.prompts import for_values, owed
 from workflow_scripts.plan.rewards import used_reward_models
-from workflow_scripts.plan.synthesis import all_written
+from workflow_scripts.plan.synthesis import used
 from workflow_scripts.plan.training import preparing_jobs, rule_of
 from workflow_scripts.plan.words import as_json
 
@@ -25,7 +25,7 @@ class Job(NamedTuple):
 
 def data_jobs(plan: Plan) -> list[Job]:
     rewards = [Job("train_reward_model", "", "", name, name) for name in used_reward_models(plan)]
-    writing = [Job("write_rows", "", "", name, name) for name in all_written(plan)]
+    writing = [Job("write_rows", "", "", name, name) for name in used(plan)]
     return (
         writing + rewards + [Job("annotate_dataset", "", "", name, name) for name in plan.study.annotations]
     )
