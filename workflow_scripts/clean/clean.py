@@ -8,7 +8,7 @@ asserted for rows and turns.
 
 Where things are: `reading` takes rows from files, `fields` takes fields from rows, `schemas` has a reader for each way
 in which rows are written, `rows` reads a row with it, `turns` checks and cleans its messages, `wording` judges their
-words, `selecting` chooses and splits, and `ledger` keeps the account.
+words and `lengths` its tokens, `sampling` and `selecting` choose and split, and `ledger` keeps the account.
 
 A conversation is kept whole, or cut where it becomes unusable, or rejected. A turn with `weight` 0 (or `train`,
 `training` or `loss` false) stays as context, marked "learn": false. A row in which a tool is called is rejected, as no
@@ -25,8 +25,10 @@ from typing import Any
 
 from workflow_scripts.clean.fields import ID_KEYS
 from workflow_scripts.clean.ledger import Ledger, count_reasons, tell
-from workflow_scripts.clean.reading import Fault, RawRow, read_rows
+from workflow_scripts.clean.lengths import check_length, recent
+from workflow_scripts.clean.reading import Fault, RawRow
 from workflow_scripts.clean.rows import open_row, split_row
+from workflow_scripts.clean.sampling import read_sample
 from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.clean.schemas.row import Opened
 from workflow_scripts.clean.selecting import (
@@ -48,7 +50,7 @@ from workflow_scripts.clean.turns import (
     read_turns,
     split_question,
 )
-from workflow_scripts.clean.wording import check_wording, replace_urls
+from workflow_scripts.clean.wording import check_wording, collapse_whitespace, replace_urls
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, finished_folder, read_jsonl, write_jsonl, write_manifest
 from workflow_scripts.common.settings import settings_of
@@ -123,7 +125,12 @@ def clean_ranked(
     turns = len(messages) + len(candidates)
     ledger.turns_read[place["file"]] += turns
     fault = fault or check_ranked(opened.system, messages, candidates, settings)
+    if not fault and (limits := settings["token_limits"]):
+        messages = recent(messages, limits)
+        replies = [candidate["content"] for candidate in candidates]
+        fault = check_length(opened.system, messages, replies, limits)
     if not fault:
+        cut = len(opened.turns) - len(messages)  # before the system message comes to them
         system = "\n\n".join(text for text in (settings["system_prompt"], opened.system) if text)
         asked = [message["content"] for message in messages]
         messages = [{"role": "system", "content": system}, *messages] if system else messages
@@ -132,9 +139,11 @@ def clean_ranked(
     if fault:
         ledger.reject(place, "row", fault, turns)
         return None
+    if cut:
+        ledger.reject(place, "turn", Fault("history longer than it may be"), cut)
     return {
         "place": place,
-        "turns": turns,
+        "turns": turns - cut,
         # Prompts that go on from one opening are different questions about one problem.
         "question": "\n".join(asked) if settings["group_by"] == "question" else asked[0],
         "messages": messages,
@@ -204,6 +213,8 @@ CLEANERS = {"conversation": clean_conversation, "ranked": clean_ranked, "pair": 
 
 def _open(row: RawRow, settings: Settings, ledger: Ledger) -> tuple[Opened, Fault | None]:
     opened, fault = open_row(row, settings)
+    if settings["collapse_whitespace"]:
+        opened = collapse_whitespace(opened)
     if settings["url_token"] is not None:
         opened, count = replace_urls(opened, settings["url_token"])
         ledger.notes["web addresses replaced"] += count
@@ -238,10 +249,11 @@ def read_all(inputs: Sequence[str], settings: Settings, ledger: Ledger) -> list[
     labels = labels_of(inputs)  # two folders may hold files of one name; the counts must not run together
     taken: set[str] = set()
     prompts: dict[str, str] = {}
+    columns = {column for wanted in settings["split"]["by_column"].values() for column in wanted}
     kept = []
     for number, path in enumerate(inputs, 1):
         file = labels[str(path)]
-        for row in read_rows(path, settings["max_chars"]):
+        for row in read_sample(path, settings["sample"], settings["max_chars"], ledger):
             parts = split_row(row, settings["schema"])
             ledger.rows_read[file] += len(parts)
             several = parts[0].value is not row.value
@@ -252,6 +264,7 @@ def read_all(inputs: Sequence[str], settings: Settings, ledger: Ledger) -> list[
                 if several:
                     place["part"] = part_number
                 if conversation := clean(part, place, settings, ledger):
+                    conversation["columns"] = {column: part.value.get(column) for column in columns}
                     found.append(conversation)
             if found:
                 name = name_row(row, number, taken)
@@ -286,7 +299,7 @@ def clean_files(inputs: Sequence[str], settings: Settings, output: str, manifest
     if settings["schema"] not in SCHEMAS:
         raise PlumblineError(f"schema: {settings['schema']!r} is not one of {', '.join(SCHEMAS)}")
     ledger = Ledger()
-    inputs, by_file = place_files(inputs, settings["split"]["by_file"])
+    inputs, by_file = place_files(inputs, settings["split"])
     conversations = drop_repeats(read_all(inputs, settings, ledger), ledger)
     held_out = {
         row["group"] for path in settings["exclude_groups_of"] for row in read_jsonl(os.path.expandvars(path))

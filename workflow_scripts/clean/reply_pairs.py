@@ -17,15 +17,19 @@ def every_pair(settings: ReplyPairs) -> Settings:
         "min_messages": 3,
         "max_chars": 200_000,
         "max_words": None,
+        "token_limits": None,
+        "collapse_whitespace": False,
         "reject_phrases": [],
         "reject_colon": False,
         "url_token": None,
         "input_heading": "",
         "group_by": "problem",
         "exclude_groups_of": [],
+        "sample": None,
         "subset": None,
         "split": {
-            "seed": 0, "quotas": {}, "per_file": False, "order": "file", "by_file": {}, "limit": None,
+            "seed": 0, "quotas": {}, "per_file": False, "order": "file", "by_file": {}, "by_column": {},
+            "distinct": [], "limit": None,
         },
     }  # fmt: skip
 

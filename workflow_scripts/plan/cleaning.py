@@ -2,10 +2,10 @@
 
 from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.scoring import scored_from
-from workflow_scripts.plan.sources import located, source_file, source_manifest
-from workflow_scripts.plan.words import settings
+from workflow_scripts.plan.sources import base_model, located, source_file, source_manifest
+from workflow_scripts.plan.words import chosen, settings
 
-NOT_CLEANED_BY = ("source", "files", "history_turns", "exclude_groups_of")
+NOT_CLEANED_BY = ("source", "files", "history_turns", "exclude_groups_of", "token_limits")
 
 
 def dataset_source(plan: Plan, dataset: str) -> str:
@@ -24,10 +24,19 @@ def held_out(plan: Plan, dataset: str) -> list[str]:
     return [f"{plan.layout.clean(name.split('/')[0])}/manifest.json" for name in names]
 
 
+def counting_model(plan: Plan, dataset: str) -> list[str]:
+    """Return the manifest of the base model whose tokens a dataset's rows are counted in, where there is one."""
+    limits = plan.study.datasets[dataset].token_limits
+    return [f"{base_model(plan, limits.model)}/manifest.json"] if limits else []
+
+
 def dataset_settings(plan: Plan, dataset: str) -> str:
     part, layout = plan.study.datasets[dataset], plan.layout
     rows = [layout.with_variables(layout.rows(*name.split("/"))) for name in part.exclude_groups_of]
-    return settings(part, drop=NOT_CLEANED_BY, exclude_groups_of=rows)
+    limits = part.token_limits and chosen(part.token_limits, drop=["model"]) | {
+        "tokenizer": f"{base_model(plan, part.token_limits.model)}/model"
+    }
+    return settings(part, drop=NOT_CLEANED_BY, exclude_groups_of=rows, token_limits=limits)
 
 
 # --- replies in pairs -------------------------------------------------------------------------------------------------

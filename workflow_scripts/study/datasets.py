@@ -29,7 +29,13 @@ class Split(Strict):
     order: Literal["shuffled", "file"] = "shuffled"
     """file: the first rows fill the first quota, and so on, without shuffling."""
     by_file: dict[Name, list[FileName]] = {}
-    """Split: its files, for data that comes split; a group that is in two stays in the first."""
+    """Split: its files, for data that comes split; a group that is in two stays in the first. With quotas (and order:
+    file) or by_column a file may be in several splits."""
+    by_column: dict[Name, dict[str, list[str | int]]] = {}
+    """Split: column of the raw rows: values. Only rows with one of the values go there (data with a column that says
+    train or test). Needs by_file, or order: file."""
+    distinct: list[Name] = []
+    """Splits in which each prompt stands once, with the first of its replies."""
     limit: Count | None = None
     """No split gets more conversations than this, whatever its quota or its files."""
 
@@ -39,8 +45,42 @@ class Split(Strict):
 
     @model_validator(mode="after")
     def one_way(self) -> "Split":
-        if bool(self.quotas) == bool(self.by_file):
-            raise ValueError("has either quotas or by_file")
+        if not (self.quotas or self.by_file):
+            raise ValueError("has quotas or by_file")
+        both = self.quotas and self.by_file
+        if self.order != "file" and (both or (self.quotas and self.by_column)):
+            raise ValueError(
+                f"quotas with {'by_file' if both else 'by_column'} are filled in the rows' order: set order: file"
+            )
+        return self
+
+
+class Sample(Strict):
+    """Which raw rows of each file are read, before any is cleaned: drawn as pandas' DataFrame.sample draws them."""
+
+    rows: Count | None = None
+    """How many of each file; null: all, in the order drawn."""
+    seed: Seed = 42
+    """Its random_state."""
+    columns: list[Words] = []
+    """Only rows that hold something in each of these are drawn from, as pandas' dropna sees it: NA, null and None do
+    not."""
+
+
+class TokenLimits(Strict):
+    """How many tokens rows of one reply may have, an end token to each of their texts."""
+
+    model: str
+    """Whose tokens."""
+    row: Count | None = None
+    """Longer rows, with knowledge and reply, are rejected."""
+    history: Count | None = None
+    """The oldest messages before the reply go until there are no more."""
+
+    @model_validator(mode="after")
+    def limits_something(self) -> "TokenLimits":
+        if self.row is None and self.history is None:
+            raise ValueError("has row, or history, or both")
         return self
 
 
@@ -84,6 +124,16 @@ SCHEMAS = Literal[
     "science",
     "hh",
     "rewarded",
+    "reddit_comments",
+    "atomic",
+    "wizard_of_wikipedia",
+    "faithdial",
+    "xsum",
+    "cnn_dailymail",
+    "imdb",
+    "iwslt2017",
+    "daily_dialog",
+    "common_gen",
     "preferences",
     "alpaca_preferences",
     "sharegpt_preferences",
@@ -91,9 +141,22 @@ SCHEMAS = Literal[
     "labelled",
 ]
 STRUCTURED = "tutorbot"  # its replies have labels in fields
-RANKED = (  # several answers to a prompt, ranked, and the rewards they were given
+UNREWARDED = (  # one answer to a prompt, as published, without rewards
+    "reddit_comments",
+    "wizard_of_wikipedia",
+    "faithdial",
+    "xsum",
+    "cnn_dailymail",
+    "imdb",
+    "iwslt2017",
+    "daily_dialog",
+    "common_gen",
+)
+RANKED = (  # one or several answers to a prompt, ranked, and the rewards they were given
     "hh",
     "rewarded",
+    "atomic",
+    *UNREWARDED,
     "judged_pairs",
     "preferences",
     "alpaca_preferences",
@@ -101,7 +164,12 @@ RANKED = (  # several answers to a prompt, ranked, and the rewards they were giv
     "labelled",
 )
 UNORDERED = ("labelled",)  # of these, those whose answers came in no order
-KNOWING = ("rewarded", "hh")  # rows whose meta may have the knowledge that a reply is held to
+KNOWING = (
+    "rewarded",
+    "hh",
+    "wizard_of_wikipedia",
+    "faithdial",
+)  # rows whose meta may have the knowledge that a reply is held to
 READ_OF = {  # settings of a dataset: the schemas whose rows are read by them
     "drop_fields": (STRUCTURED,),
     "replace_na": (STRUCTURED,),
@@ -134,6 +202,10 @@ class Dataset(Part):
     """Longer messages and lines are unusable."""
     max_words: Count | None = None
     """Conversations with a longer message are rejected."""
+    token_limits: TokenLimits | None = None
+    """Ranked rows: how many tokens they may have."""
+    collapse_whitespace: bool = False
+    """Runs of white space in a message become one space."""
     reject_phrases: list[Words] = []
     """Conversations that contain one of these, in any case, are rejected (who the model says it is)."""
     reject_colon: bool = False
@@ -150,6 +222,8 @@ class Dataset(Part):
     """At most so many past exchanges stand before a turn; null: all. For models of short context."""
     exclude_groups_of: list[str] = []
     """dataset/split of this study whose groups (questions, with group_by: question) must not appear here."""
+    sample: Sample | None = None
+    """Read only some rows of each file, as a source that drew from its files with pandas."""
     subset: Subset | None = None
     """Keep only some rows, chosen before the split."""
     split: Split
@@ -163,6 +237,12 @@ class Dataset(Part):
         for split, files in self.split.by_file.items():
             for file in files:
                 need.need(f"{path}.split.by_file.{split}", file, self.files, "file of this dataset")
+        splits = self.split.names_of_splits()
+        for key in ("by_file", "by_column", "distinct"):
+            for split in getattr(self.split, key):
+                need.need(f"{path}.split.{key}", split, splits, "split of this dataset")
+        if self.token_limits:
+            need.need(f"{path}.token_limits.model", self.token_limits.model, need.study.models, "model")
         for index, held_out in enumerate(self.exclude_groups_of):
             here = f"{path}.exclude_groups_of[{index}]"
             other, _, split = held_out.partition("/")
@@ -179,6 +259,11 @@ class Dataset(Part):
                     f"{path}.{key}",
                     f"is read of rows of schema {', '.join(schemas)} alone, not of {self.data_schema}",
                 )
+        if self.token_limits and self.data_schema not in RANKED:
+            yield wrong(
+                f"{path}.token_limits",
+                f"counts the tokens of rows of one reply (schema {', '.join(RANKED)}), not of {self.data_schema}",
+            )
         if self.data_schema == STRUCTURED:
             yield from unknown_labels(path, self.drop_fields, self.replace_na)
 

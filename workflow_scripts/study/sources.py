@@ -1,4 +1,4 @@
-"""`sources`: files wanted, the places they may come from, and the simulations that make them."""
+"""`sources`: files wanted, the places they may come from, and the simulations and conversions that make them."""
 
 from typing import Annotated, Any, Literal
 
@@ -203,8 +203,19 @@ def simulation_kind(value: Any) -> str:
     return "(rows)" if by_rows else "(dialogues)"
 
 
+class Conversion(Strict):
+    """COMET's critic as safetensors, for a reward of head: critic, from the weights that keras saved (HDF5, .h5)."""
+
+    source: str
+    """The source of the weights."""
+    weights: FileName
+    """Their file."""
+    base: str
+    """The source of the encoder that it was trained from, roberta-large-mnli: its config.json and its tokenizer."""
+
+
 class Source(Part):
-    """Files wanted and the places they may come from in order, or a simulation."""
+    """Files wanted and the places they may come from in order, or a simulation, or a conversion."""
 
     files: dict[FileName, Annotated[str, Field(pattern=SHA256)] | None] = {}
     """Name: sha256, or null where any content will do. Empty: a hub repository whole, without pickles."""
@@ -218,6 +229,8 @@ class Source(Part):
         | None
     ) = None
     """Make the files instead of fetching them."""
+    convert: Conversion | None = None
+    """Make the files of those of other sources."""
 
     def file_names(self) -> list[str] | None:
         """Return the names of its files, or None where only the hub knows them."""
@@ -231,12 +244,22 @@ class Source(Part):
         """Need the files of this machine, unless another place may have them."""
         if self.simulate:
             need.need_path(f"{path}.simulate.problems", self.simulate.problems)
+        if self.convert:
+            need.need_source(f"{path}.convert.source", self.convert.source)
+            need.need_file(f"{path}.convert.weights", self.convert.source, self.convert.weights)
+            need.need_source(f"{path}.convert.base", self.convert.base)
+            for key in ("source", "base"):
+                other = need.study.sources.get(getattr(self.convert, key))
+                if other and other.convert:
+                    need.refuse(
+                        f"{path}.convert.{key}", "is converted itself; name a source of published files"
+                    )
         if len(self.places) == 1 and self.places[0].file:
             for wanted, file in self.places[0].file.files.items():
                 need.need_path(f"{path}.places[0].file.files.{named(wanted)}", file)
 
     @model_validator(mode="after")
     def one_origin(self) -> "Source":
-        if bool(self.places) == bool(self.simulate):
-            raise ValueError("has either places or simulate")
+        if sum(map(bool, (self.places, self.simulate, self.convert))) != 1:
+            raise ValueError("has either places or simulate or convert")
         return self
