@@ -119,6 +119,12 @@ HANDED = [
     Handed(
         "simulate_source", sources.simulator, sources.simulation_settings, each("source", sources.simulated)
     ),
+    Handed(
+        "convert_source",
+        "download.convert_critic",
+        sources.conversion_settings,
+        each("source", sources.converted),
+    ),
     Handed("prepare_model", "download.prepare_model", sources.model_settings, each("model", sources.models)),
     Handed(
         "clean_dataset",

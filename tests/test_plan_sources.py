@@ -48,12 +48,12 @@ def test_how_much_a_base_model_is_asked_at_once_makes_no_other():
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_source_is_fetched_or_simulated_and_known_by_its_folder(name):
+def test_every_source_is_fetched_simulated_or_converted_and_known_by_its_folder(name):
     plan = planned(name)
-    both = [*sources.fetched(plan), *sources.simulated(plan)]
-    assert sorted(both) == sorted(sources.sources(plan))
-    assert sorted(sources.source_name(plan, key) for key in both) == sorted(plan.study.sources)
-    for key in both:
+    made = [*sources.fetched(plan), *sources.simulated(plan), *sources.converted(plan)]
+    assert sorted(made) == sorted(sources.sources(plan))
+    assert sorted(sources.source_name(plan, key) for key in made) == sorted(plan.study.sources)
+    for key in made:
         name = sources.source_name(plan, key)
         assert sources.source_manifest(plan, name) == f"data/sources/{key}/manifest.json"
 
@@ -79,6 +79,19 @@ def test_a_place_is_told_by_the_one_kind_it_has():
         [kind] for kind in ("hf", "https", "pypi", "npm", "file")
     ]
     assert {kind for place in settings["places"] for kind in place} == Place.model_fields.keys()
+
+
+def test_a_converted_source_is_made_of_two_others_and_is_another_if_one_of_them_is():
+    plan = planned(EVERY_KEY)
+    key = sources.source_key(plan, "critic")
+    assert sources.converted_weights(plan, key) == sources.source_manifest(plan, "chats")
+    assert sources.converted_base(plan, key) == sources.source_manifest(plan, "whole")
+    assert told(sources.conversion_settings(plan, key)) == {"weights": "pack.gz"}
+    for path, value in {
+        "sources.whole.places": [{"hf": {"repo": "owner/other", "revision": "1" * 40}}],
+        "sources.critic.convert.weights": "first rows.jsonl",
+    }.items():
+        assert sources.source_key(changed(EVERY_KEY, {path: value}), "critic") != key
 
 
 def test_a_simulation_has_its_own_module_and_its_problems_are_an_input_not_a_setting():

@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.test_heads import CRITIC, OFFENSIVE, SPECIAL, WIDTH, WORDS, folders, save_tokenizer  # noqa: F401 (a fixture)
+from tests.heads import CRITIC, OFFENSIVE, SPECIAL, WIDTH, WORDS, save_classifiers, save_tokenizer
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.download.convert_critic import convert
 
 SCORED = [("a cell", "is a box of life"), ("you", "are rude")]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return save_classifiers(tmp_path_factory.mktemp)
 
 
 def keras_name(name):
@@ -55,7 +60,7 @@ def save_keras(path, folder, change=None, root=""):
 
 
 @pytest.fixture
-def base(folders, tmp_path):  # noqa: F811
+def base(folders, tmp_path):
     """Return the folder of the encoder that the critic was trained from: other weights, the same shape."""
     folder = shutil.copytree(folders["critic"], tmp_path / "base")
     (folder / "head.safetensors").unlink()
@@ -64,7 +69,7 @@ def base(folders, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("root", ["", "model_weights"], ids=["save_weights", "save"])
-def test_keras_weights_become_the_critic_they_were(folders, base, tmp_path, root):  # noqa: F811
+def test_keras_weights_become_the_critic_they_were(folders, base, tmp_path, root):
     from workflow_scripts.common.classifier_heads import load_head_classifier
     from workflow_scripts.common.reward_model import score_texts
 
@@ -108,13 +113,13 @@ def words(layers):
         (words, "holds .*, which are no weights"),
     ],
 )
-def test_keras_weights_that_are_not_the_critics_are_refused(folders, base, tmp_path, change, message):  # noqa: F811
+def test_keras_weights_that_are_not_the_critics_are_refused(folders, base, tmp_path, change, message):
     save_keras(tmp_path / "critic.h5", folders["critic"], change)
     with pytest.raises(PlumblineError, match=message):
         convert(tmp_path / "critic.h5", base, tmp_path)
 
 
-def test_a_file_of_weights_is_read_for_its_own_numbers_alone(folders, base, tmp_path):  # noqa: F811
+def test_a_file_of_weights_is_read_for_its_own_numbers_alone(folders, base, tmp_path):
     path = save_keras(tmp_path / "critic.h5", folders["critic"])
     secret = tmp_path / "secret.bin"
     secret.write_bytes(np.zeros(6, "f4").tobytes())
@@ -138,7 +143,7 @@ def test_a_file_of_weights_is_read_for_its_own_numbers_alone(folders, base, tmp_
         convert(path, base, tmp_path)
 
 
-def test_a_head_is_found_under_its_published_names(folders, tmp_path):  # noqa: F811
+def test_a_head_is_found_under_its_published_names(folders, tmp_path):
     """The files hold the whole classifier, as the published pickles do, saved as safetensors tensor by tensor."""
     from workflow_scripts.common.classifier_heads import read_head
 

@@ -619,7 +619,7 @@ def test_what_is_extended_must_be_there_and_must_not_come_back(tmp_path, monkeyp
             "hh",
             "sources.dialogues.simulate.dialogues_per_problem: unknown key",
         ),
-        ("datasets.tutor.split.by_file", {"a": ["x.json"]}, "has either quotas or by_file"),
+        ("datasets.tutor.split.by_file", {"a": ["x.json"]}, "are filled in the rows' order: set order: file"),
         ("datasets.tutor.subset", {"rows": 5, "by": "length_ratio"}, "and ratio go together"),
         ("benchmarks.tutor.kind", "rewards", "benchmarks.tutor.annotation: is required"),
     ],
