@@ -19,6 +19,7 @@ rule clean_dataset:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.clean.clean"),
+        pins=by(cleaning.dataset_pins),
         settings=by(cleaning.dataset_settings),
         files=by(cleaning.dataset_files),
     message:

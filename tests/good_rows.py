@@ -31,6 +31,9 @@ ALPACA = {
 }
 HH = {"prefix": [["<|prompter|>Why?", "<|assistant|>"]] * 2, "suffix": ["Yes.", "No."], "reward": [1.5, -0.5]}
 TREE = {"role": "prompter", "text": "Why?", "replies": [{"role": "assistant", "text": "So.", "replies": []}]}
+STEP = dict.fromkeys(("Question", "Answer", "Hint", "Incorrect Response", "Feedback"), "So.")
+PROBLEM = {"Problem": "Why?", "SubProblems": [STEP, STEP], "Facts": ["It is."], "Solution": "So."}
+CLASS = {"section_name": "Cells", "section_learning_objs": "Name them.\n", "section_id": "1.1"}
 GOOD = {
     "tutorbot": [{"conversations": shared("Student: Q. Why?", REPLY, "Hm.", REPLY)}],
     "tutorbot_pairs": [
@@ -99,5 +102,13 @@ GOOD = {
         {"conversations": shared("Why?"), "chosen": shared("", "So.")[1], "rejected": shared("", "No.")[1]}
     ],
     "judged_pairs": [{"instruction": "Why?", "output_1": "So.", "output_2": "No.", "preference": 1}],
+    "class_problems": [CLASS | {"problems": json.dumps(PROBLEM)}],
+    "class_dialogues": [
+        CLASS
+        | {
+            "problems": json.dumps(PROBLEM),
+            "conversation": json.dumps([{"Student": "Q. Why?"} | json.loads(REPLY)] * 2),
+        }
+    ],
     "labelled": [{"prompt": "Why?", "completion": "So.", "label": True}, ALPACA | {"kto_tag": False}],
 }

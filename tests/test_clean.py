@@ -789,6 +789,33 @@ def chat(*texts, **more):
     return {"messages": [{"role": names[n % 2], "content": text} for n, text in enumerate(texts)]} | more
 
 
+def test_duplicates_and_empty_replies_are_kept_where_it_is_asked_and_counted(clean_rows):
+    rows = [
+        chat("A?", "So."),
+        chat("A?", "So."),
+        chat("B?", ""),
+        chat("C?", " ", "And?", "Then."),
+        chat("", "So."),
+    ]
+    kept = clean_rows(rows, **CHAT)
+    assert asked(kept.kept) == ["A?"]
+    asked_for = CHAT | {"duplicates": "keep", "empty_replies": "keep", "group_by": "conversation"}
+    result = clean_rows(rows, split={"order": "file"}, **asked_for)
+    assert asked(result.kept) == ["A?", "A?", "B?", "C?"]
+    assert [message["content"] for message in result.kept[3]["messages"]] == ["C?", " ", "And?", "Then."]
+    assert result.manifest["notes"] == {
+        "duplicates kept": 1,
+        "empty replies kept, which teach the end token alone": 2,
+    }
+    assert result.reasons[("turn", "empty message")] == 1  # the user's
+
+
+def test_an_empty_reply_that_is_context_is_not_counted_as_one_that_teaches(clean_rows):
+    row = chat("A?", "", "And?", "So.")
+    row["messages"][1]["weight"] = 0
+    assert clean_rows([row], **CHAT | {"empty_replies": "keep"}).manifest["notes"] == {}
+
+
 def test_a_key_nobody_reads_is_counted_by_rows_and_told_on_the_console(clean_rows, capsys):
     rows = [
         chat("A?", "So.", tools="[]", source="web"),

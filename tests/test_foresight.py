@@ -169,7 +169,7 @@ def test_one_run_of_the_check_names_the_mistakes_of_every_kind_at_once(tmp_path,
         "benchmarks.biology_quiz.tasks[0]": "lm_eval has no task, group or tag called 'biology_quizz'; "
         "did you mean 'biology_quiz'?",
         "benchmarks.tutor.split": "no split of dataset 'tutor' is called 'tst'",
-        "pairs.mistakes.dataset": "compares the labels of structured replies (schema tutorbot)",
+        "pairs.mistakes.dataset": "compares the labels of structured replies (schema tutorbot or class_dialogues)",
         "report.bars[0].metric": "no metric of 'tutor' is called 'acuracy'; did you mean 'accuracy'?",
     }
     for path, text in wanted.items():
@@ -421,7 +421,7 @@ def test_pairs_that_cannot_come_from_the_data_are_refused(tmp_path, study):
     config = many(config, pairs__mistakes__dataset="mine", pairs__mistakes__split="sft")
     (line,) = mistakes_of(config)
     assert line.startswith(
-        "pairs.mistakes.dataset: compares the labels of structured replies (schema tutorbot)"
+        "pairs.mistakes.dataset: compares the labels of structured replies (schema tutorbot or class_dialogues)"
     )
     assert "has rows of schema messages" in line
     ranked = {"annotation": "tutor", "split": "preference"}

@@ -14,7 +14,8 @@ import yaml
 from pydantic import BaseModel
 
 from workflow_scripts.align import dpo, offline, ppo
-from workflow_scripts.clean import selecting, turns
+from workflow_scripts.clean import near_duplicates, selecting, turns
+from workflow_scripts.clean import settings as cleaning_settings
 from workflow_scripts.clean.clean import CLEANERS
 from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.clean.schemas.row import Schema
@@ -53,6 +54,9 @@ TABLES = {
     "PairPerplexity.reply_format": {*tutor_reply.WRITERS, turns.RAW},
     "Dataset.group_by": turns.GROUPS,
     "Subset.by": selecting.SUBSETS,
+    "NearDuplicates.fields": near_duplicates.FIELDS,
+    "NearDuplicates.remove": near_duplicates.FIELDS,
+    "NearDuplicates.candidates": near_duplicates.CANDIDATES,
     "Split.order": selecting.ORDERS,
     "RuleReward.rule": reward_rules.RULES,
     "ClassifierReward.text": reward_texts.TEXTS,
@@ -116,6 +120,8 @@ TAKEN = {
     "Kl.form": (train.Kl, "form"),
     "Dpo.loss": (dpo.Settings, "loss"),
     "Dpo.logp_reduction": (dpo.Settings, "logp_reduction"),
+    "Dataset.duplicates": (cleaning_settings.Settings, "duplicates"),
+    "Dataset.empty_replies": (cleaning_settings.Settings, "empty_replies"),
     "OfflineRl.sampling": (offline.Offline, "sampling"),
     "Ppo.kl_control": (ppo.Settings, "kl_control"),
     "GivenReward.squash": (reward_columns.GivenReward, "squash"),

@@ -34,6 +34,11 @@ def test_groups_that_are_held_out_are_an_input_and_told_by_their_rows():
     assert told(cleaning.dataset_settings(PLAN, "tutored"))["exclude_groups_of"] == []
 
 
+def test_a_dataset_is_stale_by_the_packages_that_find_its_near_duplicates():
+    assert cleaning.dataset_pins(PLAN, "tutored").keys() == {"datasketch", "scikit-learn"}
+    assert cleaning.dataset_pins(PLAN, "chatted") == {}
+
+
 def test_how_many_turns_a_reader_sees_cleans_nothing_anew():
     other = changed(EVERY_KEY, {"datasets.tutored.history_turns": 3})
     assert cleaning.dataset_settings(other, "tutored") == cleaning.dataset_settings(PLAN, "tutored")

@@ -16,6 +16,7 @@ from workflow_scripts.clean import clean
 from workflow_scripts.common import raw_files
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl
+from workflow_scripts.common.raw_files import TableRow, is_table, read_table
 
 ROWS = [{"instruction": f"Näme gas {n}.", "output": "Oxygen.\u2028"} for n in range(3)]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -165,3 +166,101 @@ def test_a_stray_null_byte_costs_its_row_alone(tmp_path):
 def test_a_whole_surrogate_pair_is_a_character(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"a": "\\ud83d\\ude00"}')
     assert read_jsonl(tmp_path / "rows.jsonl") == [{"a": "\U0001f600"}]
+
+
+# --- tables of text ---------------------------------------------------------------------------------------------------
+
+CSV = 'instruction,input,output\r\n"Näme, please,\na ""gas"".",,Oxygen.\r\n\r\nWhy?,it,So.\r\n'
+CELLS = [
+    {"instruction": 'Näme, please,\na "gas".', "input": "", "output": "Oxygen."},
+    {"instruction": "Why?", "input": "it", "output": "So."},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("rows.csv", CSV.encode()),
+        ("rows.CSV", b"\xef\xbb\xbf" + CSV.encode()),
+        ("rows.csv", CSV.encode("utf-16")),
+        ("rows.csv.gz", gzip.compress(CSV.encode())),
+        ("rows.v2.csv.zst", zstd(CSV.encode())),
+        ("rows.csv", CSV.replace("\r\n", "\n").encode()),
+        (
+            "rows.tsv",
+            CSV.replace(",,", "\t\t")
+            .replace("tion,input,", "tion\tinput\t")
+            .replace("?,it,", "?\tit\t")
+            .encode(),
+        ),
+    ],
+    ids="plain mark utf-16 gzip zstd lines tabs".split(),
+)
+def test_a_table_of_text_is_read_by_its_name_in_every_encoding_and_packing(tmp_path, name, data):
+    path = tmp_path / name
+    path.write_bytes(data)
+    assert read_jsonl(path) == CELLS
+    assert {row["meta"]["instruction"] for row in cleaned(path)} == {row["instruction"] for row in CELLS}
+
+
+def test_a_row_of_a_table_knows_its_line_and_a_broken_one_costs_itself_alone(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text(CSV.replace("\r\n", "\n") + 'a,b\n"a"b,c,d\nWho?,,Me.\na,b,c,d\n')
+    found = list(read_table(path))
+    assert found[:2] == [TableRow(2, CELLS[0]), TableRow(5, CELLS[1])]
+    assert [(row.line, row.fault) for row in found[2:] if row.cells is None] == [
+        (6, "2 cells for 3 columns"),
+        (7, "',' expected after '\"'"),
+        (9, "4 cells for 3 columns"),
+    ]
+    assert len(cleaned(path)) == 3
+    manifest = read_json(tmp_path / "manifest.json")
+    assert manifest["rejected"] == {"row: broken row of the table": {"entries": 3, "turns": 0}}
+    with pytest.raises(PlumblineError, match=r"rows.csv:6: 2 cells for 3 columns; mend the row"):
+        read_jsonl(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('a,b\n1,2\n3,"x\n' + "4,5\n" * 9, r"rows.csv:3: .*never closed"),
+        ("a,b,a\n1,2,3\n", r"rows.csv:1: two columns are called 'a'; rename"),
+        ("", "holds no rows"),
+        ("a,b\n", "holds no rows"),
+        ('"a', r"rows.csv:1: no table of text"),
+    ],
+)
+def test_a_table_that_is_none_says_why_and_where(tmp_path, text, message):
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(PlumblineError, match=message):
+        cleaned(tmp_path / "rows.csv")
+
+
+def test_a_table_in_another_encoding_is_named_with_its_line(tmp_path):
+    (tmp_path / "rows.csv").write_bytes(CSV.encode("latin-1"))
+    with pytest.raises(PlumblineError, match=r"rows.csv:2: not UTF-8 .*byte 0xe4"):
+        read_jsonl(tmp_path / "rows.csv")
+
+
+def test_a_cell_without_end_fills_no_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(raw_files, "CELL_LIMIT", 1000)
+    (tmp_path / "rows.csv").write_text('a,b\n1,2\n"' + "x" * 5000)
+    with pytest.raises(PlumblineError, match=r"rows.csv:3: .*field larger than field limit"):
+        list(read_table(tmp_path / "rows.csv"))
+    monkeypatch.setattr(raw_files, "CELL_LIMIT", 10_000_000)  # which csv keeps for the whole process
+    (tmp_path / "rows.csv").write_text("a,b\n1," + "x" * 200_000)
+    assert len(read_jsonl(tmp_path / "rows.csv")[0]["b"]) == 200_000
+
+
+def test_a_column_without_a_name_is_called_by_its_number(tmp_path):
+    (tmp_path / "rows.csv").write_text(",instruction,output\n0,Why?,So.\n")
+    assert read_jsonl(tmp_path / "rows.csv") == [{"column 1": "0", "instruction": "Why?", "output": "So."}]
+
+
+def test_json_in_a_file_called_csv_is_json_and_so_is_a_table_called_json_no_table(tmp_path):
+    (tmp_path / "rows.csv").write_bytes(b"\n" + TEXT)
+    assert read_jsonl(tmp_path / "rows.csv") == ROWS
+    (tmp_path / "rows.json").write_text(CSV)
+    assert not is_table(tmp_path / "rows.json")
+    table(tmp_path / "really.csv", ROWS)
+    assert read_jsonl(tmp_path / "really.csv") == ROWS

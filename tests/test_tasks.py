@@ -170,21 +170,22 @@ def test_a_sample_is_the_one_that_pandas_draws_in_its_order(tmp_path):
     rows = comments(60)
     sample = {"rows": 20, "seed": 901, "columns": ["parent_text", "text"]}
     split = {"order": "file", "quotas": {"test": 4, "validation": 5, "train": 100}}
-    splits, rejected, manifest = cleaned(
-        tmp_path, {"a.jsonl": rows}, schema="reddit_comments", sample=sample, split=split
-    )
     pandas.DataFrame(rows).to_csv(tmp_path / "a.csv", index=False)
+    rules = cleaning(schema="reddit_comments", sample=sample, split=split)
+    clean_files([str(tmp_path / "a.csv")], rules, str(tmp_path / "rows"), str(tmp_path / "m.json"))
+    manifest = read_json(tmp_path / "m.json")
+    splits = {name: read_jsonl(tmp_path / "rows" / f"{name}.jsonl") for name in split["quotas"]}
     frame = pandas.read_csv(tmp_path / "a.csv").dropna(subset=["parent_text", "text"])
     assert len(frame) == 57
     drawn = [f"1:{name}" for name in frame.sample(20, random_state=901)["id"]]
     found = [[row["id"] for row in splits[split]] for split in ("test", "validation", "train")]
-    assert found == [drawn[:4], drawn[4:9], drawn[9:]] and rejected == []
+    assert found == [drawn[:4], drawn[4:9], drawn[9:]]
     assert manifest["notes"] == {
         "rows left out with nothing in 'parent_text'": 1,
         "rows left out with nothing in 'text'": 2,
         "rows not drawn": 37,
     }
-    assert manifest["counts"]["a.jsonl"]["rows"] == {"read": 20, "kept": 20, "rejected": 0}
+    assert manifest["counts"]["a.csv"]["rows"] == {"read": 20, "kept": 20, "rejected": 0}
 
 
 def test_a_sample_of_all_rows_is_the_rows_in_another_order_and_a_broken_line_is_still_told(tmp_path):
@@ -340,3 +341,14 @@ def test_a_column_of_numbers_is_compared_as_it_is_written(tmp_path):
     splits, rejected, _ = cleaned(tmp_path, {"a.jsonl": rows}, schema="imdb", split=split)
     assert [row["meta"]["label"] for row in splits["train"]] == [1, 1, 1]
     assert reasons(rejected) == {"no split may have it": 3}
+
+
+def test_a_table_without_names_of_columns_is_told_them(tmp_path):
+    (tmp_path / "test.tsv").write_text("PersonX sings\txNeed\ta song\nPersonX eats\txWant\tto rest\nbroken\n")
+    columns = {"test.tsv": ["head", "relation", "tail"]}
+    rules = cleaning(schema="atomic", columns=columns)
+    clean_files([str(tmp_path / "test.tsv")], rules, str(tmp_path / "rows"), str(tmp_path / "m.json"))
+    tails = [row["candidates"][0]["content"] for row in read_jsonl(tmp_path / "rows" / "train.jsonl")]
+    assert sorted(tails) == ["a song", "to rest"]
+    (told,) = read_jsonl(tmp_path / "rows" / "rejected.jsonl")
+    assert (told["detail"], told["line"]) == ("1 cells for 3 columns", 3)

@@ -16,7 +16,8 @@ from workflow_scripts.sft import tokenise
 from workflow_scripts.sft.tokenise import cut_blocks, spread, tokenise_rows
 
 with open(templates.__file__.replace(".py", ".yaml"), encoding="utf-8") as stream:
-    TEMPLATE = yaml.safe_load(stream)["tutor"]
+    TEMPLATES = yaml.safe_load(stream)
+TEMPLATE = TEMPLATES["tutor"]
 
 
 def talk(name, *words):
@@ -308,3 +309,39 @@ def test_a_split_of_which_nothing_is_left_is_an_error_with_reasons(tmp_path, tin
     with pytest.raises(PlumblineError, match=r"no row can be learned from.*special token in content"):
         run_main(tmp_path, tiny_model, {"train": ROWS[3:5]})
     assert not (tmp_path / "manifest.json").exists()
+
+
+# --- replies that say nothing ----------------------------------------------------------------------------------------
+
+
+OF_ANY_TOKENIZER = [name for name, part in TEMPLATES.items() if "{eos}" in part["assistant"].get("end", "")]
+
+
+@pytest.mark.parametrize("name", OF_ANY_TOKENIZER)
+@pytest.mark.parametrize("said", ["", " \n"])
+def test_an_empty_reply_teaches_what_ends_it_and_nothing_else(tokenizer, name, said):
+    """What stands between the header and the words (a space, in some templates) is the model's to say, too."""
+    template = TEMPLATES[name]
+    messages = talk("empty", "Why?", said if template["strip"] else "")["messages"]
+    whole, labels = tokenise_conversation(messages, template, tokenizer)
+    learned = [label for label in labels if label != IGNORED]
+    assert tokenizer.decode(learned).strip() == tokenizer.eos_token
+    prompt, reply = tokenise_reply(messages[:1], messages[1]["content"], template, tokenizer)
+    assert reply == learned and prompt == whole[: len(prompt)]
+
+
+def test_an_empty_reply_in_a_template_without_an_end_has_nothing_to_learn(tokenizer):
+    bare = TEMPLATE | {"assistant": {"before": "\nTutor:", "after": ""}}
+    kept, rejected, _ = tokenise_rows([talk("empty", "Why?", "")], tokenizer, settings_of(template=bare))
+    assert kept == [] and [row["reason"] for row in rejected] == ["nothing to learn"]
+    assert tokenise_reply(talk("empty", "Why?")["messages"], "", bare, tokenizer)[1] == []
+
+
+def test_an_empty_reply_among_others_is_learned_to_its_end_under_every_objective(tokenizer):
+    row = talk("two", "Why?", "", "What is it?", "Yes")
+    ends = {}
+    for objective in ("it", "im"):
+        kept, rejected, _ = tokenise_rows([row], tokenizer, settings_of(objective=objective))
+        assert rejected == []
+        ends[objective] = kept[0]["labels"].count(tokenizer.eos_token_id)
+    assert ends == {"it": 2, "im": 2}

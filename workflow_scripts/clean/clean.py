@@ -26,6 +26,7 @@ from typing import Any
 from workflow_scripts.clean.fields import ID_KEYS
 from workflow_scripts.clean.ledger import Ledger, count_reasons, tell
 from workflow_scripts.clean.lengths import check_length, recent
+from workflow_scripts.clean.near_duplicates import with_splits, without_near_duplicates
 from workflow_scripts.clean.reading import Fault, RawRow
 from workflow_scripts.clean.rows import open_row, split_row
 from workflow_scripts.clean.sampling import read_sample
@@ -57,6 +58,7 @@ from workflow_scripts.common.settings import settings_of
 
 ID_CHARS = 100
 REPLACED = "system message replaced by system_prompt"
+EMPTY_KEPT = "empty replies kept, which teach the end token alone"
 
 
 def clean_conversation(
@@ -102,7 +104,9 @@ def clean_conversation(
     if fault := check_wording([*own, *(message["content"] for message in messages)], settings):
         ledger.reject(place, "row", fault, len(messages))
         return None
-    ledger.notes.update(read.notes)
+    kept_notes = read.notes + Counter(opened.notes)
+    silent = sum(message["content"].strip() == "" and message.get("learn", True) for message in messages)
+    ledger.notes.update(kept_notes + Counter({EMPTY_KEPT: silent}))
     return {
         "place": place,
         "turns": len(messages),
@@ -221,14 +225,17 @@ def _open(row: RawRow, settings: Settings, ledger: Ledger) -> tuple[Opened, Faul
     return opened, fault
 
 
-def name_row(row: RawRow, number: int, taken: set[str]) -> str:
-    """Return a unique id "<file number>:<the row's own id>"; a row without one is named by its place."""
+def name_row(row: RawRow, number: int, taken: set[str], first_id: int | None = None) -> str:
+    """Return a unique id "<file number>:<the row's own id>"; a row without one is named by its place.
+
+    So it is "row_<place>", or where its schema has a `first_id` "identity_<first_id + place>".
+    """
     value = row.value if isinstance(row.value, dict) else {}
     own = next((value[key] for key in ID_KEYS if key in value), None)
     if isinstance(own, int) and not isinstance(own, bool) and abs(own) < 10**ID_CHARS:
         own = str(own)
     if check_text(own, ID_CHARS):
-        own = f"row_{row.index}"
+        own = f"row_{row.index}" if first_id is None else f"identity_{first_id + row.index}"
     name = f"{number}:{own}"
     if name in taken:
         name = f"{name}~{row.index}"
@@ -253,7 +260,7 @@ def read_all(inputs: Sequence[str], settings: Settings, ledger: Ledger) -> list[
     kept = []
     for number, path in enumerate(inputs, 1):
         file = labels[str(path)]
-        for row in read_sample(path, settings["sample"], settings["max_chars"], ledger):
+        for row in read_sample(path, settings, ledger):
             parts = split_row(row, settings["schema"])
             ledger.rows_read[file] += len(parts)
             several = parts[0].value is not row.value
@@ -267,7 +274,7 @@ def read_all(inputs: Sequence[str], settings: Settings, ledger: Ledger) -> list[
                     conversation["columns"] = {column: part.value.get(column) for column in columns}
                     found.append(conversation)
             if found:
-                name = name_row(row, number, taken)
+                name = name_row(row, number, taken, schema.first_id)
             for conversation in found:
                 conversation["id"] = f"{name}/{conversation['place']['part']}" if several else name
                 first = name
@@ -300,7 +307,7 @@ def clean_files(inputs: Sequence[str], settings: Settings, output: str, manifest
         raise PlumblineError(f"schema: {settings['schema']!r} is not one of {', '.join(SCHEMAS)}")
     ledger = Ledger()
     inputs, by_file = place_files(inputs, settings["split"])
-    conversations = drop_repeats(read_all(inputs, settings, ledger), ledger)
+    conversations = drop_repeats(read_all(inputs, settings, ledger), settings["duplicates"], ledger)
     held_out = {
         row["group"] for path in settings["exclude_groups_of"] for row in read_jsonl(os.path.expandvars(path))
     }
@@ -312,22 +319,28 @@ def clean_files(inputs: Sequence[str], settings: Settings, output: str, manifest
             f"nothing is left of {', '.join(map(str, inputs))}: {told}. Check that schema "
             f"'{settings['schema']}' is what the files hold"
         )
+    near = settings["near_duplicates"]
+    if near:
+        conversations, pairs, compared = without_near_duplicates(conversations, near, ledger)
     conversations = take_subset(conversations, settings["subset"], ledger)
     if SCHEMAS[settings["schema"]].kind == "pair":
         splits = {"pairs": conversations}
     else:
         splits = split_conversations(conversations, settings["split"] | {"by_file": by_file}, ledger)
+    ledgers = {"near_duplicates": with_splits(pairs, splits, ledger)} if near else {}
+    ledgers["rejected"] = ledger.rejected
     counts = ledger.balance([row for rows in splits.values() for row in rows])
-
     rejected, notes = count_reasons(ledger.rejected), ledger.told_notes()
 
     with finished_folder(output) as folder:
         for split, rows in splits.items():
             write_jsonl(folder / f"{split}.jsonl", map(finished_row, rows))
-        write_jsonl(folder / "rejected.jsonl", ledger.rejected)
+        for name, entries in ledgers.items():
+            write_jsonl(folder / f"{name}.jsonl", entries)
     write_manifest(
         manifest,
-        [Path(output) / f"{name}.jsonl" for name in [*splits, "rejected"]],
+        [Path(output) / f"{name}.jsonl" for name in [*splits, *ledgers]],
+        **({"near_duplicates": compared} if near else {}),
         counts=counts,
         splits={
             split: {
@@ -348,7 +361,10 @@ def read_arguments(description: str, kind: Any) -> argparse.Namespace:
     """Return the flags of a command that cleans; `kind` is the TypedDict of its settings."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument(
-        "--inputs", nargs="+", required=True, help="raw files: JSON arrays, JSON Lines or Parquet"
+        "--inputs",
+        nargs="+",
+        required=True,
+        help="raw files: JSON arrays, JSON Lines, or tables (csv, tsv, Parquet)",
     )
     parser.add_argument(
         "--settings", required=True, type=settings_of(kind), help="the cleaning rules of the study, as JSON"

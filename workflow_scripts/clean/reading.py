@@ -1,8 +1,8 @@
-"""Reading raw dataset files, in any state: a JSON array, JSON Lines, one JSON object or a Parquet table."""
+"""Reading raw dataset files, in any state: a JSON array, JSON Lines, one object, or a table (csv, tsv, Parquet)."""
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ class RawRow(NamedTuple):
     """One row of a raw file: its place, and its value or why it has none."""
 
     index: int  # from 0
-    line: int | None  # from 1; None in a JSON array or a table
+    line: int | None  # from 1; None in a JSON array or a Parquet table
     value: Any
     fault: Fault | None
     unread: frozenset[str] = frozenset()  # of a part: keys of the whole row that no part was made from
@@ -51,21 +51,26 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def read_rows(path: Path | str, max_chars: int) -> Iterator[RawRow]:
-    """Yield the rows of a JSON array, of JSON Lines, or of a Parquet table; a bad line is a row with a fault.
+def read_rows(path: Path | str, max_chars: int, columns: Sequence[str] = ()) -> Iterator[RawRow]:
+    """Yield the rows of a JSON array, of JSON Lines, or of a table; a bad line is a row with a fault.
 
     A file that is one object written over several lines is one row. One line, or one table's few rows, is in memory
-    at a time, but for an array.
+    at a time, but for an array. `columns` are those of a table of text whose first row does not name them.
 
     PlumblineError, with the place, if the whole file is missing, empty, no text, or a broken array.
     """
-    rows = enumerate(read_table(path)) if is_table(path) else None
-    found = _read_text(path, max_chars) if rows is None else (RawRow(n, None, row, None) for n, row in rows)
+    found = _read_table(path, columns) if is_table(path) else _read_text(path, max_chars)
     first = next(found, None)
     if first is None:
         raise PlumblineError(f"{path}: holds no rows; check that the download is complete")
     yield first
     yield from found
+
+
+def _read_table(path: Path | str, columns: Sequence[str]) -> Iterator[RawRow]:
+    for index, row in enumerate(read_table(path, columns)):
+        fault = Fault("broken row of the table", row.fault) if row.cells is None else None
+        yield RawRow(index, row.line, row.cells, fault)
 
 
 def _read_text(path: Path | str, max_chars: int) -> Iterator[RawRow]:

@@ -12,7 +12,8 @@ import numpy as np
 
 from workflow_scripts.clean.ledger import Ledger
 from workflow_scripts.clean.reading import RawRow, read_rows
-from workflow_scripts.clean.settings import Sample
+from workflow_scripts.clean.selecting import ends_with
+from workflow_scripts.clean.settings import Sample, Settings
 
 # What pandas takes for an empty cell of a table.
 EMPTY = frozenset(
@@ -40,18 +41,20 @@ def draw(count: int, rule: Sample) -> list[int]:
     return np.random.RandomState(rule["seed"]).choice(count, size=wanted, replace=False).tolist()
 
 
-def read_sample(path: Path | str, rule: Sample | None, max_chars: int, ledger: Ledger) -> Iterator[RawRow]:
+def read_sample(path: Path | str, settings: Settings, ledger: Ledger) -> Iterator[RawRow]:
     """Yield a file's rows: all of them, or a sample, in the order drawn.
 
     A row that cannot be read is never drawn; it comes first, to be rejected with its reason. How many rows were not
     drawn, and how many had nothing in a column, is noted in the ledger. The file is read twice, so that only what is
     drawn is ever in memory.
     """
+    rule = settings["sample"]
+    columns = next((names for file, names in settings["columns"].items() if ends_with(str(path), file)), [])
     if rule is None:
-        yield from read_rows(path, max_chars)
+        yield from read_rows(path, settings["max_chars"], columns)
         return
     places = []
-    for place, row in enumerate(read_rows(path, max_chars)):
+    for place, row in enumerate(read_rows(path, settings["max_chars"], columns)):
         if row.fault:
             yield row
         elif (column := empty_column(row, rule["columns"])) is not None:
@@ -60,6 +63,7 @@ def read_sample(path: Path | str, rule: Sample | None, max_chars: int, ledger: L
             places.append(place)
     drawn = {places[index]: order for order, index in enumerate(draw(len(places), rule))}
     ledger.notes["rows not drawn"] += len(places) - len(drawn)
-    rows = (row for place, row in enumerate(read_rows(path, max_chars)) if place in drawn)
+    again = enumerate(read_rows(path, settings["max_chars"], columns))
+    rows = (row for place, row in again if place in drawn)
     ordered = zip(sorted(drawn), rows, strict=True)
     yield from (row for _, row in sorted(ordered, key=lambda item: drawn[item[0]]))

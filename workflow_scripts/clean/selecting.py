@@ -19,20 +19,23 @@ Conversation = dict[str, Any]
 Splits = dict[str, list[Conversation]]
 
 
-def drop_repeats(conversations: Iterable[Conversation], ledger: Ledger) -> list[Conversation]:
-    """Return conversations without those that say exactly what an earlier one said."""
+def drop_repeats(
+    conversations: Sequence[Conversation], duplicates: str, ledger: Ledger
+) -> list[Conversation]:
+    """Return conversations without those that say exactly what an earlier one said, or with `keep` all, and count."""
     first: dict[str, str] = {}
     kept = []
     for conversation in conversations:
         parts = ("messages", "original", "altered", "candidates")
         key = digest([conversation.get(part) for part in parts])
-        if key in first:
-            ledger.reject(
-                conversation["place"], "row", Fault("duplicate", f"of {first[key]}"), conversation["turns"]
-            )
-        else:
-            first[key] = conversation["id"]
+        if first.setdefault(key, conversation["id"]) == conversation["id"]:
             kept.append(conversation)
+        elif duplicates == "keep":
+            ledger.notes["duplicates kept"] += 1
+            kept.append(conversation)
+        else:
+            fault = Fault("duplicate", f"of {first[key]}")
+            ledger.reject(conversation["place"], "row", fault, conversation["turns"])
     return kept
 
 

@@ -46,6 +46,15 @@ class Subset(TypedDict):
     seed: int
 
 
+class NearDuplicates(TypedDict):
+    """Which rows are looked for that nearly repeat an earlier one; `remove` names the fields for which they go."""
+
+    threshold: float
+    fields: list[str] | None
+    remove: list[str]
+    candidates: Literal["all", "minhash"] | None
+
+
 class Settings(TypedDict):
     """A dataset's cleaning; `exclude_groups_of` are JSON Lines of ours whose groups must not appear here."""
 
@@ -61,12 +70,16 @@ class Settings(TypedDict):
     collapse_whitespace: bool
     reject_phrases: list[str]
     reject_colon: bool
+    duplicates: Literal["drop", "keep"]
+    empty_replies: Literal["drop", "keep"]
     url_token: str | None
     input_heading: str
     reply_format: Literal["json", "python", "raw"]
     group_by: Literal["problem", "question", "conversation"]
     exclude_groups_of: list[str]
+    columns: dict[str, list[str]]
     sample: Sample | None
+    near_duplicates: NearDuplicates | None
     subset: Subset | None
     split: Split
 

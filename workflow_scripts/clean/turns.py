@@ -54,6 +54,7 @@ TOOLS = "calls a tool"
 # The altered reply gives the solution where the original left the work to the student.
 PAIRED_ACTIONS = {("1", "2"), ("4", "5")}
 
+EMPTY = Fault("empty message")
 RAW = "raw"  # the `reply_format` that leaves replies as they are
 
 Message = dict[str, Any]  # {"role", "content"}, and "learn": False where the message is context alone
@@ -75,7 +76,7 @@ def check_text(text: Any, max_chars: int) -> Fault | None:
     if len(text) > max_chars:
         return Fault(f"longer than {max_chars} characters", f"{len(text)} characters")
     if not text.strip():
-        return Fault("empty message")
+        return EMPTY
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -95,6 +96,8 @@ def read_turns(turns: list, style: str, settings: Settings) -> Turns:
         except Unfit as unfit:
             return Turns(messages, unfit.fault, notes, unread)
         fault = check_text(message["content"], settings["max_chars"])
+        if message["role"] == "assistant" and settings["empty_replies"] == "keep" and fault == EMPTY:
+            fault = None
         if message["role"] != expected:
             fault = Fault("roles do not alternate", f"{message['role']} where the {expected} speaks")
         if style == "tutorbot" and expected == "assistant" and not fault:

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.raw_files import bare, is_table, open_text, parse_json, read_table, read_text
+from workflow_scripts.common.raw_files import (
+    TableRow,
+    bare,
+    is_table,
+    open_text,
+    parse_json,
+    read_table,
+    read_text,
+)
 
 
 def sha256_of(path: Path | str) -> str:
@@ -81,12 +89,12 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_jsonl(path: Path | str) -> list[dict]:
-    """Return the rows of a JSON Lines file; of files by others also those of a JSON list or a Parquet table.
+    """Return the rows of a JSON Lines file; of files by others also those of a JSON list or of a table.
 
     PlumblineError, with the line, if one does not parse or is no object.
     """
     if is_table(path):
-        return list(read_table(path))
+        return [_cells(row, path) for row in read_table(path)]
     rows: list[dict] = []
     with open_text(path) as stream:
         for number, line in enumerate(map(bare, stream), 1):
@@ -98,6 +106,12 @@ def read_jsonl(path: Path | str) -> list[dict]:
             if line.strip():
                 rows.append(_object(parse_json(line, path, number), f"{path}:{number}"))
     return rows
+
+
+def _cells(row: TableRow, path: Path | str) -> dict:
+    if row.cells is None:
+        raise PlumblineError(f"{path}:{row.line}: {row.fault}; mend the row")
+    return row.cells
 
 
 def _object(row: Any, where: str) -> dict:

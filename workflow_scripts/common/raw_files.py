@@ -1,22 +1,24 @@
 """Opening files that others wrote: their text in whatever wrapping it came, or what they are if they hold none.
 
 Read are UTF-8 with or without a byte order mark, UTF-16 and UTF-32 with one, each plain or packed with gzip, bzip2, xz
-or zstd; and tables in Parquet. Any other file is named for what its first bytes say it is, with what to do. What
-unpacks to far more than it is packed to (a bomb) is refused before it fills the memory.
+or zstd; and tables: Parquet, known by its content, and tables of text, whose name ends in .csv or .tsv. Any other file
+is named for what its first bytes say it is, with what to do. What unpacks to far more than it is packed to (a bomb) is
+refused before it fills the memory.
 """
 
 import bz2
 import codecs
 import contextlib
+import csv
 import gzip
 import io
 import json
 import lzma
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError
 
@@ -38,6 +40,9 @@ BYTE_ORDER_MARKS = {  # the longer ones first: that of UTF-32 begins with that o
 UNPACKERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 ZSTD = b"\x28\xb5\x2f\xfd"
 PARQUET = b"PAR1"
+SEPARATORS = {".csv": ",", ".tsv": "\t"}  # by the end of a file's name, before that of its packing
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".zstd")
+CELL_LIMIT = 10_000_000  # characters of a cell: more is a quotation mark that nothing closes
 OTHERS = {
     b"PK\x03\x04": "a zip archive or a workbook (.zip, .xlsx): take out the file, or save its table as JSON Lines",
     b"\xd0\xcf\x11\xe0": "an old Office document (.xls): save its table as JSON Lines",
@@ -114,8 +119,11 @@ def _unpacked(path: Path | str, raw: BinaryIO, head: bytes) -> io.BufferedReader
 
 
 @contextlib.contextmanager
-def open_text(path: Path | str) -> Iterator[io.TextIOWrapper]:
-    """Give a file's text as a stream, its lines ended by "\\n"; all that goes wrong with it is a PlumblineError."""
+def open_text(path: Path | str, newline: str | None = None) -> Iterator[io.TextIOWrapper]:
+    """Give a file's text as a stream; all that goes wrong with it is a PlumblineError.
+
+    Its lines are ended by "\\n", or, with the `newline` "", as they are in the file.
+    """
     try:
         raw = open(path, "rb")  # noqa: SIM115 (closed below)
     except FileNotFoundError:
@@ -135,7 +143,7 @@ def open_text(path: Path | str) -> Iterator[io.TextIOWrapper]:
             encoding = next(
                 (name for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)), "utf-8"
             )
-            with io.TextIOWrapper(stream, encoding=encoding) as text:
+            with io.TextIOWrapper(stream, encoding=encoding, newline=newline) as text:
                 yield text
         except UnicodeDecodeError as error:
             where, told = _bad_byte(path) or ("", "")
@@ -174,7 +182,15 @@ def bare(line: str) -> str:
     return line.rstrip("\n").removeprefix("\ufeff")
 
 
-def is_table(path: Path | str) -> bool:
+class TableRow(NamedTuple):
+    """A row of a table: its line in a table of text, and its cells by column or why it has none."""
+
+    line: int | None
+    cells: dict[str, Any] | None
+    fault: str = ""
+
+
+def is_parquet(path: Path | str) -> bool:
     """Tell whether a file is a Parquet table."""
     try:
         with open(path, "rb") as stream:
@@ -183,8 +199,76 @@ def is_table(path: Path | str) -> bool:
         return False
 
 
-def read_table(path: Path | str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a Parquet table, a few in memory at a time; PlumblineError if it is damaged or a bomb."""
+def separator_of(path: Path | str) -> str | None:
+    """Return what stands between the cells of a table of text, by the end of its name; None for any other file."""
+    suffixes = [suffix for suffix in Path(path).suffixes if suffix.lower() not in PACKED]
+    return SEPARATORS.get(suffixes[-1].lower()) if suffixes else None
+
+
+def is_table(path: Path | str) -> bool:
+    """Tell whether a file is a table: Parquet, or one of text that does not begin as JSON does."""
+    if is_parquet(path):
+        return True
+    if separator_of(path) is None:
+        return False
+    with open_text(path) as stream:
+        return not stream.read(HEAD).lstrip("\ufeff \t\r\n").startswith(("{", "["))
+
+
+def read_table(path: Path | str, columns: Sequence[str] = ()) -> Iterator[TableRow]:
+    """Yield the rows of a table (see is_table), a few in memory at a time; PlumblineError if it is damaged or a bomb.
+
+    The cells of a table of text are texts. Its first row names its columns, unless `columns` does. A row of another
+    number of cells than there are columns has none, but why.
+    """
+    if is_parquet(path):
+        yield from (TableRow(None, cells) for cells in _read_parquet(path))
+    else:
+        yield from _read_csv(path, separator_of(path) or ",", columns)
+
+
+def _read_csv(path: Path | str, separator: str, named: Sequence[str]) -> Iterator[TableRow]:
+    csv.field_size_limit(CELL_LIMIT)
+    with open_text(path, newline="") as stream:
+        rows = csv.reader(stream, delimiter=separator, strict=True)
+        columns = list(named)
+        while True:
+            line = rows.line_num + 1
+            try:
+                cells = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                told = str(error)
+                if not columns or "unexpected end of data" in told or "field larger" in told:
+                    raise PlumblineError(
+                        f"{path}:{line}: no table of text ({told}): a quotation mark that is opened in the row of this "
+                        "line is never closed, or the file is no such table"
+                    ) from None
+                yield TableRow(line, None, told)
+                continue
+            if not cells:
+                continue  # an empty line
+            if not columns:
+                columns = _columns_of(cells, f"{path}:{line}")
+            elif len(cells) != len(columns):
+                yield TableRow(line, None, f"{len(cells)} cells for {len(columns)} columns")
+            else:
+                yield TableRow(line, dict(zip(columns, cells, strict=True)))
+
+
+def _columns_of(cells: list[str], where: str) -> list[str]:
+    """Return the names of a table's columns; one without a name, as an index may be, is called by its number."""
+    names = [name.strip().removeprefix("\ufeff") or f"column {place}" for place, name in enumerate(cells, 1)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise PlumblineError(
+            f"{where}: two columns are called {', '.join(map(repr, twice))}; rename one of them"
+        )
+    return names
+
+
+def _read_parquet(path: Path | str) -> Iterator[dict[str, Any]]:
     import pyarrow
     import pyarrow.parquet
 

@@ -336,6 +336,9 @@ def tokenise_reply(
     text, spans = render([*messages, {"role": "assistant", "content": reply}], template, tokenizer)
     identities, offsets = encode(text, tokenizer, spans)
     start, end = spans[-1].start, spans[-1].end
-    first = next(index for index, (_, stop) in enumerate(offsets) if stop > start)
-    last = max(index for index, (begin, stop) in enumerate(offsets) if begin < end and stop > begin)
+    # A reply that says nothing, in a template without an end, is no token at all.
+    first = next((index for index, (_, stop) in enumerate(offsets) if stop > start), len(offsets))
+    last = max(
+        (index for index, (begin, stop) in enumerate(offsets) if begin < end and stop > begin), default=-1
+    )
     return identities[:first], identities[first : last + 1]

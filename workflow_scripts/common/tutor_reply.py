@@ -38,10 +38,16 @@ LONGEST_LITERAL = 20_000  # characters; above it Python's own parser can need se
 
 def parse_reply(text: str) -> dict[str, Any] | None:
     """Return the dict a reply's text holds, as JSON or a Python literal; None if it holds anything else."""
+    value = parse_literal(text, dict)
+    return value if isinstance(value, dict) else None
+
+
+def parse_literal(text: str, kind: type = list) -> Any:
+    """Return the value of a kind that a text holds, as JSON or a Python literal; None if it holds anything else."""
     text = text.strip()
-    for parse in (_parse_json, _parse_literal):
+    for parse in (_parse_json, _parse_python):
         value = parse(text)
-        if isinstance(value, dict):
+        if isinstance(value, kind):
             return value
     return None
 
@@ -66,7 +72,7 @@ def _parse_json(text: str) -> Any:
         return None
 
 
-def _parse_literal(text: str) -> Any:
+def _parse_python(text: str) -> Any:
     if len(text) > LONGEST_LITERAL:
         return None
     try:

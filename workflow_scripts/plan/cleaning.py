@@ -1,5 +1,6 @@
 """What is cleaned: datasets, and the replies in pairs that a benchmark brings."""
 
+from workflow_scripts.common.code import pins
 from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.scoring import scored_from
 from workflow_scripts.plan.sources import base_model, located, source_file, source_manifest
@@ -37,6 +38,11 @@ def dataset_settings(plan: Plan, dataset: str) -> str:
         "tokenizer": f"{base_model(plan, part.token_limits.model)}/model"
     }
     return settings(part, drop=NOT_CLEANED_BY, exclude_groups_of=rows, token_limits=limits)
+
+
+def dataset_pins(plan: Plan, dataset: str) -> dict[str, str]:
+    """Return the packages whose version alters what cleaning finds."""
+    return pins("datasketch", "scikit-learn") if plan.study.datasets[dataset].near_duplicates else {}
 
 
 # --- replies in pairs -------------------------------------------------------------------------------------------------

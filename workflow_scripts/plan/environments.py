@@ -49,8 +49,9 @@ ENVIRONMENTS = {
     "plumbline": Environment(
         "Everything that never loads torch: data, cleaning, pairs, scores from answers, tables, report."
         " nodejs has the npm client that sources may name; bubblewrap is HumanEval's sandbox.",
-        "alpaca-eval filelock httpx huggingface-hub jinja2 lm-eval markupsafe matplotlib nltk numpy packaging pandas"
-        " pyarrow pydantic pypi-simple pyyaml sacrebleu setuptools tenacity tokenizers tqdm",
+        "alpaca-eval datasketch filelock httpx huggingface-hub jinja2 lm-eval markupsafe matplotlib nltk numpy"
+        " packaging pandas pyarrow pydantic pypi-simple pyyaml sacrebleu scikit-learn setuptools tenacity tokenizers"
+        " tqdm",
         conda="bubblewrap nodejs",
     ),
     "train": Environment(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from workflow_scripts.common.tutor_reply import FIELDS, LABELS
-from workflow_scripts.study.basics import Count, FileName, Name, Positive, Seed, Strict, Words
+from workflow_scripts.study.basics import Count, FileName, Name, Positive, Seed, SomeShare, Strict, Words
 from workflow_scripts.study.findings import Finding, doubt, wrong
 from workflow_scripts.study.messages import named, nearest, shown
 from workflow_scripts.study.names import Names, name_in
@@ -103,6 +103,29 @@ class Subset(Strict):
         return self
 
 
+Compared = Literal["instruction", "input", "output", "question", "reply"]
+
+
+class NearDuplicates(Strict):
+    """Rows that nearly repeat an earlier one: looked for, told, and, where it is asked, removed."""
+
+    threshold: SomeShare = 0.9
+    """Pairs above this cosine, of TF-IDF over runs of one to three characters, are near duplicates."""
+    fields: list[Compared] | None = Field(None, min_length=1)
+    """What is compared, each by itself: question (all the user says) and reply, or of instruction rows the columns
+    instruction, input and output; null: those that the rows have."""
+    remove: list[Compared] = []
+    """A row goes if a field of these nearly repeats an earlier row's; empty: none does, they are only told."""
+    candidates: Literal["all", "minhash"] | None = None
+    """Which pairs are compared: all, or those that MinHash takes for alike; null: minhash for more than 20 000 rows."""
+
+    @model_validator(mode="after")
+    def removed_are_compared(self) -> "NearDuplicates":
+        if self.fields and set(self.remove) - set(self.fields):
+            raise ValueError("remove names a field that is not among fields")
+        return self
+
+
 SCHEMAS = Literal[
     "tutorbot",
     "messages",
@@ -139,8 +162,10 @@ SCHEMAS = Literal[
     "sharegpt_preferences",
     "judged_pairs",
     "labelled",
+    "class_problems",
+    "class_dialogues",
 ]
-STRUCTURED = "tutorbot"  # its replies have labels in fields
+STRUCTURED = ("tutorbot", "class_dialogues")  # their replies have labels in fields
 UNREWARDED = (  # one answer to a prompt, as published, without rewards
     "reddit_comments",
     "wizard_of_wikipedia",
@@ -164,16 +189,12 @@ RANKED = (  # one or several answers to a prompt, ranked, and the rewards they w
     "labelled",
 )
 UNORDERED = ("labelled",)  # of these, those whose answers came in no order
-KNOWING = (
-    "rewarded",
-    "hh",
-    "wizard_of_wikipedia",
-    "faithdial",
-)  # rows whose meta may have the knowledge that a reply is held to
+# Rows whose meta may have the knowledge that a reply is held to.
+KNOWING = ("rewarded", "hh", "wizard_of_wikipedia", "faithdial")
 READ_OF = {  # settings of a dataset: the schemas whose rows are read by them
-    "drop_fields": (STRUCTURED,),
-    "replace_na": (STRUCTURED,),
-    "reply_format": (STRUCTURED,),
+    "drop_fields": STRUCTURED,
+    "replace_na": STRUCTURED,
+    "reply_format": STRUCTURED,
     "reject_colon": ("hh",),
 }
 
@@ -188,6 +209,8 @@ class Dataset(Part):
     data_schema: SCHEMAS = Field(alias="schema")
     """How a row is written (docs/data.md). hh, rewarded, judged_pairs, labelled and …preferences rows bring ranked
     answers."""
+    columns: dict[FileName, list[Words]] = {}
+    """File: what the columns of its table are called, where its first row (csv, tsv) does not say it."""
     system_prompt: str | None = None
     """The system message of every conversation; null: tutorbot rows have none, others keep their own."""
     drop_fields: list[str] = []
@@ -210,6 +233,11 @@ class Dataset(Part):
     """Conversations that contain one of these, in any case, are rejected (who the model says it is)."""
     reject_colon: bool = False
     """hh: rows with an answer that ends in a colon are rejected."""
+    duplicates: Literal["drop", "keep"] = "drop"
+    """A conversation that says exactly what an earlier one said is dropped, or kept and counted."""
+    empty_replies: Literal["drop", "keep"] = "drop"
+    """A reply that says nothing makes its turn unusable, or is kept and counted: it teaches the end token alone. Not of
+    tutorbot rows, nor of ranked answers."""
     url_token: str | None = None
     """What stands in place of a URL; null: URLs stay."""
     input_heading: str = ""
@@ -224,6 +252,8 @@ class Dataset(Part):
     """dataset/split of this study whose groups (questions, with group_by: question) must not appear here."""
     sample: Sample | None = None
     """Read only some rows of each file, as a source that drew from its files with pandas."""
+    near_duplicates: NearDuplicates | None = None
+    """Look for rows that nearly repeat an earlier one, before a subset and the splits; null: for none."""
     subset: Subset | None = None
     """Keep only some rows, chosen before the split."""
     split: Split
@@ -237,6 +267,8 @@ class Dataset(Part):
         for split, files in self.split.by_file.items():
             for file in files:
                 need.need(f"{path}.split.by_file.{split}", file, self.files, "file of this dataset")
+        for file in self.columns:
+            need.need(f"{path}.columns", file, self.files, "file of this dataset")
         splits = self.split.names_of_splits()
         for key in ("by_file", "by_column", "distinct"):
             for split in getattr(self.split, key):
@@ -264,7 +296,11 @@ class Dataset(Part):
                 f"{path}.token_limits",
                 f"counts the tokens of rows of one reply (schema {', '.join(RANKED)}), not of {self.data_schema}",
             )
-        if self.data_schema == STRUCTURED:
+        if self.empty_replies == "keep" and self.data_schema in (*STRUCTURED, *RANKED):
+            yield doubt(
+                f"{path}.empty_replies", f"is not read of rows of schema {self.data_schema}: they need words"
+            )
+        if self.data_schema in STRUCTURED:
             yield from unknown_labels(path, self.drop_fields, self.replace_na)
 
     def most_rows(self, split: str, source: "Source | None") -> int | None:
@@ -300,9 +336,9 @@ def unknown_labels(path: str, drop_fields: list[str], replace_na: dict[str, str]
 def without_labels(path: str, name: str, study: "Study", instead: str = "") -> Iterator[Finding]:
     """Find a dataset whose replies have no labels to compare; `instead` says what else could be named."""
     dataset = study.datasets.get(name)
-    if dataset and dataset.data_schema != STRUCTURED:
+    if dataset and dataset.data_schema not in STRUCTURED:
         yield wrong(
             f"{path}.dataset",
-            f"compares the labels of structured replies (schema {STRUCTURED}), and {name!r} has rows of schema "
-            f"{dataset.data_schema}{instead}",
+            f"compares the labels of structured replies (schema {' or '.join(STRUCTURED)}), and {name!r} has rows of "
+            f"schema {dataset.data_schema}{instead}",
         )

@@ -21,6 +21,7 @@ class Opened(NamedTuple):
     candidates: list[Row] | None = None  # {"content", "rewards": {name: float}}
     meta: Row | None = None
     unread: frozenset[str] = frozenset()  # keys that say something and were not read
+    notes: tuple[str, ...] = ()  # what was done to it beside, each to be counted
 
 
 class Schema(NamedTuple):
@@ -34,6 +35,7 @@ class Schema(NamedTuple):
     kind: Literal["conversation", "ranked", "pair"] = "conversation"
     parts: Callable[[Fields], list[Row]] | None = None  # cuts a row that holds several conversations apart
     rows_share_prompts: bool = False  # several rows may answer one prompt
+    first_id: int | None = None  # rows without an id are called identity_N, N counted from here
 
 
 def user(text: Any) -> Row:
