@@ -54,3 +54,16 @@ def test_only_a_benchmark_that_brings_replies_of_its_own_has_them_cleaned():
         "drop_fields": ["Thoughts"],
         "replace_na": {"Action Based on Evaluation": "11"},
     }
+
+
+def test_splits_are_handed_over_in_the_order_in_which_the_study_names_them():
+    """Those of order: file are filled one after the other, so that sorted names would put the test rows first."""
+    for name in ("studies/follow_instructions.yaml", "studies/leftover_lunch_reddit.yaml"):
+        plan = planned(name)
+        for dataset, part in plan.study.datasets.items():
+            handed = told(cleaning.dataset_settings(plan, dataset))["split"]
+            assert list(handed["quotas"]) == list(part.split.quotas)
+            assert list(handed["by_file"]) == list(part.split.by_file)
+    plan = planned("studies/follow_instructions.yaml")
+    rows = told(cleaning.dataset_settings(plan, "instructions"))["split"]["quotas"]
+    assert list(rows) == ["train", "test", "validation"]

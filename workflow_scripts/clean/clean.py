@@ -283,7 +283,8 @@ def read_all(inputs: Sequence[str], settings: Settings, ledger: Ledger) -> list[
                     first = prompts.setdefault(digest(conversation["messages"]), name)
                     conversation["extra"]["prompt"] = first
                 conversation["group"] = group_of(conversation["question"], first, settings["group_by"])
-            ledger.unread.update({key for conversation in found for key in conversation["unread"]})
+            unread = {key for conversation in found for key in conversation["unread"]}
+            ledger.unread.update(unread - columns)
             kept += found
     return kept
 

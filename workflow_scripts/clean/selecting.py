@@ -188,7 +188,7 @@ def _limited(rows: list[Conversation], split: str, limit: int | None, ledger: Le
 
 
 def _split_shuffled(conversations: Sequence[Conversation], rule: Split, ledger: Ledger) -> Splits:
-    quotas = rule["quotas"]
+    quotas = dict(sorted(rule["quotas"].items()))  # in which order they are named says nothing here
     split_of = deal_groups((row["group"] for row in conversations), quotas, rule["seed"])
     order = list(conversations)
     random.Random(rule["seed"]).shuffle(order)

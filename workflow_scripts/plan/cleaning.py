@@ -4,7 +4,7 @@ from workflow_scripts.common.code import pins
 from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.scoring import scored_from
 from workflow_scripts.plan.sources import base_model, located, source_file, source_manifest
-from workflow_scripts.plan.words import chosen, settings
+from workflow_scripts.plan.words import as_json, chosen, settings
 
 NOT_CLEANED_BY = ("source", "files", "history_turns", "exclude_groups_of", "token_limits")
 
@@ -37,7 +37,8 @@ def dataset_settings(plan: Plan, dataset: str) -> str:
     limits = part.token_limits and chosen(part.token_limits, drop=["model"]) | {
         "tokenizer": f"{base_model(plan, part.token_limits.model)}/model"
     }
-    return settings(part, drop=NOT_CLEANED_BY, exclude_groups_of=rows, token_limits=limits)
+    handed = chosen(part, drop=NOT_CLEANED_BY) | {"exclude_groups_of": rows, "token_limits": limits}
+    return as_json(handed, in_order=True)  # splits are filled in the order in which the study names them
 
 
 def dataset_pins(plan: Plan, dataset: str) -> dict[str, str]:

@@ -171,6 +171,9 @@ ROW_FILES = {
     "reddit": ["pos_train.jsonl", "neg_train.jsonl", "val.jsonl", "test.jsonl"],
     "wow": ["train.jsonl", "val.jsonl", "test.jsonl"],
     "faithdial": ["train.jsonl", "val.jsonl", "test.jsonl"],
+    "reddit_comments": ["comments_positive.csv", "comments_negative.csv"],
+    "atomic": ["ATOMIC10X.jsonl", "test.tsv"],
+    "wizard_of_wikipedia": ["train.json", "valid_topic_split.json", "test_topic_split.json"],
     "alpaca": ["instruction-data.json"],
     "alpaca_preferences": ["instruction-data-with-preference.json"],
 }
@@ -179,7 +182,19 @@ ROW_FILES = {
 class RowSimulation(Strict):
     """Rows in a published source's own schema, made from the bundled problem bank: small, seeded, ours."""
 
-    rows: Literal["messages", "hh", "comet", "reddit", "wow", "faithdial", "alpaca", "alpaca_preferences"]
+    rows: Literal[
+        "messages",
+        "hh",
+        "comet",
+        "reddit",
+        "wow",
+        "faithdial",
+        "reddit_comments",
+        "atomic",
+        "wizard_of_wikipedia",
+        "alpaca",
+        "alpaca_preferences",
+    ]
     """Whose schema they have."""
     problems: RepositoryPath
     """The problem bank, relative to the repository."""
