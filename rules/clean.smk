@@ -5,6 +5,7 @@ rule clean_dataset:
     input:
         source=by(cleaning.dataset_source),
         held_out=by(cleaning.held_out),
+        tokenizer=by(cleaning.counting_model),
     output:
         manifest=f"{LAYOUT.clean('{dataset}')}/manifest.json",
         rows=directory(f"{LAYOUT.clean('{dataset}')}/rows"),

@@ -52,6 +52,33 @@ rule simulate_source:
         " --output {output.files:q} --manifest {output.manifest:q} 2> {log:q}"
 
 
+rule convert_source:
+    input:
+        weights=by(sources.converted_weights),
+        base=by(sources.converted_base),
+    output:
+        manifest=f"{layout.SOURCES}/{{source}}/manifest.json",
+        files=directory(f"{layout.SOURCES}/{{source}}/files"),
+    log:
+        LAYOUT.log("convert_source", "{source}"),
+    wildcard_constraints:
+        source=one_of(sources.converted(PLAN)),
+    cache: STORED
+    priority: 90
+    conda:
+        "../envs/train.yaml"
+    params:
+        code=code_of("workflow_scripts.download.convert_critic"),
+        pins=pins("h5py", "safetensors"),
+        settings=by(sources.conversion_settings),
+    message:
+        "Converting source {wildcards.source}"
+    shell:
+        'python -m workflow_scripts.download.convert_critic --source "$(dirname {input.weights:q})/files"'
+        ' --base "$(dirname {input.base:q})/files" --settings {params.settings:q}'
+        " --output {output.files:q} --manifest {output.manifest:q} 2> {log:q}"
+
+
 rule prepare_model:
     input:
         by(sources.model_source),

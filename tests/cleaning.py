@@ -24,7 +24,8 @@ def cleaning(**keys: Any) -> dict[str, Any]:
     split = {"quotas": {"train": 1_000_000}, "per_file": False}
     dataset = Dataset(source="a", files=["a"], schema="tutorbot", split=split)
     whole = dataset.model_dump(by_alias=True, exclude=WITHOUT) | {"exclude_groups_of": []}
-    keys["split"] = whole["split"] | keys.get("split", {})
+    by_quotas = {} if "by_file" in keys.get("split", {}) else {"quotas": split["quotas"]}
+    keys["split"] = whole["split"] | {"quotas": {}} | by_quotas | keys.get("split", {})
     if keys.get("subset"):
         keys["subset"] = WHOLE_SUBSET | keys["subset"]
     if keys.get("near_duplicates") is not None:

@@ -73,6 +73,22 @@ GOOD = {
             "reward_components": {"depth": 0.5},
         }
     ],
+    "reddit_comments": [{"parent_text": "Why?", "text": "So.", "score": 12, "parent_score": "3"}],
+    "atomic": [{"head": "PersonX eats", "relation": "xWant", "tail": "to rest", "p_valid_model": 0.9}],
+    "wizard_of_wikipedia": [
+        {"knowledge": "Cats purr.", "history": ["Hi.", "Hello.", "Cats?"], "response": "They purr."},
+    ],
+    "faithdial": [
+        {"utterances": [{"knowledge": "Cats purr.", "history": ["Cats?"], "response": "They purr."}]}
+    ],
+    "xsum": [{"document": "A long text. ", "target": "Short."}],
+    "cnn_dailymail": [{"article": "A long text.", "highlights": "Short."}],
+    "imdb": [{"text": "A good film that ends well", "label": 1}],
+    "iwslt2017": [{"translation": {"en": "Why?", "de": "Warum?"}}],
+    "daily_dialog": [
+        {"dialog": ["A ?", "B .", "C ?", "D .", "E ?", "F ."], "act": [1] * 6, "emotion": [0] * 6}
+    ],
+    "common_gen": [{"concepts": ["dog", "run"], "target": "The dog runs."}],
     "preferences": [
         {"prompt": "Why?", "chosen": "So.", "rejected": "No."},
         {

@@ -75,6 +75,7 @@ def family() -> Plan:
                 "two": {"source": "whole", "template": "hh", "context": 8192, "trust_remote_code": True},
             },
             "reward_models.rm.parent": "one",
+            "datasets.commented.token_limits.model": "one",
             "values.worth.targets": "dataset",
             "runs": {
                 "sft": {

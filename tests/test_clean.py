@@ -345,7 +345,7 @@ def test_groups_are_dealt_in_proportion_to_the_quotas():
 
 @pytest.mark.parametrize("quotas", [{"train": 1, "test": 1}, {"train": 0}])
 def test_too_few_problems_for_the_splits_is_refused(clean_rows, quotas):
-    with pytest.raises(PlumblineError, match=r"split 'test' got no conversation: 1 groups|every quota is 0"):
+    with pytest.raises(PlumblineError, match=r"split 'train' got no conversation: 1 groups|every quota is 0"):
         clean_rows([talk()], split={"seed": 1, "quotas": quotas, "per_file": True})
 
 
@@ -978,3 +978,13 @@ def test_labelled_answers_to_one_prompt_name_it_and_stay_on_one_side(clean_rows)
     prompts = {name: {row["meta"]["prompt"] for row in found} for name, found in result.splits.items()}
     assert len(result.kept) == 12 and prompts["train"].isdisjoint(prompts["test"])
     assert set().union(*prompts.values()) == {"1:row_0", "1:row_1", "1:row_2"}
+
+
+def test_shuffled_rows_are_dealt_alike_whatever_the_order_of_the_quotas(clean_rows):
+    quotas = {"train": 4, "test": 2, "more": 3}
+    rows = [ask(f"{letter}?") for letter in "ABCDEFGHIJK"]
+    one = clean_rows(rows, split={"quotas": quotas}, **PLAIN)
+    other = clean_rows(rows, split={"quotas": dict(sorted(quotas.items()))}, **PLAIN)
+    assert {split: asked(one.splits[split]) for split in quotas} == {
+        split: asked(other.splits[split]) for split in quotas
+    }

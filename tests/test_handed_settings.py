@@ -149,6 +149,12 @@ HANDED = [
     Handed(
         "clean_written", "clean.written", synthesis.written_settings, each("written", synthesis.all_written)
     ),
+    Handed(
+        "convert_source",
+        "download.convert_critic",
+        sources.conversion_settings,
+        each("source", sources.converted),
+    ),
     Handed("prepare_model", "download.prepare_model", sources.model_settings, each("model", sources.models)),
     Handed(
         "clean_dataset",

@@ -56,3 +56,27 @@ def test_only_a_benchmark_that_brings_replies_of_its_own_has_them_cleaned():
         "replace_na": {"Action Based on Evaluation": "11"},
         "raw_rows": False,
     }
+
+
+def test_splits_are_handed_over_in_the_order_in_which_the_study_names_them():
+    """Those of order: file are filled one after the other, so that sorted names would put the test rows first."""
+    for name in ("studies/follow_instructions.yaml", "studies/leftover_lunch_reddit.yaml"):
+        plan = planned(name)
+        for dataset, part in plan.study.datasets.items():
+            handed = told(cleaning.dataset_settings(plan, dataset))["split"]
+            assert list(handed["quotas"]) == list(part.split.quotas)
+            assert list(handed["by_file"]) == list(part.split.by_file)
+    plan = planned("studies/follow_instructions.yaml")
+    rows = told(cleaning.dataset_settings(plan, "instructions"))["split"]["quotas"]
+    assert list(rows) == ["train", "test", "validation"]
+
+
+def test_rows_are_counted_in_the_tokens_of_a_base_model_whether_or_not_passages_come_to_them():
+    limits = {"model": "tiny", "row": None, "history": 9}
+    plan = changed(EVERY_KEY, {"datasets.ranked.token_limits": limits})
+    model = sources.base_model(plan, "tiny")
+    for folder in ("ranked.bare", "commented"):
+        assert cleaning.counting_model(plan, folder) == [f"{model}/manifest.json"]
+    told_limits = told(cleaning.dataset_settings(plan, "ranked.bare"))["token_limits"]
+    assert told_limits == {"row": None, "history": 9, "tokenizer": f"{model}/model"}
+    assert cleaning.counting_model(plan, "tutored") == []

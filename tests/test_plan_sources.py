@@ -2,8 +2,10 @@
 
 import pytest
 
-from tests.plans import DEFAULT, EVERY_KEY, STUDIES, changed, planned, told
-from workflow_scripts.plan import sources
+from tests.plans import DEFAULT, EVERY_KEY, STUDIES, changed, config_of, planned, told
+from tests.studies import put
+from workflow_scripts.plan import sources, synthesis
+from workflow_scripts.study.checking import examine
 from workflow_scripts.study.sources import Place
 
 SHA = "a" * 64
@@ -48,12 +50,15 @@ def test_how_much_a_base_model_is_asked_at_once_makes_no_other():
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_source_is_fetched_or_simulated_and_known_by_its_folder(name):
+def test_every_source_is_fetched_simulated_converted_or_written_and_known_by_its_folder(name):
     plan = planned(name)
-    both = [*sources.fetched(plan), *sources.simulated(plan)]
-    assert sorted(both) == sorted(sources.sources(plan))
-    assert sorted(sources.source_name(plan, key) for key in both) == sorted(plan.study.sources)
-    for key in both:
+    made = [*sources.fetched(plan), *sources.simulated(plan), *sources.converted(plan)]
+    written = synthesis.all_written(plan)
+    assert sorted([*made, *(sources.source_key(plan, name) for name in written)]) == sorted(
+        sources.sources(plan)
+    )
+    assert sorted([*(sources.source_name(plan, key) for key in made), *written]) == sorted(plan.study.sources)
+    for key in made:
         name = sources.source_name(plan, key)
         assert sources.source_manifest(plan, name) == f"data/sources/{key}/manifest.json"
 
@@ -67,7 +72,7 @@ def test_a_base_model_is_stale_by_its_source_and_told_how_it_is_made(name):
             plan, plan.study.models[model].source
         )
         settings = told(sources.model_settings(plan, key))
-        assert settings.keys() == {"format", "weights", "tokenizer", "check", "template"}
+        assert settings.keys() == {"format", "weights", "tokenizer", "add_pad", "check", "template"}
         assert isinstance(settings["template"], dict)
 
 
@@ -79,6 +84,19 @@ def test_a_place_is_told_by_the_one_kind_it_has():
         [kind] for kind in ("hf", "https", "pypi", "npm", "file")
     ]
     assert {kind for place in settings["places"] for kind in place} == Place.model_fields.keys()
+
+
+def test_a_converted_source_is_made_of_two_others_and_is_another_if_one_of_them_is():
+    plan = planned(EVERY_KEY)
+    key = sources.source_key(plan, "critic")
+    assert sources.converted_weights(plan, key) == sources.source_manifest(plan, "chats")
+    assert sources.converted_base(plan, key) == sources.source_manifest(plan, "whole")
+    assert told(sources.conversion_settings(plan, key)) == {"weights": "pack.gz"}
+    for path, value in {
+        "sources.whole.places": [{"hf": {"repo": "owner/other", "revision": "1" * 40}}],
+        "sources.critic.convert.weights": "first rows.jsonl",
+    }.items():
+        assert sources.source_key(changed(EVERY_KEY, {path: value}), "critic") != key
 
 
 def test_a_simulation_has_its_own_module_and_its_problems_are_an_input_not_a_setting():
@@ -125,3 +143,13 @@ def test_a_sources_origin_names_the_repository_it_is_pinned_to():
         "repo": "owner/classifier",
         "revision": "0123456789012345678901234567890123456789",
     }
+
+
+@pytest.mark.parametrize(
+    ("other", "said"), [("critic", "converted itself"), ("asked_for", "written by a model")]
+)
+def test_only_published_files_are_converted(other, said):
+    config = put(config_of(EVERY_KEY), "sources.critic.convert.base", other)
+    assert (
+        f"sources.critic.convert.base: is {said}; name a source of published files" in examine(config).wrong
+    )

@@ -326,7 +326,7 @@ def test_instruction_modelling_trains_on_every_row_the_paper_counts():
     assert not any(part.subset for part in datasets.values())
     # As the published code does: of 5 305 and 2 996 rows four have an empty reply, and one stands there twice.
     kept = {(part.duplicates, part.empty_replies) for name, part in datasets.items() if name != "held_out"}
-    assert kept == {(True, True)}
+    assert kept == {("keep", "keep")}
 
 
 def test_the_ablations_are_the_studys_own_runs_but_for_what_they_vary():

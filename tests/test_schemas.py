@@ -1,43 +1,14 @@
 """Every schema's rows become the messages its source means, and a row that is not of its schema says why."""
 
 import math
-import random
 
 import pytest
 
-from tests.cleaning import cleaning
-from workflow_scripts.clean.reading import Fault, RawRow, load_json
-from workflow_scripts.clean.rows import open_row, split_row
+from tests.raw_rows import fault_of, open_all, ranked, said, settings_of
+from workflow_scripts.clean.reading import Fault, load_json
 from workflow_scripts.clean.turns import ROLES, check_ranked, read_turns
 
 USER, ASSISTANT = "user", "assistant"
-
-
-def settings_of(schema, **rules):
-    return cleaning(schema=schema, **rules)
-
-
-def open_all(schema, row, **rules):
-    """Return what each conversation of one raw row holds, and its fault."""
-    settings = settings_of(schema, **rules)
-    parts, _ = split_row(RawRow(0, None, row, None), settings, random.Random(1))
-    return [open_row(part, settings) for part in parts]
-
-
-def said(schema, row, **rules):
-    """Return the (role, text) pairs of each conversation of one raw row."""
-    found = []
-    for opened, fault in open_all(schema, row, **rules):
-        assert fault is None
-        read = read_turns(opened.turns, opened.style, settings_of(schema))
-        assert read.fault is None
-        found.append([(message["role"], message["content"]) for message in read.messages])
-    return found
-
-
-def fault_of(schema, row, **rules):
-    ((_, fault),) = open_all(schema, row, **rules)
-    return fault.reason
 
 
 EXCHANGE = [(USER, "Name a prime."), (ASSISTANT, "Seven.")]
@@ -234,13 +205,6 @@ def hh(suffix=("Six minutes.", "No idea."), reward=(1.3, -0.8), **more):
     } | more
 
 
-def ranked(schema, row, **rules):
-    ((opened, fault),) = open_all(schema, row, **rules)
-    assert fault is None
-    assert check_ranked(opened.system, opened.turns, opened.candidates, settings_of(schema)) is None
-    return opened
-
-
 def test_an_hh_row_is_one_prompt_with_its_replies_and_raw_logits_the_preferred_one_first():
     opened = ranked("hh", hh(meta={"task": "helpful", "line_num": 3}))
     assert [(turn["role"], turn["content"]) for turn in opened.turns] == [
@@ -280,9 +244,18 @@ def test_a_missing_reward_rejects_its_row():
     row = hh()
     del row["reward"]
     assert fault_of("hh", row) == "reward is not a finite number"
-    row = {"prompt_or_input_text": "Q", "references": "A"}
-    assert fault_of("rewarded", row) == "reward is not a finite number"
-    row["reward_components"] = {"final_reward": 1.0}
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"reward_components": None}, {"reward_components": {"final_reward": 1.0}}]
+)
+def test_a_small_task_row_may_leave_its_rewards_to_the_annotation(more):
+    opened = ranked("rewarded", {"prompt_or_input_text": "Q", "references": "A"} | more)
+    assert opened.candidates == [{"content": "A", "rewards": {}}]
+
+
+def test_reward_components_that_are_none_reject_their_row():
+    row = {"prompt_or_input_text": "Q", "references": "A", "reward_components": "high"}
     assert fault_of("rewarded", row) == "reward is not a finite number"
 
 

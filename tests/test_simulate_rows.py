@@ -23,6 +23,9 @@ SCHEMAS = {
     "reddit": "rewarded",
     "wow": "rewarded",
     "faithdial": "rewarded",
+    "reddit_comments": "reddit_comments",
+    "atomic": "atomic",
+    "wizard_of_wikipedia": "wizard_of_wikipedia",
     "alpaca": "alpaca",
     "alpaca_preferences": "alpaca_preferences",
     "class_problems": "class_problems",
@@ -34,6 +37,10 @@ COLUMNS = {
     "faithdial": {"fluency", "faithdial", "depth", "tfidf"},
 }
 SPLIT_OF = {"val.jsonl": "validation", "dev.jsonl": "validation", "test.jsonl": "test"}
+SPLIT_OF |= {"valid_topic_split.json": "validation", "test_topic_split.json": "test", "test.tsv": "test"}
+REJECTED = {"alpaca_preferences": "chosen equals rejected", "reddit_comments": "empty message"}
+REJECTED["wizard_of_wikipedia"] = "no passage used"
+NAMES = {"atomic": {"columns": {"test.tsv": ["head", "relation", "tail"]}}}
 
 
 def rows_of(kind, **settings):
@@ -50,7 +57,7 @@ def write_rows(folder, monkeypatch, kind, **settings):
 
 def clean_files(folder, files, kind, **rules):
     output, manifest = folder / f"{kind}-clean", folder / f"{kind}-clean.json"
-    settings = cleaning(**{"schema": SCHEMAS[kind]} | rules)
+    settings = cleaning(**{"schema": SCHEMAS[kind]} | NAMES.get(kind, {}) | rules)
     clean.clean_files([str(file) for file in files], settings, str(output), str(manifest))
     splits = {
         path.stem: [json.loads(line) for line in path.open()] for path in sorted(output.glob("*.jsonl"))
@@ -68,7 +75,7 @@ def test_files_are_the_named_ones_and_clean_whole_into_disjoint_splits(tmp_path,
     for file in files:
         by_file.setdefault(SPLIT_OF.get(file.name, "train"), []).append(file.name)
     splits, rejected = clean_files(tmp_path, files, kind, split={"by_file": by_file})
-    assert {entry["reason"] for entry in rejected} <= {"chosen equals rejected"}
+    assert {entry["reason"] for entry in rejected} <= {REJECTED.get(kind)}
     groups = [{row["group"] for row in rows} for rows in splits.values()]
     assert sum(map(len, groups)) == len(set().union(*groups))
 

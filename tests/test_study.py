@@ -132,7 +132,11 @@ MISTAKES = [
         {},
         "sources.stories15m.places[0]: names exactly one of hf, https, pypi, npm, file",
     ),
-    ("sources.stories15m.places", [], "sources.stories15m: has one of places, simulate and synthesise"),
+    (
+        "sources.stories15m.places",
+        [],
+        "sources.stories15m: has one of places, simulate, synthesise and convert",
+    ),
     # names that refer to nothing, or to two things
     (
         "models.tiny.source",
@@ -621,7 +625,7 @@ def test_what_is_extended_must_be_there_and_must_not_come_back(tmp_path, monkeyp
             "hh",
             "sources.dialogues.simulate.dialogues_per_problem: unknown key",
         ),
-        ("datasets.tutor.split.by_file", {"a": ["x.json"]}, "has either quotas or by_file"),
+        ("datasets.tutor.split.by_file", {"a": ["x.json"]}, "are filled in the rows' order: set order: file"),
         ("datasets.tutor.subset", {"rows": 5, "by": "length_ratio"}, "and ratio go together"),
         ("benchmarks.tutor.kind", "rewards", "benchmarks.tutor.annotation: is required"),
     ],

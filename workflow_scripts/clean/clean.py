@@ -8,7 +8,7 @@ asserted for rows and turns.
 
 Where things are: `reading` takes rows from files, `fields` takes fields from rows, `schemas` has a reader for each way
 in which rows are written, `rows` reads a row with it, `turns` checks and cleans its messages, `wording` judges their
-words, `selecting` chooses and splits, and `ledger` keeps the account.
+words and `lengths` its tokens, `sampling` and `selecting` choose and split, and `ledger` keeps the account.
 
 A conversation is kept whole, or cut where it becomes unusable, or rejected. A turn with `weight` 0 (or `train`,
 `training` or `loss` false) stays as context, marked "learn": false. A row in which a tool is called is rejected, as no
@@ -27,10 +27,12 @@ from typing import Any
 from workflow_scripts.clean.fields import ID_KEYS
 from workflow_scripts.clean.instructions import reworded
 from workflow_scripts.clean.ledger import Ledger, count_reasons, tell, tell_short
+from workflow_scripts.clean.lengths import check_length, recent
 from workflow_scripts.clean.near_duplicates import with_splits, without_near_duplicates
 from workflow_scripts.clean.raw_pairs import clean_raw_pair
-from workflow_scripts.clean.reading import Fault, RawRow, read_rows
+from workflow_scripts.clean.reading import Fault, RawRow
 from workflow_scripts.clean.rows import open_row, split_row
+from workflow_scripts.clean.sampling import read_sample
 from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.clean.schemas.row import Opened
 from workflow_scripts.clean.selecting import (
@@ -54,7 +56,7 @@ from workflow_scripts.clean.turns import (
     read_turns,
     split_question,
 )
-from workflow_scripts.clean.wording import check_wording, replace_urls
+from workflow_scripts.clean.wording import check_wording, collapse_whitespace, replace_urls
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, finished_folder, read_jsonl, write_jsonl, write_manifest
 from workflow_scripts.common.settings import settings_of
@@ -133,7 +135,12 @@ def clean_ranked(
     turns = len(messages) + len(candidates)
     ledger.turns_read[place["file"]] += turns
     fault = fault or check_ranked(opened.system, messages, candidates, settings)
+    if not fault and (limits := settings["token_limits"]):
+        messages = recent(messages, limits)
+        replies = [candidate["content"] for candidate in candidates]
+        fault = check_length(opened.system, messages, replies, limits)
     if not fault:
+        cut = len(opened.turns) - len(messages)  # before the system message comes to them
         system = "\n\n".join(text for text in (settings["system_prompt"], opened.system) if text)
         asked = [message["content"] for message in messages]
         messages = [{"role": "system", "content": system}, *messages] if system else messages
@@ -142,9 +149,11 @@ def clean_ranked(
     if fault:
         ledger.reject(place, "row", fault, turns)
         return None
+    if cut:
+        ledger.reject(place, "turn", Fault("history longer than it may be"), cut)
     return {
         "place": place,
-        "turns": turns,
+        "turns": turns - cut,
         # Prompts that go on from one opening are different questions about one problem.
         "question": "\n".join(asked) if settings["group_by"] == "question" else asked[0],
         "messages": messages,
@@ -222,6 +231,8 @@ def _open(
     opened, fault = open_row(row, settings)
     if not fault:
         opened = reworded(opened, settings, draws)
+    if settings["collapse_whitespace"]:
+        opened = collapse_whitespace(opened)
     if settings["url_token"] is not None:
         opened, count = replace_urls(opened, settings["url_token"])
         ledger.notes["web addresses replaced"] += count
@@ -259,11 +270,12 @@ def read_all(inputs: Sequence[str], settings: Settings, ledger: Ledger) -> list[
     labels = labels_of(inputs)  # two folders may hold files of one name; the counts must not run together
     taken: set[str] = set()
     prompts: dict[str, str] = {}
+    columns = {column for wanted in settings["split"]["by_column"].values() for column in wanted}
     draws = random.Random(settings["seed"])
     kept = []
     for number, path in enumerate(inputs, 1):
         file = labels[str(path)]
-        for row in read_rows(path, settings["max_chars"]):
+        for row in read_sample(path, settings, ledger):
             parts, left_out = split_row(row, settings, draws)
             ledger.notes.update(left_out)
             ledger.rows_read[file] += len(parts)
@@ -276,6 +288,7 @@ def read_all(inputs: Sequence[str], settings: Settings, ledger: Ledger) -> list[
                     place["part"] = part_number
                 opened, fault = _open(part, settings, ledger, draws)
                 if conversation := clean(opened, fault, place, settings, ledger):
+                    conversation["columns"] = {column: row.value.get(column) for column in columns}
                     found.append(conversation)
             if found:
                 name = name_row(row, number, taken, schema.first_id)
@@ -287,7 +300,8 @@ def read_all(inputs: Sequence[str], settings: Settings, ledger: Ledger) -> list[
                     first = prompts.setdefault(digest(conversation["messages"]), name)
                     conversation["extra"]["prompt"] = first
                 conversation["group"] = group_of(conversation["question"], first, settings["group_by"])
-            ledger.unread.update({key for conversation in found for key in conversation["unread"]})
+            unread = {key for conversation in found for key in conversation["unread"]}
+            ledger.unread.update(unread - columns)
             kept += found
     return kept
 
@@ -303,6 +317,12 @@ def finished_row(row: dict[str, Any]) -> dict[str, Any]:
     return {"id": row["id"], "group": row["group"], "messages": messages, **parts, "meta": meta}
 
 
+def size_of(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Return how many conversations, groups and turns a split has."""
+    groups = {row["group"] for row in rows}
+    return {"conversations": len(rows), "groups": len(groups), "turns": sum(row["turns"] for row in rows)}
+
+
 def clean_files(inputs: Sequence[str], settings: Settings, output: str, manifest: str) -> None:
     """Clean raw files into `<output>/<split>.jsonl` (or pairs.jsonl), rejected.jsonl and the manifest.
 
@@ -311,7 +331,7 @@ def clean_files(inputs: Sequence[str], settings: Settings, output: str, manifest
     if settings["schema"] not in SCHEMAS:
         raise PlumblineError(f"schema: {settings['schema']!r} is not one of {', '.join(SCHEMAS)}")
     ledger = Ledger()
-    inputs, by_file = place_files(inputs, settings["split"]["by_file"])
+    inputs, by_file = place_files(inputs, settings["split"])
     kind = SCHEMAS[settings["schema"]].kind
     conversations = read_all(inputs, settings, ledger)
     if kind != "raw_pair":
@@ -350,14 +370,7 @@ def clean_files(inputs: Sequence[str], settings: Settings, output: str, manifest
         [Path(output) / f"{name}.jsonl" for name in [*splits, *ledgers]],
         **({"near_duplicates": compared} if near else {}),
         counts=counts,
-        splits={
-            split: {
-                "conversations": len(rows),
-                "groups": len({row["group"] for row in rows}),
-                "turns": sum(row["turns"] for row in rows),
-            }
-            for split, rows in splits.items()
-        },
+        splits={split: size_of(rows) for split, rows in splits.items()},
         rejected=rejected,
         notes=notes,
         short_of_quotas=ledger.short,

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,15 +51,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def read_rows(path: Path | str, max_chars: int) -> Iterator[RawRow]:
+def read_rows(path: Path | str, max_chars: int, columns: Sequence[str] = ()) -> Iterator[RawRow]:
     """Yield the rows of a JSON array, of JSON Lines, or of a table; a bad line is a row with a fault.
 
     A file that is one object written over several lines is one row. One line, or one table's few rows, is in memory
-    at a time, but for an array.
+    at a time, but for an array. `columns` are those of a table of text whose first row does not name them.
 
     PlumblineError, with the place, if the whole file is missing, empty, no text, or a broken array.
     """
-    found = _read_table(path) if is_table(path) else _read_text(path, max_chars)
+    found = _read_table(path, columns) if is_table(path) else _read_text(path, max_chars)
     first = next(found, None)
     if first is None:
         raise PlumblineError(f"{path}: holds no rows; check that the download is complete")
@@ -67,8 +67,8 @@ def read_rows(path: Path | str, max_chars: int) -> Iterator[RawRow]:
     yield from found
 
 
-def _read_table(path: Path | str) -> Iterator[RawRow]:
-    for index, row in enumerate(read_table(path)):
+def _read_table(path: Path | str, columns: Sequence[str]) -> Iterator[RawRow]:
+    for index, row in enumerate(read_table(path, columns)):
         fault = Fault("broken row of the table", row.fault) if row.cells is None else None
         yield RawRow(index, row.line, row.cells, fault)
 

@@ -18,6 +18,8 @@ def every_pair(settings: ReplyPairs) -> Settings:
         "min_messages": 3,
         "max_chars": 200_000,
         "max_words": None,
+        "token_limits": None,
+        "collapse_whitespace": False,
         "reject_phrases": [],
         "reject_colon": False,
         "duplicates": "drop",
@@ -31,10 +33,13 @@ def every_pair(settings: ReplyPairs) -> Settings:
         "seed": 0,
         "group_by": "problem",
         "exclude_groups_of": [],
+        "columns": {},
+        "sample": None,
         "near_duplicates": None,
         "subset": None,
         "split": {
-            "seed": 0, "quotas": {}, "per_file": False, "order": "file", "by_file": {}, "limit": None,
+            "seed": 0, "quotas": {}, "per_file": False, "order": "file", "by_file": {}, "by_column": {},
+            "distinct": [], "limit": None,
         },
     }  # fmt: skip
 

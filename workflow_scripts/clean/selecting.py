@@ -162,13 +162,13 @@ def deal_groups(groups: Iterable[str], quotas: dict[str, int], seed: int) -> dic
 def split_conversations(conversations: Sequence[Conversation], rule: Split, ledger: Ledger) -> Splits:
     """Return {split: conversations}, disjoint by group.
 
-    By `by_file` {split: [file names]} if it is set; else by quotas (per file, if so ruled), which groups are dealt to
-    by seed (order `shuffled`) or which are filled one after the other as the rows come (order `file`). PlumblineError
-    if a split that should have rows gets none.
+    By `by_file` {split: [file names]} if it is set and there are no quotas; else by quotas (per file, if so ruled),
+    which groups are dealt to by seed (order `shuffled`) or which are filled one after the other as the rows come (order
+    `file`), each row by the first split that may have it. PlumblineError if a split that should have rows gets none.
     """
-    if rule["by_file"]:
+    if rule["by_file"] and not rule["quotas"]:
         wanted = list(rule["by_file"])
-        splits = _split_by_file(conversations, rule["by_file"], ledger)
+        splits = _split_by_file(conversations, rule, ledger)
     else:
         wanted = [split for split, quota in rule["quotas"].items() if quota]
         if not wanted:
@@ -179,12 +179,14 @@ def split_conversations(conversations: Sequence[Conversation], rule: Split, ledg
         ledger.short = short_of_quotas(conversations, splits, rule)
     for split in wanted:
         if not splits[split]:
-            asked = rule["by_file"] or rule["quotas"]
+            asked = rule["quotas"] or rule["by_file"]
             raise PlumblineError(
                 f"split '{split}' got no conversation: {len({row['group'] for row in conversations})} groups "
                 f"cannot be dealt to {', '.join(f'{name}: {share}' for name, share in asked.items())}; "
                 "give more data, or ask for fewer splits"
             )
+    for split in rule["distinct"]:
+        splits[split] = _distinct(splits[split], split, ledger)
     return {split: _limited(rows, split, rule["limit"], ledger) for split, rows in splits.items()}
 
 
@@ -193,23 +195,46 @@ def short_of_quotas(
 ) -> dict[str, dict[str, int]]:
     """Return {split: {file: how many more conversations its quota had room for}}; file "" is all files together.
 
-    Only of conversations that stayed out are there any: groups are dealt out whole, so that a split may lack what is
-    over quota in another. Where the data have no more, no quota is short.
+    Only of conversations that stayed out, and that the split may have, are there any: groups are dealt out whole, so
+    that a split may lack what is over quota in another. Where the data have no more, no quota is short.
     """
 
     def by_file(rows: Iterable[Conversation]) -> Counter[str]:
         return Counter(row["place"]["file"] if rule["per_file"] else "" for row in rows)
 
-    out = by_file(conversations) - by_file(row for rows in splits.values() for row in rows)
-    found = {split: by_file(rows) for split, rows in splits.items()}
-    missing = {
-        split: {file: min(quota - found[split][file], left) for file, left in out.items()}
-        for split, quota in rule["quotas"].items()
-    }
-    short = {
-        split: {file: less for file, less in files.items() if less > 0} for split, files in missing.items()
-    }
+    inside = {row["id"] for rows in splits.values() for row in rows}
+    out = [row for row in conversations if row["id"] not in inside]
+    short = {}
+    for split, quota in rule["quotas"].items():
+        left, found = by_file(row for row in out if may_go(row, split, rule)), by_file(splits[split])
+        missing = {file: min(quota - found[file], count) for file, count in left.items()}
+        short[split] = {file: less for file, less in missing.items() if less > 0}
     return {split: files for split, files in short.items() if files}
+
+
+def _distinct(rows: list[Conversation], split: str, ledger: Ledger) -> list[Conversation]:
+    """Return a split's rows without those whose prompt an earlier one has: all before the reply."""
+    asked: set[str] = set()
+    kept = []
+    for row in rows:
+        prompt = digest(row["messages"] if "candidates" in row else row["messages"][:-1])
+        if prompt in asked:
+            ledger.reject(
+                row["place"], "row", Fault("prompt stands in the split already", split), row["turns"]
+            )
+        else:
+            asked.add(prompt)
+            kept.append(row)
+    return kept
+
+
+def may_go(row: Conversation, split: str, rule: Split) -> bool:
+    """Tell whether a split may have a row: its file and its columns, compared as text, are among those named for it."""
+    files = rule["by_file"].get(split)
+    if files is not None and row["place"]["file"] not in files:
+        return False
+    columns = rule["by_column"].get(split, {})
+    return all(str(row["columns"][column]) in map(str, values) for column, values in columns.items())
 
 
 def _limited(rows: list[Conversation], split: str, limit: int | None, ledger: Ledger) -> list[Conversation]:
@@ -221,7 +246,7 @@ def _limited(rows: list[Conversation], split: str, limit: int | None, ledger: Le
 
 
 def _split_shuffled(conversations: Sequence[Conversation], rule: Split, ledger: Ledger) -> Splits:
-    quotas = rule["quotas"]
+    quotas = dict(sorted(rule["quotas"].items()))  # in which order they are named says nothing here
     split_of = deal_groups((row["group"] for row in conversations), quotas, rule["seed"])
     order = list(conversations)
     random.Random(rule["seed"]).shuffle(order)
@@ -244,10 +269,13 @@ def _split_in_order(conversations: Sequence[Conversation], rule: Split, ledger: 
     used: Counter[tuple[str, str]] = Counter()
     for row in conversations:
         file = row["place"]["file"] if rule["per_file"] else ""
-        room = [split for split, quota in rule["quotas"].items() if used[split, file] < quota]
+        open_to = [split for split in rule["quotas"] if may_go(row, split, rule)]
+        room = [split for split in open_to if used[split, file] < rule["quotas"][split]]
         home = split_of.get(row["group"])
         if not room or (home and home != room[0]):
-            fault = Fault("group is in another split", home or "") if room else Fault("over quota")
+            fault = Fault("over quota") if open_to else Fault("no split may have it")
+            if room:
+                fault = Fault("group is in another split", home or "")
             ledger.reject(row["place"], "row", fault, row["turns"])
             continue
         split_of[row["group"]] = room[0]
@@ -259,21 +287,24 @@ def _split_in_order(conversations: Sequence[Conversation], rule: Split, ledger: 
 ORDERS = {"shuffled": _split_shuffled, "file": _split_in_order}  # by a split's `order`
 
 
-def _split_by_file(
-    conversations: Sequence[Conversation], by_file: dict[str, list[str]], ledger: Ledger
-) -> Splits:
+def _split_by_file(conversations: Sequence[Conversation], rule: Split, ledger: Ledger) -> Splits:
     splits: Splits = {}
     split_of: dict[str, str] = {}
-    for split, files in by_file.items():
-        splits[split] = []
-        for row in conversations:
-            if row["place"]["file"] not in files:
+    left = list(conversations)
+    for split in rule["by_file"]:
+        splits[split], rest = [], []
+        for row in left:
+            if not may_go(row, split, rule):
+                rest.append(row)
                 continue
             home = split_of.setdefault(row["group"], split)
             if home == split:
                 splits[split].append(row)
             else:
                 ledger.reject(row["place"], "row", Fault("group is in another split", home), row["turns"])
+        left = rest
+    for row in left:
+        ledger.reject(row["place"], "row", Fault("no split may have it"), row["turns"])
     return splits
 
 
@@ -286,17 +317,20 @@ def labels_of(inputs: Sequence[str]) -> dict[str, str]:
     }
 
 
-def place_files(
-    inputs: Sequence[str], by_file: dict[str, list[str]]
-) -> tuple[list[str], dict[str, list[str]]]:
-    """Return raw files in the order of their splits, and {split: what its files are called} (see labels_of).
+def place_files(inputs: Sequence[str], rule: Split) -> tuple[list[str], dict[str, list[str]]]:
+    """Return raw files in the order of their splits, and by_file {split: what its files are called} (see labels_of).
 
     So of two equal rows the earlier split keeps its own. A file is named in by_file by the end of its path: its name,
-    or folders and name. PlumblineError if the files named are not, each once, the files there are.
+    or folders and name. Where quotas or columns deal rows out beside, a file may be named in several splits.
+    PlumblineError if the files named are not the files there are, or one is named twice where it may not be.
     """
+    by_file = rule["by_file"]
     if not by_file:
         return list(inputs), by_file
+    shared = bool(rule["quotas"] or rule["by_column"])
     named = [file for files in by_file.values() for file in files]
+    if shared:
+        named = list(dict.fromkeys(named))
     labels, found = labels_of(inputs), {}
     for file in sorted(
         named, key=lambda name: -len(Path(name).parts)
@@ -307,7 +341,7 @@ def place_files(
     if len(found) < max(len(named), len(inputs)):
         raise PlumblineError(
             f"split.by_file names {', '.join(sorted(named))}, but the dataset's files are "
-            f"{', '.join(sorted(labels.values()))}: name every file in exactly one split"
+            f"{', '.join(sorted(labels.values()))}: name every file in {'a' if shared else 'exactly one'} split"
         )
     called = {split: [labels[found[file]] for file in files] for split, files in by_file.items()}
     return [found[file] for file in named], called

@@ -6,14 +6,35 @@ from typing_extensions import TypedDict
 
 
 class Split(TypedDict):
-    """How conversations are dealt out; `by_file` {split: files} stands in place of quotas where it is not empty."""
+    """How conversations are dealt out: by quotas, or by `by_file` {split: files} where it is not empty, or by both.
+
+    `by_column` {split: {column: values}} says which rows may go to a split, `distinct` which splits repeat no prompt.
+    """
 
     seed: int
     quotas: dict[str, int]
     per_file: bool
     order: Literal["shuffled", "file"]
     by_file: dict[str, list[str]]
+    by_column: dict[str, dict[str, list[str | int]]]
+    distinct: list[str]
     limit: int | None
+
+
+class Sample(TypedDict):
+    """Which raw rows of each file are read: `rows` of those that hold something in `columns`, in the order drawn."""
+
+    rows: int | None
+    seed: int
+    columns: list[str]
+
+
+class TokenLimits(TypedDict):
+    """How many tokens of a tokenizer, in its folder, a ranked row and what was said before its reply may have."""
+
+    tokenizer: str
+    row: int | None
+    history: int | None
 
 
 class Subset(TypedDict):
@@ -70,6 +91,8 @@ class Settings(TypedDict):
     min_messages: int
     max_chars: int
     max_words: int | None
+    token_limits: TokenLimits | None
+    collapse_whitespace: bool
     reject_phrases: list[str]
     reject_colon: bool
     duplicates: Literal["drop", "keep"]
@@ -84,6 +107,8 @@ class Settings(TypedDict):
     reply_format: Literal["json", "python", "raw"]
     group_by: Literal["problem", "question", "conversation"]
     exclude_groups_of: list[str]
+    columns: dict[str, list[str]]
+    sample: Sample | None
     near_duplicates: NearDuplicates | None
     subset: Subset | None
     split: Split

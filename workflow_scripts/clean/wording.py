@@ -1,7 +1,7 @@
-"""What the words of a row may be: addresses replaced, phrases and long messages refused."""
+"""What the words of a row may be: addresses replaced, white space collapsed, phrases and long messages refused."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from workflow_scripts.clean.reading import Fault
@@ -12,27 +12,43 @@ from workflow_scripts.clean.settings import Settings
 URL = re.compile(r"""(?:https?://|www\.)[^\s"'<>()\[\]{}\\]+""")
 
 
+def with_texts(opened: Opened, cleared: Callable[[str], str]) -> Opened:
+    """Return a row with every text of its messages, its candidates and its system message put through a function."""
+
+    def cleared_turn(turn: Any) -> Any:
+        if not isinstance(turn, dict):
+            return turn
+        return {key: cleared(value) if isinstance(value, str) else value for key, value in turn.items()}
+
+    turns = [cleared_turn(turn) for turn in opened.turns]
+    candidates = opened.candidates and [cleared_turn(candidate) for candidate in opened.candidates]
+    system = cleared(opened.system) if isinstance(opened.system, str) else opened.system
+    return opened._replace(turns=turns, candidates=candidates, system=system)
+
+
 def replace_urls(opened: Opened, token: str) -> tuple[Opened, int]:
     """Return a row with `token` for every web address in its messages and candidates, and how many there were."""
     count = 0
 
-    def cleared(value: Any) -> Any:
+    def cleared(text: str) -> str:
         nonlocal count
-        if isinstance(value, str):
-            # A function, so that a backslash in the token is only that.
-            value, found = URL.subn(lambda _: token, value)
-            count += found
-        return value
+        # A function, so that a backslash in the token is only that.
+        text, found = URL.subn(lambda _: token, text)
+        count += found
+        return text
 
-    def cleared_turn(turn: Any) -> Any:
-        return {key: cleared(value) for key, value in turn.items()} if isinstance(turn, dict) else turn
-
-    turns = [cleared_turn(turn) for turn in opened.turns]
-    candidates = opened.candidates and [cleared_turn(candidate) for candidate in opened.candidates]
-    replaced = opened._replace(turns=turns, candidates=candidates, system=cleared(opened.system))
+    replaced = with_texts(opened, cleared)
     told = count
     # The same addresses once more, in what is kept about the row: not counted.
-    return replaced._replace(meta=cleared_turn(opened.meta)), told
+    meta = {
+        key: cleared(value) if isinstance(value, str) else value for key, value in (opened.meta or {}).items()
+    }
+    return replaced._replace(meta=meta), told
+
+
+def collapse_whitespace(opened: Opened) -> Opened:
+    """Return a row whose texts have one space where white space was, and none at their ends."""
+    return with_texts(opened, lambda text: " ".join(text.split()))
 
 
 def check_wording(texts: Iterable[str], settings: Settings) -> Fault | None:

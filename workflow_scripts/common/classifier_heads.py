@@ -1,16 +1,18 @@
-"""Classifiers with a head that transformers does not have: a critic of commonsense events, a classifier of offence.
+"""Classifiers with a head that transformers does not have.
 
-A folder holds config.json, model.safetensors (the encoder, alone or inside a larger model), head.safetensors and a
-tokenizer. Covers loading with every tensor accounted for, and the forward pass, in the shape `common.reward_model`
-scores. Not covered: training, and files that need unpickling (.bin, .pt, .h5), which must be converted elsewhere.
+A critic of commonsense events, a classifier of offence, and OpenAssistant's reward models. A folder holds config.json,
+model.safetensors (the encoder, alone or inside a larger model), a tokenizer, and the head: in head.safetensors, or
+among the tensors of model.safetensors under the names it was published with. Covers loading with every tensor accounted
+for, and the forward pass, in the shape `common.reward_model` scores. Not covered: training, and files that need
+unpickling (.bin, .pt), which must be converted elsewhere; keras weights (.h5) are, by `download.convert_critic`.
 """
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.files import read_json
 from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.reward_model import config_of
 
 # isort: split
 import torch
@@ -19,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".pkl")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class Scores(NamedTuple):
@@ -90,7 +92,43 @@ class Offensive(torch.nn.Module):
         return Scores(self.out(states[torch.arange(len(states), device=states.device), last]))
 
 
-HEADS = {"critic": Critic, "offensive": Offensive}
+class Oasst(torch.nn.Module):
+    """OpenAssistant's reward models (Köpf et al. 2023) on GPT-NeoX: how good a reply is, a logit, (batch, 1).
+
+    logit = out · h, h the state of the last token. Their config.json says pooling: last; one that says mean is refused.
+    """
+
+    model_type = "gpt_neox"
+
+    def __init__(self, encoder: Any, head: dict[str, Tensor], tokenizer: Any):
+        super().__init__()
+        self.encoder, self.config = encoder, encoder.config
+        pooling = getattr(self.config, "pooling", "last")
+        if pooling != "last":
+            raise PlumblineError(
+                f"this reward model's config.json has pooling {pooling!r}; only last is read here"
+            )
+        self.config.num_labels = 1
+        self.out = linear(head, "out")
+
+    @property
+    def device(self) -> torch.device:
+        return self.encoder.device
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Scores:
+        """Return the logits of token ids (batch, time) under a mask of the same shape, padded on the right."""
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        last = attention_mask.sum(1) - 1
+        return Scores(self.out(states[torch.arange(len(states), device=states.device), last]))
+
+
+HEADS = {"critic": Critic, "offensive": Offensive, "oasst": Oasst}
+# What the published files call the layers of a head: {published: here}.
+PUBLISHED = {
+    "critic": {"dense": "dense", "out_proj": "out"},
+    "offensive": {"off_classifier": "out"},
+    "oasst": {"out_proj": "out"},
+}
 
 
 def linear(head: dict[str, Tensor], name: str) -> torch.nn.Linear:
@@ -116,24 +154,46 @@ def need_file(folder: Path, name: str) -> Path:
     raise PlumblineError(f"{folder}: no {name}; {advice}")
 
 
-def read_head(folder: Path, kind: str, width: int) -> dict[str, Tensor]:
-    """Return the tensors of head.safetensors, in float32; `width` is the encoder's.
-
-    critic: dense.weight (middle, width), dense.bias (middle,), out.weight (1, middle), out.bias (1,).
-    offensive: out.weight (2, width), out.bias (2,). Raises PlumblineError for other names or shapes.
-    """
-    path = need_file(folder, "head.safetensors")
+def stored_head(folder: Path, kind: str) -> tuple[Path, dict[str, Tensor]]:
+    """Return (file, tensors) of a head: all of head.safetensors, or those of model.safetensors with published names."""
+    path = folder / "head.safetensors"
+    names = PUBLISHED[kind]
     try:
-        head = {name: tensor.float() for name, tensor in load_file(path).items()}
+        if path.is_file():
+            return path, renamed(load_file(path), names)
+        inside = need_file(folder, "model.safetensors")
+        with safe_open(inside, "pt") as tensors:
+            held = [name for name in tensors.keys() if name.partition(".")[0] in names]  # noqa: SIM118 (no mapping)
+            if held:
+                return inside, renamed({name: tensors.get_tensor(name) for name in held}, names)
     except SafetensorError as error:
         raise PlumblineError(f"{path}: not a safetensors file ({error}); convert the head again") from None
+    return need_file(folder, path.name), {}
+
+
+def renamed(tensors: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    """Return tensors with their layers called as here; a layer that is not known keeps its name."""
+    split = {name: name.partition(".") for name in tensors}
+    return {f"{names.get(layer, layer)}.{part}": tensors[name] for name, (layer, _, part) in split.items()}
+
+
+def read_head(folder: Path, kind: str, width: int) -> dict[str, Tensor]:
+    """Return the tensors of a head, in float32; `width` is the encoder's.
+
+    critic: dense.weight (middle, width), dense.bias (middle,), out.weight (1, middle), out.bias (1,).
+    offensive: out.weight (2, width), out.bias (2,); oasst: out.weight (1, width), out.bias (1,). Raises PlumblineError
+    for other names or shapes.
+    """
+    path, tensors = stored_head(folder, kind)
+    head = {name: tensor.float() for name, tensor in tensors.items()}
     found = {name: tuple(tensor.shape) for name, tensor in head.items()}
     if kind == "critic":
         middle = found.get("dense.bias", ("middle",))[0]
         wanted = {"dense.weight": (middle, width), "dense.bias": (middle,)}
         wanted |= {"out.weight": (1, middle), "out.bias": (1,)}
     else:
-        wanted = {"out.weight": (2, width), "out.bias": (2,)}
+        outputs = 2 if kind == "offensive" else 1
+        wanted = {"out.weight": (outputs, width), "out.bias": (outputs,)}
     if found != wanted:
         raise PlumblineError(
             f"{path}: holds {_shapes(found)}; a {kind} head on this encoder needs {_shapes(wanted)}"
@@ -150,7 +210,9 @@ def load_encoder(folder: Path, model_type: str) -> Any:
 
     Only a pooler may be absent: an encoder without one has none.
     """
-    found = read_json(need_file(folder, "config.json")).get("model_type")
+    need_file(folder, "config.json")
+    config = config_of(folder)
+    found = config.model_type
     if found != model_type:
         raise PlumblineError(f"{folder}: a {found} encoder, where this head needs a {model_type}")
     path = need_file(folder, "model.safetensors")
@@ -162,6 +224,7 @@ def load_encoder(folder: Path, model_type: str) -> Any:
             options["add_pooling_layer"] = any(name.endswith("pooler.dense.weight") for name in names)
         encoder, report = AutoModel.from_pretrained(
             folder,
+            config=config,
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
@@ -179,7 +242,7 @@ def load_encoder(folder: Path, model_type: str) -> Any:
 
 
 def load_head_classifier(folder: Path | str, kind: str) -> tuple[Any, Any]:
-    """Return (model in evaluation mode, tokenizer) of a folder; kind: critic or offensive. Safetensors only."""
+    """Return (model in evaluation mode, tokenizer) of a folder; kind: a key of HEADS. Safetensors only."""
     folder = Path(folder)
     encoder = load_encoder(folder, HEADS[kind].model_type)
     tokenizer = load_tokenizer(folder)

@@ -16,7 +16,7 @@ import json
 import lzma
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -215,22 +215,23 @@ def is_table(path: Path | str) -> bool:
         return not stream.read(HEAD).lstrip("\ufeff \t\r\n").startswith(("{", "["))
 
 
-def read_table(path: Path | str) -> Iterator[TableRow]:
+def read_table(path: Path | str, columns: Sequence[str] = ()) -> Iterator[TableRow]:
     """Yield the rows of a table (see is_table), a few in memory at a time; PlumblineError if it is damaged or a bomb.
 
-    The cells of a table of text are texts. A row of another number of cells than there are columns has none, but why.
+    The cells of a table of text are texts. Its first row names its columns, unless `columns` does. A row of another
+    number of cells than there are columns has none, but why.
     """
     if is_parquet(path):
         yield from (TableRow(None, cells) for cells in _read_parquet(path))
     else:
-        yield from _read_csv(path, separator_of(path) or ",")
+        yield from _read_csv(path, separator_of(path) or ",", columns)
 
 
-def _read_csv(path: Path | str, separator: str) -> Iterator[TableRow]:
+def _read_csv(path: Path | str, separator: str, named: Sequence[str]) -> Iterator[TableRow]:
     csv.field_size_limit(CELL_LIMIT)
     with open_text(path, newline="") as stream:
         rows = csv.reader(stream, delimiter=separator, strict=True)
-        columns: list[str] = []
+        columns = list(named)
         while True:
             line = rows.line_num + 1
             try:

@@ -64,7 +64,7 @@ class ClassifierReward(TypedDict):
     source: Origin | None
     folder: str
     weight: float
-    head: Literal["sequence", "critic", "offensive"]
+    head: Literal["sequence", "critic", "offensive", "oasst"]
     label: int | None
     squash: Literal["sigmoid", "none"]
     text: Literal["dialogue", "reply", "context", "oasst", "knowledge", "event"]
@@ -126,7 +126,7 @@ def weights_of(folder: Path | str) -> str:
 
 
 def load_classifier(folder: Path | str, head: str) -> tuple[object, object]:
-    """Return (model, tokenizer) of a classifier's folder; head: sequence, critic or offensive."""
+    """Return (model, tokenizer) of a classifier's folder; head: sequence, critic, offensive or oasst."""
     if head == "sequence":
         from workflow_scripts.common.reward_model import load_reward_model
 

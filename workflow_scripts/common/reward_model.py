@@ -12,12 +12,12 @@ from typing import Any
 
 from workflow_scripts.common.decoding import closing, opening
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.models import load_tokenizer, load_whole, precision_of
+from workflow_scripts.common.models import load_tokenizer, load_whole, model_config, precision_of
 from workflow_scripts.common.templates import Rendered, encode, joined, says_special
 
 # isort: split
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, GPTNeoXConfig
 
 # Words of somebody, a text that has such among its own, or a pair of somebody's words. What somebody says is plain
 # text, whatever it spells of special tokens.
@@ -25,6 +25,7 @@ Text = str | Rendered | tuple[str, str]
 
 # Their position ids begin after the padding token's, so the last of the embeddings stand for no token.
 COUNTED_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
+OASST_TYPE = "gpt_neox_reward_model"
 SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
@@ -61,7 +62,13 @@ def load_reward_model(folder: Path | str, dtype: str = "float32") -> tuple[Any, 
 
 
 def config_of(folder: Path | str) -> Any:
-    """Return the configuration of a classifier's folder, without loading its weights or code of its own."""
+    """Return the configuration of a classifier's folder, without loading its weights or code of its own.
+
+    An OpenAssistant reward model has a type of its own; its configuration is that of the GPT-NeoX it stands on.
+    """
+    written = model_config(folder)
+    if written.get("model_type") == OASST_TYPE:
+        return GPTNeoXConfig.from_dict(written | {"model_type": GPTNeoXConfig.model_type})
     return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 

@@ -1,10 +1,10 @@
 """Simulate rows of the other sources over the problem bank, as raw files in those sources' own schemas.
 
-Stands in for data that cannot be downloaded here: chat rows, Anthropic's HH with reward-model logits and the small
-tasks of A-LoL (Baheti et al., ICLR 2024), instruction and preference rows (Raschka, "Build a Large Language Model",
-chapter 7), CLASS's table of problems (Sonkar et al., EMNLP 2023 Findings). Every text comes from the bank or from the
-short lists below. Rewards are drawn, not measured: a right answer's are higher on average, with noise. Not covered: the
-language of the real sources; measured rewards.
+Stands in for data that cannot be downloaded here: chat rows, Anthropic's HH with reward-model logits, the small tasks
+of A-LoL (Baheti et al., ICLR 2024), prepared and as published, instruction and preference rows (Raschka, "Build a Large
+Language Model", chapter 7), CLASS's table of problems (Sonkar et al., EMNLP 2023 Findings). Every text comes from the
+bank or from the short lists below. Rewards are drawn, not measured: a right answer's are higher on average, with noise.
+Not covered: the language of the real sources; measured rewards.
 
 Problems are dealt to train, val and test by the seed alone, so that all kinds of rows of one seed hold out the same
 problems. What stands before "Facts:" in a row's first message is the same for all rows of one problem, so that
@@ -55,16 +55,26 @@ FILES: dict[str, dict[str, tuple[str, float]]] = {
     },
     "wow": SMALL_TASK,
     "faithdial": SMALL_TASK,
+    "reddit_comments": {"comments_positive.csv": ("all", 0.5), "comments_negative.csv": ("all", 0.5)},
+    "atomic": {"ATOMIC10X.jsonl": ("known", 0.8), "test.tsv": ("test", 0.2)},
+    "wizard_of_wikipedia": {
+        "train.json": ("train", 0.8),
+        "valid_topic_split.json": ("val", 0.1),
+        "test_topic_split.json": ("test", 0.1),
+    },
     "alpaca": {"instruction-data.json": ("all", 1.0)},
     "alpaca_preferences": {"instruction-data-with-preference.json": ("all", 1.0)},
     "class_problems": {"bio-problems.csv": ("all", 1.0)},
 }
 HELD_OUT = 0.1  # share of the problems that val, and again test, have for themselves
+NO_PASSAGE = "no_passages_used"  # what ParlAI writes where the wizard looked nothing up
+NAMELESS = ("test.tsv",)  # tables whose first row does not name their columns
 
 EOS = "<|endoftext|>"
 INPUT_RATE = 0.27  # of instruction rows drawn; among the distinct ones it is a little more
 MULTI_TURN_RATE = 0.4
 COLON_RATE = 0.06  # share of HH replies that break off at a colon
+EMPTY_RATE = 0.05  # share of comments that were deleted
 EQUAL_RATE = 0.01  # share of preference rows in which nothing is preferred
 UNFAITHFUL_RATE = {"wow": 0.4, "faithdial": 0.1}
 # A difference of 0.5 between means and noise of 1 in both: the preferred reply is ahead in 64 % of pairs.
@@ -114,7 +124,10 @@ def files_of(kind: str) -> list[str]:
 
 
 def deal_problems(problems: Sequence[Problem], seed: int) -> dict[str, list[Problem]]:
-    """Return the problems of train, val and test, disjoint, and all of them; the same for all kinds of rows."""
+    """Return the problems of train, val and test, disjoint, those that are not test's (known), and all of them.
+
+    They are the same for all kinds of rows.
+    """
     if len(problems) < 3:
         raise PlumblineError(
             f"{len(problems)} problems cannot be dealt to train, val and test: give at least 3"
@@ -123,7 +136,8 @@ def deal_problems(problems: Sequence[Problem], seed: int) -> dict[str, list[Prob
     random.Random(f"{seed}/problems").shuffle(order)
     held_out = max(1, round(HELD_OUT * len(order)))
     val, test = order[:held_out], order[held_out : 2 * held_out]
-    return {"train": order[2 * held_out :], "val": val, "test": test, "all": order}
+    train = order[2 * held_out :]
+    return {"train": train, "val": val, "test": test, "known": [*val, *train], "all": order}
 
 
 def pose(problem: Problem) -> str:
@@ -211,9 +225,24 @@ def comet_row(rng: random.Random, problem: Problem, bank: Sequence[Problem], fil
     }
 
 
+def atomic_row(rng: random.Random, problem: Problem, bank: Sequence[Problem], file: str) -> Row:
+    """Return the same as ATOMIC-10X has it, with its split and its critic's word, or as ATOMIC-2020 has it, bare."""
+    made = comet_row(rng, problem, bank, file)
+    triple = dict(made["meta_data"]["original_dict"])
+    if file in NAMELESS:
+        return triple
+    held_out = random.Random(f"split of {problem['id']}").random() < HELD_OUT
+    return triple | {
+        "split": "val" if held_out else "train",
+        "p_valid_model": made["reward_components"]["p_valid"],
+    }
+
+
 def reddit_row(rng: random.Random, problem: Problem, bank: Sequence[Problem], file: str) -> Row:
     """Return a comment and a reply that readers liked (score above 0) or did not."""
-    liked = {"pos_train.jsonl": True, "neg_train.jsonl": False}.get(file, rng.random() < 0.5)
+    known = {"pos_train.jsonl": True, "neg_train.jsonl": False}
+    known |= {"comments_positive.csv": True, "comments_negative.csv": False}
+    liked = known.get(file, rng.random() < 0.5)
     step = rng.choice(problem["subproblems"])
     reply = step["answer"] if liked else rng.choice((step["incorrect"], other_answer(rng, problem, bank)))
     rewards = {name: draw_share(rng, liked) for name in ("fluency", "depth", "updown", "safe", "tfidf")}
@@ -223,6 +252,17 @@ def reddit_row(rng: random.Random, problem: Problem, bank: Sequence[Problem], fi
         "references": f"{rng.choice(LIKED if liked else DISLIKED)}{reply}{EOS}",
         "meta_data": {"score": score if liked else -score, "parent_score": rng.randint(1, 900)},
         "reward_components": with_final(rewards),
+    }
+
+
+def comment_row(rng: random.Random, problem: Problem, bank: Sequence[Problem], file: str) -> Row:
+    """Return the same as a row of a table of comments, with the white space and the gaps that such tables have."""
+    made = reddit_row(rng, problem, bank, file)
+    parent, text = (made[key].removesuffix(EOS) for key in ("prompt_or_input_text", "references"))
+    return {
+        "parent_text": parent.replace(" Facts:", "\nFacts:"),
+        "text": "" if rng.random() < EMPTY_RATE else text,
+        **made["meta_data"],
     }
 
 
@@ -252,6 +292,25 @@ def wow_row(rng: random.Random, problem: Problem, bank: Sequence[Problem], file:
 def faithdial_row(rng: random.Random, problem: Problem, bank: Sequence[Problem], file: str) -> Row:
     """Return a row in the manner of FaithDial: replies seldom stray from the fact."""
     return knowledge_row(rng, problem, bank, "faithdial")
+
+
+def wizard_row(rng: random.Random, problem: Problem, bank: Sequence[Problem], file: str) -> Row:
+    """Return a dialogue as ParlAI has it: the wizard first looks nothing up, then replies about one or two facts."""
+    turns = []
+
+    def say(speaker: str, text: str, **checked: str) -> None:
+        wizard = {"checked_sentence": checked} if speaker == "Wizard" else {}
+        turns.append({"speaker": f"{len(turns) % 2}_{speaker}", "text": text} | wizard)
+
+    for number in range(rng.choice((1, 2))):
+        row = knowledge_row(rng, problem, bank, "wow")
+        asked, opened, question = row["meta_data"]["history"].split(EOS)
+        if not number:
+            say("Apprentice", asked)
+            say("Wizard", opened, no_passages_used=NO_PASSAGE)
+        say("Apprentice", question)
+        say("Wizard", row["references"].removesuffix(EOS), fact=row["meta_data"]["knowledge"])
+    return {"chosen_topic": problem["topic"], "dialog": turns}
 
 
 def alpaca_row(rng: random.Random, problem: Problem, bank: Sequence[Problem], file: str) -> Row:
@@ -298,6 +357,9 @@ MAKERS: dict[str, Callable[[random.Random, Problem, Sequence[Problem], str], Row
     "reddit": reddit_row,
     "wow": wow_row,
     "faithdial": faithdial_row,
+    "reddit_comments": comment_row,
+    "atomic": atomic_row,
+    "wizard_of_wikipedia": wizard_row,
     "alpaca": alpaca_row,
     "alpaca_preferences": alpaca_preferences_row,
     "class_problems": class_problems_row,
@@ -308,7 +370,7 @@ def said(row: Row, kind: str, file: str) -> str:
     """Return what makes a row different from others: its texts, and of COMET's test rows the prompt alone."""
     if kind == "comet" and file == "test.jsonl":
         return row["prompt_or_input_text"]
-    drawn = ("reward", "reward_components", "meta", "meta_data")
+    drawn = ("reward", "reward_components", "meta", "meta_data", "p_valid_model", "score", "parent_score")
     return canonical_json({key: value for key, value in row.items() if key not in drawn})
 
 
@@ -318,7 +380,21 @@ def number_row(row: Row, kind: str, number: int) -> Row:
         return row | {"meta": row["meta"] | {"line_num": number}}
     if kind == "messages":
         return {"id": f"simulated_{number}"} | row
+    if kind == "reddit_comments":
+        return {"id": f"c{number}"} | row
     return {"id": number} | row if "reward_components" in row else row
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as a table of text, its cells parted by what the end of its name says."""
+    with finished_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, delimiter="\t" if path.suffix == ".tsv" else ",", lineterminator="\n")
+        if path.name not in NAMELESS:
+            writer.writerow(rows[0])
+        writer.writerows(row.values() for row in rows)
+
+
+WRITERS = {".json": write_json, ".jsonl": write_jsonl, ".csv": write_table, ".tsv": write_table}
 
 
 def simulate_rows(problems: Sequence[Problem], settings: Settings) -> dict[str, list[Row]]:
@@ -344,17 +420,6 @@ def simulate_rows(problems: Sequence[Problem], settings: Settings) -> dict[str, 
             )
         written[file] = [number_row(row, kind, number) for number, row in enumerate(rows.values())]
     return written
-
-
-def write_table(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows of texts as a csv file, with the columns' names in its first line."""
-    with finished_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
-        table = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-
-
-WRITERS = {".json": write_json, ".jsonl": write_jsonl, ".csv": write_table}
 
 
 def main() -> None:

@@ -4,14 +4,14 @@ from workflow_scripts.common.code import pins
 from workflow_scripts.plan.layout import Word
 from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.scoring import scored_from
-from workflow_scripts.plan.sources import located, source_file, source_manifest
-from workflow_scripts.plan.words import settings
+from workflow_scripts.plan.sources import base_model, located, source_file, source_manifest
+from workflow_scripts.plan.words import as_json, chosen, settings
 from workflow_scripts.study.datasets import OTHER_ASSISTANTS, Dataset, made_of
 from workflow_scripts.study.mixtures import Mixture
 
 NOT_CLEANED_BY = (
     *("source", "files", "history_turns", "exclude_groups_of"),
-    *("reject_other_assistants", "retrieve"),
+    *("reject_other_assistants", "retrieve", "token_limits"),
 )
 BARE = ".bare"  # ends no dataset's name: a name has no dot
 
@@ -52,11 +52,22 @@ def held_out(plan: Plan, dataset: str) -> list[str]:
     return [f"{plan.layout.clean(name.split('/')[0])}/manifest.json" for name in names]
 
 
+def counting_model(plan: Plan, dataset: str) -> list[str]:
+    """Return the manifest of the base model whose tokens a dataset's rows are counted in, where there is one."""
+    limits = dataset_in(plan, dataset).token_limits
+    return [f"{base_model(plan, limits.model)}/manifest.json"] if limits else []
+
+
 def dataset_settings(plan: Plan, dataset: str) -> str:
     part, layout = dataset_in(plan, dataset), plan.layout
     rows = [layout.with_variables(layout.rows(*name.split("/"))) for name in part.exclude_groups_of]
     refused = [*part.reject_phrases, *(OTHER_ASSISTANTS if part.reject_other_assistants else ())]
-    return settings(part, drop=NOT_CLEANED_BY, exclude_groups_of=rows, reject_phrases=refused)
+    limits = part.token_limits and chosen(part.token_limits, drop=["model"]) | {
+        "tokenizer": f"{base_model(plan, part.token_limits.model)}/model"
+    }
+    handed = {"exclude_groups_of": rows, "reject_phrases": refused, "token_limits": limits}
+    # Splits are filled in the order in which the study names them.
+    return as_json(chosen(part, drop=NOT_CLEANED_BY) | handed, in_order=True)
 
 
 # --- mixtures ---------------------------------------------------------------------------------------------------------

@@ -49,16 +49,17 @@ ENVIRONMENTS = {
         "Everything that never loads torch: data, cleaning, pairs, scores from answers, tables, report."
         " nodejs has the npm client that sources may name; bubblewrap is HumanEval's sandbox.",
         "alpaca-eval datasketch filelock httpx huggingface-hub jinja2 lm-eval markupsafe matplotlib nltk numpy"
-        " packaging pandas pyarrow pydantic pypi-simple pyyaml sacrebleu scikit-learn setuptools tenacity tqdm",
+        " packaging pandas pyarrow pydantic pypi-simple pyyaml sacrebleu scikit-learn setuptools tenacity tokenizers"
+        " tqdm",
         conda="bubblewrap nodejs",
     ),
     "train": Environment(
         "Everything that loads torch: tokens, training, references, rewards, answers by transformers, likelihoods,"
-        " lm-eval, reward models as judges. Apart from plumbline.yaml for torch's weight: gigabytes, where scores and"
-        " tables need none. DeepSpeed compiles its optimiser at first use, with conda's compiler.",
-        "accelerate alpaca-eval datasets filelock gguf httpx huggingface-hub lm-eval numpy openai pandas peft psutil"
-        " pyarrow pydantic pyyaml sacrebleu safetensors scikit-learn scipy setuptools tenacity tokenizers torch tqdm"
-        " transformers trl",
+        " lm-eval, reward models as judges, keras weights. Apart from plumbline.yaml for torch's weight: gigabytes,"
+        " where scores and tables need none. DeepSpeed compiles its optimiser at first use, with conda's compiler.",
+        "accelerate alpaca-eval datasets filelock gguf h5py httpx huggingface-hub lm-eval numpy openai pandas peft"
+        " psutil pyarrow pydantic pyyaml sacrebleu safetensors scikit-learn scipy setuptools tenacity tokenizers torch"
+        " tqdm transformers trl",
         conda="bubblewrap cxx-compiler",
         lists=("deepspeed.txt", "cuda.txt"),
     ),

@@ -17,7 +17,16 @@ def source_key(plan: Plan, name: str) -> str:
     """Return a source's folder name: its name and a digest of what it pins."""
     source = plan.study.sources[name]
     pinned = source.files and all(source.files.values())
-    return f"{name}-{digest(source.files if pinned else source.model_dump())[:8]}"
+    made = source.model_dump(exclude={"convert"})
+    if source.convert:
+        made = [source.convert.weights, *(source_key(plan, other) for other in converted_from(plan, name))]
+    return f"{name}-{digest(source.files if pinned else made)[:8]}"
+
+
+def converted_from(plan: Plan, name: str) -> list[str]:
+    """Return the sources that a converted one is made of: that of the weights, and that of the encoder's base."""
+    conversion = plan.study.sources[name].convert
+    return [conversion.source, conversion.base] if conversion else []
 
 
 def source_folder(plan: Plan, name: str) -> str:
@@ -81,6 +90,23 @@ def fetched(plan: Plan) -> list[str]:
 
 def simulated(plan: Plan) -> list[str]:
     return [key for key, name in sources(plan).items() if plan.study.sources[name].simulate]
+
+
+def converted(plan: Plan) -> list[str]:
+    return [key for key, name in sources(plan).items() if plan.study.sources[name].convert]
+
+
+def converted_weights(plan: Plan, source: str) -> str:
+    """Return what the weights of a converted source are stale by."""
+    return source_manifest(plan, converted_from(plan, sources(plan)[source])[0])
+
+
+def converted_base(plan: Plan, source: str) -> str:
+    return source_manifest(plan, converted_from(plan, sources(plan)[source])[1])
+
+
+def conversion_settings(plan: Plan, source: str) -> str:
+    return settings(plan.study.sources[sources(plan)[source]].convert, keys=["weights"])
 
 
 def source_name(plan: Plan, source: str) -> str:

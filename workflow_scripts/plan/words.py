@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import BaseModel
 
 
-def as_json(value: Any) -> str:
-    """Return settings as the one-line JSON that the scripts take."""
-    return json.dumps(value, sort_keys=True)
+def as_json(value: Any, in_order: bool = False) -> str:
+    """Return settings as the one-line JSON that the scripts take; its keys are sorted, unless their order matters."""
+    return json.dumps(value, sort_keys=not in_order)
 
 
 def settings(

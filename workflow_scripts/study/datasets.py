@@ -33,7 +33,13 @@ class Split(Strict):
     order: Literal["shuffled", "file"] = "shuffled"
     """file: the first rows fill the first quota, and so on, without shuffling."""
     by_file: dict[Name, list[FileName]] = {}
-    """Split: its files, for data that comes split; a group that is in two stays in the first."""
+    """Split: its files, for data that comes split; a group that is in two stays in the first. With quotas (and order:
+    file) or by_column a file may be in several splits."""
+    by_column: dict[Name, dict[str, list[str | int]]] = {}
+    """Split: column of the raw rows: values. Only rows with one of the values go there (data with a column that says
+    train or test). Needs by_file, or order: file."""
+    distinct: list[Name] = []
+    """Splits in which each prompt stands once, with the first of its replies."""
     limit: Count | None = None
     """No split gets more conversations than this, whatever its quota or its files."""
 
@@ -43,8 +49,13 @@ class Split(Strict):
 
     @model_validator(mode="after")
     def one_way(self) -> "Split":
-        if bool(self.quotas) == bool(self.by_file):
-            raise ValueError("has either quotas or by_file")
+        if not (self.quotas or self.by_file):
+            raise ValueError("has quotas or by_file")
+        both = self.quotas and self.by_file
+        if self.order != "file" and (both or (self.quotas and self.by_column)):
+            raise ValueError(
+                f"quotas with {'by_file' if both else 'by_column'} are filled in the rows' order: set order: file"
+            )
         return self
 
     @model_validator(mode="after")
@@ -52,6 +63,35 @@ class Split(Strict):
         taken = [name for name in self.names_of_splits() if name in LEDGERS]
         if taken:
             raise ValueError(f"no split can be called {' or '.join(taken)}: an account beside the splits is")
+        return self
+
+
+class Sample(Strict):
+    """Which raw rows of each file are read, before any is cleaned: drawn as pandas' DataFrame.sample draws them."""
+
+    rows: Count | None = None
+    """How many of each file; null: all, in the order drawn."""
+    seed: Seed = 42
+    """Its random_state."""
+    columns: list[Words] = []
+    """Only rows that hold something in each of these are drawn from, as pandas' dropna sees it: NA, null and None do
+    not."""
+
+
+class TokenLimits(Strict):
+    """How many tokens rows of one reply may have, an end token to each of their texts."""
+
+    model: str
+    """Whose tokens."""
+    row: Count | None = None
+    """Longer rows, with knowledge and reply, are rejected."""
+    history: Count | None = None
+    """The oldest messages before the reply go until there are no more."""
+
+    @model_validator(mode="after")
+    def limits_something(self) -> "TokenLimits":
+        if self.row is None and self.history is None:
+            raise ValueError("has row, or history, or both")
         return self
 
 
@@ -127,6 +167,16 @@ SCHEMAS = Literal[
     "science",
     "hh",
     "rewarded",
+    "reddit_comments",
+    "atomic",
+    "wizard_of_wikipedia",
+    "faithdial",
+    "xsum",
+    "cnn_dailymail",
+    "imdb",
+    "iwslt2017",
+    "daily_dialog",
+    "common_gen",
     "preferences",
     "alpaca_preferences",
     "sharegpt_preferences",
@@ -136,9 +186,22 @@ SCHEMAS = Literal[
     "class_dialogues",
 ]
 STRUCTURED = ("tutorbot", "class_dialogues")  # their replies have labels in fields
-RANKED = (  # several answers to a prompt, ranked, and the rewards they were given
+UNREWARDED = (  # one answer to a prompt, as published, without rewards
+    "reddit_comments",
+    "wizard_of_wikipedia",
+    "faithdial",
+    "xsum",
+    "cnn_dailymail",
+    "imdb",
+    "iwslt2017",
+    "daily_dialog",
+    "common_gen",
+)
+RANKED = (  # one or several answers to a prompt, ranked, and the rewards they were given
     "hh",
     "rewarded",
+    "atomic",
+    *UNREWARDED,
     "judged_pairs",
     "preferences",
     "alpaca_preferences",
@@ -146,7 +209,8 @@ RANKED = (  # several answers to a prompt, ranked, and the rewards they were giv
     "labelled",
 )
 UNORDERED = ("labelled",)  # of these, those whose answers came in no order
-KNOWING = ("rewarded", "hh")  # rows whose meta may have the knowledge that a reply is held to
+# Rows whose meta may have the knowledge that a reply is held to.
+KNOWING = ("rewarded", "hh", "wizard_of_wikipedia", "faithdial")
 INSTRUCTIONS = ("alpaca", "self_instruct", "dolly", "super_ni", "unnatural_instructions", "wizardlm")
 READ_OF = {  # settings of a dataset: the schemas whose rows are read by them
     "drop_fields": STRUCTURED,
@@ -185,6 +249,8 @@ class Dataset(Part):
     data_schema: SCHEMAS = Field(alias="schema")
     """How a row is written (docs/data.md). hh, rewarded, judged_pairs, labelled and …preferences rows bring ranked
     answers."""
+    columns: dict[FileName, list[Words]] = {}
+    """File: what the columns of its table are called, where its first row (csv, tsv) does not say it."""
     system_prompt: str | None = None
     """The system message of every conversation; null: tutorbot rows have none, others keep their own."""
     drop_fields: list[str] = []
@@ -202,6 +268,10 @@ class Dataset(Part):
     """Longer messages and lines are unusable."""
     max_words: Count | None = None
     """Conversations with a longer message are rejected."""
+    token_limits: TokenLimits | None = None
+    """Ranked rows: how many tokens they may have."""
+    collapse_whitespace: bool = False
+    """Runs of white space in a message become one space."""
     reject_phrases: list[Words] = []
     """Conversations that contain one of these, in any case, are rejected (who the model says it is)."""
     reject_other_assistants: bool = False
@@ -236,6 +306,8 @@ class Dataset(Part):
     """At most so many past exchanges stand before a turn; null: all. For models of short context."""
     exclude_groups_of: list[str] = []
     """dataset/split of this study whose groups (questions, with group_by: question) must not appear here."""
+    sample: Sample | None = None
+    """Read only some rows of each file, as a source that drew from its files with pandas."""
     near_duplicates: NearDuplicates | None = None
     """Look for rows that nearly repeat an earlier one, before a subset and the splits; null: for none."""
     subset: Subset | None = None
@@ -255,6 +327,14 @@ class Dataset(Part):
                 need.need(f"{path}.split.by_file.{split}", file, self.files, "file of this dataset")
         if self.retrieve:
             self.retrieve.names(f"{path}.retrieve", need)
+        for file in self.columns:
+            need.need(f"{path}.columns", file, self.files, "file of this dataset")
+        splits = self.split.names_of_splits()
+        for key in ("by_file", "by_column", "distinct"):
+            for split in getattr(self.split, key):
+                need.need(f"{path}.split.{key}", split, splits, "split of this dataset")
+        if self.token_limits:
+            need.need(f"{path}.token_limits.model", self.token_limits.model, need.study.models, "model")
         for index, held_out in enumerate(self.exclude_groups_of):
             here = f"{path}.exclude_groups_of[{index}]"
             other, _, split = held_out.partition("/")
@@ -276,6 +356,11 @@ class Dataset(Part):
                     f"{path}.{key}",
                     f"is read of rows of schema {', '.join(schemas)} alone, not of {self.data_schema}",
                 )
+        if self.token_limits and self.data_schema not in RANKED:
+            yield wrong(
+                f"{path}.token_limits",
+                f"counts the tokens of rows of one reply (schema {', '.join(RANKED)}), not of {self.data_schema}",
+            )
         if self.empty_replies == "keep" and self.data_schema in (*STRUCTURED, *RANKED):
             yield doubt(
                 f"{path}.empty_replies", f"is not read of rows of schema {self.data_schema}: they need words"

@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from workflow_scripts.common.reward_rules import RULES
 from workflow_scripts.study.basics import Count, Name, PartShare, Seed, Strict
-from workflow_scripts.study.datasets import KNOWING, RANKED, schemas_of
+from workflow_scripts.study.datasets import KNOWING, RANKED, UNREWARDED, schemas_of
 from workflow_scripts.study.findings import Finding, doubt, wrong
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.part import LongestRow, Part
@@ -104,10 +104,11 @@ class GivenReward(RewardKind):
 
     def unfit_rows(self, path: str, schema: str) -> Iterator[Finding]:
         """Find rows that come with no rewards."""
-        if schema not in RANKED:
+        bringing = [known for known in RANKED if known not in UNREWARDED]
+        if schema not in bringing:
             yield wrong(
                 f"{path}.given",
-                f"rows of schema {schema} come with no rewards; these may: {', '.join(RANKED)}",
+                f"rows of schema {schema} come with no rewards; these may: {', '.join(bringing)}",
             )
 
     def is_share(self) -> bool:
@@ -127,8 +128,9 @@ class ClassifierReward(RewardKind):
     """A source with a classifier."""
     weight: float = 1.0
     """Its weight in final_reward."""
-    head: Literal["sequence", "critic", "offensive"] = "sequence"
-    """sequence: as transformers has it; critic, offensive: heads of their own (COMET, ToxiChat), as safetensors."""
+    head: Literal["sequence", "critic", "offensive", "oasst"] = "sequence"
+    """sequence: as transformers has it; critic, offensive, oasst: heads of their own (COMET, ToxiChat, OpenAssistant's
+    reward models on GPT-NeoX), as safetensors."""
     label: Annotated[int, Field(ge=0)] | None = None
     """Which class's probability is the reward; null: the one output there is."""
     squash: Literal["sigmoid", "none"] = "sigmoid"
@@ -166,8 +168,8 @@ class ClassifierReward(RewardKind):
 
     @model_validator(mode="after")
     def read_by_its_head(self) -> "ClassifierReward":
-        if self.head == "offensive" and self.text in PAIRED_TEXTS:
-            raise ValueError(f"head: offensive reads one text, and text: {self.text} is a pair of them")
+        if self.head in ("offensive", "oasst") and self.text in PAIRED_TEXTS:
+            raise ValueError(f"head: {self.head} reads one text, and text: {self.text} is a pair of them")
         if self.model and (self.head != "sequence" or self.label is not None):
             raise ValueError(
                 "a reward model of this study has one output and no classes: leave head and label out"

@@ -1,4 +1,4 @@
-"""`sources`: files wanted, the places they may come from, and the simulations and models that make them."""
+"""`sources`: files wanted, the places they may come from, and what makes them: simulations, models, conversions."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -177,6 +177,9 @@ ROW_FILES = {
     "reddit": ["pos_train.jsonl", "neg_train.jsonl", "val.jsonl", "test.jsonl"],
     "wow": ["train.jsonl", "val.jsonl", "test.jsonl"],
     "faithdial": ["train.jsonl", "val.jsonl", "test.jsonl"],
+    "reddit_comments": ["comments_positive.csv", "comments_negative.csv"],
+    "atomic": ["ATOMIC10X.jsonl", "test.tsv"],
+    "wizard_of_wikipedia": ["train.json", "valid_topic_split.json", "test_topic_split.json"],
     "alpaca": ["instruction-data.json"],
     "alpaca_preferences": ["instruction-data-with-preference.json"],
     "class_problems": ["bio-problems.csv"],
@@ -193,6 +196,9 @@ class RowSimulation(Strict):
         "reddit",
         "wow",
         "faithdial",
+        "reddit_comments",
+        "atomic",
+        "wizard_of_wikipedia",
         "alpaca",
         "alpaca_preferences",
         "class_problems",
@@ -220,8 +226,20 @@ def simulation_kind(value: Any) -> str:
     return "(rows)" if by_rows else "(dialogues)"
 
 
+class Conversion(Strict):
+    """COMET's critic as safetensors, for a reward of head: critic, from the weights that keras saved (HDF5, .h5)."""
+
+    source: str
+    """The source of the weights."""
+    weights: FileName
+    """Their file."""
+    base: str
+    """The source of the encoder that it was trained from, roberta-large-mnli: its config.json and its tokenizer."""
+
+
 class Source(Part):
-    """Files wanted and the places they may come from in order, a simulation, or a model that writes them."""
+    """Files wanted and the places they may come from in order, or what makes them: a simulation, a model that writes
+    them, or a conversion."""
 
     files: dict[FileName, Annotated[str, Field(pattern=PIN)] | None] = {}
     """Name: sha256, or git: and the id that git hash-object gives, or null where any content will do. Empty: a hub
@@ -238,6 +256,8 @@ class Source(Part):
     """Make the files instead of fetching them."""
     synthesise: Synthesis | None = None
     """Have a model write the rows of one file, rows.jsonl (docs/synthesis.md)."""
+    convert: Conversion | None = None
+    """Make the files of those of other sources."""
 
     def file_names(self) -> list[str] | None:
         """Return the names of its files, or None where only the hub knows them."""
@@ -258,6 +278,15 @@ class Source(Part):
             need.need_path(f"{path}.simulate.problems", self.simulate.problems)
         if self.synthesise:
             self.synthesise.names(f"{path}.synthesise", need)
+        if self.convert:
+            need.need_source(f"{path}.convert.source", self.convert.source)
+            need.need_file(f"{path}.convert.weights", self.convert.source, self.convert.weights)
+            need.need_source(f"{path}.convert.base", self.convert.base)
+            for key in ("source", "base"):
+                other = need.study.sources.get(getattr(self.convert, key))
+                if other and (other.convert or other.synthesise):
+                    made = "converted itself" if other.convert else "written by a model"
+                    need.refuse(f"{path}.convert.{key}", f"is {made}; name a source of published files")
         if len(self.places) == 1 and self.places[0].file:
             for wanted, file in self.places[0].file.files.items():
                 need.need_path(f"{path}.places[0].file.files.{named(wanted)}", file)
@@ -269,8 +298,8 @@ class Source(Part):
 
     @model_validator(mode="after")
     def one_origin(self) -> "Source":
-        if [bool(self.places), bool(self.simulate), bool(self.synthesise)].count(True) != 1:
-            raise ValueError("has one of places, simulate and synthesise")
+        if sum(map(bool, (self.places, self.simulate, self.synthesise, self.convert))) != 1:
+            raise ValueError("has one of places, simulate, synthesise and convert")
         if self.files and self.synthesise:
             raise ValueError("files are of places: a written source has one file, rows.jsonl")
         return self

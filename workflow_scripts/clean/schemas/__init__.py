@@ -5,12 +5,13 @@ its texts not yet checked; a row that is not of its schema raises Unfit with the
 function and a line in the table at the end of its file, and its name in the study's `schema`.
 """
 
-from workflow_scripts.clean.schemas import conversations, labelled, preferences, rewarded, tutoring
+from workflow_scripts.clean.schemas import conversations, labelled, preferences, rewarded, tasks, tutoring
 from workflow_scripts.clean.schemas.row import Schema
 
 SCHEMAS: dict[str, Schema] = {
     **conversations.SCHEMAS,
     **rewarded.SCHEMAS,
+    **tasks.SCHEMAS,
     **preferences.SCHEMAS,
     **labelled.SCHEMAS,
     **tutoring.SCHEMAS,

@@ -65,7 +65,8 @@ def rewarded(row: Fields, settings: Settings) -> Opened:
 
     An end-of-text token stands behind each turn of the text, whose last is the user's. Where the text opens with
     "Knowledge: …" and a turn follows, that is the system message and, without its heading, meta["knowledge"]. The
-    reward named final_reward is left out: it is the sum of the others.
+    reward named final_reward is left out: it is the sum of the others. A row without reward_components brings no
+    rewards: they are then an annotation's own, and one that asks for a given reward says that the row has none.
     """
     reply = row.text("references")
     if match := re.search(rf"(?:{END_OF_TEXT.pattern})\s*$", reply):
@@ -79,10 +80,11 @@ def rewarded(row: Fields, settings: Settings) -> Opened:
     # Counted from the end: a talk that the other side opened still ends on the user.
     turns = [(user, assistant)[(len(texts) - place) % 2 == 0](text) for place, text in enumerate(texts)]
     components = row.get("reward_components")
-    given = plain(components) if isinstance(components, dict) else {}
-    rewards = {name: finite(value) for name, value in given.items() if name != "final_reward"}
-    if not rewards:
-        raise Unfit(NO_REWARD, "no reward_components")
+    if not isinstance(components, dict | None):
+        raise Unfit(NO_REWARD, f"reward_components: {type(components).__name__}")
+    rewards = {
+        name: finite(value) for name, value in plain(components or {}).items() if name != "final_reward"
+    }
     return Opened(turns, system=system, candidates=[{"content": reply, "rewards": rewards}], meta=meta)
 
 
