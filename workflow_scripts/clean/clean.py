@@ -317,6 +317,12 @@ def finished_row(row: dict[str, Any]) -> dict[str, Any]:
     return {"id": row["id"], "group": row["group"], "messages": messages, **parts, "meta": meta}
 
 
+def size_of(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Return how many conversations, groups and turns a split has."""
+    groups = {row["group"] for row in rows}
+    return {"conversations": len(rows), "groups": len(groups), "turns": sum(row["turns"] for row in rows)}
+
+
 def clean_files(inputs: Sequence[str], settings: Settings, output: str, manifest: str) -> None:
     """Clean raw files into `<output>/<split>.jsonl` (or pairs.jsonl), rejected.jsonl and the manifest.
 
@@ -364,14 +370,7 @@ def clean_files(inputs: Sequence[str], settings: Settings, output: str, manifest
         [Path(output) / f"{name}.jsonl" for name in [*splits, *ledgers]],
         **({"near_duplicates": compared} if near else {}),
         counts=counts,
-        splits={
-            split: {
-                "conversations": len(rows),
-                "groups": len({row["group"] for row in rows}),
-                "turns": sum(row["turns"] for row in rows),
-            }
-            for split, rows in splits.items()
-        },
+        splits={split: size_of(rows) for split, rows in splits.items()},
         rejected=rejected,
         notes=notes,
         short_of_quotas=ledger.short,
