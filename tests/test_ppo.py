@@ -11,26 +11,15 @@ from tests.online import LENGTH, ending_at, online_flags, ppo_settings, prompts,
 from tests.reward_settings import given_reward
 from tests.tiny import TEMPLATE
 from workflow_scripts.align import online, ppo
-from workflow_scripts.align.online import end_ids, reply_of, tokenise_prompts
-from workflow_scripts.align.ppo import (
-    Experience,
-    Learner,
-    State,
-    averaged,
-    batch_of,
-    gae,
-    kl_rewards,
-    minibatches,
-    next_kl_coef,
-    ppo_loss,
-    value_loss,
-    whiten,
-)
+from workflow_scripts.align.online import reply_of, tokenise_prompts
+from workflow_scripts.align.ppo import Experience, Learner, State, averaged, batch_of, minibatches
+from workflow_scripts.align.ppo_numbers import gae, kl_rewards, next_kl_coef, ppo_loss, value_loss, whiten
 from workflow_scripts.align.scores import Moments, scaled_scores
 from workflow_scripts.common import reward_columns, reward_rules
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, sha256_of
 from workflow_scripts.common.models import load_policy, load_tokenizer
+from workflow_scripts.common.templates import ends_of, reply_end
 
 
 @pytest.fixture
@@ -523,13 +512,14 @@ def test_an_answer_ends_at_eos_or_the_templates_own_token_and_no_longer_end_is_t
     tokenizer = load_tokenizer(tiny_model)
 
     def ends(end: str) -> list[int]:
-        return end_ids(TEMPLATE | {"assistant": TEMPLATE["assistant"] | {"end": end}}, tokenizer)
+        template = TEMPLATE | {"assistant": TEMPLATE["assistant"] | {"end": end}}
+        return ends_of(reply_end(template), tokenizer)
 
     assert ends("{eos}") == ends("") == [tokenizer.eos_token_id]
     assert ends("<s>") == [tokenizer.bos_token_id, tokenizer.eos_token_id]
-    with pytest.raises(PlumblineError, match=r"'Why\?', which is no token here but a text"):
+    with pytest.raises(PlumblineError, match=r"'Why\?', which is no token of this model"):
         ends("Why?")
-    with pytest.raises(PlumblineError, match=r"'<\|end\|>', which is no token .* keeps as it is"):
+    with pytest.raises(PlumblineError, match=r"'<\|end\|>', which is no token of this model"):
         ends("<|end|>")
 
 
