@@ -34,7 +34,7 @@ def nearest(name: Any, known: Iterable[str]) -> str:
 def unknown(name: str, known: Iterable[str], what: str) -> str:
     """Return the sentence for a name that is not there, with the nearest one that is."""
     known = list(known)
-    listed = ", ".join(known[:MANY]) or "none"
+    listed = ", ".join(map(named, known[:MANY])) or "none"
     more = f" and {len(known) - MANY} more" if len(known) > MANY else ""
     return f"no {what} is called {shown(name)}{nearest(name, known)} (there are: {listed}{more})"
 
