@@ -82,7 +82,7 @@ def test_an_answer_is_what_was_said_to_the_character(family, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if reply_part(TEMPLATES[name]).get("end")])
 @pytest.mark.parametrize("family", FAITHFUL)
 def test_what_a_policy_was_trained_to_say_is_what_its_answer_says(family, name, engine):
     tokenizer, template = FAITHFUL[family], TEMPLATES[name]

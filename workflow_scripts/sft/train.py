@@ -172,10 +172,12 @@ class LearnedPositionsTrainer(Shared, SFTTrainer):
         self.validated.append(self.accelerator.gather_for_metrics(sums).sum(0))
         return None, None, None
 
-    def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Dataset | None = None, *arguments: Any, **named: Any
+    ) -> dict[str, float]:
         """Return what a validation says; where there are no rows to validate on, a look at the answers alone."""
-        if len(self.eval_dataset):
-            return super().evaluate(*arguments, **named)
+        if len(self.eval_dataset if eval_dataset is None else eval_dataset):
+            return super().evaluate(eval_dataset, *arguments, **named)
         self.model.eval()  # or TRL would take what it logs for a step of the training
         metrics = self.tell({})
         self.model.train()
