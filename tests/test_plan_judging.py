@@ -68,7 +68,7 @@ def test_an_endpoints_verdicts_depend_on_what_it_is_and_sent_and_not_on_how_it_i
         "name": "asked",
     }
     access = json.loads(judging.access(PLAN))
-    assert access.keys() == {"asked"}
+    assert access.keys() == {"asked", "replayed"}
     assert access["asked"]["base_url"] == "http://127.0.0.1:9/v1"
     assert not access["asked"].keys() & settings.keys()
     assert len(access["asked"]) + len(settings) - 1 == len(PLAN.study.judges["asked"].model_dump())

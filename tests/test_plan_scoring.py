@@ -7,6 +7,7 @@ from tests.workflow import ROOT
 from workflow_scripts.common.code import module_file
 from workflow_scripts.plan import policies, scoring, sources
 from workflow_scripts.study.benchmarks import BENCHMARKS
+from workflow_scripts.study.templates import bundled_templates
 
 PLAN = planned(EVERY_KEY)
 CHATS = sources.source_folder(PLAN, "chats")
@@ -18,9 +19,9 @@ LM_EVAL = {"kind": "lm_eval", "tasks": ["piqa"]}
 
 
 def test_a_scorer_reads_answers_likelihoods_rewards_or_the_model():
-    assert scoring.scored_from(PLAN, "likelihoods") == ["likely", "losses"]
+    assert scoring.scored_from(PLAN, "likelihoods") == ["likely", "told", "losses"]
     assert scoring.scored_from(PLAN, "rewards") == ["rewarded"]
-    assert scoring.scored_from(PLAN, "likelihoods", "rewards") == ["likely", "rewarded", "losses"]
+    assert scoring.scored_from(PLAN, "likelihoods", "rewards") == ["likely", "told", "rewarded", "losses"]
     assert scoring.scored_from(PLAN, "model") == ["harness", "local"]
 
 
@@ -114,7 +115,8 @@ def test_likelihoods_are_taken_of_a_split_or_of_the_benchmarks_own_cleaned_file(
 def test_a_policy_reads_replies_as_it_speaks():
     plan = changed(EVERY_KEY, {"benchmarks.losses.limit": 4, "datasets.tutored.history_turns": 1})
     spoken = policies.spoken_to(plan, "tiny.chat")
-    assert told(scoring.measuring_settings(plan, "likely", "tiny.chat")) == {"max_tokens": 1024, **spoken}
+    own = told(scoring.measuring_settings(plan, "likely", "tiny.chat"))["template"]
+    assert own == bundled_templates()["tutor_perplexity"] != spoken["template"]
     wanted = {"max_tokens": 1024, "batch_size": 16, "limit": 4, "history_turns": 1, **spoken}
     assert told(scoring.measuring_settings(plan, "losses", "tiny.chat")) == wanted
     for calibration in ("gold", "empty"):

@@ -132,7 +132,7 @@ def test_alignment_has_the_published_hyper_parameters(policy):
     assert training.rule_of(PLAN, policy) == "train_aligned"
     assert training.module_of(PLAN, policy) == f"workflow_scripts.align.{method}"
     published = {
-        "batch_size": 32,
+        "batch_size": 16 if method == "kto" else 32,  # 32 rows of one reply each are 16 pairs
         "learning_rate": 1e-7,
         "epochs": 3,
         "beta": 0.1,
@@ -216,7 +216,7 @@ def test_cleaning_follows_the_source():
     assert list(PLAN.study.datasets) == ["tutor"]
     assert cleaning.paired(PLAN) == ["pair_perplexity"]
     pairs = told(cleaning.paired_settings(PLAN, "pair_perplexity"))
-    assert (pairs["system_prompt"], pairs["reply_format"]) == (None, "raw")
+    assert (pairs["system_prompt"], pairs["raw_rows"]) == (None, True)
 
 
 def test_the_test_turns_are_looked_for_in_both_training_sets():
