@@ -21,7 +21,7 @@ LM_EVAL = {"kind": "lm_eval", "tasks": ["piqa"]}
 def test_a_scorer_reads_answers_likelihoods_rewards_or_the_model():
     assert scoring.scored_from(PLAN, "likelihoods") == ["likely", "told", "losses"]
     assert scoring.scored_from(PLAN, "rewards") == ["rewarded"]
-    assert scoring.scored_from(PLAN, "likelihoods", "rewards") == ["likely", "told", "rewarded", "losses"]
+    assert scoring.scored_from(PLAN, "likelihoods", "rewards") == ["likely", "rewarded", "told", "losses"]
     assert scoring.scored_from(PLAN, "model") == ["harness", "local"]
 
 
