@@ -59,7 +59,7 @@ def test_weights_that_do_not_fit_are_refused_with_what_would():
     [("ddp", 128), ("zero2", 56), ("zero3", 32), ("fsdp", 32), ("zero2-offload", 40)],
 )
 def test_the_bytes_are_those_of_the_cluster_page(parallel, gigabytes):
-    assert 8 * SHARED[parallel](4) == gigabytes
+    assert 8 * SHARED[parallel](4, 8) == gigabytes
     page = (ROOT / "docs/cluster.md").read_text()
     row = next(line for line in page.splitlines() if line.startswith("|") and f"`{parallel}`" in line)
     assert f"{gigabytes} GB" in row or "less" in row
@@ -112,6 +112,36 @@ def test_a_profile_s_rule_goes_before_the_study():
     profile = {**A100, "train_sft": {**A100["train_sft"], "parallel": "zero3", "gpu": 8}}
     assert looked_at(profile=profile) == ([], [])
     assert "on one GPU" in looked_at(profile={**A100, "train_sft": {"gpu": 1}})[0][0]
+
+
+@pytest.mark.parametrize("written", ["80", "80.0", 80.0])
+def test_a_number_may_be_written_as_a_text(written):
+    assert looked_at(profile={"": {"gpu_memory_gb": written}})[0] == looked_at()[0]
+    assert (
+        "on one GPU" in looked_at(profile={"": {"gpu_memory_gb": written}, "train_sft": {"gpu": "1"}})[0][0]
+    )
+
+
+@pytest.mark.parametrize("written", ["eighty", "80 GB", -1, 0, True, "nan", "inf"])
+def test_what_is_no_number_of_gigabytes_is_refused_and_never_passed_over(written):
+    wrong, _ = looked_at(profile={"": {"gpu_memory_gb": written}})
+    assert wrong == [
+        f"the profile's default-resources.gpu_memory_gb: is no number of GB above 0: {written!r}"
+    ]
+
+
+def test_gpus_that_are_known_when_a_job_starts_are_told_of():
+    profile = {**A100, "train_sft": {"gpu": "min(4, 2 * attempt)"}}
+    found = examine(yaml.safe_load(LARGE), [fitting(profile, lambda: None)])
+    assert any(line.startswith("the profile's set-resources.train_sft.gpu: ") for line in found.doubts)
+
+
+def test_moments_in_eight_bits_are_a_quarter():
+    def eight(study):
+        study["models"]["large"]["parameters"] = 4.5e9
+        study["runs"]["sft"]["optimizer"] = "paged_adamw_8bit"
+
+    assert looked_at(eight) == ([], [])  # 45 GB, where moments of 32 bits make it 72
 
 
 def test_a_model_of_unknown_size_is_asked_for_and_nothing_without_gpus_or_a_profile():

@@ -224,18 +224,8 @@ READ_OF = {  # settings of a dataset: the schemas whose rows are read by them
 }
 # Who made another assistant, and what it is called: rows that speak of themselves by such a name teach a policy to.
 OTHER_ASSISTANTS = (
-    *("OpenAI", "Open AI", "ChatGPT", "Chat GPT", "GPT-3", "GPT3", "GPT 3", "GPT-4", "GPT4", "GPT 4"),
-    *(
-        "BingChat",
-        "Bing Chat",
-        "Bard",
-        "PaLM",
-        "Anthropic",
-        "Claude",
-        "LAION",
-        "Open Assistant",
-        "OpenAssistant",
-    ),
+    *"OpenAI ChatGPT GPT-3 GPT3 GPT-4 GPT4 BingChat Bard PaLM Anthropic Claude LAION OpenAssistant".split(),
+    *("Open AI", "Chat GPT", "GPT 3", "GPT 4", "Bing Chat", "Open Assistant"),
 )
 
 

@@ -1,6 +1,7 @@
 """Whether the weights of a study fit into the GPUs that its jobs get: parameters × bytes, by how a training is shared.
 
-Weights that are trained are held in 32 bits: 4 bytes of weight, 4 of gradient, 8 of AdamW's moments for each parameter.
+Weights that are trained are held in 32 bits: 4 bytes of weight, 4 of gradient, 8 of AdamW's moments (2 in its
+8-bit kinds) for each parameter.
 Activations come on top, and nobody knows them beforehand: weights that fit just so are a doubt, and those that do not
 are a mistake. What GPUs there are, the profile says (`gpu_memory_gb`), or else the machine, if it has any.
 """
@@ -29,15 +30,17 @@ UNKNOWN = (
     "is not given, and its files do not tell: say how many weights it has, and GPUs are held against them"
 )
 
-# What a GPU holds for each parameter that is trained, in bytes, by the GPUs that share it.
-SHARED: dict[str, Callable[[int], float]] = {
-    "ddp": lambda gpus: 16.0,
-    "fsdp": lambda gpus: 16 / gpus,
-    "zero2": lambda gpus: 4 + 12 / gpus,
-    "zero3": lambda gpus: max(4.0, 16 / gpus),
-    "zero2-offload": lambda gpus: 4 + 4 / gpus,
-    "zero3-offload": lambda gpus: 4.0,
+# What a GPU holds for each parameter that is trained, in bytes, by the GPUs that share it and the bytes of its moments.
+SHARED: dict[str, Callable[[int, float], float]] = {
+    "ddp": lambda gpus, moments: 8 + moments,
+    "fsdp": lambda gpus, moments: (8 + moments) / gpus,
+    "zero2": lambda gpus, moments: 4 + (4 + moments) / gpus,
+    "zero3": lambda gpus, moments: max(4.0, (8 + moments) / gpus),
+    "zero2-offload": lambda gpus, moments: 4 + 4 / gpus,
+    "zero3-offload": lambda gpus, moments: 4.0,
 }
+
+TRAINERS = {*TRAINED_BY.values(), "train_reward_model"}
 
 Look = Callable[[Study], tuple[list[str], list[str]]]
 Profile = Mapping[
@@ -51,12 +54,12 @@ class Share(NamedTuple):
     gpus: int
     parallel: str
 
-    def bytes_trained(self) -> float:
+    def bytes_trained(self, moments: float) -> float:
         """Return the bytes that a GPU holds for each parameter that is trained, when it holds most of them.
 
         Until it is sharded, ZeRO holds each weight once, whole, on every GPU.
         """
-        return SHARED[self.parallel](self.gpus)
+        return SHARED[self.parallel](self.gpus, moments)
 
     def bytes_frozen(self) -> float:
         """Return the bytes that a GPU holds for each parameter that is not trained beside adapters."""
@@ -116,7 +119,7 @@ def bytes_a_parameter(training: Training, share: Share) -> float:
     elif isinstance(training, PolicyTraining) and training.lora:
         held = share.bytes_frozen()
     else:
-        held = share.bytes_trained()
+        held = share.bytes_trained(2.0 if training.optimizer.endswith("8bit") else 8.0)
     beside = isinstance(training, Online) and not training.lora
     if isinstance(training, Sft):
         beside = training.kl is not None
@@ -146,16 +149,38 @@ def said_of(profile: Profile, rule: str) -> dict[str, Any]:
     return {**profile.get("", {}), **profile.get(rule, {})}
 
 
+def number_in(value: Any) -> float | None:
+    """Return the number above 0 that a profile's value is, written as one or as a text; None for any other."""
+    try:
+        found = float(value) if not isinstance(value, bool) else 0.0
+    except (TypeError, ValueError):
+        return None
+    return found if 0 < found < math.inf else None
+
+
 def memory_of(profile: Profile, rule: str) -> float | None:
     """Return the memory of a GPU of a rule's jobs in GB, if a profile says it as a number."""
-    memory = said_of(profile, rule).get("gpu_memory_gb")
-    return float(memory) if isinstance(memory, int | float) and memory > 0 else None
+    return number_in(said_of(profile, rule).get("gpu_memory_gb"))
+
+
+def what_cannot_be_read(profile: Profile) -> Iterator[Finding]:
+    """Find what a profile says of GPUs in a manner that nothing can be held against."""
+    for rule, words in profile.items():
+        where = f"the profile's {'set-resources.' + rule if rule else 'default-resources'}"
+        if words.get("gpu_memory_gb") is not None and number_in(words["gpu_memory_gb"]) is None:
+            yield wrong(f"{where}.gpu_memory_gb", f"is no number of GB above 0: {words['gpu_memory_gb']!r}")
+        if rule in TRAINERS and number_in(words.get("gpu", 1)) is None and words.get("gpu") not in (0, "0"):
+            yield doubt(
+                f"{where}.gpu",
+                f"{words['gpu']!r} is known when a job starts: weights are held against the study's GPUs",
+            )
 
 
 def share_of(study: Study, trained: Trained, profile: Profile) -> Share:
     """Return the GPUs that a training has by study and profile."""
     said, asked = said_of(profile, trained.rule), study.training_resources
-    gpus = said["gpu"] if isinstance(said.get("gpu"), int) else asked.gpu
+    given = 0 if said.get("gpu") in (0, "0") else number_in(said.get("gpu"))
+    gpus = asked.gpu if given is None else int(given)
     alone = isinstance(trained.training, PolicyTraining) and trained.training.one_process
     parallel = said["parallel"] if said.get("parallel") in SHARED else asked.parallel
     return Share(min(1, gpus) if alone else gpus, parallel)
@@ -240,7 +265,8 @@ def fitting(profile: Profile, machine: Callable[[], float | None]) -> Look:
         if not (wanted and (known or here)):
             return [], []
         counts = {name: parameters_of(study, name) for name in study.models}
-        found = [
+        found = list(what_cannot_be_read(profile))
+        found += [
             doubt(f"models.{name}.parameters", UNKNOWN) for name, count in counts.items() if count is None
         ]
         told = {name: count for name, count in counts.items() if count is not None}
