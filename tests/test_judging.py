@@ -28,7 +28,8 @@ def plans(tmp_path) -> list[dict]:
 
 
 def table_of(tmp_path, plans) -> list[dict]:
-    call(judging.main, "--settings", json.dumps({"plans": plans}), "--output", tmp_path / "judging.csv")
+    settings = json.dumps({"plans": plans, "waiting": []})
+    call(judging.main, "--settings", settings, "--output", tmp_path / "judging.csv")
     with open(tmp_path / "judging.csv", newline="") as stream:
         return list(csv.DictReader(stream))
 

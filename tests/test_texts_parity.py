@@ -4,6 +4,7 @@ Each source's rule is written down here in a line or two of ours, beside what th
 same rows. FastChat's, whose package is here, is asked itself.
 """
 
+import copy
 import json
 
 import pytest
@@ -202,14 +203,15 @@ def test_a_tutor_is_fine_tuned_in_the_sources_text(tokenizer):
 @pytest.mark.parametrize("count", [2, 4, 6])
 @pytest.mark.parametrize("name", ["tutorbot_fastchat", "fastchat", "vicuna"])
 def test_ids_and_labels_are_those_of_fastchats_own_preprocessing(count, name):
-    LLAMA.model_max_length, LLAMA.legacy = 999, True
+    tokenizer = copy.deepcopy(LLAMA)  # FastChat asks for a length to pad to, and for the legacy mode
+    tokenizer.model_max_length, tokenizer.legacy = 999, True
     between = {"tutorbot_fastchat": "\n\nStudent: ", "fastchat": "\n\n"}.get(name)
     said = [words.strip() for words in TUTORED[:count]]
     messages = messages_of(*said, system=SYSTEM if between else None)
     opened = [SYSTEM + between + said[0] if between else said[0], *said[1:]]
     rows = [{"from": ("human", "gpt")[place % 2], "value": words} for place, words in enumerate(opened)]
-    theirs = preprocess([rows], LLAMA)
-    ours = tokenise_conversation(messages, TUTOR[name], LLAMA)
+    theirs = preprocess([rows], tokenizer)
+    ours = tokenise_conversation(messages, TUTOR[name], tokenizer)
     size = len(ours.input_ids)
     assert theirs["input_ids"][0].tolist()[:size] == ours.input_ids
     assert theirs["labels"][0].tolist()[:size] == ours.labels

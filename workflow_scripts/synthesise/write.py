@@ -15,7 +15,6 @@ Not covered: how a reply is read and which rows are kept (clean.written).
 import argparse
 import os
 import random
-import resource
 import sys
 import time
 from collections.abc import Iterable
@@ -27,6 +26,7 @@ from typing_extensions import TypedDict
 from workflow_scripts.common.asking import client
 from workflow_scripts.common.asking.requests import Reply, Request, params_of
 from workflow_scripts.common.asking.settings import endpoint_of
+from workflow_scripts.common.asking.spending import cost_of
 from workflow_scripts.common.dialogues import prompt_text
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_json, write_jsonl, write_manifest
@@ -268,12 +268,6 @@ def main() -> None:
         write_manifest(args.manifest, [args.output], counts={"requests": len(replies), "failed": failed})
     if args.cost:
         write_json(args.cost, cost_of(time.monotonic() - started, facts))
-
-
-def cost_of(seconds: float, facts: dict) -> dict:
-    """Return the cost of a writing job: seconds, MiB and what the endpoint took."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    return {"wall_seconds": round(seconds, 1), "gpu_seconds": 0.0, "peak_memory_mb": peak, **facts}
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ because the call may have been billed. Not covered: what the endpoint charges be
 """
 
 import json
+import resource
 import threading
 import uuid
 from pathlib import Path
@@ -113,3 +114,13 @@ class Spending:
                 if stream.read(1) != b"\n":
                     stream.write(b"\n")
             stream.write(json.dumps(line).encode() + b"\n")
+
+
+def cost_of(seconds: float, facts: dict, gpus: int = 0) -> dict:
+    """Return the cost of a job that asks: seconds, MiB, and `facts`, what the endpoint took."""
+    return {
+        "wall_seconds": round(seconds, 1),
+        "gpu_seconds": round(seconds * gpus, 1),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        **facts,
+    }

@@ -10,13 +10,13 @@ scorers).
 
 import argparse
 import math
-import resource
 import sys
 import time
 from pathlib import Path
 
 from workflow_scripts.common.asking import client
 from workflow_scripts.common.asking.requests import Reply, Request
+from workflow_scripts.common.asking.spending import cost_of
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_json, write_jsonl
 from workflow_scripts.common.settings import settings_of
@@ -162,19 +162,13 @@ def asking(judge: dict, store: Path, cell: str, study: str, facts: dict) -> Ask:
     return ask
 
 
-def cost_of(seconds: float, judge: dict, facts: dict) -> dict:
-    """Return the cost of a judging job: seconds, MiB and what the endpoint took."""
-    gpus = 0
-    if judge["kind"] == "reward_model":
-        import torch
+def gpus_of(judge: dict) -> int:
+    """Return how many GPUs a judge judges with: a reward model with those of the job, any other with none."""
+    if judge["kind"] != "reward_model":
+        return 0
+    import torch
 
-        gpus = torch.cuda.device_count()
-    return {
-        "wall_seconds": round(seconds, 1),
-        "gpu_seconds": round(seconds * gpus, 1),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        **facts,
-    }
+    return torch.cuda.device_count()
 
 
 def parse_flags(description: str | None) -> argparse.Namespace:
@@ -231,7 +225,7 @@ def main() -> None:
         print(f"warning: {args.benchmark}: {failed} of {len(rows)} verdicts failed", file=sys.stderr)
     write_jsonl(args.output, rows)
     if args.cost:
-        write_json(args.cost, cost_of(time.monotonic() - started, judge, facts))
+        write_json(args.cost, cost_of(time.monotonic() - started, facts, gpus_of(judge)))
 
 
 if __name__ == "__main__":
