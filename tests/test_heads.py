@@ -174,7 +174,8 @@ def test_scores_are_the_softmax_and_do_not_depend_on_the_batch(folders):
 
 def test_roberta_reads_as_many_tokens_as_stand_behind_its_padding_position(folders):
     from workflow_scripts.common.classifier_heads import load_head_classifier
-    from workflow_scripts.common.reward_model import context_of, score_texts
+    from workflow_scripts.common.models import context_of
+    from workflow_scripts.common.reward_model import score_texts
 
     model, tokenizer = load_head_classifier(folders["critic"], "critic")
     tokenizer.model_max_length = 10**9  # many a tokenizer does not say

@@ -40,6 +40,19 @@ def test_a_dataset_is_stale_by_the_packages_that_find_its_near_duplicates():
     assert cleaning.dataset_pins(PLAN, "chatted") == {}
 
 
+def test_the_order_in_which_splits_are_named_cleans_anew_only_where_they_are_filled_in_turn():
+    def settings(order: str, *splits: str) -> str:
+        quotas = {
+            "datasets.tutored.split.quotas": dict.fromkeys(splits, 5),
+            "datasets.tutored.split.order": order,
+        }
+        return cleaning.dataset_settings(changed(EVERY_KEY, quotas), "tutored")
+
+    splits = ("sft", "preference", "train", "validation", "test")
+    assert settings("shuffled", *splits) == settings("shuffled", *splits[::-1])
+    assert settings("file", *splits) != settings("file", *splits[::-1])
+
+
 def test_how_many_turns_a_reader_sees_cleans_nothing_anew():
     other = changed(EVERY_KEY, {"datasets.tutored.history_turns": 3})
     assert cleaning.dataset_settings(other, "tutored") == cleaning.dataset_settings(PLAN, "tutored")

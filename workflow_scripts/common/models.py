@@ -256,3 +256,16 @@ def load_policy(
         with reading(folder, "an adapter"):
             model = PeftModel.from_pretrained(model, folder).merge_and_unload().to(dtype)
     return model.eval()
+
+
+# Their position ids begin after the padding token's, so the last of the embeddings stand for no token.
+COUNTED_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
+
+
+def context_of(config: Any, tokenizer: Any) -> int:
+    """Return the most tokens that a classifier or embedder of this configuration can read at once."""
+    sizes = config.to_dict()
+    positions = sizes.get("max_position_embeddings") or 2048
+    if sizes["model_type"] in COUNTED_AFTER_PADDING:
+        positions -= sizes["pad_token_id"] + 1
+    return min(positions, tokenizer.model_max_length)

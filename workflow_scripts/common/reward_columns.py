@@ -226,7 +226,8 @@ def classifier_column(settings: ClassifierReward, work: Path | None) -> Column:
     store = None if work is None else store_of(work, settings)
 
     def missing(texts: list[Text], known: Container[Text]) -> Iterator[dict[Text, float]]:
-        from workflow_scripts.common.reward_model import context_of, score_batches
+        from workflow_scripts.common.models import context_of
+        from workflow_scripts.common.reward_model import score_batches
 
         model, tokenizer = classifier()
         limit = min(settings["max_tokens"], context_of(model.config, tokenizer))
@@ -285,8 +286,8 @@ def cut_for(turns: list[dict], settings: Reward) -> list[bool]:
     """Return of which turns a reward's classifier reads less than the whole text; what a rule reads is never cut."""
     if "folder" not in settings or not turns:
         return [False] * len(turns)
-    from workflow_scripts.common.models import load_tokenizer
-    from workflow_scripts.common.reward_model import are_cut, config_of, context_of
+    from workflow_scripts.common.models import context_of, load_tokenizer
+    from workflow_scripts.common.reward_model import are_cut, config_of
 
     folder = folder_of(settings)
     tokenizer = load_tokenizer(folder)

@@ -23,8 +23,6 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, GPTNeoX
 # text, whatever it spells of special tokens.
 Text = str | Rendered | tuple[str, str]
 
-# Their position ids begin after the padding token's, so the last of the embeddings stand for no token.
-COUNTED_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
 OASST_TYPE = "gpt_neox_reward_model"
 SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant"}
 
@@ -70,15 +68,6 @@ def config_of(folder: Path | str) -> Any:
     if written.get("model_type") == OASST_TYPE:
         return GPTNeoXConfig.from_dict(written | {"model_type": GPTNeoXConfig.model_type})
     return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-
-
-def context_of(config: Any, tokenizer: Any) -> int:
-    """Return the most tokens a classifier of this configuration can read at once."""
-    sizes = config.to_dict()
-    positions = sizes.get("max_position_embeddings") or 2048
-    if sizes["model_type"] in COUNTED_AFTER_PADDING:
-        positions -= sizes["pad_token_id"] + 1
-    return min(positions, tokenizer.model_max_length)
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[Text], max_tokens: int) -> dict[str, list[list[int]]]:

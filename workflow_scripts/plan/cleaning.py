@@ -66,8 +66,9 @@ def dataset_settings(plan: Plan, dataset: str) -> str:
         "tokenizer": f"{base_model(plan, part.token_limits.model)}/model"
     }
     handed = {"exclude_groups_of": rows, "reject_phrases": refused, "token_limits": limits}
-    # Splits are filled in the order in which the study names them.
-    return as_json(chosen(part, drop=NOT_CLEANED_BY) | handed, in_order=True)
+    # Splits are filled in the order in which the study names them, unless groups are shuffled over them.
+    filled_in_turn = part.split.order == "file" or bool(part.split.by_file)
+    return as_json(chosen(part, drop=NOT_CLEANED_BY) | handed, in_order=filled_in_turn)
 
 
 # --- mixtures ---------------------------------------------------------------------------------------------------------

@@ -189,8 +189,8 @@ def main() -> None:
         row = {name: entry[name] for name in ("policy", "seed", "method")} | {"steps": manifest.get("steps")}
         learned = rows_of(read_json(entry["learned_from"]).get("counts", {}))
         went = summarise(curve, manifest.get("best_step"))
-        if "pairs" in entry:
-            row["pair_yield"] = read_json(entry["pairs"])["counts"]["share_kept"]
+        if "pairs" in entry:  # a diverged policy has made none
+            row["pair_yield"] = read_json(entry["pairs"]).get("counts", {}).get("share_kept")
         row |= learned | went | {name: manifest[name] for name in FACTS if name in manifest}
         if "watched" in manifest:
             row |= summarise_watch(curve, manifest["watched"])

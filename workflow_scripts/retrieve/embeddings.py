@@ -40,8 +40,7 @@ def by_model(passages: Sequence[str], questions: Sequence[str], folder: Path | s
     """Embed by the mean of a model's last layer over a text's tokens; PlumblineError if its weights are damaged."""
     from transformers import AutoModel
 
-    from workflow_scripts.common.models import load_tokenizer, load_whole, torch
-    from workflow_scripts.common.reward_model import context_of
+    from workflow_scripts.common.models import context_of, load_tokenizer, load_whole, torch
 
     tokenizer = load_tokenizer(folder)
     model = load_whole(AutoModel, folder, new="pooler", dtype=torch.float32).eval()

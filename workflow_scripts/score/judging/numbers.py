@@ -41,7 +41,7 @@ def length_preferences(questions: list[Question], judge: dict) -> Marks:
 
 def rewards_of(pairs: list[tuple[list[dict], str]], judge: dict) -> Marks:
     """Return the reward model's raw score of each (messages, reply), and which of them it read without their start."""
-    from workflow_scripts.common import reward_model  # torch: needed by this judge alone
+    from workflow_scripts.common import models, reward_model  # torch: needed by this judge alone
 
     model, tokenizer = reward_model.load_reward_model(judge["model"])
     texts = [
@@ -49,7 +49,7 @@ def rewards_of(pairs: list[tuple[list[dict], str]], judge: dict) -> Marks:
     ]
     if model.config.num_labels != 1:
         raise PlumblineError(f"{judge['model']}: a judge needs a reward model of one output, not of classes")
-    context = reward_model.context_of(model.config, tokenizer)
+    context = models.context_of(model.config, tokenizer)
     cut = reward_model.are_cut(tokenizer, texts, context)
     if any(cut):
         print(
