@@ -58,6 +58,7 @@ def online_flags(model: Path, rows: list[dict], settings: dict, folder: Path, re
 def ppo_settings(**changed: object) -> dict:
     """Return what PPO reads, with some of it changed."""
     own = {
+        "stop": [],
         "rollout_batch": 8,
         "ppo_epochs": 2,
         "value_clip": 0.2,

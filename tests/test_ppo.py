@@ -16,10 +16,16 @@ from workflow_scripts.align.ppo import Experience, Learner, State, averaged, bat
 from workflow_scripts.align.ppo_numbers import gae, kl_rewards, next_kl_coef, ppo_loss, value_loss, whiten
 from workflow_scripts.align.scores import Moments, scaled_scores
 from workflow_scripts.common import reward_columns, reward_rules
+from workflow_scripts.common.decoding import reply_text
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, sha256_of
 from workflow_scripts.common.models import load_policy, load_tokenizer
 from workflow_scripts.common.templates import ends_of, reply_end
+
+
+@pytest.fixture
+def tokenizer(tiny_model):
+    return load_tokenizer(tiny_model)
 
 
 @pytest.fixture
@@ -161,15 +167,33 @@ def test_log_probs_values_and_entropy_are_those_of_the_models_own_logits(tiny_mo
     assert learner.entropy(states) == pytest.approx(entropy, abs=1e-4)
 
 
-def test_an_answer_ends_with_its_end_token_or_at_the_limit(learner):
+def test_an_answer_ends_with_its_end_token_or_at_the_limit(learner, tokenizer):
     torch.manual_seed(0)
     ends = list(range(2, 60))  # a third of the vocabulary: many answers end early
-    answers = learner.sample([[1, 20, 30], [1, 7]] * 8, ends, pad=3)
-    lengths = {len(answer) for answer in answers}
+    answers = learner.sample([[1, 20, 30], [1, 7]] * 8, ends, tokenizer)
+    lengths = {len(answer) for answer, _ in answers}
     assert min(lengths) < 8 == learner.settings["max_new_tokens"] >= max(lengths)
-    for answer in answers:
+    for answer, ended in answers:
         assert not any(token in ends for token in answer[:-1])
-        assert answer[-1] in ends or len(answer) == 8
+        assert (answer[-1] in ends) is ended
+        assert ended or len(answer) == 8
+
+
+def test_an_answer_that_spells_a_stop_string_ends_with_it_and_is_rewarded_without(learner, tokenizer):
+    learner.settings |= {"stop": ["e", "qu"], "max_new_tokens": 12}
+    torch.manual_seed(0)
+    prompt, end = [1, 20, 30], tokenizer.eos_token_id
+    answers = learner.sample([prompt] * 32, [end], tokenizer)
+    stopped = [answer for answer, ended in answers if ended and answer[-1] != end]
+    assert len({len(answer) for answer in stopped}) > 1
+    for answer in stopped:
+        whole, before = (reply_text(tokenizer, prompt, some) for some in (answer, answer[:-1]))
+        assert "e" in whole or "qu" in whole
+        assert "e" not in before and "qu" not in before
+        rewarded = reply_of(prompt, answer, [end], ["e", "qu"], TEMPLATE, tokenizer)
+        assert whole.strip().startswith(rewarded) and "e" not in rewarded and "qu" not in rewarded
+    for answer, ended in answers:
+        assert ended or len(answer) == 12
 
 
 def test_a_gradient_is_the_same_however_the_batch_is_cut(tiny_model, tmp_path):
@@ -288,7 +312,7 @@ def test_matrices_decay_and_norms_and_biases_do_not(tiny_model, tmp_path):
         assert decays[weight] == (0.0 if "norm" in name or "bias" in name else 0.3), name
 
 
-def test_answers_are_drawn_as_set(learner, monkeypatch):
+def test_answers_are_drawn_as_set(learner, tokenizer, monkeypatch):
     seen, own = [], learner.policy.generate
 
     def spy(*arguments, **named):
@@ -297,9 +321,10 @@ def test_answers_are_drawn_as_set(learner, monkeypatch):
 
     monkeypatch.setattr(learner.policy, "generate", spy)
     learner.settings |= {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 5}
-    learner.sample([[1, 20, 30]], [2, 5], pad=3)
+    learner.sample([[1, 20, 30]], [2, 5], tokenizer)
     wanted = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0, "max_new_tokens": 5}
-    assert wanted | {"eos_token_id": [2, 5], "pad_token_id": 3, "remove_invalid_values": True} == {
+    ends = {"eos_token_id": [2, 5], "pad_token_id": tokenizer.pad_token_id, "stopping_criteria": []}
+    assert wanted | ends | {"remove_invalid_values": True} == {
         name: value for name, value in seen[0].items() if name != "attention_mask"
     }
 
@@ -527,11 +552,11 @@ def test_a_reply_is_an_answers_text_without_its_end(tiny_model):
     tokenizer = load_tokenizer(tiny_model)
     words = tokenizer(" Good! Now say why.", add_special_tokens=False)["input_ids"]
     full_stop = words[-1]
-    assert reply_of([5, 6], [*words, 2], [2], TEMPLATE, tokenizer) == "Good! Now say why."
-    assert reply_of([5, 6], words, [2], TEMPLATE, tokenizer) == "Good! Now say why."
-    assert reply_of([5, 6], words, [2, full_stop], TEMPLATE, tokenizer) == "Good! Now say why"
-    assert reply_of([5, 6], [2], [2], TEMPLATE, tokenizer) == ""
-    assert reply_of([5, 6], words, [2], TEMPLATE | {"strip": False}, tokenizer) == " Good! Now say why."
+    assert reply_of([5, 6], [*words, 2], [2], [], TEMPLATE, tokenizer) == "Good! Now say why."
+    assert reply_of([5, 6], words, [2], [], TEMPLATE, tokenizer) == "Good! Now say why."
+    assert reply_of([5, 6], words, [2, full_stop], [], TEMPLATE, tokenizer) == "Good! Now say why"
+    assert reply_of([5, 6], [2], [2], [], TEMPLATE, tokenizer) == ""
+    assert reply_of([5, 6], words, [2], [], TEMPLATE | {"strip": False}, tokenizer) == " Good! Now say why."
 
 
 def test_a_reward_that_only_known_answers_have_is_refused(tiny_model, tmp_path):

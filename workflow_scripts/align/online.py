@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from workflow_scripts.common.answering import cut_at
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.cuts import cut_counts, say_cuts, say_rejected
 from workflow_scripts.common.decoding import reply_text
@@ -79,15 +80,25 @@ def tokenise_prompts(
     return kept, counts | cut_counts(kept)
 
 
-def reply_of(prompt: list[int], answer: list[int], ends: list[int], template: dict, tokenizer: Any) -> str:
-    """Return the text of an answer to a prompt without its end token, stripped where the template strips replies."""
+def reply_of(
+    prompt: list[int], answer: list[int], ends: list[int], stops: list[str], template: dict, tokenizer: Any
+) -> str:
+    """Return the text of an answer to a prompt without its end token or stop string.
+
+    It is stripped where the template strips replies.
+    """
     kept = answer[:-1] if answer[-1] in ends else answer
-    text = reply_text(tokenizer, prompt, kept)
+    text, _ = cut_at(reply_text(tokenizer, prompt, kept), stops)
     return text.strip() if template["strip"] else text
 
 
 def scorer(
-    rewards: dict[str, Reward], fit_on: list[str], ends: list[int], template: dict, tokenizer: Any
+    rewards: dict[str, Reward],
+    fit_on: list[str],
+    ends: list[int],
+    stops: list[str],
+    template: dict,
+    tokenizer: Any,
 ) -> Score:
     """Return the function that scores answers by final_reward, an answer being the reply to its prompt's messages.
 
@@ -104,7 +115,7 @@ def scorer(
     def score(rows: list[dict], answers: list[list[int]]) -> Scores:
         turns = [
             {name: row[name] for name in ("id", "group", "messages", "meta")}
-            | {"reference": reply_of(row["prompt"], answer, ends, template, tokenizer)}
+            | {"reference": reply_of(row["prompt"], answer, ends, stops, template, tokenizer)}
             for row, answer in zip(rows, answers, strict=True)
         ]
         found = rewarded(turns)
@@ -142,5 +153,5 @@ def prepare(description: str, kind: type[OnlineTraining], module: str) -> tuple[
     inputs = [arguments.parent_manifest, arguments.prompts_manifest, arguments.fit_rows]
     depends = {"settings": settings, "rewards": provenance(rewards)} | watched_state(arguments)
     work = work_folder(arguments.work, inputs, depends, arguments.seed, code_of(module))
-    score = scorer(rewards, fit_on, ends, template, tokenizer)
+    score = scorer(rewards, fit_on, ends, settings.get("stop", []), template, tokenizer)
     return arguments, Online(tokenizer, prompts, ends, score, counts, work)

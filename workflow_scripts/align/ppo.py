@@ -37,6 +37,7 @@ from workflow_scripts.align.ppo_numbers import (
     whiten,
 )
 from workflow_scripts.align.scores import NO_SCORES, Moments, scaled_scores
+from workflow_scripts.common.answering import answer_of, stopping_at
 from workflow_scripts.common.diverged import Diverged
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
@@ -155,9 +156,12 @@ class Learner:
         return total
 
     @torch.no_grad()
-    def sample(self, prompts: list[list[int]], ends: list[int], pad: int) -> list[list[int]]:
-        """Return an answer to each prompt, its end token included where it came to one."""
-        settings, ids = self.settings, padded(prompts, pad, left=True)
+    def sample(
+        self, prompts: list[list[int]], ends: list[int], tokenizer: Any
+    ) -> list[tuple[list[int], bool]]:
+        """Return (an answer, whether it ended) to each prompt; what ends it is among its tokens."""
+        settings, pad = self.settings, tokenizer.pad_token_id
+        ids = padded(prompts, pad, left=True)
         lengths = torch.tensor([[len(prompt)] for prompt in prompts])
         mask = (torch.arange(ids.shape[1])[None] >= ids.shape[1] - lengths).long()
         self.policy.eval()
@@ -174,19 +178,26 @@ class Learner:
                 top_k=0,
                 eos_token_id=ends,
                 pad_token_id=pad,
+                stopping_criteria=stopping_at(tokenizer, settings["stop"], ids.shape[1]),
                 remove_invalid_values=True,  # or sampling would fail where `improve` says that it diverged
             )
         self.policy.generation_config = own
-        answers = output[:, ids.shape[1] :].tolist()
-        stops = [next((at for at, token in enumerate(row) if token in ends), len(row)) for row in answers]
-        return [row[: stop + 1] for row, stop in zip(answers, stops, strict=True)]
+        drawn = output[:, ids.shape[1] :].tolist()
+        told = [
+            answer_of(tokenizer, prompt, tokens, ends, settings)
+            for prompt, tokens in zip(prompts, drawn, strict=True)
+        ]
+        return [
+            (tokens[: said.completion_tokens], said.finish_reason == "stop")
+            for tokens, said in zip(drawn, told, strict=True)
+        ]
 
     def play(self, prompts: list[dict], online: Online, state: State) -> tuple[list[Experience], dict]:
         """Answer prompts and reward the answers; return what there is to learn from, and numbers for the curve."""
         settings, size = self.settings, self.settings["per_device_batch"]
-        answers = self.sample([row["prompt"] for row in prompts], online.ends, online.tokenizer.pad_token_id)
+        drawn = self.sample([row["prompt"] for row in prompts], online.ends, online.tokenizer)
+        answers, cut = [answer for answer, _ in drawn], [not ended for _, ended in drawn]
         batch = [Experience(row["prompt"], answer) for row, answer in zip(prompts, answers, strict=True)]
-        cut = [answer[-1] not in online.ends for answer in answers]
         scores, texts_cut = online.score(prompts, answers)
         state.moments = state.moments.updated(scores)
         scaled = scaled_scores(scores, state.moments, settings)

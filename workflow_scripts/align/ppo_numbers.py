@@ -15,6 +15,7 @@ KL_GAIN, KL_ERROR = 0.1, 0.2  # K_β and the clip of e_t of the adaptive coeffic
 class Settings(OnlineTraining):
     """What PPO reads; a step has rollout_batch answers, an update batch_size of them."""
 
+    stop: list[str]
     rollout_batch: int
     ppo_epochs: int
     target_kl: float | None

@@ -82,6 +82,11 @@ class StopsAt(StoppingCriteria):
         return torch.tensor(done, device=input_ids.device)
 
 
+def stopping_at(tokenizer: Any, stops: list[str], start: int) -> list[StoppingCriteria]:
+    """Return what ends answers that begin at token `start` at stop strings: nothing where there are none."""
+    return [StopsAt(tokenizer, stops, start)] if stops else []
+
+
 class PenaltyOnWords(LogitsProcessor):
     """Divides the chances of tokens that the prompt or the answer has already (Keskar et al. 2019, section 4.1).
 
@@ -136,7 +141,6 @@ def answer_batch(
     answers are the longest.
     """
     ids, mask = (each.to(model.device) for each in left_padded(prompts, tokenizer.pad_token_id))
-    stopping = [StopsAt(tokenizer, sampling["stop"], ids.shape[1])] if sampling["stop"] else []
     penalty = sampling["repetition_penalty"]
     own, model.generation_config = model.generation_config, GenerationConfig()
     try:
@@ -147,7 +151,7 @@ def answer_batch(
             min_new_tokens=sampling["min_new_tokens"] or None,
             eos_token_id=ends,
             pad_token_id=tokenizer.pad_token_id,
-            stopping_criteria=stopping,
+            stopping_criteria=stopping_at(tokenizer, sampling["stop"], ids.shape[1]),
             logits_processor=[PenaltyOnWords(penalty, mask)] if penalty != 1 else [],
             synced_gpus=synced,
             **how_drawn(sampling),

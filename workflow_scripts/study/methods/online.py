@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from workflow_scripts.study.basics import Count, Positive, Share, SomeShare
+from workflow_scripts.study.basics import Count, Positive, Share, SomeShare, Words
 from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.part import LongestRow, annotated_rows
@@ -68,6 +68,8 @@ class Ppo(Online):
     one_process = True
 
     method: Literal["ppo"]
+    stop: list[Words] = []
+    """An answer also ends before the first of these texts: it is rewarded without, and learns to say it."""
     rollout_batch: Count = 16
     """Answers drawn per step, which max_steps and epochs count; a multiple of batch_size."""
     ppo_epochs: Count = 4
