@@ -738,6 +738,16 @@ def test_a_folder_that_is_not_wordnet_is_refused(study):
     }
     (line,) = mistakes_of(put(study, "benchmarks.words", words | {"wordnet": "data/bundled"}))
     assert line.startswith("benchmarks.words.wordnet: 'data/bundled' lacks index.noun, data.noun")
+    watch = {"dataset": "tutor", "split": "validation", "metric": "meteor", "wordnet": "data/bundled"}
+    (line,) = mistakes_of(put(study, "runs.sft.watch", watch))
+    assert line.startswith("runs.sft.watch.wordnet: 'data/bundled' lacks index.noun, data.noun")
+
+
+def test_a_recording_without_a_reply_is_refused(study, tmp_path):
+    (tmp_path / "none.jsonl").write_text("")
+    judge = {"kind": "openai", "model": "some-model", "recorded": str(tmp_path / "none.jsonl")}
+    (line,) = mistakes_of(put(study, "judges.replayed", judge))
+    assert line.startswith("judges.replayed.recorded: ") and "holds no recorded reply" in line
 
 
 def test_an_unset_key_of_a_judge_that_is_asked_is_named_with_its_variable(study, monkeypatch):
@@ -840,7 +850,7 @@ def test_a_run_stops_before_its_first_job_where_a_judge_would_then_be_asked_with
 def every_key(monkeypatch) -> dict:
     monkeypatch.setenv("SOME_KEY", "a key")
     config = read_yaml(ROOT / "tests/every_key.yaml")
-    config["benchmarks"]["overlap"]["wordnet"] = None
+    config["benchmarks"]["overlap"]["wordnet"] = config["runs"]["dpo"]["watch"]["wordnet"] = None
     return config
 
 

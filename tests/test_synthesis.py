@@ -304,10 +304,16 @@ def test_recorded_replies_stand_in_for_an_endpoint_that_is_not_there(tmp_path, m
         PlumblineError, match="TEST_JUDGE_KEY holds no key"
     ):  # what is not recorded is asked for
         written_in(tmp_path / "b", silent, rows=[*ROWS, {"instruction": "New.", "output": "New."}])
+    assert (
+        f"1 of 13 requests are not in {tmp_path}/replies.jsonl: they are asked for" in capsys.readouterr().err
+    )
     text = (tmp_path / "replies.jsonl").read_text()
     assert KEY not in text
     (tmp_path / "replies.jsonl").write_text(text + '{"request": {}}\n')
     with pytest.raises(PlumblineError, match="row 13 is no recorded reply"):
+        written_in(tmp_path / "b", silent)
+    (tmp_path / "replies.jsonl").write_text("")
+    with pytest.raises(PlumblineError, match="holds no recorded reply"):
         written_in(tmp_path / "b", silent)
 
 

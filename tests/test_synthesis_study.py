@@ -21,6 +21,7 @@ from workflow_scripts.study import machine
 from workflow_scripts.study.checking import examine
 from workflow_scripts.study.synthesis import SIMULATED_FIELDS
 
+SMALL = ROOT / "studies/synthesise-small.yaml"
 WRITER = {"kind": "openai", "model": "writer-1", "temperature": 1.0, "api_key_env": "TEST_JUDGE_KEY"}
 BASE = {
     "study": "s",
@@ -71,6 +72,22 @@ def with_written(changes: dict, name: str = "w") -> dict:
         if value is None:
             del part[key]
     return study
+
+
+def test_the_small_study_has_all_that_it_asks_for_recorded(tmp_path, monkeypatch):
+    monkeypatch.delenv("LOCAL_API_KEY", raising=False)
+    folder = copy_repository(tmp_path)
+    names = [
+        name
+        for name, source in yaml.safe_load(SMALL.read_text())["sources"].items()
+        if "synthesise" in source
+    ]
+    assert len(names) == 5
+    wanted = [f"results/synthesise-small/written/{name}/manifest.json" for name in names]
+    snakemake(folder, *wanted, "--configfile", "studies/synthesise-small.yaml")
+    for path in wanted:
+        counts = read_json(folder / path)["counts"]
+        assert counts["kept"] > 0 and counts["kept"] + counts["rejected"] == counts["requests"]
 
 
 # --- the check ------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from workflow_scripts.common.asking.verdict_store import read_recorded
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import pin_of, read_jsonl
@@ -33,6 +34,7 @@ from workflow_scripts.study.sources import Source
 from workflow_scripts.study.study import Study
 from workflow_scripts.study.synthesis import unknown_fields
 from workflow_scripts.study.template_ends import lacking, local_tokens
+from workflow_scripts.study.watch import Watch
 
 CHEAP = 64 * 2**20  # bytes of a file that is hashed or counted before the first job
 CHARACTERS = 4  # to a token, roughly
@@ -50,6 +52,7 @@ def seen(study: Study) -> tuple[list[str], list[str]]:
         *fields_here(study),
         *few_packs(study),
         *missing_deepspeed(study),
+        *recordings(study),
         *unset_keys(study, [*asked_judges(study), *writers(study)]),
         *harness_tasks(study),
         *annotators(study),
@@ -148,14 +151,14 @@ def models_as_they_are(study: Study) -> Iterator[Finding]:
 
 def folders(study: Study) -> Iterator[Finding]:
     """Find folders that do not hold what they are named for."""
-    for name, benchmark in study.benchmarks.items():
-        folder = benchmark.wordnet if isinstance(benchmark, TextOverlap) else None
+    measures = {f"benchmarks.{name}": part for name, part in study.benchmarks.items()}
+    measures |= {f"runs.{name}.watch": run.watch for name, run in study.runs.items()}
+    for path, part in measures.items():
+        folder = part.wordnet if isinstance(part, TextOverlap | Watch) else None
         if folder and os.path.exists(ROOT / folder):
-            lacking = [file for file in WORDNET if not os.path.isfile(ROOT / folder / file)]
-            if lacking:
-                yield wrong(
-                    f"benchmarks.{name}.wordnet", f"{shown(folder)} lacks {', '.join(lacking)} of WordNet"
-                )
+            absent = [file for file in WORDNET if not os.path.isfile(ROOT / folder / file)]
+            if absent:
+                yield wrong(f"{path}.wordnet", f"{shown(folder)} lacks {', '.join(absent)} of WordNet")
 
 
 def file_here(study: Study, source: str | None, file: str | None) -> Path | None:
@@ -303,6 +306,17 @@ def is_here(url: str | None) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def recordings(study: Study) -> Iterator[Finding]:
+    """Find files of recorded replies that hold none."""
+    for name, judge in study.judges.items():
+        path = judge.recordings()
+        if path and os.path.isfile(ROOT / path) and os.path.getsize(ROOT / path) <= CHEAP:
+            try:
+                read_recorded(ROOT / path)
+            except PlumblineError as error:
+                yield wrong(f"judges.{name}.recorded", str(error).replace(f"{ROOT}/", ""))
 
 
 def asked_judges(study: Study) -> list[str]:

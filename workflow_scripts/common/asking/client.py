@@ -303,6 +303,11 @@ def ask(
     missing = {key: request for key, request in distinct.items() if key not in entries}
     unanswered: dict[str, str] = {}
     retries_in_vain = 0
+    if missing and judge["recorded"]:
+        told = (
+            f"{len(missing)} of {len(distinct)} requests are not in {judge['recorded']}: they are asked for"
+        )
+        print(told, file=sys.stderr, flush=True)
     if missing:
         asking = Asking(missing, judge, store, payer, study)
         asking.run(proven=bool(entries))

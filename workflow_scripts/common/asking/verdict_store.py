@@ -59,7 +59,10 @@ def lock_of(store: Path, key: str) -> filelock.FileLock:
 
 
 def read_recorded(path: Path | str) -> dict[str, dict]:
-    """Return the entries of a recording by the digest of their requests; PlumblineError where a line is none."""
+    """Return the entries of a recording by the digest of their requests; PlumblineError where a line is none.
+
+    A recording without any is none either.
+    """
     found = {}
     for number, entry in enumerate(read_jsonl(path), 1):
         if not {"request", "reply", "usage", "usd", "retries", "paid_by"} <= entry.keys():
@@ -67,6 +70,8 @@ def read_recorded(path: Path | str) -> dict[str, dict]:
                 f"{path}: row {number} is no recorded reply; record the study's replies anew"
             )
         found[digest(entry["request"])] = entry
+    if not found:
+        raise PlumblineError(f"{path}: holds no recorded reply; record the study's replies anew")
     return found
 
 
