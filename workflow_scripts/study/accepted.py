@@ -56,15 +56,15 @@ class Accepted:
         if missing and len(steps) == 1:
             return self.stand_in_for_all(steps[0])
         part, there = self.config, []
-        for step in steps:
+        for number, step in enumerate(steps, 1):
+            if isinstance(part, dict) and step not in part and number < len(steps):
+                return None  # an earlier error of this round took out what held it
             if not isinstance(part, dict) or step not in part:
                 break  # of a list all goes: others would get another's number
             there.append(step)
             part = part[step]
-        if missing and len(there) == len(steps):
+        if not there or (missing and len(there) == len(steps)):
             return None  # an earlier error of this round was mended there
-        if not there:
-            return None
         if len(there) == 2 and (missing or len(steps) == 2) and there[0] in SECTIONS:
             return self.lose(*there)
         holder = self.config
