@@ -317,7 +317,7 @@ def test_online_training_rewards_the_text_that_was_said():
     prompt = asked("Answer:\n", tokenizer)
     tokens = said("Answer:\n", "    x = 1", tokenizer)
     template = TEMPLATES["tutor"] | {"strip": False}
-    assert reply_of(prompt, [*tokens, 2], [2], template, tokenizer) == "    x = 1"
+    assert reply_of(prompt, [*tokens, 2], [2], [], template, tokenizer) == "    x = 1"
 
 
 # The calibration row.

@@ -111,6 +111,7 @@ def test_the_costs_told_of_are_those_that_the_jobs_of_the_workflow_write(reposit
     config = config_of(name)
     if name == EVERY_KEY:  # WordNet is not here
         config["benchmarks"]["overlap"] |= {"metrics": ["bleu"], "wordnet": None}
+        config["runs"]["dpo"]["watch"]["wordnet"] = None
     found = written(repository, config)
     results = planned(name).layout.results
     entries = told(costs.cost_settings(planned(name)))["files"]

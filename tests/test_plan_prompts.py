@@ -147,6 +147,7 @@ def test_a_prompt_set_is_answered_as_its_part_of_the_study_says():
         "pairs-mistakes": drawn | {"samples": 4, "temperature": 0.3, "temperatures": []},
         # The run draws as many, and as large batches, as it says itself.
         "runs-ppo": {
+            "stop": ["###"],
             "max_new_tokens": 30,
             "temperature": 1.0,
             "top_p": 0.95,
