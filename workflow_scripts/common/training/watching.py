@@ -8,6 +8,7 @@ turn; a prompt longer than the context leaves room for is cut as `fitting` says.
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -128,12 +129,13 @@ def mean_and_error(values: list[float], groups: list[str]) -> tuple[float, float
     s² = G / (G − 1) Σ_g (Σ_{i∈g} (v_i − mean))² / n², which for groups of one is the usual s / √n (Liang & Zeger 1986).
     """
     found = np.asarray(values, dtype=np.float64)
-    mean, names = found.mean(), list(dict.fromkeys(groups))
-    if len(names) < 2:
+    mean, numbers = found.mean(), {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    count = len(numbers)
+    if count < 2:
         return float(mean), None
-    sums = np.zeros(len(names))
-    np.add.at(sums, [names.index(group) for group in groups], found - mean)
-    return float(mean), float(np.sqrt(len(names) / (len(names) - 1) * (sums**2).sum()) / len(found))
+    sums = np.zeros(count)
+    np.add.at(sums, [numbers[group] for group in groups], found - mean)
+    return float(mean), float(np.sqrt(count / (count - 1) * (sums**2).sum()) / len(found))
 
 
 class Watch:
@@ -212,10 +214,8 @@ class Watch:
             found = self.scored(model, step, computing, processes, process, synced)
         model.train(training)
         found = sorted(gather_object(found))  # by prompt, then by sample
-        values = [
-            float(np.mean([each.worth for each in found if each.place == place]))
-            for place in range(len(self.rows))
-        ]
+        by_prompt = itertools.groupby(found, key=lambda each: each.place)
+        values = [float(np.mean([each.worth for each in answers])) for _, answers in by_prompt]
         mean, error = mean_and_error(values, [row["group"] for row in self.rows])
         unfinished = sum(each.answer.finish_reason == "length" for each in found) / len(found)
         numbers = {"watch": mean, "watch_n": len(values), "watch_unfinished": unfinished}
