@@ -37,7 +37,7 @@ from workflow_scripts.align.ppo_numbers import (
     whiten,
 )
 from workflow_scripts.align.scores import NO_SCORES, Moments, scaled_scores
-from workflow_scripts.common.answering import answer_of, stopping_at
+from workflow_scripts.common.answering import answer_of, left_padded, stopping_at
 from workflow_scripts.common.diverged import Diverged
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
@@ -161,9 +161,7 @@ class Learner:
     ) -> list[tuple[list[int], bool]]:
         """Return (an answer, whether it ended) to each prompt; what ends it is among its tokens."""
         settings, pad = self.settings, tokenizer.pad_token_id
-        ids = padded(prompts, pad, left=True)
-        lengths = torch.tensor([[len(prompt)] for prompt in prompts])
-        mask = (torch.arange(ids.shape[1])[None] >= ids.shape[1] - lengths).long()
+        ids, mask = left_padded(prompts, pad)
         self.policy.eval()
         own = self.policy.generation_config
         self.policy.generation_config = GenerationConfig()  # a base model's may penalise repetition

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, LogitsProcessor, RepetitionPenaltyLog
 
 from workflow_scripts.common.decoding import CONTEXT, reply_text
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.logprobs import padded
 
 SPECIAL_AMONG = 8  # special tokens, which say nothing, that may stand among those of a stop string
 
@@ -56,10 +57,8 @@ def answer_of(
 
 def left_padded(prompts: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (ids, attention mask), both (batch, longest prompt), padded on the left."""
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    return ids, mask
+    real = [[1] * len(prompt) for prompt in prompts]
+    return padded(prompts, pad, left=True), padded(real, 0, left=True)
 
 
 class StopsAt(StoppingCriteria):
