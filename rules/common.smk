@@ -29,13 +29,13 @@ with told():
     # What a look at the machine says is for the head alone: each job of a cluster reads the study again.
     looks = [seen, fitting(said_in(workflow.resource_settings), smallest_memory)]
     looks = looks if workflow.is_main_process else []
-    STUDY, DOUBTS = check_config(config, workflow.configfiles, looks)
+    STUDY, DOUBTS, SAID = check_config(config, workflow.configfiles, looks)
     if STORED:
         check_store(os.environ.get("SNAKEMAKE_OUTPUT_CACHE"))
         os.environ |= {"PLUMBLINE_STORED": "yes"}  # jobs know by it
     if workflow.is_main_process:
-        for doubt in DOUBTS:
-            print(f"warning: {doubt}", file=sys.stderr)
+        for line in [*SAID, *(f"warning: {doubt}" for doubt in DOUBTS)]:
+            print(line, file=sys.stderr)
         check_links(["data", f"results/{STUDY.study}"])
 
 PLAN = plan_of(STUDY)

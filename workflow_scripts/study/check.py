@@ -6,7 +6,7 @@ from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.gpu_lease import smallest_memory
-from workflow_scripts.study.checking import examine
+from workflow_scripts.study.checking import examine, folder_of
 from workflow_scripts.study.lineage import policies_of, seeds_of
 from workflow_scripts.study.machine import seen
 from workflow_scripts.study.memory import fitting, read_profile
@@ -42,15 +42,14 @@ def describe(study: Study) -> list[str]:
 def report(path: Path | str, profile: Path | None = None) -> tuple[bool, str]:
     """Return (whether the study has no mistakes, what to say about it); fine is one without warnings, too."""
     try:
-        found = examine(
-            read_yaml(path), [seen, fitting(read_profile(profile) if profile else {}, smallest_memory)]
-        )
+        looks = [seen, fitting(read_profile(profile) if profile else {}, smallest_memory)]
+        found = examine(read_yaml(path), looks, folder_of(path))
     except PlumblineError as error:
         return False, str(error)
     doubts = [f"  warning: {line}" for line in found.doubts]
     if found.study is None:
         return False, "\n".join([str(mistakes(str(path), found.wrong)), *doubts])
-    lines = describe(found.study)
+    lines = [*describe(found.study), *(f"  {line}" for line in found.said)]
     said = f"no mistakes; {count(len(doubts), 'warning')}" if doubts else "fine"
     return True, "\n".join([f"{path}: {said}: {lines[0]}", *lines[1:], *doubts])
 

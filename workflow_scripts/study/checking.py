@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from workflow_scripts.common.code import ROOT
 from workflow_scripts.study.accepted import Accepted
 from workflow_scripts.study.datasets import Dataset
 from workflow_scripts.study.foresight import foreseen
@@ -15,37 +16,51 @@ from workflow_scripts.study.lineage import known_policies
 from workflow_scripts.study.messages import mistakes
 from workflow_scripts.study.reading import extended, read_yaml
 from workflow_scripts.study.references import references
+from workflow_scripts.study.settling import settled
 from workflow_scripts.study.study import Study
 
 Look = Callable[[Study], tuple[list[str], list[str]]]  # a further look at a study: (mistakes, doubts)
 
 
 class Examined(NamedTuple):
-    """A study that was looked at: None where there are mistakes; a sentence for each mistake and for each doubt."""
+    """A study that was looked at: None where there are mistakes; a sentence for each mistake and for each doubt.
+
+    `said` are sentences about what was left to its files to say.
+    """
 
     study: Study | None
     wrong: list[str]
     doubts: list[str]
+    said: list[str]
 
 
-def examine(config: dict, looks: Sequence[Look] = ()) -> Examined:
-    """Return what is to be said of a study: what its config alone tells, and what further `looks` at it find."""
+def examine(config: dict, looks: Sequence[Look] = (), folder: Path = ROOT) -> Examined:
+    """Return what is to be said of a study: what its config alone tells, and what further `looks` at it find.
+
+    `folder` is where the study's file is.
+    """
     accepted = Accepted(extended(config))
     wrong, doubts = list(accepted.wrong), []
     if accepted.study is None or not accepted.whole:
-        return Examined(None, wrong, doubts)
-    wrong += [line for line in references(accepted.study, accepted.lost) if not accepted.blames(line)]
-    study, policies = cut_short(accepted.study), known_policies(accepted.study) or {}
+        return Examined(None, wrong, doubts, [])
+    whole, unsettled, said = settled(accepted.study, folder)
+    if unsettled:  # what a part is made of is not known: nothing else could be said of it
+        return Examined(None, wrong + [line for line in unsettled if accepted.untouched(line)], doubts, said)
+    wrong += [line for line in references(whole, accepted.lost) if not accepted.blames(line)]
+    study, policies = cut_short(whole), known_policies(whole) or {}
     for look in (lambda whole: foreseen(whole, policies), *looks):
         mistaken, doubted = look(study)
         wrong += [line for line in mistaken if accepted.untouched(line)]
         doubts += [line for line in doubted if accepted.untouched(line)]
-    return Examined(None if wrong else study, wrong, doubts)
+    return Examined(None if wrong else study, wrong, doubts, said)
 
 
-def check_study(config: dict, origin: str = "the study") -> Study:
-    """Return the checked study; PlumblineError lists every mistake with its path and what is allowed."""
-    found = examine(config)
+def check_study(config: dict, origin: str = "the study", folder: Path = ROOT) -> Study:
+    """Return the checked study; PlumblineError lists every mistake with its path and what is allowed.
+
+    `folder` is where the study's file is.
+    """
+    found = examine(config, folder=folder)
     if found.study is None:
         raise mistakes(origin, found.wrong)
     return found.study
@@ -71,20 +86,26 @@ def cut_short(study: Study) -> Study:
 
 def check_config(
     config: dict, files: Iterable[Path | str], looks: Sequence[Look] = ()
-) -> tuple[Study, list[str]]:
-    """Return the study that Snakemake has put together from its config files and its command line, checked, and doubts.
+) -> tuple[Study, list[str], list[str]]:
+    """Return the study that Snakemake has put together from its config files and its command line, checked; what is in
+    doubt of it, and what its files have said.
 
     The files are read again for keys that stand twice: of those Snakemake passes on only the last.
     """
     names = [str(path) for path in files]
     for name in names:
         read_yaml(name)
-    found = examine(config, looks)
+    found = examine(config, looks, folder_of(names[-1]) if names else ROOT)
     if found.study is None:
         raise mistakes(", ".join(names) or "the study", found.wrong)
-    return found.study, found.doubts
+    return found.study, found.doubts, found.said
+
+
+def folder_of(path: Path | str) -> Path:
+    """Return the folder that a study's file is in."""
+    return Path(path).resolve().parent
 
 
 def load_study(path: Path | str) -> Study:
     """Return the checked study of a YAML file."""
-    return check_study(read_yaml(path), str(path))
+    return check_study(read_yaml(path), str(path), folder_of(path))

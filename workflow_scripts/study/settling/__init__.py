@@ -1,0 +1,35 @@
+"""What a study leaves unsaid, settled: short forms written out, once, before anything else looks at the study.
+
+A study may leave to its files what these say themselves (which files there are, how their rows are written, what a
+model can read), and may name many runs by one entry. Whatever comes after reads a study in which all is said: `plan`,
+`references` and `foresight` know one form of each part. Each module here settles one kind of entry, by a function of the
+study, which it changes, and of the folder that the study's file is in; it gives findings. Files are listed and their
+beginnings read; no weights are loaded.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from workflow_scripts.study.findings import Finding, sorted_out
+from workflow_scripts.study.study import Study
+
+Settling = Callable[[Study, Path], Iterator[Finding]]
+
+SETTLINGS: tuple[Settling, ...] = ()  # in this order: models, data, runs
+
+
+class Settled(NamedTuple):
+    """A study in which all is said; a sentence for each mistake, and for what was found out."""
+
+    study: Study
+    wrong: list[str]
+    said: list[str]
+
+
+def settled(study: Study, folder: Path) -> Settled:
+    """Return a study with its short forms written out; what cannot be is left as it is, and said to be wrong."""
+    whole = study.model_copy(deep=True)
+    found = [finding for settling in SETTLINGS for finding in settling(whole, folder)]
+    wrong, said = sorted_out(found)
+    return Settled(whole, wrong, said)
