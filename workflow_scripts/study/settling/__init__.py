@@ -2,9 +2,9 @@
 
 A study may leave to its files what these say themselves (which files there are, how their rows are written, what a
 model can read), and may name many runs by one entry. Whatever comes after reads a study in which all is said: `plan`,
-`references` and `foresight` know one form of each part. Each module here settles one kind of entry, by a function of the
-study, which it changes, and of the folder that the study's file is in; it gives findings. Files are listed and their
-beginnings read; no weights are loaded.
+`references` and `foresight` know one form of each part. Each module here settles one kind of entry, by a function of
+the study, which it changes, and of the folder that the study's file is in; it gives findings: what is certain is a
+mistake, the rest is what was found out. Files are listed and their beginnings read; no weights are loaded.
 """
 
 from collections.abc import Callable, Iterator
