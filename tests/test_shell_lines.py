@@ -24,6 +24,8 @@ from workflow_scripts.plan.layout import Layout, Word
 from workflow_scripts.study import checking, harness_tasks, machine, names
 from workflow_scripts.study.messages import mistakes
 from workflow_scripts.study.mistakes import models_in
+from workflow_scripts.study.settling import data, local_files
+from workflow_scripts.study.settling.lock import LOCK
 from workflow_scripts.study.sources import Place, Source
 from workflow_scripts.study.study import Study
 
@@ -131,7 +133,7 @@ def spoil(config: dict, kind: str, folder: Path) -> tuple[dict, dict[str, str]]:
         spoilt = spoiled(text, kind)
         there_too(folder, text, spoilt)
         candidate = renamed(config, text, spoilt)
-        wrong = checking.examine(candidate, [machine.seen]).wrong
+        wrong = checking.examine(candidate, [machine.seen], ROOT / "tests").wrong
         if wrong:
             refused[text] = str(mistakes("study", wrong))
             assert re.search(r"^  [a-z_]+[.:\[]", refused[text], re.MULTILINE), wrong
@@ -147,6 +149,7 @@ def planned(folder: Path, config: dict) -> dict:
     command = [sys.executable, "-m", "tests.planned_lines", file.name]
     environment = os.environ | {"PYTHONPATH": str(folder), "SOME_KEY": "key"}
     (folder / "tests").mkdir(exist_ok=True)
+    shutil.copyfile(ROOT / "tests" / LOCK, folder / LOCK)
     for name in ("__init__.py", "planned_lines.py"):
         shutil.copyfile(ROOT / "tests" / name, folder / "tests" / name)
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -210,7 +213,7 @@ def owner(model: type[BaseModel], name: str) -> str:
 
 @pytest.mark.parametrize("kinds", [("commands",), ("words",), ("lines", *LEAVING)], ids=" ".join)
 def test_no_text_of_a_study_is_more_than_a_word_of_a_command(repository, monkeypatch, kinds):
-    for looking in (names, machine, harness_tasks):
+    for looking in (names, machine, harness_tasks, data, local_files):
         monkeypatch.setattr(looking, "ROOT", repository)
     monkeypatch.setenv("SOME_KEY", "key")
     config = EVERY_KEY

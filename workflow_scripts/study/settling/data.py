@@ -129,7 +129,7 @@ def shape_of(files: dict[str, Path], part: Dataset) -> Found:
 
 
 def shape_in_lock(folder: Path, entry: Entry, names: list[str], part: Dataset) -> Found:
-    """Return what fits the rows of a locked repository; looked for once, in its first file, and kept in the lock."""
+    """Return what fits the rows of a locked repository; looked for once, in its smallest file, and kept in the lock."""
     asked = canonical_json({"shape": part.shape, "columns": part.columns, "sample_by": part.sample_by})
     known: dict[str, Any] = entry.found.get("shapes", {})
     if asked not in known:
@@ -137,7 +137,8 @@ def shape_in_lock(folder: Path, entry: Entry, names: list[str], part: Dataset) -
             raise PlumblineError(
                 "the lock does not say what its rows are, and a job asks no hub: run check-study first"
             )
-        found = shape_of({names[0]: hub_file(entry, names[0])}, part)
+        name = smallest if (smallest := entry.found["smallest"]) in names else names[0]
+        found = shape_of({name: hub_file(entry, name)}, part)
         known = known | {asked: found._asdict()}
         keep(folder, entry, shapes=known)
     return Found(**known[asked])

@@ -47,14 +47,19 @@ def found_files(paths: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         taken, others = of_rows([name for name in listed if (ROOT / name).is_file()])
         folders = [f"{name}/" for name in listed if (ROOT / name).is_dir()]
         if not taken:
-            there = ", ".join([*others, *folders][:8]) or "nothing"
+            there = ", ".join(map(bare_name, [*others, *folders][:8])) or "nothing"
             told = "is a folder without" if here.is_dir() else "fits no"
             raise PlumblineError(
                 f"{path}: {told} files that can be read as rows ({KINDS}); there is: {there}"
             )
         found += taken
         left_out += [*others, *(folders if here.is_dir() else [])]
-    return names_of(list(dict.fromkeys(found))), [os.path.basename(name.rstrip("/")) for name in left_out]
+    return names_of(list(dict.fromkeys(found))), list(map(bare_name, left_out))
+
+
+def bare_name(path: str) -> str:
+    """Return the last part of a path, of a folder with its slash."""
+    return path[path.rstrip("/").rfind("/") + 1 :]
 
 
 def readable(files: Iterable[str], repo: str) -> tuple[list[str], list[str]]:

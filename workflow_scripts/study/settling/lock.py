@@ -135,7 +135,8 @@ def resolved(asked: Entry) -> Entry:
             from workflow_scripts.study.settling.hub_splits import files_of_split
 
             split, names = files_of_split(at_commit)
-            found = {"split": split}
+            sizes = {file.name: file.size for file in listing.files}
+            found = {"split": split, "smallest": min(names, key=lambda name: sizes[name] or 0)}
         else:
             names, found = [file.name for file in taken_whole(listing.files, asked.repo)], {}
     except Unavailable as reason:
