@@ -199,6 +199,8 @@ def flow(value: Any) -> str:
     """Return a value as YAML on one line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {flow(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(flow, value))}]"
     plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./ -]*", value)
     return (
         value if plain and value.lower() not in ("null", "true", "false", "yes", "no") else json.dumps(value)
