@@ -12,9 +12,15 @@ from workflow_scripts.look import look
 from workflow_scripts.look.look import columns_in, flow, histogram
 from workflow_scripts.look.tokens import Speech
 from workflow_scripts.study.checking import examine
+from workflow_scripts.study.settling.lock import JOB
 from workflow_scripts.study.templates import bundled_templates
 
 ROWS = "id,question,answer\n" + "".join(f"{n},What is {n}?,It is {n}.\n" for n in range(20)) + "20,Why?,\n"
+
+
+@pytest.fixture(autouse=True)
+def asked_by_hand(monkeypatch):
+    monkeypatch.delenv(JOB, raising=False)
 
 
 def told(capsys, *flags: str) -> str:
@@ -28,8 +34,8 @@ def test_a_look_says_columns_shape_losses_lengths_and_first_rows(tmp_path, capsy
     for words in (
         "columns: id (text), question (text), answer (text)",
         "prompt_completion (prompt: question, completion: answer), 21 rows in",
-        "kept: 20 rows; rejected, or cut: 2",
-        "1 × empty message (first: line 22)",
+        "kept: 20 rows; rejected: 1",
+        "1 × empty message (a turn; first: line 22)",
         "4 to 7       ######################################## 20",
         "half have at most 6 words",
         "[user] What is 0?\n[assistant] It is 0.",

@@ -137,10 +137,11 @@ def told_rejected(found: Cleaned) -> list[str]:
     for entry in found.rejected:
         reasons.setdefault(entry["reason"], []).append(entry)
     ordered = sorted(reasons.items(), key=lambda item: -len(item[1]))
-    lines = [f"kept: {len(found.rows)} rows; rejected, or cut: {len(found.rejected)}"]
+    rows = sum(entry["level"] == "row" for entry in found.rejected)
+    lines = [f"kept: {len(found.rows)} rows; rejected: {rows}"]
     for reason, entries in ordered[:10]:
         place = f"line {entries[0]['line']}" if entries[0].get("line") else f"row {entries[0].get('index')}"
-        lines.append(f"  {len(entries)} × {reason} (first: {place})")
+        lines.append(f"  {len(entries)} × {reason} (a {entries[0]['level']}; first: {place})")
     return [*lines, *(f"  note: {note}: {count}" for note, count in found.notes.items())]
 
 
