@@ -145,7 +145,7 @@ def fit_row(
     facts["completions_cut"] = sum(
         len(part) < len(reply) for part, (_, reply) in zip(left, tokens, strict=True)
     )
-    facts["ends_lost"] = facts["completions_cut"] if reply_end(template) else 0
+    facts["ends_lost"] = facts["completions_cut"] if reply_end(template, tokenizer) else 0
     return Row([prompt for prompt, _ in tokens], left, facts)
 
 

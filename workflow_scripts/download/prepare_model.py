@@ -10,6 +10,7 @@ import argparse
 import os
 import shutil
 import struct
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -334,11 +335,18 @@ def nll_per_token(folder: Path, texts: list[str]) -> float:
 
 
 def check_end(folder: Path, template: dict[str, Any]) -> None:
-    """Raise PlumblineError where the end of a template is no token of the model in a folder."""
-    from workflow_scripts.common.models import load_tokenizer
-    from workflow_scripts.common.templates import ends_of, reply_end
+    """Raise PlumblineError where the end of a template is no token of the model in a folder, or its own writes none.
 
-    ends_of(reply_end(template), load_tokenizer(folder))
+    What its own does not write of conversations is said.
+    """
+    from workflow_scripts.common.models import load_tokenizer
+    from workflow_scripts.common.own_template import shortcomings
+    from workflow_scripts.common.templates import ends_of, is_own, reply_end, voice_of
+
+    tokenizer = load_tokenizer(folder)
+    ends_of(reply_end(template, tokenizer), tokenizer)
+    for line in shortcomings(voice_of(tokenizer)) if is_own(template) else ():
+        print(f"warning: {line}", file=sys.stderr)
 
 
 # By a model's `format`: from the folder of its source and the model's settings to a folder that transformers loads.

@@ -10,6 +10,7 @@ from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.lineage import CALIBRATION
 from workflow_scripts.study.names import Names, name_in
 from workflow_scripts.study.part import Part
+from workflow_scripts.study.templates import OWN
 
 if TYPE_CHECKING:
     from workflow_scripts.study.study import Study
@@ -29,6 +30,8 @@ class TemplatePart(Strict):
     end: str = ""
     """What ends the content, and is trained with it. The reply's end has to be one of the model's special tokens;
     without one, answers end at the model's own end token or at `stop` strings."""
+    strip: bool | None = None
+    """Contents of this role are stripped of white space first; null: as the template's `strip` has it."""
 
 
 class Template(Part):
@@ -58,7 +61,9 @@ class Template(Part):
     fine-tuning takes each turn of the assistant as a row of its own, so that all are learned as they are asked for."""
 
     def names(self, path: str, need: Names) -> None:
-        """Need nothing: a template stands alone."""
+        """Need nothing: a template stands alone. One name is taken."""
+        if name_in(path) == OWN:
+            need.refuse(path, "names the chat template of a model's own tokenizer; give it another name")
 
 
 class ModelCheck(Strict):
