@@ -1,8 +1,9 @@
 """Turn a fetched source into a model folder that transformers loads: safetensors, tokenizer, config.
 
-Formats: `hf` (already such a folder: its files are linked), `llama2c` (the flat float32 checkpoint and the
+Formats: `hf` (already such a folder: its files are linked; with a PEFT adapter among them the two are merged), `llama2c` (the flat float32 checkpoint and the
 `tokenizer.bin` of the llama2.c project) and `gguf` (one file with quantised weights and tokenizer, dequantised once).
-Beside the tokenizer it writes the template that the study speaks to the model in, in place of any that came with it.
+Beside the tokenizer it writes the template that the study speaks to the model in, in place of any that came with it,
+unless that is the model's own.
 Not covered: any format that needs unpickling.
 """
 
@@ -23,6 +24,7 @@ from workflow_scripts.common.chat_template import save_chat_template
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_folder, write_manifest
 from workflow_scripts.common.settings import settings_of
+from workflow_scripts.download.merge_adapter import is_adapter, merge_adapter
 
 
 class Check(TypedDict):
@@ -350,8 +352,9 @@ def check_end(folder: Path, template: dict[str, Any]) -> None:
 
 
 # By a model's `format`: from the folder of its source and the model's settings to a folder that transformers loads.
-CONVERTERS: dict[str, Callable[[Path, Settings, Path], None]] = {
-    "hf": lambda source, settings, folder: link_hf(source, folder),
+# What they return are facts for the manifest.
+CONVERTERS: dict[str, Callable[[Path, Settings, Path], dict[str, Any] | None]] = {
+    "hf": lambda source, settings, folder: (merge_adapter if is_adapter(source) else link_hf)(source, folder),
     "llama2c": lambda source, settings, folder: convert_llama2c(
         source / settings["weights"], source / settings["tokenizer"], folder
     ),
@@ -370,8 +373,8 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = arguments.settings
     with finished_folder(arguments.output) as folder:
-        CONVERTERS[settings["format"]](arguments.source, settings, folder)
-        facts = add_padding(folder) if settings["add_pad"] else {}
+        facts = CONVERTERS[settings["format"]](arguments.source, settings, folder) or {}
+        facts |= add_padding(folder) if settings["add_pad"] else {}
         save_chat_template(folder, settings["template"])
         check_end(folder, settings["template"])
         check_finite(folder)

@@ -35,7 +35,7 @@ class Study(Strict):
     """Every run is trained once with each."""
     templates: dict[Name, Template] = {}
     """Chat templates of one's own; those that come with Plumbline are in workflow_scripts/common/templates.yaml."""
-    sources: dict[Name, Source]
+    sources: dict[Name, Source] = {}
     """What is fetched, simulated, or written by a model."""
     models: dict[Name, Model] = Field(min_length=1)
     """The base policies."""

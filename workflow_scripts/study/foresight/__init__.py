@@ -24,6 +24,7 @@ from workflow_scripts.study.foresight.training import (
     trainings_of_one_step,
     validated_on_what_is_learned,
 )
+from workflow_scripts.study.foresight.own_templates import own_after_another
 from workflow_scripts.study.foresight.twice import named_twice
 from workflow_scripts.study.foresight.watched import watched_on_tests, watched_on_what_is_learned
 from workflow_scripts.study.lineage import Policy
@@ -37,6 +38,7 @@ def foreseen(study: Study, policies: dict[str, Policy]) -> tuple[list[str], list
             *room_for_answers(study, policies),
             *longer_than_context(study, policies),
             *faults_of_parts(study),
+            *own_after_another(study, policies),
             *named_twice(study),
             *resources_that_do_not_fit(study),
             *splits_without_rows(study),
