@@ -14,7 +14,7 @@ from tests.family_templates import (
 )
 from tests.texts import TEMPLATES
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.own_template import Unspeakable, shortcomings
+from workflow_scripts.common.own_template import Unspeakable, shortcomings, voice_of
 from workflow_scripts.common.templates import (
     IGNORED,
     encode,
@@ -26,7 +26,6 @@ from workflow_scripts.common.templates import (
     tokenise_conversation,
     tokenise_prompt,
     tokenise_reply,
-    voice_of,
 )
 
 OWN = {"own": True}

@@ -52,6 +52,24 @@ class Voice(NamedTuple):
     added: frozenset[str]
 
 
+def voice_of(tokenizer: Any) -> Voice:
+    """Return the chat template that a tokenizer brings along; Unspeakable where it has none."""
+    try:
+        source = tokenizer.get_chat_template()
+    except ValueError:
+        raise Unspeakable(
+            "the tokenizer has no chat template of its own; name one, `template: chatml` say"
+        ) from None
+    return _voice(tokenizer, len(tokenizer), source)
+
+
+@functools.lru_cache(maxsize=8)
+def _voice(tokenizer: Any, size: int, source: str) -> Voice:
+    tokens = {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
+    added = frozenset(token.content for token in tokenizer.added_tokens_decoder.values())
+    return Voice(source, tuple(sorted(tokens.items())), added)
+
+
 class Shape(NamedTuple):
     """What a template writes for speakers in some order: `words` before each content, and behind the last.
 

@@ -23,7 +23,7 @@ from typing_extensions import TypedDict
 
 from workflow_scripts.common.decoding import opening, tokens_within
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.own_template import Unspeakable, Voice, end_of, spoken, strips
+from workflow_scripts.common.own_template import Unspeakable, end_of, spoken, strips, voice_of
 
 IGNORED = -100  # the label every loss skips
 REPLIES = ("replies", "header", "after", "next")  # how much of the template is learned with a reply
@@ -102,24 +102,6 @@ def reply_part(template: dict) -> dict:
 def is_own(template: dict) -> bool:
     """Tell whether a template is the one that the model's tokenizer brings along."""
     return bool(template.get("own"))
-
-
-def voice_of(tokenizer: Any) -> Voice:
-    """Return the chat template that a tokenizer brings along; Unspeakable where it has none."""
-    try:
-        source = tokenizer.get_chat_template()
-    except ValueError:
-        raise Unspeakable(
-            "the tokenizer has no chat template of its own; name one, `template: chatml` say"
-        ) from None
-    return _voice(tokenizer, len(tokenizer), source)
-
-
-@functools.lru_cache(maxsize=8)
-def _voice(tokenizer: Any, size: int, source: str) -> Voice:
-    tokens = {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
-    added = frozenset(token.content for token in tokenizer.added_tokens_decoder.values())
-    return Voice(source, tuple(sorted(tokens.items())), added)
 
 
 def reply_end(template: dict, tokenizer: Any) -> str:

@@ -342,8 +342,8 @@ def check_end(folder: Path, template: dict[str, Any]) -> None:
     What its own does not write of conversations is said.
     """
     from workflow_scripts.common.models import load_tokenizer
-    from workflow_scripts.common.own_template import shortcomings
-    from workflow_scripts.common.templates import ends_of, is_own, reply_end, voice_of
+    from workflow_scripts.common.own_template import shortcomings, voice_of
+    from workflow_scripts.common.templates import ends_of, is_own, reply_end
 
     tokenizer = load_tokenizer(folder)
     ends_of(reply_end(template, tokenizer), tokenizer)

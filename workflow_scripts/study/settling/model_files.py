@@ -37,7 +37,7 @@ class Facts(NamedTuple):
     """What files say of a model; None and "" where they do not.
 
     `added` are its tokenizer's added tokens, `named` its special tokens by what they are, `ends` the texts of those at
-    which the model itself says that a text ends.
+    which the model itself says that a text ends; `base` is what an adapter says that it adapts.
     """
 
     architecture: str
@@ -48,6 +48,7 @@ class Facts(NamedTuple):
     added: list[str]
     named: dict[str, str]
     ends: list[str]
+    base: str | None = None
 
     def voice(self) -> Voice | None:
         """Return the chat template as it is rendered, None where there is none."""
@@ -124,6 +125,7 @@ def facts_of(files: dict[str, Path], where: str) -> Facts:
         sorted(set(added.values())),
         named,
         ends_in(read.get("generation_config.json", {}), own, added, named),
+        read.get("adapter_config.json", {}).get("base_model_name_or_path"),
     )
 
 

@@ -6,7 +6,8 @@ says none. What was found is said. Of a model hub the commit, the pins and what 
 
 import functools
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,15 +16,19 @@ from pydantic import ValidationError
 
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.files import read_json
+from workflow_scripts.common.files import read_json, sha256_of
 from workflow_scripts.common.own_template import Unspeakable
+from workflow_scripts.study.basics import REPOSITORY
 from workflow_scripts.study.findings import Finding, doubt, wrong
 from workflow_scripts.study.memory import written
 from workflow_scripts.study.messages import nearest, shown, unknown
-from workflow_scripts.study.models import ORIGINS, Model
+from workflow_scripts.study.models import ORIGINS, Base, Model
 from workflow_scripts.study.settling.gguf_header import read_header
+from workflow_scripts.study.settling.lock import Entry, entry_of, hub_file, keep
 from workflow_scripts.study.settling.model_files import (
     ADAPTER,
+    ESSENTIAL,
+    SMALL,
     Facts,
     facts_of,
     files_of_model,
@@ -145,7 +150,7 @@ def of_this_machine(model: Model, folder: Path) -> Taken:
         return Taken(of_files(files), {"format": "gguf", "weights": place.name}, facts, f"from {model.path}")
     names = names_in(place)
     if ADAPTER[0] in names:
-        return adapter_of_this_machine(model, place, names)
+        return adapter_of_this_machine(model, folder, place, names)
     if model.base:
         raise PlumblineError(f"{model.path} is a whole model, no adapter: leave out base")
     taken = files_of_model(names, f"{model.path}", model.trust_remote_code)
@@ -154,22 +159,49 @@ def of_this_machine(model: Model, folder: Path) -> Taken:
     return Taken(of_files(files), {"format": "hf"}, facts, f"from {model.path}")
 
 
-def adapter_of_this_machine(model: Model, place: Path, names: list[str]) -> Taken:
-    """Find the files of an adapter and of its base, a folder of this machine: it is made of both."""
+def adapter_of_this_machine(model: Model, folder: Path, place: Path, names: list[str]) -> Taken:
+    """Find the files of an adapter and of its base, in a folder or a repository of the hub: it is made of both."""
+    own = adapter_files(names, f"{model.path}")
+    paths = {name: os.path.join(model.path or "", name) for name in own}
+    if model.base and model.base.hf:
+        entry = entry_of(folder, "model", model.base.hf, model.base.revision)
+        taken = beside_adapter(files_of_model(entry.files, model.base.hf), own)
+        facts = facts_in_lock(folder, entry)
+        if voices := tokenizer_files(own):  # it speaks as its own tokenizer does
+            facts = with_voice(facts, facts_of({name: place / name for name in voices}, f"{model.path}"))
+        # Files of several places have to be pinned, so that together they are what the study says.
+        pins = {name: entry.files[name] for name in taken} | {name: sha256_of(place / name) for name in own}
+        places = [hub_place(entry, taken), {"file": {"files": paths}}]
+        source, base = {"files": pins, "places": places}, told_repository(entry)
+    else:
+        base = base_of(model, place)
+        names_of_base = names_in(here(base, "the adapter's base"))
+        taken = beside_adapter(files_of_model(names_of_base, base, model.trust_remote_code), own)
+        files = {name: os.path.join(base, name) for name in taken} | paths
+        facts = facts_of({name: ROOT / path for name, path in files.items()}, f"{model.path}")
+        source = of_files(files)
+    return Taken(source, {"format": "hf"}, facts, f"the adapter {model.path} merged into {base}")
+
+
+def adapter_files(names: Iterable[str], where: str) -> list[str]:
+    """Return those of some files that make an adapter, and its tokenizer if it has one of its own."""
     if ADAPTER[1] not in names:
         raise PlumblineError(
-            f"{model.path} is an adapter without {ADAPTER[1]}: save it again by save_pretrained, which writes safetensors"
+            f"{where} is an adapter without {ADAPTER[1]}: save it again by save_pretrained, which writes safetensors"
         )
-    base = base_of(model, place)
-    base_place = here(base, "the adapter's base")
-    base_files = files_of_model(names_in(base_place), base, model.trust_remote_code)
-    own = tokenizer_files(names)
-    if own:  # a tokenizer is taken whole from one of them
-        base_files = [name for name in base_files if name not in tokenizer_files(base_files)]
-    files = {name: os.path.join(base, name) for name in base_files}
-    files |= {name: os.path.join(model.path or "", name) for name in [*own, *ADAPTER]}
-    facts = facts_of({name: ROOT / path for name, path in files.items()}, f"{model.path}")
-    return Taken(of_files(files), {"format": "hf"}, facts, f"the adapter {model.path} merged into {base}")
+    own = tokenizer_files(name for name in names if "/" not in name)
+    return [*ADAPTER, *own] if any(map(ESSENTIAL.fullmatch, own)) else list(ADAPTER)
+
+
+def beside_adapter(base: list[str], own: list[str]) -> list[str]:
+    """Return the files of a base that an adapter has not itself: a tokenizer is taken whole from one of them."""
+    voices = tokenizer_files(base) if tokenizer_files(own) else []
+    return [name for name in base if name not in voices and name not in own]
+
+
+def with_voice(facts: Facts, other: Facts) -> Facts:
+    """Return what files say of a model, that of its tokenizer as others say it."""
+    return facts._replace(chat_template=other.chat_template, added=other.added, named=other.named)
 
 
 def base_of(model: Model, place: Path) -> str:
@@ -182,7 +214,7 @@ def base_of(model: Model, place: Path) -> str:
         return found
     raise PlumblineError(
         f"{model.path} is an adapter of {shown(named)}, which is no folder here: say where its base is, "
-        "`base: {path: …}`"
+        "`base: {path: …}` or `base: {hf: owner/name}`"
     )
 
 
@@ -194,7 +226,66 @@ def of_preset(model: Model, folder: Path) -> Taken:
     return Taken(preset["source"], dict(preset["model"]), None, preset["about"])
 
 
-TAKEN_BY = {"path": of_this_machine, "preset": of_preset}
+def of_the_hub(model: Model, folder: Path) -> Taken:
+    """Find the files that the lock has of a repository, and what they say, as its commit has them."""
+    repo = model.hf or ""
+    entry = entry_of(folder, "model", repo, model.revision)
+    if ADAPTER[0] in entry.files:
+        return adapter_of_the_hub(model, folder, entry)
+    if model.base:
+        raise PlumblineError(f"{repo} is a whole model, no adapter: leave out base")
+    taken = files_of_model(entry.files, repo)
+    source = {"files": {name: entry.files[name] for name in taken}, "places": [hub_place(entry, taken)]}
+    return Taken(source, {"format": "hf"}, facts_in_lock(folder, entry), f"from {told_repository(entry)}")
+
+
+def adapter_of_the_hub(model: Model, folder: Path, entry: Entry) -> Taken:
+    """Find the files of an adapter and of its base, two repositories of the hub."""
+    own = adapter_files(entry.files, entry.repo)
+    named = str(facts_in_lock(folder, entry).base or "")
+    base = model.base or (Base(hf=named) if re.fullmatch(REPOSITORY, named) and "/" in named else None)
+    if base is None or base.path:
+        raise PlumblineError(
+            f"{entry.repo} is an adapter of {shown(named)}: say which repository its base is, `base: {{hf: owner/name}}`, "
+            "or take the adapter's files to this machine and name both by path"
+        )
+    below = entry_of(folder, "model", base.hf, base.revision)
+    taken = beside_adapter(files_of_model(below.files, base.hf), own)
+    facts = facts_in_lock(folder, below)
+    facts = with_voice(facts, facts_in_lock(folder, entry)) if tokenizer_files(own) else facts
+    pins = {name: below.files[name] for name in taken} | {name: entry.files[name] for name in own}
+    source = {"files": pins, "places": [hub_place(below, taken), hub_place(entry, own)]}
+    where = f"the adapter {told_repository(entry)} merged into {told_repository(below)}"
+    return Taken(source, {"format": "hf"}, facts, where)
+
+
+def facts_in_lock(folder: Path, entry: Entry) -> Facts:
+    """Return what the files of a locked repository say of its model; looked for once, and kept in the lock."""
+    known = entry.found.get("model")
+    if known is None:
+        small = [name for name in SMALL if name in entry.files and name != "tokenizer.json"]
+        files = {name: hub_file(entry, name) for name in small}
+        tokenizer = files.get("tokenizer_config.json")
+        if "tokenizer.json" in entry.files and not (tokenizer and read_json(tokenizer).get("added_tokens_decoder")):
+            files["tokenizer.json"] = hub_file(entry, "tokenizer.json")  # large
+        known = facts_of(files, entry.repo)._asdict()
+        keep(folder, entry, model=known)
+    return Facts(**known)
+
+
+def hub_place(entry: Entry, files: list[str]) -> dict[str, Any]:
+    """Return the place of some files of a locked repository."""
+    named = {name: name for name in files}
+    return {"hf": {"repo": entry.repo, "revision": entry.commit, "repo_type": "model", "files": named}}
+
+
+def told_repository(entry: Entry) -> str:
+    """Return a locked repository in a few words."""
+    branch = "" if entry.revision == entry.commit else f" ({entry.revision})"
+    return f"{entry.repo}@{entry.commit[:10]}{branch}"
+
+
+TAKEN_BY = {"path": of_this_machine, "hf": of_the_hub, "preset": of_preset}
 
 
 @functools.cache
