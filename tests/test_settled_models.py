@@ -79,7 +79,7 @@ def test_what_was_found_is_said(speaker):
         f"with </s>; from {speaker}"
     )
     (line,) = looked_at({"path": str(speaker), "template": "tulu", "context": 300}).said
-    assert "context 300; speaks tulu; " in line
+    assert "context 300, speaks tulu; " in line
 
 
 @pytest.mark.parametrize(
@@ -202,6 +202,7 @@ def locked(study: Path, repo: str, folder: Path) -> dict[str, str]:
 def hub(monkeypatch) -> dict[str, Path]:
     """Folders in place of the hub's repositories."""
     folders: dict[str, Path] = {}
+    monkeypatch.delenv(lock.JOB)
     monkeypatch.setattr(settling, "hub_file", lambda entry, name: folders[entry.repo] / name)
     return folders
 

@@ -31,7 +31,7 @@ from workflow_scripts.clean.lengths import check_length, recent
 from workflow_scripts.clean.near_duplicates import with_splits, without_near_duplicates
 from workflow_scripts.clean.raw_pairs import clean_raw_pair
 from workflow_scripts.clean.reading import Fault, RawRow
-from workflow_scripts.clean.rows import open_row, split_row
+from workflow_scripts.clean.rows import open_row, renamed, split_row
 from workflow_scripts.clean.sampling import read_sample
 from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.clean.schemas.row import Opened
@@ -275,7 +275,8 @@ def read_all(inputs: Sequence[str], settings: Settings, ledger: Ledger) -> list[
     kept = []
     for number, path in enumerate(inputs, 1):
         file = labels[str(path)]
-        for row in read_sample(path, settings, ledger):
+        for raw in read_sample(path, settings, ledger):
+            row = renamed(raw, settings["renames"])
             parts, left_out = split_row(row, settings, draws)
             ledger.notes.update(left_out)
             ledger.rows_read[file] += len(parts)
@@ -288,7 +289,7 @@ def read_all(inputs: Sequence[str], settings: Settings, ledger: Ledger) -> list[
                     place["part"] = part_number
                 opened, fault = _open(part, settings, ledger, draws)
                 if conversation := clean(opened, fault, place, settings, ledger):
-                    conversation["columns"] = {column: row.value.get(column) for column in columns}
+                    conversation["columns"] = {column: raw.value.get(column) for column in columns}
                     found.append(conversation)
             if found:
                 name = name_row(row, number, taken, schema.first_id)

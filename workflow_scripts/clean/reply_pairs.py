@@ -34,6 +34,8 @@ def every_pair(settings: ReplyPairs) -> Settings:
         "group_by": "problem",
         "exclude_groups_of": [],
         "columns": {},
+        "renames": {},
+        "sample_by": "line",
         "sample": None,
         "near_duplicates": None,
         "subset": None,

@@ -108,6 +108,8 @@ class Settings(TypedDict):
     group_by: Literal["problem", "question", "conversation"]
     exclude_groups_of: list[str]
     columns: dict[str, list[str]]
+    renames: dict[str, str]
+    sample_by: Literal["line", "paragraph", "document"]
     sample: Sample | None
     near_duplicates: NearDuplicates | None
     subset: Subset | None

@@ -3,6 +3,7 @@ honoured; a token that lies elsewhere on this machine is not sent."""
 
 import fnmatch
 import os
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from workflow_scripts.download.transfer import TIMEOUT, Unavailable, patient, reasons_for, refusal
@@ -12,6 +13,12 @@ from workflow_scripts.download.unpack import refuse_unsafe_name
 WHOLE = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "tokenizer*")
 NEVER = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.h5", "*.msgpack", "*.py")
 
+REPOSITORIES: dict[
+    str, Callable
+] = {  # by an hf place's `repo_type`: what the hub is asked about a repository with
+    "model": lambda api: api.model_info,
+    "dataset": lambda api: api.dataset_info,
+}
 RepoType = Literal["model", "dataset"]
 
 
@@ -55,7 +62,7 @@ def list_repository(repo: str, repo_type: RepoType, revision: str, pause: float 
     from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi(endpoint=constants.ENDPOINT, token=token() or False)
-    ask = {"model": api.model_info, "dataset": api.dataset_info}[repo_type]
+    ask = REPOSITORIES[repo_type](api)
     what = f"the hub's list of {repo}"
     for attempt in patient(pause):
         with attempt, reasons_for(what):

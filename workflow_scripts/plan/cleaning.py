@@ -10,6 +10,7 @@ from workflow_scripts.study.datasets import OTHER_ASSISTANTS, Dataset, made_of
 from workflow_scripts.study.mixtures import Mixture
 
 NOT_CLEANED_BY = (
+    *("path", "hf", "revision", "hf_config", "hf_split", "shape"),
     *("source", "files", "history_turns", "exclude_groups_of"),
     *("reject_other_assistants", "retrieve", "token_limits"),
 )
@@ -65,7 +66,8 @@ def dataset_settings(plan: Plan, dataset: str) -> str:
     limits = part.token_limits and chosen(part.token_limits, drop=["model"]) | {
         "tokenizer": f"{base_model(plan, part.token_limits.model)}/model"
     }
-    handed = {"exclude_groups_of": rows, "reject_phrases": refused, "token_limits": limits}
+    named = {"columns": part.columns_of_files(), "renames": part.renames()}
+    handed = {"exclude_groups_of": rows, "reject_phrases": refused, "token_limits": limits} | named
     # Splits are filled in the order in which the study names them, unless groups are shuffled over them.
     filled_in_turn = part.split.order == "file" or bool(part.split.by_file)
     return as_json(chosen(part, drop=NOT_CLEANED_BY) | handed, in_order=filled_in_turn)

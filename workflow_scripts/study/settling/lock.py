@@ -57,12 +57,17 @@ def entry_of(
     asked = Entry(repo_type, repo, revision, config, split, "", {}, {})
     if asked.key in entries:
         return entries[asked.key]
-    if os.environ.get(JOB):
+    if in_a_job():
         raise PlumblineError(
             f"{folder / LOCK}: has no entry for {described(asked)}, and a job asks no hub; run check-study first, and "
             "let the jobs see the file"
         )
     return keep(folder, resolved(asked))
+
+
+def in_a_job() -> bool:
+    """Tell whether this is a job's process, which asks nothing and says nothing."""
+    return bool(os.environ.get(JOB))
 
 
 def keep(folder: Path, entry: Entry, **found: Any) -> Entry:
@@ -74,8 +79,8 @@ def keep(folder: Path, entry: Entry, **found: Any) -> Entry:
         write_json(folder / LOCK, {"repositories": rows})
     except OSError as error:
         raise PlumblineError(
-            f"{folder / LOCK}: cannot be written ({error.strerror}); the commit of {described(entry)} is kept there, so "
-            "that every job and every later run reads the same: make the folder writable"
+            f"{folder / LOCK}: cannot be written ({error.strerror}); the commit of {described(entry)} is kept there, "
+            "so that every job and every later run reads the same: make the folder writable"
         ) from None
     return entry
 
@@ -130,7 +135,8 @@ def resolved(asked: Entry) -> Entry:
             from workflow_scripts.study.settling.hub_splits import files_of_split
 
             split, names = files_of_split(at_commit)
-            found = {"split": split}
+            sizes = {file.name: file.size for file in listing.files}
+            found = {"split": split, "smallest": min(names, key=lambda name: sizes[name] or 0)}
         else:
             names, found = [file.name for file in taken_whole(listing.files, asked.repo)], {}
     except Unavailable as reason:
@@ -150,6 +156,6 @@ def advised(entry: Entry, reason: str) -> str:
     hints = [
         "check the name and the revision",
         "set HF_TOKEN for what is private or gated, HF_ENDPOINT for a mirror",
-        f"or, without a network, have the {LOCK} of someone who could ask beside the study, or name local files by `path`",
+        f"or, without a network, put the {LOCK} of someone who could ask beside the study, or name local files by path",
     ]
     return f"the hub does not say what {described(entry)} is ({reason}); {'; '.join(hints)}"

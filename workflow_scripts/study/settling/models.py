@@ -24,7 +24,7 @@ from workflow_scripts.study.memory import written
 from workflow_scripts.study.messages import nearest, shown, unknown
 from workflow_scripts.study.models import ORIGINS, Base, Model
 from workflow_scripts.study.settling.gguf_header import read_header
-from workflow_scripts.study.settling.lock import Entry, entry_of, hub_file, keep
+from workflow_scripts.study.settling.lock import Entry, entry_of, hub_file, in_a_job, keep
 from workflow_scripts.study.settling.model_files import (
     ADAPTER,
     ESSENTIAL,
@@ -263,6 +263,10 @@ def facts_in_lock(folder: Path, entry: Entry) -> Facts:
     """Return what the files of a locked repository say of its model; looked for once, and kept in the lock."""
     known = entry.found.get("model")
     if known is None:
+        if in_a_job():
+            raise PlumblineError(
+                "the lock does not say what its files are, and a job asks no hub: run check-study first"
+            )
         small = [name for name in SMALL if name in entry.files and name != "tokenizer.json"]
         files = {name: hub_file(entry, name) for name in small}
         tokenizer = files.get("tokenizer_config.json")
