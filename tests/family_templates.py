@@ -1,4 +1,4 @@
-"""Chat templates that write what those of published models write, in our own words; and ones that cannot be learned from."""
+"""Chat templates that write what those of published models write, in our words; and ones that do what is refused."""
 
 import copy
 
@@ -33,7 +33,8 @@ FAMILIES = {
 {%- set first, rest = '', messages %}
 {%- if messages[0].role == 'system' %}{% set first, rest = messages[0].content ~ '\n\n', messages[1:] %}{% endif %}
 {%- for m in rest %}
-    {%- if m.role == 'user' %}{{ '[INST] ' ~ (first if loop.last or (loop.index0 == rest | length - 2 and rest[-1].role == 'assistant') else '') ~ m.content ~ '[/INST]' }}
+    {%- set is_last = loop.last or (loop.index0 == rest | length - 2 and rest[-1].role == 'assistant') %}
+    {%- if m.role == 'user' %}{{ '[INST] ' ~ (first if is_last else '') ~ m.content ~ '[/INST]' }}
     {%- elif m.role == 'assistant' %}{{ ' ' ~ m.content | trim ~ eos_token }}
     {%- else %}{{ raise_exception('only user and assistant roles') }}{% endif %}
 {%- endfor %}""",
@@ -43,7 +44,8 @@ FAMILIES = {
     {%- set first, rest = '<<SYS>>\n' ~ messages[0].content | trim ~ '\n<</SYS>>\n\n', messages[1:] %}
 {%- endif %}
 {%- for m in rest %}
-    {%- if m.role == 'user' %}{{ bos_token ~ '[INST] ' ~ (first if loop.first else '') ~ m.content | trim ~ ' [/INST]' }}
+    {%- set before = bos_token ~ '[INST] ' ~ (first if loop.first else '') %}
+    {%- if m.role == 'user' %}{{ before ~ m.content | trim ~ ' [/INST]' }}
     {%- else %}{{ ' ' ~ m.content | trim ~ ' ' ~ eos_token }}{% endif %}
 {%- endfor %}""",
     "zephyr": """
@@ -60,10 +62,14 @@ def chatml(said: str = "m.content") -> str:
     return CHATML.replace("SAID", said)
 
 
-THINKING = chatml("('<think>\n\n</think>\n\n' ~ m.content if m.role == 'assistant' and loop.last else m.content)")
+THINKING = chatml(
+    "('<think>\n\n</think>\n\n' ~ m.content if m.role == 'assistant' and loop.last else m.content)"
+)
 FORGETTING = chatml("m.content.split('</think>')[-1]")
 DATED = "{{ strftime_now('%d %B %Y') ~ '\n' }}" + chatml()
-CLOSING = chatml().replace("{% if add", "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}{% if add")
+CLOSING = chatml().replace(
+    "{% if add", "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}{% if add"
+)
 ENDLESS = chatml().replace("<|im_end|>", "")
 
 

@@ -1,4 +1,4 @@
-"""A model's own chat template: the ids that `apply_chat_template` gives, masks as of ours, and what is refused, and why."""
+"""A model's own chat template: the ids that `apply_chat_template` gives, masks as of ours, and what is refused."""
 
 import pytest
 
@@ -117,8 +117,16 @@ def test_the_words_that_a_policy_itself_puts_before_its_reply_are_learned():
     [
         (THINKING, TALK, "writes the first 2 messages of a conversation otherwise once it goes on"),
         (CLOSING, TALK, "writes the first 1 messages of a conversation otherwise once it goes on"),
-        (FAMILIES["mistral"], [SYSTEM, *TALK], r"what message 1 of 5 says \(of the system\) once, in its place"),
-        (FAMILIES["gemma"], [TALK[0], *TALK], r"refuses a conversation of user, user.* \(roles must alternate\)"),
+        (
+            FAMILIES["mistral"],
+            [SYSTEM, *TALK],
+            r"what message 1 of 5 says \(of the system\) once, in its place",
+        ),
+        (
+            FAMILIES["gemma"],
+            [TALK[0], *TALK],
+            r"refuses a conversation of user, user.* \(roles must alternate\)",
+        ),
         (
             FORGETTING,
             [TALK[0], {"role": "assistant", "content": "<think>Hm.</think>So."}],
@@ -132,7 +140,9 @@ def test_the_words_that_a_policy_itself_puts_before_its_reply_are_learned():
 def test_a_conversation_that_cannot_be_learned_from_is_refused_with_the_reason_and_what_to_do(
     source, messages, reason
 ):
-    with pytest.raises(Unspeakable, match=f"(?s){reason}.*name another template for it, `template: chatml` say"):
+    with pytest.raises(
+        Unspeakable, match=f"(?s){reason}.*name another template for it, `template: chatml` say"
+    ):
         render(messages, OWN, speaking(source))
     why = refused(messages[:-1], [messages[-1]["content"]], OWN, speaking(source))
     assert why is not None
@@ -151,8 +161,12 @@ def test_a_template_without_an_end_or_that_is_none_is_refused():
 def test_what_a_template_does_not_write_of_conversations_is_told_beforehand():
     assert shortcomings(voice_of(speaking(FAMILIES["qwen"]))) == []
     (line,) = shortcomings(voice_of(speaking(THINKING)))
-    assert line.startswith("conversations with several exchanges are refused: the model's own chat template writes")
-    no_system = FAMILIES["gemma"].replace("== 'system' %}", "== 'system' %}{{ raise_exception('no system') }}")
+    assert line.startswith(
+        "conversations with several exchanges are refused: the model's own chat template writes"
+    )
+    no_system = FAMILIES["gemma"].replace(
+        "== 'system' %}", "== 'system' %}{{ raise_exception('no system') }}"
+    )
     (line,) = shortcomings(voice_of(speaking(no_system)))
     assert line.startswith("conversations with a system message are refused:")
     assert "(no system)" in line
@@ -167,9 +181,11 @@ def test_an_answer_is_stripped_where_the_template_strips_replies():
 
 
 def test_templates_may_mark_what_is_learned_and_leave_loops():
-    marked = chatml("m.content").replace("{{ '<|im_start|>' ~ m.role ~ '\n' ~ m.content ~ '<|im_end|>\n' }}",
+    marked = chatml("m.content").replace(
+        "{{ '<|im_start|>' ~ m.role ~ '\n' ~ m.content ~ '<|im_end|>\n' }}",
         "{% if m.role == 'none' %}{% continue %}{% endif %}{{ '<|im_start|>' ~ m.role ~ '\n' }}"
-        "{% generation %}{{ m.content ~ '<|im_end|>' }}{% endgeneration %}{{ '\n' }}")
+        "{% generation %}{{ m.content ~ '<|im_end|>' }}{% endgeneration %}{{ '\n' }}",
+    )
     assert "generation %}" in marked
     assert encode(*[render(TALK, OWN, speaking(marked)).text, speaking(marked)])[0] == applied(
         speaking(marked), TALK, False

@@ -1,4 +1,4 @@
-"""Models by path, by name and from a hub: a settled study equals the long form, and what cannot be one says what to do."""
+"""Models by path, by name and from a hub: settled, a study equals the long form; what is no model says what to do."""
 
 import json
 import shutil
@@ -9,8 +9,9 @@ import pytest
 from tests.family_templates import DATED, FAMILIES
 from tests.plans import DEFAULT, config_of, plan_of
 from tests.studies import put
+from tests.texts import TEMPLATES
 from workflow_scripts.common.files import read_json, sha256_of, write_json
-from workflow_scripts.plan.sources import model_settings, models
+from workflow_scripts.plan.sources import local_files, model_settings, models, source_key
 from workflow_scripts.study.checking import check_study, examine
 from workflow_scripts.study.settling import lock
 from workflow_scripts.study.settling import models as settling
@@ -62,12 +63,17 @@ def test_a_folder_becomes_the_long_form(speaker):
     config = with_model(
         {"source": "tiny", "format": "hf", "template": "tokenizer", "context": 512, "parameters": 31392.0}
     )
-    config = put(config, "sources.tiny", {"files": dict.fromkeys(files), "places": [{"file": {"files": files}}]})
+    config = put(
+        config, "sources.tiny", {"files": dict.fromkeys(files), "places": [{"file": {"files": files}}]}
+    )
     short = check_study(with_model({"path": str(speaker)}))
     long = check_study(config)
     assert short.models == long.models
     assert short.sources["tiny"].files == long.sources["tiny"].files
     assert plan_of(short).policies == plan_of(long).policies
+    plan = plan_of(short)
+    # Whatever these hold is taken, and other bytes make the model anew.
+    assert set(local_files(plan, source_key(plan, "tiny"))) == set(files.values())
     [name] = models(plan_of(short))
     assert json.loads(model_settings(plan_of(short), name))["template"] == {"own": True}
 
@@ -116,11 +122,26 @@ def dated(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (pickled, "has its weights as pickles alone (pytorch_model.bin), which may run code as they are loaded"),
-        (lambda folder: without(folder, "config.json"), "has no config.json, so it is no model that transformers"),
-        (lambda folder: without(folder, "model.safetensors"), "has no *.safetensors: its weights are missing"),
-        (lambda folder: without(folder, "tokenizer.json"), "has no tokenizer (no tokenizer.json, *.model or vocab"),
-        (lambda folder: folder / "config.json", "is a file, and no .gguf: name the folder that has config.json"),
+        (
+            pickled,
+            "has its weights as pickles alone (pytorch_model.bin), which may run code as they are loaded",
+        ),
+        (
+            lambda folder: without(folder, "config.json"),
+            "has no config.json, so it is no model that transformers",
+        ),
+        (
+            lambda folder: without(folder, "model.safetensors"),
+            "has no *.safetensors: its weights are missing",
+        ),
+        (
+            lambda folder: without(folder, "tokenizer.json"),
+            "has no tokenizer (no tokenizer.json, *.model or vocab",
+        ),
+        (
+            lambda folder: folder / "config.json",
+            "is a file, and no .gguf: name the folder that has config.json",
+        ),
         (lambda folder: folder / "speeker", "no such folder"),
         (
             lambda folder: without(folder, "chat_template.jinja"),
@@ -145,8 +166,14 @@ def test_a_broken_gguf_file_is_said_to_be_one(tmp_path):
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ({"preset": "stories15m", "path": "x"}, "comes from one of source, path, hf, preset, not path and preset"),
-        ({"template": "tulu", "context": 9}, "comes from one of source, path, hf, preset, and has none of them"),
+        (
+            {"preset": "stories15m", "path": "x"},
+            "comes from one of source, path, hf, preset, not path and preset",
+        ),
+        (
+            {"template": "tulu", "context": 9},
+            "comes from one of source, path, hf, preset, and has none of them",
+        ),
         ({"source": "stories15m"}, "needs template and context beside source"),
         ({"preset": "stories15m", "format": "hf"}, "has preset: format cannot be said beside it"),
         ({"path": "x", "revision": "main"}, "has path: revision cannot be said beside it"),
@@ -169,7 +196,9 @@ def test_a_preset_is_the_default_studys_model():
     assert found.models["tiny"] == default.models["tiny"].model_copy(
         update={"source": "tiny", "template": "tulu"}
     )
-    own = check_study(with_model({"preset": "stories15m", "template": "tutor", "context": 300})).models["tiny"]
+    own = check_study(with_model({"preset": "stories15m", "template": "tutor", "context": 300})).models[
+        "tiny"
+    ]
     assert (own.template, own.context) == ("tutor", 300)
 
 
@@ -184,8 +213,9 @@ def test_the_models_own_template_is_named_while_it_still_is(speaker):
     assert "tiny speaks tulu, which has taken its place: give models.tiny the template tokenizer" in line
     config = put(with_model({"path": str(speaker)}), "runs.sft.template", "tokenizer")
     assert not [line for line in examine(config).wrong if "tokenizer" in line]
-    own = config_of(DEFAULT) | {"templates": {"tokenizer": {"start": "", "strip": True, "system": {"before": "", "after": ""}, "user": {"before": "", "after": ""}, "assistant": {"before": "", "after": ""}}}}
-    assert any("templates.tokenizer: names the chat template of a model's own" in line for line in examine(own).wrong)
+    own = put(config_of(DEFAULT), "templates", {"tokenizer": TEMPLATES["chatml"]})
+    said = "templates.tokenizer: names the chat template of a model's own"
+    assert any(said in line for line in examine(own).wrong)
 
 
 # --- from a hub, by what the lock has ---------------------------------------------------------------------------------
@@ -272,7 +302,10 @@ def test_an_adapters_base_is_the_folder_it_names_or_the_study_says(speaker, hub,
     locked(tmp_path, "a/b", speaker)
     study = check_study(with_model({"path": str(adapter), "base": {"hf": "a/b"}}), folder=tmp_path)
     first, second = study.sources["tiny"].places
-    assert (first.hf.repo, set(second.file.files)) == ("a/b", {"adapter_config.json", "adapter_model.safetensors"})
+    assert (first.hf.repo, set(second.file.files)) == (
+        "a/b",
+        {"adapter_config.json", "adapter_model.safetensors"},
+    )
     assert all(study.sources["tiny"].files.values())
     hub["a/adapter"] = adapter
     locked(tmp_path, "a/adapter", adapter)

@@ -3,8 +3,8 @@
 What needs DeepSpeed is skipped where `make deepspeed` has not been run.
 """
 
-import os
 import json
+import os
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A model's own chat template, as its files bring it along (Jinja): a conversation's text in it, and whose each part is.
+"""A model's own chat template, as its files bring it along (Jinja): a conversation's text in it, and its parts.
 
 A template is a program; what it does to a conversation is found by having it write one. Contents are put in as marks
 that no text has: between these stand the template's words, which depend on nothing but who speaks in what order. The
@@ -12,9 +12,10 @@ Not covered: tools, documents, contents that are no text, and a date that change
 
 import datetime
 import functools
+import itertools
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
@@ -45,7 +46,7 @@ class Unspeakable(PlumblineError):
 
 
 class Voice(NamedTuple):
-    """A chat template's Jinja source, the special tokens it may name, and how the tokenizer's added tokens are spelled."""
+    """A chat template's Jinja source, the special tokens it may name, and the texts of the tokenizer's added tokens."""
 
     source: str
     tokens: tuple[tuple[str, str], ...]
@@ -74,7 +75,8 @@ class Shape(NamedTuple):
     """What a template writes for speakers in some order: `words` before each content, and behind the last.
 
     Places within the words: `opens[i]`, in those before content i, where what a policy itself says begins; and in those
-    behind content i `closes[i]`, where the token ends that ends it, and `wholes[i]`, where all that is written for it does.
+    behind content i `closes[i]`, where the token ends that ends it, and `wholes[i]`, where all that is written for it
+    does.
     """
 
     words: tuple[str, ...]
@@ -94,7 +96,7 @@ class Said(NamedTuple):
 class Generation(Extension):
     """Reads `{% generation %}`, by which some templates mark what others are to learn, as what stands within."""
 
-    tags = {"generation"}
+    tags: ClassVar[set[str]] = {"generation"}
 
     def parse(self, parser: Any) -> Any:
         next(parser.stream)
@@ -166,7 +168,7 @@ def shape_of(voice: Voice, roles: tuple[str, ...], asking: bool) -> Shape:
                 f"{role}) once, in its place; leave such rows out, or {ADVICE}"
             )
     borders = [-1, *places, len(text)]
-    words = tuple(text[before + 1 : after] for before, after in zip(borders, borders[1:], strict=False))
+    words = tuple(text[before + 1 : after] for before, after in itertools.pairwise(borders))
     opens, closes, wholes = [len(each) for each in words[:-1]], [], []
     for place, role in enumerate(roles):
         if role == "assistant":

@@ -1,8 +1,8 @@
 """Write conversations as text and tokens, knowing to the character which part is whose.
 
 Masks come from character offsets of one tokenisation of the whole text: tokenising pieces apart and comparing them is
-how masks go wrong (a token may straddle a boundary). Templates are data (`templates.yaml`), passed in resolved; or one is the
-model's own, {"own": true}, which its tokenizer brings along (`own_template`).
+how masks go wrong (a token may straddle a boundary). Templates are data (`templates.yaml`), passed in resolved; or one
+is the model's own, {"own": true}, which its tokenizer brings along (`own_template`).
 
 A template's own words may be special tokens; what a message says never is one, whatever it spells. What ends a reply is
 one of the tokenizer's added tokens; a template that ends it with anything else is refused.

@@ -1,9 +1,10 @@
 """Turn a fetched source into a model folder that transformers loads: safetensors, tokenizer, config.
 
-Formats: `hf` (already such a folder: its files are linked; with a PEFT adapter among them the two are merged), `llama2c` (the flat float32 checkpoint and the
-`tokenizer.bin` of the llama2.c project) and `gguf` (one file with quantised weights and tokenizer, dequantised once).
-Beside the tokenizer it writes the template that the study speaks to the model in, in place of any that came with it,
-unless that is the model's own.
+Formats: `hf` (already such a folder: its files are linked; with a PEFT adapter among them the two are merged),
+`llama2c` (the flat float32 checkpoint and the `tokenizer.bin` of the llama2.c project) and `gguf` (one file with
+quantised weights and tokenizer, dequantised once).
+Beside the tokenizer it writes the template that the study speaks to the model in, in place of any that came with it;
+the model's own stays as it came.
 Not covered: any format that needs unpickling.
 """
 

@@ -106,7 +106,7 @@ class Base(Strict):
 
 
 class Model(Part):
-    """A base policy: where its weights come from (exactly one of source, path, hf and preset) and how it is spoken to."""
+    """A base policy: where its weights come from (one of source, path, hf and preset) and how it is spoken to."""
 
     path: RepositoryPath | None = None
     """A model of this machine (docs/your-model.md): a folder as save_pretrained writes it, of a model or of a PEFT
@@ -129,8 +129,8 @@ class Model(Part):
     tokenizer: FileName | None = None
     """llama2c: the file with the tokenizer."""
     template: str | None = None
-    """The template it speaks in, unless a fine-tuning run names another; `tokenizer`: its own, as its tokenizer brings it
-    along (docs/your-model.md), which is what null means beside path and hf."""
+    """The template it speaks in, unless a fine-tuning run names another; `tokenizer`: its own, as its tokenizer brings
+    it along (docs/your-model.md), which is what null means beside path and hf."""
     context: Count | None = None
     """Its context window, in tokens; null, beside path and hf: what its files say."""
     parameters: Positive | None = None
@@ -173,7 +173,9 @@ class Model(Part):
             told = f"not {' and '.join(origins)}" if origins else "and has none of them"
             raise ValueError(f"comes from one of {', '.join(ORIGINS)}, {told}")
         [origin] = origins
-        if origin == "source" and (missing := [key for key in ("template", "context") if not getattr(self, key)]):
+        if origin == "source" and (
+            missing := [key for key in ("template", "context") if getattr(self, key) is None]
+        ):
             raise ValueError(f"needs {' and '.join(missing)} beside source")
         of_others = {"revision": ("hf",), "base": ("path", "hf")}
         of_others |= dict.fromkeys(("format", "weights", "tokenizer"), ("source",))

@@ -16,6 +16,7 @@ from workflow_scripts.study.foresight.cells import (
     published_otherwise,
 )
 from workflow_scripts.study.foresight.lengths import longer_than_context, room_for_answers
+from workflow_scripts.study.foresight.own_templates import own_after_another
 from workflow_scripts.study.foresight.rows import files_of_splits, held_out_in_a_circle, splits_without_rows
 from workflow_scripts.study.foresight.tested import tests_that_were_learned
 from workflow_scripts.study.foresight.training import (
@@ -24,7 +25,6 @@ from workflow_scripts.study.foresight.training import (
     trainings_of_one_step,
     validated_on_what_is_learned,
 )
-from workflow_scripts.study.foresight.own_templates import own_after_another
 from workflow_scripts.study.foresight.twice import named_twice
 from workflow_scripts.study.foresight.watched import watched_on_tests, watched_on_what_is_learned
 from workflow_scripts.study.lineage import Policy

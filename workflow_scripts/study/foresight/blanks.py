@@ -62,7 +62,9 @@ def unpinned(study: Study) -> Iterator[Finding]:
     for name, source in study.sources.items():
         by_commit = {file for place in source.places if place.hf for file in place.hf.files or source.files}
         here = {file for place in source.places if place.file for file in files_at(place)}
-        elsewhere = {file for place in source.places if not (place.hf or place.file) for file in files_at(place)}
+        elsewhere = {
+            file for place in source.places if not (place.hf or place.file) for file in files_at(place)
+        }
         for file, pin in source.files.items():
             if pin is None and (file in elsewhere or file not in by_commit | here):
                 yield doubt(

@@ -19,16 +19,31 @@ TOKENIZERS = re.compile(
     r"tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|.*\.(model|tiktoken)"
     r"|chat_template\.(jinja|json)"
 )
-ESSENTIAL = re.compile(r"tokenizer\.json|vocab\.(json|txt)|.*\.(model|tiktoken)")  # one of them makes a tokenizer
+ESSENTIAL = re.compile(
+    r"tokenizer\.json|vocab\.(json|txt)|.*\.(model|tiktoken)"
+)  # one of them makes a tokenizer
 CONFIGS = ("config.json", "generation_config.json")
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
-SMALL = (*CONFIGS, "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json", "chat_template.jinja")
+SMALL = (
+    *CONFIGS,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "chat_template.jinja",
+)
 SMALL += ("chat_template.json", "adapter_config.json")
 # How a configuration calls the most tokens that its model reads.
-POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len", "seq_length")
+POSITIONS = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_sequence_length",
+    "max_seq_len",
+    "seq_length",
+)
 SANE = range(16, 10**8)  # of a tokenizer's model_max_length; some say 10^30, which is none
 CONTROL_KINDS = (3, 4)  # of a GGUF file's tokens: control tokens, and what users added
 
@@ -58,7 +73,7 @@ class Facts(NamedTuple):
 
 
 def weights_among(names: Iterable[str]) -> list[str]:
-    """Return those of a folder's files that hold a model's weights, each once: one file, shards, or what else there is."""
+    """Return those of a folder's files that hold a model's weights, each once: one file, shards, or what there is."""
     found = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
     if "model.safetensors" in found:
         return ["model.safetensors"]
@@ -85,7 +100,9 @@ def files_of_model(names: Iterable[str], where: str, code: bool = False) -> list
                 f"{where} has its weights as pickles alone ({told(pickled)}), which may run code as they are loaded: "
                 "load the model where you trust it and save it again by save_pretrained, which writes safetensors"
             )
-        raise PlumblineError(f"{where} has no *.safetensors: its weights are missing (there is: {told(names)})")
+        raise PlumblineError(
+            f"{where} has no *.safetensors: its weights are missing (there is: {told(names)})"
+        )
     tokenizer = tokenizer_files(names)
     if not any(ESSENTIAL.fullmatch(name) for name in tokenizer):
         raise PlumblineError(
@@ -170,7 +187,12 @@ def added_tokens(read: dict[str, dict[str, Any]]) -> dict[int, str]:
 
 def named_tokens(*told: dict[str, Any]) -> dict[str, str]:
     """Return a tokenizer's special tokens by what they are: bos_token, eos_token …"""
-    found = {name: text_of(token) for said in reversed(told) for name, token in said.items() if name.endswith("_token")}
+    found = {
+        name: text_of(token)
+        for said in reversed(told)
+        for name, token in said.items()
+        if name.endswith("_token")
+    }
     return {name: text for name, text in found.items() if text is not None}
 
 
@@ -224,7 +246,7 @@ def gguf_facts(header: Header) -> Facts:
 
 
 def heard(facts: Facts) -> tuple[str, list[str]]:
-    """Return the end of a reply in a model's own chat template, and what this does not write; Unspeakable if useless."""
+    """Return the end of a reply in a model's own chat template, and what this does not write; Unspeakable for none."""
     voice = facts.voice()
     if voice is None:
         raise Unspeakable("the model has no chat template")

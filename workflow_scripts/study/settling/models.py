@@ -128,7 +128,9 @@ def offered(study: Study, facts: Facts) -> str:
     fitting = [name for name in OFFERED if lasts(end_of(known[name]), added)]
     written_out = [name for name in fitting if "{eos}" not in end_of(known[name])]
     first, *others = [*written_out, *(name for name in fitting if name not in written_out)]
-    return f"`template: {first}` say ({', '.join(others)} would end, too)" if others else f"`template: {first}`"
+    return (
+        f"`template: {first}` say ({', '.join(others)} would end, too)" if others else f"`template: {first}`"
+    )
 
 
 # --- by where the model comes from ------------------------------------------------------------------------------------
@@ -246,8 +248,8 @@ def adapter_of_the_hub(model: Model, folder: Path, entry: Entry) -> Taken:
     base = model.base or (Base(hf=named) if re.fullmatch(REPOSITORY, named) and "/" in named else None)
     if base is None or base.path:
         raise PlumblineError(
-            f"{entry.repo} is an adapter of {shown(named)}: say which repository its base is, `base: {{hf: owner/name}}`, "
-            "or take the adapter's files to this machine and name both by path"
+            f"{entry.repo} is an adapter of {shown(named)}: say which repository its base is, "
+            "`base: {hf: owner/name}`, or take the adapter's files to this machine and name both by path"
         )
     below = entry_of(folder, "model", base.hf, base.revision)
     taken = beside_adapter(files_of_model(below.files, base.hf), own)
@@ -270,7 +272,9 @@ def facts_in_lock(folder: Path, entry: Entry) -> Facts:
         small = [name for name in SMALL if name in entry.files and name != "tokenizer.json"]
         files = {name: hub_file(entry, name) for name in small}
         tokenizer = files.get("tokenizer_config.json")
-        if "tokenizer.json" in entry.files and not (tokenizer and read_json(tokenizer).get("added_tokens_decoder")):
+        if "tokenizer.json" in entry.files and not (
+            tokenizer and read_json(tokenizer).get("added_tokens_decoder")
+        ):
             files["tokenizer.json"] = hub_file(entry, "tokenizer.json")  # large
         known = facts_of(files, entry.repo)._asdict()
         keep(folder, entry, model=known)
