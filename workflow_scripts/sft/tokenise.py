@@ -40,7 +40,7 @@ from workflow_scripts.common.templates import (
     Template,
     Tokens,
     ends_of,
-    forbidden_text,
+    refused,
     reply_end,
     tokenise_conversation,
     tokenise_plain,
@@ -121,13 +121,10 @@ def tokenise_row(row: dict, tokenizer: object, settings: Settings) -> Tokens:
     return Tokens(prompt + reply, [IGNORED] * len(prompt) + reply)
 
 
-def refusal(row: dict, tokenizer: object) -> dict | None:
-    """Return the rejection of a row that spells out a special token, or None."""
-    said = [*row["messages"], {"content": row.get("reference", "")}]
-    special = forbidden_text(said, tokenizer)
-    if special is None:
-        return None
-    return {"id": row["id"], "reason": "special token in content", "detail": special}
+def refusal(row: dict, tokenizer: object, template: Template | None = None) -> dict | None:
+    """Return the rejection of a row that spells out a special token or that the template does not write, or None."""
+    why = refused(row["messages"], [row["reference"]] if "reference" in row else [], template, tokenizer)
+    return {"id": row["id"], "reason": why[0], "detail": why[1]} if why else None
 
 
 def tokenise_rows(
@@ -141,9 +138,8 @@ def tokenise_rows(
     kept, rejected, limit = [], [], settings["max_tokens"]
     cuts = dict.fromkeys(("cut", "tokens_cut", "ends_lost", "replies_lost"), 0)
     for row in rows:
-        refused = refusal(row, tokenizer)
-        if refused:
-            rejected.append(refused)
+        if found := refusal(row, tokenizer, settings["template"]):
+            rejected.append(found)
             continue
         tokens = tokenise_row(row, tokenizer, settings)
         if len(tokens.input_ids) > limit and settings["overflow"] == "reject":
@@ -169,8 +165,8 @@ def plain_rows(rows: list[dict], tokenizer: object) -> tuple[list[dict], list[di
     """Return (token rows, rejections) of the contents of conversations, joined by newlines, without a template."""
     kept, rejected = [], []
     for row in rows:
-        if refused := refusal(row, tokenizer):
-            rejected.append(refused)
+        if found := refusal(row, tokenizer):
+            rejected.append(found)
         else:
             tokens = tokenise_plain(row["messages"], tokenizer)
             kept.append({"id": row["id"], "input_ids": tokens.input_ids, "labels": tokens.labels})
@@ -220,7 +216,7 @@ def main() -> None:
     arguments = parser.parse_args()
     tokenizer = load_tokenizer(arguments.tokenizer)
     asked = arguments.settings.get("asked_in") or arguments.settings["template"]
-    ends_of(reply_end(asked), tokenizer)  # before anything is trained that could not be asked
+    ends_of(reply_end(asked, tokenizer), tokenizer)  # before anything is trained that could not be asked
     counts, all_rejected, files = {}, [], []
     for name, path in (item.split("=", 1) for item in arguments.splits):
         rows, history = read_jsonl(path), arguments.settings["history_turns"]

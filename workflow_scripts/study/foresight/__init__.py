@@ -17,6 +17,7 @@ from workflow_scripts.study.foresight.cells import (
     published_otherwise,
 )
 from workflow_scripts.study.foresight.lengths import longer_than_context, room_for_answers
+from workflow_scripts.study.foresight.own_templates import own_after_another
 from workflow_scripts.study.foresight.rows import files_of_splits, held_out_in_a_circle, splits_without_rows
 from workflow_scripts.study.foresight.tested import tests_that_were_learned
 from workflow_scripts.study.foresight.texts import texts_without_questions
@@ -39,6 +40,7 @@ def foreseen(study: Study, policies: dict[str, Policy]) -> tuple[list[str], list
             *room_for_answers(study, policies),
             *longer_than_context(study, policies),
             *faults_of_parts(study),
+            *own_after_another(study, policies),
             *named_twice(study),
             *resources_that_do_not_fit(study),
             *splits_without_rows(study),
