@@ -202,6 +202,8 @@ def flow(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {flow(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
         return f"[{', '.join(map(flow, value))}]"
+    if isinstance(value, float) and "." not in repr(value):
+        return repr(value).replace("e", ".0e")  # without the point it would be read as text
     plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./ -]*", value)
     return (
         value if plain and value.lower() not in ("null", "true", "false", "yes", "no") else json.dumps(value)
