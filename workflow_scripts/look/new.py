@@ -48,8 +48,9 @@ def lines_of(name: str, asked: Asked, study: Study) -> list[str]:
             **packs,
         }
         runs = {"sft": sft}
-        benchmarks = {"loss": {"kind": "loss", "dataset": "own", "split": "test", **lengths}}
+        benchmarks = {}  # of plain texts the validation loss stands in training.csv
         if schema != "text":
+            benchmarks["loss"] = {"kind": "loss", "dataset": "own", "split": "test", **lengths}
             overlap = {
                 "kind": "text_overlap",
                 "dataset": "own",
