@@ -99,9 +99,8 @@ def first_of(path: Path, number: int, part: Any, folder: Path) -> Path:
 
 
 def texts_of(row: dict[str, Any]) -> list[str]:
-    """Return all that is said in a cleaned row: its messages or its text, and of ranked answers the first."""
-    said = [message["content"] for message in row.get("messages", [])]
-    said += [row["text"]] if isinstance(row.get("text"), str) else []
+    """Return all that is said in a cleaned row, and of ranked answers the first."""
+    said = [message["content"] for message in row["messages"]]
     return [*said, *(answer["content"] for answer in row.get("candidates", [])[:1])]
 
 
@@ -156,10 +155,8 @@ def told_first(rows: Sequence[dict[str, Any]], speech: Speech | None) -> list[st
 
 def spoken(row: dict[str, Any]) -> Iterable[str]:
     """Yield who says what in a cleaned row."""
-    for message in row.get("messages", []):
+    for message in row["messages"]:
         yield f"[{message['role']}] {message['content']}"
-    if isinstance(row.get("text"), str):
-        yield row["text"]
     for place, answer in enumerate(row.get("candidates", [])):
         yield f"[answer {place + 1}] {answer['content']}"
 
