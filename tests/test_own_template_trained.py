@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from tests.family_templates import DATED, FAMILIES
+from tests.family_templates import DATED, FAMILIES, THINKING
 from tests.generation import SETTINGS, rows_of
 from tests.prepared import prepare
 from tests.tiny import (
@@ -96,11 +96,6 @@ def test_preparing_a_model_refuses_a_template_that_cannot_be_learned_from(tiny_m
         prepare(dated, tmp_path / "one", format="hf", template=OWN)
     with pytest.raises(PlumblineError, match="has no chat template of its own; name one"):
         prepare(tiny_model, tmp_path / "two", format="hf", template=OWN)
-    closing = FAMILIES["zephyr"] + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
-    prepare(
-        with_template(tiny_model, tmp_path / "closing", closing),
-        tmp_path / "three",
-        format="hf",
-        template=OWN,
-    )
+    thinking = with_template(tiny_model, tmp_path / "thinking", THINKING.replace("<|im_end|>", "</s>"))
+    prepare(thinking, tmp_path / "three", format="hf", template=OWN)
     assert "warning: conversations with several exchanges are refused" in capsys.readouterr().err
