@@ -82,8 +82,8 @@ def test_rows_that_its_template_refuses_are_counted_and_left_out(prepared, tmp_p
     assert {row["reason"] for row in rejected} == {"not in the model's own chat template"}
     assert "(no system); leave such rows out, or name another template" in rejected[0]["detail"]
     assert "not in the model's own chat template (5)" in capsys.readouterr().err
-    cut = write_tokens(model, rows, [], tmp_path / "split", limit=40, overflow="split")
-    assert read_json(cut / "manifest.json")["counts"]["train"]["rejected"] >= 5
+    cut = write_tokens(model, rows, [], tmp_path / "split", limit=250, overflow="split")
+    assert read_json(cut / "manifest.json")["counts"]["train"]["rejected"] == 5
     tokenizer, asked = load_tokenizer(model), rows_of(["Why?"])[0]
     asked["messages"] = [{"role": "system", "content": "Be brief."}, *asked["messages"]]
     with pytest.raises(PlumblineError, match=r"^prompt q0: .*\(no system\)"):
