@@ -44,6 +44,7 @@ from workflow_scripts.clean.selecting import (
     take_subset,
 )
 from workflow_scripts.clean.settings import Settings
+from workflow_scripts.clean.texts import clean_text
 from workflow_scripts.clean.turns import (
     PAIRED_ACTIONS,
     TOOLS,
@@ -151,6 +152,7 @@ def clean_ranked(
         return None
     if cut:
         ledger.reject(place, "turn", Fault("history longer than it may be"), cut)
+    ledger.notes.update(opened.notes)
     return {
         "place": place,
         "turns": turns - cut,
@@ -220,6 +222,7 @@ def clean_pair(
 CLEANERS = {
     "conversation": clean_conversation,
     "ranked": clean_ranked,
+    "text": clean_text,
     "pair": clean_pair,
     "raw_pair": clean_raw_pair,
 }

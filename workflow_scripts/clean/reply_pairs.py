@@ -40,8 +40,8 @@ def every_pair(settings: ReplyPairs) -> Settings:
         "near_duplicates": None,
         "subset": None,
         "split": {
-            "seed": 0, "quotas": {}, "per_file": False, "order": "file", "by_file": {}, "by_column": {},
-            "distinct": [], "limit": None,
+            "seed": 0, "shares": {}, "quotas": {}, "per_file": False, "order": "file", "by_file": {},
+            "by_column": {}, "distinct": [], "limit": None,
         },
     }  # fmt: skip
 

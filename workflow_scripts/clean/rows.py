@@ -1,7 +1,7 @@
 """One raw row as its schema reads it, and what holds for the rows of all schemas.
 
-That is columns that the study calls otherwise, the system message in front, calls of tools, labels that say an answer is
-bad, and which keys nobody read.
+That is columns that the study calls otherwise, the system message in front, calls of tools, labels that say an answer
+is bad, and which keys nobody read.
 """
 
 import random
@@ -21,8 +21,8 @@ MISSING = object()
 def renamed(row: RawRow, renames: dict[str, str]) -> RawRow:
     """Return a raw row with its columns under the names that its schema has: {the schema's name: the file's}.
 
-    A dot in the file's name goes into an object, or to a place of a list (`answers.text.0`), unless a column is called so
-    whole. A column that is not there is a fault of the row. What stood under the schema's name before counts as not
+    A dot in the file's name goes into an object, or to a place of a list (`answers.text.0`), unless a column is called
+    so whole. A column that is not there is a fault of the row. What stood under the schema's name before counts as not
     read.
     """
     if row.fault or not renames or not isinstance(row.value, dict):

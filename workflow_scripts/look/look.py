@@ -36,6 +36,7 @@ LARGE = 64 << 20  # bytes of files that are looked at whole
 FIRST = 10_000  # rows that are looked at of larger ones
 SHOWN = 3  # rows that are printed
 LONGEST = 1200  # characters of one
+SPLIT = {"train": 0.8, "validation": 0.1, "test": 0.1}  # as is proposed
 WIDTH = 40  # characters of the longest bar
 NO_MODEL = {"places": [{"hf": {"repo": "no/model", "revision": "0" * 40}}]}
 
@@ -77,7 +78,7 @@ def cleaned(study: Study, folder: Path) -> Cleaned:
     paths = [ROOT / path for path in study.sources["data"].places[0].file.files.values()]
     if sum(path.stat().st_size for path in paths) > LARGE:
         paths = [first_of(path, number, part, folder) for number, path in enumerate(paths[:1])]
-    settings["split"] |= {"by_file": {}, "quotas": {"train": 10**9}, "per_file": False}
+    settings["split"] |= {"by_file": {}, "quotas": {"train": 10**9}, "per_file": False, "order": "file"}
     output, manifest = folder / "rows", folder / "manifest.json"
     with contextlib.redirect_stderr(io.StringIO()):
         clean_files([str(path) for path in paths], settings, str(output), str(manifest))
@@ -190,7 +191,7 @@ def yaml_of(asked: Asked) -> list[str]:
     lines = []
     if asked.model:
         lines += ["models:", f"  model: {flow(asked.model)}"]
-    split = {"split": {"shares": {"train": 0.8, "validation": 0.1, "test": 0.1}}}
+    split = {"split": SPLIT}
     return [*lines, "datasets:", f"  data: {flow(asked.dataset | split)}"]
 
 
@@ -198,6 +199,8 @@ def flow(value: Any) -> str:
     """Return a value as YAML on one line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {flow(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(flow, value))}]"
     plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./ -]*", value)
     return (
         value if plain and value.lower() not in ("null", "true", "false", "yes", "no") else json.dumps(value)

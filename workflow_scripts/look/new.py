@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.look.look import Asked, asked_in, flow, read_arguments, study_of
+from workflow_scripts.look.look import SPLIT, Asked, asked_in, flow, read_arguments, study_of
 from workflow_scripts.study.basics import LONGEST_NAME, NAME
 from workflow_scripts.study.check import report
 from workflow_scripts.study.datasets import RANKED
@@ -17,7 +17,6 @@ from workflow_scripts.study.study import Study
 
 LONGEST_ROW = 1024  # tokens
 LONGEST_ANSWER = 128  # tokens
-SPLIT = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
 def lines_of(name: str, asked: Asked, study: Study) -> list[str]:

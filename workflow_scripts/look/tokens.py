@@ -63,7 +63,7 @@ def speech_of(study: Study) -> Speech:
     tokenizers = [Path(path).parent for path in local if Path(path).name.startswith("tokenizer")]
     if not tokenizers:
         raise PlumblineError(
-            "MODEL: its tokenizer is not on this machine; name a folder with its tokenizer.json, or look without a model"
+            "MODEL: its tokenizer is not on this machine; name a folder with its tokenizer.json, or look without one"
         )
     with contextlib.redirect_stderr(io.StringIO()):
         tokenizer = load_tokenizer(ROOT / tokenizers[0])

@@ -11,6 +11,7 @@ Writes `<split>.parquet` (columns id, input_ids, labels) for each split, `reject
 - `lm`: the texts of all conversations, one after another, are cut into blocks of `max_tokens`. `lm_text: plain` has no
   template and no special tokens, and every token is learned; `lm_text: template` is their "packed" baseline: the rows
   of `it`, with the template and the labels that these have. Of each `lm_rows` rows what fills no block is left over.
+  Plain texts (schema `text`) are rows of their own (see `texts`).
 
 Of a message marked "learn": false (see `clean`) no token is learned under any objective; it is context alone.
 
@@ -47,6 +48,7 @@ from workflow_scripts.common.templates import (
 )
 from workflow_scripts.common.turns import turns_of, window
 from workflow_scripts.sft.splitting import TOO_LONG, split_long
+from workflow_scripts.sft.texts import are_texts, tokenise_texts
 
 REMAINDER = "remainder"  # what is left of a text behind its last block
 # What `tokenise_conversation` learns.
@@ -219,11 +221,17 @@ def main() -> None:
     for name, path in (item.split("=", 1) for item in arguments.splits):
         rows, history = read_jsonl(path), arguments.settings["history_turns"]
         left_out, splits = [], {}
-        if arguments.settings["overflow"] == "split":
+        texts = are_texts(rows)
+        if arguments.settings["overflow"] == "split" and not texts:
             template, limit = arguments.settings["template"], arguments.settings["max_tokens"]
             rows, left_out, count = split_long(rows, tokenizer, template, limit)
             splits = {"conversations_split": count}
-        if arguments.settings["objective"] == "lm":
+        if texts:
+            kept, rejected, cuts = tokenise_texts(
+                rows, tokenizer, arguments.settings["max_tokens"], arguments.settings["overflow"]
+            )
+            print(f"{path}: {cuts['texts_split']} of {len(rows)} texts became several rows", file=sys.stderr)
+        elif arguments.settings["objective"] == "lm":
             kept, rejected, cuts = cut_blocks(rows, tokenizer, arguments.settings)
             print(
                 f"{path}: {cuts['remainder_tokens']} tokens, less than a block, are left over",

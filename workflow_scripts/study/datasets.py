@@ -10,7 +10,6 @@ from workflow_scripts.study.basics import (
     REPOSITORY,
     Count,
     FileName,
-    Name,
     Positive,
     RepositoryPath,
     Seed,
@@ -24,57 +23,10 @@ from workflow_scripts.study.messages import named, nearest, shown
 from workflow_scripts.study.names import Names, name_in
 from workflow_scripts.study.part import Part
 from workflow_scripts.study.retrieval import Retrieval
+from workflow_scripts.study.splits import Split
 
 if TYPE_CHECKING:
     from workflow_scripts.study.study import Study
-
-
-LEDGERS = ("rejected", "near_duplicates", "passages")  # what stands beside the splits, in files called so
-
-
-class Split(Strict):
-    """How many conversations each split gets at most, or which files make up each."""
-
-    seed: Seed = 42
-    """Seed of the dealing."""
-    quotas: dict[Name, Annotated[int, Field(ge=0)]] = {}
-    """Split: conversations, at most; groups are dealt out in proportion."""
-    per_file: bool = True
-    """The quotas count for each file, not for all files together."""
-    order: Literal["shuffled", "file"] = "shuffled"
-    """file: the first rows fill the first quota, and so on, without shuffling."""
-    by_file: dict[Name, list[FileName]] = {}
-    """Split: its files, for data that comes split; a group that is in two stays in the first. With quotas (and order:
-    file) or by_column a file may be in several splits."""
-    by_column: dict[Name, dict[str, list[str | int]]] = {}
-    """Split: column of the raw rows: values. Only rows with one of the values go there (data with a column that says
-    train or test). Needs by_file, or order: file."""
-    distinct: list[Name] = []
-    """Splits in which each prompt stands once, with the first of its replies."""
-    limit: Count | None = None
-    """No split gets more conversations than this, whatever its quota or its files."""
-
-    def names_of_splits(self) -> list[str]:
-        """Return what the splits are called."""
-        return list(self.quotas or self.by_file)
-
-    @model_validator(mode="after")
-    def one_way(self) -> "Split":
-        if not (self.quotas or self.by_file):
-            raise ValueError("has quotas or by_file")
-        both = self.quotas and self.by_file
-        if self.order != "file" and (both or (self.quotas and self.by_column)):
-            raise ValueError(
-                f"quotas with {'by_file' if both else 'by_column'} are filled in the rows' order: set order: file"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def beside_ledgers(self) -> "Split":
-        taken = [name for name in self.names_of_splits() if name in LEDGERS]
-        if taken:
-            raise ValueError(f"no split can be called {' or '.join(taken)}: an account beside the splits is")
-        return self
 
 
 class Sample(Strict):
@@ -160,6 +112,7 @@ class NearDuplicates(Strict):
 SCHEMAS = Literal[
     "tutorbot",
     "messages",
+    "text",
     "alpaca",
     "prompt_completion",
     "super_ni",
@@ -222,6 +175,7 @@ RANKED = (  # one or several answers to a prompt, ranked, and the rewards they w
 UNORDERED = ("labelled",)  # of these, those whose answers came in no order
 # Rows whose meta may have the knowledge that a reply is held to.
 KNOWING = ("rewarded", "hh", "wizard_of_wikipedia", "faithdial")
+TEXTS = ("text",)  # plain ones, which are no question and no answer
 INSTRUCTIONS = ("alpaca", "self_instruct", "dolly", "super_ni", "unnatural_instructions", "wizardlm")
 READ_OF = {  # settings of a dataset: the schemas whose rows are read by them
     "drop_fields": STRUCTURED,
@@ -268,9 +222,9 @@ class Dataset(Part):
     sample_by: Literal["line", "paragraph", "document"] = "line"
     """What a row of plain text (.txt, .md) is: a line, a paragraph (empty lines stand between them), or the file."""
     columns: dict[Words, Words | list[Words]] = {}
-    """What the schema calls a column: what the files call it, `{prompt: question}`; a dot goes into an object,
-    `answers.text`. Or file: what the columns of its table are called, as a list, where its first row (csv, tsv) does not
-    say it."""
+    """What the schema calls a column: what the files call it, `{prompt: question}`; a dot goes into an object, or to a
+    place of a list, `answers.text.0`. Or file: what the columns of its table are called, as a list, where its first row
+    (csv, tsv) does not say it."""
     system_prompt: str | None = None
     """The system message of every conversation; null: tutorbot rows have none, others keep their own."""
     drop_fields: list[str] = []
@@ -401,7 +355,13 @@ class Dataset(Part):
                 f"{path}.token_limits",
                 f"counts the tokens of rows of one reply (schema {', '.join(RANKED)}), not of {self.data_schema}",
             )
-        if self.empty_replies == "keep" and self.data_schema in (*STRUCTURED, *RANKED):
+        if self.data_schema in TEXTS:
+            for key in ("system_prompt", "retrieve"):
+                if getattr(self, key) is not None:
+                    yield wrong(
+                        f"{path}.{key}", "a plain text (schema text) has no question that it could go to"
+                    )
+        if self.empty_replies == "keep" and self.data_schema in (*STRUCTURED, *RANKED, *TEXTS):
             yield doubt(
                 f"{path}.empty_replies", f"is not read of rows of schema {self.data_schema}: they need words"
             )

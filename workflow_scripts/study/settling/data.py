@@ -16,11 +16,12 @@ from workflow_scripts.clean.shapes import Found, found_shape
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import canonical_json
-from workflow_scripts.study.datasets import STRUCTURED, Dataset, Split
+from workflow_scripts.study.datasets import STRUCTURED, Dataset
 from workflow_scripts.study.findings import Finding, doubt, wrong
 from workflow_scripts.study.settling.local_files import counted, found_files, readable
 from workflow_scripts.study.settling.lock import Entry, entry_of, hub_file, in_a_job, keep
 from workflow_scripts.study.sources import Source
+from workflow_scripts.study.splits import Split
 from workflow_scripts.study.study import Study
 
 FIRST = 50  # rows by which a shape is known
