@@ -15,6 +15,21 @@ endef
 # A path as it is typed: nothing in it is an expression of make's, or an option of a program's.
 override STUDY := $(if $(filter -%,$(firstword $(value STUDY))),./)$(value STUDY)
 override PROFILE := $(value PROFILE)
+# What `make export` is told, as it is typed, too.
+POLICY ?=
+TO ?=
+SEED ?=
+GGUF ?=
+DTYPE ?=
+CHECK ?=
+PUSH ?=
+override POLICY := $(value POLICY)
+override TO := $(value TO)
+override SEED := $(value SEED)
+override GGUF := $(value GGUF)
+override DTYPE := $(value DTYPE)
+override CHECK := $(value CHECK)
+override PUSH := $(value PUSH)
 $(if $(findstring $(NEWLINE),$(STUDY)$(PROFILE)),$(error STUDY and PROFILE are paths in one line))
 # One word of a shell line, whatever characters a path has.
 quoted = '$(subst ','\'',$(1))'
@@ -26,7 +41,7 @@ ALL_FLAGS = $(if $(PROFILE),--workflow-profile $(call quoted,$(PROFILE)),--cores
 CHECKED = $(if $(PROFILE),--profile $(call quoted,$(PROFILE))) -- $(call quoted,$(STUDY))
 SNAKEMAKE = $(BIN)/python -m workflow_scripts.common.head $(BIN)/snakemake $(ALL_FLAGS)
 
-.PHONY: results plan judge-plan verify gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
+.PHONY: results plan judge-plan verify export gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
 
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
 	$(BIN)/python -m workflow_scripts.study.check --quiet $(CHECKED)
@@ -38,6 +53,11 @@ plan: .venv/ready          ## what would run and why, and what it would take by 
 
 judge-plan: .venv/ready    ## what the judges of a study would be asked, and at most for how much
 	$(SNAKEMAKE) -- judge_plan
+
+export: .venv/ready        ## take a policy out of a study (POLICY=tiny.sft.dpo TO=out/), for use anywhere else
+	$(BIN)/python -m workflow_scripts.export.export --study $(call quoted,$(STUDY)) --policy=$(call quoted,$(POLICY)) \
+	    --to=$(call quoted,$(TO)) --seed=$(call quoted,$(SEED)) --gguf=$(call quoted,$(GGUF)) \
+	    --dtype=$(call quoted,$(DTYPE)) --check=$(call quoted,$(CHECK)) --push=$(call quoted,$(PUSH))
 
 verify: .venv/ready        ## hash again what a study's table rests on, and name what has changed
 	$(BIN)/python -m workflow_scripts.report.verify $(call quoted,results/$(NAME))

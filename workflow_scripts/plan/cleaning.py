@@ -11,7 +11,7 @@ from workflow_scripts.study.mixtures import Mixture
 
 NOT_CLEANED_BY = (
     *("source", "files", "history_turns", "exclude_groups_of"),
-    *("reject_other_assistants", "retrieve", "token_limits"),
+    *("reject_other_assistants", "retrieve", "token_limits", "license"),
 )
 BARE = ".bare"  # ends no dataset's name: a name has no dot
 
