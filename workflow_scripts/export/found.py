@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.diverged import divergence_of, note_text
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json
@@ -102,7 +101,7 @@ def refuse_changed(found: Found) -> None:
 
 
 def refuse_stale(found: Found) -> None:
-    """Raise PlumblineError where the study would make the policy anew: by its plan, which is asked (it runs nothing)."""
+    """Raise PlumblineError where a run of the study would make the policy anew; nothing is run to find out."""
     command = [sys.executable, "-m", "workflow_scripts.plan.forecast", "--", "--cores", "1"]
     command += ["--configfile", str(found.file), "--", str(found.manifest)]
     asked = subprocess.run(command, cwd=Path.cwd(), capture_output=True, text=True, check=False)
@@ -122,8 +121,3 @@ def made_from(manifest: Path | str) -> dict:
     if not Path(manifest).is_file():
         return {}
     return {key: value for key, value in read_json(manifest).items() if key != "files"}
-
-
-def inside(path: Path) -> str:
-    """Return a path as it is seen from the repository, where it is in it."""
-    return str(path.resolve().relative_to(ROOT)) if path.resolve().is_relative_to(ROOT) else path.name
