@@ -31,6 +31,7 @@ override DTYPE := $(value DTYPE)
 override CHECK := $(value CHECK)
 override PUSH := $(value PUSH)
 $(if $(findstring $(NEWLINE),$(STUDY)$(PROFILE)),$(error STUDY and PROFILE are paths in one line))
+$(if $(findstring $(NEWLINE),$(POLICY)$(TO)$(SEED)$(GGUF)$(DTYPE)$(CHECK)$(PUSH)),$(error what export is told is in one line))
 # One word of a shell line, whatever characters a path has.
 quoted = '$(subst ','\'',$(1))'
 # The folder under results/: the study the YAML names.

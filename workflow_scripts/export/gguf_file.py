@@ -194,9 +194,13 @@ def write_gguf(found: Found, folder: Path, asked: str) -> dict[str, Any]:
     """Write model.gguf and Modelfile into an exported folder; return what is known of them."""
     form, config, template = wanted_format(asked, folder), checked_config(folder), found.template()
     if not {"start", "system", "user", "assistant"} <= template.keys():
-        raise PlumblineError("no GGUF of this policy: its template is the tokenizer's own, which is not written here")
+        raise PlumblineError(
+            "no GGUF of this policy: its template is the tokenizer's own, which is not written here"
+        )
     tokenizer = load_tokenizer(found.model)
-    rows = next(tensor.shape[0] for new, _, tensor in named_weights(folder, config) if new == "token_embd.weight")
+    rows = next(
+        tensor.shape[0] for new, _, tensor in named_weights(folder, config) if new == "token_embd.weight"
+    )
     tokens = tokens_of(tokenizer, rows)
     ends = ends_of(reply_end(template), tokenizer, model_ends(found.model))
 

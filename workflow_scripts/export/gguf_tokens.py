@@ -1,4 +1,4 @@
-"""A tokenizer as GGUF holds it, for the two kinds that llama.cpp reads as they are: SentencePiece's BPE, byte-level BPE.
+"""A tokenizer as GGUF holds it, of the two kinds that llama.cpp reads as they are: SentencePiece's and byte-level BPE.
 
 llama.cpp splits a text by rules that it knows by name, and joins pieces by its own algorithm. So a tokenizer is written
 only where both are known to be the tokenizer's own; any other is refused with the reason, for a file with another
@@ -16,7 +16,8 @@ NORMAL, UNKNOWN, CONTROL, OWN, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama.cpp's ty
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 SPACE = "▁"
 LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 ELSEWHERE = "the folder itself is whole, and llama.cpp's own converter may know more: give it the folder"
@@ -116,7 +117,9 @@ def byte_level(
 
     pre = splitting(parts)
     if missing := [each for each in ByteLevel.alphabet() if each not in tokenizer.get_vocab()]:
-        raise refuse(f"it has no token for {len(missing)} of the 256 bytes, and llama.cpp would leave them out")
+        raise refuse(
+            f"it has no token for {len(missing)} of the 256 bytes, and llama.cpp would leave them out"
+        )
     if steps_of(parts["normalizer"], "normalizers"):
         said.append("texts are not brought to NFC, as the tokenizer brings them: do so before asking")
     merges = [" ".join(pair) for pair in merges_in(parts["model"])]
@@ -131,7 +134,11 @@ def spaces_of(parts: dict[str, Any], said: list[str]) -> bool:
     normal = steps_of(parts["normalizer"], "normalizers")
     split = steps_of(parts["pre_tokenizer"], "pretokenizers")
     kinds = [step["type"] for step in normal]
-    replaced = [step["pattern"].get("String") == " " and step["content"] == SPACE for step in normal if step["type"] == "Replace"]
+    replaced = [
+        step["pattern"].get("String") == " " and step["content"] == SPACE
+        for step in normal
+        if step["type"] == "Replace"
+    ]
     if not split and kinds == ["Prepend", "Replace"] and normal[0]["prepend"] == SPACE and replaced == [True]:
         return True
     if not split and kinds == ["Replace"] and replaced == [True]:

@@ -27,7 +27,11 @@ def message_of(part: dict, before: str, tokenizer: Any, open_end: bool = False) 
     """Return what writes a message: before, its lead where it says something, and its end unless that stays open."""
     lead, text = part.get("lead", ""), words(before)
     if lead and part.get("lead_unless_space"):
-        unspaced = "" if before.endswith((" ", "\n", "\t")) else f"{{{{ if not ({SPACED}) }}}}{words(lead)}{{{{ end }}}}"
+        unspaced = (
+            ""
+            if before.endswith((" ", "\n", "\t"))
+            else f"{{{{ if not ({SPACED}) }}}}{words(lead)}{{{{ end }}}}"
+        )
         text += f"{{{{ if .Content }}}}{unspaced}{{{{ end }}}}" if unspaced else ""
     elif lead:
         text += f"{{{{ if .Content }}}}{words(lead)}{{{{ end }}}}"
@@ -67,7 +71,9 @@ def go_template(template: dict, tokenizer: Any) -> str:
     lines.append(f'{{{{ else if eq .Role "user" }}}}{user}')
     reply = message_of(reply_part(template), opening, tokenizer, open_end=True)
     past = message_of(template["assistant"], before["assistant"], tokenizer)
-    lines.append(f'{{{{ else if eq .Role "assistant" }}}}{{{{ if {LAST} }}}}{reply}{{{{ else }}}}{past}{{{{ end }}}}')
+    lines.append(
+        f'{{{{ else if eq .Role "assistant" }}}}{{{{ if {LAST} }}}}{reply}{{{{ else }}}}{past}{{{{ end }}}}'
+    )
     lines.append("{{ end }}")
     lines.append(f'{{{{ if and ({LAST}) (ne .Role "assistant") }}}}{words(between + opening)}{{{{ end }}}}')
     lines.append("{{ $before = .Role }}{{ end }}")
