@@ -125,7 +125,7 @@ def test_what_llama_cpp_would_split_or_join_otherwise_is_refused():
 
 
 def test_a_tokenizer_that_lacks_bytes_is_refused(tmp_path, tiny_model):
-    with pytest.raises(PlumblineError, match="of the 256 bytes, and llama.cpp would leave them out"):
+    with pytest.raises(PlumblineError, match=r"of the 256 bytes, and llama\.cpp would leave them out"):
         written(tiny_model, tmp_path / "out")
 
 

@@ -194,7 +194,9 @@ def sentencepiece(
     found = Tokens("llama", "default", names, types, scores, None, space, said)
     for text in AWKWARD:
         spelled = any(token.content in text for token in tokenizer.added_tokens_decoder.values())
-        if spelled or (said and text.startswith(" ")):  # read as the token, here and there; or said above
+        if spelled or (
+            said and text.startswith((" ", SPACE))
+        ):  # read as the token, here and there; or said above
             continue
         ours = tokenizer(text, add_special_tokens=False)["input_ids"]
         if text and (theirs := joined(text, found)) != ours:
