@@ -1,114 +1,99 @@
-"""A local server that speaks as much of a model hub's API as an upload needs, and keeps what it is sent."""
+"""A model hub on this machine: repositories that a test writes, by the addresses that the hub's client asks."""
 
-import base64
-import contextlib
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from urllib.parse import unquote
+
+from huggingface_hub import constants
+
+LARGE = 1000  # bytes from which a file is kept as Git LFS does, with a sha256
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers one request."""
+@dataclass
+class Hub:
+    """Repositories by ("datasets/" or "") + name: {branch: commit}, and the files of each commit."""
 
-    owner: "Hub"
+    url: str = ""
+    branches: dict[str, dict[str, str]] = field(default_factory=dict)
+    files: dict[tuple[str, str], dict[str, bytes]] = field(default_factory=dict)
+    token: str = ""  # without it nothing is told, where it is set
+    asked: list[str] = field(default_factory=list)
 
-    def do_GET(self) -> None:
-        self.owner.seen.append(("GET", self.path, self.headers.get("Authorization"), None))
-        if self.path.startswith("/api/models/"):
-            name = self.path.removeprefix("/api/models/").partition("?")[0]
-            self.say({"id": name, "_id": "1", "private": self.owner.private, "tags": [], "siblings": []})
-        else:
-            self.say({}, 404)
+    def put(self, repo: str, files: dict[str, bytes], branch: str = "main") -> str:
+        """Commit files to a branch; return the commit."""
+        told = json.dumps(
+            [repo, sorted((name, hashlib.sha1(data).hexdigest()) for name, data in files.items())]
+        )
+        commit = hashlib.sha1(told.encode()).hexdigest()
+        self.branches.setdefault(repo, {})[branch] = commit
+        self.files[repo, commit] = files
+        return commit
 
-    def do_PUT(self) -> None:
-        self.owner.stored[self.path.rpartition("/")[2]] = self.body()
-        self.say({})
-
-    def do_POST(self) -> None:
-        content = self.body()
-        self.owner.seen.append(("POST", self.path, self.headers.get("Authorization"), content))
-        if self.owner.refuses:
-            self.say({"error": f"no right to write for {self.headers.get('Authorization')}"}, 403)
-        elif self.path == "/api/repos/create":
-            named = json.loads(content)
-            self.say({"url": f"{self.owner.url}/{named['organization']}/{named['name']}"})
-        elif self.path == "/api/validate-yaml":
-            self.say({"errors": [], "warnings": []})
-        elif "/preupload/" in self.path:
-            files = [
-                {
-                    "path": each["path"],
-                    "shouldIgnore": False,
-                    "oid": None,
-                    "uploadMode": mode_of(each["path"]),
-                }
-                for each in json.loads(content)["files"]
-            ]
-            self.say({"files": files})
-        elif self.path.endswith("/info/lfs/objects/batch"):
-            objects = [
-                each | {"actions": {"upload": {"href": f"{self.owner.url}/lfs/{each['oid']}", "header": {}}}}
-                for each in json.loads(content)["objects"]
-            ]
-            self.say({"transfer": "basic", "objects": objects})
-        elif "/commit/" in self.path:
-            self.owner.commit([json.loads(line) for line in content.splitlines()])
-            self.say(
-                {
-                    "success": True,
-                    "commitUrl": f"{self.owner.url}/owner/name/commit/c0ffee",
-                    "commitOid": "c0ffee",
-                }
-            )
-        else:
-            self.say({}, 404)
-
-    def body(self) -> bytes:
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-
-    def say(self, value: Any, status: int = 200) -> None:
-        content = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+    def answer(self, path: str) -> bytes | None:
+        """Return what the hub says to a path; None for not found."""
+        if path.startswith("/api/"):
+            kind, _, rest = path.removeprefix("/api/").partition("/")
+            repo, _, revision = rest.partition("/revision/")
+            repo = f"datasets/{repo}" if kind == "datasets" else repo
+            branches = self.branches.get(repo, {})
+            commit = branches.get(revision, revision if revision in branches.values() else None)
+            if commit is None:
+                return None
+            siblings = [listed(name, data) for name, data in self.files[repo, commit].items()]
+            return json.dumps({"id": rest, "sha": commit, "siblings": siblings}).encode()
+        repo, _, rest = path[1:].partition("/resolve/")
+        commit, _, name = rest.partition("/")
+        return self.files.get((repo, commit), {}).get(name)
 
 
-def mode_of(path: str) -> str:
-    return "lfs" if path.endswith((".safetensors", ".gguf")) else "regular"
+def listed(name: str, data: bytes) -> dict:
+    """Return what the hub says of a file."""
+    blob = hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
+    lfs = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+    return {"rfilename": name, "size": len(data), "blobId": blob} | (
+        {"lfs": lfs} if len(data) >= LARGE else {}
+    )
 
 
-class Hub(ThreadingHTTPServer):
-    """The server: `seen` requests, `stored` large files by digest, `files` of the commit by name."""
+@contextmanager
+def hub_server() -> Iterator[Hub]:
+    """Give a hub that answers on this machine."""
+    hub = Hub()
 
-    def __init__(self, private: bool, refuses: bool) -> None:
-        super().__init__(("127.0.0.1", 0), type("Own", (Handler,), {"owner": self}))
-        self.private, self.refuses = private, refuses
-        self.seen: list[tuple] = []
-        self.stored: dict[str, bytes] = {}
-        self.files: dict[str, bytes] = {}
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
 
-    def commit(self, lines: list[dict]) -> None:
-        for line in lines:
-            if line["key"] == "file":
-                self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            elif line["key"] == "lfsFile":
-                self.files[line["value"]["path"]] = self.stored[line["value"]["oid"]]
+        def do_GET(self):
+            path = unquote(self.path.partition("?")[0])
+            hub.asked.append(path)
+            allowed = not hub.token or self.headers.get("Authorization") == f"Bearer {hub.token}"
+            body = hub.answer(path) if allowed else None
+            self.send_response(200 if body is not None else 404 if allowed else 401)
+            body = body or b""
+            self.send_header("Content-Type", "application/json" if path.startswith("/api/") else "text/plain")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.url = f"http://127.0.0.1:{httpd.server_address[1]}"
+    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield hub
+    httpd.shutdown()
+    httpd.server_close()
 
 
-@contextlib.contextmanager
-def hub(private: bool = True, refuses: bool = False) -> Iterator[Hub]:
-    server = Hub(private, refuses)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
+def ask_at(url: str, monkeypatch) -> None:
+    """Have the hub's client of this process ask at an address, as HF_ENDPOINT has a new one do."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)

@@ -16,6 +16,7 @@ from tests.plans import EVERY_KEY, changed, planned
 from tests.workflow import ROOT, edit, table_of
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, sha256_of, write_json
+from workflow_scripts.common.models import adapter_base
 from workflow_scripts.export import export, found
 from workflow_scripts.export.card import code, front_matter
 from workflow_scripts.export.folder import tensors_of
@@ -274,13 +275,9 @@ def test_a_changed_weight_file_is_named(own, fresh):
 
 
 def test_a_changed_base_of_an_adapter_is_named(own, fresh):
-    base = Path(
-        read_json("results/taken/policies/tiny.low/seed-1/model/adapter_config.json")[
-            "base_model_name_or_path"
-        ]
-    )
+    base = adapter_base(Path("results/taken/policies/tiny.low/seed-1/model"))
     (base / "config.json").write_text("{}")
-    assert f"{base}/config.json: expected sha256" in refused("tiny.low")
+    assert f"{base.relative_to(own)}/config.json: expected sha256" in refused("tiny.low")
 
 
 def test_a_table_that_rests_on_something_else_is_no_card(own, fresh):

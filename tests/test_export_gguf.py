@@ -22,7 +22,7 @@ from tests.families import FAMILIES, byte_level, sentencepiece
 from tests.tiny import ROOT, TEMPLATE
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
-from workflow_scripts.common.templates import render
+from workflow_scripts.common.templates import content_of, render
 from workflow_scripts.export.checks import AWKWARD
 from workflow_scripts.export.folder import tensors_of, write_folder
 from workflow_scripts.export.gguf_file import write_gguf
@@ -208,7 +208,7 @@ def test_go_renders_every_template_to_our_text(tmp_path):
                 [
                     {
                         "Role": each["role"],
-                        "Content": each["content"].strip() if template["strip"] else each["content"],
+                        "Content": content_of(each, template),
                     }
                     for each in talk
                 ]

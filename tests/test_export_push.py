@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub_server import hub
+from tests.upload_server import hub
 from tests.workflow import ROOT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.export.push import ready_to_push

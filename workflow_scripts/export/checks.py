@@ -22,6 +22,7 @@ from workflow_scripts.common.templates import (
     content_of,
     ends_of,
     forbidden_text,
+    is_own,
     reply_end,
     tokenise_prompt,
     tokenise_text,
@@ -110,6 +111,12 @@ def check_tokenizer(ours: Any, theirs: Any, folder: Path) -> None:
             raise PlumblineError(f"{folder}: its tokenizer reads {text!r} as {other}, the study's as {one}")
 
 
+def as_written(message: dict, template: dict) -> dict:
+    """Return a message whose content is as a template of ours writes it; the model's own does so itself."""
+    content = message["content"] if is_own(template) else content_of(message, template)
+    return {"role": message["role"], "content": content}
+
+
 def check_rendering(asked: list[Asked], found: Found, theirs: Any, folder: Path) -> dict[str, int]:
     """Return how many prompts `apply_chat_template` renders to our ids, and how many spell special tokens.
 
@@ -120,10 +127,7 @@ def check_rendering(asked: list[Asked], found: Found, theirs: Any, folder: Path)
     for each in asked:
         if each.messages is None:
             continue
-        said = [
-            {"role": message["role"], "content": content_of(message, found.template())}
-            for message in each.messages
-        ]
+        said = [as_written(message, found.template()) for message in each.messages]
         if forbidden_text(said, theirs):
             spelled += 1
             continue
@@ -172,7 +176,7 @@ def check(found: Found, folder: Path, wanted: str | None, count: int) -> dict[st
         return facts
     dtype, remote = precision_of(found.plan.study.engine.precision), remote_code(found.plan, found.policy)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    ends = ends_of(reply_end(found.template()), ours, model_ends(found.model))
+    ends = ends_of(reply_end(found.template(), ours), ours, model_ends(found.model))
     model = load_policy(found.model, dtype, remote).to(device)
     attention = model.config._attn_implementation
     how = {"eos_token_id": ends, "pad_token_id": ours.pad_token_id, "do_sample": False}

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from transformers import GenerationConfig
 
-from workflow_scripts.common.chat_template import save_chat_template
+from workflow_scripts.common.chat_template import FILE, save_chat_template
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.common.models import (
@@ -25,7 +25,7 @@ from workflow_scripts.common.models import (
     precision_of,
     reading,
 )
-from workflow_scripts.common.templates import ends_of, reply_end
+from workflow_scripts.common.templates import ends_of, is_own, reply_end
 from workflow_scripts.export.found import Found
 from workflow_scripts.plan.policies import remote_code
 
@@ -127,12 +127,16 @@ def write_tokenizer(found: Found, folder: Path) -> None:
     config = folder / "tokenizer_config.json"
     if config.is_file() and (known := read_json(config)).get("tokenizer_class") == "TokenizersBackend":
         write_json(config, known | {"tokenizer_class": GENERIC})
-    save_chat_template(folder, found.template())
+    if is_own(found.template()):
+        if (found.model / FILE).is_file():  # older tokenizers have it in their tokenizer_config.json
+            shutil.copyfile(found.model / FILE, folder / FILE)
+    else:
+        save_chat_template(folder, found.template())
 
 
 def answering(found: Found, tokenizer: Any) -> GenerationConfig:
     """Return how a policy answers in its study: greedily, to any of the ends that it knows, and by nothing else."""
-    ends = ends_of(reply_end(found.template()), tokenizer, model_ends(found.model))
+    ends = ends_of(reply_end(found.template(), tokenizer), tokenizer, model_ends(found.model))
     return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=ends if len(ends) > 1 else ends[0],

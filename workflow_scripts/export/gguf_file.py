@@ -18,7 +18,7 @@ from workflow_scripts.common.chat_template import jinja_of
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json
 from workflow_scripts.common.models import load_tokenizer, model_ends, reading
-from workflow_scripts.common.templates import ends_of, reply_end
+from workflow_scripts.common.templates import ends_of, is_own, render, reply_end
 from workflow_scripts.export.folder import format_name, stored_format, tensors_of
 from workflow_scripts.export.found import Found
 from workflow_scripts.export.gguf_tokens import ELSEWHERE, Tokens, tokens_of
@@ -129,6 +129,16 @@ def add_sizes(writer: gguf.GGUFWriter, config: dict[str, Any], rows: int, form: 
     writer.add_file_type(FORMATS[form][2])
 
 
+def begins_with_bos(template: dict, tokenizer: Any) -> bool:
+    """Tell whether a template begins every conversation, and not each turn, with the token that begins texts."""
+    if tokenizer.bos_token is None:
+        return False
+    if is_own(template):
+        asked = render([{"role": "user", "content": "x"}], template, tokenizer, prompt=True)
+        return asked.text.startswith(tokenizer.bos_token)
+    return template["start"].startswith("{bos}")
+
+
 def add_tokenizer(
     writer: gguf.GGUFWriter, tokens: Tokens, tokenizer: Any, ends: list[int], template: dict
 ) -> None:
@@ -143,8 +153,7 @@ def add_tokenizer(
     if tokens.merges is not None:
         writer.add_token_merges(tokens.merges)
     rows = len(tokens.tokens)
-    begins = tokenizer.bos_token_id is not None and template["start"].startswith("{bos}")
-    writer.add_add_bos_token(begins)
+    writer.add_add_bos_token(begins_with_bos(template, tokenizer))
     writer.add_add_eos_token(False)
     own = {"bos": tokenizer.bos_token_id, "unk": tokenizer.unk_token_id, "pad": tokenizer.pad_token_id}
     own["eos"] = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else ends[0]
@@ -152,7 +161,7 @@ def add_tokenizer(
     for name, identity in own.items():
         if identity is not None and identity < rows:
             getattr(writer, f"add_{name}_token_id")(identity)
-    writer.add_chat_template(jinja_of(template))
+    writer.add_chat_template(tokenizer.get_chat_template() if is_own(template) else jinja_of(template))
 
 
 def write_file(path: Path, folder: Path, config: dict[str, Any], form: str, fill: Any, name: str) -> None:
@@ -193,16 +202,12 @@ def check_file(path: Path, folder: Path, config: dict[str, Any], form: str) -> i
 def write_gguf(found: Found, folder: Path, asked: str) -> dict[str, Any]:
     """Write model.gguf and Modelfile into an exported folder; return what is known of them."""
     form, config, template = wanted_format(asked, folder), checked_config(folder), found.template()
-    if not {"start", "system", "user", "assistant"} <= template.keys():
-        raise PlumblineError(
-            "no GGUF of this policy: its template is the tokenizer's own, which is not written here"
-        )
     tokenizer = load_tokenizer(found.model)
     rows = next(
         tensor.shape[0] for new, _, tensor in named_weights(folder, config) if new == "token_embd.weight"
     )
     tokens = tokens_of(tokenizer, rows)
-    ends = ends_of(reply_end(template), tokenizer, model_ends(found.model))
+    ends = ends_of(reply_end(template, tokenizer), tokenizer, model_ends(found.model))
 
     def fill(writer: gguf.GGUFWriter) -> None:
         add_sizes(writer, config, rows, form)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts.common.files import finished_file, read_json
-from workflow_scripts.common.templates import filled, reply_part
+from workflow_scripts.common.templates import filled, is_own, reply_part, strips_content
 from workflow_scripts.export.found import Found
 from workflow_scripts.plan.prompts import answered
 
@@ -49,7 +49,7 @@ def go_template(template: dict, tokenizer: Any) -> str:
     lines = [words(filled(start, tokenizer))]
     default = template.get("default_system")
     if default:
-        said = default.strip() if template["strip"] else default
+        said = default.strip() if strips_content(template, "system") else default
         header = (before["user"] if within else "") + before["system"]
         part = template["system"]
         lead = part.get("lead", "")
@@ -100,7 +100,9 @@ def quoted(text: str) -> str:
 
 def modelfile(template: dict, tokenizer: Any, stops: list[str], context: int) -> str:
     """Return the text of a Modelfile."""
-    lines = ["FROM ./model.gguf", f'TEMPLATE """{go_template(template, tokenizer)}"""']
+    lines = ["FROM ./model.gguf"]
+    if not is_own(template):
+        lines.append(f'TEMPLATE """{go_template(template, tokenizer)}"""')
     lines += [f"PARAMETER stop {quoted(text)}" for text in stops]
     lines += [f"PARAMETER num_ctx {context}", "PARAMETER temperature 0", "PARAMETER repeat_penalty 1"]
     return "\n".join(lines) + "\n"
@@ -112,7 +114,10 @@ def write_modelfile(found: Found, folder: Path, tokenizer: Any, ends: list[int])
     context = found.plan.study.models[found.plan.policies[found.policy].model].context
     with finished_file(folder / FILE) as temporary:
         temporary.write_text(modelfile(template, tokenizer, stops, context), encoding="utf-8")
-    said = []
-    if template["strip"]:
-        said.append("Ollama does not take white space off the ends of messages, as the template does")
-    return said
+    if is_own(template):
+        return [
+            "the model's own chat template is in model.gguf; Ollama takes it where it knows it: look at what it asks"
+        ]
+    if any(strips_content(template, role) for role in ("system", "user", "assistant")):
+        return ["Ollama does not take white space off the ends of messages, as the template does"]
+    return []
