@@ -62,9 +62,14 @@ def finished_study(folder: Path, model: Path) -> Path:
 
 
 def found_in(folder: Path, template: dict | None = None) -> Found:
-    """Return a base model's folder as the policy `tiny` of a study that has not run; its template may be another."""
-    more = {} if template is None else {"templates": {"own": template}}
-    study = chain_of(folder, **more)
-    if template is not None:
-        study["models"]["tiny"]["template"] = "own"
+    """Return a base model's folder as the policy `tiny` of a study that has not run; its template may be another.
+
+    {"own": True} is the one that its tokenizer brings along.
+    """
+    study = chain_of(folder)
+    if template == {"own": True}:
+        study["models"]["tiny"]["template"] = "tokenizer"
+    elif template is not None:
+        study |= {"templates": {"mine": template}}
+        study["models"]["tiny"]["template"] = "mine"
     return Found(Path("mine.yaml"), plan_of(check_study(study)), "tiny", 1, folder, Path("manifest.json"))

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from tests.command import call
-from tests.export_study import POLICIES, PROMPTS, finished_study
+from tests.export_study import POLICIES, PROMPTS, finished_study, found_in
 from tests.plans import EVERY_KEY, changed, planned
 from tests.workflow import ROOT, edit, table_of
 from workflow_scripts.common.errors import PlumblineError
@@ -19,7 +19,8 @@ from workflow_scripts.common.files import read_json, read_jsonl, sha256_of, writ
 from workflow_scripts.common.models import adapter_base
 from workflow_scripts.export import export, found
 from workflow_scripts.export.card import code, front_matter
-from workflow_scripts.export.folder import tensors_of
+from workflow_scripts.export.checks import check
+from workflow_scripts.export.folder import tensors_of, write_folder
 from workflow_scripts.plan.cleaning import dataset_settings
 from workflow_scripts.plan.index import policy_facts
 
@@ -140,6 +141,19 @@ def test_generation_is_greedy_and_stops_at_the_ends_that_were_learned(study, fre
     assert not {"temperature", "top_p", "top_k", "repetition_penalty"} & {
         key for key in own if own[key] is not None
     }
+
+
+def test_a_model_s_own_chat_template_goes_with_it(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no study has run
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    own = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+    own += "{% if add_generation_prompt %}<s>assistant: {% endif %}"
+    (model / "chat_template.jinja").write_text(own)
+    taken = found_in(model, {"own": True})
+    (tmp_path / "out").mkdir()
+    write_folder(taken, tmp_path / "out", None)
+    assert (tmp_path / "out/chat_template.jinja").read_text() == own
+    assert check(taken, tmp_path / "out", None, 3)["rendered_alike"] == 3
 
 
 # --- the card ---------------------------------------------------------------------------------------------------------
