@@ -15,7 +15,8 @@ from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.common.logprobs import flat_logps, shared_prompt_logps
 from workflow_scripts.common.models import load_policy
 from workflow_scripts.pairs import ranked
-from workflow_scripts.pairs.build import held_out_groups, rank_pairs
+from workflow_scripts.pairs.build import rank_pairs
+from workflow_scripts.pairs.held_out import held_out_groups
 from workflow_scripts.pairs.ranked import pairs_of, rank_answers
 
 

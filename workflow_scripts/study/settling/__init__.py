@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.study.findings import Finding, sorted_out
+from workflow_scripts.study.settling.pairs import settled_pairs
+from workflow_scripts.study.settling.rounds import settled_rounds
 from workflow_scripts.study.study import Study
 
 Settling = Callable[[Study, Path], Iterator[Finding]]
 
-SETTLINGS: tuple[Settling, ...] = ()  # in this order: models, data, runs
+SETTLINGS: tuple[Settling, ...] = (settled_pairs, settled_rounds)  # in this order: models, data, runs
 
 
 class Settled(NamedTuple):
