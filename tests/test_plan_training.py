@@ -152,7 +152,7 @@ def test_own_pairs_compare_replies_as_their_dataset_writes_them():
 
 def test_ranked_pairs_come_from_the_rows_of_their_annotation():
     assert training.ranking_input(PLAN, "order") == f"{RESULTS}/annotations/brought/manifest.json"
-    assert told(training.ranking_settings(PLAN, "order")) == {"by": "rank"}
+    assert told(training.ranking_settings(PLAN, "order")) == {"by": "rank", "annotated": True}
     rows = "$RESULTS/annotations/brought/rows"
     wanted = [f"train={rows}/train.jsonl", f"validation={rows}/validation.jsonl"]
     assert training.ranking_rows(PLAN, "order") == wanted

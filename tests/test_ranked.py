@@ -94,7 +94,7 @@ def test_the_step_writes_pairs_ranked_rows_and_counts_that_add_up(tmp_path):
     write_jsonl(tmp_path / "t.jsonl", answers("p", [("a", 1.0), ("b", 0.0)]) + answers("q", [("x", 0.0)]))
     write_jsonl(tmp_path / "v.jsonl", answers("r", [("a", 0.0), ("b", 1.0)]))
     flags = ["--annotated", f"train={tmp_path}/t.jsonl", f"validation={tmp_path}/v.jsonl"]
-    flags += ["--settings", '{"by": "rank"}', "--output", tmp_path / "pairs.jsonl"]
+    flags += ["--settings", '{"by": "rank", "annotated": true}', "--output", tmp_path / "pairs.jsonl"]
     flags += ["--ranked", tmp_path / "ranked.jsonl", "--rejected", tmp_path / "rejected.jsonl"]
     call(ranked.main, *flags, "--manifest", tmp_path / "m.json")
     assert [row["split"] for row in read_jsonl(tmp_path / "pairs.jsonl")] == ["train", "validation"]
@@ -106,7 +106,7 @@ def test_the_step_writes_pairs_ranked_rows_and_counts_that_add_up(tmp_path):
 
 def test_answers_that_cannot_be_told_apart_are_an_error(tmp_path):
     write_jsonl(tmp_path / "t.jsonl", answers("q", [("x", 0.0)]))
-    flags = ["--annotated", f"train={tmp_path}/t.jsonl", "--settings", '{"by": "rank"}']
+    flags = ["--annotated", f"train={tmp_path}/t.jsonl", "--settings", '{"by": "rank", "annotated": true}']
     for name in ("output", "ranked", "rejected", "manifest"):
         flags += [f"--{name}", tmp_path / name]
     with pytest.raises(PlumblineError, match=r"no prompt has two answers.*no other answer to the prompt"):

@@ -89,11 +89,8 @@ def place_of(error: BaseException, file: Path) -> str:
     """Return FILE:LINE of the innermost line of a user's files at which an error came up."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
-    own = [
-        step
-        for step in traceback.extract_tb(error.__traceback__)
-        if Path(step.filename).is_relative_to(file.parent) and "site-packages" not in step.filename
-    ]
+    files = {str(path) for path in files_of(file)}
+    own = [step for step in traceback.extract_tb(error.__traceback__) if step.filename in files]
     return f"{own[-1].filename}:{own[-1].lineno}" if own else str(file)
 
 
