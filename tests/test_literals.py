@@ -148,7 +148,14 @@ TAKEN = {
     "Watch.best": (watching.Watching, "best"),
 }
 # Chosen by the plan (which prompts a value head answers), or handed on to a library or a flag that refuses any other.
-ELSEWHERE = {"Sft.backend", "SaidPairs.from_", "Value.targets", "Programs.form", "LmEval.dtype", "Engine.precision"}
+ELSEWHERE = {
+    "Sft.backend",
+    "SaidPairs.from_",
+    "Value.targets",
+    "Programs.form",
+    "LmEval.dtype",
+    "Engine.precision",
+}
 LIBRARY = {
     "Training.schedule": "SchedulerType",
     "Training.optimizer": "OptimizerNames",

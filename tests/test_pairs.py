@@ -248,6 +248,9 @@ def test_counts_add_up_in_the_manifest(tmp_path, monkeypatch):
 
 
 def test_a_policy_without_mistakes_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
-    with pytest.raises(PlumblineError, match=r"none of 1 answers makes a pair \(labels all agree: 1\).*temperature.*from: samples"):
+    with pytest.raises(
+        PlumblineError,
+        match=r"none of 1 answers makes a pair \(labels all agree: 1\).*temperature.*from: samples",
+    ):
         run_main(tmp_path, monkeypatch, [said(json.dumps(GOLD))])
     assert not (tmp_path / "manifest.json").exists()

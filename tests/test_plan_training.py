@@ -112,7 +112,7 @@ def test_tokens_are_made_in_the_template_the_policy_is_to_speak():
 
 def test_pairs_of_own_mistakes_are_each_parents_and_ranked_ones_are_everybodys():
     plan = family()
-    assert training.ranked_pairs(plan) == ["order"]
+    assert training.ranked_pairs(plan) == ["order", "came"]
     own = f"{RESULTS}/pairs/mistakes/one.sft/seed-5/manifest.json"
     assert training.pairs_manifest(plan, "mistakes", "one.sft", 5) == own
     for policy in ("one", "two"):

@@ -62,7 +62,13 @@ def test_all_sets_the_best_answer_against_each_that_it_beats_by_the_margin():
 
 
 def test_a_random_loser_is_one_that_the_best_beats_and_the_same_again_by_the_seed():
-    many = [row for number in range(40) for row in answers(f"p{number}", *[(row["reference"], row["rewards"]["final_reward"]) for row in ABCD])]
+    many = [
+        row
+        for number in range(40)
+        for row in answers(
+            f"p{number}", *[(row["reference"], row["rewards"]["final_reward"]) for row in ABCD]
+        )
+    ]
     losers = [[pair[1] for pair in made(many, take="best_random", seed=seed)[1]] for seed in (1, 1, 2)]
     assert losers[0] == losers[1] != losers[2]
     assert set(losers[0]) == {"b", "c", "d"}
@@ -72,7 +78,11 @@ def test_a_random_loser_is_one_that_the_best_beats_and_the_same_again_by_the_see
 @pytest.mark.parametrize(
     ("rows", "changed", "reasons"),
     [
-        (answers("p", ("a", 1.0), (" a ", 1.0), ("a\n", 1.0)), {}, [samples.SAME, samples.SAME, samples.ALONE]),
+        (
+            answers("p", ("a", 1.0), (" a ", 1.0), ("a\n", 1.0)),
+            {},
+            [samples.SAME, samples.SAME, samples.ALONE],
+        ),
         (answers("p", ("a", 1.0), ("b", 1.0)), {}, [samples.EQUAL, samples.EQUAL]),
         (answers("p", ("a", 1.0), ("b", 0.9)), {"margin": 0.2}, [samples.UNDER, samples.UNDER]),
         (answers("p", ("", 1.0), ("b", 0.9)), {}, [samples.EMPTY, samples.EMPTY]),
@@ -85,7 +95,9 @@ def test_a_prompt_without_a_pair_is_left_out_and_says_why(rows, changed, reasons
 
 
 def test_a_difference_of_just_the_margin_makes_a_pair_whatever_floats_say():
-    assert made(answers("p", ("a", 0.3), ("b", 0.2)), margin=0.1)[1] == [("a", "b")]  # 0.3 - 0.2 < 0.1 in floats
+    assert made(answers("p", ("a", 0.3), ("b", 0.2)), margin=0.1)[1] == [
+        ("a", "b")
+    ]  # 0.3 - 0.2 < 0.1 in floats
 
 
 def test_of_equally_good_answers_the_first_sample_is_chosen_and_an_empty_one_may_lose():
@@ -95,7 +107,11 @@ def test_of_equally_good_answers_the_first_sample_is_chosen_and_an_empty_one_may
 
 
 def test_whole_groups_are_held_out_of_pairs_and_of_ranked_rows_alike():
-    rows = [row for number in range(10) for row in answers(f"p{number}", ("a", 1.0), ("b", 0.0), group=f"g{number % 5}")]
+    rows = [
+        row
+        for number in range(10)
+        for row in answers(f"p{number}", ("a", 1.0), ("b", 0.0), group=f"g{number % 5}")
+    ]
     ranked_rows, pairs, _ = samples.rank_samples(rows, settings(validation_share=0.4))
     held = {pair["group"] for pair in pairs if pair["split"] == "validation"}
     assert len(held) == 2
@@ -113,12 +129,21 @@ def run_samples(folder, rows, **changed):
 
 
 def test_the_step_counts_every_answer_once_and_how_long_both_sides_are(tmp_path, capsys):
-    rows = [*ABCD, *answers("q", ("same", 1.0), ("same", 1.0)), *answers("r", ("one two three", 1.0), ("one", 0.0))]
+    rows = [
+        *ABCD,
+        *answers("q", ("same", 1.0), ("same", 1.0)),
+        *answers("r", ("one two three", 1.0), ("one", 0.0)),
+    ]
     counts = run_samples(tmp_path, rows)
     assert (counts["read"], counts["prompts"], counts["prompts_kept"], counts["kept"]) == (8, 3, 2, 2)
     assert counts["share_kept"] == pytest.approx(2 / 3, abs=1e-4)
     assert counts["rejected"] == {samples.NOT_TAKEN: 2, samples.SAME: 1, samples.ALONE: 1}
-    assert counts["lengths"] == {"chosen_words": 2.0, "rejected_words": 1.0, "chosen_longer": 0.5, "equal_lengths": 0.5}
+    assert counts["lengths"] == {
+        "chosen_words": 2.0,
+        "rejected_words": 1.0,
+        "chosen_longer": 0.5,
+        "equal_lengths": 0.5,
+    }
     assert counts["mean_gap"] == pytest.approx(2.0)
     pairs, rejected = read_jsonl(tmp_path / "pairs.jsonl"), read_jsonl(tmp_path / "rejected.jsonl")
     assert len(pairs) + len(read_jsonl(tmp_path / "ranked.jsonl")) + len(rejected) == len(rows)
@@ -133,7 +158,11 @@ def test_no_pair_at_all_is_an_error_that_counts_the_reasons_and_says_what_to_do(
 
 
 def test_lengths_are_counted_in_words():
-    pairs = [{"chosen": "a b c", "rejected": "a"}, {"chosen": "a", "rejected": ""}, {"chosen": "a", "rejected": "b"}]
+    pairs = [
+        {"chosen": "a b c", "rejected": "a"},
+        {"chosen": "a", "rejected": ""},
+        {"chosen": "a", "rejected": "b"},
+    ]
     facts = length_facts(pairs)
     assert facts["chosen_words"] == pytest.approx(5 / 3, abs=1e-4)
     assert facts["rejected_words"] == pytest.approx(2 / 3, abs=1e-4)
@@ -150,7 +179,12 @@ def came(name: str, *texts: str, meta: dict | None = None, **facts: object) -> d
 
 def run_given(folder, rows):
     write_jsonl(folder / "rows.jsonl", rows)
-    flags = ["--annotated", f"train={folder}/rows.jsonl", "--settings", '{"by": "reward", "annotated": false}']
+    flags = [
+        "--annotated",
+        f"train={folder}/rows.jsonl",
+        "--settings",
+        '{"by": "reward", "annotated": false}',
+    ]
     for name in ("ranked", "rejected"):
         flags += [f"--{name}", folder / f"{name}.jsonl"]
     call(ranked.main, *flags, "--output", folder / "pairs.jsonl", "--manifest", folder / "manifest.json")
@@ -158,7 +192,9 @@ def run_given(folder, rows):
 
 
 def test_answers_that_came_ranked_make_pairs_without_an_annotation(tmp_path):
-    pairs = run_given(tmp_path, [came("p", "a", "b", "c"), came("q", "d", "e"), came("r", "f", "f"), came("s", "g")])
+    pairs = run_given(
+        tmp_path, [came("p", "a", "b", "c"), came("q", "d", "e"), came("r", "f", "f"), came("s", "g")]
+    )
     assert pairs == [("a", "b"), ("a", "c"), ("d", "e")]
     rows = read_jsonl(tmp_path / "ranked.jsonl")
     assert [row["rewards"] for row in rows] == [[1.0, 0.5, 0.0], [1.0, 0.0]]

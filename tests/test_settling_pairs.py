@@ -18,7 +18,9 @@ BEST = {"dataset": "chatted", "from": "samples", "split": "sft", "rank": SCORE}
 
 def pairs(value: Any, **further: Any) -> Plan:
     """Return the plan of a study with a set of pairs called own."""
-    return changed(EVERY_KEY, {"pairs.own": value} | {path.replace("__", "."): to for path, to in further.items()})
+    return changed(
+        EVERY_KEY, {"pairs.own": value} | {path.replace("__", "."): to for path, to in further.items()}
+    )
 
 
 def wrong(value: Any, **further: Any) -> str:
@@ -56,18 +58,24 @@ def test_pairs_as_they_came_are_made_from_clean_rows_and_are_the_same_for_every_
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ({"dataset": "chatted", "split": "sft"}, "for pairs of such rows write from: samples, and with rank:"),
+        (
+            {"dataset": "chatted", "split": "sft"},
+            "for pairs of such rows write from: samples, and with rank:",
+        ),
         ({"dataset": "chatted"}, "pairs.own.dataset: rows of schema messages bring one answer to a prompt"),
         ({"dataset": "tutored"}, "pairs.own: the replies of 'tutored' are structured"),
         ({"dataset": "tutored", "from": "given", "split": "sft"}, "of these write from: mistakes"),
         ({"dataset": "chatted", "from": "given", "split": "sft"}, "of these write from: samples"),
         ({"dataset": "ranked", "from": "mistakes", "split": "train"}, "from: given takes them as they came"),
         ({"dataset": "ranked", "split": "train", "samples": 4}, "which do not read samples"),
-        ({"dataset": "ranked", "from": "taken", "split": "train"}, "pairs.own.from: must be 'given', 'mistakes' or 'samples'"),
-        ({"dataset": "ranked", "validation": "dev"}, "pairs.own.validation: no split of dataset 'ranked' is called 'dev'"),
+        (
+            {"dataset": "ranked", "from": "taken", "split": "train"},
+            "own.from: must be 'given', 'mistakes' or 'samples'",
+        ),
+        ({"dataset": "ranked", "validation": "dev"}, "pairs.own.validation: no split of dataset 'ranked'"),
         ({"dataset": "ranked", "from": "given", "which": "all"}, "pairs.own.which: unknown key"),
     ],
-)  # fmt: skip
+)
 def test_pairs_that_cannot_be_made_are_refused_with_what_to_write(value, said):
     assert said in wrong(value)
 
@@ -99,7 +107,9 @@ def test_a_reward_model_a_judge_that_is_one_and_a_rule_rank_by_their_own_number(
     plan = pairs(BEST | {"rank": rank})
     (reward,) = told(rewards.answer_settings(plan, "pairs-own"))["rewards"].values()
     assert wanted.items() <= reward.items()
-    assert ("rm/manifest.json" in "".join(rewards.answer_classifiers(plan, "pairs-own"))) == ("model" in wanted)
+    assert ("rm/manifest.json" in "".join(rewards.answer_classifiers(plan, "pairs-own"))) == (
+        "model" in wanted
+    )
 
 
 def test_an_annotation_ranks_by_its_sum_whatever_dataset_it_is_of():
@@ -131,7 +141,9 @@ def test_what_cannot_rank_samples_is_refused_with_the_path(changes, said):
 
 
 def test_a_rank_that_two_things_are_called_is_refused():
-    said = wrong(BEST | {"rank": "twice"}, reward_models__twice={"parent": "tiny", "dataset": "tutored"} | {"split": "preference", "learning_rate": 1e-4}, annotations__twice={"dataset": "chatted", "fit_split": "sft", "rewards": {"words": {"rule": "length"}}})  # fmt: skip
+    model = {"parent": "tiny", "dataset": "tutored", "split": "preference", "learning_rate": 1e-4}
+    words = {"dataset": "chatted", "fit_split": "sft", "rewards": {"words": {"rule": "length"}}}
+    said = wrong(BEST | {"rank": "twice"}, reward_models__twice=model, annotations__twice=words)
     assert "pairs.own.rank: 'twice' is the name of annotation and of reward model" in said
 
 
@@ -144,7 +156,8 @@ def test_a_function_that_is_not_there_is_refused_wherever_it_is_a_reward():
 
 
 def test_samples_are_answered_rewarded_and_ranked_for_each_parent_that_needs_them():
-    plan = pairs(BEST | {"samples": 5, "take": "all", "margin": 0.5}, runs__own={"method": "dpo", "parent": ["sft", "chat"], "pairs": "own", "learning_rate": 1e-4})  # fmt: skip
+    run = {"method": "dpo", "parent": ["sft", "chat"], "pairs": "own", "learning_rate": 1e-4}
+    plan = pairs(BEST | {"samples": 5, "take": "all", "margin": 0.5}, runs__own=run)
     assert told(prompts.sampling(plan, "pairs-own"))["samples"] == 5
     assert told(prompts.sampling(plan, "pairs-own"))["temperature"] == 1.0
     assert "pairs-own" in prompts.owed(plan, "tiny.sft")
@@ -162,7 +175,13 @@ def test_an_edited_function_changes_what_its_jobs_are_told_and_nothing_else(tmp_
     value = BEST | {"rank": f"{file}:score"}
 
     def handed() -> dict[str, str]:
-        plan = pairs(value, runs__ppo__annotation="own", runs__ppo__split="sft", annotations__own__rewards__mine={"function": f"{file}:score"}, runs__dpo__watch={"annotation": "own", "split": "validation", "metric": "mine"})  # fmt: skip
+        plan = pairs(
+            value,
+            annotations__own__rewards__mine={"function": f"{file}:score"},
+            runs__ppo__annotation="own",
+            runs__ppo__split="sft",
+            runs__dpo__watch={"annotation": "own", "split": "validation", "metric": "mine"},
+        )
         return {
             "pairs": rewards.answer_settings(plan, "pairs-own"),
             "ppo": training.online_rewards(plan, "tiny.sft.ppo"),
@@ -187,7 +206,9 @@ def test_a_fine_tuning_on_pairs_learns_the_chosen_answers_of_its_own_parent():
     plan = changed(EVERY_KEY, {"seeds": [3, 5]})
     assert training.on_chosen(plan) == ["tiny.sft.best"]
     assert "tiny.sft.best" not in training.on_datasets(plan)
-    assert training.chosen_manifest(plan, "tiny.sft.best", 5).endswith("pairs/best/tiny.sft/seed-5/manifest.json")
+    assert training.chosen_manifest(plan, "tiny.sft.best", 5).endswith(
+        "pairs/best/tiny.sft/seed-5/manifest.json"
+    )
     found = training.material(plan, "tiny.sft.best", 5)
     assert found == "results/every-key/tokens/tiny.sft.best/seed-5/manifest.json"
     assert policies.training_sets(plan, "tiny.sft.best") == ["tutored/sft", "chatted/sft"]
@@ -228,7 +249,10 @@ def test_rounds_are_runs_each_the_child_of_the_one_before_whose_answers_it_learn
     for name, parent in {last: "tiny.sft.again-1.again-2", "tiny.sft.again-1": "tiny.sft"}.items():
         assert plan.policies[name].parent == parent
         assert "pairs-best" in prompts.owed(plan, parent)
-        assert training.material(plan, name, 1) == f"results/every-key/reference/best/{parent}/seed-1/manifest.json"
+        assert (
+            training.material(plan, name, 1)
+            == f"results/every-key/reference/best/{parent}/seed-1/manifest.json"
+        )
     settings = [training.training_settings(plan, name) for name in plan.policies if ".again-" in name]
     assert len(settings) == 3
     assert len(set(settings)) == 1
@@ -249,7 +273,9 @@ def test_whoever_names_a_run_of_rounds_gets_its_last():
 
 def test_rounds_of_rejection_sampling_and_of_several_parents():
     plan = rounds(runs__best__rounds=2, runs__again__parent=["sft", "chat"])
-    assert training.chosen_manifest(plan, "tiny.sft.best-1.best-2", 1).endswith("/best/tiny.sft.best-1/seed-1/manifest.json")
+    assert training.chosen_manifest(plan, "tiny.sft.best-1.best-2", 1).endswith(
+        "/best/tiny.sft.best-1/seed-1/manifest.json"
+    )
     assert {"tiny.sft.again-1.again-2.again-3", "tiny.chat.again-1.again-2.again-3"} <= plan.policies.keys()
 
 

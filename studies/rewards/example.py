@@ -1,4 +1,4 @@
-"""A reward function of one's own, as an example: `rank: studies/rewards/example.py:score`, or a reward in annotations."""
+"""A reward function of one's own, as an example: it ranks (`rank: studies/rewards/example.py:score`) or rewards."""
 
 
 def words_of(text: str) -> set[str]:

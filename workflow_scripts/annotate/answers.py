@@ -9,7 +9,14 @@ from pathlib import Path
 from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
-from workflow_scripts.common.reward_columns import Reward, Rewards, answer_turn, cut_texts, provenance, reward_rows
+from workflow_scripts.common.reward_columns import (
+    Reward,
+    Rewards,
+    answer_turn,
+    cut_texts,
+    provenance,
+    reward_rows,
+)
 from workflow_scripts.common.turns import turns_of
 
 Settings = Rewards

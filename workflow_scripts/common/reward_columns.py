@@ -1,9 +1,9 @@
 """Reward columns of answers: by rule, by a function of the user's, as the raw row brought them, or by a classifier;
 `final_reward` is their sum.
 
-Rows are turns (`common.turns`): an answer, `reference`, in its context, `messages`; what it is compared with is `gold`. Annotation, online reinforcement
-learning and the reward benchmark all take their rewards from here. Torch is imported when a classifier is first asked.
-Not covered: training a reward model, and rewards of single tokens.
+Rows are turns (`common.turns`): an answer, `reference`, in its context, `messages`; what it is compared with is `gold`.
+Annotation, online reinforcement learning and the reward benchmark all take their rewards from here. Torch is imported
+when a classifier is first asked. Not covered: training a reward model, and rewards of single tokens.
 """
 
 import contextlib

@@ -68,7 +68,7 @@ def normal(text: str) -> str:
 
 
 def exact_match(turns: list[dict]) -> np.ndarray:
-    """Return 1 where an answer is the reference, both `normal`, else 0, (turns,); PlumblineError where there is none."""
+    """Return 1 where an answer is the reference, both `normal`, else 0, (turns,); PlumblineError for a row without."""
     missing = [turn["id"] for turn in turns if turn.get("gold") is None]
     if missing:
         raise PlumblineError(f"row {missing[0]}: has no reference answer to compare with")

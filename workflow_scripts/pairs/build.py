@@ -176,11 +176,13 @@ def main() -> None:
     pairs, rejected, taken = build_pairs(read_jsonl(arguments.prompts), generations, *asked)
     assert len(pairs) + len(rejected) == len(generations)
     if not pairs:
-        reasons = ", ".join(f"{why}: {count}" for why, count in Counter(row["reason"] for row in rejected).items())
+        reasons = ", ".join(
+            f"{why}: {count}" for why, count in Counter(row["reason"] for row in rejected).items()
+        )
         raise PlumblineError(
             f"{arguments.generations}: none of {len(generations)} answers makes a pair ({reasons}); raise "
-            "pairs.*.temperature or samples, or train the parent less. Pairs without mistakes: from: samples, ranked by "
-            "a reward"
+            "pairs.*.temperature or samples, or train the parent less. Pairs without mistakes: from: samples, ranked "
+            "by a reward"
         )
     held_out = held_out_groups(
         [pair["group"] for pair in pairs], settings["validation_share"], settings["seed"]

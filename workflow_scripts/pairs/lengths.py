@@ -22,6 +22,6 @@ def length_facts(pairs: list[dict]) -> dict[str, float]:
 def said(facts: dict[str, float]) -> str:
     """Return the lengths in a sentence."""
     return (
-        f"chosen replies have {facts['chosen_words']:.1f} words, rejected ones {facts['rejected_words']:.1f}; the chosen "
-        f"one is longer in {facts['chosen_longer']:.1%} of the pairs"
+        f"chosen replies have {facts['chosen_words']:.1f} words, rejected ones {facts['rejected_words']:.1f}; the "
+        f"chosen one is longer in {facts['chosen_longer']:.1%} of the pairs"
     )

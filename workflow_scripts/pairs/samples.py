@@ -55,7 +55,9 @@ def losing(others: list[dict], take: str, seed: int, prompt: str) -> list[dict]:
     raise PlumblineError(f"take is {take!r}; there are best_worst, best_random, all")
 
 
-def rank_prompt(prompt: str, rows: list[dict], settings: Settings) -> tuple[dict | None, list[dict], list[dict]]:
+def rank_prompt(
+    prompt: str, rows: list[dict], settings: Settings
+) -> tuple[dict | None, list[dict], list[dict]]:
     """Return (a prompt's ranked row or None, its pairs, its rejected answers) of its rewarded answers."""
     distinct: dict[str, dict] = {}
     rejected = []
@@ -119,7 +121,9 @@ def rank_samples(rows: list[dict], settings: Settings) -> tuple[list[dict], list
     return ranked, [pair | split[pair["group"] in held_out] for pair in pairs], rejected
 
 
-def counts_of(rows: list[dict], ranked: list[dict], pairs: list[dict], rejected: list[dict]) -> dict[str, Any]:
+def counts_of(
+    rows: list[dict], ranked: list[dict], pairs: list[dict], rejected: list[dict]
+) -> dict[str, Any]:
     """Return what the manifest counts; `share_kept` is the share of prompts that made a pair."""
     prompts = len({row["id"].rpartition("/")[0] for row in rows})
     reasons = Counter(row["reason"] for row in rejected)
@@ -143,7 +147,9 @@ def main() -> None:
     rows = read_jsonl(arguments.rewarded)
     ranked, pairs, rejected = rank_samples(rows, arguments.settings)
     if not pairs:
-        reasons = ", ".join(f"{why}: {count}" for why, count in Counter(row["reason"] for row in rejected).items())
+        reasons = ", ".join(
+            f"{why}: {count}" for why, count in Counter(row["reason"] for row in rejected).items()
+        )
         raise PlumblineError(
             f"{arguments.rewarded}: no prompt has two answers whose rewards make a pair ({reasons}; each counts "
             "answers). Draw more that differ (samples, temperature, max_new_tokens), lower margin, or rank by a reward "

@@ -49,7 +49,9 @@ def prompt_sets(plan: Plan) -> dict[str, Any]:
 
 def rewarded_sets(plan: Plan) -> list[str]:
     """Return the prompt sets whose answers an annotation rewards."""
-    return [name for name, part in answered(plan).items() if hasattr(part, "annotation")] + rewarded_for_training(plan)
+    return [
+        name for name, part in answered(plan).items() if hasattr(part, "annotation")
+    ] + rewarded_for_training(plan)
 
 
 def rewarded_for_training(plan: Plan) -> list[str]:

@@ -42,7 +42,8 @@ RISE = 0.01  # of the lowest validation loss: less is the noise of a small valid
 MOVES = 3  # as many losses, to six decimals, are not the same by chance
 LAST = 5  # points that a run's first and last training losses are means of: single batches are noisy
 COLUMNS = (
-    "policy seed method rows rows_rejected rows_cut ends_lost pairs pair_yield chosen_words rejected_words chosen_longer steps train_loss_first train_loss_last "
+    "policy seed method rows rows_rejected rows_cut ends_lost "
+    "pairs pair_yield chosen_words rejected_words chosen_longer steps train_loss_first train_loss_last "
     "validation_loss_first validation_loss_best validation_loss_last best_step kept_step "
     "reward_first reward_last kept_share clipped_share effective_steps warning"
 ).split()

@@ -35,7 +35,13 @@ from typing_extensions import TypedDict
 from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.cuts import say_cuts, say_rejected
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import canonical_json, finished_file, read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.files import (
+    canonical_json,
+    finished_file,
+    read_jsonl,
+    write_jsonl,
+    write_manifest,
+)
 from workflow_scripts.common.fitting import lost_ends
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.templates import (

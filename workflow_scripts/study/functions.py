@@ -45,7 +45,9 @@ def fault_of_parameters(node: ast.stmt, name: str) -> str | None:
         return None
     taken = node.args
     if taken.posonlyargs:
-        return f"{name} takes {taken.posonlyargs[0].arg} by position alone, and a reward is called by keywords"
+        return (
+            f"{name} takes {taken.posonlyargs[0].arg} by position alone, and a reward is called by keywords"
+        )
     bare = taken.args[: len(taken.args) - len(taken.defaults)]
     bare += [arg for arg, default in zip(taken.kwonlyargs, taken.kw_defaults, strict=True) if default is None]
     unknown = [arg.arg for arg in bare if arg.arg not in KEYWORDS]

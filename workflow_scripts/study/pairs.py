@@ -144,8 +144,8 @@ class GivenPairs(SaidPairs, Part):
         if single:
             yield wrong(
                 f"{path}.dataset",
-                f"rows of schema {', '.join(single)} bring one answer to a prompt, and pairs as they came need rows that "
-                f"bring several ({', '.join(RANKED)}); of these write from: "
+                f"rows of schema {', '.join(single)} bring one answer to a prompt, and pairs as they came need rows "
+                f"that bring several ({', '.join(RANKED)}); of these write from: "
                 + ("mistakes" if set(single) <= set(STRUCTURED) else "samples"),
             )
 

@@ -55,8 +55,8 @@ class Sft(PolicyTraining):
     dataset: str | None = None
     """The dataset; of it or `pairs` one is named."""
     pairs: str | None = None
-    """Pairs, in place of a dataset: the chosen answer of each is learned (rejection sampling, best of n). What the pairs
-    hold out is validated on; split and validation are not looked at."""
+    """Pairs, in place of a dataset: the chosen answer of each is learned (rejection sampling, best of n). What the
+    pairs hold out is validated on; split and validation are not looked at."""
     rounds: Annotated[int, Field(ge=2)] | None = None
     """So many rounds, for pairs of a policy's own answers: NAME-1, NAME-2 …, each the child of the one before, which
     answers anew. Whoever names this run, or a lineage with it, gets the last. null: once."""

@@ -28,8 +28,8 @@ def settled_rounds(study: Study, folder: Path) -> Iterator[Finding]:
         elif part is not None and not isinstance(part, OwnPairs):
             yield wrong(
                 path,
-                f"{run.pairs!r} has the same pairs in each round: rounds are for pairs of a policy's own answers (from: "
-                "samples, from: mistakes); take more epochs",
+                f"{run.pairs!r} has the same pairs in each round: rounds are for pairs of a policy's own answers "
+                "(from: samples, from: mistakes); take more epochs",
             )
         else:
             chains[name] = names
@@ -39,7 +39,9 @@ def settled_rounds(study: Study, folder: Path) -> Iterator[Finding]:
     for name, run in study.runs.items():
         for before, each in zip([None, *chains.get(name, [])], chains.get(name, [name]), strict=False):
             values = {"rounds": None} if name in chains else {}
-            runs[each] = run.model_copy(update=values | {"parent": before or renamed_parents(run, chains)}, deep=True)
+            runs[each] = run.model_copy(
+                update=values | {"parent": before or renamed_parents(run, chains)}, deep=True
+            )
     study.runs = runs
     rename_policies(study, chains)
     for name, names in chains.items():
