@@ -221,6 +221,7 @@ def test_a_fine_tuning_on_pairs_learns_the_chosen_answers_of_its_own_parent():
         ({"dataset": "tutored"}, "learns from either a dataset or pairs"),
         ({"pairs": None}, "learns from either a dataset or pairs"),
         ({"pairs": "none"}, "runs.best.pairs: no set of pairs is called 'none'"),
+        ({"split": "sft"}, "split: of a dataset, and pairs say themselves"),
         ({"objective": "lm"}, "objective: lm takes whole conversations"),
         ({"overflow": "split"}, "overflow: split takes whole conversations"),
     ],

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from workflow_scripts.study.basics import Count, Fidelity, PartShare, Positive, Seed
-from workflow_scripts.study.datasets import RANKED, STRUCTURED, UNORDERED, schemas_of, without_labels
+from workflow_scripts.study.datasets import (
+    RANKED,
+    STRUCTURED,
+    UNORDERED,
+    UNREWARDED,
+    schemas_of,
+    without_labels,
+)
 from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.part import LongestRow, Part, annotated_rows
@@ -14,6 +21,9 @@ from workflow_scripts.study.sampling import PromptAndReply, Sampling
 
 if TYPE_CHECKING:
     from workflow_scripts.study.study import Study
+
+
+SEVERAL = tuple(schema for schema in RANKED if schema not in UNREWARDED)  # whose rows bring several answers
 
 
 class PairsKind(PromptAndReply):
@@ -74,7 +84,7 @@ class Pairs(OwnPairs):
     def faults(self, path: str, study: "Study") -> Iterator[Finding]:
         """Find answers whose mistakes cannot be seen: they are told by labels."""
         yield from super().faults(path, study)
-        ranked = set(schemas_of(study, self.dataset)) <= set(RANKED)
+        ranked = set(schemas_of(study, self.dataset)) <= set(SEVERAL)
         yield from without_labels(path, self.dataset, study, instead=OTHERWISE[ranked])
 
     def most_pairs(self) -> int | None:
@@ -140,12 +150,12 @@ class GivenPairs(SaidPairs, Part):
 
     def faults(self, path: str, study: "Study") -> Iterator[Finding]:
         """Find rows of one answer."""
-        single = [schema for schema in schemas_of(study, self.dataset) if schema not in RANKED]
+        single = [schema for schema in schemas_of(study, self.dataset) if schema not in SEVERAL]
         if single:
             yield wrong(
                 f"{path}.dataset",
                 f"rows of schema {', '.join(single)} bring one answer to a prompt, and pairs as they came need rows "
-                f"that bring several ({', '.join(RANKED)}); of these write from: "
+                f"that bring several ({', '.join(SEVERAL)}); of these write from: "
                 + ("mistakes" if set(single) <= set(STRUCTURED) else "samples"),
             )
 

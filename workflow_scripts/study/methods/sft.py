@@ -56,7 +56,7 @@ class Sft(PolicyTraining):
     """The dataset; of it or `pairs` one is named."""
     pairs: str | None = None
     """Pairs, in place of a dataset: the chosen answer of each is learned (rejection sampling, best of n). What the
-    pairs hold out is validated on; split and validation are not looked at."""
+    pairs hold out is validated on."""
     rounds: Annotated[int, Field(ge=2)] | None = None
     """So many rounds, for pairs of a policy's own answers: NAME-1, NAME-2 …, each the child of the one before, which
     answers anew. Whoever names this run, or a lineage with it, gets the last. null: once."""
@@ -178,9 +178,15 @@ class Sft(PolicyTraining):
     def one_material(self) -> "Sft":
         if (self.dataset is None) == (self.pairs is None):
             raise ValueError("learns from either a dataset or pairs (their chosen answers): name one of them")
-        if self.pairs is None and self.rounds:
-            raise ValueError("rounds go with pairs: a dataset is the same in each; take more epochs")
-        if self.pairs is not None and (self.objective == "lm" or self.overflow == "split"):
+        if self.pairs is None:
+            if self.rounds:
+                raise ValueError("rounds go with pairs: a dataset is the same in each; take more epochs")
+            return self
+        if own := sorted({"split", "validation"} & self.model_fields_set):
+            raise ValueError(
+                f"{' and '.join(own)}: of a dataset, and pairs say themselves what they hold out"
+            )
+        if self.objective == "lm" or self.overflow == "split":
             key, value = ("objective", "lm") if self.objective == "lm" else ("overflow", "split")
             raise ValueError(f"{key}: {value} takes whole conversations, and of pairs answers are learned")
         return self

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from workflow_scripts.study.datasets import RANKED, STRUCTURED, schemas_of
+from workflow_scripts.study.datasets import STRUCTURED, schemas_of
 from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.functions import fault_of_function
 from workflow_scripts.study.messages import unknown
-from workflow_scripts.study.pairs import BARE, GivenPairs, Pairs, SampledPairs
+from workflow_scripts.study.pairs import BARE, SEVERAL, GivenPairs, Pairs, SampledPairs
 from workflow_scripts.study.rewards import Annotation
 from workflow_scripts.study.study import Study
 
@@ -29,7 +29,7 @@ def settled_kind(study: Study, path: str, name: str, part: GivenPairs | Pairs) -
     schemas = set(schemas_of(study, part.dataset))
     if not schemas:
         return  # there is no such dataset, which is said elsewhere
-    if schemas <= set(RANKED) and isinstance(part, Pairs):
+    if schemas <= set(SEVERAL) and isinstance(part, Pairs):
         keys = part.model_fields_set
         if lost := sorted(keys - BARE - {"split"}):
             yield wrong(
