@@ -1,5 +1,7 @@
 """How long the two replies of pairs are: what is preferred for its length teaches length."""
 
+from workflow_scripts.common.words import split_words
+
 
 def mean(values: list[int]) -> float:
     return round(sum(values) / len(values), 4)
@@ -8,9 +10,9 @@ def mean(values: list[int]) -> float:
 def length_facts(pairs: list[dict]) -> dict[str, float]:
     """Return the mean words of chosen and of rejected replies, and in which share of pairs the chosen one has more.
 
-    `equal_lengths` is the share in which both have as many. A word is what stands between white space.
+    `equal_lengths` is the share in which both have as many. What a word is, `common.words` says.
     """
-    words = [(len(pair["chosen"].split()), len(pair["rejected"].split())) for pair in pairs]
+    words = [(len(split_words(pair["chosen"])), len(split_words(pair["rejected"]))) for pair in pairs]
     return {
         "chosen_words": mean([chosen for chosen, _ in words]),
         "rejected_words": mean([rejected for _, rejected in words]),

@@ -14,17 +14,17 @@ from workflow_scripts.study.study import Study
 WORDS = ("exact_match",)  # what may rank without a name of the study's: rules that compare with the reference
 
 
-def settled_pairs(study: Study, folder: Path) -> Iterator[Finding]:
+def settle_pairs(study: Study, folder: Path) -> Iterator[Finding]:
     """Write out the kind of every set of pairs, and of those from samples the annotation that ranks them."""
     for name, part in study.pairs.items():
         path = f"pairs.{name}"
         if isinstance(part, SampledPairs):
-            yield from settled_rank(study, name, part)
+            yield from settle_rank(study, name, part)
         elif isinstance(part, GivenPairs | Pairs) and part.from_ is None:
-            yield from settled_kind(study, path, name, part)
+            yield from settle_kind(study, path, name, part)
 
 
-def settled_kind(study: Study, path: str, name: str, part: GivenPairs | Pairs) -> Iterator[Finding]:
+def settle_kind(study: Study, path: str, name: str, part: GivenPairs | Pairs) -> Iterator[Finding]:
     """Write out which kind pairs are that do not say it: what their rows bring decides."""
     schemas = set(schemas_of(study, part.dataset))
     if not schemas:
@@ -50,7 +50,7 @@ def settled_kind(study: Study, path: str, name: str, part: GivenPairs | Pairs) -
         part.from_ = "given" if isinstance(part, GivenPairs) else "mistakes"
 
 
-def settled_rank(study: Study, name: str, part: SampledPairs) -> Iterator[Finding]:
+def settle_rank(study: Study, name: str, part: SampledPairs) -> Iterator[Finding]:
     """Make what ranks a policy's own answers an annotation, called rank-NAME, where it is not one already."""
     path = f"pairs.{name}.rank"
     known = {

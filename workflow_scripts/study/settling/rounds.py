@@ -9,7 +9,7 @@ from workflow_scripts.study.pairs import OwnPairs
 from workflow_scripts.study.study import Study
 
 
-def settled_rounds(study: Study, folder: Path) -> Iterator[Finding]:
+def settle_rounds(study: Study, folder: Path) -> Iterator[Finding]:
     """Write out every run of several rounds: NAME becomes NAME-1, NAME-2 …, and whoever names NAME gets the last.
 
     Each round's parent, which is its reference and whose answers its pairs are made of, is the round before.
