@@ -6,10 +6,11 @@ import pytest
 
 from tests.plans import EVERY_KEY, changed, config_of, told
 from tests.studies import put
+from tests.workflow import ROOT
 from workflow_scripts.plan import index, policies, prompts, rewards, training
 from workflow_scripts.plan import report as tables
 from workflow_scripts.plan.plan import Plan
-from workflow_scripts.study.checking import examine
+from workflow_scripts.study.checking import Examined, examine
 from workflow_scripts.study.pairs import GivenPairs, Pairs
 
 SCORE = "studies/rewards/example.py:score"
@@ -23,12 +24,17 @@ def pairs(value: Any, **further: Any) -> Plan:
     )
 
 
+def looked_at(config: dict) -> Examined:
+    """Return what the check says of a study that is where the study of every key is."""
+    return examine(config, folder=ROOT / "tests")
+
+
 def wrong(value: Any, **further: Any) -> str:
     """Return what the check says of a study with a set of pairs called own, or with other changes."""
     config = put(config_of(EVERY_KEY), "pairs.own", value)
     for path, to in further.items():
         config = put(config, path.replace("__", "."), to)
-    return "\n".join(examine(config).wrong)
+    return "\n".join(looked_at(config).wrong)
 
 
 # Kinds.
@@ -229,7 +235,7 @@ def test_a_fine_tuning_on_pairs_learns_the_chosen_answers_of_its_own_parent():
 def test_what_a_fine_tuning_on_pairs_cannot_have_is_refused(changes, said):
     config = config_of(EVERY_KEY)
     config["runs"]["best"] |= changes
-    assert said in "\n".join(examine(config).wrong)
+    assert said in "\n".join(looked_at(config).wrong)
 
 
 # Rounds.
@@ -292,14 +298,14 @@ def test_rounds_of_rejection_sampling_and_of_several_parents():
 )
 def test_rounds_that_make_no_sense_are_refused(changes, said):
     config = put(config_of(EVERY_KEY), "runs.again", ROUNDS | changes)
-    assert said in "\n".join(examine(config).wrong)
+    assert said in "\n".join(looked_at(config).wrong)
 
 
 def test_rounds_whose_names_are_taken_are_refused():
     config = put(put(config_of(EVERY_KEY), "runs.again", ROUNDS), "runs.again-2", ROUNDS | {"rounds": None})
-    assert "'again-2' is there already" in "\n".join(examine(config).wrong)
+    assert "'again-2' is there already" in "\n".join(looked_at(config).wrong)
 
 
 def test_the_check_says_what_rounds_make():
     config = put(config_of(EVERY_KEY), "runs.again", ROUNDS)
-    assert "makes the runs again-1, again-2, again-3" in "\n".join(examine(config).said)
+    assert "makes the runs again-1, again-2, again-3" in "\n".join(looked_at(config).said)
