@@ -418,7 +418,7 @@ def unknown_labels(path: str, drop_fields: list[str], replace_na: dict[str, str]
 
 
 def without_labels(path: str, name: str, study: "Study", instead: str = "") -> Iterator[Finding]:
-    """Find a dataset whose replies have no labels to compare; `instead` says what else could be named."""
+    """Find a dataset whose replies have no labels to compare; `instead` says what else could be done."""
     for schema in schemas_of(study, name):
         if schema not in STRUCTURED:
             yield wrong(
