@@ -16,6 +16,7 @@ from workflow_scripts.plan.training import module_of
 from workflow_scripts.plan.words import as_json, chosen
 from workflow_scripts.study.lineage import CALIBRATION
 
+UNMADE = {"parameters", "license"}  # keys of a model that make nothing of it
 UNTIED = {"training_resources", "generation_resources"}  # sections that no number rests on
 
 
@@ -78,9 +79,7 @@ def policy_facts(plan: Plan, policy: str) -> dict[str, Any]:
     """Return digests of what a policy is made of, whatever its seed."""
     trained = [name for name in lineage(plan, policy) if plan.policies[name].parent]
     return {
-        "model": digest(plan.study.models[plan.policies[policy].model].model_dump(exclude={"parameters"}))[
-            :12
-        ],
+        "model": digest(plan.study.models[plan.policies[policy].model].model_dump(exclude=UNMADE))[:12],
         "template": digest(template(plan, policy))[:12],
         "trust_remote_code": remote_code(plan, policy),
         "trained_by": digest([code_of(module_of(plan, name)) for name in trained])[:12],
