@@ -19,7 +19,7 @@ PLACEHOLDER = re.compile(r"(?<!dirname )\{(?:(params|input|output)(?:\.(\w+))?)(
 
 def spelt_out(word: str) -> str:
     """Return a word with the study's folder for the variable that it begins with, if it does."""
-    return re.sub(r"^([\w-]+=)?\$(RESULTS|WORK|CLEAN)(?=/)", lambda m: (m[1] or "") + os.environ[m[2]], word)
+    return re.sub(r"^([\w/-]+=)?\$(RESULTS|WORK|CLEAN)(?=/)", lambda m: (m[1] or "") + os.environ[m[2]], word)
 
 
 def words_of(job) -> list[str]:

@@ -124,6 +124,9 @@ def test_columns_are_pairs():
 
 
 ROWS_OF = {
+    "prefs.jsonl": "".join(
+        json.dumps({"prompt": f"Why {n}?", "chosen": "So.", "rejected": "No."}) + "\n" for n in range(20)
+    ),
     "qa.csv": "prompt,completion\n" + "".join(f"What is {n}?,It is {n}.\n" for n in range(20)),
     "book.txt": "".join(f"It was {n} o'clock.\n" for n in range(20)),
     "chats.jsonl": "".join(json.dumps({"messages": [SAID[0], SAID[1]], "id": n}) + "\n" for n in range(20)),
@@ -139,7 +142,9 @@ def test_a_new_study_is_short_and_has_no_mistake(tmp_path, capsys, name):
     text = (tmp_path / "my study.yaml").read_text()
     assert len(text.splitlines()) <= 25 and text.startswith("study: my-study\n")
     assert "no mistakes" in (said := capsys.readouterr().out) or "fine" in said
-    assert "base.sft  sft of base" in said and "datasets.own: " in said
+    assert (
+        "base.dpo  dpo of base" if "prefs" in name else "base.sft  sft of base"
+    ) in said and "datasets.own: " in said
     with pytest.raises(PlumblineError, match="is there already"):
         new.main(["--study", f"{tmp_path}/my study.yaml", *flags])
     assert "«" in told(capsys, *flags)

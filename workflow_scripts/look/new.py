@@ -30,7 +30,8 @@ def lines_of(name: str, asked: Asked, study: Study) -> list[str]:
         "loss": {"kind": "loss", "dataset": "own", "split": "test", "max_tokens": longest}
     }
     if schema in RANKED:
-        pairs = {"given": rows | {"max_tokens": longest}}
+        prompt = longest - min(LONGEST_ANSWER, longest // 4)
+        pairs = {"given": rows | {"max_prompt_tokens": prompt, "max_tokens": longest}}
         runs = {
             "dpo": {"method": "dpo", "parent": "base", "pairs": "given", "learning_rate": 5.0e-6, **steps}
         }
