@@ -21,7 +21,7 @@ from workflow_scripts.study.basics import plain_name, plain_path
 from workflow_scripts.study.benchmarks import BENCHMARKS
 from workflow_scripts.study.benchmarks.kind import Kind
 from workflow_scripts.study.checking import examine
-from workflow_scripts.study.datasets import Dataset
+from workflow_scripts.study.datasets import SCHEMAS
 from workflow_scripts.study.judges import Judge, JudgeKind, OpenAIJudge
 from workflow_scripts.study.methods import METHODS
 from workflow_scripts.study.mistakes import models_in, tag_of
@@ -48,11 +48,14 @@ NAMING = {
         "value",
         "template",
         "asked_in",
+        "preset",
     ),
     *("judge", "opponent", "humaneval", "parent", "model", "rank"),
 }
 FREE = {"system_prompt", "url_token", "input_heading", "prompt", "version", "base_url", "given", "start"}
 FREE |= {"between", "input", "verdict"}
+FREE |= {"hf", "hf_config", "hf_split", "revision"}  # what a hub has is looked up before names are
+FREE |= {"license"}
 FREE |= {"default_system", "api_key_env", "annotator"}  # a look at the machine knows the annotators
 
 
@@ -253,7 +256,7 @@ def test_a_class_with_a_name_of_its_own_is_one_that_a_study_can_name(base, key, 
     [
         ("methods", [tag_of(kind) for kind in METHODS]),
         ("evaluation", [tag_of(kind) for kind in BENCHMARKS]),
-        ("data", get_args(Dataset.model_fields["data_schema"].annotation)),
+        ("data", get_args(SCHEMAS)),
     ],
     ids=["methods", "benchmarks", "schemas"],
 )
@@ -329,7 +332,7 @@ def test_a_name_that_refers_to_nothing_is_refused_wherever_a_part_can_hold_one(e
             config[section][name][key] = "nowhere"
             whole, path = f"{section}.{name}: ", f"{section}.{name}.{key}"
             tried += 1
-            if not any(line.startswith((whole, path)) for line in examine(config).wrong):
+            if not any(line.startswith((whole, path)) for line in examine(config, folder=ROOT / "tests").wrong):
                 missed.append(path)
     assert missed == []
     assert tried > 100

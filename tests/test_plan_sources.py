@@ -4,6 +4,7 @@ import pytest
 
 from tests.plans import DEFAULT, EVERY_KEY, STUDIES, changed, config_of, planned, told
 from tests.studies import put
+from tests.workflow import ROOT
 from workflow_scripts.plan import sources, synthesis
 from workflow_scripts.study.checking import examine
 from workflow_scripts.study.sources import Place
@@ -150,6 +151,5 @@ def test_a_sources_origin_names_the_repository_it_is_pinned_to():
 )
 def test_only_published_files_are_converted(other, said):
     config = put(config_of(EVERY_KEY), "sources.critic.convert.base", other)
-    assert (
-        f"sources.critic.convert.base: is {said}; name a source of published files" in examine(config).wrong
-    )
+    wrong = examine(config, folder=ROOT / "tests").wrong
+    assert f"sources.critic.convert.base: is {said}; name a source of published files" in wrong
