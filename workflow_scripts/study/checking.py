@@ -14,7 +14,7 @@ from workflow_scripts.study.datasets import Dataset
 from workflow_scripts.study.foresight import foreseen
 from workflow_scripts.study.lineage import known_policies
 from workflow_scripts.study.messages import mistakes
-from workflow_scripts.study.reading import extended, read_yaml
+from workflow_scripts.study.reading import as_read, extended, merge, read_yaml
 from workflow_scripts.study.references import references
 from workflow_scripts.study.settling import settled
 from workflow_scripts.study.study import Study
@@ -90,12 +90,14 @@ def check_config(
     """Return the study that Snakemake has put together from its config files and its command line, checked; what is in
     doubt of it, and what its files have said.
 
-    The files are read again for keys that stand twice: of those Snakemake passes on only the last.
+    The files are read again for keys that stand twice, of which Snakemake passes on only the last, and for numbers that
+    it takes for text.
     """
     names = [str(path) for path in files]
+    read: dict = {}
     for name in names:
-        read_yaml(name)
-    found = examine(config, looks, folder_of(names[-1]) if names else ROOT)
+        read = merge(read, read_yaml(name))
+    found = examine(as_read(config, read), looks, folder_of(names[-1]) if names else ROOT)
     if found.study is None:
         raise mistakes(", ".join(names) or "the study", found.wrong)
     return found.study, found.doubts, found.said

@@ -115,17 +115,12 @@ def bounds_at(location: tuple[str | int, ...]) -> str:
 
 
 def number_hint(text: str) -> str:
-    """Return how to write a number that YAML has read as text, or nothing if it is none."""
+    """Return how to write a number that stands there as text, or nothing if it is none."""
     try:
         float(text)
     except ValueError:
         return ""
-    mantissa, mark, exponent = text.strip().lower().partition("e")
-    if not mark:
-        return " (a number, in quotes: leave them out)"
-    dotted = mantissa if "." in mantissa else f"{mantissa}.0"
-    signed = exponent if exponent[0] in "+-" else f"+{exponent}"
-    return f" (YAML reads this as text: write {dotted}e{signed})"
+    return " (a number, in quotes: leave them out)"
 
 
 def spell(error: dict) -> str:

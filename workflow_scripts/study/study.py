@@ -23,7 +23,8 @@ class Study(Strict):
     """One YAML: models, datasets, training runs, benchmarks, seeds. Produces one results table."""
 
     extends: RepositoryPath | None = None
-    """Another study this one stands on, a path relative to the repository: mappings are merged, all else replaced."""
+    """Another study this one stands on, a path relative to the repository: mappings are merged, all else replaced,
+    and null for an entry of a section (`runs: {dpo: null}`) drops it."""
     study: Name
     """Its name, and that of its folder under results/."""
     limit: Count | None = None

@@ -33,7 +33,7 @@ class Training(Part):
     per_device_batch: Count = 1
     """Most rows of one GPU's forward pass: memory alone. The passes of a step follow from batch_size and the GPUs."""
     learning_rate: Positive
-    """Highest learning rate; YAML wants the dot in 1.0e-4."""
+    """Highest learning rate."""
     schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     """How the learning rate falls."""
     warmup: Share = 0.1
