@@ -61,7 +61,14 @@ def test_what_the_command_line_says_is_read_as_a_file_is():
 def test_snakemake_plans_a_study_whose_numbers_have_no_dot(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(f"{ON_TOP}runs: {{sft: {{learning_rate: 1e-3}}, ipo: null}}\n")
-    flags = ("--configfile", str(path), "--config", "runs={dpo: {beta: 2e-1}}", "--dry-run", "--printshellcmds")
+    flags = (
+        "--configfile",
+        str(path),
+        "--config",
+        "runs={dpo: {beta: 2e-1}}",
+        "--dry-run",
+        "--printshellcmds",
+    )
     shown = snakemake(ROOT, "results/mine/policies/tiny.sft.dpo/seed-1/manifest.json", *flags).stdout
     assert '"learning_rate": 0.001' in shown and '"beta": 0.2' in shown
     assert "1e-3" not in shown

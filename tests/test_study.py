@@ -35,7 +35,7 @@ def mistakes_in(config: object) -> list[str]:
     return [line.strip() for line in lines]
 
 
-ALL_METHODS = ", ".join(map(tag_of, METHODS))
+ALL_METHODS = ", ".join([*map(tag_of, METHODS), "best_of"])
 MISTAKES = [
     # unknown keys: the nearest one, and those that are allowed there
     (

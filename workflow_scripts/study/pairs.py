@@ -58,6 +58,10 @@ class Pairs(Sampling, PromptAndReply):
         """Tell whether some of its pairs are only validated on."""
         return self.validation_share > 0
 
+    def validated_by(self, study: "Study") -> tuple[str, str] | None:
+        """Return the split that is answered: some of its groups are only validated on."""
+        return (self.dataset, self.split) if self.validation_share else None
+
 
 class RankedPairs(PromptAndReply, Part):
     """Preference pairs from answers that came ranked (schemas hh, judged_pairs, …preferences), or that rewards rank."""
@@ -107,6 +111,10 @@ class RankedPairs(PromptAndReply, Part):
     def is_validated(self) -> bool:
         """Tell whether some of its pairs are only validated on."""
         return bool(self.validation)
+
+    def validated_by(self, study: "Study") -> tuple[str, str] | None:
+        """Return the split that is only validated on."""
+        return annotated_rows(study, self.annotation, self.validation) if self.validation else None
 
 
 def pairs_kind(value: Any) -> str:

@@ -1,7 +1,8 @@
 """Reading a study's YAML, and laying it over the study it extends. Whatever stands in the file, reading ends.
 
-Numbers are written as in YAML 1.2: 1e-4 is one, without the dot and the sign that YAML 1.1 wants. Size, depth and number of values are bounded, those of an alias counted wherever it
-stands; tags, dates and keys that are no text are mistakes, named with their path. Not covered: what the keys mean.
+Size, depth and number of values are bounded, those of an alias counted wherever it stands; tags, dates and keys that
+are no text are mistakes, named with their path. Numbers are written as in YAML 1.2: 1e-4 is one, without the dot and
+the sign that YAML 1.1 wants. Not covered: what the keys mean.
 """
 
 import os

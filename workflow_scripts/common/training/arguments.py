@@ -1,6 +1,7 @@
 """A training's settings as `transformers.TrainingArguments` takes them."""
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -96,13 +97,15 @@ def refuse_float16(precision: Precision) -> None:
 
 
 def spared_warmup(steps: int, warmup: float, schedule: str) -> float:
-    """Return the share of its steps that a training warms up in: none of one step alone, and that is said.
+    """Return the share of its steps that a training warms up in: never all of them; none of one alone, and it is said.
 
     A warm-up of any length begins at the learning rate 0, so the only step would leave the parent's weights as they
     are.
     """
-    if steps > 1 or not warmup or schedule == "constant":
+    if not warmup or schedule == "constant" or math.ceil(steps * warmup) < steps:
         return warmup
+    if steps > 1:
+        return (steps - 1.5) / steps  # rounded up, as it is: all but the last
     print(
         "warning: all rows make one optimiser step, which a warm-up would leave at the learning rate 0: it is trained "
         "without; give it more steps (a smaller batch_size or pack_tokens, more epochs)",
@@ -115,6 +118,18 @@ def spared_warmup(steps: int, warmup: float, schedule: str) -> float:
 def chosen_by(watching: Watching | None) -> tuple[str, str]:
     """Return (what a Trainer calls the number that the best checkpoint has the best of, which way that is)."""
     return ("eval_loss", "min") if watching is None else ("eval_watch", watching["best"])
+
+
+class ValidatedInTheEnd(TrainerCallback):
+    """Validates after the last step of a training that was over before it was to be validated for the first time."""
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if (
+            state.global_step >= state.max_steps
+            and state.max_steps < args.eval_steps
+            and args.eval_strategy != "no"
+        ):
+            control.should_evaluate = True
 
 
 class Patience(TrainerCallback):
@@ -132,8 +147,12 @@ class Patience(TrainerCallback):
             control.should_training_stop = True
 
 
-def callbacks_of(arguments: argparse.Namespace) -> list[TrainerCallback]:
-    """Return what looks on while a Trainer works: what stops it after `patience` validations, and what is tracked."""
+def callbacks_of(arguments: argparse.Namespace, in_the_end: bool = True) -> list[TrainerCallback]:
+    """Return what looks on while a Trainer works: what stops it after `patience` validations, and what is tracked.
+
+    in_the_end: a training that is over before its first validation is validated then.
+    """
     patience = arguments.settings["patience"]
     stops: list[TrainerCallback] = [Patience(patience, *chosen_by(arguments.watch))] if patience else []
+    stops += [ValidatedInTheEnd()] if in_the_end else []
     return stops + ([Tracking(arguments.curve)] if followed() else [])

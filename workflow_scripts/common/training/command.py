@@ -13,6 +13,8 @@ from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.diverged import Diverged, add_note_flag, hand_on
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_json, write_json
+from workflow_scripts.common.settings import settings_of
+from workflow_scripts.common.training.machine import with_machine
 from workflow_scripts.common.training.saving import cost_of
 from workflow_scripts.common.training.watching import add_watch_flags
 
@@ -62,6 +64,10 @@ def training_parser(
         "cost": "seconds and tokens to write",
     }
     parser = step_parser(description, kind, **shared, **paths)
+    parser.conflict_handler = "resolve"  # what is read there is read in another way
+    parser.add_argument(
+        "--settings", type=with_machine(settings_of(kind)), required=True, help="every key of it, as JSON"
+    )
     parser.add_argument("--seed", type=int, required=True)
     add_note_flag(parser)
     if watched:

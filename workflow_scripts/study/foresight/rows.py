@@ -35,7 +35,7 @@ def splits_without_rows(study: Study) -> Iterator[Finding]:
     """Find splits that are used though their quota is 0."""
     watched = [
         (f"runs.{name}.watch", *rows)
-        for name, run in study.runs.items()
+        for name, run in study.trainings().items()
         if run.watch and (rows := run.watch.rows(study)) and rows[0] in study.datasets
     ]
     for path, dataset, split in [*learned_splits(study), *tested_splits(study), *watched]:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.study.findings import Finding, sorted_out
+from workflow_scripts.study.settling.runs import choices, grids
 from workflow_scripts.study.study import Study
 
 Settling = Callable[[Study, Path], Iterator[Finding]]
 
-SETTLINGS: tuple[Settling, ...] = ()  # in this order: models, data, runs
+SETTLINGS: tuple[Settling, ...] = (grids, choices)  # in this order: models, data, runs
 
 
 class Settled(NamedTuple):
