@@ -114,7 +114,7 @@ def main() -> None:
         train_dataset=Dataset.from_list(rows[held_out:]),
         eval_dataset=Dataset.from_list(rows[:held_out]),
         processing_class=tokenizer,
-        callbacks=callbacks_of(arguments, in_the_end=False),  # it is, anyway
+        callbacks=callbacks_of(arguments),
     )
     seconds = train(trainer, work)
     accuracy = trainer.evaluate()["eval_accuracy"]

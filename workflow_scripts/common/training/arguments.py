@@ -120,18 +120,6 @@ def chosen_by(watching: Watching | None) -> tuple[str, str]:
     return ("eval_loss", "min") if watching is None else ("eval_watch", watching["best"])
 
 
-class ValidatedInTheEnd(TrainerCallback):
-    """Validates after the last step of a training that was over before it was to be validated for the first time."""
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if (
-            state.global_step >= state.max_steps
-            and state.max_steps < args.eval_steps
-            and args.eval_strategy != "no"
-        ):
-            control.should_evaluate = True
-
-
 class Patience(TrainerCallback):
     """Ends a training after so many validations without a better one.
 
@@ -147,12 +135,8 @@ class Patience(TrainerCallback):
             control.should_training_stop = True
 
 
-def callbacks_of(arguments: argparse.Namespace, in_the_end: bool = True) -> list[TrainerCallback]:
-    """Return what looks on while a Trainer works: what stops it after `patience` validations, and what is tracked.
-
-    in_the_end: a training that is over before its first validation is validated then.
-    """
+def callbacks_of(arguments: argparse.Namespace) -> list[TrainerCallback]:
+    """Return what looks on while a Trainer works: what stops it after `patience` validations, and what is tracked."""
     patience = arguments.settings["patience"]
     stops: list[TrainerCallback] = [Patience(patience, *chosen_by(arguments.watch))] if patience else []
-    stops += [ValidatedInTheEnd()] if in_the_end else []
     return stops + ([Tracking(arguments.curve)] if followed() else [])
