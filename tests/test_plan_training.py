@@ -4,9 +4,9 @@ from typing import get_args
 
 import pytest
 
-from tests.plans import DEFAULT, EVERY_KEY, STUDIES, changed, family, planned, told
+from tests.plans import DEFAULT, EVERY_KEY, STUDIES, changed, family, machine_told, planned, told
 from workflow_scripts.common.code import module_file
-from workflow_scripts.plan import index, policies, resources, rewards, training
+from workflow_scripts.plan import index, policies, rewards, training
 from workflow_scripts.study.methods import METHODS
 from workflow_scripts.study.training import OF_THE_MACHINE
 
@@ -69,12 +69,6 @@ def test_every_key_of_a_run_reaches_its_training_or_a_job_before_it(name):
 def test_what_answers_as_it_learns_speaks_as_its_parent_does():
     settings = told(training.training_settings(PLAN, "tiny.sft.ppo"))
     assert settings["template"] == policies.template(PLAN, "tiny.sft")
-
-
-def machine_told(plan, name: str) -> dict:
-    """Return what the environment of jobs says of a training."""
-    (found,) = [keys for keys, names in told(resources.machine_keys(plan)) if name in names]
-    return found
 
 
 def test_what_alters_no_result_makes_no_training_stale_and_reaches_it_by_the_environment():

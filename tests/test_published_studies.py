@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.dry_runs import Job, of_rule, plan_of
-from tests.plans import planned, study_of, told
+from tests.plans import planned, study_of, told, training_told
 from tests.workflow import ROOT
 from workflow_scripts.plan import judging, overlap, policies, prompts, scoring, training
 from workflow_scripts.plan.index import score_files
@@ -45,7 +45,7 @@ def jobs_of(fresh) -> Callable[[str], list[Job]]:
 
 def settings_of(name: str, policy: str) -> dict:
     """Return what a policy's training is told."""
-    return told(training.training_settings(planned(name), policy))
+    return training_told(planned(name), policy)
 
 
 def references(name: str) -> dict[tuple[str, str, int], dict]:
