@@ -23,9 +23,10 @@ def policy(folder, name: str, seed: int, losses: list[float] | None, **facts: ob
         hand_on(NOTE, [own / "model", own / "curve.json", own / "manifest.json"])
         return own / "manifest.json"
     (own / "model/model.safetensors").write_text(f"{name} {seed}")
+    (own / "model/.snakemake_timestamp").touch()
     rows = [{"step": step, "validation_loss": loss} for step, loss in enumerate(losses, 1)]
     write_json(own / "curve.json", [*rows, {"step": len(losses), "train_loss": 0.1}])
-    write_manifest(own / "manifest.json", [own / "model"], steps=len(losses), **facts)
+    write_manifest(own / "manifest.json", [own / "model/model.safetensors"], steps=len(losses), **facts)
     return own / "manifest.json"
 
 

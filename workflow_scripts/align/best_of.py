@@ -103,7 +103,8 @@ def main() -> None:
     )
     source = manifests[place].parent / "model"
     with finished_folder(arguments.output) as folder:
-        shutil.copytree(source, folder, copy_function=linked, dirs_exist_ok=True)
+        theirs = shutil.ignore_patterns(".snakemake*")  # in the folder of a job's output
+        shutil.copytree(source, folder, ignore=theirs, copy_function=linked, dirs_exist_ok=True)
     facts = {key: value for key, value in read_json(manifests[place]).items() if key != "files"}
     choice = {"chosen": chosen, "by": settings["by"], "values": values, "seeds": len(settings["seeds"])}
     write_manifest(arguments.manifest, [arguments.output], **facts, choice=choice)
