@@ -15,7 +15,11 @@ endef
 # A path as it is typed: nothing in it is an expression of make's, or an option of a program's.
 override STUDY := $(if $(filter -%,$(firstword $(value STUDY))),./)$(value STUDY)
 override PROFILE := $(value PROFILE)
-$(if $(findstring $(NEWLINE),$(STUDY)$(PROFILE)),$(error STUDY and PROFILE are paths in one line))
+# What `look` and `new` are about: DATA a file, folder or pattern; MODEL a folder, a known name or a hub's owner/name;
+# COLUMNS prompt=question,completion=answer; SHAPE, SAMPLE_BY and TEMPLATE as in a study.
+LOOKED := DATA MODEL COLUMNS SHAPE SAMPLE_BY TEMPLATE
+$(foreach name,$(LOOKED),$(eval override $(name) := $$(value $(name))))
+$(if $(findstring $(NEWLINE),$(STUDY)$(PROFILE)$(DATA)$(MODEL)$(COLUMNS)),$(error STUDY and PROFILE are paths in one line, as are DATA and MODEL))
 # One word of a shell line, whatever characters a path has.
 quoted = '$(subst ','\'',$(1))'
 # The folder under results/: the study the YAML names.
@@ -24,14 +28,22 @@ NAME ?= $(shell sed -n "s/^[^a-z \#]*study[\"']\{0,1\} *: *[\"']\{0,1\}\([A-Za-z
 ALL_FLAGS = $(if $(PROFILE),--workflow-profile $(call quoted,$(PROFILE)),--cores $(CORES)) \
     $(if $(filter-out config.yaml,$(STUDY)),--configfile $(call quoted,$(STUDY))) $(FLAGS)
 CHECKED = $(if $(PROFILE),--profile $(call quoted,$(PROFILE))) -- $(call quoted,$(STUDY))
+LOOK = --data=$(call quoted,$(DATA)) --model=$(call quoted,$(MODEL)) --columns=$(call quoted,$(COLUMNS)) \
+    --shape=$(call quoted,$(SHAPE)) --sample-by=$(call quoted,$(SAMPLE_BY)) --template=$(call quoted,$(TEMPLATE))
 SNAKEMAKE = $(BIN)/python -m workflow_scripts.common.head $(BIN)/snakemake $(ALL_FLAGS)
 
-.PHONY: results plan judge-plan verify gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
+.PHONY: results look new plan judge-plan verify gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
 
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
 	$(BIN)/python -m workflow_scripts.study.check --quiet $(CHECKED)
 	$(BIN)/python -m workflow_scripts.plan.orphans $(ORPHANS)
 	$(SNAKEMAKE)
+
+look: .venv/ready          ## what a file of your own holds and a model would learn of it (DATA=qa.csv MODEL=folder)
+	$(BIN)/python -m workflow_scripts.look.look $(LOOK)
+
+new: .venv/ready           ## write a study of your own data and model (STUDY=studies/mine.yaml DATA=qa.csv MODEL=folder)
+	$(BIN)/python -m workflow_scripts.look.new --study=$(call quoted,$(STUDY)) $(LOOK)
 
 plan: .venv/ready          ## what would run and why, and what it would take by what earlier runs took
 	$(BIN)/python -m workflow_scripts.plan.forecast -- $(ALL_FLAGS)

@@ -176,6 +176,9 @@ HANDED = [
         retrieval.retrieval_settings,
         each("dataset", retrieval.retrieving),
     ),
+    Handed(
+        "keep_apart", "clean.keep_apart", cleaning.apart_settings, each("dataset", cleaning.apart_folders)
+    ),
     Handed("mix_datasets", "clean.mix", cleaning.mixture_settings, each("dataset", cleaning.mixed)),
     Handed(
         "clean_reply_pairs", "clean.reply_pairs", cleaning.paired_settings, each("benchmark", cleaning.paired)

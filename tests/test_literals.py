@@ -17,13 +17,15 @@ from workflow_scripts.align import dpo, offline, ppo, pro
 from workflow_scripts.clean import mix, near_duplicates, selecting, turns, written
 from workflow_scripts.clean import settings as cleaning_settings
 from workflow_scripts.clean.clean import CLEANERS
+from workflow_scripts.clean.reading import SampleBy
 from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.clean.schemas.row import Schema
+from workflow_scripts.clean.shapes import PATTERNS
 from workflow_scripts.common import classifier_heads, reward_columns, reward_rules, reward_texts, tutor_reply
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.training import settings as training_settings
 from workflow_scripts.common.training import tracking, watching
-from workflow_scripts.download import places, prepare_model, simulate_dialogues, simulate_rows
+from workflow_scripts.download import hub, places, prepare_model, simulate_dialogues, simulate_rows
 from workflow_scripts.generate import answer
 from workflow_scripts.pairs import build, ranked
 from workflow_scripts.report.statistics.cells import FIDELITIES
@@ -47,7 +49,7 @@ TABLES = {
     "Tutor.fidelity": FIDELITIES,
     "PairPerplexity.fidelity": FIDELITIES,
     "LmEval.fidelity": FIDELITIES,
-    "HfPlace.repo_type": places.REPOSITORIES,
+    "HfPlace.repo_type": hub.REPOSITORIES,
     "Simulation.behaviours": simulate_dialogues.BEHAVIOURS,
     "Simulation.hedge_rates": HEDGED,
     "RowSimulation.rows": simulate_rows.MAKERS,
@@ -56,6 +58,8 @@ TABLES = {
     "Model.format": prepare_model.CONVERTERS,
     "Dataset.data_schema": set(SCHEMAS)
     - {"tutorbot_pairs", "tutorbot_raw_pairs"},  # the reply pairs of a benchmark
+    "Dataset.shape": {pattern.shape for pattern in PATTERNS},
+    "Dataset.sample_by": get_args(SampleBy),
     "Dataset.reply_format": tutor_reply.WRITERS,
     "PairPerplexity.reply_format": {*tutor_reply.WRITERS, turns.RAW},
     "Dataset.group_by": turns.GROUPS,

@@ -41,7 +41,7 @@ MISTAKES = [
     (
         "benchmark",
         {},
-        "benchmark: unknown key; did you mean 'benchmarks'? (allowed here: annotations, benchmarks,",
+        "benchmark: unknown key; did you mean 'benchmarks'? (allowed here: allow_overlap, annotations,",
     ),
     (
         "runs.dpo.bta",

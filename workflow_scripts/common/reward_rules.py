@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.words import split_words, weighed_words
 
 
 def json_validity(replies: list[str]) -> np.ndarray:
@@ -28,7 +29,7 @@ def json_validity(replies: list[str]) -> np.ndarray:
 
 def length_reward(replies: list[str], words: int) -> np.ndarray:
     """Return min(1, words in the reply / wanted words), (replies,): short replies earn less."""
-    return np.minimum(1.0, np.array([len(reply.split()) for reply in replies]) / words)
+    return np.minimum(1.0, np.array([len(split_words(reply)) for reply in replies]) / words)
 
 
 def fit_tfidf(fit_on: list[str]) -> Any:
@@ -36,7 +37,7 @@ def fit_tfidf(fit_on: list[str]) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     try:
-        return TfidfVectorizer(norm="l2").fit(fit_on)
+        return TfidfVectorizer(norm="l2", tokenizer=weighed_words, token_pattern=None).fit(fit_on)
     except ValueError:
         raise PlumblineError(
             f"tfidf_diversity: the {len(fit_on)} replies to fit on hold no word; choose another fit_split"

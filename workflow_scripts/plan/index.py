@@ -103,7 +103,8 @@ def benchmark_entry(plan: Plan, name: str) -> dict[str, Any]:
     part = plan.study.benchmarks[name]
     judge = judge_of(plan, name) if part.is_judged() else None
     code = [scorer_code(plan, name), engine_code(plan) if part.prompt_kind else None]
-    return {
+    allowed = {"overlap_allowed": True} if plan.study.allow_overlap else {}
+    return allowed | {
         "name": name,
         "answered": bool(part.prompt_kind),
         "judged": part.is_judged(),

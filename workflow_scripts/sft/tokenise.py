@@ -11,6 +11,7 @@ Writes `<split>.parquet` (columns id, input_ids, labels) for each split, `reject
 - `lm`: the texts of all conversations, one after another, are cut into blocks of `max_tokens`. `lm_text: plain` has no
   template and no special tokens, and every token is learned; `lm_text: template` is their "packed" baseline: the rows
   of `it`, with the template and the labels that these have. Of each `lm_rows` rows what fills no block is left over.
+  Plain texts (schema `text`) are rows of their own (see `texts`).
 
 Of a message marked "learn": false (see `clean`) no token is learned under any objective; it is context alone.
 
@@ -39,7 +40,7 @@ from workflow_scripts.common.templates import (
     Template,
     Tokens,
     ends_of,
-    forbidden_text,
+    refused,
     reply_end,
     tokenise_conversation,
     tokenise_plain,
@@ -47,6 +48,7 @@ from workflow_scripts.common.templates import (
 )
 from workflow_scripts.common.turns import turns_of, window
 from workflow_scripts.sft.splitting import TOO_LONG, split_long
+from workflow_scripts.sft.texts import are_texts, tokenise_texts
 
 REMAINDER = "remainder"  # what is left of a text behind its last block
 # What `tokenise_conversation` learns.
@@ -119,13 +121,10 @@ def tokenise_row(row: dict, tokenizer: object, settings: Settings) -> Tokens:
     return Tokens(prompt + reply, [IGNORED] * len(prompt) + reply)
 
 
-def refusal(row: dict, tokenizer: object) -> dict | None:
-    """Return the rejection of a row that spells out a special token, or None."""
-    said = [*row["messages"], {"content": row.get("reference", "")}]
-    special = forbidden_text(said, tokenizer)
-    if special is None:
-        return None
-    return {"id": row["id"], "reason": "special token in content", "detail": special}
+def refusal(row: dict, tokenizer: object, template: Template | None = None) -> dict | None:
+    """Return the rejection of a row that spells out a special token or that the template does not write, or None."""
+    why = refused(row["messages"], [row["reference"]] if "reference" in row else [], template, tokenizer)
+    return {"id": row["id"], "reason": why[0], "detail": why[1]} if why else None
 
 
 def tokenise_rows(
@@ -139,9 +138,8 @@ def tokenise_rows(
     kept, rejected, limit = [], [], settings["max_tokens"]
     cuts = dict.fromkeys(("cut", "tokens_cut", "ends_lost", "replies_lost"), 0)
     for row in rows:
-        refused = refusal(row, tokenizer)
-        if refused:
-            rejected.append(refused)
+        if found := refusal(row, tokenizer, settings["template"]):
+            rejected.append(found)
             continue
         tokens = tokenise_row(row, tokenizer, settings)
         if len(tokens.input_ids) > limit and settings["overflow"] == "reject":
@@ -167,8 +165,8 @@ def plain_rows(rows: list[dict], tokenizer: object) -> tuple[list[dict], list[di
     """Return (token rows, rejections) of the contents of conversations, joined by newlines, without a template."""
     kept, rejected = [], []
     for row in rows:
-        if refused := refusal(row, tokenizer):
-            rejected.append(refused)
+        if found := refusal(row, tokenizer):
+            rejected.append(found)
         else:
             tokens = tokenise_plain(row["messages"], tokenizer)
             kept.append({"id": row["id"], "input_ids": tokens.input_ids, "labels": tokens.labels})
@@ -218,16 +216,22 @@ def main() -> None:
     arguments = parser.parse_args()
     tokenizer = load_tokenizer(arguments.tokenizer)
     asked = arguments.settings.get("asked_in") or arguments.settings["template"]
-    ends_of(reply_end(asked), tokenizer)  # before anything is trained that could not be asked
+    ends_of(reply_end(asked, tokenizer), tokenizer)  # before anything is trained that could not be asked
     counts, all_rejected, files = {}, [], []
     for name, path in (item.split("=", 1) for item in arguments.splits):
         rows, history = read_jsonl(path), arguments.settings["history_turns"]
         left_out, splits = [], {}
-        if arguments.settings["overflow"] == "split":
+        texts = are_texts(rows)
+        if arguments.settings["overflow"] == "split" and not texts:
             template, limit = arguments.settings["template"], arguments.settings["max_tokens"]
             rows, left_out, count = split_long(rows, tokenizer, template, limit)
             splits = {"conversations_split": count}
-        if arguments.settings["objective"] == "lm":
+        if texts:
+            kept, rejected, cuts = tokenise_texts(
+                rows, tokenizer, arguments.settings["max_tokens"], arguments.settings["overflow"]
+            )
+            print(f"{path}: {cuts['texts_split']} of {len(rows)} texts became several rows", file=sys.stderr)
+        elif arguments.settings["objective"] == "lm":
             kept, rejected, cuts = cut_blocks(rows, tokenizer, arguments.settings)
             print(
                 f"{path}: {cuts['remainder_tokens']} tokens, less than a block, are left over",

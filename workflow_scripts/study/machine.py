@@ -246,7 +246,7 @@ def few_packs(study: Study) -> Iterator[Finding]:
         certain = packs == rows
         made = f"{rows} rows make" if certain else f"{rows} rows make about {packs} packs,"
         if run.steps(packs) == 0:
-            yield (wrong if run.steps(rows) == 0 else doubt)(
+            yield (wrong if run.steps(counted.most) == 0 else doubt)(
                 f"runs.{name}",
                 f"learns nothing: {made} no whole batch of {run.batch_size}, and drop_last leaves them out; lower "
                 "batch_size",
@@ -260,10 +260,14 @@ def few_packs(study: Study) -> Iterator[Finding]:
 
 
 class Counted(NamedTuple):
-    """How much of a split is on this machine: its rows, and their characters, as they stand in the files."""
+    """How much of a split is on this machine: its rows, and their characters, as they stand in the files.
+
+    `most` are the rows it may have: of a share more than `rows`, as groups are dealt out whole.
+    """
 
     rows: int
     characters: float
+    most: int
 
 
 def rows_here(dataset: Dataset, split: str, study: Study) -> Counted | None:
@@ -277,11 +281,13 @@ def rows_here(dataset: Dataset, split: str, study: Study) -> Counted | None:
     if not files or len(counted) < len(files) or not all(counted):
         return None
     rows, size = (sum(part) for part in zip(*[found for found in counted if found], strict=True))
-    used = rows
+    used = most = rows
     if split in dataset.split.quotas:
-        used = min(used, dataset.split.quotas[split] * len(files))
-    used = min(used, dataset.split.limit or used)
-    return Counted(used, size * used / rows if rows else 0.0)
+        used = most = min(rows, dataset.split.quotas[split] * (len(files) if dataset.split.per_file else 1))
+    elif split in dataset.split.shares:
+        used = math.ceil(dataset.split.shares[split] * rows)
+    used, most = (min(count, dataset.split.limit or count) for count in (used, most))
+    return Counted(used, size * used / rows if rows else 0.0, most)
 
 
 # --- several GPUs ---------------------------------------------------------------------------------------------------

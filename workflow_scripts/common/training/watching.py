@@ -156,7 +156,9 @@ class Watch:
             self.rows.append(row | {"prompt": fitted.ids} | fitted.facts())
         counts = {"kept": len(self.rows)} | cut_counts(self.rows)
         say_cuts("watched prompts", counts, "raise the model's context, or lower watch.max_new_tokens")
-        self.ends = ends_of(reply_end(watching["template"]), tokenizer, model_ends(arguments.parent))
+        self.ends = ends_of(
+            reply_end(watching["template"], tokenizer), tokenizer, model_ends(arguments.parent)
+        )
         self.worth = worth_by(watching, arguments.watch_fit_rows)
 
     def batches(self, processes: int, process: int) -> Iterator[list[int]]:

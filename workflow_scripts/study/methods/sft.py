@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import model_validator
 
 from workflow_scripts.study.basics import Count, Positive, Strict
-from workflow_scripts.study.datasets import RANKED, made_of, schemas_of
+from workflow_scripts.study.datasets import RANKED, TEXTS, made_of, schemas_of
 from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.part import LongestRow
@@ -73,10 +73,11 @@ class Sft(PolicyTraining):
     """Longest row, in tokens."""
     overflow: Literal["cut", "reject", "split"] = "cut"
     """What happens to rows longer than max_tokens: cut, they lose their end, and replies their end token, which is
-    counted and warned of; split, they become several, cut between exchanges."""
+    counted and warned of; split, they become several, cut between exchanges. A plain text (schema text) becomes several
+    either way, of max_tokens each."""
     objective: Literal["it", "im", "lm"] = "it"
-    """it: the loss is on replies; im: on instructions too (Shi et al. 2024); lm: on blocks of max_tokens of joined
-    texts."""
+    """it: the loss is on replies; im: on instructions too (Shi et al. 2024); lm: on all tokens, of conversations in
+    blocks of max_tokens of joined texts, of plain texts (schema text) in rows of BOS, text and end token."""
     im_mask: Literal["paper", "code"] = "paper"
     """im: paper leaves template tokens out; code, as the published runs did, only the first header."""
     it_mask: Literal["reply", "header", "after", "next"] = "reply"
@@ -131,6 +132,18 @@ class Sft(PolicyTraining):
                 "pairs",
             )
 
+        schemas = schemas_of(study, self.dataset)
+        if set(schemas) & set(TEXTS):
+            if self.objective != "lm":
+                yield wrong(
+                    f"{path}.objective",
+                    f"{self.dataset!r} has plain texts (schema text), which have no reply to learn: take objective: lm",
+                )
+            for key in ("lm_text", "lm_rows"):
+                if self.objective == "lm" and getattr(self, key) != type(self).model_fields[key].default:
+                    yield wrong(
+                        f"{path}.{key}", "plain texts (schema text) are rows of their own: leave it out"
+                    )
         turns = [part.history_turns for part in made_of(study, self.dataset).values()]
         if self.overflow == "split" and any(each is not None for each in turns):
             yield wrong(

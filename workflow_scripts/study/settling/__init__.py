@@ -12,13 +12,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.study.findings import Finding, sorted_out
+from workflow_scripts.study.settling.data import settle_data
+from workflow_scripts.study.settling.models import settle_models
 from workflow_scripts.study.settling.report import published_tables
 from workflow_scripts.study.settling.runs import choices, grids
 from workflow_scripts.study.study import Study
 
 Settling = Callable[[Study, Path], Iterator[Finding]]
 
-SETTLINGS: tuple[Settling, ...] = (grids, choices, published_tables)  # in this order: models, data, runs
+SETTLINGS: tuple[Settling, ...] = (
+    grids,
+    choices,
+    settle_models,
+    settle_data,
+    published_tables,
+)  # in this order
 
 
 class Settled(NamedTuple):
