@@ -20,6 +20,10 @@ override PROFILE := $(value PROFILE)
 LOOKED := DATA MODEL COLUMNS SHAPE SAMPLE_BY TEMPLATE
 $(foreach name,$(LOOKED),$(eval override $(name) := $$(value $(name))))
 $(if $(findstring $(NEWLINE),$(STUDY)$(PROFILE)$(DATA)$(MODEL)$(COLUMNS)),$(error STUDY and PROFILE are paths in one line, as are DATA and MODEL))
+# What `export` is told: the policy, where TO, its SEED, in which format, CHECK prompts, and where to PUSH it.
+TAKEN := POLICY TO SEED GGUF DTYPE CHECK PUSH
+$(foreach name,$(TAKEN),$(eval override $(name) := $$(value $(name))))
+$(if $(findstring $(NEWLINE),$(POLICY)$(TO)$(SEED)$(GGUF)$(DTYPE)$(CHECK)$(PUSH)),$(error what export is told is in one line))
 # One word of a shell line, whatever characters a path has.
 quoted = '$(subst ','\'',$(1))'
 # The folder under results/: the study the YAML names.
@@ -32,7 +36,7 @@ LOOK = --data=$(call quoted,$(DATA)) --model=$(call quoted,$(MODEL)) --columns=$
     --shape=$(call quoted,$(SHAPE)) --sample-by=$(call quoted,$(SAMPLE_BY)) --template=$(call quoted,$(TEMPLATE))
 SNAKEMAKE = $(BIN)/python -m workflow_scripts.common.head $(BIN)/snakemake $(ALL_FLAGS)
 
-.PHONY: results look new plan judge-plan verify gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
+.PHONY: results look new plan judge-plan verify export gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
 
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
 	$(BIN)/python -m workflow_scripts.study.check --quiet $(CHECKED)
@@ -50,6 +54,11 @@ plan: .venv/ready          ## what would run and why, and what it would take by 
 
 judge-plan: .venv/ready    ## what the judges of a study would be asked, and at most for how much
 	$(SNAKEMAKE) -- judge_plan
+
+export: .venv/ready        ## take a policy out of a study (POLICY=tiny.sft.dpo TO=out/), for use anywhere else
+	$(BIN)/python -m workflow_scripts.export.export --study $(call quoted,$(STUDY)) --policy=$(call quoted,$(POLICY)) \
+	    --to=$(call quoted,$(TO)) --seed=$(call quoted,$(SEED)) --gguf=$(call quoted,$(GGUF)) \
+	    --dtype=$(call quoted,$(DTYPE)) --check=$(call quoted,$(CHECK)) --push=$(call quoted,$(PUSH))
 
 verify: .venv/ready        ## hash again what a study's table rests on, and name what has changed
 	$(BIN)/python -m workflow_scripts.report.verify $(call quoted,results/$(NAME))

@@ -31,6 +31,7 @@ SLOW = (
     "test_sharded",
     "test_slurm",  # it mostly waits
     "test_judged_study",
+    "test_export",
     "test_staleness",
     "test_shared_store",
     "test_sharded_adapters",

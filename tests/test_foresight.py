@@ -188,10 +188,10 @@ FIRST = {
         "no such file",
     ),
     "splits": ("runs__own__split", "train", "no split of dataset 'mine' is called 'train'"),
-    "a model without context": ("models__tiny__context", "DROP", "models.tiny.context: is required"),
+    "a model without context": ("models__tiny__context", "DROP", "models.tiny: needs context beside source"),
     "a run without method": ("runs__sft__method", "DROP", "runs.sft: needs method"),
     "an unknown schema": ("datasets__mine__schema", "mesages", "did you mean 'messages'?"),
-    "no source": ("models__tiny__source", "DROP", "models.tiny.source: is required"),
+    "no source": ("models__tiny__source", "DROP", "models.tiny: comes from one of source, path, hf, preset"),
 }
 
 
@@ -228,7 +228,6 @@ def test_nobody_is_blamed_for_naming_a_part_that_has_a_mistake_of_its_own(study)
         ("datasets", {}, ["source", "files", "schema", "split"]),
         ("datasets", {"mixture": {"tutor": -1}}, ["mixture.tutor"]),
         ("pairs", {}, ["dataset", "split"]),
-        ("models", {}, ["source", "template", "context"]),
         ("reward_models", {}, ["learning_rate", "parent", "dataset", "split"]),
     ],
 )

@@ -39,7 +39,10 @@ from workflow_scripts.plan import report as tables
 from workflow_scripts.plan.plan import Plan, trained_cells
 from workflow_scripts.plan.training import (
     advantage_settings,
+    mistaken_pairs,
     module_of,
+    on_chosen,
+    on_datasets,
     online_rewards,
     own_pairs_settings,
     policies_on,
@@ -49,6 +52,8 @@ from workflow_scripts.plan.training import (
     ranking_settings,
     reference_settings,
     rewarded_settings,
+    sampled_pairs,
+    sampled_pairs_settings,
     tokens_settings,
     training_settings,
     value_settings,
@@ -91,10 +96,6 @@ def scored_from(material: str) -> Jobs:
 
 def chosen(plan: Plan) -> list[dict[str, Any]]:
     return [{"policy": policy, "seed": seed} for policy in plan.chosen() for seed in plan.study.seeds]
-
-
-def own_pairs(plan: Plan) -> list[dict[str, Any]]:
-    return [{"pairs": name} for name in plan.study.pairs if name not in ranked_pairs(plan)]
 
 
 def prepared_by(rule: str, wildcard: str) -> Jobs:
@@ -207,8 +208,10 @@ HANDED = [
         rewards.answer_settings,
         each("prompts", prompts.rewarded_sets),
     ),
-    Handed("tokenise_dataset", "sft.tokenise", tokens_settings, learning_from("tokens")),
-    Handed("build_pairs", "pairs.build", own_pairs_settings, own_pairs),
+    Handed("tokenise_dataset", "sft.tokenise", tokens_settings, each("policy", on_datasets)),
+    Handed("tokenise_chosen", "sft.tokenise", tokens_settings, each("policy", on_chosen)),
+    Handed("build_pairs", "pairs.build", own_pairs_settings, each("pairs", mistaken_pairs)),
+    Handed("rank_samples", "pairs.samples", sampled_pairs_settings, each("pairs", sampled_pairs)),
     Handed("rank_answers", "pairs.ranked", ranking_settings, each("pairs", ranked_pairs)),
     Handed(
         "score_reference",

@@ -18,7 +18,9 @@ from workflow_scripts.clean import keep_apart as stage
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.plan import cleaning, retrieval
+from workflow_scripts.plan.index import index_entries
 from workflow_scripts.plan.plan import plan_of
+from workflow_scripts.report.index import entry_of
 from workflow_scripts.report.overlaps import allowed_overlap
 from workflow_scripts.study.checking import check_study, examine
 from workflow_scripts.study.reading import read_yaml
@@ -369,13 +371,15 @@ def test_the_table_says_how_many_questions_a_study_allows_to_be_learned_and_wher
 
 
 def test_only_a_study_that_allows_it_has_it_in_its_index():
-    from workflow_scripts.plan.index import index_entries
-
     def marks(plan):
         return {entry.get("overlap_allowed") for entry in json.loads(index_entries(plan))["benchmarks"]}
 
     assert marks(planned(DEFAULT)) == {None}
-    assert marks(changed(DEFAULT, {"allow_overlap": True})) == {True}
+    allowing = changed(DEFAULT, {"allow_overlap": True})
+    assert marks(allowing) == {True}
+    listed = json.loads(index_entries(allowing))
+    entries = [entry_of(cell, benchmark) for cell in listed["cells"] for benchmark in listed["benchmarks"]]
+    assert all(entry["overlap_allowed"] for entry in entries)
 
 
 def test_which_rows_go_is_the_same_whatever_the_order_of_the_held_out_rows():

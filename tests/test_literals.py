@@ -27,7 +27,7 @@ from workflow_scripts.common.training import settings as training_settings
 from workflow_scripts.common.training import tracking, watching
 from workflow_scripts.download import hub, places, prepare_model, simulate_dialogues, simulate_rows
 from workflow_scripts.generate import answer
-from workflow_scripts.pairs import build, ranked
+from workflow_scripts.pairs import build, ranked, samples
 from workflow_scripts.report.statistics.cells import FIDELITIES
 from workflow_scripts.retrieve import retrieve
 from workflow_scripts.score import text_overlap
@@ -146,12 +146,20 @@ TAKEN = {
     "GivenReward.squash": (reward_columns.GivenReward, "squash"),
     "ClassifierReward.squash": (reward_columns.ClassifierReward, "squash"),
     "RankedPairs.by": (ranked.Settings, "by"),
+    "SampledPairs.take": (samples.Settings, "take"),
     "OpenAIJudge.unanswered": (judging_settings.Endpoint, "unanswered"),
     "RuleJudge.rule": (judging_settings.LengthRule, "rule"),
     "Watch.best": (watching.Watching, "best"),
 }
 # Chosen by the plan (which prompts a value head answers), or handed on to a library or a flag that refuses any other.
-ELSEWHERE = {"Sft.backend", "Value.targets", "Programs.form", "LmEval.dtype", "Engine.precision"}
+ELSEWHERE = {
+    "Sft.backend",
+    "SaidPairs.from_",
+    "Value.targets",
+    "Programs.form",
+    "LmEval.dtype",
+    "Engine.precision",
+}
 LIBRARY = {
     "Training.schedule": "SchedulerType",
     "Training.optimizer": "OptimizerNames",

@@ -8,13 +8,19 @@ import yaml
 from tests.tiny_model import make_tiny_model
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.look import look
+from workflow_scripts.look import look, new
 from workflow_scripts.look.look import columns_in, flow, histogram
 from workflow_scripts.look.tokens import Speech
 from workflow_scripts.study.checking import examine
+from workflow_scripts.study.settling.lock import JOB
 from workflow_scripts.study.templates import bundled_templates
 
 ROWS = "id,question,answer\n" + "".join(f"{n},What is {n}?,It is {n}.\n" for n in range(20)) + "20,Why?,\n"
+
+
+@pytest.fixture(autouse=True)
+def asked_by_hand(monkeypatch):
+    monkeypatch.delenv(JOB, raising=False)
 
 
 def told(capsys, *flags: str) -> str:
@@ -28,8 +34,8 @@ def test_a_look_says_columns_shape_losses_lengths_and_first_rows(tmp_path, capsy
     for words in (
         "columns: id (text), question (text), answer (text)",
         "prompt_completion (prompt: question, completion: answer), 21 rows in",
-        "kept: 20 rows; rejected, or cut: 2",
-        "1 × empty message (first: line 22)",
+        "kept: 20 rows; rejected: 1",
+        "1 × empty message (a turn; first: line 22)",
         "4 to 7       ######################################## 20",
         "half have at most 6 words",
         "[user] What is 0?\n[assistant] It is 0.",
@@ -92,7 +98,8 @@ def test_what_a_fine_tuning_learns_is_marked_and_nothing_else(speech):
     assert learned.strip() == "So.</s>" and "Why?" in marked.partition("«")[0] and marked.count("«") == 1
     ranked = {"messages": SAID[:1], "candidates": [{"content": "So."}, {"content": "No."}]}
     assert speech.marked(ranked) == marked
-    assert speech.marked({"text": "So it is."}) == "«So it is.»"
+    text = {"id": "a", "messages": [{"role": "text", "content": "So it is."}]}
+    assert speech.marked(text) == "«So it is.</s>»"
     assert speech.length({"messages": SAID}) == len(speech.tokens({"messages": SAID}).input_ids)
 
 
@@ -103,7 +110,7 @@ def test_a_histogram_has_a_bar_for_each_doubling():
 
 
 @pytest.mark.parametrize(
-    "value", ["a b", "no", "x: y", "#", "1", "", "-", "{a}", "[x", "a,b", "é'\"", "true"]
+    "value", ["a b", "no", "x: y", "#", "1", "", "-", "{a}", "[x", "a,b", "é'\"", "true", 2e-5, 0.1]
 )
 def test_a_value_on_one_line_is_the_same_in_yaml(value):
     for whole in (value, {"a": value, "b": [1.5, value]}):
@@ -114,3 +121,30 @@ def test_columns_are_pairs():
     assert columns_in("prompt=question, completion=a b") == {"prompt": "question", "completion": "a b"}
     with pytest.raises(PlumblineError, match="COLUMNS=prompt: write COLUMNS=prompt=question"):
         columns_in("prompt")
+
+
+ROWS_OF = {
+    "qa.csv": "prompt,completion\n" + "".join(f"What is {n}?,It is {n}.\n" for n in range(20)),
+    "book.txt": "".join(f"It was {n} o'clock.\n" for n in range(20)),
+    "chats.jsonl": "".join(json.dumps({"messages": [SAID[0], SAID[1]], "id": n}) + "\n" for n in range(20)),
+}
+
+
+@pytest.mark.parametrize("name", ROWS_OF)
+def test_a_new_study_is_short_and_has_no_mistake(tmp_path, capsys, name):
+    (tmp_path / name).write_text(ROWS_OF[name])
+    make_tiny_model(tmp_path / "model")
+    flags = ["--data", f"{tmp_path}/{name}", "--model", f"{tmp_path}/model", "--template", "vicuna"]
+    new.main(["--study", f"{tmp_path}/my study.yaml", *flags])
+    text = (tmp_path / "my study.yaml").read_text()
+    assert len(text.splitlines()) <= 25 and text.startswith("study: my-study\n")
+    assert "no mistakes" in (said := capsys.readouterr().out) or "fine" in said
+    assert "base.sft  sft of base" in said and "datasets.own: " in said
+    with pytest.raises(PlumblineError, match="is there already"):
+        new.main(["--study", f"{tmp_path}/my study.yaml", *flags])
+    assert "«" in told(capsys, *flags)
+
+
+def test_a_new_study_wants_a_model(tmp_path):
+    with pytest.raises(PlumblineError, match="MODEL: name a model's folder"):
+        new.main(["--study", f"{tmp_path}/mine.yaml", "--data", "x.csv"])

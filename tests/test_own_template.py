@@ -116,7 +116,6 @@ def test_the_words_that_a_policy_itself_puts_before_its_reply_are_learned():
     ("source", "messages", "reason"),
     [
         (THINKING, TALK, "writes the first 2 messages of a conversation otherwise once it goes on"),
-        (CLOSING, TALK, "writes the first 1 messages of a conversation otherwise once it goes on"),
         (
             FAMILIES["mistral"],
             [SYSTEM, *TALK],
@@ -147,6 +146,16 @@ def test_a_conversation_that_cannot_be_learned_from_is_refused_with_the_reason_a
     why = refused(messages[:-1], [messages[-1]["content"]], OWN, speaking(source))
     assert why is not None
     assert why[0] == "not in the model's own chat template"
+
+
+def test_what_closes_the_whole_is_not_learned_and_in_nobodys_way():
+    closing, plain = speaking(CLOSING), speaking(chatml())
+    for learn in ("replies", "contents"):
+        ours = tokenise_conversation(TALK, OWN, plain, learn)
+        own = tokenise_conversation(TALK, OWN, closing, learn)
+        assert own.input_ids == [*ours.input_ids, closing.eos_token_id]
+        assert own.labels == [*ours.labels, IGNORED]
+    assert shortcomings(voice_of(closing)) == []
 
 
 def test_a_template_without_an_end_or_that_is_none_is_refused():

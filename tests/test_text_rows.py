@@ -69,7 +69,8 @@ def test_a_text_is_bos_words_and_end_and_every_token_of_it_is_learned(tokenizer)
     start = opening(tokenizer)  # BOS, where the tokenizer puts one
     assert ids[: len(start)] == start and ids[-1] == tokenizer.eos_token_id
     assert ids.count(tokenizer.eos_token_id) == 1  # what the text spells of it is text
-    assert tokenizer.decode(ids[len(start) : -1]).strip() == "Why </s> is it so?"
+    (plain,), _, _ = tokenise_texts([text_row("b", "Why is it so?")], tokenizer, 64, "cut")
+    assert tokenizer.decode(plain["input_ids"][len(start) : -1]).strip() == "Why is it so?"
     assert kept[0]["labels"] == ids and not rejected and counts == {"texts_split": 0}
 
 

@@ -16,7 +16,7 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.fitting import fit_prompt
 from workflow_scripts.common.models import load_tokenizer, model_ends
-from workflow_scripts.common.reward_columns import Reward, Rewards, provenance, reward_function
+from workflow_scripts.common.reward_columns import Reward, Rewards, answer_turn, provenance, reward_function
 from workflow_scripts.common.settings import settings_of
 from workflow_scripts.common.templates import Template, ends_of, refused, reply_end, strips_replies
 from workflow_scripts.common.training.checkpoints import work_folder
@@ -117,8 +117,7 @@ def scorer(
 
     def score(rows: list[dict], answers: list[list[int]]) -> Scores:
         turns = [
-            {name: row[name] for name in ("id", "group", "messages", "meta")}
-            | {"reference": reply_of(row["prompt"], answer, ends, stops, template, tokenizer)}
+            answer_turn(row, reply_of(row["prompt"], answer, ends, stops, template, tokenizer))
             for row, answer in zip(rows, answers, strict=True)
         ]
         found = rewarded(turns)

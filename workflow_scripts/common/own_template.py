@@ -172,37 +172,50 @@ def shape_of(voice: Voice, roles: tuple[str, ...], asking: bool) -> Shape:
     opens, closes, wholes = [len(each) for each in words[:-1]], [], []
     for place, role in enumerate(roles):
         if role == "assistant":
-            asked = begins(messages[:place], voice, text, True, places[place])
+            asked = begins(messages[:place], voice, text)
             opens[place] = asked - (borders[place] + 1)
-        whole = whole_of(messages[: place + 1], voice, text, len(roles), borders[place + 2])
-        wholes.append(whole - (places[place] + 1))
+        whole = whole_of(messages[: place + 1], voice, text, places[place] + 1)
+        wholes.append(min(whole, borders[place + 2]) - (places[place] + 1))
         behind = words[place + 1][: wholes[-1]]
         closes.append(end_within(behind, voice.added) if role == "assistant" else 0)
     if asking:
-        begins(messages, voice, text, True, len(text))
+        begins(messages, voice, text)
     return Shape(words, tuple(opens), tuple(closes), tuple(wholes))
 
 
-def whole_of(messages: list[dict], voice: Voice, text: str, count: int, most: int) -> int:
-    """Return where in a text what is written for the last of its first messages ends."""
-    if len(messages) == count and not text[most:]:
-        last = written(messages, voice, False)
-        return len(last) if text.startswith(last) else most
-    if len(messages) == 1 and messages[0]["role"] == "system":
-        # Some have it within the user's turn, and none without that turn.
-        return text.index(messages[0]["content"]) + 1
-    return begins(messages, voice, text, False, most)
+def whole_of(messages: list[dict], voice: Voice, text: str, said: int) -> int:
+    """Return where in a text what is written for the last of its first messages ends; what it says ends at `said`.
+
+    A template may close what is over, by a token behind the whole. A reply has to be the same up to its end all the
+    same, whether or not the conversation goes on.
+    """
+    if len(messages) == 1 and messages[0]["role"] == "system" and text[said:]:
+        return said  # some have it within the user's turn, and write none without that turn
+    start = written(messages, voice, False)
+    if text.startswith(start):
+        return len(start)
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(start, text, strict=False))
+    common = sum(1 for _ in same)
+    end = end_within(text[said:common], voice.added)
+    if messages[-1]["role"] == "assistant" and not end:
+        raise otherwise(len(messages))
+    return said + end
 
 
-def begins(messages: list[dict], voice: Voice, text: str, asking: bool, most: int) -> int:
-    """Return the length of what a template writes of a conversation's first messages, which has to begin the whole."""
-    start = written(messages, voice, asking)
-    if not text.startswith(start) or len(start) > most:
-        raise Unspeakable(
-            f"the model's own chat template writes the first {len(messages)} messages of a conversation otherwise "
-            f"once it goes on, so what is learned would not be what is asked; leave such rows out, or {ADVICE}"
-        )
+def begins(messages: list[dict], voice: Voice, text: str) -> int:
+    """Return the length of what a template asks for a reply to messages by, which has to begin the whole."""
+    start = written(messages, voice, True)
+    if not text.startswith(start):
+        raise otherwise(len(messages))
     return len(start)
+
+
+def otherwise(count: int) -> Unspeakable:
+    """Return the refusal of a conversation whose first messages are written otherwise once it goes on."""
+    return Unspeakable(
+        f"the model's own chat template writes the first {count} messages of a conversation otherwise once it goes on, "
+        f"so what is learned would not be what is asked; leave such rows out, or {ADVICE}"
+    )
 
 
 def end_within(words: str, added: frozenset[str]) -> int:

@@ -5,6 +5,7 @@ The study's schema reads the names from here, so scikit-learn is imported when a
 
 import functools
 import json
+import unicodedata
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -61,14 +62,30 @@ def tfidf_diversity(replies: list[str], fit_on: list[str]) -> np.ndarray:
     return diversity(fit_tfidf(fit_on), replies)
 
 
+def normal(text: str) -> str:
+    """Return a text as answers are compared: without case, marks at its ends, and differences of white space."""
+    words = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return words.strip(" .!?,;:\"'`*_")
+
+
+def exact_match(turns: list[dict]) -> np.ndarray:
+    """Return 1 where an answer is the reference, both `normal`, else 0, (turns,); PlumblineError for a row without."""
+    missing = [turn["id"] for turn in turns if turn.get("gold") is None]
+    if missing:
+        raise PlumblineError(f"row {missing[0]}: has no reference answer to compare with")
+    return np.array([float(normal(turn["reference"]) == normal(turn["gold"])) for turn in turns])
+
+
 class Rule(NamedTuple):
     """A rule: from a reward's settings, and the replies that weights are fitted on, to what rewards replies.
 
-    `reads` are the settings that it looks at; a study that gives it another one is told so.
+    `reads` are the settings that it looks at; a study that gives it another one is told so. One that `compares` rewards
+    turns, with their `gold`, the reference answer, in place of replies.
     """
 
-    of: Callable[[dict, list[str]], Callable[[list[str]], np.ndarray]]
+    of: Callable[[dict, list[str]], Callable[[list], np.ndarray]]
     reads: tuple[str, ...] = ()
+    compares: bool = False
 
 
 # By a reward's `rule`.
@@ -78,4 +95,5 @@ RULES = {
         lambda settings, fit_on: functools.partial(length_reward, words=settings["words"]), ("words",)
     ),
     "tfidf_diversity": Rule(lambda settings, fit_on: functools.partial(diversity, fit_tfidf(fit_on))),
+    "exact_match": Rule(lambda settings, fit_on: exact_match, compares=True),
 }

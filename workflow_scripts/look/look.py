@@ -99,9 +99,8 @@ def first_of(path: Path, number: int, part: Any, folder: Path) -> Path:
 
 
 def texts_of(row: dict[str, Any]) -> list[str]:
-    """Return all that is said in a cleaned row: its messages or its text, and of ranked answers the first."""
-    said = [message["content"] for message in row.get("messages", [])]
-    said += [row["text"]] if isinstance(row.get("text"), str) else []
+    """Return all that is said in a cleaned row, and of ranked answers the first."""
+    said = [message["content"] for message in row["messages"]]
     return [*said, *(answer["content"] for answer in row.get("candidates", [])[:1])]
 
 
@@ -137,10 +136,11 @@ def told_rejected(found: Cleaned) -> list[str]:
     for entry in found.rejected:
         reasons.setdefault(entry["reason"], []).append(entry)
     ordered = sorted(reasons.items(), key=lambda item: -len(item[1]))
-    lines = [f"kept: {len(found.rows)} rows; rejected, or cut: {len(found.rejected)}"]
+    rows = sum(entry["level"] == "row" for entry in found.rejected)
+    lines = [f"kept: {len(found.rows)} rows; rejected: {rows}"]
     for reason, entries in ordered[:10]:
         place = f"line {entries[0]['line']}" if entries[0].get("line") else f"row {entries[0].get('index')}"
-        lines.append(f"  {len(entries)} × {reason} (first: {place})")
+        lines.append(f"  {len(entries)} × {reason} (a {entries[0]['level']}; first: {place})")
     return [*lines, *(f"  note: {note}: {count}" for note, count in found.notes.items())]
 
 
@@ -155,10 +155,8 @@ def told_first(rows: Sequence[dict[str, Any]], speech: Speech | None) -> list[st
 
 def spoken(row: dict[str, Any]) -> Iterable[str]:
     """Yield who says what in a cleaned row."""
-    for message in row.get("messages", []):
+    for message in row["messages"]:
         yield f"[{message['role']}] {message['content']}"
-    if isinstance(row.get("text"), str):
-        yield row["text"]
     for place, answer in enumerate(row.get("candidates", [])):
         yield f"[answer {place + 1}] {answer['content']}"
 
@@ -201,6 +199,8 @@ def flow(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {flow(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
         return f"[{', '.join(map(flow, value))}]"
+    if isinstance(value, float) and "." not in repr(value):
+        return repr(value).replace("e", ".0e")  # without the point it would be read as text
     plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./ -]*", value)
     return (
         value if plain and value.lower() not in ("null", "true", "false", "yes", "no") else json.dumps(value)

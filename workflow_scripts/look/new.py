@@ -21,22 +21,22 @@ LONGEST_ANSWER = 128  # tokens
 
 def lines_of(name: str, asked: Asked, study: Study) -> list[str]:
     """Return the lines of a study of some data and a model, of which `study` has what was found out."""
-    context = study.models["model"].context
-    schema = study.datasets["data"].data_schema
-    lengths = {"max_tokens": min(LONGEST_ROW, context)}
-    answer = min(LONGEST_ANSWER, context // 4)
+    model, schema = study.models["model"], study.datasets["data"].data_schema
+    longest = min(LONGEST_ROW, model.context)
     rows = {"dataset": "own", "split": "train", "validation": "validation"}
     steps = {"epochs": 3.0, "batch_size": 8}
+    pairs: dict[str, Any] = {}
+    benchmarks: dict[str, Any] = {
+        "loss": {"kind": "loss", "dataset": "own", "split": "test", "max_tokens": longest}
+    }
     if schema in RANKED:
-        pairs = {"given": rows | lengths}
+        pairs = {"given": rows | {"max_tokens": longest}}
         runs = {
             "dpo": {"method": "dpo", "parent": "base", "pairs": "given", "learning_rate": 5.0e-6, **steps}
         }
-        benchmarks = {"rewarded": {"kind": "loss", "dataset": "own", "split": "test", **lengths}}
     else:
-        pairs = {}
         plain = {"objective": "lm"} if schema == "text" else {}
-        packs = {"pack_tokens": lengths["max_tokens"]}
+        lengths = {"max_tokens": longest, "pack_tokens": longest}
         sft = {
             "method": "sft",
             "parent": "base",
@@ -45,18 +45,14 @@ def lines_of(name: str, asked: Asked, study: Study) -> list[str]:
             "learning_rate": 2.0e-5,
             **steps,
             **lengths,
-            **packs,
         }
         runs = {"sft": sft}
-        benchmarks = {"loss": {"kind": "loss", "dataset": "own", "split": "test", **lengths}}
-        if schema != "text":
-            overlap = {
-                "kind": "text_overlap",
-                "dataset": "own",
-                "split": "test",
-                "metrics": ["bleu", "length"],
-            }
-            benchmarks["answers"] = overlap | {"max_new_tokens": answer}
+        answered = {"kind": "text_overlap", "dataset": "own", "split": "test", "metrics": ["bleu", "length"]}
+        benchmarks["answers"] = answered | {"max_new_tokens": min(LONGEST_ANSWER, model.context // 4)}
+    if schema == "text":  # no question and no answer: its validation loss stands in training.csv
+        benchmarks = {
+            "quiz": {"kind": "lm_eval", "tasks": ["biology_quiz"], "include_path": "data/bundled/lm_eval"}
+        }
     sections: dict[str, dict[str, Any]] = {
         "models": {"base": asked.model},
         "datasets": {"own": asked.dataset | {"split": SPLIT}},

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +12,9 @@ from workflow_scripts.common.templates import (
     IGNORED,
     Tokens,
     tokenise_conversation,
-    tokenise_plain,
     tokenise_reply,
 )
+from workflow_scripts.sft.texts import are_texts, tokenise_texts
 from workflow_scripts.study.study import Study
 from workflow_scripts.study.templates import all_templates
 
@@ -27,8 +28,9 @@ class Speech(NamedTuple):
 
     def tokens(self, row: dict[str, Any]) -> Tokens:
         """Return a row's tokens, with the labels that instruction tuning learns; of ranked answers the first's."""
-        if isinstance(row.get("text"), str):
-            return tokenise_plain([{"role": "assistant", "content": row["text"]}], self.tokenizer)
+        if are_texts([row]):
+            (whole,), _, _ = tokenise_texts([row], self.tokenizer, sys.maxsize, "cut")
+            return Tokens(whole["input_ids"], whole["labels"])
         if "candidates" in row:
             answer = row["candidates"][0]["content"]
             prompt, reply = tokenise_reply(row["messages"], answer, self.template, self.tokenizer)

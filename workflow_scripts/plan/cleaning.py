@@ -20,7 +20,7 @@ from workflow_scripts.study.mixtures import Mixture
 NOT_CLEANED_BY = (
     *("path", "hf", "revision", "hf_config", "hf_split", "shape"),
     *("source", "files", "history_turns", "exclude_groups_of"),
-    *("reject_other_assistants", "retrieve", "token_limits"),
+    *("reject_other_assistants", "retrieve", "token_limits", "license"),
 )
 BARE, APART = ".bare", ".apart"  # end no dataset's name: a name has no dot
 

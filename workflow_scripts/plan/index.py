@@ -25,6 +25,7 @@ from workflow_scripts.study.lineage import CALIBRATION
 from workflow_scripts.study.methods.choice import BestOf
 from workflow_scripts.study.training import OF_THE_MACHINE
 
+UNMADE = {"parameters", "license"}  # keys of a model that make nothing of it
 UNTIED = {"training_resources", "generation_resources"}  # sections that no number rests on
 
 
@@ -89,9 +90,7 @@ def policy_facts(plan: Plan, policy: str) -> dict[str, Any]:
     made = [name for name in lineage(plan, policy) if plan.policies[name].parent]
     trained = [each for name in made for each in (name, *candidates(plan, name))]
     return {
-        "model": digest(plan.study.models[plan.policies[policy].model].model_dump(exclude={"parameters"}))[
-            :12
-        ],
+        "model": digest(plan.study.models[plan.policies[policy].model].model_dump(exclude=UNMADE))[:12],
         "template": digest(template(plan, policy))[:12],
         "trust_remote_code": remote_code(plan, policy),
         "trained_by": digest([code_of(module_of(plan, name)) for name in trained])[:12],

@@ -274,6 +274,8 @@ class Dataset(Part):
     """Of what is drawn as rows are read: templates, instances, worked examples."""
     reply_format: Literal["json", "python"] = "json"
     """tutorbot: how structured replies are written, as JSON or as a Python dict."""
+    license: Words | None = None
+    """Its licence: the card of an exported policy that learned from it says it (docs/export.md)."""
     group_by: Literal["problem", "question", "conversation"] = "problem"
     """What may not be on two sides of a split; with path or hf `question` where it is not said."""
     history_turns: Annotated[int, Field(ge=0)] | None = None
@@ -416,7 +418,7 @@ def unknown_labels(path: str, drop_fields: list[str], replace_na: dict[str, str]
 
 
 def without_labels(path: str, name: str, study: "Study", instead: str = "") -> Iterator[Finding]:
-    """Find a dataset whose replies have no labels to compare; `instead` says what else could be named."""
+    """Find a dataset whose replies have no labels to compare; `instead` says what else could be done."""
     for schema in schemas_of(study, name):
         if schema not in STRUCTURED:
             yield wrong(

@@ -141,6 +141,8 @@ class Model(Part):
     another special token pads. Padding is never learned from: this is for weights with as many rows as a source's."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model: only for code you have read."""
+    license: Words | None = None
+    """Its licence, as an identifier (apache-2.0) or a name: the card of an exported policy says it (docs/export.md)."""
     check: ModelCheck | None = None
     """What it must know."""
 

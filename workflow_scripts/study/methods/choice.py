@@ -43,6 +43,12 @@ class BestOf(Part):
         """The parents that all candidates have; filled in where the study is settled."""
         return self._parent
 
+    def descending_from(self, parents: list[str]) -> "BestOf":
+        """Return a copy whose candidates have other parents."""
+        choice = self.model_copy(deep=True)
+        choice._parent = parents
+        return choice
+
     @property
     def candidates(self) -> list[str]:
         """The names of the runs."""

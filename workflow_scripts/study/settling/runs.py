@@ -83,6 +83,11 @@ def candidates_found(study: Study, choice: BestOf, path: str) -> Iterator[Findin
             f"there is nothing to choose among {choice.of}: name a run with a grid, or several runs once",
         )
         return
+    if several := [name for name, run in zip(choice.of, runs, strict=True) if getattr(run, "rounds", None)]:
+        yield wrong(
+            path, f"{several[0]!r} has rounds, each the child of the one before: choose among runs of one"
+        )
+        return
     if any(parents_of(run) != parents_of(runs[0]) for run in runs):
         yield wrong(
             path, f"{', '.join(choice.of)} do not descend from the same parents: choose among each alone"
