@@ -104,9 +104,9 @@ rule choose_policy:
     wildcard_constraints:
         policy=one_of(PLAN.chosen()),
     priority: 90
+    localrule: True
     conda:
         "../envs/train.yaml"
-    localrule: True
     params:
         code=code_of("workflow_scripts.align.best_of"),
         settings=by(choosing.choosing_settings),
