@@ -20,8 +20,8 @@ def test_a_dataset_is_made_of_its_files_in_their_order():
 def test_a_dataset_is_told_every_key_that_cleaning_has_to_do_with(name):
     plan = planned(name)
     keys = {field.alias or key for key, field in Dataset.model_fields.items()}
-    # inputs, what readers cut, what is told as phrases, and what comes after
-    untold = {"source", "files", "history_turns", "reject_other_assistants", "retrieve"}
+    # inputs, what readers cut, what is told as phrases, what comes after, and what a card alone says
+    untold = {"source", "files", "history_turns", "reject_other_assistants", "retrieve", "license"}
     untold |= {
         "path",
         "hf",

@@ -63,7 +63,8 @@ def refuse_given(rewards: dict[str, Reward]) -> None:
     given = [name for name, settings in rewards.items() if "given" in settings]
     if given:
         raise PlumblineError(
-            f"reward {given[0]}: generated answers have no given rewards; name a rule or a classifier for them"
+            f"reward {given[0]}: generated answers have no given rewards; name a rule, a function or a classifier for "
+            "them"
         )
 
 
