@@ -9,7 +9,15 @@ from workflow_scripts.common.code import code_of, pins
 from workflow_scripts.common.errors import told
 from workflow_scripts.common.gpu_lease import smallest_memory
 from workflow_scripts.common.shared_store import check_links, check_store
-from workflow_scripts.plan import cleaning, costs, index, judging, layout, overlap
+from workflow_scripts.plan import (
+    choosing,
+    cleaning,
+    costs,
+    index,
+    judging,
+    layout,
+    overlap,
+)
 from workflow_scripts.plan import policies
 from workflow_scripts.plan import prompts, report as tables, resources, rewards
 from workflow_scripts.plan import retrieval, scoring, sources, synthesis
@@ -60,6 +68,7 @@ os.environ |= LAYOUT.variables() | {
     "ENGINE_PATH": f"{workflow.basedir}/.venv-vllm/bin:" if own_vllm else "",
     "PLUMBLINE_JUDGES": judging.access(PLAN),
     "PLUMBLINE_TRACKING": resources.sinks(PLAN),
+    "PLUMBLINE_MACHINE": resources.machine_keys(PLAN),
 }
 
 

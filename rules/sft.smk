@@ -90,3 +90,29 @@ rule train_sft:
         ' --tokens "$(dirname {input.tokens:q})/rows" --tokens-manifest {input.tokens:q}'
         f" {POLICY_FLAGS} --cost {cost('train_sft', 'policy', 'seed')}"
         " > {log:q} 2>&1"
+
+
+# Any method's: the best of several policies, by their validation.
+rule choose_policy:
+    input:
+        by(choosing.candidate_manifests),
+    output:
+        manifest=f"{CELL}/manifest.json",
+        model=directory(f"{CELL}/model"),
+    log:
+        LAYOUT.log("choose_policy", "{policy}-{seed}"),
+    wildcard_constraints:
+        policy=one_of(PLAN.chosen()),
+    priority: 90
+    localrule: True
+    conda:
+        "../envs/train.yaml"
+    params:
+        code=code_of("workflow_scripts.align.best_of"),
+        settings=by(choosing.choosing_settings),
+        candidates=by(choosing.candidate_words),
+    message:
+        "Choosing {wildcards.policy} (seed {wildcards.seed})"
+    shell:
+        "python -m workflow_scripts.align.best_of --settings {params.settings:q} --candidates {params.candidates:u}"
+        " --output {output.model:q} --manifest {output.manifest:q} 2> {log:q}"

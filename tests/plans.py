@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.studies import put
 from tests.workflow import ROOT
+from workflow_scripts.plan import resources, training
 from workflow_scripts.plan.plan import Plan, plan_of
 from workflow_scripts.study.checking import check_study, load_study
 from workflow_scripts.study.reading import extended, read_yaml
@@ -103,3 +104,15 @@ def family() -> Plan:
             "report": {"baseline": "one.sft"},
         },
     )
+
+
+def machine_told(plan: Plan, name: str) -> dict:
+    """Return what the environment of jobs says of a training, runs.sft say."""
+    (found,) = [keys for keys, names in told(resources.machine_keys(plan)) if name in names]
+    return found
+
+
+def training_told(plan: Plan, policy: str) -> dict:
+    """Return all that a policy's training is told: by its settings, and by its environment."""
+    settings = told(training.training_settings(plan, policy))
+    return settings | machine_told(plan, settings["machine_of"])

@@ -17,6 +17,7 @@ HOT, CHILD = "tiny.hot", "tiny.hot.dpo"
 NO_TRAINING_BEFORE = {
     "build_reward_pairs", "tokenise_dataset", "build_prompts", "calibrate_answers", "list_items", "find_overlap"
 }  # fmt: skip
+OF_ITSELF = {"choose_policy"}  # leaves out what diverged, and hands it on where all has
 
 
 @pytest.fixture(scope="module")
@@ -106,4 +107,4 @@ def test_every_rule_after_a_training_hands_a_divergence_on():
         for part in re.split(r"(?m)^rule ", (ROOT / f"rules/{stage}.smk").read_text())[1:]:
             rules[part.partition(":")[0]] = part.partition("shell:")[2]
     assert len(rules) > 25
-    assert {name for name, shell in rules.items() if "UNLESS_" not in shell} == NO_TRAINING_BEFORE
+    assert {name for name, shell in rules.items() if "UNLESS_" not in shell} == NO_TRAINING_BEFORE | OF_ITSELF

@@ -429,28 +429,30 @@ def test_a_template_without_its_parts_is_refused_with_the_path_to_each(study, pa
 # --- runs that learn nothing ------------------------------------------------------------------------------------------
 
 
-def test_a_run_whose_rows_make_one_step_of_a_warm_up_is_refused(tmp_path, study):
+def test_a_run_whose_rows_make_one_step_is_told_to_be_trained_without_its_warm_up(tmp_path, study):
     config = with_own_data(study, own_rows(tmp_path, 100), batch_size=80)
-    (line,) = mistakes_of(config)
-    assert line.startswith("runs.own: learns nothing: at most 80 rows make one step")
+    assert mistakes_of(config) == []
+    (line,) = doubts_of(config)
+    assert line.startswith("runs.own: at most 80 rows make one step, which is trained without the warm-up")
     for key, value in (("warmup", 0.0), ("schedule", "constant"), ("epochs", 2.0), ("batch_size", 40)):
-        assert not [line for line in mistakes_of(put(config, f"runs.own.{key}", value))]
-    (line,) = mistakes_of(many(config, runs__own__max_steps=1, runs__own__batch_size=1))
-    assert line.startswith("runs.own: learns nothing: max_steps is 1")
+        assert doubts_of(put(config, f"runs.own.{key}", value)) == []
+    (line,) = doubts_of(many(config, runs__own__max_steps=1, runs__own__batch_size=1))
+    assert line.startswith("runs.own: max_steps is 1, which is trained without the warm-up")
 
 
 def test_a_hundred_short_rows_that_make_a_handful_of_packs_are_a_warning(tmp_path, study):
-    config = with_own_data(study, own_rows(tmp_path, 100), batch_size=64)
+    config = with_own_data(study, own_rows(tmp_path, 100), batch_size=64, batch_of="packs")
     (line,) = doubts_of(config)
-    assert re.match(r"runs\.own: learns nothing: 80 rows make about \d+ packs, one step", line)
+    assert re.match(r"runs\.own: 80 rows make about \d+ packs, one step, which is trained without the", line)
+    assert doubts_of(put(config, "runs.own.batch_of", "rows")) == []  # two steps of 64 rows
     assert doubts_of(put(config, "runs.own.pack_tokens", None)) == []
     assert doubts_of(put(config, "runs.own.batch_size", 2)) == []
 
 
 def test_a_file_with_fewer_rows_than_a_step_takes_is_counted(tmp_path, study):
     config = with_own_data(study, own_rows(tmp_path, 6), quotas={"sft": 8000, "validation": 10}, batch_size=8)
-    (line,) = mistakes_of(config)
-    assert line.startswith("runs.own: learns nothing: 6 rows make one step")
+    (line,) = doubts_of(config)
+    assert line.startswith("runs.own: 6 rows make one step, which is trained without the warm-up")
 
 
 def test_a_first_look_warms_up_nothing_and_so_learns(study):

@@ -13,19 +13,22 @@ from unittest import mock
 
 import pytest
 
-from tests.plans import EVERY_KEY, STUDIES, changed, planned
+from tests.plans import EVERY_KEY, STUDIES, changed, machine_told, planned
 from tests.rule_texts import JSON_FLAGS, RULES, function_of
 from tests.workflow import ROOT
 from workflow_scripts.common.asking.settings import Endpoint, endpoint_of
 from workflow_scripts.common.code import code_of, module_file
 from workflow_scripts.common.settings import settings_of
+from workflow_scripts.common.training.machine import VARIABLE
 from workflow_scripts.plan import (
+    choosing,
     cleaning,
     costs,
     index,
     judging,
     overlap,
     prompts,
+    resources,
     retrieval,
     rewards,
     scoring,
@@ -89,6 +92,10 @@ def learning_from(material: str) -> Jobs:
 
 def scored_from(material: str) -> Jobs:
     return each("benchmark", lambda plan: scoring.scored_from(plan, material))
+
+
+def chosen(plan: Plan) -> list[dict[str, Any]]:
+    return [{"policy": policy, "seed": seed} for policy in plan.chosen() for seed in plan.study.seeds]
 
 
 def prepared_by(rule: str, wildcard: str) -> Jobs:
@@ -227,6 +234,7 @@ HANDED = [
         prepared_by("estimate_advantages", "value"),
     ),
     Handed("train_sft", "sft.train", training_settings, learning_from("tokens")),
+    Handed("choose_policy", "align.best_of", choosing.choosing_settings, chosen),
     Handed("train_aligned", module_of, training_settings, learning_from("pairs")),
     Handed("train_ranked", module_of, training_settings, learning_from("ranked")),
     Handed("train_offline", module_of, training_settings, learning_from("rewarded")),
@@ -388,10 +396,15 @@ def read_in(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", [*STUDIES, EVERY_METHOD])
-def test_a_script_reads_all_that_its_rule_hands_it_and_nothing_is_missing(name):
-    for script, flag, text in handed_in(plan_called(name)):
+def test_a_script_reads_all_that_its_rule_hands_it_and_nothing_is_missing(monkeypatch, name):
+    plan = plan_called(name)
+    monkeypatch.setenv(VARIABLE, resources.machine_keys(plan))
+    for script, flag, text in handed_in(plan):
         if script != JUDGING and flag != "judge":
-            assert command_lines()[script, flag](text) == json.loads(text)
+            given = json.loads(text)
+            if isinstance(given, dict) and "machine_of" in given:
+                given |= machine_told(plan, given.pop("machine_of"))
+            assert command_lines()[script, flag](text) == given
 
 
 @pytest.mark.parametrize("method", [tag_of(kind) for kind in METHODS])
@@ -452,7 +465,7 @@ def test_a_rule_starts_the_script_that_is_said_here(row):
 
 def test_the_studies_here_have_every_method_every_judge_and_every_kind_that_is_judged():
     plan, methods = plan_called(EVERY_KEY), plan_called(EVERY_METHOD)
-    assert {run.method for run in methods.study.runs.values()} == {tag_of(kind) for kind in METHODS}
+    assert {run.method for run in methods.study.trainings().values()} == {tag_of(kind) for kind in METHODS}
     assert {judge.kind for judge in plan.study.judges.values()} == {tag_of(kind) for kind in models_in(Judge)}
     assert {part.kind for part in plan.study.benchmarks.values()} >= {"loss", *KINDS}
 

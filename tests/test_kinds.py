@@ -50,7 +50,7 @@ NAMING = {
         "asked_in",
         "preset",
     ),
-    *("judge", "opponent", "humaneval", "parent", "model", "rank"),
+    *("judge", "opponent", "humaneval", "parent", "of", "model", "rank"),
 }
 FREE = {"system_prompt", "url_token", "input_heading", "prompt", "version", "base_url", "given", "start"}
 FREE |= {"between", "input", "verdict"}
@@ -282,7 +282,8 @@ def every_key() -> dict:
 def run_of(kind: type[PolicyTraining], runs: dict[str, dict]) -> dict:
     """Return a run of a method: what it must be given, as runs give it that learn from the like."""
     materials = {tag_of(other): other.learns_from for other in METHODS}
-    alike = sorted(runs.values(), key=lambda run: materials[run["method"]] != kind.learns_from)
+    trained = [run for run in runs.values() if run["method"] in materials]
+    alike = sorted(trained, key=lambda run: materials[run["method"]] != kind.learns_from)
     given = {"method": tag_of(kind)}
     for key, field in kind.model_fields.items():
         if field.is_required() and key != "method":

@@ -4,10 +4,11 @@ from typing import get_args
 
 import pytest
 
-from tests.plans import DEFAULT, EVERY_KEY, STUDIES, changed, family, planned, told
+from tests.plans import DEFAULT, EVERY_KEY, STUDIES, changed, family, machine_told, planned, told
 from workflow_scripts.common.code import module_file
-from workflow_scripts.plan import policies, training
+from workflow_scripts.plan import index, policies, rewards, training
 from workflow_scripts.study.methods import METHODS
+from workflow_scripts.study.training import OF_THE_MACHINE
 
 PLAN = planned(EVERY_KEY)
 RESULTS = "results/every-key"
@@ -56,8 +57,9 @@ def test_every_key_of_a_run_reaches_its_training_or_a_job_before_it(name):
     for policy in plan.trained():
         run = plan.run(policy)
         settings = told(training.training_settings(plan, policy))
-        keys = type(run).model_fields.keys() - {"parent", "method", "threads", "watch"}
-        more = {"trust_remote_code"} | ({"template"} if run.learns_from == "prompts" else set())
+        elsewhere = {"parent", "method", "threads", "watch", "grid", *OF_THE_MACHINE}
+        keys = type(run).model_fields.keys() - elsewhere
+        more = {"trust_remote_code", "machine_of"} | ({"template"} if run.learns_from == "prompts" else set())
         assert settings.keys() == (keys - set(run.read_before)) | more
         assert all(
             settings[key] == value for key, value in run.model_dump().items() if key in settings.keys() - more
@@ -67,6 +69,27 @@ def test_every_key_of_a_run_reaches_its_training_or_a_job_before_it(name):
 def test_what_answers_as_it_learns_speaks_as_its_parent_does():
     settings = told(training.training_settings(PLAN, "tiny.sft.ppo"))
     assert settings["template"] == policies.template(PLAN, "tiny.sft")
+
+
+def test_what_alters_no_result_makes_no_training_stale_and_reaches_it_by_the_environment():
+    keys = {"per_device_batch": 2, "log_every": 1, "checkpoint_every": 3, "gradient_checkpointing": True}
+    assert keys.keys() == set(OF_THE_MACHINE)
+    before = planned(DEFAULT)
+    after = changed(DEFAULT, {f"runs.sft.{key}": value for key, value in keys.items()})
+    assert training.training_settings(after, "tiny.sft") == training.training_settings(before, "tiny.sft")
+    assert machine_told(after, "runs.sft") == keys
+    assert machine_told(before, "runs.sft")["log_every"] == 10
+    own = changed(DEFAULT, {f"reward_models.tutor_rm.{key}": value for key, value in keys.items()})
+    assert rewards.reward_settings(own, "tutor_rm") == rewards.reward_settings(before, "tutor_rm")
+    assert machine_told(own, "reward_models.tutor_rm") == keys
+    assert index.study_digest(after) == index.study_digest(before) == index.study_digest(own)
+
+
+def test_a_batch_that_follows_per_device_batch_is_a_setting():
+    assert planned(DEFAULT).study.runs["dpo"].batch_size == 8
+    values = {"runs.dpo.batch_size": "DROP", "runs.dpo.per_device_batch": 4}
+    settings = training.training_settings(changed(DEFAULT, values), "tiny.sft.dpo")
+    assert told(settings)["batch_size"] == 4
 
 
 def test_neither_parents_nor_threads_make_a_training_stale():

@@ -175,9 +175,11 @@ def test_a_benchmark_is_not_called_as_the_prompts_of_a_watch_are():
 def test_the_table_says_which_step_of_a_policy_was_chosen_and_by_what(tmp_path):
     cells = {entry["policy"]: entry for entry in json.loads(index.index_entries(PLAN))["cells"]}
     # dpo is watched, and keeps its last step all the same.
-    assert [name for name, cell in cells.items() if "chosen" in cell] == ["tiny.sft.simpo"]
+    among_others = ["tiny.choice", "tiny.tried-best"]
+    found = [name for name, cell in cells.items() if "chosen" in cell]
+    assert sorted(found) == sorted([*among_others, "tiny.sft.simpo"])
     manifest = f"{RESULTS}/policies/tiny.sft.simpo/seed-1/manifest.json"
-    assert index.chosen_policies(PLAN) == [manifest]
+    assert manifest in index.chosen_policies(PLAN)
     benchmark = json.loads(index.index_entries(PLAN))["benchmarks"][0]
     assert entry_of(cells["tiny.sft.simpo"], benchmark)["chosen"] == manifest
     assert "chosen" not in entry_of(cells["tiny.sft"], benchmark)

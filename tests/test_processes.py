@@ -162,13 +162,20 @@ def test_a_reward_model_is_the_same_by_two_processes_and_by_one(tiny_model, tmp_
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
-@pytest.mark.parametrize("loss_norm", ["token", "example"])
-def test_two_processes_fine_tune_as_one_does(tiny_model, tmp_path, start, loss_norm):
+@pytest.mark.parametrize(("loss_norm", "pack_tokens"), [("token", None), ("example", None), ("example", 128)])
+def test_two_processes_fine_tune_as_one_does(tiny_model, tmp_path, start, loss_norm, pack_tokens):
     # Nine rows: in the last step there is but one, and one of the processes has none.
-    tokens = write_tokens(tiny_model, conversations(9), conversations(2), tmp_path / "tokens")
+    limit = pack_tokens or 256
+    tokens = write_tokens(tiny_model, conversations(9), conversations(2), tmp_path / "tokens", limit)
 
     def flags_of(settings: dict, folder: Path) -> list[str]:
-        own = {"pack_tokens": None, "loss_norm": loss_norm, "neftune_alpha": None, "kl": None}
+        own = {
+            "pack_tokens": pack_tokens,
+            "batch_of": "rows",
+            "loss_norm": loss_norm,
+            "neftune_alpha": None,
+            "kl": None,
+        }
         return sft_flags(tiny_model, tokens, settings_of(**own, **settings), folder)
 
     one, two = (

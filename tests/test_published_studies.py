@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.dry_runs import Job, of_rule, plan_of
-from tests.plans import planned, study_of, told
+from tests.plans import planned, study_of, told, training_told
 from tests.workflow import ROOT
 from workflow_scripts.plan import judging, overlap, policies, prompts, scoring, training
 from workflow_scripts.plan.index import score_files
@@ -45,7 +45,7 @@ def jobs_of(fresh) -> Callable[[str], list[Job]]:
 
 def settings_of(name: str, policy: str) -> dict:
     """Return what a policy's training is told."""
-    return told(training.training_settings(planned(name), policy))
+    return training_told(planned(name), policy)
 
 
 def references(name: str) -> dict[tuple[str, str, int], dict]:
@@ -275,8 +275,8 @@ BASES = ("llama2_7b", "llama2_13b", "opt_6_7b")
 
 def test_instruction_modelling_is_seven_sets_by_three_objectives_by_three_models_and_more_on_one():
     policies = policies_of(study_of("instruction_modelling"))
-    grid = {f"{base}.{rows}_{how}" for base in BASES for rows in SETS for how in ("it", "im", "neftune")}
-    on_7b = {f"llama2_7b.{rows}_im_neftune" for rows in SETS}
+    grid = {f"{base}.{how}-{rows}" for base in BASES for rows in SETS for how in ("it", "im", "neftune")}
+    on_7b = {f"llama2_7b.im_neftune-{rows}" for rows in SETS}
     on_7b |= {f"llama2_7b.lima_kl_{weight}" for weight in ("0_01", "0_1", "1")} | {"llama2_7b.dolly_9k_kl_1"}
     assert set(policies) == {*BASES, "llama2_7b_chat", *grid, *on_7b}
 
@@ -285,7 +285,6 @@ def test_instruction_modelling_trains_with_the_published_hyper_parameters():
     plan = planned("instruction_modelling")
     published = {
         "batch_size": 128,
-        "per_device_batch": 1,
         "learning_rate": 2e-5,
         "epochs": 2,
         "schedule": "linear",
@@ -312,7 +311,7 @@ def test_instruction_modelling_tokenises_for_each_objective_in_the_tulu_format()
     for policy in plan.trained():
         settings = told(training.tokens_settings(plan, policy))
         how = policy.split(".")[1]
-        assert settings["objective"] == ("im" if how.endswith(("_im", "_im_neftune")) else "it")
+        assert settings["objective"] == ("im" if how.startswith("im") else "it")
         assert settings["im_mask"] == ("code" if settings["objective"] == "im" else "paper")
         assert (settings["max_tokens"], settings["overflow"]) == (2048, "cut")
         assert settings["template"] == bundled_templates()["tulu"]
@@ -335,7 +334,7 @@ def test_the_ablations_are_the_studys_own_runs_but_for_what_they_vary():
     runs = {key: run for key, run in study.runs.items() if key not in own.runs}
     assert {key: study.runs[key] for key in own.runs} == own.runs
     varied = {"dataset", "parent", "epochs", "objective", "im_mask", "lm_text", "neftune_alpha", "kl"}
-    base = {key: value for key, value in own.runs["lima_it"].model_dump().items() if key not in varied}
+    base = {key: value for key, value in own.runs["it-lima"].model_dump().items() if key not in varied}
     for key, run in runs.items():
         found = run.model_dump()
         assert {each: found[each] for each in base} == base, key
@@ -453,17 +452,17 @@ def test_instruction_modelling_shows_the_papers_numbers_beside_every_7b_policy_t
     assert len(found) == len(given)
     main = ("nlp", "mt_bench", "alpaca_eval_1", "alpaca_eval_2")
     policies = ["llama2_7b", "llama2_7b_chat"]
-    policies += [f"llama2_7b.{rows}_{how}" for rows in SETS for how in ("it", "neftune", "im")]
-    both = {f"llama2_7b.{rows}_im_neftune" for rows in SETS}
+    policies += [f"llama2_7b.{how}-{rows}" for rows in SETS for how in ("it", "neftune", "im")]
+    both = {f"llama2_7b.im_neftune-{rows}" for rows in SETS}
     held = {f"llama2_7b.{name}" for name in ("lima_kl_0_01", "lima_kl_0_1", "lima_kl_1", "dolly_9k_kl_1")}
     assert {key for key in found if key[1] in main} == {
         *((policy, key) for policy in policies for key in main),
         *((policy, key) for policy in both for key in ("nlp", "alpaca_eval_1")),
         *((policy, key) for policy in held for key in ("nlp", "alpaca_eval_2")),
     }
-    recalled = {(f"llama2_7b.{rows}_{how}", f"recall_{rows}") for rows in SETS for how in ("it", "im")}
+    recalled = {(f"llama2_7b.{how}-{rows}", f"recall_{rows}") for rows in SETS for how in ("it", "im")}
     losses = {
-        (f"llama2_7b.{rows}_{how}", f"loss_{rows}")
+        (f"llama2_7b.{how}-{rows}", f"loss_{rows}")
         for rows in ("lima", "dolly_3k", "mmlu_chat")
         for how in ("it", "im")
     }
@@ -471,8 +470,8 @@ def test_instruction_modelling_shows_the_papers_numbers_beside_every_7b_policy_t
     table = {  # Table 1, per cent but for MT-Bench
         "llama2_7b": (49.32, 1.16, 0.01, 0.01),
         "llama2_7b_chat": (49.15, 6.63, 79.04, 6.48),
-        "llama2_7b.lima_it": (48.79, 4.77, 33.06, 2.58),
-        "llama2_7b.lima_im": (49.60, 4.83, 32.94, 2.47),
+        "llama2_7b.it-lima": (48.79, 4.77, 33.06, 2.58),
+        "llama2_7b.im-lima": (49.60, 4.83, 32.94, 2.47),
     }
     for policy, row in table.items():
         shares = [found[policy, key] * (1 if key == "mt_bench" else 100) for key in main]

@@ -35,7 +35,7 @@ def mistakes_in(config: object) -> list[str]:
     return [line.strip() for line in lines]
 
 
-ALL_METHODS = ", ".join(map(tag_of, METHODS))
+ALL_METHODS = ", ".join([*map(tag_of, METHODS), "best_of"])
 MISTAKES = [
     # unknown keys: the nearest one, and those that are allowed there
     (
@@ -96,8 +96,8 @@ MISTAKES = [
     ("runs.dpo.beta", "high", "runs.dpo.beta: must be a number > 0, not 'high'"),
     ("runs.dpo.beta", 0, "runs.dpo.beta: must be greater than 0, not 0"),
     ("runs.dpo.beta", True, "runs.dpo.beta: must be a number > 0, not True"),
-    ("runs.sft.learning_rate", "1e-4", "not '1e-4' (YAML reads this as text: write 1.0e-4)"),
-    ("runs.sft.learning_rate", "2.5e3", "not '2.5e3' (YAML reads this as text: write 2.5e+3)"),
+    ("runs.sft.learning_rate", "1e-4", "not '1e-4' (a number, in quotes: leave them out)"),
+    ("runs.sft.learning_rate", "2.5e3", "not '2.5e3' (a number, in quotes: leave them out)"),
     ("runs.sft.learning_rate", "0.1", "not '0.1' (a number, in quotes: leave them out)"),
     ("runs.sft.warmup", 5, "runs.sft.warmup: must be less than or equal to 1, not 5"),
     ("runs.sft.batch_size", 1.5, "runs.sft.batch_size: must be a whole number, not 1.5"),

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from tests.dry_runs import Job, of_rule, plan_of
-from tests.plans import SHIPPED, planned, study_of, told
+from tests.plans import SHIPPED, planned, study_of, told, training_told
 from tests.workflow import ROOT
 from workflow_scripts.plan import cleaning, overlap, policies, prompts, resources, scoring, training
 from workflow_scripts.plan.index import score_files
@@ -122,7 +122,7 @@ def test_fine_tuning_has_the_published_hyper_parameters(policy):
         "pack_tokens": None,
     }
     assert training.rule_of(PLAN, policy) == "train_sft"
-    assert published.items() <= told(training.training_settings(PLAN, policy)).items()
+    assert published.items() <= training_told(PLAN, policy).items()
     assert told(training.tokens_settings(PLAN, policy))["max_tokens"] == 4096
 
 
@@ -143,7 +143,7 @@ def test_alignment_has_the_published_hyper_parameters(policy):
         "gradient_checkpointing": True,
         "share_prompts": False,
     }
-    assert published.items() <= told(training.training_settings(PLAN, policy)).items()
+    assert published.items() <= training_told(PLAN, policy).items()
     reference = told(training.reference_settings(PLAN, "mistakes", policy.rsplit(".", 1)[0]))
     assert (reference["max_prompt_tokens"], reference["max_tokens"]) == (3600, 4096)
 

@@ -165,7 +165,13 @@ def training_flags(model: Path, settings: dict, folder: Path, work: Path | None 
 
 def sft_flags(model: Path, tokens: Path, settings: dict, folder: Path, work: Path | None = None) -> list[str]:
     """Return the command line of sft.train; what a test leaves out of sft's own settings is plain."""
-    settings = {"pack_tokens": None, "neftune_alpha": None, "kl": None, "loss_norm": "token"} | settings
+    settings = {
+        "pack_tokens": None,
+        "batch_of": "packs",
+        "neftune_alpha": None,
+        "kl": None,
+        "loss_norm": "token",
+    } | settings
     own = ["--tokens", str(tokens), "--tokens-manifest", str(tokens / "manifest.json")]
     return training_flags(model, settings, folder, work) + own
 

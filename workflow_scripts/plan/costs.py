@@ -32,7 +32,7 @@ def data_jobs(plan: Plan) -> list[Job]:
 def policy_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
     """Return the jobs that prepare a policy's training, train it, have it answer, and reward what its children need."""
     jobs = []
-    if plan.policies[policy].parent:
+    if policy in plan.trained():
         for rule, name, parent, at in preparing_jobs(plan, policy, seed):
             jobs.append(Job(rule, parent, at, name, f"{name}-{parent}-{at}"))
         jobs.append(Job(rule_of(plan, policy), policy, seed, "", f"{policy}-{seed}"))

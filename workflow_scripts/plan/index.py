@@ -8,13 +8,22 @@ from workflow_scripts.common.files import digest
 from workflow_scripts.plan.judging import judge_manifest, judge_of, opponent_answers
 from workflow_scripts.plan.overlap import compared
 from workflow_scripts.plan.plan import Plan, scored_cells
-from workflow_scripts.plan.policies import lineage, remote_code, template, training_sets, weights_manifest
+from workflow_scripts.plan.policies import (
+    candidates,
+    lineage,
+    remote_code,
+    template,
+    training_sets,
+    weights_manifest,
+)
 from workflow_scripts.plan.scoring import engine_code, scorer_code
 from workflow_scripts.plan.sources import package_folder, source_manifest
 from workflow_scripts.plan.synthesis import written_behind
 from workflow_scripts.plan.training import module_of
 from workflow_scripts.plan.words import as_json, chosen
 from workflow_scripts.study.lineage import CALIBRATION
+from workflow_scripts.study.methods.choice import BestOf
+from workflow_scripts.study.training import OF_THE_MACHINE
 
 UNMADE = {"parameters", "license"}  # keys of a model that make nothing of it
 UNTIED = {"training_resources", "generation_resources"}  # sections that no number rests on
@@ -62,7 +71,8 @@ def cell_entry(plan: Plan, policy: str, seed: int) -> dict[str, Any]:
     learned = training_sets(plan, policy)
     cleaned = [f"{plan.layout.clean(name.split('/')[0])}/manifest.json" for name in learned]
     written = [source_manifest(plan, name) for name in written_behind(plan, learned)]
-    if plan.policies[policy].parent and plan.run(policy).watch and plan.run(policy).keep == "best":
+    run = plan.run(policy) if plan.policies[policy].parent else None
+    if isinstance(run, BestOf) or (run and run.watch and run.keep == "best"):
         entry["chosen"] = weights_manifest(plan, policy, seed)
     return entry | {
         "parent": plan.policies[policy].parent,
@@ -77,7 +87,8 @@ def cell_entry(plan: Plan, policy: str, seed: int) -> dict[str, Any]:
 @functools.cache
 def policy_facts(plan: Plan, policy: str) -> dict[str, Any]:
     """Return digests of what a policy is made of, whatever its seed."""
-    trained = [name for name in lineage(plan, policy) if plan.policies[name].parent]
+    made = [name for name in lineage(plan, policy) if plan.policies[name].parent]
+    trained = [each for name in made for each in (name, *candidates(plan, name))]
     return {
         "model": digest(plan.study.models[plan.policies[policy].model].model_dump(exclude=UNMADE))[:12],
         "template": digest(template(plan, policy))[:12],
@@ -127,10 +138,16 @@ def lock_digest() -> str:
 
 
 def study_digest(plan: Plan) -> str:
-    """Return the digest of all of a study but how its judges are reached and paid and what its jobs may take."""
+    """Return the digest of all of a study but how its judges are reached and paid and what its jobs may take.
+
+    Of trainings what alters no result is no part of it, either.
+    """
     values = plan.study.model_dump(by_alias=True, exclude=UNTIED)
     for name, judge in plan.study.judges.items():
         values["judges"][name] = chosen(judge, judge.verdict_keys)
+    for training in [*values["runs"].values(), *values["reward_models"].values()]:
+        for key in OF_THE_MACHINE:
+            training.pop(key, None)
     return digest(values)
 
 

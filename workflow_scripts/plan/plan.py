@@ -29,7 +29,15 @@ class Plan:
         return self.study.runs[self.policies[policy].run]
 
     def trained(self) -> list[str]:
-        """Return the policies that are made by a run."""
+        """Return the policies that a run trains."""
+        return [name for name in self.made() if self.run(name).learns_from != "choice"]
+
+    def chosen(self) -> list[str]:
+        """Return the policies that are chosen among others."""
+        return [name for name in self.made() if self.run(name).learns_from == "choice"]
+
+    def made(self) -> list[str]:
+        """Return the policies that are made by a run: trained or chosen."""
         return [name for name, policy in self.policies.items() if policy.parent]
 
 
@@ -45,7 +53,8 @@ def cells(plan: Plan) -> list[tuple[str, int]]:
 
 def trained_cells(plan: Plan) -> list[tuple[str, int]]:
     """Return every (policy, seed) that is trained."""
-    return [(name, seed) for name, seed in cells(plan) if plan.policies[name].parent]
+    trained = set(plan.trained())
+    return [(name, seed) for name, seed in cells(plan) if name in trained]
 
 
 def scored_cells(plan: Plan) -> list[tuple[str, int]]:

@@ -6,7 +6,8 @@ from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.sources import base_model
 from workflow_scripts.study.datasets import made_of
 from workflow_scripts.study.lineage import CALIBRATION
-from workflow_scripts.study.methods import Run
+from workflow_scripts.study.methods import Trained
+from workflow_scripts.study.methods.choice import BestOf
 from workflow_scripts.study.templates import all_templates, asked_in, learned_in
 
 
@@ -83,7 +84,7 @@ def scored_manifest(plan: Plan, policy: str, seed: int | str) -> str:
 # --- what a policy was trained on -------------------------------------------------------------------------------------
 
 
-def learned_split(plan: Plan, run: Run) -> tuple[str, str]:
+def learned_split(plan: Plan, run: Trained) -> tuple[str, str]:
     """Return the (dataset, split) whose rows a run learns from."""
     part = plan.study.pairs[run.pairs] if getattr(run, "pairs", None) else run
     annotation = plan.study.annotations.get(getattr(part, "annotation", None))
@@ -94,8 +95,22 @@ def training_sets(plan: Plan, policy: str) -> list[str]:
     """Return dataset/split of all that a policy and its ancestors were trained on, the first training first."""
     if policy not in plan.policies:
         return []
-    runs = [plan.run(name) for name in reversed(lineage(plan, policy)) if plan.policies[name].parent]
+    made = [name for name in reversed(lineage(plan, policy)) if plan.policies[name].parent]
+    runs = [plan.run(each) for name in made for each in candidates(plan, name) or [name]]
     return list(dict.fromkeys("/".join(learned_split(plan, run)) for run in runs))
+
+
+def candidates(plan: Plan, policy: str) -> list[str]:
+    """Return the policies that one is chosen among; [] for one that is not chosen.
+
+    What is learned by any of them counts as learned by the chosen one: which it is, only the run shows.
+    """
+    run = plan.run(policy)
+    return (
+        [f"{plan.policies[policy].parent}.{name}" for name in run.candidates]
+        if isinstance(run, BestOf)
+        else []
+    )
 
 
 @functools.cache

@@ -43,7 +43,7 @@ def for_values(plan: Plan) -> dict[str, Any]:
 def prompt_sets(plan: Plan) -> dict[str, Any]:
     """Return every prompt set with the part of the study it belongs to; what a run answers as it trains is one, too."""
     online = {f"runs-{name}": run for name, run in plan.study.runs.items() if run.learns_from == "prompts"}
-    watched = {f"watch-{name}": run.watch for name, run in plan.study.runs.items() if run.watch}
+    watched = {f"watch-{name}": run.watch for name, run in plan.study.trainings().items() if run.watch}
     return answered(plan) | for_pairs(plan) | for_values(plan) | online | watched
 
 

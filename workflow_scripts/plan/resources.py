@@ -1,10 +1,14 @@
 """What jobs ask for; a profile's set-resources go before it."""
 
+import json
+
 from workflow_scripts.plan.judging import judge_of
 from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.rewards import annotation_of, classifiers
+from workflow_scripts.plan.words import as_json, chosen
 from workflow_scripts.study.lineage import CALIBRATION
 from workflow_scripts.study.resources import Resources
+from workflow_scripts.study.training import OF_THE_MACHINE
 
 
 def asked(resources: Resources) -> dict[str, int | str]:
@@ -16,6 +20,19 @@ def asked(resources: Resources) -> dict[str, int | str]:
 def sinks(plan: Plan) -> str:
     """Return where curves are written to as they come, as trainings find it in their environment."""
     return " ".join(plan.study.training_resources.tracking)
+
+
+def machine_keys(plan: Plan) -> str:
+    """Return the keys of trainings that alter no result, as they find them in their environment: JSON.
+
+    They are [[keys, [names of the trainings that have these]] …]: a study of many runs has few kinds of them.
+    """
+    named = {f"runs.{name}": run for name, run in plan.study.trainings().items()}
+    named |= {f"reward_models.{name}": part for name, part in plan.study.reward_models.items()}
+    found: dict[str, list[str]] = {}
+    for name, part in named.items():
+        found.setdefault(as_json(chosen(part, OF_THE_MACHINE)), []).append(name)
+    return as_json([[json.loads(keys), names] for keys, names in found.items()])
 
 
 def one_gpu(plan: Plan) -> int:

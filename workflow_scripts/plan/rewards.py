@@ -11,6 +11,7 @@ from workflow_scripts.plan.prompts import prompt_sets
 from workflow_scripts.plan.sources import origin, source_folder, source_manifest
 from workflow_scripts.plan.words import as_json, settings
 from workflow_scripts.study.pairs import SampledPairs
+from workflow_scripts.study.training import OF_THE_MACHINE
 
 # --- reward models ----------------------------------------------------------------------------------------------------
 
@@ -53,7 +54,8 @@ def reward_settings(plan: Plan, reward: str) -> str:
     part = plan.study.reward_models[reward]
     return settings(
         part,
-        drop=["parent", "dataset", "split", "seed", "threads"],
+        drop=["parent", "dataset", "split", "seed", "threads", *OF_THE_MACHINE],
+        machine_of=f"reward_models.{reward}",
         trust_remote_code=remote_code(plan, part.parent),
     )
 

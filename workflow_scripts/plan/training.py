@@ -21,6 +21,7 @@ from workflow_scripts.plan.words import as_json, settings
 from workflow_scripts.study.datasets import made_of
 from workflow_scripts.study.methods import TRAINED_BY, Run
 from workflow_scripts.study.pairs import GivenPairs, OwnPairs, Pairs, SampledPairs
+from workflow_scripts.study.training import OF_THE_MACHINE
 
 READ_AT_ONCE = 16  # rows in a forward pass of what only reads
 
@@ -63,8 +64,9 @@ def training_settings(plan: Plan, policy: str) -> str:
         {"template": template(plan, plan.policies[policy].parent)} if run.learns_from == "prompts" else {}
     )
     # Neither whose child it is nor how many threads it has makes a training stale.
-    drop = ["parent", "method", "threads", "watch", *run.read_before]
-    return settings(run, drop=drop, trust_remote_code=remote_code(plan, policy), **spoken)
+    drop = ["parent", "method", "threads", "watch", "grid", *OF_THE_MACHINE, *run.read_before]
+    named = f"runs.{plan.policies[policy].run}"
+    return settings(run, drop=drop, machine_of=named, trust_remote_code=remote_code(plan, policy), **spoken)
 
 
 # --- what is watched on the way ---------------------------------------------------------------------------------------

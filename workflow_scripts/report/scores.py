@@ -68,12 +68,29 @@ def chosen_by(entry: dict) -> str:
     """Return in words by what the policy of an index entry was chosen, "" where it was not, or nobody can tell."""
     path = entry.get("chosen")
     manifest = read_json(path) if path and Path(path).is_file() else {}
+    if "choice" in manifest:
+        return choice_words(manifest["choice"])
     if "watched" not in manifest:  # its training diverged, or the scores were carried elsewhere
         return ""
     watched = manifest["watched"]
     return (
         f"step {watched['step']} of {manifest['steps']} is kept, chosen by {watched['metric']} "
         f"({watched['value']:.6g}) of its answers to {watched['prompts']} validation prompts"
+    )
+
+
+def choice_words(choice: dict) -> str:
+    """Return in words which of several policies stands in a row, by what it was chosen, and what the others had."""
+    values = choice["values"]
+    others = [
+        f"{name} {'diverged' if value is None else f'{value:.6g}'}"
+        for name, value in values.items()
+        if name != choice["chosen"]
+    ]
+    seeds = f", the mean over {choice['seeds']} seeds" if choice["seeds"] > 1 else ""
+    return (
+        f"{choice['chosen']}, chosen among {len(values)} by {choice['by']}{seeds}: {values[choice['chosen']]:.6g} "
+        f"({', '.join(others)})"
     )
 
 

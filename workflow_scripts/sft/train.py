@@ -1,8 +1,10 @@
 """Supervised fine-tuning on token rows, on TRL's SFTTrainer: cross-entropy, and what `objectives` can add to it.
 
-The rows carry their labels (see `tokenise`), so nothing here decides which tokens are learned. Rows are packed best-fit
-into `pack_tokens` without attending across their borders, or batched padding-free (padded, where a model cannot tell
-rows laid end to end apart). Nothing is cut here: a row longer than a pack is refused. Loss of a step:
+The rows carry their labels (see `tokenise`), so nothing here decides which tokens are learned. A step is `batch_size`
+rows; they are packed best-fit into forward passes of at most `pack_tokens` tokens, without attending across their
+borders, or batched padding-free (padded, where a model cannot tell rows laid end to end apart). With `batch_of: packs`
+all rows are packed before, and a step is `batch_size` packs. Nothing is cut here: a row longer than a pack is refused.
+Loss of a step:
 
     Σ_t s_t (−log π(t) + λ · kl_t) / Σ_t s_t      over the learned tokens t of all its batches and processes,
 
@@ -16,9 +18,12 @@ and the full KL needs a whole distribution. Not covered: sharding that parent ov
 balancing loss), tensor and sequence parallelism.
 """
 
+import os
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from torch import Tensor
 from transformers.trainer_utils import EvalLoopOutput
@@ -59,12 +64,45 @@ class Kl(TypedDict):
 
 
 class Settings(PolicyTraining):
-    """What fine-tuning reads; rows are packed into pack_tokens, or batched where it is None."""
+    """What fine-tuning reads; rows are packed into pack_tokens, or batched where it is None.
+
+    A step is batch_size rows, or packs of them."""
 
     pack_tokens: int | None
+    batch_of: Literal["rows", "packs"]
     neftune_alpha: float | None
     kl: Kl | None
     loss_norm: Literal["token", "example"]
+
+
+PACKS, NOTHING = "packs", "nothing"  # of a step's batch: its forward passes, and one that learns nothing
+
+
+def packs_a_step(settings: Settings) -> bool:
+    """Tell whether the rows of a step are packed for themselves."""
+    return settings["pack_tokens"] is not None and settings["batch_of"] == "rows"
+
+
+def packed(rows: list[dict], size: int) -> list[list[dict]]:
+    """Return rows as packs of at most `size` tokens, best-fit decreasing: each into the fullest that has the room."""
+    packs: list[list[dict]] = []
+    room: list[int] = []
+    for row in sorted(rows, key=lambda row: -len(row["input_ids"])):
+        length = len(row["input_ids"])
+        fits = [place for place, left in enumerate(room) if left >= length]
+        if fits:
+            best = min(fits, key=lambda place: room[place])
+            packs[best].append(row)
+            room[best] -= length
+        else:
+            packs.append([row])
+            room.append(size - length)
+    return packs
+
+
+def passes_of(batches: list[dict]) -> list[dict]:
+    """Return the forward passes of some batches: a batch is one, or a step's packs."""
+    return [each for batch in batches for each in batch.get(PACKS, [batch])]
 
 
 def learned_states(policy: Any, batch: dict[str, Tensor], noise_alpha: float | None = None) -> Tensor:
@@ -104,20 +142,47 @@ class LearnedPositionsTrainer(Shared, SFTTrainer):
     def get_train_dataloader(self) -> Any:
         inner = super().get_train_dataloader()
 
-        def collate(rows: list[dict]) -> dict[str, Tensor]:
-            if rows:
-                return inner.collate_fn(rows)
+        def nothing() -> dict[str, Tensor]:
             # Nothing left for this process, but it has to pass with the others: a row of which nothing is learned.
             batch = inner.collate_fn([inner.dataset[0]])
             return batch | {"labels": torch.full_like(batch["labels"], IGNORED)}
 
+        def collate(rows: list[dict]) -> dict[str, Any]:
+            if packs_a_step(self.settings):
+                packs = packed(rows, self.settings["pack_tokens"])
+                return {PACKS: [inner.collate_fn(pack) for pack in packs], NOTHING: nothing()}
+            return inner.collate_fn(rows) if rows else nothing()
+
         return share_steps(inner, self.args, collate, self.settings["drop_last"])
+
+    def training_step(self, model: Any, inputs: dict, num_items_in_batch: Any = None) -> Tensor:
+        """Learn from a batch; of a step's packs from one after the other, as if they were a step's batches."""
+        if PACKS not in inputs:
+            return super().training_step(model, inputs, num_items_in_batch)
+        packs, total = inputs[PACKS], torch.zeros((), device=self.args.device)
+        for number, pack in enumerate(packs, 1):
+            last = number == len(packs)
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            by_itself = last or self.accelerator.distributed_type == DistributedType.DEEPSPEED
+            with nullcontext() if by_itself else self.accelerator.no_sync(model):
+                total += super().training_step(model, pack, num_items_in_batch)
+        return total
+
+    def floating_point_ops(self, inputs: dict) -> int:
+        return sum(
+            super(LearnedPositionsTrainer, self).floating_point_ops(each) for each in passes_of([inputs])
+        )
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, Tensor]:
         """Return the batches of an optimiser step and its items over all processes, whatever they are normalised by."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        items = torch.zeros((), dtype=torch.long, device=device)
         for batch in batches:
+            if PACKS in batch:  # all processes have to make as many passes
+                own = torch.tensor(len(batch[PACKS]), device=device)
+                most = int(self.accelerator.gather(own).max())
+                batch[PACKS] += [batch[NOTHING]] * (most - len(batch[PACKS]))
+        items = torch.zeros((), dtype=torch.long, device=device)
+        for batch in passes_of(batches):
             items += items_of(batch, self.settings["loss_norm"]).to(device)
             if learned_of(batch).any():  # none is, where the batch stands in for a process's missing rows
                 real = real_of(batch)
@@ -202,6 +267,19 @@ class LearnedPositionsTrainer(Shared, SFTTrainer):
         super().log(logs, *arguments, **named)
 
 
+def sharing(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a Trainer; where a step's rows are packed, a process's share of them is one batch."""
+    if not packs_a_step(settings):
+        return arguments
+    share = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
+    if os.environ.get("RANK", "0") == "0":
+        print(
+            f"the {share} rows of a process are packed into passes of {settings['pack_tokens']} tokens",
+            flush=True,
+        )
+    return arguments | {"per_device_train_batch_size": share, "gradient_accumulation_steps": 1}
+
+
 def refuse_cutting(rows: dict[str, Dataset], pack_tokens: int) -> None:
     """Raise PlumblineError where a split has rows longer than a pack: TRL would cut them there without a word."""
     for split, dataset in rows.items():
@@ -255,11 +333,13 @@ def main() -> None:
         reference=reference,
         model=model,
         args=SFTConfig(
-            **training_arguments(settings, work, arguments.seed, validated, arguments.watch),
-            packing=packing,
+            **sharing(
+                settings, training_arguments(settings, work, arguments.seed, validated, arguments.watch)
+            ),
+            packing=packing and settings["batch_of"] == "packs",
             eval_packing=False,  # so that a validation batch is rows, which can be told apart when processes share them
-            padding_free=not packing and apart,
-            max_length=settings["pack_tokens"],
+            padding_free=apart and (not packing or packs_a_step(settings)),
+            max_length=None if packs_a_step(settings) else settings["pack_tokens"],
             shuffle_dataset=True,
         ),
         train_dataset=rows["train"],

@@ -14,7 +14,7 @@ from workflow_scripts.study.datasets import Dataset
 from workflow_scripts.study.foresight import foreseen
 from workflow_scripts.study.lineage import known_policies
 from workflow_scripts.study.messages import mistakes
-from workflow_scripts.study.reading import extended, read_yaml
+from workflow_scripts.study.reading import as_read, extended, merge, read_yaml
 from workflow_scripts.study.references import references
 from workflow_scripts.study.settling import settled
 from workflow_scripts.study.study import Study
@@ -46,13 +46,29 @@ def examine(config: dict, looks: Sequence[Look] = (), folder: Path = ROOT) -> Ex
     whole, unsettled, said = settled(accepted.study, folder)
     if unsettled:  # what a part is made of is not known: nothing else could be said of it
         return Examined(None, wrong + [line for line in unsettled if accepted.untouched(line)], doubts, said)
-    wrong += [line for line in references(whole, accepted.lost) if not accepted.blames(line)]
+    wrong += [
+        line for line in as_written(references(whole, accepted.lost), whole) if not accepted.blames(line)
+    ]
     study, policies = cut_short(whole), known_policies(whole) or {}
     for look in (lambda whole: foreseen(whole, policies), *looks):
-        mistaken, doubted = look(study)
+        mistaken, doubted = (as_written(lines, whole) for lines in look(study))
         wrong += [line for line in mistaken if accepted.untouched(line)]
         doubts += [line for line in doubted if accepted.untouched(line)]
     return Examined(None if wrong else study, wrong, doubts, said)
+
+
+def as_written(lines: list[str], study: Study) -> list[str]:
+    """Return sentences about runs of a grid with the path of the run in the study's file, each once."""
+    written = {name: run.written_as() for name, run in study.runs.items() if run.written_as()}
+
+    def told(line: str) -> str:
+        path, mark, text = line.partition(": ")
+        section, *steps = path.split(".")
+        if section != "runs" or not steps or steps[0] not in written:
+            return line
+        return f"{'.'.join([section, str(written[steps[0]]), *steps[1:]])}{mark}{text}"
+
+    return list(dict.fromkeys(map(told, lines)))
 
 
 def check_study(config: dict, origin: str = "the study", folder: Path = ROOT) -> Study:
@@ -75,11 +91,11 @@ def cut_short(study: Study) -> Study:
         if isinstance(dataset, Dataset):  # a mixture has what these have
             dataset.split.limit = min(study.limit, dataset.split.limit or study.limit)
     written = [source.synthesise for source in cut.sources.values() if source.synthesise]
-    watches = [run.watch for run in cut.runs.values() if run.watch]
+    watches = [run.watch for run in cut.trainings().values() if run.watch]
     for part in [*cut.benchmarks.values(), *cut.pairs.values(), *written, *watches]:
         if "limit" in type(part).model_fields:
             part.limit = min(study.limit, part.limit or study.limit)
-    for run in [*cut.runs.values(), *cut.reward_models.values()]:
+    for run in [*cut.trainings().values(), *cut.reward_models.values()]:
         run.warmup = 0.0  # so few rows may make one step, and a warm-up's first has the learning rate 0
     return cut
 
@@ -90,12 +106,14 @@ def check_config(
     """Return the study that Snakemake has put together from its config files and its command line, checked; what is in
     doubt of it, and what its files have said.
 
-    The files are read again for keys that stand twice: of those Snakemake passes on only the last.
+    The files are read again for keys that stand twice, of which Snakemake passes on only the last, and for numbers that
+    it takes for text.
     """
     names = [str(path) for path in files]
+    read: dict = {}
     for name in names:
-        read_yaml(name)
-    found = examine(config, looks, folder_of(names[-1]) if names else ROOT)
+        read = merge(read, read_yaml(name))
+    found = examine(as_read(config, read), looks, folder_of(names[-1]) if names else ROOT)
     if found.study is None:
         raise mistakes(", ".join(names) or "the study", found.wrong)
     return found.study, found.doubts, found.said

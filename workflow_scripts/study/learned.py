@@ -20,7 +20,7 @@ def tested_splits(study: Study) -> Iterator[tuple[str, str, str]]:
 
 def watched_splits(study: Study) -> Iterator[tuple[str, str, str, str]]:
     """Yield (name of the run, path of its watch, dataset, split) of all that is watched, where there is the dataset."""
-    for name, run in study.runs.items():
+    for name, run in study.trainings().items():
         rows = run.watch.rows(study) if run.watch else None
         if rows and rows[0] in study.datasets:
             yield name, f"runs.{name}.watch", *rows
@@ -28,7 +28,7 @@ def watched_splits(study: Study) -> Iterator[tuple[str, str, str, str]]:
 
 def validated_splits(study: Study) -> Iterator[tuple[str, str, str]]:
     """Yield (path of the run, dataset, split) of all splits that are only validated on."""
-    for name, run in study.runs.items():
+    for name, run in study.trainings().items():
         pairs = study.pairs.get(getattr(run, "pairs", None) or "")
         split = getattr(run, "validation", None) or getattr(pairs, "validation", None)
         rows = run.rows(study)

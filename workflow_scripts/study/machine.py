@@ -152,7 +152,7 @@ def models_as_they_are(study: Study) -> Iterator[Finding]:
 def folders(study: Study) -> Iterator[Finding]:
     """Find folders that do not hold what they are named for."""
     measures = {f"benchmarks.{name}": part for name, part in study.benchmarks.items()}
-    measures |= {f"runs.{name}.watch": run.watch for name, run in study.runs.items()}
+    measures |= {f"runs.{name}.watch": run.watch for name, run in study.trainings().items()}
     for path, part in measures.items():
         folder = part.wordnet if isinstance(part, TextOverlap | Watch) else None
         if folder and os.path.exists(ROOT / folder):
@@ -230,9 +230,10 @@ def lines_and_bytes(path: Path) -> tuple[int, int] | None:
 
 
 def few_packs(study: Study) -> Iterator[Finding]:
-    """Find fine-tunings on files of this machine whose rows or packs make one step, at a warm-up's learning rate 0."""
-    for name, run in study.runs.items():
-        if run.learns_from != "tokens" or not run.one_row_each() or run.learns_nothing(run.most_rows(study)):
+    """Find fine-tunings on files of this machine whose rows or packs make no step, or one alone."""
+    for name, run in study.trainings().items():
+        most = run.most_rows(study)
+        if run.learns_from != "tokens" or not run.one_row_each() or run.steps(most) in (0, 1):
             continue  # not so many tokens to a row, or the study alone says so
         dataset = study.datasets.get(run.dataset)
         plain = isinstance(dataset, Dataset) and dataset.history_turns is None
@@ -240,20 +241,22 @@ def few_packs(study: Study) -> Iterator[Finding]:
         if counted is None:
             continue
         rows, packs = counted.rows, counted.rows
-        if run.pack_tokens:
-            packs = min(rows, math.ceil(counted.characters / CHARACTERS / run.pack_tokens))
-        if run.learns_nothing(max(packs, 1)):
-            certain = run.learns_nothing(counted.most)
-            say, made = (
-                (wrong, f"{rows} rows make") if certain else (doubt, f"{rows} rows make about {packs} packs,")
+        if run.pack_tokens and run.batch_of == "packs":
+            packs = max(1, min(rows, math.ceil(counted.characters / CHARACTERS / run.pack_tokens)))
+        certain = packs == rows
+        made = f"{rows} rows make" if certain else f"{rows} rows make about {packs} packs,"
+        if run.steps(packs) == 0:
+            yield (wrong if run.steps(counted.most) == 0 else doubt)(
+                f"runs.{name}",
+                f"learns nothing: {made} no whole batch of {run.batch_size}, and drop_last leaves them out; lower "
+                "batch_size",
             )
-            why = (
-                "one step, and a warm-up's first step has the learning rate 0; give it more steps (a smaller "
+        elif run.spares_its_warmup(packs):
+            yield doubt(
+                f"runs.{name}",
+                f"{made} one step, which is trained without the warm-up; give it more steps (a smaller batch_size or "
+                "pack_tokens, more epochs) or warmup: 0.0",
             )
-            why += "batch_size or pack_tokens, more epochs) or warmup: 0.0"
-            if run.steps(max(packs, 1)) == 0:
-                why = f"no whole batch of {run.batch_size}, and drop_last leaves them out; lower batch_size"
-            yield say(f"runs.{name}", f"learns nothing: {made} {why}")
 
 
 class Counted(NamedTuple):

@@ -105,7 +105,7 @@ class Trained(NamedTuple):
 
 def trainings_of(study: Study, policies: dict[str, Policy]) -> Iterator[Trained]:
     """Yield every training of a study."""
-    for name, run in study.runs.items():
+    for name, run in study.trainings().items():
         models = {policy.model for policy in policies.values() if policy.run == name}
         yield Trained(f"runs.{name}", TRAINED_BY[run.learns_from], run, models)
     for name, reward in study.reward_models.items():

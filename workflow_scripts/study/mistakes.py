@@ -71,10 +71,18 @@ def descend(annotation: Any, step: str | int) -> Any:
     return None
 
 
+def schema_place(location: Iterable[str | int]) -> tuple[str | int, ...]:
+    """Return where the schema has what stands at a location: of a value in a run's grid it is the run's own key."""
+    steps = tuple(location)
+    if len(steps) > 5 and steps[0] == "runs" and steps[3] == "grid":
+        return (*steps[:3], steps[4], *steps[6:])
+    return steps
+
+
 def keys_at(location: Iterable[str | int]) -> list[str]:
     """Return the keys allowed at a place in the study."""
     annotation: Any = Study
-    for step in location:
+    for step in schema_place(location):
         annotation = descend(annotation, step)
     return sorted(
         {field.alias or key for model in models_in(annotation) for key, field in model.model_fields.items()}
@@ -100,6 +108,7 @@ def path_of(location: Iterable[str | int]) -> str:
 def bounds_at(location: tuple[str | int, ...]) -> str:
     """Return the bounds of the number at a place in the study, as " > 0", or nothing."""
     annotation: Any = Study
+    location = schema_place(location)
     for step in location[:-1]:
         annotation = descend(annotation, step)
     fields = [model.model_fields.get(str(location[-1])) for model in models_in(annotation)]
@@ -115,17 +124,12 @@ def bounds_at(location: tuple[str | int, ...]) -> str:
 
 
 def number_hint(text: str) -> str:
-    """Return how to write a number that YAML has read as text, or nothing if it is none."""
+    """Return how to write a number that stands there as text, or nothing if it is none."""
     try:
         float(text)
     except ValueError:
         return ""
-    mantissa, mark, exponent = text.strip().lower().partition("e")
-    if not mark:
-        return " (a number, in quotes: leave them out)"
-    dotted = mantissa if "." in mantissa else f"{mantissa}.0"
-    signed = exponent if exponent[0] in "+-" else f"+{exponent}"
-    return f" (YAML reads this as text: write {dotted}e{signed})"
+    return " (a number, in quotes: leave them out)"
 
 
 def spell(error: dict) -> str:

@@ -65,6 +65,10 @@ class OwnPairs(Sampling, SaidPairs):
         """Tell whether some of its pairs are only validated on."""
         return self.validation_share > 0
 
+    def validated_by(self, study: "Study") -> tuple[str, str] | None:
+        """Return the split that is answered: some of its groups are only validated on."""
+        return (self.dataset, self.split) if self.validation_share else None
+
 
 class Pairs(OwnPairs):
     """Preference pairs from the parent's own answers to a split: a pair where the structured fields mismatch."""
@@ -167,6 +171,10 @@ class GivenPairs(SaidPairs, Part):
         """Tell whether some of its pairs are only validated on."""
         return bool(self.validation)
 
+    def validated_by(self, study: "Study") -> tuple[str, str] | None:
+        """Return the split that is only validated on."""
+        return (self.dataset, self.validation) if self.validation else None
+
 
 class RankedPairs(PairsKind, Part):
     """Preference pairs from answers that came ranked (schemas hh, judged_pairs, …preferences), or that rewards rank."""
@@ -208,6 +216,10 @@ class RankedPairs(PairsKind, Part):
     def is_validated(self) -> bool:
         """Tell whether some of its pairs are only validated on."""
         return bool(self.validation)
+
+    def validated_by(self, study: "Study") -> tuple[str, str] | None:
+        """Return the split that is only validated on."""
+        return annotated_rows(study, self.annotation, self.validation) if self.validation else None
 
 
 BARE = {"dataset", "max_tokens", "max_prompt_tokens"}  # keys that every kind has, where mistakes need more

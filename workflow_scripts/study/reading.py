@@ -1,7 +1,8 @@
 """Reading a study's YAML, and laying it over the study it extends. Whatever stands in the file, reading ends.
 
-Size, depth and number of values are bounded, those of an alias counted wherever it
-stands; tags, dates and keys that are no text are mistakes, named with their path. Not covered: what the keys mean.
+Size, depth and number of values are bounded, those of an alias counted wherever it stands; tags, dates and keys that
+are no text are mistakes, named with their path. Numbers are written as in YAML 1.2: 1e-4 is one, without the dot and
+the sign that YAML 1.1 wants. Not covered: what the keys mean.
 """
 
 import os
@@ -13,7 +14,8 @@ import yaml
 
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.study.messages import mistakes, named, shown
+from workflow_scripts.study.messages import mistakes, named, nearest, shown
+from workflow_scripts.study.study import SECTIONS
 
 LARGEST = 1_000_000  # bytes
 DEEPEST = 40  # mappings and lists in one another; no key of a study stands deeper than ten
@@ -23,7 +25,19 @@ HALF = re.compile(r"[\ud800-\udfff]")
 NO_CHARACTER = r"has half of a surrogate pair (\ud800 to \udfff), which is no character: no file can hold it"
 
 
-class Bounded(yaml.SafeLoader):
+class Scalars(yaml.SafeLoader):
+    """YAML's safe loader, to which 1e-4 and 5e3 are numbers, as they are in YAML 1.2."""
+
+
+# Three digits of an exponent at most: more are no number that there is, but a hash with one letter in it.
+Scalars.add_implicit_resolver(
+    f"{OURS}float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]{1,3}$"),
+    list("-+.0123456789"),
+)
+
+
+class Bounded(Scalars):
     """YAML's safe loader, which stops where a file nests too deep, holds too much, or holds itself."""
 
     def __init__(self, text: str) -> None:
@@ -180,7 +194,37 @@ def extended(config: dict, above: tuple[str, ...] = ()) -> dict:
         raise PlumblineError(f"extends: more than {DEEPEST} studies on top of one another")
     if name in above:
         raise PlumblineError(f"extends: a cycle of studies ({' → '.join([*above, name])})")
-    return merge(extended(read_yaml(ROOT / name), (*above, name)), own)
+    below = extended(read_yaml(ROOT / name), (*above, name))
+    dropped = {
+        section: {key for key, value in part.items() if value is None}
+        for section, part in own.items()
+        if section in SECTIONS and isinstance(part, dict)
+    }
+    wrong = [
+        f"{section}.{named(key)}: null drops what the study below has of this name, and {name} has no such entry"
+        f"{nearest(key, entries_of(below, section))}"
+        for section, keys in dropped.items()
+        for key in sorted(keys - entries_of(below, section), key=str)
+    ]
+    if wrong:
+        raise mistakes("the study", wrong)
+    return merge(without(below, dropped), without(own, dropped))
+
+
+def entries_of(config: dict, section: str) -> set[str]:
+    """Return the names of a section's entries; none where it is no mapping."""
+    part = config.get(section)
+    return set(part) if isinstance(part, dict) else set()
+
+
+def without(config: dict, dropped: dict[str, set[str]]) -> dict:
+    """Return a config without the entries that are dropped, {section: their names}."""
+    kept = {
+        section: {key: value for key, value in config[section].items() if key not in keys}
+        for section, keys in dropped.items()
+        if isinstance(config.get(section), dict)
+    }
+    return config | kept
 
 
 def merge(below: dict, above: dict) -> dict:
@@ -191,3 +235,30 @@ def merge(below: dict, above: dict) -> dict:
         if isinstance(below[key], dict) and isinstance(above[key], dict)
     }
     return below | above | both
+
+
+# --- what Snakemake has read itself ---------------------------------------------------------------------------------
+
+
+def as_read(config: Any, read: Any) -> Any:
+    """Return what Snakemake has read and put together, its plain text turned into the values that we read.
+
+    Snakemake reads files by YAML 1.1 and what is inside of a --config as text alone. `read` is what we read at the same
+    place of the files, None where nothing stands there: text that stands there as text was in quotes, or is plain text.
+    """
+    if isinstance(config, dict):
+        there = read if isinstance(read, dict) else {}
+        return {key: as_read(value, there.get(key)) for key, value in config.items()}
+    if isinstance(config, list):
+        there = read if isinstance(read, list) and len(read) == len(config) else [None] * len(config)
+        return [as_read(value, each) for value, each in zip(config, there, strict=True)]
+    if not isinstance(config, str) or config == read:
+        return config
+    loader = Scalars("")
+    tag = loader.resolve(yaml.ScalarNode, config, (True, False))
+    if tag not in [f"{OURS}{kind}" for kind in ("int", "float", "bool", "null")]:
+        return config
+    try:
+        return loader.construct_object(yaml.ScalarNode(tag, config))
+    except ValueError:
+        return config

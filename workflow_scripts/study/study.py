@@ -8,7 +8,7 @@ from pydantic import Field
 from workflow_scripts.study.basics import Count, Fidelity, Name, RepositoryPath, Seed, Strict
 from workflow_scripts.study.benchmarks import Benchmark
 from workflow_scripts.study.judges import Judge
-from workflow_scripts.study.methods import Run
+from workflow_scripts.study.methods import Run, Trained
 from workflow_scripts.study.mixtures import AnyDataset
 from workflow_scripts.study.models import Model, Template
 from workflow_scripts.study.pairs import AnyPairs, Value
@@ -23,7 +23,8 @@ class Study(Strict):
     """One YAML: models, datasets, training runs, benchmarks, seeds. Produces one results table."""
 
     extends: RepositoryPath | None = None
-    """Another study this one stands on, a path relative to the repository: mappings are merged, all else replaced."""
+    """Another study this one stands on, a path relative to the repository: mappings are merged, all else replaced,
+    and null for an entry of a section (`runs: {dpo: null}`) drops it."""
     study: Name
     """Its name, and that of its folder under results/."""
     limit: Count | None = None
@@ -66,6 +67,10 @@ class Study(Strict):
     """What a generating job asks for."""
     report: Report = Report()
     """The tables and figures."""
+
+    def trainings(self) -> dict[str, Trained]:
+        """Return the runs that train: all but those that choose among others."""
+        return {name: run for name, run in self.runs.items() if isinstance(run, Trained)}
 
     def parts(self, *sections: str) -> Iterator[tuple[str, str, Part]]:
         """Yield (section, name, part) of every entry of these sections, or of all."""

@@ -3,12 +3,22 @@
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from workflow_scripts.study.basics import Count, PartShare, Positive, Share, Strict
 from workflow_scripts.study.findings import Finding, doubt
+from workflow_scripts.study.grid import with_members
 from workflow_scripts.study.lineage import parents_of
 from workflow_scripts.study.names import Names, name_in
 from workflow_scripts.study.part import Part
@@ -18,8 +28,13 @@ if TYPE_CHECKING:
     from workflow_scripts.study.study import Study
 
 
+# Keys that alter no result beyond rounding: they make nothing stale, and reach a job by its environment.
+OF_THE_MACHINE = ("per_device_batch", "gradient_checkpointing", "log_every", "checkpoint_every")
+
+
 class Training(Part):
-    """What every training run can set. How many GPUs share it alters no result beyond rounding."""
+    """What every training run can set. How many GPUs share it alters no result beyond rounding; nor do
+    per_device_batch, gradient_checkpointing, log_every and checkpoint_every, whose change makes nothing stale."""
 
     epochs: Positive = 1.0
     """Passes over the data."""
@@ -29,15 +44,15 @@ class Training(Part):
     """Leave out what is left of an epoch's rows, or of all that offline RL draws, behind the last whole batch_size;
     rloo always does."""
     batch_size: Count | None = None
-    """Rows (pairs, packs of pack_tokens) per optimiser step, all GPUs together; null: per_device_batch."""
+    """Rows (pairs; of sft see batch_of) per optimiser step, all GPUs together; null: per_device_batch."""
     per_device_batch: Count = 1
     """Most rows of one GPU's forward pass: memory alone. The passes of a step follow from batch_size and the GPUs."""
     learning_rate: Positive
-    """Highest learning rate; YAML wants the dot in 1.0e-4."""
+    """Highest learning rate."""
     schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     """How the learning rate falls."""
     warmup: Share = 0.1
-    """Share of the steps in which it rises first."""
+    """Share of the steps in which it rises first, from 0; never all of them, and not in one step alone."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Of AdamW."""
     max_grad_norm: Positive = 1.0
@@ -60,7 +75,7 @@ class Training(Part):
     model came with in sft and on pairs and ranked answers; in offline and online RL and reward models none at all,
     adapters' neither. References are always read without."""
     gradient_checkpointing: bool = False
-    """Recompute activations to save memory."""
+    """Recompute activations to save memory: memory alone."""
     log_every: Count = 5
     """Optimiser steps between points of the loss curve."""
     evaluate_every: Count = 25
@@ -81,12 +96,9 @@ class Training(Part):
         share = rows / (self.batch_size or 1)
         return math.ceil((math.floor(share) if self.drop_last else math.ceil(share)) * self.epochs)
 
-    def learns_nothing(self, rows: int | None) -> bool:
-        """Tell whether so many rows make no step, or steps of the learning rate 0, with which a warm-up begins."""
-        steps = self.steps(rows)
-        if steps == 0:
-            return True
-        return steps == 1 and self.warmup > 0 and self.schedule != "constant"
+    def spares_its_warmup(self, rows: int | None) -> bool:
+        """Tell whether so many rows make one step alone: it is trained without the warm-up that would be all of it."""
+        return self.steps(rows) == 1 and self.warmup > 0 and self.schedule != "constant"
 
     @model_validator(mode="after")
     def rows_of_a_step(self) -> "Training":
@@ -99,6 +111,31 @@ class Training(Part):
         if self.patience and self.keep != "best":
             raise ValueError("patience needs keep: best")
         return self
+
+
+ChosenBy = Literal["loss/validation", "watch/validation"]
+
+
+class Best(Strict):
+    """A parent that is chosen: the best of what a run with a grid makes, or several runs; see BestOf."""
+
+    best_of: str | list[str]
+    """The run with a grid, or the runs."""
+    by: ChosenBy = "loss/validation"
+    """By what."""
+
+
+def kind_of_parent(value: Any) -> str:
+    """Return which side of `Parent` a value is meant to be."""
+    if isinstance(value, dict | Best):
+        return "best_of"
+    return "list[str]" if isinstance(value, list) else "str"
+
+
+Parent = Annotated[
+    Annotated[str, Tag("str")] | Annotated[list[str], Tag("list[str]")] | Annotated[Best, Tag("best_of")],
+    Discriminator(kind_of_parent),
+]
 
 
 class Lora(Strict):
@@ -125,8 +162,17 @@ class Lora(Strict):
         return targets
 
 
+def or_in_its_grid(schema: dict[str, Any]) -> None:
+    """Say in a JSON schema that a grid may give what a run needs."""
+    required = schema.pop("required", [])
+    always = [key for key in required if key in ("method", "parent")]
+    schema["anyOf"] = [{"required": required}, {"required": [*always, "grid"]}]
+
+
 class PolicyTraining(Training):
     """What every training of a policy can set beside."""
+
+    model_config = ConfigDict(json_schema_extra=or_in_its_grid)
 
     learns_from: ClassVar[Literal["tokens", "pairs", "ranked", "rewarded", "prompts"]]
     """What its training reads: the tokens of a dataset; pairs with the parent's log-probs; ranked answers; rewarded
@@ -146,6 +192,27 @@ class PolicyTraining(Training):
     """Hold the frozen weights in four bits (QLoRA); needs lora and CUDA."""
     quantise_double: bool = True
     """nf4: hold the scales of the four-bit weights in eight bits themselves."""
+    grid: Annotated[dict[str, list[Any]], Field(min_length=1)] | None = None
+    """Values of some of its keys, lists: a run for every combination, called by its values, `dpo-lr5e-4-beta1e-1`. Who
+    names this run as parent gets them all. What stands in the run for such a key does not count."""
+
+    _members: dict[str, Self] = PrivateAttr({})
+    _written_as: str | None = PrivateAttr(None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def each_of_its_grid(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        run, members = with_members(cls, value, handler)
+        run._members = members
+        return run
+
+    def members(self) -> dict[str, "PolicyTraining"]:
+        """Return the runs of its grid by what stands behind its name; {} without one."""
+        return self._members
+
+    def written_as(self) -> str | None:
+        """Return the name of the run in the study's file whose grid has this one; None where it stands there itself."""
+        return self._written_as
 
     def own_template(self) -> str | None:
         """Return the template it is asked in from here on, or None: its parent's."""
@@ -194,6 +261,13 @@ class PolicyTraining(Training):
     @abstractmethod
     def is_validated(self, study: "Study") -> bool:
         """Tell whether there are rows that it is only validated on."""
+
+    def validated_by(self, study: "Study") -> tuple[str, tuple[str, str] | None]:
+        """Return (path of what says which rows it is only validated on, {run} its own; (dataset, split) of them).
+
+        The latter is None where there are none, or where they are a share of what it learns from.
+        """
+        return "{run}.validation", None
 
     def uses(self) -> tuple[tuple[str, str], ...]:
         """Return (section, name) of the pairs and the value head that are made for it."""

@@ -1,6 +1,7 @@
 """A training's settings as `transformers.TrainingArguments` takes them."""
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -96,13 +97,15 @@ def refuse_float16(precision: Precision) -> None:
 
 
 def spared_warmup(steps: int, warmup: float, schedule: str) -> float:
-    """Return the share of its steps that a training warms up in: none of one step alone, and that is said.
+    """Return the share of its steps that a training warms up in: never all of them; none of one alone, and it is said.
 
     A warm-up of any length begins at the learning rate 0, so the only step would leave the parent's weights as they
     are.
     """
-    if steps > 1 or not warmup or schedule == "constant":
+    if not warmup or schedule == "constant" or math.ceil(steps * warmup) < steps:
         return warmup
+    if steps > 1:
+        return (steps - 1.5) / steps  # rounded up, as it is: all but the last
     print(
         "warning: all rows make one optimiser step, which a warm-up would leave at the learning rate 0: it is trained "
         "without; give it more steps (a smaller batch_size or pack_tokens, more epochs)",

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.diverged import Diverged, add_note_flag, hand_on
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_json, write_json
+from workflow_scripts.common.settings import settings_of
+from workflow_scripts.common.training.machine import with_machine
 from workflow_scripts.common.training.saving import cost_of
 from workflow_scripts.common.training.watching import add_watch_flags
 
@@ -50,7 +51,7 @@ def run_training(main: Callable[[], None]) -> None:
 def training_parser(
     description: str | None, kind: Any, watched: bool = True, **paths: str
 ) -> argparse.ArgumentParser:
-    """Return the parser of a training: the flags that all have, and `paths` of its own (see `step_parser`).
+    """Return the parser of a training: the flags that all have, and `paths` of its own.
 
     watched: its answers can be looked at on the way.
     """
@@ -60,8 +61,14 @@ def training_parser(
         "work": "folder for resumable state",
         "curve": "the loss curve to write",
         "cost": "seconds and tokens to write",
+        "output": "what is written",
+        "manifest": "its manifest, written last",
     }
-    parser = step_parser(description, kind, **shared, **paths)
+    parser = argparse.ArgumentParser(description=description)
+    read = with_machine(settings_of(kind))
+    parser.add_argument("--settings", type=read, required=True, help="every key of it, as JSON")
+    for name, said in (shared | paths).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True, help=said)
     parser.add_argument("--seed", type=int, required=True)
     add_note_flag(parser)
     if watched:

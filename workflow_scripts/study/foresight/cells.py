@@ -19,7 +19,7 @@ def cells_there_are_none_of(study: Study) -> Iterator[Finding]:
                 or entry.metric in cells.any_subset
             ):
                 continue
-            path = f"report.{section}[{index}]"
+            path = entry.place(index) if section == "published" else f"report.bars[{index}]"
             every = list(dict.fromkeys(metric for _, metric in cells.named))
             subsets = list(dict.fromkeys(subset for subset, _ in cells.named))
             metrics = [metric for subset, metric in cells.named if subset == entry.subset]
@@ -43,7 +43,7 @@ def published_otherwise(study: Study) -> Iterator[Finding]:
         if altered and (benchmark.fidelity or study.fidelity) == "paper" and entry.metric not in told:
             told.add(entry.metric)
             yield doubt(
-                f"report.published[{index}]",
+                entry.place(index),
                 f"is what the authors' program gave, which takes {entry.metric!r} otherwise than the paper: set "
                 f"benchmarks.{entry.benchmark}.fidelity: code to compare with it",
             )

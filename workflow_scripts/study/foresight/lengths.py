@@ -33,7 +33,9 @@ def room_for_answers(study: Study, policies: dict[str, Policy]) -> Iterator[Find
         for section, name, part in study.parts("benchmarks", "pairs", "values", "runs")
     ]
     asking += [
-        ("runs", name, f"runs.{name}.watch", run.watch) for name, run in study.runs.items() if run.watch
+        ("runs", name, f"runs.{name}.watch", run.watch)
+        for name, run in study.trainings().items()
+        if run.watch
     ]
     for section, name, where, part in asking:
         longest, path = part.longest_answer(), f"{where}.max_new_tokens"

@@ -15,7 +15,9 @@ def texts_without_questions(study: Study) -> Iterator[Finding]:
             "reward_models", "annotations", "pairs", "values", "benchmarks"
         )
     ]
-    reading += [(f"runs.{name}.watch", run.watch.dataset) for name, run in study.runs.items() if run.watch]
+    reading += [
+        (f"runs.{name}.watch", run.watch.dataset) for name, run in study.trainings().items() if run.watch
+    ]
     for name, source in study.sources.items():
         rows = source.synthesise.rows if source.synthesise else None
         reading.append((f"sources.{name}.synthesise.rows", rows.dataset if rows else None))

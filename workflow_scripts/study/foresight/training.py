@@ -11,7 +11,7 @@ SHARDED = ("fsdp", "zero3", "zero3-offload")  # each GPU has a part of the weigh
 def resources_that_do_not_fit(study: Study) -> Iterator[Finding]:
     """Find trainings that cannot run on the GPUs that the study asks for."""
     asked = study.training_resources
-    for name, run in study.runs.items():
+    for name, run in study.trainings().items():
         if run.one_process or not run.quantise:
             continue
         if asked.gpu > 1 and asked.parallel in SHARDED:
@@ -29,7 +29,7 @@ def resources_that_do_not_fit(study: Study) -> Iterator[Finding]:
 
 def validated_on_what_is_learned(study: Study) -> Iterator[Finding]:
     """Find trainings that keep the best checkpoint by the loss of rows they learn from."""
-    for name, run in study.runs.items():
+    for name, run in study.trainings().items():
         if (
             run.keep == "best"
             and run.watch is None
@@ -42,8 +42,8 @@ def validated_on_what_is_learned(study: Study) -> Iterator[Finding]:
 
 
 def trainings_of_one_step(study: Study) -> Iterator[Finding]:
-    """Find runs whose only step is the first of their warm-up, where the learning rate is 0."""
-    for name, run in study.runs.items():
+    """Find runs that make no step, or one alone."""
+    for name, run in study.trainings().items():
         rows = run.most_rows(study)
         if run.steps(rows) == 0:
             yield wrong(
@@ -51,12 +51,12 @@ def trainings_of_one_step(study: Study) -> Iterator[Finding]:
                 f"at most {rows} rows are no whole batch of {run.batch_size}, so there is nothing left to learn from; "
                 "lower batch_size, or leave drop_last out",
             )
-        elif run.learns_nothing(rows):
+        elif run.spares_its_warmup(rows):
             why = "max_steps is 1" if run.max_steps else f"at most {rows} rows make one step"
-            yield wrong(
+            yield doubt(
                 f"runs.{name}",
-                f"learns nothing: {why}, and a warm-up's first step has the learning rate 0; give it more steps "
-                "(a smaller batch_size, more epochs) or warmup: 0.0",
+                f"{why}, which is trained without the warm-up; give it more steps (a smaller batch_size, more epochs) "
+                "or warmup: 0.0",
             )
 
 

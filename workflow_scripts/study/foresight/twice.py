@@ -35,7 +35,7 @@ def twice_in_report(report: Report) -> Iterator[Finding]:
     for index, entry in enumerate(report.published):
         cell = (entry.policy, entry.benchmark, entry.subset, entry.metric)
         if cell in cells:
-            yield wrong(f"report.published[{index}]", f"{' '.join(filter(None, cell))} stands there already")
+            yield wrong(entry.place(index), f"{' '.join(filter(None, cell))} stands there already")
         cells.add(cell)
     for index, pair in enumerate(report.agreement):
         if len(set(pair)) < len(pair):

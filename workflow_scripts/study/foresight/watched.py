@@ -6,9 +6,19 @@ from workflow_scripts.study.datasets import made_of
 from workflow_scripts.study.findings import Finding, doubt, wrong
 from workflow_scripts.study.foresight.tested import contents_of, files_of_split
 from workflow_scripts.study.learned import learned_splits, tested_splits, watched_splits
+from workflow_scripts.study.methods.choice import BestOf
 from workflow_scripts.study.study import Study
 
 TEST = "test"  # what a split is called that is for the end
+
+
+def chosen_splits(study: Study) -> Iterator[tuple[str, str, str]]:
+    """Yield (path of the validation, dataset, split) of what policies are chosen by, where there is the dataset."""
+    for run in study.runs.values():
+        for name in run.candidates if isinstance(run, BestOf) and run.by == "loss/validation" else ():
+            key, rows = study.runs[name].validated_by(study)
+            if rows and rows[0] in study.datasets:
+                yield key.format(run=f"runs.{name}"), *rows
 
 
 def shared_with(study: Study, dataset: str, split: str, others: Iterable[tuple[str, str, str]]) -> list[str]:
@@ -20,12 +30,13 @@ def shared_with(study: Study, dataset: str, split: str, others: Iterable[tuple[s
 def watched_on_tests(study: Study) -> Iterator[Finding]:
     """Find watches of a test split, or of one that a benchmark asks: what is chosen by it has no test left."""
     advice = "a policy that is chosen by its test has none left; name a validation split"
-    for _, path, dataset, split in watched_splits(study):
+    watched = [(f"{path}.split", dataset, split) for _, path, dataset, split in watched_splits(study)]
+    for path, dataset, split in [*watched, *chosen_splits(study)]:
         asked = shared_with(study, dataset, split, tested_splits(study))
         if asked:
-            yield wrong(f"{path}.split", f"{asked[0]} asks {dataset}/{split}: {advice}")
+            yield wrong(path, f"{asked[0]} asks {dataset}/{split}: {advice}")
         elif split == TEST:
-            yield wrong(f"{path}.split", f"{split!r} is kept for the end: {advice}")
+            yield wrong(path, f"{split!r} is kept for the end: {advice}")
         else:
             for part in made_of(study, dataset):
                 yield from watched_on_files_of_tests(path, part, split, study)
@@ -41,16 +52,22 @@ def watched_on_files_of_tests(path: str, dataset: str, split: str, study: Study)
         if other != dataset and files & files_of_split(other, asked, study):
             apart = f"{other}/{asked}" in study.datasets[dataset].exclude_groups_of
             if not apart and own not in study.datasets[other].exclude_groups_of:
-                yield doubt(f"{path}.split", f"{where} asks {other}/{asked}, made of the same file as {own}")
+                yield doubt(path, f"{where} asks {other}/{asked}, made of the same file as {own}")
     for name, benchmark in study.benchmarks.items():
         source, file = benchmark.item_file() or (None, None)
         if source and contents_of(source, [file], study) & files:
-            yield doubt(f"{path}.split", f"benchmarks.{name} asks the file that {own} comes from")
+            yield doubt(path, f"benchmarks.{name} asks the file that {own} comes from")
 
 
 def watched_on_what_is_learned(study: Study) -> Iterator[Finding]:
     """Find watches of a split that the run learns from: it says how well it knows these rows, and no more."""
     learned = list(learned_splits(study))
+    for path, dataset, split in chosen_splits(study):
+        run = ".".join(path.split(".")[:2])
+        if run in shared_with(study, dataset, split, learned):
+            yield wrong(
+                path, f"{split!r} is what the run learns from: a policy chosen by it knows these rows best"
+            )
     for name, path, dataset, split in watched_splits(study):
         if f"runs.{name}" in shared_with(study, dataset, split, learned):
             yield doubt(

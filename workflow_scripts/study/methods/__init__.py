@@ -4,14 +4,16 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from workflow_scripts.study.methods.choice import BestOf
 from workflow_scripts.study.methods.offline import OfflineMethod
 from workflow_scripts.study.methods.online import OnlineMethod
 from workflow_scripts.study.methods.preference import PreferenceMethod
 from workflow_scripts.study.methods.sft import Sft
 
-Run = Annotated[Sft | PreferenceMethod | OfflineMethod | OnlineMethod, Field(discriminator="method")]
-METHODS = get_args(get_args(Run)[0])
-# The rule that trains, by what a method learns from.
+Trained = Sft | PreferenceMethod | OfflineMethod | OnlineMethod
+Run = Annotated[Trained | BestOf, Field(discriminator="method")]
+METHODS = get_args(Trained)
+# The rule that trains, by what a method learns from; a choice trains nothing.
 TRAINED_BY = {
     "tokens": "train_sft",
     "pairs": "train_aligned",

@@ -8,7 +8,7 @@ from workflow_scripts.study.basics import Positive, Share
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.part import LongestRow, annotated_rows
 from workflow_scripts.study.sampling import PromptAndReply
-from workflow_scripts.study.training import PolicyTraining
+from workflow_scripts.study.training import Parent, PolicyTraining
 
 if TYPE_CHECKING:
     from workflow_scripts.study.study import Study
@@ -21,8 +21,8 @@ class OfflineRl(PolicyTraining, PromptAndReply):
     drops_nothing = True
     read_before = ("annotation", "split", "validation", "max_prompt_tokens", "max_tokens")
 
-    parent: str | list[str]
-    """A run or a model, or several: one policy for each of their policies."""
+    parent: Parent
+    """A run or a model, or several: one policy for each of their policies; or the best of some."""
     annotation: str
     """The annotation whose final_reward is the reward."""
     split: str
@@ -45,6 +45,11 @@ class OfflineRl(PolicyTraining, PromptAndReply):
     def is_validated(self, study: "Study") -> bool:
         """Tell whether it has a split that is only validated on."""
         return bool(self.validation)
+
+    def validated_by(self, study: "Study") -> tuple[str, tuple[str, str] | None]:
+        """Return its validation split."""
+        rows = annotated_rows(study, self.annotation, self.validation) if self.validation else None
+        return "{run}.validation", rows
 
     def rows(self, study: "Study") -> tuple[str, str] | None:
         """Return the split it learns from."""

@@ -9,7 +9,7 @@ from workflow_scripts.study.basics import Count, Positive, Share, SomeShare, Wor
 from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.part import LongestRow, annotated_rows
-from workflow_scripts.study.training import PolicyTraining
+from workflow_scripts.study.training import Parent, PolicyTraining
 
 if TYPE_CHECKING:
     from workflow_scripts.study.study import Study
@@ -22,8 +22,8 @@ class Online(PolicyTraining):
     drops_nothing = True
     read_before = ("annotation", "split")
 
-    parent: str | list[str]
-    """A run or a model, or several: one policy for each of their policies."""
+    parent: Parent
+    """A run or a model, or several: one policy for each of their policies; or the best of some."""
     annotation: str
     """The annotation whose rewards its answers earn."""
     split: str

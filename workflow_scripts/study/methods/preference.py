@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from workflow_scripts.study.basics import Positive
 from workflow_scripts.study.names import Names
-from workflow_scripts.study.training import PolicyTraining
+from workflow_scripts.study.training import Parent, PolicyTraining
 
 if TYPE_CHECKING:
     from workflow_scripts.study.study import Study
@@ -17,8 +17,8 @@ class FromPairs(PolicyTraining):
 
     read_before = ("pairs", "rounds")
 
-    parent: str | list[str]
-    """A run or a model, or several: one policy for each of their policies."""
+    parent: Parent
+    """A run or a model, or several: one policy for each of their policies; or the best of some."""
     pairs: str
     """The pairs: of each parent's own answers, or of answers that came ranked."""
     rounds: Annotated[int, Field(ge=2)] | None = None
@@ -32,6 +32,10 @@ class FromPairs(PolicyTraining):
     def is_validated(self, study: "Study") -> bool:
         """Tell whether some of its pairs are only validated on."""
         return self.pairs in study.pairs and study.pairs[self.pairs].is_validated()
+
+    def validated_by(self, study: "Study") -> tuple[str, tuple[str, str] | None]:
+        """Return the validation split of its pairs."""
+        return f"pairs.{self.pairs}.validation", study.pairs[self.pairs].validated_by(study)
 
     def uses(self) -> tuple[tuple[str, str], ...]:
         """Return its pairs."""

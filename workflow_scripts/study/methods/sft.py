@@ -11,7 +11,7 @@ from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.part import LongestRow
 from workflow_scripts.study.templates import learned_templates
-from workflow_scripts.study.training import PolicyTraining
+from workflow_scripts.study.training import Parent, PolicyTraining
 
 if TYPE_CHECKING:
     from workflow_scripts.study.study import Study
@@ -50,8 +50,8 @@ class Sft(PolicyTraining):
     )
 
     method: Literal["sft"]
-    parent: str | list[str]
-    """A model or a run, or several: one policy for each of their policies."""
+    parent: Parent
+    """A model or a run, or several: one policy for each of their policies; or the best of some."""
     dataset: str | None = None
     """The dataset; of it or `pairs` one is named."""
     pairs: str | None = None
@@ -72,8 +72,11 @@ class Sft(PolicyTraining):
     backend: Literal["transformers", "fastchat"] = "transformers"
     """fastchat: FastChat's format, which is the template of that name."""
     pack_tokens: Count | None = 1024
-    """Pack rows into so many tokens, at least max_tokens, without attention across their borders; null: padding-free
-    batches."""
+    """Pack rows into forward passes of so many tokens, at least max_tokens, without attention across their borders, in
+    place of per_device_batch rows; null: padding-free batches."""
+    batch_of: Literal["rows", "packs"] = "rows"
+    """What batch_size counts. rows: packing changes speed only; packs: of all rows packed before, as trainers count
+    that pack before they batch."""
     max_tokens: Count = 1024
     """Longest row, in tokens."""
     overflow: Literal["cut", "reject", "split"] = "cut"
@@ -124,6 +127,13 @@ class Sft(PolicyTraining):
         if self.pairs is not None:
             return self.pairs in study.pairs and study.pairs[self.pairs].is_validated()
         return bool(self.validation)
+
+    def validated_by(self, study: "Study") -> tuple[str, tuple[str, str] | None]:
+        """Return its validation split, or that of its pairs."""
+        if self.pairs is not None:
+            part = study.pairs.get(self.pairs)
+            return f"pairs.{self.pairs}.validation", part.validated_by(study) if part else None
+        return "{run}.validation", (self.dataset or "", self.validation) if self.validation else None
 
     def uses(self) -> tuple[tuple[str, str], ...]:
         """Return the pairs whose chosen answers it learns."""

@@ -15,17 +15,22 @@ from workflow_scripts.study.findings import Finding, sorted_out
 from workflow_scripts.study.settling.data import settle_data
 from workflow_scripts.study.settling.models import settle_models
 from workflow_scripts.study.settling.pairs import settle_pairs
+from workflow_scripts.study.settling.report import published_tables
 from workflow_scripts.study.settling.rounds import settle_rounds
+from workflow_scripts.study.settling.runs import choices, grids
 from workflow_scripts.study.study import Study
 
 Settling = Callable[[Study, Path], Iterator[Finding]]
 
 SETTLINGS: tuple[Settling, ...] = (
+    grids,
+    choices,
+    published_tables,
     settle_models,
     settle_data,
     settle_pairs,
     settle_rounds,
-)  # in this order: models, data, runs
+)  # in this order: what is trained, models, data, rounds
 
 
 class Settled(NamedTuple):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from workflow_scripts.study.findings import Finding, doubt, wrong
 from workflow_scripts.study.lineage import parents_of
+from workflow_scripts.study.methods.choice import BestOf
 from workflow_scripts.study.pairs import OwnPairs
 from workflow_scripts.study.study import Study
 
@@ -37,6 +38,9 @@ def settle_rounds(study: Study, folder: Path) -> Iterator[Finding]:
         return
     runs = {}
     for name, run in study.runs.items():
+        if isinstance(run, BestOf):
+            runs[name] = run.descending_from(renamed_parents(run, chains))
+            continue
         for before, each in zip([None, *chains.get(name, [])], chains.get(name, [name]), strict=False):
             values = {"rounds": None} if name in chains else {}
             runs[each] = run.model_copy(
