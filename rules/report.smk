@@ -92,18 +92,26 @@ WAITING = [
 ]
 
 
+# Answers that an endpoint has yet to give: what a judge would make of them cannot be counted.
+UNASKED = [
+    cell
+    for cell in outside.asked_cells(PLAN)
+    if not os.path.exists(LAYOUT.answers(*cell))
+]
+
+
 # `make judge-plan`: what the judges would be asked, and at most for how much. Nothing is asked. No output: the store
 # may hold more than at the last look, so it is counted anew each time.
 rule judge_plan:
     input:
-        [plan["file"] for plan in judging.judging_plans(PLAN, WAITING)],
+        [plan["file"] for plan in judging.judging_plans(PLAN, WAITING, UNASKED)],
     log:
         LAYOUT.log("judge_plan"),
     localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
-        settings=by(judging.judging_plans_settings, waiting=WAITING),
+        settings=by(judging.judging_plans_settings, waiting=WAITING, unasked=UNASKED),
     message:
         "What judging {NAME} takes"
     shell:

@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
-from workflow_scripts.plan.plan import Plan, cells, scored_cells
-from workflow_scripts.plan.prompts import for_values, owed
+from workflow_scripts.plan.outside import asked
+from workflow_scripts.plan.plan import Plan, cells, outside_cells, scored_cells
+from workflow_scripts.plan.prompts import answered, for_values, owed
 from workflow_scripts.plan.rewards import used_reward_models
 from workflow_scripts.plan.synthesis import used
 from workflow_scripts.plan.training import preparing_jobs, rule_of
@@ -34,7 +35,7 @@ def data_jobs(plan: Plan) -> list[Job]:
 def policy_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
     """Return the jobs that prepare a policy's training, train it, have it answer, and reward what its children need."""
     jobs = []
-    if plan.policies[policy].parent:
+    if policy in plan.trained():
         for rule, name, parent, at in preparing_jobs(plan, policy, seed):
             jobs.append(Job(rule, parent, at, name, f"{name}-{parent}-{at}"))
         jobs.append(Job(rule_of(plan, policy), policy, seed, "", f"{policy}-{seed}"))
@@ -45,6 +46,12 @@ def policy_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
     return jobs
 
 
+def outside_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
+    """Return the jobs in which an endpoint answers for a policy; ready answers cost nothing here."""
+    names = answered(plan) if policy in asked(plan) else ()
+    return [Job("ask_policy", policy, seed, name, f"{policy}-{seed}-{name}") for name in names]
+
+
 # The rule with a model or a judge that a score comes of, by what the scorer reads.
 SCORED_BY = {"likelihoods": "measure_likelihoods", "model": "score_lm_eval", "rewards": "annotate_answers"}
 
@@ -53,7 +60,8 @@ def scoring_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
     jobs = []
     for name, part in plan.study.benchmarks.items():
         rule = "judge_answers" if part.is_judged() else SCORED_BY.get(part.scores)
-        if rule:
+        left_out = policy in plan.study.policies and not part.prompt_kind
+        if rule and not left_out:
             jobs.append(Job(rule, policy, seed, name, f"{policy}-{seed}-{name}"))
     return jobs
 
@@ -63,6 +71,8 @@ def costed_jobs(plan: Plan) -> list[Job]:
     jobs = data_jobs(plan)
     for cell in cells(plan):
         jobs += policy_jobs(plan, *cell)
+    for cell in outside_cells(plan):
+        jobs += outside_jobs(plan, *cell)
     for cell in scored_cells(plan):
         jobs += scoring_jobs(plan, *cell)
     return list(dict.fromkeys(jobs))

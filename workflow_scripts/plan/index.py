@@ -6,6 +6,7 @@ from typing import Any
 from workflow_scripts.common.code import code_of, locked_versions
 from workflow_scripts.common.files import digest
 from workflow_scripts.plan.judging import judge_manifest, judge_of, opponent_answers
+from workflow_scripts.plan.outside import answers_files, asked, outside_facts, recorded
 from workflow_scripts.plan.overlap import compared
 from workflow_scripts.plan.plan import Plan, scored_cells
 from workflow_scripts.plan.policies import lineage, remote_code, template, training_sets, weights_manifest
@@ -58,33 +59,53 @@ def cell_entry(plan: Plan, policy: str, seed: int) -> dict[str, Any]:
     if policy in CALIBRATION:
         known = {"parent": None, "method": None, "kind": "calibration", "training_sets": [], "files": []}
         return entry | known | {"facts": {"model": None, "template": None, "trained_by": None}}
+    if policy in plan.study.policies:
+        known = {
+            "parent": None,
+            "method": plan.study.policies[policy].method(),
+            "kind": "policy",
+            "training_sets": [],
+        }
+        facts = {"model": None, "template": None, "trained_by": None} | outside_facts(plan, policy)
+        return entry | known | {"files": outside_files(plan, policy), "facts": facts}
     learned = training_sets(plan, policy)
     cleaned = [f"{plan.layout.clean(name.split('/')[0])}/manifest.json" for name in learned]
     written = [source_manifest(plan, name) for name in written_behind(plan, learned)]
-    if plan.policies[policy].parent and plan.run(policy).watch and plan.run(policy).keep == "best":
+    if policy in plan.trained() and plan.run(policy).watch and plan.run(policy).keep == "best":
         entry["chosen"] = weights_manifest(plan, policy, seed)
+    adopted = [name for name in lineage(plan, policy) if name in plan.study.adopt]
+    if adopted:
+        entry["adopted"] = adopted
+    origins = [weights_manifest(plan, name, seed) for name in adopted if name != policy]
     return entry | {
         "parent": plan.policies[policy].parent,
         "method": plan.policies[policy].method,
         "kind": "policy",
         "training_sets": learned,
-        "files": [weights_manifest(plan, policy, seed), *cleaned, *written],
+        "files": [weights_manifest(plan, policy, seed), *origins, *cleaned, *written],
         "facts": policy_facts(plan, policy),
     }
+
+
+def outside_files(plan: Plan, policy: str) -> list[str]:
+    """Return the files that a policy from elsewhere comes as: its ready answers, or recorded replies."""
+    return recorded(plan, policy) if policy in asked(plan) else answers_files(plan, policy)
 
 
 @functools.cache
 def policy_facts(plan: Plan, policy: str) -> dict[str, Any]:
     """Return digests of what a policy is made of, whatever its seed."""
-    trained = [name for name in lineage(plan, policy) if plan.policies[name].parent]
+    made = [name for name in lineage(plan, policy) if plan.policies[name].parent]
+    adopted = [name for name in made if name in plan.study.adopt]
+    code = ["adopted" if name in adopted else code_of(module_of(plan, name)) for name in made]
     return {
         "model": digest(plan.study.models[plan.policies[policy].model].model_dump(exclude={"parameters"}))[
             :12
         ],
         "template": digest(template(plan, policy))[:12],
         "trust_remote_code": remote_code(plan, policy),
-        "trained_by": digest([code_of(module_of(plan, name)) for name in trained])[:12],
-    }
+        "trained_by": digest(code)[:12],
+    } | ({"adopted": adopted} if adopted else {})
 
 
 def benchmark_entry(plan: Plan, name: str) -> dict[str, Any]:

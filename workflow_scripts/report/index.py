@@ -21,7 +21,8 @@ def entry_of(cell: dict, benchmark: dict) -> dict:
     cell: {"policy", "parent", "method", "seed", "kind", "training_sets", "folder", "files", "facts"}; benchmark:
     {"name", "answered", "judged", "measured", "overlap", "files", "facts"}: whether there are answers, verdicts and
     likelihoods. `generations` and `verdicts` are null where there are none. `chosen`, the manifest of a policy that was
-    chosen by its answers while it trained, is there for such alone.
+    chosen by its answers while it trained, is there for such alone; so is `adopted`, the policies of its lineage whose
+    weights were not trained here.
     """
     folder, name = cell["folder"], benchmark["name"]
     generations = f"{folder}/generations/{name}.json" if benchmark["answered"] else None
@@ -29,10 +30,10 @@ def entry_of(cell: dict, benchmark: dict) -> dict:
     likelihoods = f"{folder}/likelihoods/{name}.jsonl" if benchmark["measured"] else None
     score = f"{folder}/scores/{name}.json"
     own = [path for path in (score, generations, verdicts, likelihoods, benchmark["overlap"]) if path]
-    chosen = {"chosen": cell["chosen"]} if "chosen" in cell else {}
+    more = {key: cell[key] for key in ("chosen", "adopted") if key in cell}
     return (
         {key: cell[key] for key in COPIED}
-        | chosen
+        | more
         | {
             "benchmark": name,
             "file": score,

@@ -48,12 +48,13 @@ def seen(study: Study) -> tuple[list[str], list[str]]:
         *models_as_they_are(study),
         *lacking(study, lambda name: local_tokens(study, study.models[name], ROOT)),
         *folders(study),
+        *checkpoints(study),
         *prompts_here(study),
         *fields_here(study),
         *few_packs(study),
         *missing_deepspeed(study),
         *recordings(study),
-        *unset_keys(study, [*asked_judges(study), *writers(study)]),
+        *unset_keys(study, [*asked_judges(study), *writers(study), *answerers(study)]),
         *harness_tasks(study),
         *annotators(study),
     ]
@@ -159,6 +160,24 @@ def folders(study: Study) -> Iterator[Finding]:
             absent = [file for file in WORDNET if not os.path.isfile(ROOT / folder / file)]
             if absent:
                 yield wrong(f"{path}.wordnet", f"{shown(folder)} lacks {', '.join(absent)} of WordNet")
+
+
+def checkpoints(study: Study) -> Iterator[Finding]:
+    """Find folders to be adopted that hold no model as safetensors, and no adapter."""
+    for policy, folders in study.adopt.items():
+        by_seed = folders if isinstance(folders, dict) else {"": folders}
+        for seed, folder in by_seed.items():
+            path = f"adopt.{policy}.{seed}".rstrip(".")
+            if not os.path.exists(ROOT / folder):
+                continue  # the names' check has said so
+            held = set(os.listdir(ROOT / folder)) if os.path.isdir(ROOT / folder) else set()
+            whole = "config.json" in held and any(name.endswith(".safetensors") for name in held)
+            if not whole and not {"adapter_config.json", "adapter_model.safetensors"} <= held:
+                yield wrong(
+                    path,
+                    f"{shown(folder)} is no checkpoint: it needs config.json and *.safetensors, or PEFT's "
+                    "adapter_config.json and adapter_model.safetensors",
+                )
 
 
 def file_here(study: Study, source: str | None, file: str | None) -> Path | None:
@@ -327,6 +346,11 @@ def asked_judges(study: Study) -> list[str]:
 def writers(study: Study) -> list[str]:
     """Return the names of the judges that write sources."""
     return [part.synthesise.judge for part in study.sources.values() if part.synthesise]
+
+
+def answerers(study: Study) -> list[str]:
+    """Return the names of the judges that answer as policies."""
+    return [part.judge for part in study.policies.values() if part.judge is not None]
 
 
 def unset_keys(study: Study, judges: Iterable[str]) -> Iterator[Finding]:
