@@ -26,7 +26,7 @@ ALL_FLAGS = $(if $(PROFILE),--workflow-profile $(call quoted,$(PROFILE)),--cores
 CHECKED = $(if $(PROFILE),--profile $(call quoted,$(PROFILE))) -- $(call quoted,$(STUDY))
 SNAKEMAKE = $(BIN)/python -m workflow_scripts.common.head $(BIN)/snakemake $(ALL_FLAGS)
 
-.PHONY: results plan judge-plan verify gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
+.PHONY: results plan judge-plan accept verify gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
 
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
 	$(BIN)/python -m workflow_scripts.study.check --quiet $(CHECKED)
@@ -38,6 +38,11 @@ plan: .venv/ready          ## what would run and why, and what it would take by 
 
 judge-plan: .venv/ready    ## what the judges of a study would be asked, and at most for how much
 	$(SNAKEMAKE) -- judge_plan
+
+# WHY as it is typed, in as many lines: the environment hands it over, and neither make nor the shell reads it.
+accept: export PLUMBLINE_WHY := $(value WHY)
+accept: .venv/ready        ## let finished work stand after a change of code or pins (WHY="…" goes into the report)
+	$(BIN)/python -m workflow_scripts.plan.accept --why="$$PLUMBLINE_WHY" -- $(ALL_FLAGS)
 
 verify: .venv/ready        ## hash again what a study's table rests on, and name what has changed
 	$(BIN)/python -m workflow_scripts.report.verify $(call quoted,results/$(NAME))

@@ -60,6 +60,7 @@ onstart:
                 )
             judging.need_keys(PLAN, set(due))
             judging.ask_nothing(PLAN, due)
+            acceptance.settle(workflow)
         note_head(workflow)
 
 

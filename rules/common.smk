@@ -9,7 +9,15 @@ from workflow_scripts.common.code import code_of, pins
 from workflow_scripts.common.errors import told
 from workflow_scripts.common.gpu_lease import smallest_memory
 from workflow_scripts.common.shared_store import check_links, check_store
-from workflow_scripts.plan import adopting, cleaning, costs, index, judging, layout
+from workflow_scripts.plan import (
+    acceptance,
+    adopting,
+    cleaning,
+    costs,
+    index,
+    judging,
+    layout,
+)
 from workflow_scripts.plan import outside, overlap, policies
 from workflow_scripts.plan import prompts, report as tables, resources, rewards
 from workflow_scripts.plan import retrieval, scoring, sources, synthesis
@@ -37,6 +45,7 @@ with told():
         for line in [*SAID, *(f"warning: {doubt}" for doubt in DOUBTS)]:
             print(line, file=sys.stderr)
         check_links(["data", f"results/{STUDY.study}"])
+    ACCEPTED = acceptance.accepted_files(f"results/{STUDY.study}")
 
 PLAN = plan_of(STUDY)
 if workflow.is_main_process:

@@ -23,6 +23,7 @@ rule record_provenance:
         scores=index.score_files(PLAN),
         overlap=overlap.overlap_files(PLAN),
         index=f"{RESULTS}/scores.json",
+        accepted=ACCEPTED,
     output:
         f"{RESULTS}/provenance.json",
     log:
@@ -37,6 +38,7 @@ rule record_provenance:
         "Recording where the scores of {NAME} come from"
     shell:
         "python -m workflow_scripts.report.provenance --index {input.index:q} --settings {params.settings:q}"
+        " --accepted {input.accepted:q}"
         " --output {output:q} 2> {log:q}"
 
 

@@ -1,4 +1,4 @@
-"""A study of seconds with policies from elsewhere: a random model, an endpoint, ready answers, an adopted checkpoint."""
+"""A small study with policies from elsewhere: a random model, an endpoint, ready answers."""
 
 from pathlib import Path
 from typing import Any

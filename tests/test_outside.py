@@ -372,8 +372,8 @@ def test_a_mistake_is_named_with_its_path(path, value, said):
 def test_nothing_is_trained_from_a_policy_without_weights():
     config = put(config_of(EVERY_KEY), "policies", {"gpt": {"judge": "asked"}})
     found = examine(put(config, "runs.sft.parent", "gpt"))
-    expected = "runs.sft.parent: policies.gpt has no weights here, so nothing can be trained from it: name a model or a run"
-    assert expected in found.wrong
+    said = "policies.gpt has no weights here, so nothing can be trained from it: name a model or a run"
+    assert f"runs.sft.parent: {said}" in found.wrong
 
 
 def test_it_may_be_the_baseline_and_an_opponent():

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from workflow_scripts.common.files import digest
 from workflow_scripts.plan.layout import Word
 from workflow_scripts.plan.plan import Plan, outside_cells
 from workflow_scripts.plan.prompts import answered
-from workflow_scripts.plan.words import settings
+from workflow_scripts.plan.words import chosen, settings
 from workflow_scripts.study.judges import Judge
 
 NO_WEIGHTS = "has no likelihoods and no weights here: it comes as answers alone"
@@ -75,4 +76,7 @@ def no_cell(plan: Plan, policy: str) -> str:
 def outside_facts(plan: Plan, policy: str) -> dict[str, Any]:
     """Return digests of what a policy from elsewhere is; what it rests on beside are files."""
     part = plan.study.policies[policy]
-    return {"answered_by": part.judge} if part.judge is not None else {}
+    if part.judge is None:
+        return {}
+    judge = answerer(plan, policy)
+    return {"answered_by": judge.model, "endpoint": digest(chosen(judge, judge.verdict_keys))[:12]}
