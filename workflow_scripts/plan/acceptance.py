@@ -5,7 +5,8 @@ The file is {"accepted": [{"why", "on": the day, "changed": {"code" or "pins": {
 it, "records": {output: what Snakemake's record of it was before, {"params": [texts], "code": its command}}}.
 `make accept` writes it (plan.accept). A run looks at it before its first job: a job that is about to run again loses
 its acceptance, and the record of its outputs becomes what it was before, so that it is stale should the run end before
-it; and scores that have come since are added. Provenance, report and `make verify` say which rows rest on what was accepted.
+it; and scores that have come since are added. Provenance, report and `make verify` say which rows rest on what was
+accepted.
 """
 
 import json

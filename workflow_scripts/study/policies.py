@@ -93,6 +93,9 @@ def names_of_adopted(need: Names) -> None:
         path = f"adopt.{policy}"
         if need.policies is None:
             continue
+        if policy in need.study.policies:
+            need.refuse(path, "has no weights: it comes from elsewhere as answers")
+            continue
         need.need_policy(path, policy)
         known = need.policies.get(policy)
         if known and known.parent is None:
