@@ -172,7 +172,6 @@ def test_it_and_its_descendants_are_named_as_adopted():
     [
         ({"tiny.sfx": "docs"}, "adopt.tiny.sfx: no policy"),
         ({"tiny": "docs"}, "adopt.tiny: is a base model: its weights are those of models.tiny"),
-        ({"hosted": "docs"}, "adopt.hosted: has no weights: it comes from elsewhere as answers"),
         ({"tiny.sft": "no/such/folder"}, "adopt.tiny.sft: no such file"),
         ({"tiny.sft": {"1": "no/such"}}, "adopt.tiny.sft.1: no such file"),
         ({"tiny.sft": {"7": "docs"}}, "adopt.tiny.sft.7: no seed of the study"),
@@ -190,3 +189,9 @@ def test_a_folder_without_a_model_is_found_before_the_run(tiny_model):
     assert len(found) == 1 and found[0].certain
     assert found[0].text.startswith("adopt.tiny.sft: 'data/bundled' is no checkpoint: it needs config.json")
     assert list(checkpoints(changed(EVERY_KEY, {"adopt": {"tiny.sft": str(tiny_model)}}).study)) == []
+
+
+def test_answers_are_no_weights():
+    config = put(config_of(EVERY_KEY), "policies", {"gpt": {"judge": "asked"}})
+    found = examine(put(config, "adopt", {"gpt": "docs"}))
+    assert "adopt.gpt: has no weights: it comes from elsewhere as answers" in found.wrong

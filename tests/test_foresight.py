@@ -868,6 +868,7 @@ def every_key(monkeypatch) -> dict:
     monkeypatch.setenv("SOME_KEY", "a key")
     config = read_yaml(ROOT / "tests/every_key.yaml")
     config["benchmarks"]["overlap"]["wordnet"] = config["runs"]["dpo"]["watch"]["wordnet"] = None
+    del config["policies"], config["adopt"]
     return config
 
 

@@ -17,6 +17,7 @@ from workflow_scripts.generate import ask, given
 from workflow_scripts.plan import costs, index, judging, outside
 from workflow_scripts.plan.plan import cells, outside_cells, scored_cells
 from workflow_scripts.study.checking import examine
+from workflow_scripts.study.machine import answers_here
 
 ENDPOINT = {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
 
@@ -396,3 +397,23 @@ def test_what_an_endpoint_is_not_asked_for_is_a_doubt():
         "policies.gpt.judge: endpoints are not asked for repetition_penalty of benchmarks.labels"
         in found.doubts
     )
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"id": "a"}], "row 1: has no answer; give it as answer, output, response or text"),
+        (
+            [{"id": "a", "answer": "x"}, {"answer": "y"}],
+            "row 2: names no prompt; give its id, or its text as prompt",
+        ),
+        ([], "holds no answers"),
+    ],
+)
+def test_a_file_of_answers_that_cannot_be_read_is_found_before_the_run(tmp_path, rows, said):
+    write_jsonl(tmp_path / "theirs.jsonl", rows)
+    plan = planned(theirs={"answers": str(tmp_path / "theirs.jsonl")})
+    (found,) = answers_here(plan.study)
+    assert found.certain and found.text.startswith("policies.theirs.answers: ") and said in found.text
+    write_jsonl(tmp_path / "theirs.jsonl", [{"instruction": "Why?", "output": "So.", "generator": "m"}])
+    assert list(answers_here(plan.study)) == []

@@ -22,7 +22,7 @@ from workflow_scripts.common.files import read_json, read_jsonl, sha256_of, writ
 
 ANSWER = ("answer", "output", "response", "text")
 PROMPT = ("prompt", "instruction", "messages")
-SHOWN = 60  # characters of a text in a message
+NAMELESS = f"{{}}: names no prompt; give its id, or its text as {', '.join(PROMPT)}"
 
 Key = tuple[str, int, int]  # a prompt's id, the sample and the turn
 
@@ -84,6 +84,19 @@ def number_in(row: dict, key: str, where: str) -> int:
     return number
 
 
+def check_rows(rows: list[dict], file: Path | str) -> None:
+    """Raise PlumblineError for the first row that no prompt set could read: without a prompt, without an answer."""
+    for number, row in enumerate(rows, 1):
+        where = f"{file}: row {number}"
+        answer_in(row, where)
+        for key in ("sample", "turn"):
+            number_in(row, key, where)
+        if row.get("id") is None and asked_text(row) is None:
+            raise PlumblineError(NAMELESS.format(where))
+    if not rows:
+        raise PlumblineError(f"{file}: holds no answers")
+
+
 class Prompts:
     """A prompt set, looked up by id and by text; prompts that ask exactly the same take their rows in turn."""
 
@@ -104,7 +117,7 @@ class Prompts:
         if own is not None and str(own) in self.rows:
             return str(own)
         if own is None and text is None:
-            raise PlumblineError(f"{where}: names no prompt; give its id, or its text as {', '.join(PROMPT)}")
+            raise PlumblineError(NAMELESS.format(where))
         alike = self.by_text.get(text, []) if text is not None else []
         if len({str(each.get("messages")) for each in alike}) > 1:
             ids = ", ".join(str(each["id"]) for each in alike[:3])

@@ -98,11 +98,13 @@ def settle(workflow: Any, folder: Path = RESULTS) -> None:
 
     Called by the Snakefile's `onstart`, before the first job.
     """
-    graph = workflow.dag
+    paths, graph = sorted(folder.glob(f"*/{FILE}")), workflow.dag
+    if not paths:
+        return
     makers = {str(output): job for job in graph.jobs for output in job.output}
     due = {str(output) for job in graph.needrun_jobs() for output in job.output}
     planned = scores_of(graph.jobs)
-    for path in sorted(folder.glob(f"*/{FILE}")):
+    for path in paths:
         accepted = read_accepted(path)
         before = json.dumps(accepted)
         for each in reversed(

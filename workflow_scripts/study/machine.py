@@ -21,6 +21,7 @@ from workflow_scripts.common.asking.verdict_store import read_recorded
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import pin_of, read_jsonl
+from workflow_scripts.generate.given import check_rows
 from workflow_scripts.generate.prompts import prompt_set
 from workflow_scripts.study.benchmarks.answered import TextOverlap
 from workflow_scripts.study.benchmarks.judged import AlpacaEval
@@ -50,6 +51,7 @@ def seen(study: Study) -> tuple[list[str], list[str]]:
         *folders(study),
         *checkpoints(study),
         *prompts_here(study),
+        *answers_here(study),
         *fields_here(study),
         *few_packs(study),
         *missing_deepspeed(study),
@@ -217,6 +219,19 @@ def prompts_here(study: Study) -> Iterator[Finding]:
             yield say(at, str(error).replace(f"{ROOT}/", ""))
         for line in said.getvalue().splitlines():
             yield doubt(at, line.removeprefix("warning: ").replace(f"{ROOT}/", ""))
+
+
+def answers_here(study: Study) -> Iterator[Finding]:
+    """Find files of ready answers that cannot be read: a row without an answer, or without the prompt that it is to."""
+    for name, part in study.policies.items():
+        for file in part.files():
+            path = file_here(study, None, file)
+            if path is None or path.stat().st_size > CHEAP:
+                continue
+            try:
+                check_rows(read_jsonl(path), file)
+            except (PlumblineError, OSError) as error:
+                yield wrong(f"policies.{name}.answers", str(error).replace(f"{ROOT}/", ""))
 
 
 def fields_here(study: Study) -> Iterator[Finding]:

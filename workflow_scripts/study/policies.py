@@ -45,6 +45,12 @@ class OutsidePolicy(Part):
         """Return the file of its answers to a benchmark, if there is one."""
         return self.answers.get(benchmark) if isinstance(self.answers, dict) else self.answers
 
+    def files(self) -> list[str]:
+        """Return the files of its ready answers."""
+        if isinstance(self.answers, dict):
+            return list(self.answers.values())
+        return [] if self.answers is None else [self.answers]
+
     def names(self, path: str, need: Names) -> None:
         """Need its judge or its files, and a name that nothing else has."""
         study, name = need.study, name_in(path)
