@@ -15,7 +15,15 @@ endef
 # A path as it is typed: nothing in it is an expression of make's, or an option of a program's.
 override STUDY := $(if $(filter -%,$(firstword $(value STUDY))),./)$(value STUDY)
 override PROFILE := $(value PROFILE)
-$(if $(findstring $(NEWLINE),$(STUDY)$(PROFILE)),$(error STUDY and PROFILE are paths in one line))
+# What `look` and `new` are about: DATA a file, folder or pattern; MODEL a folder, a known name or a hub's owner/name;
+# COLUMNS prompt=question,completion=answer; SHAPE, SAMPLE_BY and TEMPLATE as in a study.
+LOOKED := DATA MODEL COLUMNS SHAPE SAMPLE_BY TEMPLATE
+$(foreach name,$(LOOKED),$(eval override $(name) := $$(value $(name))))
+$(if $(findstring $(NEWLINE),$(STUDY)$(PROFILE)$(DATA)$(MODEL)$(COLUMNS)),$(error STUDY and PROFILE are paths in one line, as are DATA and MODEL))
+# What `export` is told: the policy, where TO, its SEED, in which format, CHECK prompts, and where to PUSH it.
+TAKEN := POLICY TO SEED GGUF DTYPE CHECK PUSH
+$(foreach name,$(TAKEN),$(eval override $(name) := $$(value $(name))))
+$(if $(findstring $(NEWLINE),$(POLICY)$(TO)$(SEED)$(GGUF)$(DTYPE)$(CHECK)$(PUSH)),$(error what export is told is in one line))
 # One word of a shell line, whatever characters a path has.
 quoted = '$(subst ','\'',$(1))'
 # The folder under results/: the study the YAML names.
@@ -24,14 +32,22 @@ NAME ?= $(shell sed -n "s/^[^a-z \#]*study[\"']\{0,1\} *: *[\"']\{0,1\}\([A-Za-z
 ALL_FLAGS = $(if $(PROFILE),--workflow-profile $(call quoted,$(PROFILE)),--cores $(CORES)) \
     $(if $(filter-out config.yaml,$(STUDY)),--configfile $(call quoted,$(STUDY))) $(FLAGS)
 CHECKED = $(if $(PROFILE),--profile $(call quoted,$(PROFILE))) -- $(call quoted,$(STUDY))
+LOOK = --data=$(call quoted,$(DATA)) --model=$(call quoted,$(MODEL)) --columns=$(call quoted,$(COLUMNS)) \
+    --shape=$(call quoted,$(SHAPE)) --sample-by=$(call quoted,$(SAMPLE_BY)) --template=$(call quoted,$(TEMPLATE))
 SNAKEMAKE = $(BIN)/python -m workflow_scripts.common.head $(BIN)/snakemake $(ALL_FLAGS)
 
-.PHONY: results plan judge-plan accept verify gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
+.PHONY: results look new plan judge-plan accept verify export gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
 
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
 	$(BIN)/python -m workflow_scripts.study.check --quiet $(CHECKED)
 	$(BIN)/python -m workflow_scripts.plan.orphans $(ORPHANS)
 	$(SNAKEMAKE)
+
+look: .venv/ready          ## what a file of your own holds and a model would learn of it (DATA=qa.csv MODEL=folder)
+	$(BIN)/python -m workflow_scripts.look.look $(LOOK)
+
+new: .venv/ready           ## write a study of your own data and model (STUDY=studies/mine.yaml DATA=qa.csv MODEL=folder)
+	$(BIN)/python -m workflow_scripts.look.new --study=$(call quoted,$(STUDY)) $(LOOK)
 
 plan: .venv/ready          ## what would run and why, and what it would take by what earlier runs took
 	$(BIN)/python -m workflow_scripts.plan.forecast -- $(ALL_FLAGS)
@@ -43,6 +59,11 @@ judge-plan: .venv/ready    ## what the judges of a study would be asked, and at 
 accept: export PLUMBLINE_WHY := $(value WHY)
 accept: .venv/ready        ## let finished work stand after a change of code or pins (WHY="…" goes into the report)
 	$(BIN)/python -m workflow_scripts.plan.accept --why="$$PLUMBLINE_WHY" -- $(ALL_FLAGS)
+
+export: .venv/ready        ## take a policy out of a study (POLICY=tiny.sft.dpo TO=out/), for use anywhere else
+	$(BIN)/python -m workflow_scripts.export.export --study $(call quoted,$(STUDY)) --policy=$(call quoted,$(POLICY)) \
+	    --to=$(call quoted,$(TO)) --seed=$(call quoted,$(SEED)) --gguf=$(call quoted,$(GGUF)) \
+	    --dtype=$(call quoted,$(DTYPE)) --check=$(call quoted,$(CHECK)) --push=$(call quoted,$(PUSH))
 
 verify: .venv/ready        ## hash again what a study's table rests on, and name what has changed
 	$(BIN)/python -m workflow_scripts.report.verify $(call quoted,results/$(NAME))

@@ -48,7 +48,7 @@ def main() -> None:
     rows = read_jsonl(arguments.prompts.with_suffix(".jsonl"))[: arguments.limit]
     room = arguments.context - sampling["max_new_tokens"]
     prompts = [prompt_ids(row, [], settings, tokenizer)[-room:] for row in rows]
-    end = settings["template"]["assistant"].get("end", "")
+    end = templates.reply_end(settings["template"], tokenizer)
     threads = int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads()))
     engines, loading, best, said = {}, {}, {}, {}
     for name, kind in (("vLLM", VllmEngine), ("transformers", TransformersEngine)):

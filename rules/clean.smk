@@ -29,6 +29,32 @@ rule clean_dataset:
         " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
 
 
+rule keep_apart:
+    input:
+        cleaned=by(cleaning.apart_from),
+        held_out=by(cleaning.apart_inputs),
+    output:
+        manifest=f"{LAYOUT.clean('{dataset}')}/manifest.json",
+        rows=directory(f"{LAYOUT.clean('{dataset}')}/rows"),
+    log:
+        LAYOUT.log("keep_apart", "{dataset}"),
+    wildcard_constraints:
+        dataset=one_of(cleaning.apart_folders(PLAN)),
+    cache: STORED
+    priority: 90
+    conda:
+        "../envs/plumbline.yaml"
+    params:
+        code=code_of("workflow_scripts.clean.keep_apart"),
+        settings=by(cleaning.apart_settings),
+        rows=by(cleaning.apart_rows),
+    message:
+        "Keeping dataset {wildcards.dataset} apart from what others hold out"
+    shell:
+        "python -m workflow_scripts.clean.keep_apart --cleaned {input.cleaned:q} --held-out {params.rows:u}"
+        " --settings {params.settings:q} --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
+
+
 rule mix_datasets:
     input:
         by(cleaning.mixed_datasets),

@@ -28,11 +28,14 @@ from workflow_scripts.study.checking import check_config
 from workflow_scripts.study.lineage import CALIBRATION
 from workflow_scripts.study.machine import seen
 from workflow_scripts.study.memory import fitting, said_in
+from workflow_scripts.study.settling.lock import JOB
 
 STORED = workflow.workflow_settings.cache is not None
 if STORED and not workflow.workflow_settings.cache:
     # A plain --cache is not handed on to a cluster's jobs, one with a rule's name is; all others have their directive.
     workflow.workflow_settings.cache = ["train_sft"]
+if not workflow.is_main_process:
+    os.environ[JOB] = "yes"  # what the hub is asked about a study, the head has asked
 with told():
     # What a look at the machine says is for the head alone: each job of a cluster reads the study again.
     looks = [seen, fitting(said_in(workflow.resource_settings), smallest_memory)]

@@ -2,6 +2,8 @@
 
 
 rule fetch_source:
+    input:
+        by(sources.local_files),
     output:
         manifest=f"{layout.SOURCES}/{{source}}/manifest.json",
         files=directory(f"{layout.SOURCES}/{{source}}/files"),

@@ -1,4 +1,4 @@
-# Preference pairs: from a policy's own mistakes on its preference split, or from answers that came ranked.
+# Preference pairs: from a policy's own mistakes, from its own answers ranked by a reward, or from answers that came ranked.
 
 
 rule build_pairs:
@@ -13,7 +13,7 @@ rule build_pairs:
     log:
         LAYOUT.log("build_pairs", "{pairs}-{policy}-{seed}"),
     wildcard_constraints:
-        pairs=one_of(set(STUDY.pairs) - set(training.ranked_pairs(PLAN))),
+        pairs=one_of(training.mistaken_pairs(PLAN)),
         policy=one_of(PLAN.policies),
     cache: STORED
     conda:
@@ -27,6 +27,35 @@ rule build_pairs:
         f"{UNLESS_DIVERGED}"
         f"python -m workflow_scripts.pairs.build {answered_in_shell('pairs-{pairs}')}"
         " --settings {params.settings:q} --output {output.pairs:q} --ranked {output.ranked:q}"
+        " --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
+
+
+rule rank_samples:
+    input:
+        rewards=LAYOUT.rewards("{policy}", "{seed}", "pairs-{pairs}"),
+    output:
+        manifest=f"{LAYOUT.own_pairs('{pairs}', '{policy}', '{seed}')}/manifest.json",
+        pairs=f"{LAYOUT.own_pairs('{pairs}', '{policy}', '{seed}')}/pairs.jsonl",
+        ranked=f"{LAYOUT.own_pairs('{pairs}', '{policy}', '{seed}')}/ranked.jsonl",
+        rejected=f"{LAYOUT.own_pairs('{pairs}', '{policy}', '{seed}')}/rejected.jsonl",
+    log:
+        LAYOUT.log("rank_samples", "{pairs}-{policy}-{seed}"),
+    wildcard_constraints:
+        pairs=one_of(training.sampled_pairs(PLAN)),
+        policy=one_of(PLAN.policies),
+    cache: STORED
+    conda:
+        "../envs/plumbline.yaml"
+    params:
+        code=code_of("workflow_scripts.pairs.samples"),
+        settings=by(training.sampled_pairs_settings),
+        rows=by(training.sampled_rows),
+    message:
+        "Pairs {wildcards.pairs} from ranked samples of {wildcards.policy} (seed {wildcards.seed})"
+    shell:
+        f"{UNLESS_DIVERGED}"
+        "python -m workflow_scripts.pairs.samples --rewarded {params.rows:u} --settings {params.settings:q}"
+        " --output {output.pairs:q} --ranked {output.ranked:q}"
         " --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
 
 

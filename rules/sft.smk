@@ -11,7 +11,7 @@ rule tokenise_dataset:
     log:
         LAYOUT.log("tokenise_dataset", "{policy}"),
     wildcard_constraints:
-        policy=one_of(training.policies_on(PLAN, "tokens")),
+        policy=one_of(training.on_datasets(PLAN)),
     cache: STORED
     priority: 90
     conda:
@@ -29,10 +29,38 @@ rule tokenise_dataset:
         " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
 
 
+rule tokenise_chosen:
+    input:
+        pairs=by(training.chosen_manifest),
+        model=by(policies.base_manifest),
+    output:
+        manifest=f"{LAYOUT.chosen_tokens('{policy}', '{seed}')}/manifest.json",
+        rows=directory(f"{LAYOUT.chosen_tokens('{policy}', '{seed}')}/rows"),
+    log:
+        LAYOUT.log("tokenise_chosen", "{policy}-{seed}"),
+    wildcard_constraints:
+        policy=one_of(training.on_chosen(PLAN)),
+    cache: STORED
+    priority: 90
+    conda:
+        "../envs/train.yaml"
+    params:
+        code=code_of("workflow_scripts.sft.tokenise"),
+        pins=pins(*TORCH),
+        settings=by(training.tokens_settings),
+    message:
+        "Tokenising the chosen answers that {wildcards.policy} (seed {wildcards.seed}) learns"
+    shell:
+        f"{UNLESS_ANCESTOR_DIVERGED}"
+        'python -m workflow_scripts.sft.tokenise --pairs "$(dirname {input.pairs:q})/pairs.jsonl"'
+        ' --tokenizer "$(dirname {input.model:q})/model" --settings {params.settings:q}'
+        " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
+
+
 rule train_sft:
     input:
         parent=by(policies.parent_manifest),
-        tokens=f"{LAYOUT.tokens('{policy}')}/manifest.json",
+        tokens=by(training.material),
         watch=by(training.watch_inputs),
     output:
         manifest=f"{CELL}/manifest.json",

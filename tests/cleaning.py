@@ -8,6 +8,7 @@ from workflow_scripts.common.files import read_json, read_jsonl
 from workflow_scripts.study.datasets import Dataset
 
 WITHOUT = {
+    *("path", "hf", "revision", "hf_config", "hf_split", "shape"),
     "source",
     "files",
     "history_turns",
@@ -23,7 +24,7 @@ def cleaning(**keys: Any) -> dict[str, Any]:
     """Return whole settings with these keys in place of the defaults; a split or a subset may be a part of one."""
     split = {"quotas": {"train": 1_000_000}, "per_file": False}
     dataset = Dataset(source="a", files=["a"], schema="tutorbot", split=split)
-    whole = dataset.model_dump(by_alias=True, exclude=WITHOUT) | {"exclude_groups_of": []}
+    whole = dataset.model_dump(by_alias=True, exclude=WITHOUT) | {"exclude_groups_of": [], "renames": {}}
     by_quotas = {} if "by_file" in keys.get("split", {}) else {"quotas": split["quotas"]}
     keys["split"] = whole["split"] | {"quotas": {}} | by_quotas | keys.get("split", {})
     if keys.get("subset"):

@@ -12,12 +12,14 @@ from hypothesis import HealthCheck, settings
 from tests.dry_runs import without_messages
 from tests.slurm_cluster import Cluster, Unavailable, slurm_cluster
 from tests.workflow import copy_repository, finish
+from workflow_scripts.study.settling.lock import JOB
 
 # A shell's background job, as a test run may be, ignores interrupts, and what it starts would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault(JOB, "yes")  # no test asks a hub, but those that have one of their own
 # No test is timed, and each run tries the same examples: what one says of a change, the next says, too.
 settings.register_profile(
     "plumbline", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -29,6 +31,7 @@ SLOW = (
     "test_sharded",
     "test_slurm",  # it mostly waits
     "test_judged_study",
+    "test_export",
     "test_staleness",
     "test_shared_store",
     "test_sharded_adapters",

@@ -50,6 +50,7 @@ GOOD = {
     "super_ni": [{"Definition": ["Add."], "Instances": [{"input": "1", "output": ["2"]}]}],
     "cot": [{"inputs": "Why?", "targets": "So."}],
     "flan_v2": [{"inputs": "Why?", "targets": "So."}],
+    "text": [{"text": "Roots take up water.\n\nLeaves lose it.", "dataset": "own"}],
     "dolly": [{"instruction": "Why?", "context": "it", "response": "So."}],
     "self_instruct": [ALPACA],
     "unnatural_instructions": [

@@ -53,7 +53,7 @@ def changed(name: str, values: dict[str, Any]) -> Plan:
     config = config_of(name)
     for path, value in values.items():
         config = put(config, path, value)
-    return plan_of(check_study(config))
+    return plan_of(check_study(config, folder=(ROOT / path_of(name)).parent))
 
 
 def told(settings: str) -> Any:

@@ -190,7 +190,8 @@ def test_every_first_answer_is_a_row_of_its_own():
     )
     for row in rows:
         prompt = next(prompt for prompt in PROMPTS if row["id"].startswith(prompt["id"]))
-        assert set(row) == {"id", "group", "messages", "meta", "reference"}
+        assert set(row) == {"id", "group", "messages", "meta", "reference", "gold"}
+        assert row["gold"] == (prompt["reference"] or [None])[0]
         assert all(row[key] == prompt[key] for key in ("group", "messages", "meta"))
 
 
@@ -227,6 +228,8 @@ def test_answers_are_rewarded_like_gold_replies_with_weights_of_the_fit_rows(tmp
     step(answers_module.main, **answer_flags(tmp_path, REWARDS))
     fit_on = [turn["reference"] for talk in CONVERSATIONS for turn in turns_of(talk)]
     expected = reward_rows(answer_rows(PROMPTS, GENERATED, "x"), fit_on, REWARDS)
+    for row in expected:
+        del row["gold"]
     assert read_jsonl(tmp_path / "out.jsonl") == expected
     manifest = read_json(tmp_path / "manifest.json")
     assert manifest["counts"] == {"prompts": 2, "answers": 4}

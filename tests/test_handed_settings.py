@@ -38,7 +38,10 @@ from workflow_scripts.plan import report as tables
 from workflow_scripts.plan.plan import Plan, trained_cells
 from workflow_scripts.plan.training import (
     advantage_settings,
+    mistaken_pairs,
     module_of,
+    on_chosen,
+    on_datasets,
     online_rewards,
     own_pairs_settings,
     policies_on,
@@ -48,6 +51,8 @@ from workflow_scripts.plan.training import (
     ranking_settings,
     reference_settings,
     rewarded_settings,
+    sampled_pairs,
+    sampled_pairs_settings,
     tokens_settings,
     training_settings,
     value_settings,
@@ -86,10 +91,6 @@ def learning_from(material: str) -> Jobs:
 
 def scored_from(material: str) -> Jobs:
     return each("benchmark", lambda plan: scoring.scored_from(plan, material))
-
-
-def own_pairs(plan: Plan) -> list[dict[str, Any]]:
-    return [{"pairs": name} for name in plan.study.pairs if name not in ranked_pairs(plan)]
 
 
 def prepared_by(rule: str, wildcard: str) -> Jobs:
@@ -171,6 +172,9 @@ HANDED = [
         retrieval.retrieval_settings,
         each("dataset", retrieval.retrieving),
     ),
+    Handed(
+        "keep_apart", "clean.keep_apart", cleaning.apart_settings, each("dataset", cleaning.apart_folders)
+    ),
     Handed("mix_datasets", "clean.mix", cleaning.mixture_settings, each("dataset", cleaning.mixed)),
     Handed(
         "clean_reply_pairs", "clean.reply_pairs", cleaning.paired_settings, each("benchmark", cleaning.paired)
@@ -199,8 +203,10 @@ HANDED = [
         rewards.answer_settings,
         each("prompts", prompts.rewarded_sets),
     ),
-    Handed("tokenise_dataset", "sft.tokenise", tokens_settings, learning_from("tokens")),
-    Handed("build_pairs", "pairs.build", own_pairs_settings, own_pairs),
+    Handed("tokenise_dataset", "sft.tokenise", tokens_settings, each("policy", on_datasets)),
+    Handed("tokenise_chosen", "sft.tokenise", tokens_settings, each("policy", on_chosen)),
+    Handed("build_pairs", "pairs.build", own_pairs_settings, each("pairs", mistaken_pairs)),
+    Handed("rank_samples", "pairs.samples", sampled_pairs_settings, each("pairs", sampled_pairs)),
     Handed("rank_answers", "pairs.ranked", ranking_settings, each("pairs", ranked_pairs)),
     Handed(
         "score_reference",

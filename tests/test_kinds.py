@@ -49,7 +49,7 @@ NAMING = {
         "template",
         "asked_in",
     ),
-    *("judge", "opponent", "humaneval", "parent", "model"),
+    *("judge", "opponent", "humaneval", "parent", "model", "rank"),
 }
 FREE = {"system_prompt", "url_token", "input_heading", "prompt", "version", "base_url", "given", "start"}
 FREE |= {"between", "input", "verdict"}

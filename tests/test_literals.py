@@ -17,15 +17,17 @@ from workflow_scripts.align import dpo, offline, ppo, pro
 from workflow_scripts.clean import mix, near_duplicates, selecting, turns, written
 from workflow_scripts.clean import settings as cleaning_settings
 from workflow_scripts.clean.clean import CLEANERS
+from workflow_scripts.clean.reading import SampleBy
 from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.clean.schemas.row import Schema
+from workflow_scripts.clean.shapes import PATTERNS
 from workflow_scripts.common import classifier_heads, reward_columns, reward_rules, reward_texts, tutor_reply
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.training import settings as training_settings
 from workflow_scripts.common.training import tracking, watching
-from workflow_scripts.download import places, prepare_model, simulate_dialogues, simulate_rows
+from workflow_scripts.download import hub, places, prepare_model, simulate_dialogues, simulate_rows
 from workflow_scripts.generate import answer
-from workflow_scripts.pairs import build, ranked
+from workflow_scripts.pairs import build, ranked, samples
 from workflow_scripts.report.statistics.cells import FIDELITIES
 from workflow_scripts.retrieve import retrieve
 from workflow_scripts.score import text_overlap
@@ -47,7 +49,7 @@ TABLES = {
     "Tutor.fidelity": FIDELITIES,
     "PairPerplexity.fidelity": FIDELITIES,
     "LmEval.fidelity": FIDELITIES,
-    "HfPlace.repo_type": places.REPOSITORIES,
+    "HfPlace.repo_type": hub.REPOSITORIES,
     "Simulation.behaviours": simulate_dialogues.BEHAVIOURS,
     "Simulation.hedge_rates": HEDGED,
     "RowSimulation.rows": simulate_rows.MAKERS,
@@ -56,6 +58,8 @@ TABLES = {
     "Model.format": prepare_model.CONVERTERS,
     "Dataset.data_schema": set(SCHEMAS)
     - {"tutorbot_pairs", "tutorbot_raw_pairs"},  # the reply pairs of a benchmark
+    "Dataset.shape": {pattern.shape for pattern in PATTERNS},
+    "Dataset.sample_by": get_args(SampleBy),
     "Dataset.reply_format": tutor_reply.WRITERS,
     "PairPerplexity.reply_format": {*tutor_reply.WRITERS, turns.RAW},
     "Dataset.group_by": turns.GROUPS,
@@ -142,12 +146,20 @@ TAKEN = {
     "GivenReward.squash": (reward_columns.GivenReward, "squash"),
     "ClassifierReward.squash": (reward_columns.ClassifierReward, "squash"),
     "RankedPairs.by": (ranked.Settings, "by"),
+    "SampledPairs.take": (samples.Settings, "take"),
     "OpenAIJudge.unanswered": (judging_settings.Endpoint, "unanswered"),
     "RuleJudge.rule": (judging_settings.LengthRule, "rule"),
     "Watch.best": (watching.Watching, "best"),
 }
 # Chosen by the plan (which prompts a value head answers), or handed on to a library or a flag that refuses any other.
-ELSEWHERE = {"Sft.backend", "Value.targets", "Programs.form", "LmEval.dtype", "Engine.precision"}
+ELSEWHERE = {
+    "Sft.backend",
+    "SaidPairs.from_",
+    "Value.targets",
+    "Programs.form",
+    "LmEval.dtype",
+    "Engine.precision",
+}
 LIBRARY = {
     "Training.schedule": "SchedulerType",
     "Training.optimizer": "OptimizerNames",

@@ -241,12 +241,16 @@ def test_counts_add_up_in_the_manifest(tmp_path, monkeypatch):
         "splits": {"train": 2},
         "mismatches": {ACTION: 1, "unparsable": 1},
         "rejected": {"labels all agree": 1, "same answer again": 1},
+        "lengths": {"chosen_words": 20.0, "rejected_words": 10.5, "chosen_longer": 0.5, "equal_lengths": 0.5},
     }
     assert len(read_jsonl(tmp_path / "output.jsonl")) == 2
     assert len(read_jsonl(tmp_path / "rejected.jsonl")) == 2
 
 
 def test_a_policy_without_mistakes_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
-    with pytest.raises(PlumblineError, match=r"made no mistake on 1 prompts.*temperature"):
+    with pytest.raises(
+        PlumblineError,
+        match=r"none of 1 answers makes a pair \(labels all agree: 1\).*temperature.*from: samples",
+    ):
         run_main(tmp_path, monkeypatch, [said(json.dumps(GOLD))])
     assert not (tmp_path / "manifest.json").exists()

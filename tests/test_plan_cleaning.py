@@ -22,15 +22,23 @@ def test_a_dataset_is_told_every_key_that_cleaning_has_to_do_with(name):
     keys = {field.alias or key for key, field in Dataset.model_fields.items()}
     # inputs, what readers cut, what is told as phrases, and what comes after
     untold = {"source", "files", "history_turns", "reject_other_assistants", "retrieve"}
+    untold |= {
+        "path",
+        "hf",
+        "revision",
+        "hf_config",
+        "hf_split",
+        "shape",
+    }  # written out as a source and a schema
     assert untold <= keys and "schema" in keys
     for dataset in cleaning.folders(plan):
-        assert told(cleaning.dataset_settings(plan, dataset)).keys() == keys - untold
+        assert told(cleaning.dataset_settings(plan, dataset)).keys() == (keys - untold) | {"renames"}
 
 
 def test_groups_that_are_held_out_are_an_input_and_told_by_their_rows():
-    assert cleaning.held_out(PLAN, "chatted") == ["data/clean/every-key/tutored/manifest.json"]
+    assert cleaning.held_out(PLAN, "chatted") == ["data/clean/every-key/tutored.bare/manifest.json"]
     settings = told(cleaning.dataset_settings(PLAN, "chatted"))
-    assert settings["exclude_groups_of"] == ["$CLEAN/tutored/rows/test.jsonl"]
+    assert settings["exclude_groups_of"] == ["$CLEAN/tutored.bare/rows/test.jsonl"]
     assert cleaning.held_out(PLAN, "tutored") == []
     assert told(cleaning.dataset_settings(PLAN, "tutored"))["exclude_groups_of"] == []
 

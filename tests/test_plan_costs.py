@@ -47,9 +47,9 @@ def test_what_several_trainings_learn_from_is_told_of_once_and_as_its_parents():
     assert places(family(), "estimate_advantages") == [f"{key}-worth-{cell}" for cell in cells]
 
 
-def test_the_answers_that_are_rewarded_are_those_of_benchmarks_and_of_value_heads():
+def test_the_answers_that_are_rewarded_are_those_of_benchmarks_of_value_heads_and_of_pairs_from_samples():
     rewarded = [f"{policy}-{seed}-rewarded" for policy, seed in scored_cells(PLAN)]
-    assert places(PLAN, "annotate_answers") == ["tiny.sft-1-values-worth", *rewarded]
+    assert places(PLAN, "annotate_answers") == ["tiny.sft-1-pairs-best", "tiny.sft-1-values-worth", *rewarded]
     assert not [place for place in places(family(), "annotate_answers") if "values" in place]
 
 

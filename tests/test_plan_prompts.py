@@ -30,7 +30,7 @@ def flags_of(plan, name: str) -> dict[str, str]:
 def test_a_policy_answers_every_benchmark_that_asks_and_what_its_children_learn_from():
     plan = planned(EVERY_KEY)
     assert prompts.owed(plan, "tiny") == ANSWERED
-    assert prompts.owed(plan, "tiny.sft") == ["pairs-mistakes", "values-worth", *ANSWERED]
+    assert prompts.owed(plan, "tiny.sft") == ["pairs-mistakes", "pairs-best", "values-worth", *ANSWERED]
     for leaf in ("tiny.chat", "tiny.sft.dpo", "tiny.sft.lol", "tiny.sft.ppo"):
         assert prompts.owed(plan, leaf) == ANSWERED
 
@@ -53,15 +53,15 @@ def test_what_is_measured_or_done_by_the_harness_is_answered_by_nobody():
 
 
 def test_pairs_that_came_ranked_and_value_heads_on_a_dataset_ask_nobody():
-    assert prompts.for_pairs(family()).keys() == {"pairs-mistakes"}
+    assert prompts.for_pairs(family()).keys() == {"pairs-mistakes", "pairs-best"}
     assert prompts.for_values(family()) == {}
     assert prompts.owed(family(), "one.sft") == ["pairs-mistakes", *ANSWERED]
     assert prompts.owed(family(), "two") == ANSWERED
 
 
-def test_an_annotation_rewards_the_answers_of_its_benchmarks_and_of_value_heads():
-    assert prompts.rewarded_sets(planned(EVERY_KEY)) == ["rewarded", "values-worth"]
-    assert prompts.rewarded_sets(family()) == ["rewarded"]
+def test_an_annotation_rewards_the_answers_of_its_benchmarks_of_value_heads_and_of_pairs_from_samples():
+    assert prompts.rewarded_sets(planned(EVERY_KEY)) == ["rewarded", "values-worth", "pairs-best"]
+    assert prompts.rewarded_sets(family()) == ["rewarded", "pairs-best"]
 
 
 def test_lengths_alone_are_measured_of_answers_too():

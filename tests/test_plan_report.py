@@ -31,9 +31,8 @@ def test_every_training_is_told_of_once_with_its_curve_its_manifest_and_what_it_
         assert run["learned_from"] == training.material(plan, run["policy"], run["seed"])
         assert run["method"] == plan.policies[run["policy"]].method
         part = getattr(plan.run(run["policy"]), "pairs", None)
-        own = part is not None and part not in training.ranked_pairs(plan)
         cell = policies.parent_cell(plan, run["policy"], run["seed"])
-        wanted = f"{plan.layout.own_pairs(part, *cell)}/manifest.json" if own else None
+        wanted = training.pairs_manifest(plan, part, *cell) if part else None
         assert run.get("pairs") == wanted
     keys = ("curve", "manifest", "learned_from", "pairs")
     files = {run[key] for run in found for key in keys if key in run}

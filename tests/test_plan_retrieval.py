@@ -13,9 +13,12 @@ CLEAN = "data/clean/every-key"
 def test_rows_are_cleaned_beside_and_get_their_passages_where_all_readers_look():
     assert retrieval.retrieving(PLAN) == ["ranked"]
     folders = cleaning.folders(PLAN)
-    assert "ranked.bare" in folders and "ranked" not in folders and "tutored" in folders
-    assert retrieval.cleaned_rows(PLAN, "ranked") == f"{CLEAN}/ranked.bare/manifest.json"
-    without = changed(EVERY_KEY, {"datasets.ranked.retrieve": "DROP"})
+    assert "ranked.bare" in folders and "ranked" not in folders and "worded" in folders
+    assert retrieval.cleaned_rows(PLAN, "ranked") == f"{CLEAN}/ranked.apart/manifest.json"
+    alone = changed(EVERY_KEY, {"allow_overlap": True})
+    folders = cleaning.folders(alone)
+    assert retrieval.cleaned_rows(alone, "ranked") == f"{CLEAN}/ranked.bare/manifest.json"
+    without = changed(EVERY_KEY, {"datasets.ranked.retrieve": "DROP", "allow_overlap": True})
     assert cleaning.folders(without) == [name.removesuffix(".bare") for name in folders]
     assert cleaning.dataset_settings(PLAN, "ranked.bare") == cleaning.dataset_settings(without, "ranked")
     assert cleaning.dataset_files(PLAN, "ranked.bare") == cleaning.dataset_files(without, "ranked")

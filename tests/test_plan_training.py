@@ -112,7 +112,7 @@ def test_tokens_are_made_in_the_template_the_policy_is_to_speak():
 
 def test_pairs_of_own_mistakes_are_each_parents_and_ranked_ones_are_everybodys():
     plan = family()
-    assert training.ranked_pairs(plan) == ["order"]
+    assert training.ranked_pairs(plan) == ["order", "came"]
     own = f"{RESULTS}/pairs/mistakes/one.sft/seed-5/manifest.json"
     assert training.pairs_manifest(plan, "mistakes", "one.sft", 5) == own
     for policy in ("one", "two"):
@@ -152,7 +152,7 @@ def test_own_pairs_compare_replies_as_their_dataset_writes_them():
 
 def test_ranked_pairs_come_from_the_rows_of_their_annotation():
     assert training.ranking_input(PLAN, "order") == f"{RESULTS}/annotations/brought/manifest.json"
-    assert told(training.ranking_settings(PLAN, "order")) == {"by": "rank"}
+    assert told(training.ranking_settings(PLAN, "order")) == {"by": "rank", "annotated": True}
     rows = "$RESULTS/annotations/brought/rows"
     wanted = [f"train={rows}/train.jsonl", f"validation={rows}/validation.jsonl"]
     assert training.ranking_rows(PLAN, "order") == wanted

@@ -15,7 +15,8 @@ from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.common.logprobs import flat_logps, shared_prompt_logps
 from workflow_scripts.common.models import load_policy
 from workflow_scripts.pairs import ranked
-from workflow_scripts.pairs.build import held_out_groups, rank_pairs
+from workflow_scripts.pairs.build import rank_pairs
+from workflow_scripts.pairs.held_out import held_out_groups
 from workflow_scripts.pairs.ranked import pairs_of, rank_answers
 
 
@@ -93,7 +94,7 @@ def test_the_step_writes_pairs_ranked_rows_and_counts_that_add_up(tmp_path):
     write_jsonl(tmp_path / "t.jsonl", answers("p", [("a", 1.0), ("b", 0.0)]) + answers("q", [("x", 0.0)]))
     write_jsonl(tmp_path / "v.jsonl", answers("r", [("a", 0.0), ("b", 1.0)]))
     flags = ["--annotated", f"train={tmp_path}/t.jsonl", f"validation={tmp_path}/v.jsonl"]
-    flags += ["--settings", '{"by": "rank"}', "--output", tmp_path / "pairs.jsonl"]
+    flags += ["--settings", '{"by": "rank", "annotated": true}', "--output", tmp_path / "pairs.jsonl"]
     flags += ["--ranked", tmp_path / "ranked.jsonl", "--rejected", tmp_path / "rejected.jsonl"]
     call(ranked.main, *flags, "--manifest", tmp_path / "m.json")
     assert [row["split"] for row in read_jsonl(tmp_path / "pairs.jsonl")] == ["train", "validation"]
@@ -105,7 +106,7 @@ def test_the_step_writes_pairs_ranked_rows_and_counts_that_add_up(tmp_path):
 
 def test_answers_that_cannot_be_told_apart_are_an_error(tmp_path):
     write_jsonl(tmp_path / "t.jsonl", answers("q", [("x", 0.0)]))
-    flags = ["--annotated", f"train={tmp_path}/t.jsonl", "--settings", '{"by": "rank"}']
+    flags = ["--annotated", f"train={tmp_path}/t.jsonl", "--settings", '{"by": "rank", "annotated": true}']
     for name in ("output", "ranked", "rejected", "manifest"):
         flags += [f"--{name}", tmp_path / name]
     with pytest.raises(PlumblineError, match=r"no prompt has two answers.*no other answer to the prompt"):

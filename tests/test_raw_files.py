@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import pickle
@@ -30,6 +31,13 @@ def zstd(data):
 def table(path, rows):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     return path.read_bytes()
+
+
+def arrow(rows):
+    stream, found = io.BytesIO(), pyarrow.Table.from_pylist(rows)
+    with pyarrow.ipc.new_file(stream, found.schema) as writer:
+        writer.write_table(found)
+    return stream.getvalue()
 
 
 def cleaned(path):
@@ -113,7 +121,8 @@ def make_zip(path):
         ),
         (lambda path: path.write_bytes(zstd(TEXT)[:-9]), "damaged|cannot be read|not JSON"),
         (lambda path: path.write_bytes(table(path, ROWS)[:-9]), "Parquet table is damaged"),
-        (lambda path: path.write_bytes(gzip.compress(table(path, ROWS))), "Parquet table inside its packing"),
+        (lambda path: path.write_bytes(gzip.compress(table(path, ROWS)[:-9])), "Parquet table is damaged"),
+        (lambda path: path.write_bytes(arrow(ROWS)[:-40]), "Arrow table is damaged"),
     ],
 )
 def test_a_file_that_is_no_text_is_named_for_what_it_is(tmp_path, data, name):

@@ -24,11 +24,22 @@ from workflow_scripts.plan.layout import Layout, Word
 from workflow_scripts.study import checking, harness_tasks, machine, names
 from workflow_scripts.study.messages import mistakes
 from workflow_scripts.study.mistakes import models_in
+from workflow_scripts.study.settling import data, local_files
+from workflow_scripts.study.settling import models as settled_models
+from workflow_scripts.study.settling.lock import LOCK
 from workflow_scripts.study.sources import Place, Source
 from workflow_scripts.study.study import Study
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERY_KEY = yaml.safe_load((ROOT / "tests/every_key.yaml").read_text(encoding="utf-8"))
+# Each model is a policy more, so these are not in the file that many tests count in.
+EVERY_KEY["models"] |= {
+    "named": {"preset": "smollm2-135m-instruct"},
+    "here": {"path": "tests/bare/model", "template": "own"},
+    "adapted": {"path": "tests/bare/adapter", "base": {"path": "tests/bare/model"}, "template": "own"},
+    "asked": {"hf": "some-one/adapter", "revision": "a branch", "template": "own"}
+    | {"base": {"hf": "some-one/model", "revision": "a branch"}},
+}
 
 # Each makes of a name (the last part of a path) or of a whole text one that is up to something.
 NASTY: dict[str, Callable[[str], str]] = {
@@ -131,7 +142,7 @@ def spoil(config: dict, kind: str, folder: Path) -> tuple[dict, dict[str, str]]:
         spoilt = spoiled(text, kind)
         there_too(folder, text, spoilt)
         candidate = renamed(config, text, spoilt)
-        wrong = checking.examine(candidate, [machine.seen]).wrong
+        wrong = checking.examine(candidate, [machine.seen], ROOT / "tests").wrong
         if wrong:
             refused[text] = str(mistakes("study", wrong))
             assert re.search(r"^  [a-z_]+[.:\[]", refused[text], re.MULTILINE), wrong
@@ -147,6 +158,7 @@ def planned(folder: Path, config: dict) -> dict:
     command = [sys.executable, "-m", "tests.planned_lines", file.name]
     environment = os.environ | {"PYTHONPATH": str(folder), "SOME_KEY": "key"}
     (folder / "tests").mkdir(exist_ok=True)
+    shutil.copyfile(ROOT / "tests" / LOCK, folder / LOCK)
     for name in ("__init__.py", "planned_lines.py"):
         shutil.copyfile(ROOT / "tests" / name, folder / "tests" / name)
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -210,7 +222,8 @@ def owner(model: type[BaseModel], name: str) -> str:
 
 @pytest.mark.parametrize("kinds", [("commands",), ("words",), ("lines", *LEAVING)], ids=" ".join)
 def test_no_text_of_a_study_is_more_than_a_word_of_a_command(repository, monkeypatch, kinds):
-    for looking in (names, machine, harness_tasks):
+    shutil.copytree(ROOT / "tests/bare", repository / "tests/bare", dirs_exist_ok=True)
+    for looking in (names, machine, harness_tasks, data, local_files, settled_models):
         monkeypatch.setattr(looking, "ROOT", repository)
     monkeypatch.setenv("SOME_KEY", "key")
     config = EVERY_KEY

@@ -41,7 +41,7 @@ MISTAKES = [
     (
         "benchmark",
         {},
-        "benchmark: unknown key; did you mean 'benchmarks'? (allowed here: annotations, benchmarks,",
+        "benchmark: unknown key; did you mean 'benchmarks'? (allowed here: allow_overlap, annotations,",
     ),
     (
         "runs.dpo.bta",
@@ -105,7 +105,7 @@ MISTAKES = [
     ("seeds", [], "seeds: must have at least 1, not []"),
     # missing, empty, of the wrong shape
     ("study", "DROP", "study: is required"),
-    ("models.tiny.context", "DROP", "models.tiny.context: is required"),
+    ("models.tiny.context", "DROP", "models.tiny: needs context beside source"),
     ("runs", None, "runs: has no value: give one, or leave the key out"),
     ("models", {}, "models: must have at least 1, not {}"),
     ("models", ["tiny"], "models: must be a mapping (key: value), not ['tiny']"),

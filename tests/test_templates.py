@@ -68,7 +68,18 @@ TEXTS = {
     "\n\nStudent: And a virus?\n\nTutorbot: Not a cell.",
     "plain": "<s>Be brief.\nWhat is a cell? A unit of life.</s>And a virus? Not a cell.</s>",
 }
-TEXTS["xwin"] = TEXTS["vicuna"]
+TEXTS |= {"xwin": TEXTS["vicuna"], "qwen": TEXTS["chatml"]}
+HEADERS = ["<|start_header_id|>", "<|end_header_id|>\n\n"]
+TEXTS["llama3"] = "<s>" + "".join(
+    f"{HEADERS[0]}{message['role']}{HEADERS[1]}{message['content']}<|eot_id|>" for message in TALK
+)
+TEXTS["gemma"] = (
+    "<s><start_of_turn>user\nBe brief.\n\nWhat is a cell?<end_of_turn>\n<start_of_turn>model\nA unit of life."
+    "<end_of_turn>\n<start_of_turn>user\nAnd a virus?<end_of_turn>\n<start_of_turn>model\nNot a cell.<end_of_turn>\n"
+)
+TEXTS["mistral"] = (
+    "<s>[INST] Be brief.\n\nWhat is a cell?[/INST] A unit of life.</s>[INST] And a virus?[/INST] Not a cell.</s>"
+)
 
 
 def test_every_template_has_its_text_written_down_here():
@@ -447,7 +458,39 @@ MASKS = {
     ("plain", "llama"): ["<s>", "▁ B e .", "<0x0A>", "a ▁cell ? ▁life </s> ▁ a ? ▁unit </s>"],
     ("plain", "gpt2"): ["", "Be .", "Ċ", "a Ġcell ? Ġlife <|endoftext|> a ? Ġunit <|endoftext|>"],
 }
-MASKS |= {("xwin", tokenizer): MASKS["vicuna", tokenizer] for tokenizer in ("llama", "gpt2")}
+OPENED, CLOSED = "<|eot_id|> <|start_header_id|> ", " <|end_header_id|> ▁ <0x0A> <0x0A>"
+MASKS["llama3", "llama"] = [
+    *(f"<s> <|start_header_id|> ▁ s y s t e m{CLOSED}", "B e .", f"{OPENED}▁u s e r{CLOSED}", "a ▁cell ?"),
+    *(f"{OPENED}▁ a s s i s t a n t{CLOSED}", "l i f e <|eot_id|>", f"<|start_header_id|> ▁u s e r{CLOSED}"),
+    *("a ?", f"{OPENED}▁ a s s i s t a n t{CLOSED}", "u n i t <|eot_id|>"),
+]
+CLOSED = " <|end_header_id|> Ċ Ċ"
+MASKS["llama3", "gpt2"] = [
+    *(f"<|start_header_id|> s y st em{CLOSED}", "Be .", f"{OPENED}user{CLOSED}", "a Ġcell ?"),
+    *(f"{OPENED}assistant{CLOSED}", "life <|eot_id|>", f"<|start_header_id|> user{CLOSED}", "a ?"),
+    *(f"{OPENED}assistant{CLOSED}", "unit <|eot_id|>"),
+]
+MASKS["gemma", "llama"] = [
+    *("<s> <start_of_turn> ▁u s e r <0x0A>", "B e .", "<0x0A> <0x0A>", "a ▁cell ?"),
+    *("<end_of_turn> ▁ <0x0A> <start_of_turn> ▁ m o d e l <0x0A>", "l i f e <end_of_turn>"),
+    *("▁ <0x0A> <start_of_turn> ▁u s e r <0x0A>", "a ?"),
+    *("<end_of_turn> ▁ <0x0A> <start_of_turn> ▁ m o d e l <0x0A>", "u n i t <end_of_turn>", "▁ <0x0A>"),
+]
+MASKS["gemma", "gpt2"] = [
+    *("<start_of_turn> user Ċ", "Be .", "Ċ Ċ", "a Ġcell ?"),
+    *("<end_of_turn> Ċ <start_of_turn> m o d e l Ċ", "life <end_of_turn>", "Ċ <start_of_turn> user Ċ", "a ?"),
+    *("<end_of_turn> Ċ <start_of_turn> m o d e l Ċ", "unit <end_of_turn>", "Ċ"),
+]
+MASKS["mistral", "llama"] = [
+    *("<s> ▁ <0x5B> I N S T <0x5D> ▁", "B e .", "<0x0A> <0x0A>", "a ▁cell ?", "<0x5B> <0x2F> I N S T <0x5D>"),
+    *("▁life </s>", "▁ <0x5B> I N S T <0x5D> ▁", "a ?", "<0x5B> <0x2F> I N S T <0x5D>", "▁unit </s>"),
+]
+MASKS["mistral", "gpt2"] = [
+    *("[ I N S T ]", "ĠBe .", "Ċ Ċ", "a Ġcell ?", "[ / I N S T ]", "Ġlife <|endoftext|>"),
+    *("[ I N S T ]", "Ġa ?", "[ / I N S T ]", "Ġunit <|endoftext|>"),
+]
+for other, like in {"xwin": "vicuna", "qwen": "chatml"}.items():
+    MASKS |= {(other, tokenizer): MASKS[like, tokenizer] for tokenizer in ("llama", "gpt2")}
 
 
 def marked(messages, template, tokenizer, learn):

@@ -12,8 +12,9 @@ from sacrebleu.metrics import BLEU
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_jsonl
-from workflow_scripts.common.text_measures import fragments, words_of
+from workflow_scripts.common.text_measures import fragments
 from workflow_scripts.common.wordnet import WordNet
+from workflow_scripts.common.words import words_and_signs
 from workflow_scripts.score.text_overlap import METRICS, corpus_distinct, ngrams_of, read_turns, score
 from workflow_scripts.study.benchmarks.answered import TextOverlap
 
@@ -120,7 +121,8 @@ class NoSynonyms:
 def test_meteor_without_wordnet_is_nltk_s_with_no_synonyms_and_named_so():
     pairs = list(zip(REFERENCES, ANSWERS, strict=True))
     expected = [
-        meteor_score([words_of(reference)], words_of(text), wordnet=NoSynonyms()) for reference, text in pairs
+        meteor_score([words_and_signs(reference)], words_and_signs(text), wordnet=NoSynonyms())
+        for reference, text in pairs
     ]
     cells = cells_of(single(), "meteor")
     assert list(cells) == ["meteor_exact_stem"]
@@ -215,7 +217,7 @@ def given(text, knowledge=GIVEN):
     ],
 )
 def test_coverage_and_density_by_hand(text, lengths, words):
-    assert fragments(words_of(text), words_of(GIVEN)) == lengths
+    assert fragments(words_and_signs(text), words_and_signs(GIVEN)) == lengths
     coverage = sum(lengths) / words if words else 0
     density = sum(length**2 for length in lengths) / words if words else 0
     assert values_of(given(text), "coverage") == [pytest.approx(coverage)]

@@ -17,12 +17,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.export_study import found_in
 from tests.generation import GREEDY, QUESTIONS, SETTINGS, TEMPLATE, WARM, Study, rows_of
 from tests.tiny_model import make_tiny_model
 from workflow_scripts.common import templates
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.common.models import load_policy, load_tokenizer
+from workflow_scripts.export.folder import write_folder
 from workflow_scripts.generate import vllm_engine
 from workflow_scripts.generate.engine import TransformersEngine
 from workflow_scripts.generate.vllm_engine import VllmEngine, longer_positions, parallel_size, rank_of
@@ -271,6 +273,22 @@ def test_an_unmerged_adapter_answers_as_the_merged_policy(tmp_path, model, other
     sampling = GREEDY | {"max_new_tokens": 24, "stop": ["?"]}
     assert said["whole"] == [each.text for each in answers_of(by_transformers, asked, sampling).values()]
     assert said["whole"] != [each.text for each in answers_of(other, asked, sampling).values()]
+
+
+@needs_vllm
+def test_an_exported_folder_is_served_and_answers_as_the_policy(tmp_path, model, other, asked, adapter):
+    for name, folder in (("whole", model), ("merged", adapter)):
+        (tmp_path / name / "out").mkdir(parents=True)
+        taken = found_in(model)._replace(model=folder)
+        write_folder(taken, tmp_path / name / "out", None)
+        study = Study(tmp_path / name, tmp_path / name / "out")
+        study.add("talk", rows_of(PROMPTS), max_new_tokens=24)
+        answer_apart(study)
+        engine = TransformersEngine(folder, other.tokenizer, SETTINGS)
+        expected = answers_of(engine, asked, GREEDY | {"max_new_tokens": 24})
+        assert [row["text"] for row in study.collect("talk")] == [each.text for each in expected.values()], (
+            name
+        )
 
 
 def test_an_adapter_gets_the_room_vllm_can_make_for_its_rank():

@@ -20,7 +20,8 @@ CORPUS = [
     "### Instruction:\nWhat is a cell?\n\n### Response:\nA unit of life.",
     "<|user|>\nWhat is a cell?<|end|>\n<|assistant|>\nA unit of life.<|end|>\n",
 ]
-MARKS = ["<|im_start|>", "<|im_end|>", "<|end|>"]
+MARKS = ["<|im_start|>", "<|im_end|>", "<|end|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]
+MARKS += ["<start_of_turn>", "<end_of_turn>"]
 
 
 def llama_like():

@@ -23,7 +23,7 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import finished_folder, read_jsonl, write_json, write_manifest
 from workflow_scripts.common.fitting import fit_prompt
 from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.templates import Template, forbidden_text
+from workflow_scripts.common.templates import Template, refused
 from workflow_scripts.common.training.command import run_training
 from workflow_scripts.common.turns import window
 
@@ -45,13 +45,13 @@ class Settings(Asking):
     template: Template
 
 
-def tokenise_rows(rows: list[dict], tokenizer: Any, settings: Settings) -> tuple[list[dict], int]:
-    """Return ({"id", "group", "prompt", "reward"} of each row, how many were left out for a special token in a prompt).
+def tokenise_rows(rows: list[dict], tokenizer: Any, settings: Settings) -> tuple[list[dict], list[str]]:
+    """Return ({"id", "group", "prompt", "reward"} of each row, the reason of each that was left out: see `refused`).
 
     A prompt longer than max_prompt_tokens is cut as `fitting` says, and its row holds what it lost.
     PlumblineError for a reward that is missing, not finite or outside [0, max_value].
     """
-    kept, refused = [], 0
+    kept, reasons = [], []
     for row in rows:
         reward, largest = row.get("rewards", {}).get("final_reward"), settings["max_value"]
         if not isinstance(reward, int | float) or not math.isfinite(reward):
@@ -64,8 +64,8 @@ def tokenise_rows(rows: list[dict], tokenizer: Any, settings: Settings) -> tuple
                 "raise max_value, or squash rewards below 0"
             )
         messages = window(row["messages"], settings["history_turns"])
-        if forbidden_text(messages, tokenizer):
-            refused += 1
+        if why := refused(messages, [], settings["template"], tokenizer):
+            reasons.append(why[0])
             continue
         room = settings["max_prompt_tokens"]
         found = fit_prompt(messages, settings["template"], tokenizer, room, f"row {row['id']}")
@@ -73,7 +73,7 @@ def tokenise_rows(rows: list[dict], tokenizer: Any, settings: Settings) -> tuple
         kept.append(
             {"id": row["id"], "group": row["group"], "prompt": found.ids, "reward": float(reward)} | facts
         )
-    return kept, refused
+    return kept, reasons
 
 
 def hold_out(groups: list[str], share: float, seed: int) -> tuple[list[int], list[int]]:
@@ -149,8 +149,8 @@ def main() -> None:
     settings = arguments.settings
     tokenizer = load_tokenizer(arguments.parent)
     annotated = read_jsonl(arguments.annotated)
-    rows, refused = tokenise_rows(annotated, tokenizer, settings)
-    assert len(rows) + refused == len(annotated)
+    rows, reasons = tokenise_rows(annotated, tokenizer, settings)
+    assert len(rows) + len(reasons) == len(annotated)
     if len(rows) < MIN_ROWS:
         raise PlumblineError(
             f"{arguments.annotated}: {len(rows)} rows are too few to fit a value function on; it takes {MIN_ROWS}"
@@ -169,10 +169,10 @@ def main() -> None:
     with finished_folder(arguments.output) as folder:
         save_head(head.cpu(), folder)
     write_json(arguments.curve, curve)
-    counts = {"read": len(annotated), "kept": len(rows), "rejected": refused}
+    counts = {"read": len(annotated), "kept": len(rows), "rejected": len(reasons)}
     counts |= {"fitted": len(fitted), "held_out": len(held), "prompts": len(found)}
     counts |= cut_counts(rows) | {"histories_cut": sum(row["history_cut"] for row in rows)}
-    say_rejected(str(arguments.annotated), ["special token in content"] * refused, len(annotated))
+    say_rejected(str(arguments.annotated), reasons, len(annotated))
     say_cuts(str(arguments.annotated), counts, "raise max_prompt_tokens to keep them whole")
     write_manifest(
         arguments.manifest,

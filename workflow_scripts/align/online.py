@@ -16,9 +16,9 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.fitting import fit_prompt
 from workflow_scripts.common.models import load_tokenizer, model_ends
-from workflow_scripts.common.reward_columns import Reward, Rewards, provenance, reward_function
+from workflow_scripts.common.reward_columns import Reward, Rewards, answer_turn, provenance, reward_function
 from workflow_scripts.common.settings import settings_of
-from workflow_scripts.common.templates import Template, ends_of, forbidden_text, reply_end
+from workflow_scripts.common.templates import Template, ends_of, refused, reply_end, strips_replies
 from workflow_scripts.common.training.checkpoints import work_folder
 from workflow_scripts.common.training.command import training_parser
 from workflow_scripts.common.training.settings import PolicyTraining
@@ -66,17 +66,20 @@ def tokenise_prompts(
 ) -> tuple[list[dict], dict[str, int]]:
     """Return (rows with `prompt`, at most max_prompt_tokens cut as `fitting` says; counts read, kept, rejected, cut …).
 
-    A prompt whose content spells out a special token is rejected.
+    A prompt whose content spells out a special token, or that the template does not write, is rejected.
     """
-    kept = []
+    kept, reasons = [], []
     for row in rows:
         if "messages" not in row:
             raise PlumblineError(f"prompt {row['id']}: has no messages; online training needs conversations")
-        if forbidden_text(row["messages"], tokenizer) is None:
+        if why := refused(row["messages"], [], template, tokenizer):
+            reasons.append(why[0])
+        else:
             name = f"prompt {row['id']}"
             found = fit_prompt(row["messages"], template, tokenizer, max_prompt_tokens, name)
             kept.append(row | {"prompt": found.ids} | found.facts())
-    counts = {"read": len(rows), "kept": len(kept), "rejected": len(rows) - len(kept)}
+    say_rejected("prompts", reasons, len(rows))
+    counts = {"read": len(rows), "kept": len(kept), "rejected": len(reasons)}
     return kept, counts | cut_counts(kept)
 
 
@@ -89,7 +92,7 @@ def reply_of(
     """
     kept = answer[:-1] if answer[-1] in ends else answer
     text, _ = cut_at(reply_text(tokenizer, prompt, kept), stops)
-    return text.strip() if template["strip"] else text
+    return text.strip() if strips_replies(template, tokenizer) else text
 
 
 def scorer(
@@ -114,8 +117,7 @@ def scorer(
 
     def score(rows: list[dict], answers: list[list[int]]) -> Scores:
         turns = [
-            {name: row[name] for name in ("id", "group", "messages", "meta")}
-            | {"reference": reply_of(row["prompt"], answer, ends, stops, template, tokenizer)}
+            answer_turn(row, reply_of(row["prompt"], answer, ends, stops, template, tokenizer))
             for row, answer in zip(rows, answers, strict=True)
         ]
         found = rewarded(turns)
@@ -146,10 +148,9 @@ def prepare(description: str, kind: type[OnlineTraining], module: str) -> tuple[
     assert counts["kept"] + counts["rejected"] == len(rows)
     if not prompts:
         raise PlumblineError(f"{arguments.prompts}: no usable prompt among {len(rows)}")
-    say_rejected(str(arguments.prompts), ["special token in content"] * counts["rejected"], len(rows))
     say_cuts(str(arguments.prompts), counts, "raise max_prompt_tokens to keep them whole")
     fit_on = [turn["reference"] for row in read_jsonl(arguments.fit_rows) for turn in turns_of(row)]
-    ends = ends_of(reply_end(template), tokenizer, model_ends(arguments.parent))
+    ends = ends_of(reply_end(template, tokenizer), tokenizer, model_ends(arguments.parent))
     inputs = [arguments.parent_manifest, arguments.prompts_manifest, arguments.fit_rows]
     depends = {"settings": settings, "rewards": provenance(rewards)} | watched_state(arguments)
     work = work_folder(arguments.work, inputs, depends, arguments.seed, code_of(module))

@@ -18,7 +18,7 @@ from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, read_jsonl
 from workflow_scripts.common.fitting import fit_row
 from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.templates import Template, forbidden_text
+from workflow_scripts.common.templates import Template, refused
 
 COMPLETIONS = ("chosen", "rejected", "mismatched_chosen", "mismatched_rejected")
 
@@ -36,12 +36,10 @@ def tokenise_pairs(pairs: list[dict], tokenizer: object, settings: Settings) -> 
     kept, rejected = [], []
     limits = settings["max_tokens"], settings["max_prompt_tokens"]
     for pair in pairs:
-        said = [*pair["messages"], {"content": pair["chosen"]}, {"content": pair["rejected"]}]
-        special = forbidden_text(said, tokenizer)
-        if special:
-            rejected.append({"id": pair["id"], "reason": "special token in content", "detail": special})
-            continue
         replies = [pair["chosen"], pair["rejected"]]
+        if why := refused(pair["messages"], replies, settings["template"], tokenizer):
+            rejected.append({"id": pair["id"], "reason": why[0], "detail": why[1]})
+            continue
         row = fit_row(
             pair["messages"], replies, settings["template"], tokenizer, *limits, f"pair {pair['id']}"
         )

@@ -16,7 +16,7 @@ from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.fitting import fit_row
 from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.templates import Template, forbidden_text
+from workflow_scripts.common.templates import Template, refused
 from workflow_scripts.common.turns import window
 
 
@@ -43,10 +43,10 @@ def tokenise_answers(
     limits = settings["max_tokens"], settings["max_prompt_tokens"]
     for row in rows:
         messages, reply = window(row["messages"], settings["history_turns"]), row["reference"]
-        special = forbidden_text([*messages, {"content": reply}], tokenizer)
+        why = refused(messages, [reply], settings["template"], tokenizer)
         reward = final_reward(row)
-        if special:
-            reason, detail = "special token in content", special
+        if why:
+            reason, detail = why
         elif not reply.strip():
             reason, detail = "empty completion", ""
         elif reward is None:

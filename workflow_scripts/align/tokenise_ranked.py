@@ -9,7 +9,7 @@ from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.fitting import fit_row
 from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.templates import Template, forbidden_text
+from workflow_scripts.common.templates import Template, refused
 
 
 class Settings(TypedDict):
@@ -25,10 +25,8 @@ def tokenise_ranked(rows: list[dict], tokenizer: object, settings: Settings) -> 
     kept, rejected = [], []
     limits = settings["max_tokens"], settings["max_prompt_tokens"]
     for row in rows:
-        said = [*row["messages"], *({"content": answer} for answer in row["answers"])]
-        special = forbidden_text(said, tokenizer)
-        if special:
-            rejected.append({"id": row["id"], "reason": "special token in content", "detail": special})
+        if why := refused(row["messages"], row["answers"], settings["template"], tokenizer):
+            rejected.append({"id": row["id"], "reason": why[0], "detail": why[1]})
             continue
         name = f"row {row['id']}"
         found = fit_row(row["messages"], row["answers"], settings["template"], tokenizer, *limits, name)

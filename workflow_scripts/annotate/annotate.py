@@ -17,8 +17,19 @@ Settings = Rewards
 
 
 def read_turns(path: Path) -> list[dict]:
-    """Return the turns of a file of conversations or ranked rows."""
-    return [turn for row in read_jsonl(path) for turn in turns_of(row)]
+    """Return the turns of a file of conversations or ranked rows.
+
+    What a reply is compared with, `gold`, is itself, or the preferred one of a ranked row; None where that has none.
+    """
+    turns = []
+    for row in read_jsonl(path):
+        if "candidates" in row:
+            best = row["candidates"][0]
+            gold = best["content"] if best.get("rank", 0) == 0 else None
+            turns += [turn | {"gold": gold} for turn in turns_of(row)]
+        else:
+            turns += [turn | {"gold": turn["reference"]} for turn in turns_of(row)]
+    return turns
 
 
 def main() -> None:
@@ -37,6 +48,8 @@ def main() -> None:
     files, counts, start = [], {}, 0
     for split, turns in splits.items():
         files.append(arguments.output / f"{split}.jsonl")
+        for row in rewarded[start : start + len(turns)]:
+            del row["gold"]
         counts[split] = write_jsonl(files[-1], rewarded[start : start + len(turns)])
         start += len(turns)
         if counts[split] != len(turns):

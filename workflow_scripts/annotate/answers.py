@@ -10,14 +10,22 @@ from workflow_scripts.common.answered import answered_prompts
 from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
-from workflow_scripts.common.reward_columns import Reward, Rewards, cut_texts, provenance, reward_rows
+from workflow_scripts.common.reward_columns import (
+    Reward,
+    Rewards,
+    answer_turn,
+    cut_texts,
+    provenance,
+    reward_rows,
+)
 from workflow_scripts.common.turns import turns_of
 
 Settings = Rewards
 
 
 def answer_rows(prompts: list[dict], generations: list[dict], where: str) -> list[dict]:
-    """Return a turn per first answer, by prompt and sample: its id is "<prompt id>/<sample>", its text the reference.
+    """Return a turn per first answer, by prompt and sample: its id is "<prompt id>/<sample>", its text the reference,
+    and the prompt's own reference is `gold`.
 
     `where` names the generations in messages. Raises PlumblineError when a prompt has no messages or no answer, when an
     answer belongs to no prompt, and when one stands twice.
@@ -44,9 +52,8 @@ def answer_rows(prompts: list[dict], generations: list[dict], where: str) -> lis
             raise PlumblineError(
                 f"{where}: no answer to {prompt['id']!r}; every prompt needs one, so generate again"
             )
-        kept = {key: prompt[key] for key in ("group", "messages", "meta")}
         rows += [
-            {"id": f"{prompt['id']}/{sample}", **kept, "reference": text}
+            answer_turn(prompt, text) | {"id": f"{prompt['id']}/{sample}"}
             for sample, text in sorted(samples[prompt["id"]].items())
         ]
     return rows
@@ -73,6 +80,8 @@ def main() -> None:
     rows = answer_rows(prompts, generations, str(arguments.generations))
     fit_on = [turn["reference"] for row in read_jsonl(arguments.fit_rows) for turn in turns_of(row)]
     rewarded = reward_rows(rows, fit_on, rewards, arguments.work)
+    for row in rewarded:
+        del row["gold"]  # it stands in the prompt set
     counts = {"prompts": len(prompts), "answers": write_jsonl(arguments.output, rewarded)}
     if counts["answers"] != len(rows):
         raise AssertionError(f"{len(rows)} answers read, {counts['answers']} annotated")

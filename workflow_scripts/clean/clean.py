@@ -31,7 +31,7 @@ from workflow_scripts.clean.lengths import check_length, recent
 from workflow_scripts.clean.near_duplicates import with_splits, without_near_duplicates
 from workflow_scripts.clean.raw_pairs import clean_raw_pair
 from workflow_scripts.clean.reading import Fault, RawRow
-from workflow_scripts.clean.rows import open_row, split_row
+from workflow_scripts.clean.rows import open_row, renamed, split_row
 from workflow_scripts.clean.sampling import read_sample
 from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.clean.schemas.row import Opened
@@ -44,6 +44,7 @@ from workflow_scripts.clean.selecting import (
     take_subset,
 )
 from workflow_scripts.clean.settings import Settings
+from workflow_scripts.clean.texts import clean_text
 from workflow_scripts.clean.turns import (
     PAIRED_ACTIONS,
     TOOLS,
@@ -151,6 +152,7 @@ def clean_ranked(
         return None
     if cut:
         ledger.reject(place, "turn", Fault("history longer than it may be"), cut)
+    ledger.notes.update(opened.notes)
     return {
         "place": place,
         "turns": turns - cut,
@@ -220,6 +222,7 @@ def clean_pair(
 CLEANERS = {
     "conversation": clean_conversation,
     "ranked": clean_ranked,
+    "text": clean_text,
     "pair": clean_pair,
     "raw_pair": clean_raw_pair,
 }
@@ -275,7 +278,8 @@ def read_all(inputs: Sequence[str], settings: Settings, ledger: Ledger) -> list[
     kept = []
     for number, path in enumerate(inputs, 1):
         file = labels[str(path)]
-        for row in read_sample(path, settings, ledger):
+        for raw in read_sample(path, settings, ledger):
+            row = renamed(raw, settings["renames"])
             parts, left_out = split_row(row, settings, draws)
             ledger.notes.update(left_out)
             ledger.rows_read[file] += len(parts)
@@ -288,7 +292,7 @@ def read_all(inputs: Sequence[str], settings: Settings, ledger: Ledger) -> list[
                     place["part"] = part_number
                 opened, fault = _open(part, settings, ledger, draws)
                 if conversation := clean(opened, fault, place, settings, ledger):
-                    conversation["columns"] = {column: row.value.get(column) for column in columns}
+                    conversation["columns"] = {column: raw.value.get(column) for column in columns}
                     found.append(conversation)
             if found:
                 name = name_row(row, number, taken, schema.first_id)

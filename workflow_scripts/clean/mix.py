@@ -102,6 +102,12 @@ def turns_in(row: Row) -> int:
     return said + len(row.get("candidates", []))
 
 
+def size_of(rows: list[Row]) -> dict[str, int]:
+    """Return how many conversations, groups and turns a split of finished rows has."""
+    groups = {row["group"] for row in rows}
+    return {"conversations": len(rows), "groups": len(groups), "turns": sum(map(turns_in, rows))}
+
+
 def apart(
     splits: dict[str, dict[str, list[Row]]], own_groups: list[str]
 ) -> tuple[dict[str, dict[str, list[Row]]], list[Row]]:
@@ -202,14 +208,7 @@ def mix(files: dict[str, dict[str, str]], settings: Settings, output: str, manif
         manifest,
         [Path(output) / f"{name}.jsonl" for name in [*mixed, "rejected"]],
         counts=counts,
-        splits={
-            split: {
-                "conversations": len(rows),
-                "groups": len({row["group"] for row in rows}),
-                "turns": sum(map(turns_in, rows)),
-            }
-            for split, rows in mixed.items()
-        },
+        splits={split: size_of(rows) for split, rows in mixed.items()},
         made_of={
             f"{name}/{split}": sha256_of(path)
             for split, found in files.items()

@@ -43,8 +43,9 @@ class Pair(NamedTuple):
 
 
 def said_by(row: Conversation, role: str) -> str:
-    """Return all that one side says in a row, of ranked answers the best one's."""
-    said = [message["content"] for message in row["messages"] if message["role"] == role]
+    """Return all that one side says in a row, of ranked answers the best one's; a plain text is a reply to nothing."""
+    roles = (role, "text") if role == "assistant" else (role,)
+    said = [message["content"] for message in row["messages"] if message["role"] in roles]
     if role == "assistant" and row.get("candidates"):
         said = [row["candidates"][0]["content"]]
     return "\n".join(said)

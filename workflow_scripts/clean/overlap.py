@@ -37,6 +37,7 @@ from typing_extensions import TypedDict
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_json
 from workflow_scripts.common.settings import settings_of
+from workflow_scripts.common.words import BLOCKS, CLUSTER, PLANES, characters
 
 
 class Settings(TypedDict):
@@ -46,29 +47,8 @@ class Settings(TypedDict):
     common: int | None
 
 
-# Scripts without spaces between words, as blocks of Unicode: Thai, Lao, Burmese, Khmer, Tai; kana and Han.
-SPACELESS = (
-    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x1950, 0x19DF), (0x1A20, 0x1AAF), (0xA9E0, 0xA9FF),
-    (0xAA60, 0xAA7F), (0xAA80, 0xAADF), (0x3005, 0x3007), (0x3021, 0x3029), (0x3040, 0x30FF), (0x3105, 0x312F),
-    (0x31A0, 0x31BF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF),
-)  # fmt: skip
-BLOCKS = "".join(f"{chr(first)}-{chr(last)}" for first, last in SPACELESS)
-PLANES = range(0x80, 0x20000)  # where letters with marks, and signs, are
-
-
-def characters(*categories: str, spaceless: bool = False) -> str:
-    """Return the characters of some Unicode categories, in or outside of the scripts that write no spaces."""
-    return "".join(
-        chr(code)
-        for code in PLANES
-        if unicodedata.category(chr(code)).startswith(categories)
-        and any(first <= code <= last for first, last in SPACELESS if last < 0x3000) == spaceless
-    )  # the marks of kana are letters once they are composed
-
-
-MARKS = characters("M", spaceless=True)
 WORD = re.compile(r"[^\W_]+")
-LETTERS = rf"(?:[^\W_{BLOCKS}][{characters('M')}]*)+|[{BLOCKS}](?<=[^\W_])[{MARKS}]*"
+LETTERS = rf"(?:[^\W_{BLOCKS}][{characters('M')}]*)+|{CLUSTER}"
 WORD_OF_ANY = re.compile(LETTERS)
 # What says as much as a word where a whole text is compared: signs of mathematics, and those between two numbers.
 SIGNS = rf"[+<=>{characters('Sm')}]|(?<=\d)[-*/%](?=\d)|(?<=\d )[-*/%](?= \d)"

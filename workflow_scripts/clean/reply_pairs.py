@@ -34,12 +34,14 @@ def every_pair(settings: ReplyPairs) -> Settings:
         "group_by": "problem",
         "exclude_groups_of": [],
         "columns": {},
+        "renames": {},
+        "sample_by": "line",
         "sample": None,
         "near_duplicates": None,
         "subset": None,
         "split": {
-            "seed": 0, "quotas": {}, "per_file": False, "order": "file", "by_file": {}, "by_column": {},
-            "distinct": [], "limit": None,
+            "seed": 0, "shares": {}, "quotas": {}, "per_file": False, "order": "file", "by_file": {},
+            "by_column": {}, "distinct": [], "limit": None,
         },
     }  # fmt: skip
 

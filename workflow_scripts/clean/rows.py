@@ -1,18 +1,67 @@
 """One raw row as its schema reads it, and what holds for the rows of all schemas.
 
-That is the system message in front, calls of tools, labels that say an answer is bad, and which keys nobody read.
+That is columns that the study calls otherwise, the system message in front, calls of tools, labels that say an answer
+is bad, and which keys nobody read.
 """
 
 import random
 from typing import Any
 
-from workflow_scripts.clean.fields import Fields, Unfit
+from workflow_scripts.clean.fields import Fields, Unfit, holds
 from workflow_scripts.clean.reading import Fault, RawRow
 from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.clean.schemas.labelled import label_of
 from workflow_scripts.clean.schemas.row import Opened, joined, plain, read_said, same_system
 from workflow_scripts.clean.settings import Settings
 from workflow_scripts.clean.turns import split_system, system_text
+
+MISSING = object()
+
+
+def renamed(row: RawRow, renames: dict[str, str]) -> RawRow:
+    """Return a raw row with its columns under the names that its schema has: {the schema's name: the file's}.
+
+    A dot in the file's name goes into an object, or to a place of a list (`answers.text.0`), unless a column is called
+    so whole. A column that is not there is a fault of the row. What stood under the schema's name before counts as not
+    read.
+    """
+    if row.fault or not renames or not isinstance(row.value, dict):
+        return row
+    found, left = {}, row.value
+    for column, name in renames.items():
+        steps = [name] if name in row.value else name.split(".")
+        found[column] = looked_up(row.value, steps)
+        if found[column] is MISSING:
+            return row._replace(fault=Fault(f"missing column '{name}'", f"columns: {{{column}: {name}}}"))
+        left = without(left, steps)
+    beside = {column for column in found if holds(left.get(column))}
+    return row._replace(value=left | found, unread=row.unread | beside)
+
+
+def looked_up(value: Any, steps: list[str]) -> Any:
+    """Return what stands somewhere in an object, by keys and places of lists; MISSING if nothing does."""
+    for step in steps:
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return MISSING
+    return value
+
+
+def without(value: Any, steps: list[str]) -> Any:
+    """Return an object without what stands somewhere in it, and without what is empty then; its own is not altered."""
+    step, *rest = steps
+    if isinstance(value, dict) and step in value:
+        inner = without(value[step], rest) if rest else None
+        others = {key: each for key, each in value.items() if key != step}
+        return others | ({step: inner} if holds(inner) else {})
+    if isinstance(value, list) and step.isdecimal():
+        inner = without(value[int(step)], rest) if rest and int(step) < len(value) else None
+        before, after = value[: int(step)], value[int(step) + 1 :]
+        return [*before, *([inner] if holds(inner) else []), *after]
+    return value
 
 
 def split_row(row: RawRow, settings: Settings, draws: random.Random) -> tuple[list[RawRow], dict[str, int]]:
@@ -32,7 +81,9 @@ def split_row(row: RawRow, settings: Settings, draws: random.Random) -> tuple[li
         return [row._replace(fault=Fault("no conversation in the row"))], parts.left_out
     if parts.rows[0] is row.value:
         return [row], {}
-    return [row._replace(value=part, unread=fields.unread) for part in parts.rows], parts.left_out
+    return [
+        row._replace(value=part, unread=fields.unread | row.unread) for part in parts.rows
+    ], parts.left_out
 
 
 def open_row(row: RawRow, settings: Settings) -> tuple[Opened, Fault | None]:

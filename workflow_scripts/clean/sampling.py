@@ -50,11 +50,12 @@ def read_sample(path: Path | str, settings: Settings, ledger: Ledger) -> Iterato
     """
     rule = settings["sample"]
     columns = next((names for file, names in settings["columns"].items() if ends_with(str(path), file)), [])
+    reading = (path, settings["max_chars"], columns, settings["sample_by"])
     if rule is None:
-        yield from read_rows(path, settings["max_chars"], columns)
+        yield from read_rows(*reading)
         return
     places = []
-    for place, row in enumerate(read_rows(path, settings["max_chars"], columns)):
+    for place, row in enumerate(read_rows(*reading)):
         if row.fault:
             yield row
         elif (column := empty_column(row, rule["columns"])) is not None:
@@ -63,7 +64,7 @@ def read_sample(path: Path | str, settings: Settings, ledger: Ledger) -> Iterato
             places.append(place)
     drawn = {places[index]: order for order, index in enumerate(draw(len(places), rule))}
     ledger.notes["rows not drawn"] += len(places) - len(drawn)
-    again = enumerate(read_rows(path, settings["max_chars"], columns))
+    again = enumerate(read_rows(*reading))
     rows = (row for place, row in again if place in drawn)
     ordered = zip(sorted(drawn), rows, strict=True)
     yield from (row for _, row in sorted(ordered, key=lambda item: drawn[item[0]]))

@@ -15,6 +15,9 @@ from workflow_scripts.clean.reading import Fault
 from workflow_scripts.clean.settings import Split, Subset
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest
+from workflow_scripts.common.words import split_words
+
+OUTSIDE = ""  # no split is called so
 
 Conversation = dict[str, Any]
 Splits = dict[str, list[Conversation]]
@@ -56,11 +59,11 @@ def drop_held_out(
 
 def length_ratio(conversation: Conversation) -> float:
     """Return the words of the user over the words of the assistant; of a ranked row its best reply counts."""
-    words = {"system": 0, "user": 0, "assistant": 0}
+    words: Counter[str] = Counter()
     for message in conversation["messages"]:
-        words[message["role"]] += len(message["content"].split())
+        words[message["role"]] += len(split_words(message["content"]))
     if candidates := conversation.get("candidates"):
-        words["assistant"] = len(candidates[0]["content"].split())
+        words["assistant"] = len(split_words(candidates[0]["content"]))
     return words["user"] / max(words["assistant"], 1)
 
 
@@ -162,11 +165,15 @@ def deal_groups(groups: Iterable[str], quotas: dict[str, int], seed: int) -> dic
 def split_conversations(conversations: Sequence[Conversation], rule: Split, ledger: Ledger) -> Splits:
     """Return {split: conversations}, disjoint by group.
 
-    By `by_file` {split: [file names]} if it is set and there are no quotas; else by quotas (per file, if so ruled),
-    which groups are dealt to by seed (order `shuffled`) or which are filled one after the other as the rows come (order
-    `file`), each row by the first split that may have it. PlumblineError if a split that should have rows gets none.
+    By `shares`, if there are some: groups are dealt out whole by seed. By `by_file` {split: [file names]} if it is set
+    and there are no quotas. Else by quotas (per file, if so ruled), which groups are dealt to by seed (order
+    `shuffled`) or which are filled one after the other as the rows come (order `file`), each row by the first split
+    that may have it. PlumblineError if a split that should have rows gets none.
     """
-    if rule["by_file"] and not rule["quotas"]:
+    if rule["shares"]:
+        wanted = [split for split, share in rule["shares"].items() if share]
+        splits = _split_by_shares(conversations, rule, ledger)
+    elif rule["by_file"] and not rule["quotas"]:
         wanted = list(rule["by_file"])
         splits = _split_by_file(conversations, rule, ledger)
     else:
@@ -179,7 +186,7 @@ def split_conversations(conversations: Sequence[Conversation], rule: Split, ledg
         ledger.short = short_of_quotas(conversations, splits, rule)
     for split in wanted:
         if not splits[split]:
-            asked = rule["quotas"] or rule["by_file"]
+            asked = rule["shares"] or rule["quotas"] or rule["by_file"]
             raise PlumblineError(
                 f"split '{split}' got no conversation: {len({row['group'] for row in conversations})} groups "
                 f"cannot be dealt to {', '.join(f'{name}: {share}' for name, share in asked.items())}; "
@@ -260,6 +267,32 @@ def _split_shuffled(conversations: Sequence[Conversation], rule: Split, ledger: 
             splits[split].append(row)
         else:
             ledger.reject(row["place"], "row", Fault("over quota", split), row["turns"])
+    return splits
+
+
+def _split_by_shares(conversations: Sequence[Conversation], rule: Split, ledger: Ledger) -> Splits:
+    """Return splits as near to their shares as whole groups come; what no share is left for is in none.
+
+    Groups come in random order; each goes where most rows are still missing.
+    """
+    shares = {split: Fraction(str(share)) for split, share in sorted(rule["shares"].items())}
+    missing = {split: share * len(conversations) for split, share in shares.items()}
+    missing[OUTSIDE] = len(conversations) - sum(missing.values())
+    sizes = Counter(row["group"] for row in conversations)
+    order = sorted(sizes)
+    random.Random(rule["seed"]).shuffle(order)
+    split_of = {}
+    for group in order:
+        split_of[group] = max(missing, key=lambda split: missing[split])
+        missing[split_of[group]] -= sizes[group]
+    rows = list(conversations)
+    random.Random(rule["seed"]).shuffle(rows)
+    splits: Splits = {split: [] for split in shares}
+    for row in rows:
+        if (split := split_of[row["group"]]) == OUTSIDE:
+            ledger.reject(row["place"], "row", Fault("outside the shares"), row["turns"])
+        else:
+            splits[split].append(row)
     return splits
 
 

@@ -6,12 +6,13 @@ from typing_extensions import TypedDict
 
 
 class Split(TypedDict):
-    """How conversations are dealt out: by quotas, or by `by_file` {split: files} where it is not empty, or by both.
+    """How conversations are dealt out: by shares, by quotas, by `by_file` {split: files}, or by the last two.
 
     `by_column` {split: {column: values}} says which rows may go to a split, `distinct` which splits repeat no prompt.
     """
 
     seed: int
+    shares: dict[str, float]
     quotas: dict[str, int]
     per_file: bool
     order: Literal["shuffled", "file"]
@@ -80,7 +81,11 @@ class FewShot(TypedDict):
 
 
 class Settings(TypedDict):
-    """A dataset's cleaning; `exclude_groups_of` are JSON Lines of ours whose groups must not appear here."""
+    """A dataset's cleaning; `exclude_groups_of` are JSON Lines of ours whose groups must not appear here.
+
+    `columns` is {file: names of its columns} of tables that do not name them; `renames` {what the schema calls a
+    column: what the files call it}, with dots into objects.
+    """
 
     schema: str
     system_prompt: str | None
@@ -108,6 +113,8 @@ class Settings(TypedDict):
     group_by: Literal["problem", "question", "conversation"]
     exclude_groups_of: list[str]
     columns: dict[str, list[str]]
+    renames: dict[str, str]
+    sample_by: Literal["line", "paragraph", "document"]
     sample: Sample | None
     near_duplicates: NearDuplicates | None
     subset: Subset | None

@@ -7,6 +7,7 @@ from typing import Any
 from workflow_scripts.clean.reading import Fault
 from workflow_scripts.clean.schemas.row import Opened
 from workflow_scripts.clean.settings import Settings
+from workflow_scripts.common.words import split_words
 
 # Up to white space, or what closes a quotation or a link: an address may stand inside a JSON reply.
 URL = re.compile(r"""(?:https?://|www\.)[^\s"'<>()\[\]{}\\]+""")
@@ -60,6 +61,6 @@ def check_wording(texts: Iterable[str], settings: Settings) -> Fault | None:
         for phrase, wanted in phrases:
             if wanted in folded:
                 return Fault("refused phrase", phrase)
-        if longest is not None and len(words := text.split()) > longest:
+        if longest is not None and len(words := split_words(text)) > longest:
             return Fault(f"longer than {longest} words", f"{len(words)} words")
     return None

@@ -18,6 +18,7 @@ from workflow_scripts.common.tutor_reply import (
     parse_reply,
     read_answer,
 )
+from workflow_scripts.common.words import split_words
 
 Measure = Callable[[dict, str], float]  # (row of a prompt set, answer) → its worth
 
@@ -77,7 +78,7 @@ MEASURES = {
     "coverage": Kind(lambda _: lambda prompt, answer: coverage(answer, given_to(prompt, 0))),
     "density": Kind(lambda _: lambda prompt, answer: density(answer, given_to(prompt, 0))),
     **{f"distinct_{n}_per_answer": distinct_ngrams(n) for n in NGRAMS},
-    "words": Kind(lambda _: lambda prompt, answer: float(len(answer.split()))),
+    "words": Kind(lambda _: lambda prompt, answer: float(len(split_words(answer)))),
     **{f"{name}_accuracy": right_label(place) for place, name in enumerate(LABEL_NAMES.values())},
     "exact_labels": Kind(
         lambda _: lambda prompt, answer: float(all(right_labels(prompt, answer))), labels=True

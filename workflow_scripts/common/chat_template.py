@@ -14,7 +14,7 @@ from typing import Any
 
 from workflow_scripts.common import templates
 from workflow_scripts.common.files import finished_file, read_json, write_json
-from workflow_scripts.common.templates import ends_of, reply_end, reply_part
+from workflow_scripts.common.templates import ends_of, is_own, reply_end, reply_part, strips_content
 
 FILE = "chat_template.jinja"
 # Of the first two messages: a user's turn comes after the system message, a system message before the user's turn.
@@ -93,7 +93,6 @@ def jinja_of(template: dict) -> str:
 
 def statements(template: dict, write: Write) -> list[str]:
     """Return the Jinja statements of a template, whose text `write` writes."""
-    content = "(message['content'] | trim)" if template["strip"] else "message['content']"
     default = template.get("default_system")
     between = write(words(template.get("between", "")))
     lines = [write(words(template["start"]))]
@@ -109,6 +108,7 @@ def statements(template: dict, write: Write) -> list[str]:
         lines += [between, "{%- endif -%}"]
     for number, role in enumerate(ROLES):
         lines.append(f"{{%- {'elif' if number else 'if'} message['role'] == '{role}' -%}}")
+        content = "(message['content'] | trim)" if strips_content(template, role) else "message['content']"
         lines.append(role_of(template, role, content, write))
     refusal = "'a message of the role ' ~ message['role'] ~ '; this template has system, user and assistant'"
     lines += ["{%- else -%}", f"{{{{- raise_exception({refusal}) -}}}}", "{%- endif -%}", "{%- endfor -%}"]
@@ -119,7 +119,12 @@ def statements(template: dict, write: Write) -> list[str]:
 
 
 def save_chat_template(folder: Path, template: dict) -> None:
-    """Write a template into a model folder as the only one there is; other hard links to its files stay as they are."""
+    """Write a template into a model folder as the only one there is; other hard links to its files stay as they are.
+
+    The model's own is left as its tokenizer has it.
+    """
+    if is_own(template):
+        return
     for name in OTHERS:
         path = folder / name
         if path.is_dir():
@@ -137,6 +142,6 @@ def save_chat_template(folder: Path, template: dict) -> None:
 def with_own_end(template: dict, tokenizer: Any, known: int | list[int] | None) -> int | list[int] | None:
     """Return the ids that end an answer: those a model knows, then the tokenizer's and the template's own, if new."""
     ids = [] if known is None else [known] if isinstance(known, int) else list(known)
-    found = ends_of(reply_end(template), tokenizer)
+    found = ends_of(reply_end(template, tokenizer), tokenizer)
     more = [identity for identity in found if identity not in ids]
     return [*ids, *more] if more else known

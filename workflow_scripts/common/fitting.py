@@ -9,9 +9,12 @@ leaves out (see `turns`), texts for classifiers (see `reward_model`), and counti
 """
 
 import bisect
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.own_template import Unspeakable
 from workflow_scripts.common.templates import (
     encode,
     is_learned,
@@ -51,6 +54,15 @@ class Row(NamedTuple):
     facts: dict
 
 
+@contextlib.contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Say of a conversation that a model's own template does not write which one it is."""
+    try:
+        yield
+    except Unspeakable as error:
+        raise Unspeakable(f"{name}: {error}") from None
+
+
 def cut_last_turn(
     head: list[dict], turn: list[dict], template: dict, tokenizer: Any, room: int
 ) -> list[dict] | None:
@@ -79,7 +91,8 @@ def fit_prompt(messages: list[dict], template: dict, tokenizer: Any, room: int, 
 
     PlumblineError where the room does not hold the template's own words and something of the last turn.
     """
-    whole = tokenise_prompt(messages, template, tokenizer)
+    with naming(name):
+        whole = tokenise_prompt(messages, template, tokenizer)
     if len(whole) <= room:
         return Prompt(whole, messages)
     first = next((place for place, each in enumerate(messages) if each["role"] != "system"), len(messages))
@@ -129,7 +142,8 @@ def fit_row(
 
     The replies share one prompt, so it is the longest of them that says whether it is cut.
     """
-    tokens = [tokenise_reply(messages, reply, template, tokenizer) for reply in replies]
+    with naming(name):
+        tokens = [tokenise_reply(messages, reply, template, tokenizer) for reply in replies]
     longest = max(len(prompt) for prompt, _ in tokens)
     facts = Prompt([], messages).facts()
     if longest > max_prompt_tokens and max(len(prompt) + len(reply) for prompt, reply in tokens) > max_tokens:
@@ -145,7 +159,7 @@ def fit_row(
     facts["completions_cut"] = sum(
         len(part) < len(reply) for part, (_, reply) in zip(left, tokens, strict=True)
     )
-    facts["ends_lost"] = facts["completions_cut"] if reply_end(template) else 0
+    facts["ends_lost"] = facts["completions_cut"] if reply_end(template, tokenizer) else 0
     return Row([prompt for prompt, _ in tokens], left, facts)
 
 

@@ -172,17 +172,20 @@ def check_safetensors(folder: Path, weights: str = "*.safetensors") -> None:
 def adapter_base(folder: Path | str) -> Path | None:
     """Return the base model's folder where a policy is an adapter that was left unmerged (PEFT's files), else None.
 
-    It stands in the adapter relative to the working directory. PlumblineError if it or the adapter's weights are gone.
+    The adapter names it relative to its own folder, as that is spelled here, so that both may be read from anywhere.
+    PlumblineError if it or the adapter's weights are gone.
     """
     folder = Path(folder)
     if not (folder / "adapter_config.json").is_file():
         return None
     check_safetensors(folder, "adapter_model.safetensors")
-    base = Path(read_json(folder / "adapter_config.json")["base_model_name_or_path"])
+    named = read_json(folder / "adapter_config.json")["base_model_name_or_path"]
+    # A policy may be a link into a shared store, whose own place says nothing of where its base is.
+    base = Path(os.path.normpath(os.path.join(os.path.abspath(folder), named)))
     if not (base / "config.json").is_file():
         raise PlumblineError(
-            f"{folder}: adapts the model in {base}, which is not there; start from the folder the policy was made in, "
-            "or delete that model's manifest and run again to make it anew"
+            f"{folder}: adapts the model in {named}, which is not there (it would be {base}); move or copy the two "
+            "together, or delete that model's manifest and run again to make it anew"
         )
     return base
 

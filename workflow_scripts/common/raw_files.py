@@ -1,9 +1,9 @@
 """Opening files that others wrote: their text in whatever wrapping it came, or what they are if they hold none.
 
-Read are UTF-8 with or without a byte order mark, UTF-16 and UTF-32 with one, each plain or packed with gzip, bzip2, xz
-or zstd; and tables: Parquet, known by its content, and tables of text, whose name ends in .csv or .tsv. Any other file
-is named for what its first bytes say it is, with what to do. What unpacks to far more than it is packed to (a bomb) is
-refused before it fills the memory.
+Read are UTF-8 with or without a byte order mark, UTF-16 and UTF-32 with one; and tables: Parquet and Arrow, known by
+their content, and tables of text, whose name ends in .csv or .tsv. Each is plain or packed with gzip, bzip2, xz or
+zstd. Any other file is named for what its first bytes say it is, with what to do. What unpacks to far more than it is
+packed to (a bomb) is refused before it fills the memory.
 """
 
 import bz2
@@ -39,15 +39,16 @@ BYTE_ORDER_MARKS = {  # the longer ones first: that of UTF-32 begins with that o
 }
 UNPACKERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 ZSTD = b"\x28\xb5\x2f\xfd"
-PARQUET = b"PAR1"
+PARQUET, ARROW, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+TABLES = {PARQUET: "Parquet", ARROW: "Arrow", ARROW_STREAM: "Arrow"}  # by how they begin
 SEPARATORS = {".csv": ",", ".tsv": "\t"}  # by the end of a file's name, before that of its packing
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zstd")
+PLAIN = (".txt", ".text", ".md")  # texts, unless they begin as JSON does
+JSON_BEGINS = re.compile(r'[\ufeff\s]*(\{\s*["}]|\[\s*[\[{"])')
 CELL_LIMIT = 10_000_000  # characters of a cell: more is a quotation mark that nothing closes
 OTHERS = {
     b"PK\x03\x04": "a zip archive or a workbook (.zip, .xlsx): take out the file, or save its table as JSON Lines",
     b"\xd0\xcf\x11\xe0": "an old Office document (.xls): save its table as JSON Lines",
-    b"ARROW1": "an Arrow table: write it as Parquet or JSON Lines",
-    b"\xff\xff\xff\xff": "a stream of Arrow tables: write it as Parquet or JSON Lines",
     b"Obj\x01": "an Avro file: write it as Parquet or JSON Lines",
     b"\x89HDF": "an HDF5 file: write it as Parquet or JSON Lines",
     b"ORC": "an ORC table: write it as Parquet or JSON Lines",
@@ -136,8 +137,10 @@ def open_text(path: Path | str, newline: str | None = None) -> Iterator[io.TextI
             stream = _unpacked(path, raw, packed_head)
             head = stream.peek(HEAD)[:HEAD]
             inside = "" if stream is raw else " inside its packing"
-            if head.startswith(PARQUET):
-                raise PlumblineError(f"{path}: is a Parquet table{inside}, not text")
+            if kind := table_kind(head):
+                raise PlumblineError(
+                    f"{path}: is {'an' if kind == 'Arrow' else 'a'} {kind} table{inside}, not text"
+                )
             if name := other_than_text(head):
                 raise PlumblineError(f"{path}: is no text of UTF-8{inside} but {name}")
             encoding = next(
@@ -190,29 +193,49 @@ class TableRow(NamedTuple):
     fault: str = ""
 
 
-def is_parquet(path: Path | str) -> bool:
-    """Tell whether a file is a Parquet table."""
+def table_kind(head: bytes) -> str | None:
+    """Return which kind of binary table a file is that begins so, Parquet or Arrow; None for any other file."""
+    return next((kind for magic, kind in TABLES.items() if head.startswith(magic)), None)
+
+
+def binary_table(path: Path | str) -> str | None:
+    """Return which kind of binary table a file is, packed or not; None for any other file."""
     try:
-        with open(path, "rb") as stream:
-            return stream.read(len(PARQUET)) == PARQUET
-    except (OSError, ValueError):  # who opens it says what is wrong
-        return False
+        with open(path, "rb") as raw:
+            return table_kind(_unpacked(path, raw, raw.peek(HEAD)[:HEAD]).peek(HEAD)[:HEAD])
+    except (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError):  # who opens it says what is wrong
+        return None
+
+
+def suffix_of(path: Path | str) -> str:
+    """Return the end of a file's name in small letters, before that of its packing: .jsonl of rows.jsonl.gz."""
+    return next((end for part in reversed(Path(path).suffixes) if (end := part.lower()) not in PACKED), "")
 
 
 def separator_of(path: Path | str) -> str | None:
     """Return what stands between the cells of a table of text, by the end of its name; None for any other file."""
-    suffixes = [suffix for suffix in Path(path).suffixes if suffix.lower() not in PACKED]
-    return SEPARATORS.get(suffixes[-1].lower()) if suffixes else None
+    return SEPARATORS.get(suffix_of(path))
+
+
+def begins_as_json(path: Path | str) -> bool:
+    """Tell whether a text begins as an object of JSON does, or a list of them."""
+    with open_text(path) as stream:
+        return JSON_BEGINS.match(stream.read(HEAD)) is not None
 
 
 def is_table(path: Path | str) -> bool:
-    """Tell whether a file is a table: Parquet, or one of text that does not begin as JSON does."""
-    if is_parquet(path):
+    """Tell whether a file is a table: Parquet, Arrow, or one of text that does not begin as JSON does."""
+    if binary_table(path):
         return True
     if separator_of(path) is None:
         return False
     with open_text(path) as stream:
         return not stream.read(HEAD).lstrip("\ufeff \t\r\n").startswith(("{", "["))
+
+
+def is_plain(path: Path | str) -> bool:
+    """Tell whether a file is plain text, by the end of its name and by how it begins."""
+    return suffix_of(path) in PLAIN and not begins_as_json(path)
 
 
 def read_table(path: Path | str, columns: Sequence[str] = ()) -> Iterator[TableRow]:
@@ -221,8 +244,8 @@ def read_table(path: Path | str, columns: Sequence[str] = ()) -> Iterator[TableR
     The cells of a table of text are texts. Its first row names its columns, unless `columns` does. A row of another
     number of cells than there are columns has none, but why.
     """
-    if is_parquet(path):
-        yield from (TableRow(None, cells) for cells in _read_parquet(path))
+    if kind := binary_table(path):
+        yield from (TableRow(None, cells) for cells in _read_binary(path, kind))
     else:
         yield from _read_csv(path, separator_of(path) or ",", columns)
 
@@ -268,21 +291,54 @@ def _columns_of(cells: list[str], where: str) -> list[str]:
     return names
 
 
-def _read_parquet(path: Path | str) -> Iterator[dict[str, Any]]:
+def _read_binary(path: Path | str, kind: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet or Arrow table; a packed one is unpacked into the memory whole."""
     import pyarrow
-    import pyarrow.parquet
 
     left = min(SIZE_LIMIT, max(BOMB_FLOOR, BOMB_RATIO * Path(path).stat().st_size))
     try:
-        with pyarrow.parquet.ParquetFile(path) as table:
-            for batch in table.iter_batches(batch_size=TABLE_ROWS):
+        with open(path, "rb") as raw:
+            stream = _unpacked(path, raw, raw.peek(HEAD)[:HEAD])
+            plain = raw if stream is raw else io.BytesIO(stream.read())
+            for batch in (_parquet_batches if kind == "Parquet" else _arrow_batches)(plain):
                 left -= batch.nbytes
                 if left < 0:
                     raise PlumblineError(f"{path}: unpacks to more than is allowed: too large, or a bomb")
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+                for start in range(0, batch.num_rows, TABLE_ROWS):
+                    yield from batch.slice(start, TABLE_ROWS).to_pylist()
+    except (
+        pyarrow.ArrowException,
+        OSError,
+        ValueError,
+        OverflowError,
+        EOFError,
+        zlib.error,
+        lzma.LZMAError,
+    ) as error:
         told = str(error).partition("\n")[0][:200]
-        raise PlumblineError(f"{path}: the Parquet table is damaged ({told}); fetch it anew") from None
+        raise PlumblineError(f"{path}: the {kind} table is damaged ({told}); fetch it anew") from None
+
+
+def _parquet_batches(stream: BinaryIO) -> Iterator[Any]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(stream) as table:
+        yield from table.iter_batches(batch_size=TABLE_ROWS)
+
+
+def _arrow_batches(stream: BinaryIO) -> Iterator[Any]:
+    """Yield the record batches of an Arrow file, or of a stream, as the `datasets` library writes it."""
+    import pyarrow.ipc
+
+    head = stream.read(len(ARROW))
+    stream.seek(0)
+    if head != ARROW:
+        with pyarrow.ipc.open_stream(stream) as batches:
+            yield from batches
+        return
+    with pyarrow.ipc.open_file(stream) as table:
+        for place in range(table.num_record_batches):
+            yield table.get_batch(place)
 
 
 def why_not_json(error: ValueError | RecursionError) -> str:

@@ -1,8 +1,9 @@
-"""Reward columns of answers: by rule, as the raw row brought them, or by a classifier; `final_reward` is their sum.
+"""Reward columns of answers: by rule, by a function of the user's, as the raw row brought them, or by a classifier;
+`final_reward` is their sum.
 
-Rows are turns (`common.turns`): an answer, `reference`, in its context, `messages`. Annotation, online reinforcement
-learning and the reward benchmark all take their rewards from here. Torch is imported when a classifier is first asked.
-Not covered: training a reward model, and rewards of single tokens.
+Rows are turns (`common.turns`): an answer, `reference`, in its context, `messages`; what it is compared with is `gold`.
+Annotation, online reinforcement learning and the reward benchmark all take their rewards from here. Torch is imported
+when a classifier is first asked. Not covered: training a reward model, and rewards of single tokens.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ from workflow_scripts.common.files import digest, finished_file, read_json, sha2
 from workflow_scripts.common.reward_rules import RULES
 from workflow_scripts.common.reward_texts import TEXTS, Text
 from workflow_scripts.common.templates import Rendered
+from workflow_scripts.common.user_functions import caller_of
 
 FINAL = "final_reward"
 DECIMALS = 6
@@ -39,6 +41,14 @@ class RuleReward(TypedDict):
     rule: Literal[tuple(RULES)]
     weight: float
     words: int
+
+
+class FunctionReward(TypedDict):
+    """A reward that a function of the user's own file gives, FILE.py:NAME; `code` are the digests of its files."""
+
+    function: str
+    weight: float
+    code: dict[str, str]
 
 
 class GivenReward(TypedDict):
@@ -72,13 +82,31 @@ class ClassifierReward(TypedDict):
     batch_size: int
 
 
-Reward = RuleReward | GivenReward | ClassifierReward
+Reward = RuleReward | FunctionReward | GivenReward | ClassifierReward
 
 
 class Rewards(TypedDict):
     """The reward columns of an annotation, by name."""
 
     rewards: dict[str, Reward]
+
+
+# --- answers to be rewarded -------------------------------------------------------------------------------------
+
+
+def answer_turn(prompt: dict, text: str) -> dict:
+    """Return a policy's answer to a prompt as a turn to reward: it is the `reference`, the prompt's own is `gold`.
+
+    `gold` is None where the prompt has no reference.
+    """
+    known = {name: prompt[name] for name in ("id", "group", "messages", "meta")}
+    return known | {"reference": text, "gold": (prompt.get("reference") or [None])[0]}
+
+
+def function_column(function: str) -> Column:
+    """Return the column of a user's function, which is loaded when the first turn comes."""
+    caller = functools.cache(lambda: caller_of(function))
+    return lambda turns: np.array([caller()(turn) for turn in turns], dtype=float)
 
 
 # --- rewards that a row brings ----------------------------------------------------------------------------------
@@ -263,10 +291,13 @@ def column_of(settings: Reward, fit_on: list[str], work: Path | None = None) -> 
         return classifier_column(settings, work)
     if "given" in settings:
         return lambda turns: given_reward(turns, settings["given"], settings["squash"])
+    if "function" in settings:
+        return function_column(settings["function"])
     if settings["rule"] not in RULES:
         raise PlumblineError(f"no rule {settings['rule']!r}; there are {', '.join(RULES)}")
-    measure = RULES[settings["rule"]].of(settings, fit_on)
-    return lambda turns: measure([turn["reference"] for turn in turns])
+    rule = RULES[settings["rule"]]
+    measure = rule.of(settings, fit_on)
+    return measure if rule.compares else lambda turns: measure([turn["reference"] for turn in turns])
 
 
 def with_rewards(turns: list[dict], columns: dict[str, np.ndarray], weights: dict[str, float]) -> list[dict]:

@@ -5,12 +5,14 @@ The study's schema reads the names from here, so scikit-learn is imported when a
 
 import functools
 import json
+import unicodedata
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.words import split_words, weighed_words
 
 
 def json_validity(replies: list[str]) -> np.ndarray:
@@ -28,7 +30,7 @@ def json_validity(replies: list[str]) -> np.ndarray:
 
 def length_reward(replies: list[str], words: int) -> np.ndarray:
     """Return min(1, words in the reply / wanted words), (replies,): short replies earn less."""
-    return np.minimum(1.0, np.array([len(reply.split()) for reply in replies]) / words)
+    return np.minimum(1.0, np.array([len(split_words(reply)) for reply in replies]) / words)
 
 
 def fit_tfidf(fit_on: list[str]) -> Any:
@@ -36,7 +38,7 @@ def fit_tfidf(fit_on: list[str]) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     try:
-        return TfidfVectorizer(norm="l2").fit(fit_on)
+        return TfidfVectorizer(norm="l2", tokenizer=weighed_words, token_pattern=None).fit(fit_on)
     except ValueError:
         raise PlumblineError(
             f"tfidf_diversity: the {len(fit_on)} replies to fit on hold no word; choose another fit_split"
@@ -60,14 +62,30 @@ def tfidf_diversity(replies: list[str], fit_on: list[str]) -> np.ndarray:
     return diversity(fit_tfidf(fit_on), replies)
 
 
+def normal(text: str) -> str:
+    """Return a text as answers are compared: without case, marks at its ends, and differences of white space."""
+    words = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return words.strip(" .!?,;:\"'`*_")
+
+
+def exact_match(turns: list[dict]) -> np.ndarray:
+    """Return 1 where an answer is the reference, both `normal`, else 0, (turns,); PlumblineError for a row without."""
+    missing = [turn["id"] for turn in turns if turn.get("gold") is None]
+    if missing:
+        raise PlumblineError(f"row {missing[0]}: has no reference answer to compare with")
+    return np.array([float(normal(turn["reference"]) == normal(turn["gold"])) for turn in turns])
+
+
 class Rule(NamedTuple):
     """A rule: from a reward's settings, and the replies that weights are fitted on, to what rewards replies.
 
-    `reads` are the settings that it looks at; a study that gives it another one is told so.
+    `reads` are the settings that it looks at; a study that gives it another one is told so. One that `compares` rewards
+    turns, with their `gold`, the reference answer, in place of replies.
     """
 
-    of: Callable[[dict, list[str]], Callable[[list[str]], np.ndarray]]
+    of: Callable[[dict, list[str]], Callable[[list], np.ndarray]]
     reads: tuple[str, ...] = ()
+    compares: bool = False
 
 
 # By a reward's `rule`.
@@ -77,4 +95,5 @@ RULES = {
         lambda settings, fit_on: functools.partial(length_reward, words=settings["words"]), ("words",)
     ),
     "tfidf_diversity": Rule(lambda settings, fit_on: functools.partial(diversity, fit_tfidf(fit_on))),
+    "exact_match": Rule(lambda settings, fit_on: exact_match, compares=True),
 }

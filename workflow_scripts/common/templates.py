@@ -1,7 +1,8 @@
 """Write conversations as text and tokens, knowing to the character which part is whose.
 
 Masks come from character offsets of one tokenisation of the whole text: tokenising pieces apart and comparing them is
-how masks go wrong (a token may straddle a boundary). Templates are data (`templates.yaml`), passed in resolved.
+how masks go wrong (a token may straddle a boundary). Templates are data (`templates.yaml`), passed in resolved; or one
+is the model's own, {"own": true}, which its tokenizer brings along (`own_template`).
 
 A template's own words may be special tokens; what a message says never is one, whatever it spells. What ends a reply is
 one of the tokenizer's added tokens; a template that ends it with anything else is refused.
@@ -15,13 +16,14 @@ import functools
 import itertools
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, NotRequired
+from typing import Any, Literal, NamedTuple, NotRequired
 
 from tokenizers import AddedToken
 from typing_extensions import TypedDict
 
 from workflow_scripts.common.decoding import opening, tokens_within
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.own_template import Unspeakable, end_of, spoken, strips, voice_of
 
 IGNORED = -100  # the label every loss skips
 REPLIES = ("replies", "header", "after", "next")  # how much of the template is learned with a reply
@@ -39,9 +41,16 @@ class TemplatePart(TypedDict):
     lead: NotRequired[str]
     lead_unless_space: NotRequired[bool]
     end: NotRequired[str]
+    strip: NotRequired[bool | None]
 
 
-class Template(TypedDict):
+class OwnTemplate(TypedDict):
+    """The chat template that the model's own tokenizer brings along."""
+
+    own: Literal[True]
+
+
+class WrittenTemplate(TypedDict):
     """A chat template as it is handed to scripts, just as it was written: what need not be there may be missing."""
 
     start: str
@@ -54,6 +63,9 @@ class Template(TypedDict):
     user: TemplatePart
     assistant: TemplatePart
     reply: NotRequired[TemplatePart | None]
+
+
+Template = WrittenTemplate | OwnTemplate
 
 
 class Span(NamedTuple):
@@ -87,9 +99,27 @@ def reply_part(template: dict) -> dict:
     return template.get("reply") or template["assistant"]
 
 
-def reply_end(template: dict) -> str:
+def is_own(template: dict) -> bool:
+    """Tell whether a template is the one that the model's tokenizer brings along."""
+    return bool(template.get("own"))
+
+
+def reply_end(template: dict, tokenizer: Any) -> str:
     """Return what a template ends the reply with, "" where it has no end."""
-    return reply_part(template).get("end", "")
+    return end_of(voice_of(tokenizer)) if is_own(template) else reply_part(template).get("end", "")
+
+
+def strips_replies(template: dict, tokenizer: Any) -> bool:
+    """Tell whether a template strips a reply of white space."""
+    if is_own(template):
+        return strips(voice_of(tokenizer), "assistant")
+    return strips_content(template, "assistant")
+
+
+def strips_content(template: dict, role: str) -> bool:
+    """Tell whether a template strips what a role says of white space."""
+    own = template[role].get("strip")
+    return template["strip"] if own is None else own
 
 
 def content_of(message: dict, template: dict) -> str:
@@ -102,12 +132,21 @@ def content_of(message: dict, template: dict) -> str:
     if between is not None and "input" in message:
         end, start = message["input"]
         content = content[:end] + between + content[start:]
-    return content.strip() if template["strip"] else content
+    return content.strip() if strips_content(template, message["role"]) else content
 
 
 def render(messages: list[dict], template: dict, tokenizer: Any, prompt: bool = False) -> Rendered:
     """Return a conversation's text and the span of each message; with `prompt`, the text ends where a reply begins."""
 
+    if is_own(template):
+        text, said = spoken(messages, voice_of(tokenizer), prompt)
+        return Rendered(
+            text,
+            [
+                Span(message["role"], *found.own, found.words, found.whole)
+                for message, found in zip(messages, said, strict=True)
+            ],
+        )
     default_system = template.get("default_system")
     added = bool(default_system) and messages[0]["role"] != "system"
     if added:
@@ -294,6 +333,31 @@ def forbidden_text(messages: list[dict], tokenizer: Any) -> str | None:
     return next((token for token in special for message in messages if token in message["content"]), None)
 
 
+def refused(
+    messages: list[dict], replies: Sequence[str], template: dict | None, tokenizer: Any
+) -> tuple[str, str] | None:
+    """Return why a prompt and the replies to it cannot be told as tokens: (reason, detail), or None where they can.
+
+    Some content spells a special token, or the model's own template does not write the conversation as it is. Without
+    replies the prompt alone is written; `template` None is none at all.
+    """
+    answers = [{"role": "assistant", "content": reply} for reply in replies]
+    special = forbidden_text([*messages, *answers], tokenizer)
+    if special is not None:
+        return "special token in content", special
+    if template is None or not is_own(template):
+        return None
+    voice = voice_of(tokenizer)
+    try:
+        for answer in answers:
+            spoken([*messages, answer], voice, False)
+        if not answers:
+            spoken(messages, voice, messages[-1]["role"] != "assistant")
+    except Unspeakable as error:
+        return "not in the model's own chat template", str(error)
+    return None
+
+
 def learned_stretches(spans: list[Span], messages: list[dict], learn: str) -> list[tuple[int, int]]:
     """Return the stretches of text [start, end) that are learned from (see `tokenise_conversation`)."""
     own = spans[
@@ -345,7 +409,7 @@ def tokenise_conversation(
     message marked "learn": false nothing is learned, whatever `learn` says. A token that overlaps a learned character
     is learned; BOS never is.
     """
-    ends_of(reply_end(template), tokenizer)  # or what is learned could not be asked for
+    ends_of(reply_end(template, tokenizer), tokenizer)  # or what is learned could not be asked for
     text, spans = render(messages, template, tokenizer)
     if learn in ("after", "next", "text"):
         text = text[: max(spans[-1].end, len(text.rstrip()))]
@@ -395,7 +459,7 @@ def tokenise_reply(
 
     Both come from one tokenisation of the whole; a token straddling the boundary belongs to the completion.
     """
-    ends_of(reply_end(template), tokenizer)
+    ends_of(reply_end(template, tokenizer), tokenizer)
     text, spans = render([*messages, {"role": "assistant", "content": reply}], template, tokenizer)
     identities, offsets = encode(text, tokenizer, spans)
     start, end = spans[-1].start, spans[-1].end

@@ -5,17 +5,12 @@ METEOR (Lavie & Agarwal 2007; nltk's), extractive coverage and density (Grusky e
 whole corpus (BLEU), which are no mean of answers.
 """
 
-import re
 from collections.abc import Callable
 
 from workflow_scripts.common.wordnet import WordNet
+from workflow_scripts.common.words import split_words, words_and_signs
 
 NGRAMS = (1, 2, 3)
-
-
-def words_of(text: str) -> list[str]:
-    """Return a text's words and punctuation marks, case folded."""
-    return re.findall(r"\w+|[^\w\s]", text.casefold())
 
 
 def given_to(prompt: dict, turn: int) -> str:
@@ -38,7 +33,7 @@ def meteor_with(wordnet: str | None) -> Callable[[str, str], float]:
     synonyms = WordNet(wordnet)
 
     def meteor(answer: str, reference: str) -> float:
-        return meteor_score([words_of(reference)], words_of(answer), wordnet=synonyms)
+        return meteor_score([words_and_signs(reference)], words_and_signs(answer), wordnet=synonyms)
 
     return meteor
 
@@ -70,18 +65,18 @@ def fragments(answer: list[str], given: list[str]) -> list[int]:
 
 def coverage(answer: str, given: str) -> float:
     """Return the share of an answer's words in stretches that it shares with a text (eq. 1), 0 if it is empty."""
-    words = words_of(answer)
-    return sum(fragments(words, words_of(given))) / max(1, len(words))
+    words = words_and_signs(answer)
+    return sum(fragments(words, words_and_signs(given))) / max(1, len(words))
 
 
 def density(answer: str, given: str) -> float:
     """Return the squared lengths of the stretches that an answer shares with a text, per word (eq. 2), 0 if empty."""
-    words = words_of(answer)
-    return sum(length**2 for length in fragments(words, words_of(given))) / max(1, len(words))
+    words = words_and_signs(answer)
+    return sum(length**2 for length in fragments(words, words_and_signs(given))) / max(1, len(words))
 
 
 def distinct(text: str, n: int) -> float:
     """Return the share of a text's n-grams of words that are distinct, 0 where it has fewer than n words."""
-    words = text.split()
+    words = split_words(text)
     ngrams = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
     return len(set(ngrams)) / len(ngrams) if ngrams else 0.0

@@ -9,7 +9,6 @@ URL (no keyring, no npm tokens).
 import ast
 import base64
 import binascii
-import fnmatch
 import functools
 import hashlib
 import json
@@ -28,8 +27,8 @@ from packaging.version import InvalidVersion, Version
 from typing_extensions import TypedDict
 
 from workflow_scripts.common.files import pin_of
+from workflow_scripts.download import hub
 from workflow_scripts.download.transfer import (
-    TIMEOUT,
     Digest,
     Unavailable,
     as_pinned,
@@ -38,20 +37,13 @@ from workflow_scripts.download.transfer import (
     is_loopback,
     matches,
     parse_url,
-    patient,
     pinned,
-    reasons_for,
-    refusal,
     shown,
 )
-from workflow_scripts.download.unpack import refuse_unsafe_name, unpack_member
+from workflow_scripts.download.unpack import unpack_member
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLIENT_SECONDS = 60
-# What a hub repository taken whole may hold. Pickles and code are never fetched.
-WHOLE = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "tokenizer*")
-NEVER = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.h5", "*.msgpack", "*.py")
-
 Wanted = dict[str, str | None]  # file name → its pin, or None when any content will do
 
 
@@ -115,13 +107,12 @@ def from_hf(spec: HfPlace, wanted: Wanted, work: Path, pause: float) -> dict[str
     """Fetch files of a model hub repository at a pinned revision; with nothing named, the whole of it."""
     from huggingface_hub import constants, hf_hub_url
 
-    if constants.HF_HUB_OFFLINE:
-        raise Unavailable("HF_HUB_OFFLINE is set")
+    hub.refuse_offline()
     if not re.fullmatch(r"[0-9a-f]{40}", spec["revision"]):
         raise Unavailable(f"revision {spec['revision']!r} is not pinned: give the 40 hex digits of a commit")
-    token = os.environ.get("HF_TOKEN", "").strip()
     if not wanted:
-        wanted = _list_hub_files(spec, token, pause)
+        listing = hub.list_repository(spec["repo"], spec["repo_type"], spec["revision"], pause)
+        wanted = {file.name: file.sha256 for file in hub.taken_whole(listing.files, spec["repo"])}
     paths = spec["files"]
     fetched = {}
     for name, pin in wanted.items():
@@ -132,6 +123,7 @@ def from_hf(spec: HfPlace, wanted: Wanted, work: Path, pause: float) -> dict[str
             revision=spec["revision"],
             endpoint=constants.ENDPOINT,
         )
+        token = hub.token()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         fetched[name] = _download_file(url, name, pin, work, pause, headers)
     return fetched
@@ -252,46 +244,6 @@ def _unpack_files(archive: Path, members: dict[str, Member], wanted: Wanted, wor
             )
         unpacked[name] = path
     return unpacked
-
-
-REPOSITORIES: dict[
-    str, Callable
-] = {  # by an hf place's `repo_type`: what the hub is asked about a repository with
-    "model": lambda api: api.model_info,
-    "dataset": lambda api: api.dataset_info,
-}
-
-
-def _list_hub_files(spec: HfPlace, token: str, pause: float) -> Wanted:
-    """Return the safe files of a hub repository with the sha256 the hub gives for large ones."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError
-
-    # token=False keeps the library from sending a token that it finds elsewhere on this machine.
-    api = HfApi(endpoint=constants.ENDPOINT, token=token or False)
-    ask = REPOSITORIES[spec["repo_type"]](api)
-    what = f"the hub's list of {spec['repo']}"
-    for attempt in patient(pause):
-        with attempt, reasons_for(what):
-            try:
-                info = ask(spec["repo"], revision=spec["revision"], files_metadata=True, timeout=TIMEOUT)
-            except HfHubHTTPError as error:
-                raise refusal(what, error.response) from error
-            except (OSError, ValueError, KeyError) as error:
-                raise Unavailable(f"{what}: {type(error).__name__}") from error
-    wanted: Wanted = {}
-    for entry in info.siblings or []:
-        base = entry.rfilename.rsplit("/", 1)[-1]
-        if _fits(base, WHOLE) and not _fits(base, NEVER):
-            refuse_unsafe_name(entry.rfilename, spec["repo"])
-            wanted[entry.rfilename] = entry.lfs.sha256 if entry.lfs else None
-    if not wanted:
-        raise Unavailable(f"{spec['repo']} holds no file of a kind that is fetched ({' '.join(WHOLE)})")
-    return wanted
-
-
-def _fits(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in patterns)
 
 
 def _pip_settings() -> dict[str, str]:

@@ -1,8 +1,10 @@
 """Turn a fetched source into a model folder that transformers loads: safetensors, tokenizer, config.
 
-Formats: `hf` (already such a folder: its files are linked), `llama2c` (the flat float32 checkpoint and the
-`tokenizer.bin` of the llama2.c project) and `gguf` (one file with quantised weights and tokenizer, dequantised once).
-Beside the tokenizer it writes the template that the study speaks to the model in, in place of any that came with it.
+Formats: `hf` (already such a folder: its files are linked; with a PEFT adapter among them the two are merged),
+`llama2c` (the flat float32 checkpoint and the `tokenizer.bin` of the llama2.c project) and `gguf` (one file with
+quantised weights and tokenizer, dequantised once).
+Beside the tokenizer it writes the template that the study speaks to the model in, in place of any that came with it;
+the model's own stays as it came.
 Not covered: any format that needs unpickling.
 """
 
@@ -10,6 +12,7 @@ import argparse
 import os
 import shutil
 import struct
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +25,7 @@ from workflow_scripts.common.chat_template import save_chat_template
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_folder, write_manifest
 from workflow_scripts.common.settings import settings_of
+from workflow_scripts.download.merge_adapter import is_adapter, merge_adapter
 
 
 class Check(TypedDict):
@@ -334,16 +338,24 @@ def nll_per_token(folder: Path, texts: list[str]) -> float:
 
 
 def check_end(folder: Path, template: dict[str, Any]) -> None:
-    """Raise PlumblineError where the end of a template is no token of the model in a folder."""
-    from workflow_scripts.common.models import load_tokenizer
-    from workflow_scripts.common.templates import ends_of, reply_end
+    """Raise PlumblineError where the end of a template is no token of the model in a folder, or its own writes none.
 
-    ends_of(reply_end(template), load_tokenizer(folder))
+    What its own does not write of conversations is said.
+    """
+    from workflow_scripts.common.models import load_tokenizer
+    from workflow_scripts.common.own_template import shortcomings, voice_of
+    from workflow_scripts.common.templates import ends_of, is_own, reply_end
+
+    tokenizer = load_tokenizer(folder)
+    ends_of(reply_end(template, tokenizer), tokenizer)
+    for line in shortcomings(voice_of(tokenizer)) if is_own(template) else ():
+        print(f"warning: {line}", file=sys.stderr)
 
 
 # By a model's `format`: from the folder of its source and the model's settings to a folder that transformers loads.
-CONVERTERS: dict[str, Callable[[Path, Settings, Path], None]] = {
-    "hf": lambda source, settings, folder: link_hf(source, folder),
+# What they return are facts for the manifest.
+CONVERTERS: dict[str, Callable[[Path, Settings, Path], dict[str, Any] | None]] = {
+    "hf": lambda source, settings, folder: (merge_adapter if is_adapter(source) else link_hf)(source, folder),
     "llama2c": lambda source, settings, folder: convert_llama2c(
         source / settings["weights"], source / settings["tokenizer"], folder
     ),
@@ -362,8 +374,8 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = arguments.settings
     with finished_folder(arguments.output) as folder:
-        CONVERTERS[settings["format"]](arguments.source, settings, folder)
-        facts = add_padding(folder) if settings["add_pad"] else {}
+        facts = CONVERTERS[settings["format"]](arguments.source, settings, folder) or {}
+        facts |= add_padding(folder) if settings["add_pad"] else {}
         save_chat_template(folder, settings["template"])
         check_end(folder, settings["template"])
         check_finite(folder)

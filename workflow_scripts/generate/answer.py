@@ -149,7 +149,7 @@ def answer_set(
             for index, answer in engine.answer(
                 [prompt.ids for prompt in prompts],
                 sampling | {"temperature": temperature},
-                reply_end(settings["template"]),
+                reply_end(settings["template"], engine.tokenizer),
                 draw_seed,
                 missing,
             ):

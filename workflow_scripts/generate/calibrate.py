@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from workflow_scripts.common.chat_template import FILE
 from workflow_scripts.common.decoding import reply_text, reply_tokens
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import (
@@ -59,7 +60,8 @@ def distinct_models(models: list[dict]) -> dict[str, dict]:
     """
     found: dict[str, list[dict]] = {}
     for model in models:
-        files = sorted(path for path in Path(model["folder"]).glob("*token*") if path.is_file())
+        found_here = [*Path(model["folder"]).glob("*token*"), Path(model["folder"]) / FILE]
+        files = sorted(path for path in found_here if path.is_file())
         kind = digest([model["template"], [(path.name, sha256_of(path)) for path in files]])
         found.setdefault(kind, []).append(model)
     return {", ".join(dict.fromkeys(each["name"] for each in alike)): alike[0] for alike in found.values()}

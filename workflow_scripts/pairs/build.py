@@ -9,7 +9,6 @@ the labels they got right.
 written as it came, its keys in their own order, and an answer that says nothing loses like any other.
 """
 
-import random
 from collections import Counter
 from collections.abc import Callable
 from typing import Literal
@@ -29,6 +28,8 @@ from workflow_scripts.common.tutor_reply import (
     parse_reply,
     read_answer,
 )
+from workflow_scripts.pairs.held_out import held_out_groups
+from workflow_scripts.pairs.lengths import length_facts, said
 
 
 class Settings(TypedDict):
@@ -133,13 +134,6 @@ def build_pairs(
     return pairs, rejected, taken
 
 
-def held_out_groups(groups: list[str], share: float, seed: int) -> set[str]:
-    """Return the groups whose pairs are only validated on: a share of them, at least one if the share is positive."""
-    order = sorted(set(groups))
-    random.Random(seed).shuffle(order)
-    return set(order[: max(1, round(share * len(order)))] if share else [])
-
-
 def labels_right(gold: dict, losing: str) -> float:
     """Return the share of label fields that a losing answer got right; 0 if it holds no reply."""
     reply = parse_reply(losing) or {}
@@ -182,9 +176,13 @@ def main() -> None:
     pairs, rejected, taken = build_pairs(read_jsonl(arguments.prompts), generations, *asked)
     assert len(pairs) + len(rejected) == len(generations)
     if not pairs:
+        reasons = ", ".join(
+            f"{why}: {count}" for why, count in Counter(row["reason"] for row in rejected).items()
+        )
         raise PlumblineError(
-            f"{arguments.generations}: the policy made no mistake on {len(generations)} prompts, so there are no "
-            "pairs; raise pairs.*.temperature or samples, or train the parent less"
+            f"{arguments.generations}: none of {len(generations)} answers makes a pair ({reasons}); raise "
+            "pairs.*.temperature or samples, or train the parent less. Pairs without mistakes: from: samples, ranked "
+            "by a reward"
         )
     held_out = held_out_groups(
         [pair["group"] for pair in pairs], settings["validation_share"], settings["seed"]
@@ -201,10 +199,12 @@ def main() -> None:
         "splits": dict(Counter(pair["split"] for pair in pairs)),
         "mismatches": dict(Counter(pair["meta"]["mismatch"] for pair in pairs)),
         "rejected": dict(Counter(row["reason"] for row in rejected)),
+        "lengths": length_facts(pairs),
     }
     print(f"{counts['kept']} pairs of {counts['read']} answers ({counts['share_kept']:.1%})")
     shares = (f"{rule} {count} ({count / len(generations):.2%})" for rule, count in taken.items())
     print(f"pairs by each rule: {', '.join(shares)}")
+    print(said(counts["lengths"]))
     files = [arguments.output, arguments.ranked, arguments.rejected]
     write_manifest(arguments.manifest, files, counts=counts)
 

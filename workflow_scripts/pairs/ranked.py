@@ -1,5 +1,7 @@
 """Preference pairs from answers that came ranked, or that their rewards rank: the best against each of the others.
 
+Rows are annotated ones, or, with `annotated: false`, those of a dataset: these are ranked as they came.
+
 Every answer ends in a ranked row (two answers or more, the best first) or in the rejections. The ranked rows are for
 objectives over all answers of a prompt; the pairs for those over two.
 """
@@ -13,12 +15,31 @@ from typing_extensions import TypedDict
 from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.turns import turns_of
+from workflow_scripts.pairs.lengths import length_facts, said
 
 
 class Settings(TypedDict):
     """What the step reads."""
 
     by: Literal["rank", "reward"]
+    annotated: bool
+
+
+def as_they_came(path: str) -> list[dict]:
+    """Return the answers of a dataset's ranked rows as annotated ones, rewarded by the order they came in.
+
+    It is 1 for the preferred answer, 0 for the last, and evenly between; of labelled answers, of which each came in a
+    row of its own, 1 for a good one and 0 for a bad one.
+    """
+    answers = []
+    for row in read_jsonl(path):
+        last = max(len(row["candidates"]) - 1, 1)
+        for turn in turns_of(row):
+            labelled = "prompt" in turn["meta"]  # it shares its prompt with answers of other rows
+            came = turn["given"]["label"] if labelled else 1 - turn["meta"]["rank"] / last
+            answers.append(turn | {"rewards": {"final_reward": round(came, 6)}})
+    return answers
 
 
 def rank_answers(rows: list[dict], by: str, split: str) -> tuple[list[dict], list[dict]]:
@@ -94,7 +115,7 @@ def main() -> None:
     by = arguments.settings["by"]
     ranked, rejected, read = [], [], 0
     for split, path in (item.split("=", 1) for item in arguments.annotated):
-        rows = read_jsonl(path)
+        rows = read_jsonl(path) if arguments.settings["annotated"] else as_they_came(path)
         found, lost = rank_answers(rows, by, split)
         ranked, rejected, read = ranked + found, rejected + lost, read + len(rows)
     pairs = [pair for row in ranked for pair in pairs_of(row, by)]
@@ -112,9 +133,15 @@ def main() -> None:
         "rejected": dict(Counter(row["reason"] for row in rejected)),
         "prompts": len(ranked),
         "pairs": dict(Counter(pair["split"] for pair in pairs)),
-        "reward_agrees": round(sum(pair["meta"]["reward_gap"] >= 0 for pair in pairs) / len(pairs), 4),
+        "lengths": length_facts(pairs),
     }
+    if arguments.settings["annotated"]:  # else the rewards are made of the ranks
+        agreeing = sum(pair["meta"]["reward_gap"] >= 0 for pair in pairs)
+        counts["reward_agrees"] = round(agreeing / len(pairs), 4)
     print(f"{len(pairs)} pairs of {read} answers to {len(ranked)} prompts")
+    for why, count in counts["rejected"].items():
+        print(f"left out, {why}: {count} answers")
+    print(said(counts["lengths"]))
     files = [arguments.output, arguments.ranked, arguments.rejected]
     write_manifest(arguments.manifest, files, counts=counts)
 

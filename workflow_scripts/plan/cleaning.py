@@ -1,4 +1,11 @@
-"""What is cleaned: datasets, and the replies in pairs that a benchmark brings; what is mixed of cleaned datasets."""
+"""What is cleaned: datasets, and the replies in pairs that a benchmark brings; what is kept apart from what others hold
+out; what is mixed of cleaned datasets.
+
+A dataset's rows are in the folder of its name. Where something is done to them after cleaning, they are in DATASET.bare
+before it, and in DATASET.apart where they have lost what others hold out and still get passages.
+"""
+
+import functools
 
 from workflow_scripts.common.code import pins
 from workflow_scripts.plan.layout import Word
@@ -6,18 +13,20 @@ from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.scoring import scored_from
 from workflow_scripts.plan.sources import base_model, located, source_file, source_manifest
 from workflow_scripts.plan.words import as_json, chosen, settings
+from workflow_scripts.study import apart
 from workflow_scripts.study.datasets import OTHER_ASSISTANTS, Dataset, made_of
 from workflow_scripts.study.mixtures import Mixture
 
 NOT_CLEANED_BY = (
+    *("path", "hf", "revision", "hf_config", "hf_split", "shape"),
     *("source", "files", "history_turns", "exclude_groups_of"),
-    *("reject_other_assistants", "retrieve", "token_limits"),
+    *("reject_other_assistants", "retrieve", "token_limits", "license"),
 )
-BARE = ".bare"  # ends no dataset's name: a name has no dot
+BARE, APART = ".bare", ".apart"  # end no dataset's name: a name has no dot
 
 
 def bare(dataset: str) -> str:
-    """Return the folder name of a dataset's rows as cleaning leaves them, where passages are then written into them."""
+    """Return the folder name of a dataset's rows as cleaning leaves them, where more is done to them."""
     return f"{dataset}{BARE}"
 
 
@@ -26,9 +35,15 @@ def cleaned(plan: Plan) -> list[str]:
     return [name for name, part in plan.study.datasets.items() if isinstance(part, Dataset)]
 
 
+def first_folder(plan: Plan, dataset: str) -> str:
+    """Return the name of the folder that a dataset is cleaned into."""
+    later = plan.study.datasets[dataset].retrieve or dataset in kept_apart(plan)
+    return bare(dataset) if later else dataset
+
+
 def folders(plan: Plan) -> list[str]:
     """Return the names of the folders that datasets are cleaned into, each a wildcard of the rule."""
-    return [bare(name) if plan.study.datasets[name].retrieve else name for name in cleaned(plan)]
+    return [first_folder(plan, name) for name in cleaned(plan)]
 
 
 def dataset_in(plan: Plan, folder: str) -> Dataset:
@@ -49,7 +64,7 @@ def dataset_files(plan: Plan, dataset: str) -> list[Word]:
 def held_out(plan: Plan, dataset: str) -> list[str]:
     """Return the manifests of the datasets whose groups must not appear in this one."""
     names = dataset_in(plan, dataset).exclude_groups_of
-    return [f"{plan.layout.clean(name.split('/')[0])}/manifest.json" for name in names]
+    return [f"{plan.layout.clean(first_folder(plan, name.split('/')[0]))}/manifest.json" for name in names]
 
 
 def counting_model(plan: Plan, dataset: str) -> list[str]:
@@ -60,15 +75,71 @@ def counting_model(plan: Plan, dataset: str) -> list[str]:
 
 def dataset_settings(plan: Plan, dataset: str) -> str:
     part, layout = dataset_in(plan, dataset), plan.layout
-    rows = [layout.with_variables(layout.rows(*name.split("/"))) for name in part.exclude_groups_of]
+    rows = [layout.with_variables(first_rows(plan, *name.split("/"))) for name in part.exclude_groups_of]
     refused = [*part.reject_phrases, *(OTHER_ASSISTANTS if part.reject_other_assistants else ())]
     limits = part.token_limits and chosen(part.token_limits, drop=["model"]) | {
         "tokenizer": f"{base_model(plan, part.token_limits.model)}/model"
     }
-    handed = {"exclude_groups_of": rows, "reject_phrases": refused, "token_limits": limits}
+    named = {"columns": part.columns_of_files(), "renames": part.renames()}
+    handed = {"exclude_groups_of": rows, "reject_phrases": refused, "token_limits": limits} | named
     # Splits are filled in the order in which the study names them, unless groups are shuffled over them.
     filled_in_turn = part.split.order == "file" or bool(part.split.by_file)
     return as_json(chosen(part, drop=NOT_CLEANED_BY) | handed, in_order=filled_in_turn)
+
+
+def first_rows(plan: Plan, dataset: str, split: str) -> str:
+    """Return the file of a dataset's rows as cleaning leaves them."""
+    return plan.layout.rows(first_folder(plan, dataset), split)
+
+
+# --- kept apart -------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def kept_apart(plan: Plan) -> dict[str, apart.Apart]:
+    """Return the datasets that lose the questions which others hold out, and what these are."""
+    return apart.kept_apart(plan.study)
+
+
+def apart_folder(plan: Plan, dataset: str) -> str:
+    """Return the name of the folder of a dataset's rows once they have lost them."""
+    return f"{dataset}{APART}" if plan.study.datasets[dataset].retrieve else dataset
+
+
+def apart_folders(plan: Plan) -> list[str]:
+    """Return the names of the folders of rows that are kept apart, each a wildcard of the rule."""
+    return [apart_folder(plan, name) for name in kept_apart(plan)]
+
+
+def _apart(plan: Plan, folder: str) -> apart.Apart:
+    return kept_apart(plan)[folder.removesuffix(APART)]
+
+
+def apart_from(plan: Plan, dataset: str) -> str:
+    """Return the manifest of a dataset's rows before they lose what others hold out."""
+    return f"{plan.layout.clean(bare(dataset.removesuffix(APART)))}/manifest.json"
+
+
+def apart_inputs(plan: Plan, dataset: str) -> list[str]:
+    """Return the manifests of the datasets that hold questions out."""
+    others = dict.fromkeys(other for other, _ in _apart(plan, dataset).held_out)
+    return [f"{plan.layout.clean(first_folder(plan, other))}/manifest.json" for other in others]
+
+
+def apart_rows(plan: Plan, dataset: str) -> list[Word]:
+    """Return NAME/SPLIT=… for each file of rows whose questions are held out, as words."""
+    held_out = _apart(plan, dataset).held_out
+    return [plan.layout.word(f"{name}/{split}={first_rows(plan, name, split)}") for name, split in held_out]
+
+
+def apart_settings(plan: Plan, dataset: str) -> str:
+    """Return what is learned from, and which rows are compared by problem, as JSON."""
+    part, own = _apart(plan, dataset), plan.study.datasets[dataset.removesuffix(APART)]
+    by_problem = {
+        f"{other}/{split}": "problem" in (own.group_by, plan.study.datasets[other].group_by)
+        for other, split in part.held_out
+    }
+    return as_json({"learned": part.learned, "by_problem": by_problem})
 
 
 # --- mixtures ---------------------------------------------------------------------------------------------------------

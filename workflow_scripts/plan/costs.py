@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from workflow_scripts.plan.outside import asked
 from workflow_scripts.plan.plan import Plan, cells, outside_cells, scored_cells
-from workflow_scripts.plan.prompts import answered, for_values, owed
-from workflow_scripts.plan.rewards import used_reward_models
+from workflow_scripts.plan.prompts import answered, owed, rewarded_for_training
+from workflow_scripts.plan.rewards import annotated, used_reward_models
 from workflow_scripts.plan.synthesis import used
 from workflow_scripts.plan.training import preparing_jobs, rule_of
 from workflow_scripts.plan.words import as_json
@@ -27,9 +27,7 @@ class Job(NamedTuple):
 def data_jobs(plan: Plan) -> list[Job]:
     rewards = [Job("train_reward_model", "", "", name, name) for name in used_reward_models(plan)]
     writing = [Job("write_rows", "", "", name, name) for name in used(plan)]
-    return (
-        writing + rewards + [Job("annotate_dataset", "", "", name, name) for name in plan.study.annotations]
-    )
+    return writing + rewards + [Job("annotate_dataset", "", "", name, name) for name in annotated(plan)]
 
 
 def policy_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
@@ -41,7 +39,7 @@ def policy_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
         jobs.append(Job(rule_of(plan, policy), policy, seed, "", f"{policy}-{seed}"))
     jobs.append(Job("answer_prompts", policy, seed, "", f"{policy}-{seed}"))
     for name in owed(plan, policy):
-        if name in for_values(plan):
+        if name in rewarded_for_training(plan):
             jobs.append(Job("annotate_answers", policy, seed, name, f"{policy}-{seed}-{name}"))
     return jobs
 

@@ -17,6 +17,7 @@ from workflow_scripts.plan.training import module_of
 from workflow_scripts.plan.words import as_json, chosen
 from workflow_scripts.study.lineage import CALIBRATION
 
+UNMADE = {"parameters", "license"}  # keys of a model that make nothing of it
 UNTIED = {"training_resources", "generation_resources"}  # sections that no number rests on
 
 
@@ -99,9 +100,7 @@ def policy_facts(plan: Plan, policy: str) -> dict[str, Any]:
     adopted = [name for name in made if name in plan.study.adopt]
     code = ["adopted" if name in adopted else code_of(module_of(plan, name)) for name in made]
     return {
-        "model": digest(plan.study.models[plan.policies[policy].model].model_dump(exclude={"parameters"}))[
-            :12
-        ],
+        "model": digest(plan.study.models[plan.policies[policy].model].model_dump(exclude=UNMADE))[:12],
         "template": digest(template(plan, policy))[:12],
         "trust_remote_code": remote_code(plan, policy),
         "trained_by": digest(code)[:12],
@@ -113,7 +112,8 @@ def benchmark_entry(plan: Plan, name: str) -> dict[str, Any]:
     part = plan.study.benchmarks[name]
     judge = judge_of(plan, name) if part.is_judged() else None
     code = [scorer_code(plan, name), engine_code(plan) if part.prompt_kind else None]
-    return {
+    allowed = {"overlap_allowed": True} if plan.study.allow_overlap else {}
+    return allowed | {
         "name": name,
         "answered": bool(part.prompt_kind),
         "judged": part.is_judged(),

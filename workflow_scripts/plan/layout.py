@@ -113,11 +113,15 @@ class Layout:
     def tokens(self, policy: str) -> str:
         return f"{self.results}/tokens/{policy}"
 
+    def chosen_tokens(self, policy: str, seed: int | str) -> str:
+        """Return the folder of the chosen answers of pairs as a policy's tokens."""
+        return f"{self.tokens(policy)}/seed-{seed}"
+
     def ranked_pairs(self, pairs: str) -> str:
         return f"{self.results}/pairs/{pairs}"
 
     def own_pairs(self, pairs: str, policy: str, seed: int | str) -> str:
-        """Return the folder of the pairs of a policy's own mistakes."""
+        """Return the folder of the pairs of a policy's own answers."""
         return f"{self.results}/pairs/{pairs}/{policy}/seed-{seed}"
 
     def reference(self, pairs: str, policy: str, seed: int | str) -> str:

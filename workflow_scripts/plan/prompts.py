@@ -13,7 +13,7 @@ from workflow_scripts.plan.plan import TORCH, Plan, history_turns
 from workflow_scripts.plan.policies import template
 from workflow_scripts.plan.sources import located, model_key, source_manifest
 from workflow_scripts.plan.words import as_json, flag_words, settings
-from workflow_scripts.study.pairs import RankedPairs
+from workflow_scripts.study.pairs import OwnPairs, SampledPairs
 from workflow_scripts.study.sampling import Sampling
 
 SAMPLING = tuple(Sampling.model_fields)
@@ -29,7 +29,7 @@ def answered(plan: Plan) -> dict[str, Any]:
 def for_pairs(plan: Plan) -> dict[str, Any]:
     """Return the prompt sets whose answers pairs are made of."""
     parts = plan.study.pairs.items()
-    return {f"pairs-{name}": part for name, part in parts if not isinstance(part, RankedPairs)}
+    return {f"pairs-{name}": part for name, part in parts if isinstance(part, OwnPairs)}
 
 
 @functools.cache
@@ -49,7 +49,15 @@ def prompt_sets(plan: Plan) -> dict[str, Any]:
 
 def rewarded_sets(plan: Plan) -> list[str]:
     """Return the prompt sets whose answers an annotation rewards."""
-    return [name for name, part in (answered(plan) | for_values(plan)).items() if hasattr(part, "annotation")]
+    return [
+        name for name, part in answered(plan).items() if hasattr(part, "annotation")
+    ] + rewarded_for_training(plan)
+
+
+def rewarded_for_training(plan: Plan) -> list[str]:
+    """Return the prompt sets whose rewarded answers something is learned from: value heads, and pairs from samples."""
+    ranked = [name for name, part in for_pairs(plan).items() if isinstance(part, SampledPairs)]
+    return [*for_values(plan), *ranked]
 
 
 @functools.cache

@@ -8,12 +8,13 @@ from workflow_scripts.plan.index import lock_digest
 from workflow_scripts.plan.plan import Plan, trained_cells
 from workflow_scripts.plan.policies import learned_datasets, parent_cell
 from workflow_scripts.plan.prompts import answered
-from workflow_scripts.plan.training import material, pairs_manifest, ranked_pairs
+from workflow_scripts.plan.rewards import annotated
+from workflow_scripts.plan.training import material, pairs_manifest
 from workflow_scripts.plan.words import as_json, settings
 
 
 def trainings(plan: Plan) -> list[dict[str, Any]]:
-    """Return one entry per trained policy: its curve, its manifest, that of what it learned from, and of own pairs."""
+    """Return one entry per trained policy: its curve, its manifest, that of what it learned from, and of pairs."""
     return [
         {
             "policy": policy,
@@ -23,15 +24,15 @@ def trainings(plan: Plan) -> list[dict[str, Any]]:
             "manifest": f"{plan.layout.policy(policy, seed)}/manifest.json",
             "learned_from": material(plan, policy, seed),
         }
-        | own_pairs(plan, policy, seed)
+        | pairs_of(plan, policy, seed)
         for policy, seed in trained_cells(plan)
     ]
 
 
-def own_pairs(plan: Plan, policy: str, seed: int) -> dict[str, str]:
-    """Return where the pairs of a policy are counted, if its parent's own answers made them."""
+def pairs_of(plan: Plan, policy: str, seed: int) -> dict[str, str]:
+    """Return where the pairs are counted that a policy learned from, if it did from pairs."""
     pairs = getattr(plan.run(policy), "pairs", None)
-    if pairs is None or pairs in ranked_pairs(plan):
+    if pairs is None:
         return {}
     return {"pairs": pairs_manifest(plan, pairs, *parent_cell(plan, policy, seed))}
 
@@ -71,7 +72,7 @@ def figures(plan: Plan) -> list[str]:
     due = {
         "loss_curves": curves(plan),
         "policy_bars": plan.study.report.bars,
-        "rewards": plan.study.annotations,
+        "rewards": annotated(plan),
     }
     return [plan.layout.figure(name) for name, drawn in due.items() if drawn]
 
@@ -80,13 +81,13 @@ def reward_rows(plan: Plan) -> list[str]:
     """Return the annotated rows whose rewards are drawn."""
     return [
         plan.layout.annotated(name, split)
-        for name, part in plan.study.annotations.items()
-        for split in part.splits
+        for name in annotated(plan)
+        for split in plan.study.annotations[name].splits
     ]
 
 
 def reward_manifests(plan: Plan) -> list[str]:
-    return [f"{plan.layout.annotation(name)}/manifest.json" for name in plan.study.annotations]
+    return [f"{plan.layout.annotation(name)}/manifest.json" for name in annotated(plan)]
 
 
 def data_manifests(plan: Plan) -> dict[str, str]:

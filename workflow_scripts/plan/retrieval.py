@@ -1,7 +1,7 @@
 """Which datasets have passages written into their rows, and what these are made of."""
 
 from workflow_scripts.common.code import pins
-from workflow_scripts.plan.cleaning import bare, cleaned
+from workflow_scripts.plan.cleaning import apart_folder, bare, cleaned, kept_apart
 from workflow_scripts.plan.plan import TORCH, Plan
 from workflow_scripts.plan.sources import source_file, source_folder, source_manifest
 from workflow_scripts.plan.words import settings
@@ -23,7 +23,8 @@ def _part(plan: Plan, dataset: str) -> Retrieval:
 
 def cleaned_rows(plan: Plan, dataset: str) -> str:
     """Return the manifest of a dataset's rows before they get passages."""
-    return f"{plan.layout.clean(bare(dataset))}/manifest.json"
+    before = apart_folder(plan, dataset) if dataset in kept_apart(plan) else bare(dataset)
+    return f"{plan.layout.clean(before)}/manifest.json"
 
 
 def retrieved_from(plan: Plan, dataset: str) -> list[str]:

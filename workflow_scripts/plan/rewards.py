@@ -3,12 +3,14 @@
 import functools
 from typing import Any
 
+from workflow_scripts.common.user_functions import digests_of
 from workflow_scripts.plan.layout import Word
 from workflow_scripts.plan.plan import Plan, history_turns
 from workflow_scripts.plan.policies import remote_code, weights_manifest
 from workflow_scripts.plan.prompts import prompt_sets
 from workflow_scripts.plan.sources import origin, source_folder, source_manifest
 from workflow_scripts.plan.words import as_json, settings
+from workflow_scripts.study.pairs import SampledPairs
 
 # --- reward models ----------------------------------------------------------------------------------------------------
 
@@ -71,17 +73,27 @@ def classifiers(plan: Plan, annotation: str) -> list[str]:
 
 @functools.cache
 def rewarding_settings(plan: Plan, annotation: str) -> str:
-    """Return an annotation's rewards as JSON, each classifier's folder in place of its name."""
+    """Return an annotation's rewards as JSON, each classifier's folder in place of its name.
+
+    Of a user's function the digests of its files are there, so that an edit makes stale what it rewarded.
+    """
     rewards = {}
     for name, part in plan.study.annotations[annotation].rewards.items():
         rewards[name] = part.model_dump()
-        if getattr(part, "model", None):
+        if getattr(part, "function", None):
+            rewards[name]["code"] = digests_of(part.function)
+        elif getattr(part, "model", None):
             folder = f"{plan.layout.reward_model(part.model)}/model"
             rewards[name]["folder"] = plan.layout.with_variables(folder)
         elif getattr(part, "source", None):
             folder = f"{source_folder(plan, part.source)}/files"
             rewards[name] |= {"folder": folder, "source": origin(plan, part.source)}
     return as_json({"rewards": rewards})
+
+
+def annotated(plan: Plan) -> list[str]:
+    """Return the annotations that give columns to splits of their dataset; others only reward new answers."""
+    return [name for name, part in plan.study.annotations.items() if part.splits]
 
 
 def annotated_dataset(plan: Plan, annotation: str) -> str:
@@ -115,7 +127,8 @@ def annotated_rows(plan: Plan, part: Any) -> list[Word]:
 
 def annotation_of(plan: Plan, prompts: str) -> str:
     """Return the annotation that rewards the answers to a prompt set."""
-    return prompt_sets(plan)[prompts].annotation
+    part = prompt_sets(plan)[prompts]
+    return part.rank if isinstance(part, SampledPairs) else part.annotation
 
 
 def answer_classifiers(plan: Plan, prompts: str) -> list[str]:

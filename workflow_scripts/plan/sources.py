@@ -1,8 +1,9 @@
 """Sources and base models: what each pins gives its folder a name, so that studies which pin the same share it."""
 
 import functools
+import os
 
-from workflow_scripts.common.code import code_of
+from workflow_scripts.common.code import ROOT, code_of
 from workflow_scripts.common.files import digest
 from workflow_scripts.plan.layout import MODELS, SOURCES, TASKS
 from workflow_scripts.plan.plan import Plan
@@ -107,6 +108,14 @@ def converted_base(plan: Plan, source: str) -> str:
 
 def conversion_settings(plan: Plan, source: str) -> str:
     return settings(plan.study.sources[sources(plan)[source]].convert, keys=["weights"])
+
+
+def local_files(plan: Plan, source: str) -> list[str]:
+    """Return the files of this machine that a source may take as they are, without a pin: it is stale by these."""
+    part = plan.study.sources[sources(plan)[source]]
+    places = [place.file.files for place in part.places if place.file]
+    paths = [path for files in places for name, path in files.items() if part.files.get(name) is None]
+    return [path for path in dict.fromkeys(paths) if os.path.exists(ROOT / path)]
 
 
 def source_name(plan: Plan, source: str) -> str:

@@ -20,7 +20,7 @@ from workflow_scripts.plan.rewards import (
 from workflow_scripts.plan.words import as_json, settings
 from workflow_scripts.study.datasets import made_of
 from workflow_scripts.study.methods import TRAINED_BY, Run
-from workflow_scripts.study.pairs import RankedPairs
+from workflow_scripts.study.pairs import GivenPairs, OwnPairs, Pairs, SampledPairs
 
 READ_AT_ONCE = 16  # rows in a forward pass of what only reads
 
@@ -132,6 +132,21 @@ def watch_flags(plan: Plan, policy: str) -> list[Word]:
 # --- tokens of a dataset ----------------------------------------------------------------------------------------------
 
 
+def on_datasets(plan: Plan) -> list[str]:
+    """Return the policies that are fine-tuned on a dataset."""
+    return [name for name in policies_on(plan, "tokens") if not plan.run(name).pairs]
+
+
+def on_chosen(plan: Plan) -> list[str]:
+    """Return the policies that are fine-tuned on the chosen answers of pairs."""
+    return [name for name in policies_on(plan, "tokens") if plan.run(name).pairs]
+
+
+def chosen_manifest(plan: Plan, policy: str, seed: int | str) -> str:
+    """Return the manifest of the pairs whose chosen answers a policy is fine-tuned on."""
+    return pairs_manifest(plan, plan.run(policy).pairs, *parent_cell(plan, policy, seed))
+
+
 def tokens_dataset(plan: Plan, policy: str) -> str:
     return f"{plan.layout.clean(plan.run(policy).dataset)}/manifest.json"
 
@@ -162,12 +177,22 @@ def tokens_splits(plan: Plan, policy: str) -> list[Word]:
 
 def ranked_pairs(plan: Plan) -> list[str]:
     """Return the sets of pairs that are made of answers which came ranked: they are the same for every policy."""
-    return [name for name, part in plan.study.pairs.items() if isinstance(part, RankedPairs)]
+    return [name for name, part in plan.study.pairs.items() if not isinstance(part, OwnPairs)]
+
+
+def mistaken_pairs(plan: Plan) -> list[str]:
+    """Return the sets of pairs that are made of a policy's own mistakes."""
+    return [name for name, part in plan.study.pairs.items() if isinstance(part, Pairs)]
+
+
+def sampled_pairs(plan: Plan) -> list[str]:
+    """Return the sets of pairs that are made of a policy's own answers, ranked by their rewards."""
+    return [name for name, part in plan.study.pairs.items() if isinstance(part, SampledPairs)]
 
 
 def pairs_folder(plan: Plan, pairs: str, policy: str, seed: int | str) -> str:
-    """Return where pairs are: those of a policy's own mistakes are its own, ranked ones are everybody's."""
-    if isinstance(plan.study.pairs[pairs], RankedPairs):
+    """Return where pairs are: those of a policy's own answers are its own, ranked ones are everybody's."""
+    if pairs in ranked_pairs(plan):
         return plan.layout.ranked_pairs(pairs)
     return plan.layout.own_pairs(pairs, policy, seed)
 
@@ -188,16 +213,37 @@ def own_pairs_settings(plan: Plan, pairs: str) -> str:
     )
 
 
+def sampled_pairs_settings(plan: Plan, pairs: str) -> str:
+    keys = ["take", "margin", "validation_share"]
+    return settings(plan.study.pairs[pairs], keys=keys, seed=plan.study.seeds[0])
+
+
+def sampled_rows(plan: Plan, pairs: str, policy: str, seed: int | str) -> Word:
+    """Return the file of a policy's rewarded answers that pairs are made of, as a word."""
+    return plan.layout.word(plan.layout.reward_rows(policy, seed, f"pairs-{pairs}"))
+
+
 def ranking_input(plan: Plan, pairs: str) -> str:
-    return f"{plan.layout.annotation(plan.study.pairs[pairs].annotation)}/manifest.json"
+    """Return the manifest of the ranked answers: of an annotation's, or of a dataset's as they came."""
+    part, layout = plan.study.pairs[pairs], plan.layout
+    given = isinstance(part, GivenPairs)
+    return f"{layout.clean(part.dataset) if given else layout.annotation(part.annotation)}/manifest.json"
 
 
 def ranking_settings(plan: Plan, pairs: str) -> str:
-    return settings(plan.study.pairs[pairs], keys=["by"])
+    part = plan.study.pairs[pairs]
+    if isinstance(part, GivenPairs):
+        return as_json({"by": "reward", "annotated": False})
+    return settings(part, keys=["by"], annotated=True)
 
 
 def ranking_rows(plan: Plan, pairs: str) -> list[Word]:
-    return annotated_rows(plan, plan.study.pairs[pairs])
+    """Return train=… and validation=…, the files of the ranked answers, as words."""
+    part, layout = plan.study.pairs[pairs], plan.layout
+    if not isinstance(part, GivenPairs):
+        return annotated_rows(plan, part)
+    splits = {"train": part.split, "validation": part.validation}
+    return [layout.word(f"{name}={layout.rows(part.dataset, at)}") for name, at in splits.items() if at]
 
 
 def reference_settings(plan: Plan, pairs: str, policy: str) -> str:
@@ -365,7 +411,7 @@ def material(plan: Plan, policy: str, seed: int | str) -> str:
     layout, run = plan.layout, plan.run(policy)
     cell = parent_cell(plan, policy, seed)
     folder: dict[str, Callable[[], Any]] = {
-        "tokens": lambda: layout.tokens(policy),
+        "tokens": lambda: layout.chosen_tokens(policy, seed) if run.pairs else layout.tokens(policy),
         "pairs": lambda: layout.reference(run.pairs, *cell),
         "ranked": lambda: layout.ranked(run.pairs, *cell),
         "rewarded": lambda: layout.rewarded(rewarded_key(run), *cell),

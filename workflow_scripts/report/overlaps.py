@@ -47,6 +47,25 @@ def contaminated_items(overlap: dict[str, dict], entry: dict) -> dict[str, set[s
     return items
 
 
+def allowed_overlap(overlaps: dict[str, dict], entry: dict) -> str:
+    """Return a note on an entry of a study that lets a benchmark's questions be trained on: how many were, and where.
+
+    overlaps: see load_overlaps. A question is known by its group or as a whole; "" where nothing was trained on.
+    """
+    names = entry.get("training_sets") or []
+    if not entry.get("overlap_allowed") or not names:
+        return ""
+    if not entry.get("overlap"):
+        return "allow_overlap: how many of its questions stand in training data was not counted (decontaminate: false)"
+    found = overlaps[entry["overlap"]]
+    counts = {name: sum(bool(item.get("exact")) for item in found[name].values()) for name in names}
+    asked = {item for name in names for item, hit in found[name].items() if hit.get("exact")}
+    where = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+    return f"allow_overlap: {len(asked) or 'none'} of its questions also in training data" + (
+        f" ({where})" if where else ""
+    )
+
+
 def overlap_rows(index: list[dict]) -> list[dict]:
     """Return the rows of overlap.csv: each benchmark item that shares text with a training set, policies aside."""
     overlaps = load_overlaps(index)

@@ -201,6 +201,7 @@ def _row(
         notes.append(found_here.pop("note"))
         row |= found_here | _cleaned(found_here, row["subset"], own_items, members, arguments)
         notes += in_order(map(unscored_overlap, members))
+        notes += in_order(score["allowed"] for score in members)
         notes.append(_replicates_note(own_items, row["subset"], members))
     if other_cells:
         row["baseline"] = other["policy"]

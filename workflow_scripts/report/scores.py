@@ -6,7 +6,7 @@ from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, sha256_of
-from workflow_scripts.report.overlaps import contaminated_items, load_overlaps
+from workflow_scripts.report.overlaps import allowed_overlap, contaminated_items, load_overlaps
 from workflow_scripts.report.statistics.cells import read_cell
 
 UNSEEN = re.compile(
@@ -21,7 +21,7 @@ def load_scores(index: list[dict], provenance: dict[str, dict] | None = None) ->
     cells maps (subset, metric) to {"cell": Cell, "higher_is_better": bool or None, "note": str}, in file order;
     contaminated holds the items of the benchmark that the 13-gram and the 8-gram rule call so, None where the entry
     has no overlap file; answered, the counts of the answers it rests on; chosen, by what its policy was,
-    in words. `provenance`, the records of
+    in words; allowed, of a study that allows overlap, how much of it there is, in words. `provenance`, the records of
     provenance.json, has the ids; without it a score file's digest stands for it. Raises PlumblineError for a
     malformed score file, a cell named twice, an entry that stands twice in the index, a training set that the overlap
     file does not know, or a score without a record.
@@ -50,6 +50,7 @@ def load_scores(index: list[dict], provenance: dict[str, dict] | None = None) ->
             score["provenance"] = provenance[record]["id"]
         if entry.get("overlap"):
             score["contaminated"] = contaminated_items(overlaps[entry["overlap"]], entry)
+        score["allowed"] = allowed_overlap(overlaps, entry)
         scores.append(score)
     return scores
 

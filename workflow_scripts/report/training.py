@@ -21,7 +21,7 @@ from workflow_scripts.report.spreadsheets import write_csv
 
 
 class Training(TypedDict):
-    """A run: its loss curve, its manifest, and the manifests that count what it learned from and its parent's pairs."""
+    """A run: its loss curve, its manifest, and the manifests that count what it learned from and its pairs."""
 
     policy: str
     seed: int
@@ -42,7 +42,8 @@ RISE = 0.01  # of the lowest validation loss: less is the noise of a small valid
 MOVES = 3  # as many losses, to six decimals, are not the same by chance
 LAST = 5  # points that a run's first and last training losses are means of: single batches are noisy
 COLUMNS = (
-    "policy seed method rows rows_rejected rows_cut ends_lost pair_yield steps train_loss_first train_loss_last "
+    "policy seed method rows rows_rejected rows_cut ends_lost "
+    "pairs pair_yield chosen_words rejected_words chosen_longer steps train_loss_first train_loss_last "
     "validation_loss_first validation_loss_best validation_loss_last best_step kept_step "
     "reward_first reward_last kept_share clipped_share effective_steps warning"
 ).split()
@@ -140,6 +141,17 @@ def rows_of(counts: dict) -> dict:
     return row | ({"warning": "; ".join(warnings)} if warnings else {})
 
 
+def pairs_in(counts: dict) -> dict:
+    """Return what is counted of the pairs a run learned from, whatever they were made of.
+
+    Their number; of a policy's own answers the share that made one; and how long chosen and rejected replies are.
+    """
+    number = counts.get("kept", sum(counts.get("pairs", {}).values()))
+    lengths = counts.get("lengths", {})
+    shown = {name: lengths.get(name) for name in ("chosen_words", "rejected_words", "chosen_longer")}
+    return {"pairs": number or None, "pair_yield": counts.get("share_kept")} | shown
+
+
 def rewards_of_cut_texts(curve: list[dict], column: str = "texts_cut", what: str = "trained") -> str | None:
     """Return a warning where a reward did not read the whole text of the answers that a policy was trained by."""
     shares = [share for _, share in points_of(curve, column)]
@@ -190,7 +202,7 @@ def main() -> None:
         learned = rows_of(read_json(entry["learned_from"]).get("counts", {}))
         went = summarise(curve, manifest.get("best_step"))
         if "pairs" in entry:  # a diverged policy has made none
-            row["pair_yield"] = read_json(entry["pairs"]).get("counts", {}).get("share_kept")
+            row |= pairs_in(read_json(entry["pairs"]).get("counts", {}))
         row |= learned | went | {name: manifest[name] for name in FACTS if name in manifest}
         if "watched" in manifest:
             row |= summarise_watch(curve, manifest["watched"])

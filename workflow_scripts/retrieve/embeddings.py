@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.words import weighed_words
 
 BATCH = 64
 
@@ -29,7 +30,7 @@ def by_words(passages: Sequence[str], questions: Sequence[str]) -> Embedded:
     """Embed by the words of the passages; PlumblineError if they have none."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    words = TfidfVectorizer(sublinear_tf=True)
+    words = TfidfVectorizer(sublinear_tf=True, tokenizer=weighed_words, token_pattern=None)
     try:
         return Embedded(words.fit_transform(passages), words.transform(questions))
     except ValueError as error:

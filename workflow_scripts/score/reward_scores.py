@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.text_measures import NGRAMS, distinct
+from workflow_scripts.common.words import split_words
 from workflow_scripts.score.flags import measured_parser
 from workflow_scripts.score.items import SHARE, make_cell, write_scores
 
@@ -67,7 +68,7 @@ def score(rows: list[dict], where: str) -> list[dict]:
     cells = [
         cell(column, "reward", [row["rewards"][column] for row in rows], **note(column)) for column in columns
     ]
-    words = [float(len(row["reference"].split())) for row in rows]
+    words = [float(len(split_words(row["reference"]))) for row in rows]
     cells.append(cell("text", "words", words, higher_is_better=None))
     for n in NGRAMS:
         values = [distinct(row["reference"], n) for row in rows]

@@ -18,6 +18,7 @@ from workflow_scripts.common.answered import answered_prompts
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.text_measures import NGRAMS, coverage, density, distinct, given_to, meteor_with
+from workflow_scripts.common.words import spaced, split_words
 from workflow_scripts.score.flags import answers_parser
 from workflow_scripts.score.items import SHARE, make_cell, write_scores
 
@@ -94,7 +95,9 @@ def bleu_cells(turns: list[Turn], settings: dict) -> list[dict]:
     metric = BLEU(smooth_method="none")
 
     def counts(turn: Turn) -> list[int]:
-        scores = [metric.corpus_score([answer], [[turn.reference]]) for answer in turn.answers]
+        scores = [
+            metric.corpus_score([spaced(answer)], [[spaced(turn.reference)]]) for answer in turn.answers
+        ]
         rows = [[*score.counts, *score.totals, score.sys_len, score.ref_len] for score in scores]
         return [sum(column) for column in zip(*rows, strict=True)]
 
@@ -145,7 +148,7 @@ def density_cells(turns: list[Turn], settings: dict) -> list[dict]:
 
 def ngrams_of(text: str, n: int) -> list[tuple[str, ...]]:
     """Return a text's n-grams of words, in order."""
-    words = text.split()
+    words = split_words(text)
     return list(zip(*(words[start:] for start in range(n)), strict=False))
 
 
@@ -194,7 +197,9 @@ def distinct_cells(turns: list[Turn], settings: dict) -> list[dict]:
 
 def length_cells(turns: list[Turn], settings: dict) -> list[dict]:
     """Return the cells of lengths in words and in the policy's tokens; texts that no policy made have no tokens."""
-    cells = [mean_cell(turns, "words", lambda _, answer: float(len(answer.split())), higher_is_better=None)]
+    cells = [
+        mean_cell(turns, "words", lambda _, answer: float(len(split_words(answer))), higher_is_better=None)
+    ]
     if all(
         tokens or not text for turn in turns for text, tokens in zip(turn.answers, turn.tokens, strict=True)
     ):

@@ -6,6 +6,7 @@ tokenizer make it. The system message, if there is one, opens every part; what w
 
 from typing import Any
 
+from workflow_scripts.common.own_template import Unspeakable
 from workflow_scripts.common.templates import Template, tokenise_conversation
 
 TOO_LONG = "too long"
@@ -25,7 +26,12 @@ def split_long(
         return len(tokenise_conversation(messages, template, tokenizer).input_ids)
 
     for row in rows:
-        if size(row["messages"]) <= limit:
+        try:
+            whole = size(row["messages"])
+        except Unspeakable:  # as it is, for it is refused with the others of its kind
+            kept.append(row)
+            continue
+        if whole <= limit:
             kept.append(row)
             continue
         before = row["messages"][: row["messages"][0]["role"] == "system"]

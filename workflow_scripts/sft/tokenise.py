@@ -11,6 +11,9 @@ Writes `<split>.parquet` (columns id, input_ids, labels) for each split, `reject
 - `lm`: the texts of all conversations, one after another, are cut into blocks of `max_tokens`. `lm_text: plain` has no
   template and no special tokens, and every token is learned; `lm_text: template` is their "packed" baseline: the rows
   of `it`, with the template and the labels that these have. Of each `lm_rows` rows what fills no block is left over.
+  Plain texts (schema `text`) are rows of their own (see `texts`).
+
+Of the chosen answers of pairs (`--pairs`) each is a row, of which `it` learns the reply.
 
 Of a message marked "learn": false (see `clean`) no token is learned under any objective; it is context alone.
 
@@ -21,7 +24,9 @@ otherwise than those before it, each assistant turn is a row of its own, of whic
 the prompt as well; a message that several turns see is then learned several times. `lm` reads conversations whole.
 """
 
+import argparse
 import sys
+from pathlib import Path
 from typing import Literal, NotRequired
 
 import pyarrow
@@ -31,7 +36,13 @@ from typing_extensions import TypedDict
 from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.cuts import say_cuts, say_rejected
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import finished_file, read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.files import (
+    canonical_json,
+    finished_file,
+    read_jsonl,
+    write_jsonl,
+    write_manifest,
+)
 from workflow_scripts.common.fitting import lost_ends
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.templates import (
@@ -39,7 +50,7 @@ from workflow_scripts.common.templates import (
     Template,
     Tokens,
     ends_of,
-    forbidden_text,
+    refused,
     reply_end,
     tokenise_conversation,
     tokenise_plain,
@@ -47,6 +58,7 @@ from workflow_scripts.common.templates import (
 )
 from workflow_scripts.common.turns import turns_of, window
 from workflow_scripts.sft.splitting import TOO_LONG, split_long
+from workflow_scripts.sft.texts import are_texts, tokenise_texts
 
 REMAINDER = "remainder"  # what is left of a text behind its last block
 # What `tokenise_conversation` learns.
@@ -119,13 +131,10 @@ def tokenise_row(row: dict, tokenizer: object, settings: Settings) -> Tokens:
     return Tokens(prompt + reply, [IGNORED] * len(prompt) + reply)
 
 
-def refusal(row: dict, tokenizer: object) -> dict | None:
-    """Return the rejection of a row that spells out a special token, or None."""
-    said = [*row["messages"], {"content": row.get("reference", "")}]
-    special = forbidden_text(said, tokenizer)
-    if special is None:
-        return None
-    return {"id": row["id"], "reason": "special token in content", "detail": special}
+def refusal(row: dict, tokenizer: object, template: Template | None = None) -> dict | None:
+    """Return the rejection of a row that spells out a special token or that the template does not write, or None."""
+    why = refused(row["messages"], [row["reference"]] if "reference" in row else [], template, tokenizer)
+    return {"id": row["id"], "reason": why[0], "detail": why[1]} if why else None
 
 
 def tokenise_rows(
@@ -139,9 +148,8 @@ def tokenise_rows(
     kept, rejected, limit = [], [], settings["max_tokens"]
     cuts = dict.fromkeys(("cut", "tokens_cut", "ends_lost", "replies_lost"), 0)
     for row in rows:
-        refused = refusal(row, tokenizer)
-        if refused:
-            rejected.append(refused)
+        if found := refusal(row, tokenizer, settings["template"]):
+            rejected.append(found)
             continue
         tokens = tokenise_row(row, tokenizer, settings)
         if len(tokens.input_ids) > limit and settings["overflow"] == "reject":
@@ -167,8 +175,8 @@ def plain_rows(rows: list[dict], tokenizer: object) -> tuple[list[dict], list[di
     """Return (token rows, rejections) of the contents of conversations, joined by newlines, without a template."""
     kept, rejected = [], []
     for row in rows:
-        if refused := refusal(row, tokenizer):
-            rejected.append(refused)
+        if found := refusal(row, tokenizer):
+            rejected.append(found)
         else:
             tokens = tokenise_plain(row["messages"], tokenizer)
             kept.append({"id": row["id"], "input_ids": tokens.input_ids, "labels": tokens.labels})
@@ -212,57 +220,88 @@ def cut_blocks(
     return kept, rejected, cuts | {"remainder_tokens": remainder}
 
 
+def chosen_rows(pairs: list[dict]) -> dict[str, list[dict]]:
+    """Return {split: rows} of the chosen answers of pairs, each once: turns, of which the reply alone is learned."""
+    found: dict[str, dict[tuple, dict]] = {"train": {}, "validation": {}}
+    for pair in pairs:
+        said = (canonical_json(pair["messages"]), pair["chosen"])
+        row = {"id": pair["id"], "messages": pair["messages"], "reference": pair["chosen"]}
+        found[pair["split"]].setdefault(said, row)
+    return {name: list(rows.values()) for name, rows in found.items() if rows}
+
+
+def read_splits(arguments: argparse.Namespace) -> dict[str, tuple[str, list[dict]]]:
+    """Return {split: (the file, its rows)} of what the command line names: conversations, or the chosen of pairs."""
+    if arguments.pairs:
+        rows = chosen_rows(read_jsonl(arguments.pairs))
+        return {name: (str(arguments.pairs), part) for name, part in rows.items()}
+    named = dict(item.split("=", 1) for item in arguments.splits)
+    return {name: (path, read_jsonl(path)) for name, path in named.items()}
+
+
+def tokenise_split(
+    path: str, rows: list[dict], tokenizer: object, settings: Settings
+) -> tuple[list[dict], list[dict], dict[str, int]]:
+    """Return (token rows, rejections, counts) of one split; what is cut or left out is also said."""
+    history, left_out, splits = settings["history_turns"], [], {}
+    texts = are_texts(rows)
+    if settings["overflow"] == "split" and not texts:
+        rows, left_out, count = split_long(rows, tokenizer, settings["template"], settings["max_tokens"])
+        splits = {"conversations_split": count}
+    if texts:
+        kept, rejected, cuts = tokenise_texts(rows, tokenizer, settings["max_tokens"], settings["overflow"])
+        print(f"{path}: {cuts['texts_split']} of {len(rows)} texts became several rows", file=sys.stderr)
+    elif settings["objective"] == "lm":
+        kept, rejected, cuts = cut_blocks(rows, tokenizer, settings)
+        print(
+            f"{path}: {cuts['remainder_tokens']} tokens, less than a block, are left over",
+            file=sys.stderr,
+        )
+    else:
+        turns = [row for row in rows if "reference" in row]
+        whole = spread([row for row in rows if "reference" not in row], settings)
+        kept, rejected, cuts = tokenise_rows([*whole, *turns], tokenizer, settings)
+        cuts["histories_cut"] = shortened(rows, history)
+    rejected += left_out
+    if not kept:
+        raise PlumblineError(f"{path}: no row can be learned from; see the reasons: {rejected[:3]}")
+    counts = {
+        # Of blocks what is read is pieces: blocks, a remainder, conversations refused. So it is of what was split.
+        "read": len(kept) + len(rejected),
+        "kept": len(kept),
+        "rejected": len(rejected),
+        "tokens": sum(len(row["input_ids"]) for row in kept),
+        "learned_tokens": sum(label != IGNORED for row in kept for label in row["labels"]),
+        **cuts,
+        **splits,
+    }
+    unused = [row["reason"] for row in rejected if row["id"] != REMAINDER]
+    say_rejected(path, unused, counts["read"])
+    say_cuts(
+        path,
+        counts,
+        "a reply without its end token teaches nothing of stopping: raise max_tokens, or set overflow: split "
+        "or reject",
+    )
+    return kept, rejected, counts
+
+
 def main() -> None:
     parser = step_parser(__doc__, Settings, tokenizer="model folder")
-    parser.add_argument("--splits", nargs="+", required=True, help="name=conversations.jsonl of each split")
+    read = parser.add_mutually_exclusive_group(required=True)
+    read.add_argument("--splits", nargs="+", help="name=conversations.jsonl of each split")
+    read.add_argument("--pairs", type=Path, help="pairs whose chosen answers are learned")
     arguments = parser.parse_args()
     tokenizer = load_tokenizer(arguments.tokenizer)
     asked = arguments.settings.get("asked_in") or arguments.settings["template"]
-    ends_of(reply_end(asked), tokenizer)  # before anything is trained that could not be asked
+    ends_of(reply_end(asked, tokenizer), tokenizer)  # before anything is trained that could not be asked
     counts, all_rejected, files = {}, [], []
-    for name, path in (item.split("=", 1) for item in arguments.splits):
-        rows, history = read_jsonl(path), arguments.settings["history_turns"]
-        left_out, splits = [], {}
-        if arguments.settings["overflow"] == "split":
-            template, limit = arguments.settings["template"], arguments.settings["max_tokens"]
-            rows, left_out, count = split_long(rows, tokenizer, template, limit)
-            splits = {"conversations_split": count}
-        if arguments.settings["objective"] == "lm":
-            kept, rejected, cuts = cut_blocks(rows, tokenizer, arguments.settings)
-            print(
-                f"{path}: {cuts['remainder_tokens']} tokens, less than a block, are left over",
-                file=sys.stderr,
-            )
-        else:
-            kept, rejected, cuts = tokenise_rows(
-                spread(rows, arguments.settings), tokenizer, arguments.settings
-            )
-            cuts["histories_cut"] = shortened(rows, history)
-        rejected += left_out
-        if not kept:
-            raise PlumblineError(f"{path}: no row can be learned from; see the reasons: {rejected[:3]}")
+    for name, (path, rows) in read_splits(arguments).items():
+        kept, rejected, counts[name] = tokenise_split(path, rows, tokenizer, arguments.settings)
         files.append(arguments.output / f"{name}.parquet")
         with finished_file(files[-1]) as temporary:
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(kept), temporary)
         all_rejected += [{"split": name, **row} for row in rejected]
-        counts[name] = {
-            # Of blocks what is read is pieces: blocks, a remainder, conversations refused. So it is of what was split.
-            "read": len(kept) + len(rejected),
-            "kept": len(kept),
-            "rejected": len(rejected),
-            "tokens": sum(len(row["input_ids"]) for row in kept),
-            "learned_tokens": sum(label != IGNORED for row in kept for label in row["labels"]),
-            **cuts,
-            **splits,
-        }
-        unused = [row["reason"] for row in rejected if row["id"] != REMAINDER]
-        say_rejected(str(path), unused, counts[name]["read"])
-        say_cuts(
-            str(path),
-            counts[name],
-            "a reply without its end token teaches nothing of stopping: raise max_tokens, or set overflow: split "
-            "or reject",
-        )
     write_jsonl(arguments.output / "rejected.jsonl", all_rejected)
     write_manifest(
         arguments.manifest,

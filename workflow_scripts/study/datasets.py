@@ -6,64 +6,27 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from workflow_scripts.common.tutor_reply import FIELDS, LABELS
-from workflow_scripts.study.basics import Count, FileName, Name, Positive, Seed, SomeShare, Strict, Words
+from workflow_scripts.study.basics import (
+    REPOSITORY,
+    Count,
+    FileName,
+    Positive,
+    RepositoryPath,
+    Seed,
+    SomeShare,
+    Strict,
+    Words,
+)
 from workflow_scripts.study.findings import Finding, doubt, wrong
 from workflow_scripts.study.instructions import FewShot, InstructionTemplates
 from workflow_scripts.study.messages import named, nearest, shown
 from workflow_scripts.study.names import Names, name_in
 from workflow_scripts.study.part import Part
 from workflow_scripts.study.retrieval import Retrieval
+from workflow_scripts.study.splits import Split
 
 if TYPE_CHECKING:
     from workflow_scripts.study.study import Study
-
-
-LEDGERS = ("rejected", "near_duplicates", "passages")  # what stands beside the splits, in files called so
-
-
-class Split(Strict):
-    """How many conversations each split gets at most, or which files make up each."""
-
-    seed: Seed = 42
-    """Seed of the dealing."""
-    quotas: dict[Name, Annotated[int, Field(ge=0)]] = {}
-    """Split: conversations, at most; groups are dealt out in proportion."""
-    per_file: bool = True
-    """The quotas count for each file, not for all files together."""
-    order: Literal["shuffled", "file"] = "shuffled"
-    """file: the first rows fill the first quota, and so on, without shuffling."""
-    by_file: dict[Name, list[FileName]] = {}
-    """Split: its files, for data that comes split; a group that is in two stays in the first. With quotas (and order:
-    file) or by_column a file may be in several splits."""
-    by_column: dict[Name, dict[str, list[str | int]]] = {}
-    """Split: column of the raw rows: values. Only rows with one of the values go there (data with a column that says
-    train or test). Needs by_file, or order: file."""
-    distinct: list[Name] = []
-    """Splits in which each prompt stands once, with the first of its replies."""
-    limit: Count | None = None
-    """No split gets more conversations than this, whatever its quota or its files."""
-
-    def names_of_splits(self) -> list[str]:
-        """Return what the splits are called."""
-        return list(self.quotas or self.by_file)
-
-    @model_validator(mode="after")
-    def one_way(self) -> "Split":
-        if not (self.quotas or self.by_file):
-            raise ValueError("has quotas or by_file")
-        both = self.quotas and self.by_file
-        if self.order != "file" and (both or (self.quotas and self.by_column)):
-            raise ValueError(
-                f"quotas with {'by_file' if both else 'by_column'} are filled in the rows' order: set order: file"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def beside_ledgers(self) -> "Split":
-        taken = [name for name in self.names_of_splits() if name in LEDGERS]
-        if taken:
-            raise ValueError(f"no split can be called {' or '.join(taken)}: an account beside the splits is")
-        return self
 
 
 class Sample(Strict):
@@ -149,6 +112,7 @@ class NearDuplicates(Strict):
 SCHEMAS = Literal[
     "tutorbot",
     "messages",
+    "text",
     "alpaca",
     "prompt_completion",
     "super_ni",
@@ -211,6 +175,7 @@ RANKED = (  # one or several answers to a prompt, ranked, and the rewards they w
 UNORDERED = ("labelled",)  # of these, those whose answers came in no order
 # Rows whose meta may have the knowledge that a reply is held to.
 KNOWING = ("rewarded", "hh", "wizard_of_wikipedia", "faithdial")
+TEXTS = ("text",)  # plain ones, which are no question and no answer
 INSTRUCTIONS = ("alpaca", "self_instruct", "dolly", "super_ni", "unnatural_instructions", "wizardlm")
 READ_OF = {  # settings of a dataset: the schemas whose rows are read by them
     "drop_fields": STRUCTURED,
@@ -230,17 +195,36 @@ OTHER_ASSISTANTS = (
 
 
 class Dataset(Part):
-    """Raw files of a source, and how they are cleaned and split."""
+    """Raw files, and how they are cleaned and split: of a source, of this machine (path), or of a model hub (hf)."""
 
-    source: str
-    """The source of its files."""
-    files: list[FileName] = Field(min_length=1)
+    path: RepositoryPath | list[RepositoryPath] | None = None
+    """Files of this machine (docs/your-data.md): a file, a folder, a pattern such as `rows/*.csv`, or a list of these;
+    relative to the repository, or absolute. What is left out below is then found out, and said."""
+    hf: Annotated[str, Field(pattern=REPOSITORY)] | None = None
+    """A data set of a model hub, owner/name. HF_ENDPOINT and HF_TOKEN are honoured."""
+    revision: Words = "main"
+    """hf: a branch, a tag or a commit. It is resolved once, into `study.lock` beside the study: commit that file."""
+    hf_config: Words | None = None
+    """hf: which of its configurations; null: the default one."""
+    hf_split: Words | None = None
+    """hf: which of its splits are the rows; null: train, or the only one."""
+    shape: (
+        Literal["text", "conversation", "prompt_completion", "preference", "unpaired_preference"] | None
+    ) = None
+    """path, hf: what the rows are; null: what fits them first (docs/your-data.md)."""
+    source: str | None = None
+    """The source of its files, in place of path and hf."""
+    files: list[FileName] = []
     """Which of the source's files, in order."""
-    data_schema: SCHEMAS = Field(alias="schema")
-    """How a row is written (docs/data.md). hh, rewarded, judged_pairs, labelled and …preferences rows bring ranked
-    answers."""
-    columns: dict[FileName, list[Words]] = {}
-    """File: what the columns of its table are called, where its first row (csv, tsv) does not say it."""
+    data_schema: SCHEMAS | None = Field(None, alias="schema")
+    """How a row is written (docs/data.md); null, with path or hf: found out. hh, rewarded, judged_pairs, labelled and
+    …preferences rows bring ranked answers."""
+    sample_by: Literal["line", "paragraph", "document"] = "line"
+    """What a row of plain text (.txt, .md) is: a line, a paragraph (empty lines stand between them), or the file."""
+    columns: dict[Words, Words | list[Words]] = {}
+    """What the schema calls a column: what the files call it, `{prompt: question}`; a dot goes into an object, or to a
+    place of a list, `answers.text.0`. Or file: what the columns of its table are called, as a list, where its first row
+    (csv, tsv) does not say it."""
     system_prompt: str | None = None
     """The system message of every conversation; null: tutorbot rows have none, others keep their own."""
     drop_fields: list[str] = []
@@ -290,8 +274,10 @@ class Dataset(Part):
     """Of what is drawn as rows are read: templates, instances, worked examples."""
     reply_format: Literal["json", "python"] = "json"
     """tutorbot: how structured replies are written, as JSON or as a Python dict."""
+    license: Words | None = None
+    """Its licence: the card of an exported policy that learned from it says it (docs/export.md)."""
     group_by: Literal["problem", "question", "conversation"] = "problem"
-    """What may not be on two sides of a split."""
+    """What may not be on two sides of a split; with path or hf `question` where it is not said."""
     history_turns: Annotated[int, Field(ge=0)] | None = None
     """At most so many past exchanges stand before a turn; null: all. For models of short context."""
     exclude_groups_of: list[str] = []
@@ -302,10 +288,30 @@ class Dataset(Part):
     """Look for rows that nearly repeat an earlier one, before a subset and the splits; null: for none."""
     subset: Subset | None = None
     """Keep only some rows, chosen before the split."""
-    split: Split
-    """The splits."""
+    split: Split | None = None
+    """The splits; null, with path or hf: all rows are `train`."""
     retrieve: Retrieval | None = None
     """Write passages that fit a question into its conversation; null: none."""
+
+    @model_validator(mode="after")
+    def one_origin(self) -> "Dataset":
+        given = self.model_fields_set
+        origins = [key for key in ("source", "path", "hf") if getattr(self, key) is not None]
+        if len(origins) != 1:
+            told = f"not {' and '.join(origins)}" if origins else "and has none of them"
+            raise ValueError(f"takes its files from one of source, path and hf, {told}")
+        origin = origins[0]
+        only = {"source": ("files",), "hf": ("revision", "hf_config", "hf_split"), "path": ()}
+        stray = [key for other, keys in only.items() if other != origin for key in keys if key in given]
+        stray += ["shape"] if "shape" in given and origin == "source" else []
+        if stray:
+            raise ValueError(f"has {origin}: {', '.join(stray)} cannot be said beside it")
+        wanted = {"files": self.files, "schema": self.data_schema, "split": self.split}
+        if origin == "source" and (missing := [key for key, value in wanted.items() if not value]):
+            raise ValueError(f"needs {' and '.join(missing)} beside source")
+        if self.shape and self.data_schema:
+            raise ValueError("has shape or schema: a schema says the shape")
+        return self
 
     def names(self, path: str, need: Names) -> None:
         """Need its source and files, the files of its splits, and the splits whose groups it leaves out."""
@@ -317,7 +323,7 @@ class Dataset(Part):
                 need.need(f"{path}.split.by_file.{split}", file, self.files, "file of this dataset")
         if self.retrieve:
             self.retrieve.names(f"{path}.retrieve", need)
-        for file in self.columns:
+        for file in self.columns_of_files():
             need.need(f"{path}.columns", file, self.files, "file of this dataset")
         splits = self.split.names_of_splits()
         for key in ("by_file", "by_column", "distinct"):
@@ -351,12 +357,26 @@ class Dataset(Part):
                 f"{path}.token_limits",
                 f"counts the tokens of rows of one reply (schema {', '.join(RANKED)}), not of {self.data_schema}",
             )
-        if self.empty_replies == "keep" and self.data_schema in (*STRUCTURED, *RANKED):
+        if self.data_schema in TEXTS:
+            for key in ("system_prompt", "retrieve"):
+                if getattr(self, key) is not None:
+                    yield wrong(
+                        f"{path}.{key}", "a plain text (schema text) has no question that it could go to"
+                    )
+        if self.empty_replies == "keep" and self.data_schema in (*STRUCTURED, *RANKED, *TEXTS):
             yield doubt(
                 f"{path}.empty_replies", f"is not read of rows of schema {self.data_schema}: they need words"
             )
         if self.data_schema in STRUCTURED:
             yield from unknown_labels(path, self.drop_fields, self.replace_na)
+
+    def columns_of_files(self) -> dict[str, list[str]]:
+        """Return {file: what its columns are called} of the files whose first row does not say it."""
+        return {file: names for file, names in self.columns.items() if isinstance(names, list)}
+
+    def renames(self) -> dict[str, str]:
+        """Return {what the schema calls a column: what the files call it}."""
+        return {column: name for column, name in self.columns.items() if isinstance(name, str)}
 
     def made_of(self, name: str, study: "Study") -> dict[str, "Dataset"]:
         """Return the datasets that the rows of one called `name` come from: itself alone."""
@@ -398,7 +418,7 @@ def unknown_labels(path: str, drop_fields: list[str], replace_na: dict[str, str]
 
 
 def without_labels(path: str, name: str, study: "Study", instead: str = "") -> Iterator[Finding]:
-    """Find a dataset whose replies have no labels to compare; `instead` says what else could be named."""
+    """Find a dataset whose replies have no labels to compare; `instead` says what else could be done."""
     for schema in schemas_of(study, name):
         if schema not in STRUCTURED:
             yield wrong(

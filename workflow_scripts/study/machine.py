@@ -277,7 +277,7 @@ def few_packs(study: Study) -> Iterator[Finding]:
         if run.pack_tokens:
             packs = min(rows, math.ceil(counted.characters / CHARACTERS / run.pack_tokens))
         if run.learns_nothing(max(packs, 1)):
-            certain = run.learns_nothing(rows)
+            certain = run.learns_nothing(counted.most)
             say, made = (
                 (wrong, f"{rows} rows make") if certain else (doubt, f"{rows} rows make about {packs} packs,")
             )
@@ -291,10 +291,14 @@ def few_packs(study: Study) -> Iterator[Finding]:
 
 
 class Counted(NamedTuple):
-    """How much of a split is on this machine: its rows, and their characters, as they stand in the files."""
+    """How much of a split is on this machine: its rows, and their characters, as they stand in the files.
+
+    `most` are the rows it may have: of a share more than `rows`, as groups are dealt out whole.
+    """
 
     rows: int
     characters: float
+    most: int
 
 
 def rows_here(dataset: Dataset, split: str, study: Study) -> Counted | None:
@@ -308,11 +312,13 @@ def rows_here(dataset: Dataset, split: str, study: Study) -> Counted | None:
     if not files or len(counted) < len(files) or not all(counted):
         return None
     rows, size = (sum(part) for part in zip(*[found for found in counted if found], strict=True))
-    used = rows
+    used = most = rows
     if split in dataset.split.quotas:
-        used = min(used, dataset.split.quotas[split] * len(files))
-    used = min(used, dataset.split.limit or used)
-    return Counted(used, size * used / rows if rows else 0.0)
+        used = most = min(rows, dataset.split.quotas[split] * (len(files) if dataset.split.per_file else 1))
+    elif split in dataset.split.shares:
+        used = math.ceil(dataset.split.shares[split] * rows)
+    used, most = (min(count, dataset.split.limit or count) for count in (used, most))
+    return Counted(used, size * used / rows if rows else 0.0, most)
 
 
 # --- several GPUs ---------------------------------------------------------------------------------------------------

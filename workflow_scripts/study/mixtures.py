@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from workflow_scripts.study.basics import Count, Name, Positive, Seed
-from workflow_scripts.study.datasets import RANKED, Dataset
+from workflow_scripts.study.datasets import RANKED, TEXTS, Dataset
 from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.part import Part
@@ -65,6 +65,7 @@ class Mixture(Part):
         """Find datasets whose rows cannot stand in one file, as those who read it would read them differently."""
         alike: dict[str, Callable[[Dataset], Any]] = {
             "ranked answers": lambda part: part.data_schema in RANKED,
+            "plain texts": lambda part: part.data_schema in TEXTS,
             "history_turns": lambda part: part.history_turns,
             "reply_format": lambda part: part.reply_format,
         }

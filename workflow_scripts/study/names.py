@@ -82,14 +82,19 @@ class Names:
 
     def need_answerable(self, path: str, name: str, split: str) -> None:
         """Need an annotation whose rewards can be given to new answers, and a split of its dataset."""
-        self.need(f"{path}.annotation", name, self.study.annotations, "annotation")
+        self.need_rewarding(f"{path}.annotation", name)
         if name in self.study.annotations:
-            annotation = self.study.annotations[name]
-            self.need_split(f"{path}.split", annotation.dataset, split)
-            given = [key for key, reward in annotation.rewards.items() if not reward.of_new_answers]
+            self.need_split(f"{path}.split", self.study.annotations[name].dataset, split)
+
+    def need_rewarding(self, path: str, name: str) -> None:
+        """Need an annotation whose rewards can be given to new answers."""
+        self.need(path, name, self.study.annotations, "annotation")
+        if name in self.study.annotations:
+            rewards = self.study.annotations[name].rewards.items()
+            given = [key for key, reward in rewards if not reward.of_new_answers]
             if given:
                 self.refuse(
-                    f"{path}.annotation",
+                    path,
                     f"new answers have no given rewards, and {name!r} has {', '.join(given)}; "
                     "name an annotation of rules and models",
                 )

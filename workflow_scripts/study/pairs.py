@@ -3,10 +3,17 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Discriminator, Tag
+from pydantic import Discriminator, Field, Tag
 
 from workflow_scripts.study.basics import Count, Fidelity, PartShare, Positive, Seed
-from workflow_scripts.study.datasets import RANKED, UNORDERED, schemas_of, without_labels
+from workflow_scripts.study.datasets import (
+    RANKED,
+    STRUCTURED,
+    UNORDERED,
+    UNREWARDED,
+    schemas_of,
+    without_labels,
+)
 from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.part import LongestRow, Part, annotated_rows
@@ -16,11 +23,52 @@ if TYPE_CHECKING:
     from workflow_scripts.study.study import Study
 
 
-class Pairs(Sampling, PromptAndReply):
-    """Preference pairs from the parent's own answers to a split: a pair where the structured fields mismatch."""
+SEVERAL = tuple(schema for schema in RANKED if schema not in UNREWARDED)  # whose rows bring several answers
+
+
+class PairsKind(PromptAndReply):
+    """What all kinds of pairs share."""
+
+    def longest_row(self) -> LongestRow:
+        """Return the longest prompt with reply."""
+        return LongestRow("max_tokens", self.max_tokens)
+
+    def most_pairs(self) -> int | None:
+        """Return how many pairs there are at most; None where only the data tell."""
+        return None
+
+
+class SaidPairs(PairsKind):
+    """What kinds of pairs share that say what they are made from."""
+
+    from_: Literal["given", "mistakes", "samples"] | None = Field(None, alias="from")
+    """What the answers are. given: those the rows came with, chosen and rejected; mistakes: the parent's own structured
+    replies, against the reference; samples: several of the parent's own answers to each prompt, ranked by a reward.
+    Null: given where the rows bring ranked answers, mistakes where replies are structured."""
+
+
+class OwnPairs(Sampling, SaidPairs):
+    """What pairs of the parent's own answers share."""
 
     dataset: str
     """The dataset."""
+    limit: Count | None = None
+    """Answer only so many turns."""
+    validation_share: PartShare = 0.0
+    """Share of the groups whose pairs are only validated on."""
+
+    def rows(self, study: "Study") -> tuple[str, str]:
+        """Return the split that is answered."""
+        return self.dataset, self.split
+
+    def is_validated(self) -> bool:
+        """Tell whether some of its pairs are only validated on."""
+        return self.validation_share > 0
+
+
+class Pairs(OwnPairs):
+    """Preference pairs from the parent's own answers to a split: a pair where the structured fields mismatch."""
+
     split: str
     """The split that is answered."""
     which: Literal["mistakes", "wrong_labels", "all"] = "mistakes"
@@ -28,10 +76,6 @@ class Pairs(Sampling, PromptAndReply):
     these the last alone; all: every answer, whatever its labels. How many pairs each would make is counted."""
     fidelity: Fidelity | None = None
     """Null: the study's. code: answers are read and written as the published programs do, and empty ones lose too."""
-    limit: Count | None = None
-    """Answer only so many turns."""
-    validation_share: PartShare = 0.0
-    """Share of the groups whose pairs are only validated on."""
 
     def names(self, path: str, need: Names) -> None:
         """Need the split that is answered."""
@@ -40,26 +84,91 @@ class Pairs(Sampling, PromptAndReply):
     def faults(self, path: str, study: "Study") -> Iterator[Finding]:
         """Find answers whose mistakes cannot be seen: they are told by labels."""
         yield from super().faults(path, study)
-        yield from without_labels(path, self.dataset, study, instead="; name an annotation of ranked answers")
-
-    def rows(self, study: "Study") -> tuple[str, str]:
-        """Return the split that is answered."""
-        return self.dataset, self.split
-
-    def longest_row(self) -> LongestRow:
-        """Return the longest prompt with reply."""
-        return LongestRow("max_tokens", self.max_tokens)
+        ranked = set(schemas_of(study, self.dataset)) <= set(SEVERAL)
+        yield from without_labels(path, self.dataset, study, instead=OTHERWISE[ranked])
 
     def most_pairs(self) -> int | None:
         """Return how many pairs there are at most; None where only the data tell."""
         return self.limit * self.samples if self.limit else None
 
+
+OTHERWISE = {  # what to write of rows without labels, by whether they bring several answers
+    True: "; its answers came ranked: from: given takes them as they came, annotation: … as rewards rank them",
+    False: "; for pairs of such rows write from: samples, and with rank: who says which answer of the parent is better",
+}
+
+
+class SampledPairs(OwnPairs):
+    """Preference pairs from several answers of the parent to each prompt, ranked by a reward: the best one is chosen.
+
+    Each prompt's equal answers count once; prompts without two answers of different reward make no pair. All of it is
+    counted. With `rounds` on a run, each round's policy answers anew.
+    """
+
+    split: str = "train"
+    """The split that is answered."""
+    samples: Annotated[int, Field(ge=2)] = 8
+    """Answers per prompt."""
+    temperature: Positive = 1.0
+    """At which answers are drawn."""
+    rank: str
+    """Who says which answer is better: a reward model, an annotation (its sum of rewards), a judge of kind
+    reward_model, exact_match (the answer is the reference), or a Python function of your own, FILE.py:NAME
+    (docs/methods.md)."""
+    take: Literal["best_worst", "best_random", "all"] = "best_worst"
+    """Which answers lose to a prompt's best: the worst; a random one of those it beats by the margin; all of these."""
+    margin: Annotated[float, Field(ge=0)] = 0.0
+    """The least difference in reward that makes a pair; equal rewards never do."""
+
+    def names(self, path: str, need: Names) -> None:
+        """Need the split that is answered, and an annotation that can reward new answers: `settling` names one."""
+        need.need_rows(path, self.dataset, self.split)
+        if self.dataset in need.study.datasets:
+            need.need_rewarding(f"{path}.rank", self.rank)
+
+    def most_pairs(self) -> int | None:
+        """Return how many pairs there are at most; None where only the data tell."""
+        each = self.samples - 1 if self.take == "all" else 1
+        return self.limit * each if self.limit else None
+
+
+class GivenPairs(SaidPairs, Part):
+    """Preference pairs as they came: of each prompt the preferred answer against each of its others."""
+
+    dataset: str
+    """The dataset; its rows bring ranked answers (schemas hh, judged_pairs, …preferences), or labels of good and
+    bad."""
+    split: str = "train"
+    """The split that is learned from."""
+    validation: str | None = None
+    """The split that is only validated on."""
+
+    def names(self, path: str, need: Names) -> None:
+        """Need its splits."""
+        need.need_rows(path, self.dataset, self.split)
+        need.need_split(f"{path}.validation", self.dataset, self.validation)
+
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find rows of one answer."""
+        single = [schema for schema in schemas_of(study, self.dataset) if schema not in SEVERAL]
+        if single:
+            yield wrong(
+                f"{path}.dataset",
+                f"rows of schema {', '.join(single)} bring one answer to a prompt, and pairs as they came need rows "
+                f"that bring several ({', '.join(SEVERAL)}); of these write from: "
+                + ("mistakes" if set(single) <= set(STRUCTURED) else "samples"),
+            )
+
+    def rows(self, study: "Study") -> tuple[str, str]:
+        """Return the split that is learned from."""
+        return self.dataset, self.split
+
     def is_validated(self) -> bool:
         """Tell whether some of its pairs are only validated on."""
-        return self.validation_share > 0
+        return bool(self.validation)
 
 
-class RankedPairs(PromptAndReply, Part):
+class RankedPairs(PairsKind, Part):
     """Preference pairs from answers that came ranked (schemas hh, judged_pairs, …preferences), or that rewards rank."""
 
     annotation: str
@@ -96,27 +205,34 @@ class RankedPairs(PromptAndReply, Part):
         """Return the split that is learned from."""
         return annotated_rows(study, self.annotation, self.split)
 
-    def longest_row(self) -> LongestRow:
-        """Return the longest prompt with reply."""
-        return LongestRow("max_tokens", self.max_tokens)
-
-    def most_pairs(self) -> int | None:
-        """Return None: how many pairs there are, only the data tell."""
-        return None
-
     def is_validated(self) -> bool:
         """Tell whether some of its pairs are only validated on."""
         return bool(self.validation)
 
 
+BARE = {"dataset", "max_tokens", "max_prompt_tokens"}  # keys that every kind has, where mistakes need more
+
+
 def pairs_kind(value: Any) -> str:
-    """Return which kind of pairs a part is meant to be."""
-    ranked = isinstance(value, RankedPairs) or (isinstance(value, dict) and "annotation" in value)
-    return "(ranked)" if ranked else "(mistakes)"
+    """Return which kind of pairs a part is meant to be: by what it says it is from, else by the keys it has."""
+    if not isinstance(value, dict):
+        kinds = {RankedPairs: "(ranked)", GivenPairs: "(given)", SampledPairs: "(samples)"}
+        return kinds.get(type(value), "(mistakes)")
+    if value.get("from") in ("given", "samples", "mistakes"):
+        return f"({value['from']})"
+    if "annotation" in value:
+        return "(ranked)"
+    if value.keys() & {"rank", "take", "margin"}:
+        return "(samples)"
+    return "(given)" if "validation" in value or value.keys() <= BARE else "(mistakes)"
 
 
 AnyPairs = Annotated[
-    Annotated[Pairs, Tag("(mistakes)")] | Annotated[RankedPairs, Tag("(ranked)")], Discriminator(pairs_kind)
+    Annotated[Pairs, Tag("(mistakes)")]
+    | Annotated[RankedPairs, Tag("(ranked)")]
+    | Annotated[GivenPairs, Tag("(given)")]
+    | Annotated[SampledPairs, Tag("(samples)")],
+    Discriminator(pairs_kind),
 ]
 
 

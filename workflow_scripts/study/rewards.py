@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from workflow_scripts.common.reward_rules import RULES
-from workflow_scripts.study.basics import Count, Name, PartShare, Seed, Strict
+from workflow_scripts.study.basics import Count, Name, PartShare, RepositoryPath, Seed, Strict
 from workflow_scripts.study.datasets import KNOWING, RANKED, UNREWARDED, schemas_of
 from workflow_scripts.study.findings import Finding, doubt, wrong
+from workflow_scripts.study.functions import fault_of_function
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.part import LongestRow, Part
 from workflow_scripts.study.training import Training
@@ -90,6 +91,26 @@ class RuleReward(RewardKind):
         return True
 
 
+class FunctionReward(RewardKind):
+    """A reward that a Python function of your own gives, in the jobs' environment (docs/methods.md)."""
+
+    function: RepositoryPath
+    """FILE.py:NAME, the file relative to the repository or a whole path. It is called for each answer with those of
+    prompt, reply, reference, meta and id that it takes, and returns a number. What its file imports from beside itself
+    belongs to it: an edit there makes what it rewarded stale, too."""
+    weight: float = 1.0
+    """Its weight in final_reward."""
+
+    def names(self, path: str, need: Names) -> None:
+        """Need its file and its name there."""
+        if fault := fault_of_function(self.function):
+            need.refuse(f"{path}.function", fault)
+
+    def is_share(self) -> bool:
+        """Return False: it may return any number."""
+        return False
+
+
 class GivenReward(RewardKind):
     """A reward that the rows of the dataset came with (schemas hh, rewarded, labelled, and preferences with scores)."""
 
@@ -163,7 +184,7 @@ class ClassifierReward(RewardKind):
     @model_validator(mode="after")
     def one_origin(self) -> "ClassifierReward":
         if bool(self.model) == bool(self.source):
-            raise ValueError("has either rule, or given, or model, or source")
+            raise ValueError("has either rule, or function, or given, or model, or source")
         return self
 
     @model_validator(mode="after")
@@ -180,11 +201,12 @@ class ClassifierReward(RewardKind):
 def reward_kind(value: Any) -> str:
     """Return which kind of reward a part is meant to be, so that only that kind's mistakes are reported."""
     keys = type(value).model_fields if isinstance(value, Strict) else value if isinstance(value, dict) else ()
-    return "(rule)" if "rule" in keys else "(given)" if "given" in keys else "(classifier)"
+    return next((f"({key})" for key in ("rule", "function", "given") if key in keys), "(classifier)")
 
 
 Reward = Annotated[
     Annotated[RuleReward, Tag("(rule)")]
+    | Annotated[FunctionReward, Tag("(function)")]
     | Annotated[GivenReward, Tag("(given)")]
     | Annotated[ClassifierReward, Tag("(classifier)")],
     Discriminator(reward_kind),
@@ -196,8 +218,8 @@ class Annotation(Part):
 
     dataset: str
     """The dataset."""
-    splits: list[str] = Field(min_length=1)
-    """The splits that get the columns."""
+    splits: list[str] = []
+    """The splits that get the columns; none where it only rewards what policies answer."""
     fit_split: str
     """The split that the tf-idf weights are fitted on."""
     rewards: dict[Name, Reward] = Field(min_length=1)

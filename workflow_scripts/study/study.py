@@ -30,13 +30,16 @@ class Study(Strict):
     limit: Count | None = None
     """Cut everything short for a first look: at most so many conversations in a split, items in a benchmark (or task),
     requests to a model that writes; no training warms up."""
+    allow_overlap: bool = False
+    """false: rows whose question another dataset holds out (asked, validated on or watched) are taken out of what is
+    learned from, and counted. true: they stay, and the table says how many questions of a benchmark they are."""
     fidelity: Fidelity = "paper"
     """Where a paper and its code disagree, which of them the scorers follow."""
     seeds: list[Seed] = Field([1], min_length=1)
     """Every run is trained once with each."""
     templates: dict[Name, Template] = {}
     """Chat templates of one's own; those that come with Plumbline are in workflow_scripts/common/templates.yaml."""
-    sources: dict[Name, Source]
+    sources: dict[Name, Source] = {}
     """What is fetched, simulated, or written by a model."""
     models: dict[Name, Model] = Field(min_length=1)
     """The base policies."""

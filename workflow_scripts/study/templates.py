@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from workflow_scripts.study.study import Study
 
 
+OWN = "tokenizer"  # names the chat template that a model's own tokenizer brings along
+
+
 def all_templates(study: "Study") -> dict[str, dict]:
-    """Return the templates that come with Plumbline and the study's own, by name."""
+    """Return the templates that come with Plumbline, the study's own, and that of each model's tokenizer, by name."""
     own = {name: template.model_dump(exclude_unset=True) for name, template in study.templates.items()}
-    return bundled_templates() | own
+    return bundled_templates() | own | {OWN: {"own": True}}
 
 
 @functools.cache

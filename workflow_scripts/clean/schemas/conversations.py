@@ -23,6 +23,8 @@ from workflow_scripts.clean.schemas.row import (
 from workflow_scripts.clean.settings import Settings
 from workflow_scripts.clean.turns import SYSTEM_ROLES
 
+NO_TOOLS = ("[]", "{}", "null")  # what a column of tools holds in rows that have none
+
 
 def tutorbot(row: Fields, settings: Settings) -> Opened:
     """Read {"conversations": [{"from": human|gpt, "value"}]}, the replies being structured."""
@@ -35,6 +37,11 @@ def messages(row: Fields, settings: Settings) -> Opened:
     The system message comes first if there is one. In a mixture of sources `dataset` is a row's own.
     """
     return Opened(row.list("messages"), system=row.get("system"), meta=origin_of(row))
+
+
+def text(row: Fields, settings: Settings) -> Opened:
+    """Read {"text"}: a plain text, as language modelling learns it."""
+    return Opened([{"role": "text", "content": row.raw("text")}], meta=origin_of(row))
 
 
 def origin_of(row: Fields) -> Row:
@@ -94,6 +101,8 @@ def sharegpt(row: Fields, settings: Settings) -> Opened:
         speaker = turn.get("from") if isinstance(turn, dict) else None
         if speaker == "bing" or (place and speaker in SYSTEM_ROLES and holds(turn.get("value"))):
             raise Unfit("speaker the source leaves out", speaker)
+    if row.value.get("tools") in NO_TOOLS:
+        row.get("tools")
     return Opened(turns, system=row.get("system"), style="sharegpt")
 
 
@@ -231,6 +240,7 @@ SCHEMAS = {
     "tutorbot_pairs": Schema(tutorbot, "pair"),
     "tutorbot_raw_pairs": Schema(tutorbot, "raw_pair"),
     "messages": Schema(messages),
+    "text": Schema(text, "text"),
     "prompt_completion": Schema(prompt_completion),
     "super_ni": Schema(super_ni, parts=super_ni_parts),
     "cot": Schema(flan),

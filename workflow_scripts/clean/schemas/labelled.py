@@ -1,11 +1,10 @@
 """The schema of labelled answers: a conversation, and whether its reply is good."""
 
 from workflow_scripts.clean.fields import Fields, Unfit, holds, shown
+from workflow_scripts.clean.reading import LABELS
 from workflow_scripts.clean.schemas.conversations import alpaca, messages, prompt_completion, sharegpt
 from workflow_scripts.clean.schemas.row import Opened, Schema, joined, read_said
 from workflow_scripts.clean.settings import Settings
-
-LABELS = ("label", "kto_tag")  # what says of an answer without a rival whether it is good
 
 
 def labelled(row: Fields, settings: Settings) -> Opened:

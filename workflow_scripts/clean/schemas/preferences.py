@@ -18,7 +18,9 @@ from workflow_scripts.clean.schemas.row import (
 )
 from workflow_scripts.clean.settings import Settings
 from workflow_scripts.clean.turns import Message, split_system
+from workflow_scripts.common.words import has_spaceless
 
+IMPLIED = "prompts that are what chosen and rejected begin with"
 TRANSCRIPT_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -26,10 +28,10 @@ def preferences(row: Fields, settings: Settings) -> Opened:
     """Read {"chosen", "rejected"} of every published shape, which the columns tell.
 
     The prompt: a text or messages under `prompt`; Alpaca's instruction, input, history and system; messages under
-    `messages` or `conversations`; or none of these, where chosen and rejected are whole dialogues. A reply: a text, a
-    message, a list of one message, or the whole dialogue, as messages or as a text "\n\nHuman: …\n\nAssistant: …". Two
-    dialogues must differ in nothing but their last message. Their `score_chosen` and `score_rejected` are the reward
-    "score".
+    `messages` or `conversations`; or none of these, where chosen and rejected are whole dialogues, or texts that begin
+    alike: then it is what they share, in whole words. A reply: a text, a message, a list of one message, or the whole
+    dialogue, as messages or as a text "\n\nHuman: …\n\nAssistant: …". Two dialogues must differ in nothing but their
+    last message. Their `score_chosen` and `score_rejected` are the reward "score".
     """
     asked, meta = read_prompt(row, settings)
     said = [row.raw(name) for name in ("chosen", "rejected")]
@@ -41,11 +43,14 @@ def preferences(row: Fields, settings: Settings) -> Opened:
     told = [read_transcript(side) for side in said]
     if all(told):
         said = told
-    system = row.get("system")
+    system, notes = row.get("system"), ()
     if isinstance(said[0], str):
         replies = said
+        if not asked and said[0] != said[1] and (shared := shared_beginning(*said)):
+            asked, notes = [user(shared)], (IMPLIED,)
+            replies = [text.removeprefix(shared) for text in said]
         if not asked:
-            raise Unfit("no prompt", "nor dialogues in chosen and rejected")
+            raise Unfit("no prompt", "nor dialogues in chosen and rejected, nor words that both begin with")
     elif isinstance(said[0], list):
         (own, *first), (other, *second) = (read_dialogue(side, row, settings["max_chars"]) for side in said)
         if not first or not second or (first[-1]["role"], second[-1]["role"]) != ("assistant", "assistant"):
@@ -67,7 +72,24 @@ def preferences(row: Fields, settings: Settings) -> Opened:
     candidates = [
         {"content": text, "rewards": rewards} for text, rewards in zip(replies, read_scores(row), strict=True)
     ]
-    return Opened(asked, system=system, style=style_of(asked), candidates=candidates, meta=meta)
+    style = style_of(asked)
+    return Opened(asked, system=system, style=style, candidates=candidates, meta=meta, notes=notes)
+
+
+def shared_beginning(one: str, other: str) -> str:
+    """Return what two texts begin with alike, without the white space behind it and without part of a word."""
+    unlike = (place for place, (first, second) in enumerate(zip(one, other, strict=False)) if first != second)
+    same = one[: next(unlike, min(len(one), len(other)))]
+    rests = [text[len(same) :] for text in (one, other)]
+    inside = bool(same) and is_spaced(same[-1]) and any(rest and is_spaced(rest[0]) for rest in rests)
+    if (inside or not all(rest.strip() for rest in rests)) and (words := same.split()):
+        same = same.removesuffix(words[-1])
+    return same.rstrip()
+
+
+def is_spaced(character: str) -> bool:
+    """Tell whether a character is of a word that ends at a space, as those of Chinese, Japanese or Thai do not."""
+    return character.isalnum() and not has_spaceless(character)
 
 
 def read_prompt(row: Fields, settings: Settings) -> tuple[list[Any], Row | None]:

@@ -48,11 +48,11 @@ class Schema(NamedTuple):
     """How the rows of one schema are read, and what they are.
 
     kind: a conversation of turns; a prompt with ranked candidate replies, the preferred one first, and the rewards they
-    came with; or a pair of replies that end one conversation, cleaned or raw.
+    came with; a plain text; or a pair of replies that end one conversation, cleaned or raw.
     """
 
     read: Callable[[Fields, Settings], Opened]
-    kind: Literal["conversation", "ranked", "pair", "raw_pair"] = "conversation"
+    kind: Literal["conversation", "ranked", "text", "pair", "raw_pair"] = "conversation"
     # Cuts a row that holds several conversations apart.
     parts: Callable[[Fields, Settings, random.Random], Parts] | None = None
     rows_share_prompts: bool = False  # several rows may answer one prompt

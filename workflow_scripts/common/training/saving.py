@@ -92,7 +92,7 @@ def write_policy(model: Any, folder: Path, settings: Training) -> None:
     """Write a trained policy: its weights with the adapters added in, or, `lora.merge: false`, PEFT's own files and
     what ends its answers.
 
-    The latter name their base model by the folder it was loaded from, which is relative to the working directory.
+    The latter name their base model by its folder, relative to their own: see `models.adapter_base`.
     """
     if not keeps_adapters(settings):
         merged(model).save_pretrained(folder)
@@ -104,6 +104,8 @@ def write_policy(model: Any, folder: Path, settings: Training) -> None:
     config = read_json(folder / "adapter_config.json")
     if isinstance(config["target_modules"], list):
         config["target_modules"].sort()  # a set, written in another order by every process
+    base = os.path.abspath(config["base_model_name_or_path"])
+    config["base_model_name_or_path"] = os.path.relpath(base, os.path.abspath(folder))
     write_json(folder / "adapter_config.json", config)
 
 

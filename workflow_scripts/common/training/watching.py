@@ -27,7 +27,7 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, sha256_of
 from workflow_scripts.common.fitting import fit_prompt
 from workflow_scripts.common.models import model_ends
-from workflow_scripts.common.reward_columns import FINAL, Reward, provenance, reward_function
+from workflow_scripts.common.reward_columns import FINAL, Reward, answer_turn, provenance, reward_function
 from workflow_scripts.common.settings import settings_of
 from workflow_scripts.common.templates import Template, ends_of, reply_end
 from workflow_scripts.common.training.batches import ProcessShare
@@ -101,10 +101,7 @@ def worth_by(watching: Watching, fit_rows: Path | None) -> Worth:
     rewarded = reward_function(fit_on, wanted)
 
     def worth(prompts: list[dict], texts: list[str]) -> list[tuple[float, bool]]:
-        turns = [
-            {name: prompt[name] for name in ("id", "group", "messages", "meta")} | {"reference": text}
-            for prompt, text in zip(prompts, texts, strict=True)
-        ]
+        turns = [answer_turn(*each) for each in zip(prompts, texts, strict=True)]
         return [(turn["rewards"][metric], "texts_cut" in turn) for turn in rewarded(turns)]
 
     return worth
@@ -156,7 +153,9 @@ class Watch:
             self.rows.append(row | {"prompt": fitted.ids} | fitted.facts())
         counts = {"kept": len(self.rows)} | cut_counts(self.rows)
         say_cuts("watched prompts", counts, "raise the model's context, or lower watch.max_new_tokens")
-        self.ends = ends_of(reply_end(watching["template"]), tokenizer, model_ends(arguments.parent))
+        self.ends = ends_of(
+            reply_end(watching["template"], tokenizer), tokenizer, model_ends(arguments.parent)
+        )
         self.worth = worth_by(watching, arguments.watch_fit_rows)
 
     def batches(self, processes: int, process: int) -> Iterator[list[int]]:

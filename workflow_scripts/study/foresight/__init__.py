@@ -8,6 +8,7 @@ together.
 
 from collections.abc import Iterator
 
+from workflow_scripts.study.apart import written_later
 from workflow_scripts.study.findings import Finding, sorted_out
 from workflow_scripts.study.foresight.blanks import blanks, unpinned
 from workflow_scripts.study.foresight.cells import (
@@ -16,8 +17,10 @@ from workflow_scripts.study.foresight.cells import (
     published_otherwise,
 )
 from workflow_scripts.study.foresight.lengths import longer_than_context, room_for_answers
+from workflow_scripts.study.foresight.own_templates import own_after_another
 from workflow_scripts.study.foresight.rows import files_of_splits, held_out_in_a_circle, splits_without_rows
 from workflow_scripts.study.foresight.tested import tests_that_were_learned
+from workflow_scripts.study.foresight.texts import texts_without_questions
 from workflow_scripts.study.foresight.training import (
     resources_that_do_not_fit,
     rewards_out_of_reach,
@@ -37,6 +40,7 @@ def foreseen(study: Study, policies: dict[str, Policy]) -> tuple[list[str], list
             *room_for_answers(study, policies),
             *longer_than_context(study, policies),
             *faults_of_parts(study),
+            *own_after_another(study, policies),
             *named_twice(study),
             *resources_that_do_not_fit(study),
             *splits_without_rows(study),
@@ -49,6 +53,8 @@ def foreseen(study: Study, policies: dict[str, Policy]) -> tuple[list[str], list
             *nothing_to_report(study),
             *published_otherwise(study),
             *tests_that_were_learned(study),
+            *texts_without_questions(study),
+            *written_later(study),
             *watched_on_tests(study),
             *watched_on_what_is_learned(study),
             *blanks(study),

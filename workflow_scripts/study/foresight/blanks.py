@@ -55,12 +55,18 @@ def blanks(study: Study) -> Iterator[Finding]:
 
 
 def unpinned(study: Study) -> Iterator[Finding]:
-    """Find what may be something else tomorrow: files without a pin that no commit pins, names that move."""
+    """Find what may be something else tomorrow: files without a pin that no commit pins, names that move.
+
+    Files of this machine may, too, but then they are taken anew: who has no pin for them wants what is there.
+    """
     for name, source in study.sources.items():
         by_commit = {file for place in source.places if place.hf for file in place.hf.files or source.files}
-        elsewhere = {file for place in source.places if not place.hf for file in files_at(place)}
+        here = {file for place in source.places if place.file for file in files_at(place)}
+        elsewhere = {
+            file for place in source.places if not (place.hf or place.file) for file in files_at(place)
+        }
         for file, pin in source.files.items():
-            if pin is None and (file in elsewhere or file not in by_commit):
+            if pin is None and (file in elsewhere or file not in by_commit | here):
                 yield doubt(
                     f"sources.{name}.files.{file}",
                     "has neither sha256 nor git object id: nothing tells it from another file of this name",

@@ -5,25 +5,8 @@ from collections.abc import Iterator
 
 from workflow_scripts.study.datasets import Dataset, made_of
 from workflow_scripts.study.findings import Finding, wrong
+from workflow_scripts.study.learned import learned_splits, tested_splits, watched_splits
 from workflow_scripts.study.study import Study
-
-
-def learned_splits(study: Study) -> Iterator[tuple[str, str, str]]:
-    """Yield (path of what learns, dataset, split) of all training data."""
-    return splits_of(study, "reward_models", "values", "runs")
-
-
-def tested_splits(study: Study) -> Iterator[tuple[str, str, str]]:
-    """Yield (path of the benchmark, dataset, split) of all splits that are asked."""
-    return splits_of(study, "benchmarks")
-
-
-def splits_of(study: Study, *sections: str) -> Iterator[tuple[str, str, str]]:
-    """Yield (path, dataset, split) of the parts of these sections that read a split, where there is such a dataset."""
-    for section, name, part in study.parts(*sections):
-        rows = part.rows(study)
-        if rows and rows[0] in study.datasets:
-            yield f"{section}.{name}", *rows
 
 
 def made_of_files(study: Study) -> dict[str, Dataset]:
@@ -32,17 +15,12 @@ def made_of_files(study: Study) -> dict[str, Dataset]:
 
 
 def splits_without_rows(study: Study) -> Iterator[Finding]:
-    """Find splits that are used though their quota is 0."""
-    watched = [
-        (f"runs.{name}.watch", *rows)
-        for name, run in study.runs.items()
-        if run.watch and (rows := run.watch.rows(study)) and rows[0] in study.datasets
-    ]
+    """Find splits that are used though their quota or their share is 0."""
+    watched = [found[1:] for found in watched_splits(study)]
     for path, dataset, split in [*learned_splits(study), *tested_splits(study), *watched]:
         for name, part in made_of(study, dataset).items():
-            if part.split.quotas.get(split) == 0:
-                empty = f"datasets.{name}.split.quotas.{split}"
-                yield wrong(f"{path}.split", f"{empty} is 0, so it has no rows")
+            if key := part.split.is_empty(split):
+                yield wrong(f"{path}.split", f"datasets.{name}.split.{key} is 0, so it has no rows")
 
 
 def files_of_splits(study: Study) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from workflow_scripts.study.datasets import made_of
 from workflow_scripts.study.findings import Finding, doubt
-from workflow_scripts.study.foresight.rows import learned_splits, tested_splits
+from workflow_scripts.study.learned import learned_splits, tested_splits
 from workflow_scripts.study.study import Study
 
 
@@ -52,11 +52,11 @@ def learned_split(
         where = f"{learner} learns from {other}/{trained}"
         if (other, trained) == (dataset, split):
             yield doubt(f"{path}.split", f"{where}, the very rows that are asked: its number is no test")
-        elif other != dataset and files & files_of_split(other, trained, study):
+        elif study.allow_overlap and other != dataset and files & files_of_split(other, trained, study):
             apart = asked in study.datasets[other].exclude_groups_of
             if not apart and f"{other}/{trained}" not in study.datasets[dataset].exclude_groups_of:
                 yield doubt(
                     f"{path}.split",
                     f"{where}, made of the same file as {asked}; keep them apart with "
-                    f"datasets.{other}.exclude_groups_of: [{asked}]",
+                    f"datasets.{other}.exclude_groups_of: [{asked}], or leave allow_overlap out",
                 )

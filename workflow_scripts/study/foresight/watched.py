@@ -4,19 +4,11 @@ from collections.abc import Iterable, Iterator
 
 from workflow_scripts.study.datasets import made_of
 from workflow_scripts.study.findings import Finding, doubt, wrong
-from workflow_scripts.study.foresight.rows import learned_splits, tested_splits
 from workflow_scripts.study.foresight.tested import contents_of, files_of_split
+from workflow_scripts.study.learned import learned_splits, tested_splits, watched_splits
 from workflow_scripts.study.study import Study
 
 TEST = "test"  # what a split is called that is for the end
-
-
-def watched_splits(study: Study) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (name of the run, path of its watch, dataset, split) of all that is watched, where there is the dataset."""
-    for name, run in study.runs.items():
-        rows = run.watch.rows(study) if run.watch else None
-        if rows and rows[0] in study.datasets:
-            yield name, f"runs.{name}.watch", *rows
 
 
 def shared_with(study: Study, dataset: str, split: str, others: Iterable[tuple[str, str, str]]) -> list[str]:

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 class FromPairs(PolicyTraining):
     """What all that learns from pairs or ranked answers shares."""
 
-    read_before = ("pairs",)
+    read_before = ("pairs", "rounds")
 
     parent: str | list[str]
     """A run or a model, or several: one policy for each of their policies."""
     pairs: str
-    """The pairs: of each parent's own mistakes, or of ranked answers."""
+    """The pairs: of each parent's own answers, or of answers that came ranked."""
+    rounds: Annotated[int, Field(ge=2)] | None = None
+    """So many rounds, for pairs of a policy's own answers: NAME-1, NAME-2 …, each the child of the one before, which
+    answers anew and is its reference. Whoever names this run, or a lineage with it, gets the last. null: once."""
 
     def names_of_material(self, path: str, need: Names) -> None:
         """Need its pairs."""

@@ -1,12 +1,12 @@
 """Supervised fine-tuning."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from workflow_scripts.study.basics import Count, Positive, Strict
-from workflow_scripts.study.datasets import RANKED, made_of, schemas_of
+from workflow_scripts.study.datasets import RANKED, TEXTS, made_of, schemas_of
 from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.part import LongestRow
@@ -33,6 +33,8 @@ class Sft(PolicyTraining):
     learns_from = "tokens"
     read_before = (
         "dataset",
+        "pairs",
+        "rounds",
         "split",
         "validation",
         "template",
@@ -50,8 +52,14 @@ class Sft(PolicyTraining):
     method: Literal["sft"]
     parent: str | list[str]
     """A model or a run, or several: one policy for each of their policies."""
-    dataset: str
-    """The dataset."""
+    dataset: str | None = None
+    """The dataset; of it or `pairs` one is named."""
+    pairs: str | None = None
+    """Pairs, in place of a dataset: the chosen answer of each is learned (rejection sampling, best of n). What the
+    pairs hold out is validated on."""
+    rounds: Annotated[int, Field(ge=2)] | None = None
+    """So many rounds, for pairs of a policy's own answers: NAME-1, NAME-2 …, each the child of the one before, which
+    answers anew. Whoever names this run, or a lineage with it, gets the last. null: once."""
     split: str = "sft"
     """The split it learns from."""
     validation: str | None = "validation"
@@ -70,10 +78,11 @@ class Sft(PolicyTraining):
     """Longest row, in tokens."""
     overflow: Literal["cut", "reject", "split"] = "cut"
     """What happens to rows longer than max_tokens: cut, they lose their end, and replies their end token, which is
-    counted and warned of; split, they become several, cut between exchanges."""
+    counted and warned of; split, they become several, cut between exchanges. A plain text (schema text) becomes several
+    either way, of max_tokens each."""
     objective: Literal["it", "im", "lm"] = "it"
-    """it: the loss is on replies; im: on instructions too (Shi et al. 2024); lm: on blocks of max_tokens of joined
-    texts."""
+    """it: the loss is on replies; im: on instructions too (Shi et al. 2024); lm: on all tokens, of conversations in
+    blocks of max_tokens of joined texts, of plain texts (schema text) in rows of BOS, text and end token."""
     im_mask: Literal["paper", "code"] = "paper"
     """im: paper leaves template tokens out; code, as the published runs did, only the first header."""
     it_mask: Literal["reply", "header", "after", "next"] = "reply"
@@ -103,14 +112,22 @@ class Sft(PolicyTraining):
 
     def names_of_material(self, path: str, need: Names) -> None:
         """Need its splits and its templates."""
-        need.need_rows(path, self.dataset, self.split)
-        need.need_split(f"{path}.validation", self.dataset, self.validation)
+        need.need(f"{path}.pairs", self.pairs, need.study.pairs, "set of pairs")
+        if self.dataset is not None:
+            need.need_rows(path, self.dataset, self.split)
+            need.need_split(f"{path}.validation", self.dataset, self.validation)
         need.need_template(f"{path}.template", self.template)
         need.need_template(f"{path}.asked_in", self.asked_in)
 
     def is_validated(self, study: "Study") -> bool:
-        """Tell whether it has a validation split."""
+        """Tell whether it has a validation split, or pairs that are only validated on."""
+        if self.pairs is not None:
+            return self.pairs in study.pairs and study.pairs[self.pairs].is_validated()
         return bool(self.validation)
+
+    def uses(self) -> tuple[tuple[str, str], ...]:
+        """Return the pairs whose chosen answers it learns."""
+        return (("pairs", self.pairs),) if self.pairs is not None else ()
 
     def faults(self, path: str, study: "Study") -> Iterator[Finding]:
         """Find rows of ranked answers, of which it would learn none or all."""
@@ -124,6 +141,18 @@ class Sft(PolicyTraining):
                 "pairs",
             )
 
+        schemas = schemas_of(study, self.dataset)
+        if set(schemas) & set(TEXTS):
+            if self.objective != "lm":
+                yield wrong(
+                    f"{path}.objective",
+                    f"{self.dataset!r} has plain texts (schema text), which have no reply to learn: take objective: lm",
+                )
+            for key in ("lm_text", "lm_rows"):
+                if self.objective == "lm" and getattr(self, key) != type(self).model_fields[key].default:
+                    yield wrong(
+                        f"{path}.{key}", "plain texts (schema text) are rows of their own: leave it out"
+                    )
         turns = [part.history_turns for part in made_of(study, self.dataset).values()]
         if self.overflow == "split" and any(each is not None for each in turns):
             yield wrong(
@@ -132,12 +161,16 @@ class Sft(PolicyTraining):
                 "own: take cut or reject",
             )
 
-    def rows(self, study: "Study") -> tuple[str, str]:
-        """Return the split it learns from."""
+    def rows(self, study: "Study") -> tuple[str, str] | None:
+        """Return the split it learns from, or that its pairs are made from."""
+        if self.pairs is not None:
+            return study.pairs[self.pairs].rows(study) if self.pairs in study.pairs else None
         return self.dataset, self.split
 
     def most_rows(self, study: "Study") -> int | None:
         """Return how many rows it learns from at most: one to a conversation, unless turns or blocks are rows."""
+        if self.pairs is not None:
+            return study.pairs[self.pairs].most_pairs() if self.pairs in study.pairs else None
         dataset = study.datasets.get(self.dataset)
         by_turn = any(part.history_turns is not None for part in made_of(study, self.dataset).values())
         if dataset is None or by_turn or not self.one_row_each():
@@ -153,6 +186,23 @@ class Sft(PolicyTraining):
     def longest_row(self) -> LongestRow:
         """Return the longest row; of plain text every block is that long."""
         return LongestRow("max_tokens", self.max_tokens, every=self.objective == "lm")
+
+    @model_validator(mode="after")
+    def one_material(self) -> "Sft":
+        if (self.dataset is None) == (self.pairs is None):
+            raise ValueError("learns from either a dataset or pairs (their chosen answers): name one of them")
+        if self.pairs is None:
+            if self.rounds:
+                raise ValueError("rounds go with pairs: a dataset is the same in each; take more epochs")
+            return self
+        if own := sorted({"split", "validation"} & self.model_fields_set):
+            raise ValueError(
+                f"{' and '.join(own)}: of a dataset, and pairs say themselves what they hold out"
+            )
+        if self.objective == "lm" or self.overflow == "split":
+            key, value = ("objective", "lm") if self.objective == "lm" else ("overflow", "split")
+            raise ValueError(f"{key}: {value} takes whole conversations, and of pairs answers are learned")
+        return self
 
     @model_validator(mode="after")
     def packs_hold_rows(self) -> "Sft":

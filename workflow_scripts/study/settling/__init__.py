@@ -12,11 +12,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.study.findings import Finding, sorted_out
+from workflow_scripts.study.settling.data import settle_data
+from workflow_scripts.study.settling.models import settle_models
+from workflow_scripts.study.settling.pairs import settle_pairs
+from workflow_scripts.study.settling.rounds import settle_rounds
 from workflow_scripts.study.study import Study
 
 Settling = Callable[[Study, Path], Iterator[Finding]]
 
-SETTLINGS: tuple[Settling, ...] = ()  # in this order: models, data, runs
+SETTLINGS: tuple[Settling, ...] = (
+    settle_models,
+    settle_data,
+    settle_pairs,
+    settle_rounds,
+)  # in this order: models, data, runs
 
 
 class Settled(NamedTuple):

@@ -1,0 +1,72 @@
+"""Cleaned rows as a model reads them: by its tokenizer and template, with what a fine-tuning learns marked."""
+
+import contextlib
+import io
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from workflow_scripts.common.code import ROOT
+from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.templates import (
+    IGNORED,
+    Tokens,
+    tokenise_conversation,
+    tokenise_reply,
+)
+from workflow_scripts.sft.texts import are_texts, tokenise_texts
+from workflow_scripts.study.study import Study
+from workflow_scripts.study.templates import all_templates
+
+
+class Speech(NamedTuple):
+    """A tokenizer, the template its model speaks in, and how many tokens it can read."""
+
+    tokenizer: Any
+    template: dict[str, Any]
+    context: int
+
+    def tokens(self, row: dict[str, Any]) -> Tokens:
+        """Return a row's tokens, with the labels that instruction tuning learns; of ranked answers the first's."""
+        if are_texts([row]):
+            (whole,), _, _ = tokenise_texts([row], self.tokenizer, sys.maxsize, "cut")
+            return Tokens(whole["input_ids"], whole["labels"])
+        if "candidates" in row:
+            answer = row["candidates"][0]["content"]
+            prompt, reply = tokenise_reply(row["messages"], answer, self.template, self.tokenizer)
+            return Tokens(prompt + reply, [IGNORED] * len(prompt) + reply)
+        return tokenise_conversation(row["messages"], self.template, self.tokenizer)
+
+    def length(self, row: dict[str, Any]) -> int:
+        """Return how many tokens a row has."""
+        return len(self.tokens(row).input_ids)
+
+    def marked(self, row: dict[str, Any]) -> str:
+        """Return a row's text, special tokens among it, what is learned between « and »."""
+        tokens = self.tokens(row)
+        pieces, held, learned = [], [], False
+        for identity, label in [*zip(tokens.input_ids, tokens.labels, strict=True), (None, None)]:
+            if identity is None or (label != IGNORED) != learned:
+                text = self.tokenizer.decode(held) if held else ""
+                pieces.append(f"«{text}»" if learned else text)
+                held, learned = [], not learned
+            if identity is not None:
+                held.append(identity)
+        return "".join(pieces)
+
+
+def speech_of(study: Study) -> Speech:
+    """Return how the only model of a study speaks; PlumblineError where its tokenizer is not on this machine."""
+    from workflow_scripts.common.models import load_tokenizer  # torch, which takes seconds
+
+    model = study.models["model"]
+    source = study.sources[model.source]
+    local = [path for place in source.places if place.file for path in place.file.files.values()]
+    tokenizers = [Path(path).parent for path in local if Path(path).name.startswith("tokenizer")]
+    if not tokenizers:
+        raise PlumblineError(
+            "MODEL: its tokenizer is not on this machine; name a folder with its tokenizer.json, or look without one"
+        )
+    with contextlib.redirect_stderr(io.StringIO()):
+        tokenizer = load_tokenizer(ROOT / tokenizers[0])
+    return Speech(tokenizer, all_templates(study)[model.template], model.context)
