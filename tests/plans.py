@@ -28,7 +28,8 @@ def path_of(name: str) -> str:
 @functools.cache
 def study_of(name: str) -> Study:
     """Return a checked study; no test changes it."""
-    return check_study(config_of(name)) if name == EVERY_KEY else load_study(ROOT / path_of(name))
+    path = ROOT / path_of(name)
+    return check_study(config_of(name), folder=path.parent) if name == EVERY_KEY else load_study(path)
 
 
 @functools.cache

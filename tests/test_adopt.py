@@ -11,6 +11,7 @@ from tests.plans import EVERY_KEY, changed, config_of, told
 from tests.studies import put
 from tests.tiny import TEMPLATE, distance, weights_of
 from tests.tiny_model import make_tiny_model
+from tests.workflow import ROOT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.download import adopt
@@ -20,6 +21,9 @@ from workflow_scripts.plan.plan import cells, trained_cells
 from workflow_scripts.report.results import adopted_note
 from workflow_scripts.study.checking import examine
 from workflow_scripts.study.machine import checkpoints
+
+TESTS = ROOT / "tests"  # where the study of every key has its lock
+
 
 # --- taking a checkpoint in -------------------------------------------------------------------------------------------
 
@@ -180,7 +184,7 @@ def test_it_and_its_descendants_are_named_as_adopted():
     ],
 )
 def test_a_mistake_is_named_with_its_path(value, said):
-    found = examine(put(config_of(EVERY_KEY), "adopt", value))
+    found = examine(put(config_of(EVERY_KEY), "adopt", value), folder=TESTS)
     assert any(line.startswith(said) for line in found.wrong), found.wrong
 
 
@@ -193,5 +197,5 @@ def test_a_folder_without_a_model_is_found_before_the_run(tiny_model):
 
 def test_answers_are_no_weights():
     config = put(config_of(EVERY_KEY), "policies", {"gpt": {"judge": "asked"}})
-    found = examine(put(config, "adopt", {"gpt": "docs"}))
+    found = examine(put(config, "adopt", {"gpt": "docs"}), folder=TESTS)
     assert "adopt.gpt: has no weights: it comes from elsewhere as answers" in found.wrong

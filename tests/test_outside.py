@@ -10,6 +10,7 @@ from tests.judge_requests import KEY
 from tests.judge_server import JudgeServer, completion, say, send
 from tests.plans import EVERY_KEY, changed, config_of, told
 from tests.studies import put
+from tests.workflow import ROOT
 from workflow_scripts.common.answered import answered_prompts
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl, write_manifest
@@ -19,6 +20,7 @@ from workflow_scripts.plan.plan import cells, outside_cells, scored_cells
 from workflow_scripts.study.checking import examine
 from workflow_scripts.study.machine import answers_here
 
+TESTS = ROOT / "tests"  # where the study of every key has its lock
 ENDPOINT = {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
 
 
@@ -366,13 +368,13 @@ def test_an_endpoint_costs_and_ready_answers_and_what_has_no_cell_cost_nothing()
     ],
 )
 def test_a_mistake_is_named_with_its_path(path, value, said):
-    found = examine(put(config_of(EVERY_KEY), path, value))
+    found = examine(put(config_of(EVERY_KEY), path, value), folder=TESTS)
     assert any(line.startswith(said) for line in found.wrong), found.wrong
 
 
 def test_nothing_is_trained_from_a_policy_without_weights():
     config = put(config_of(EVERY_KEY), "policies", {"gpt": {"judge": "asked"}})
-    found = examine(put(config, "runs.sft.parent", "gpt"))
+    found = examine(put(config, "runs.sft.parent", "gpt"), folder=TESTS)
     said = "policies.gpt has no weights here, so nothing can be trained from it: name a model or a run"
     assert f"runs.sft.parent: {said}" in found.wrong
 
@@ -391,7 +393,7 @@ def test_it_may_be_the_baseline_and_an_opponent():
 
 def test_what_an_endpoint_is_not_asked_for_is_a_doubt():
     config = put(config_of(EVERY_KEY), "policies", {"gpt": {"judge": "asked"}})
-    found = examine(put(config, "benchmarks.labels.repetition_penalty", 1.2))
+    found = examine(put(config, "benchmarks.labels.repetition_penalty", 1.2), folder=TESTS)
     assert any("benchmarks.code asks with raw text to go on from" in line for line in found.doubts)
     assert (
         "policies.gpt.judge: endpoints are not asked for repetition_penalty of benchmarks.labels"
