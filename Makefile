@@ -36,7 +36,7 @@ LOOK = --data=$(call quoted,$(DATA)) --model=$(call quoted,$(MODEL)) --columns=$
     --shape=$(call quoted,$(SHAPE)) --sample-by=$(call quoted,$(SAMPLE_BY)) --template=$(call quoted,$(TEMPLATE))
 SNAKEMAKE = $(BIN)/python -m workflow_scripts.common.head $(BIN)/snakemake $(ALL_FLAGS)
 
-.PHONY: results look new plan judge-plan verify export gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
+.PHONY: results look new plan judge-plan accept verify export gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
 
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
 	$(BIN)/python -m workflow_scripts.study.check --quiet $(CHECKED)
@@ -54,6 +54,11 @@ plan: .venv/ready          ## what would run and why, and what it would take by 
 
 judge-plan: .venv/ready    ## what the judges of a study would be asked, and at most for how much
 	$(SNAKEMAKE) -- judge_plan
+
+# WHY as it is typed, in as many lines: the environment hands it over, and neither make nor the shell reads it.
+accept: export PLUMBLINE_WHY := $(value WHY)
+accept: .venv/ready        ## let finished work stand after a change of code or pins (WHY="…" goes into the report)
+	$(BIN)/python -m workflow_scripts.plan.accept --why="$$PLUMBLINE_WHY" -- $(ALL_FLAGS)
 
 export: .venv/ready        ## take a policy out of a study (POLICY=tiny.sft.dpo TO=out/), for use anywhere else
 	$(BIN)/python -m workflow_scripts.export.export --study $(call quoted,$(STUDY)) --policy=$(call quoted,$(POLICY)) \

@@ -60,6 +60,7 @@ onstart:
                 )
             judging.need_keys(PLAN, set(due))
             judging.ask_nothing(PLAN, due)
+            acceptance.settle(workflow)
         note_head(workflow)
 
 
@@ -89,6 +90,7 @@ include: "rules/annotate.smk"
 include: "rules/sft.smk"
 include: "rules/pairs.smk"
 include: "rules/align.smk"
+include: "rules/adopt.smk"
 include: "rules/generate.smk"
 include: "rules/score.smk"
 include: "rules/report.smk"

@@ -10,15 +10,16 @@ from workflow_scripts.common.errors import told
 from workflow_scripts.common.gpu_lease import smallest_memory
 from workflow_scripts.common.shared_store import check_links, check_store
 from workflow_scripts.plan import (
+    acceptance,
+    adopting,
     choosing,
     cleaning,
     costs,
     index,
     judging,
     layout,
-    overlap,
 )
-from workflow_scripts.plan import policies
+from workflow_scripts.plan import outside, overlap, policies
 from workflow_scripts.plan import prompts, report as tables, resources, rewards
 from workflow_scripts.plan import retrieval, scoring, sources, synthesis
 from workflow_scripts.plan import template_ends, training, words
@@ -48,6 +49,7 @@ with told():
         for line in [*SAID, *(f"warning: {doubt}" for doubt in DOUBTS)]:
             print(line, file=sys.stderr)
         check_links(["data", f"results/{STUDY.study}"])
+    ACCEPTED = acceptance.accepted_files(f"results/{STUDY.study}")
 
 PLAN = plan_of(STUDY)
 if workflow.is_main_process:
@@ -60,7 +62,9 @@ NAME, RESULTS = STUDY.study, LAYOUT.results
 STUDY_FILES = [os.path.relpath(path) for path in workflow.configfiles]
 CLEANED = [Path(LAYOUT.clean(name)) / "manifest.json" for name in STUDY.datasets]
 CELL = LAYOUT.policy("{policy}", "{seed}")
-ANYONE = one_of([*PLAN.policies, *CALIBRATION])
+ANYONE = one_of([*PLAN.policies, *STUDY.policies, *CALIBRATION])
+READABLE = one_of([*PLAN.policies, *CALIBRATION])  # whose likelihoods can be taken
+OUTSIDE = one_of(STUDY.policies)
 VLLM = STUDY.engine.name == "vllm"
 # vLLM wants other versions of some packages: .venv-vllm here, a YAML of its own for conda.
 own_vllm = VLLM and not workflow.deployment_settings.deployment_method

@@ -118,3 +118,86 @@ rule calibrate_answers:
     shell:
         "python -m workflow_scripts.generate.calibrate --policy {wildcards.policy:q} --prompts {input.prompts:q}"
         " --models {params.models:q} --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
+
+
+# Policies from elsewhere: an endpoint answers, or answers are ready. A prompt set at a time: no weights are loaded.
+ASKING = (
+    " --policy {wildcards.policy:q} --prompts {input.prompts:q} --judge {params.judge:q}"
+    f' --access "$PLUMBLINE_JUDGES" --store {layout.JUDGES} --study {NAME}'
+    " --cell {wildcards.policy:q}-{wildcards.seed:q}-{wildcards.prompts:q}"
+)
+
+
+# localrule: it waits for an endpoint, which the head's network reaches.
+rule ask_policy:
+    input:
+        prompts=LAYOUT.prompts("{prompts}"),
+        recorded=by(outside.recorded),
+    output:
+        manifest=LAYOUT.answers("{policy}", "{seed}", "{prompts}"),
+        rows=LAYOUT.answer_rows("{policy}", "{seed}", "{prompts}"),
+    log:
+        LAYOUT.log("ask_policy", "{policy}-{seed}-{prompts}"),
+    wildcard_constraints:
+        policy=one_of(outside.asked(PLAN)),
+        prompts=one_of(prompts.answered(PLAN)),
+    localrule: True
+    conda:
+        "../envs/train.yaml"
+    resources:
+        judge=1,
+    params:
+        code=code_of("workflow_scripts.generate.ask"),
+        judge=by(outside.answerer_settings),
+    message:
+        "Asking {wildcards.policy} {wildcards.prompts}"
+    shell:
+        f"python -m workflow_scripts.generate.ask{ASKING} --output {{output.rows:q}} --manifest {{output.manifest:q}}"
+        f" --cost {cost('ask_policy', 'policy', 'seed', 'prompts')} 2> {{log:q}}"
+
+
+rule plan_asking:
+    input:
+        prompts=LAYOUT.prompts("{prompts}"),
+    output:
+        temp(LAYOUT.asking("{policy}", "{seed}", "{prompts}")),
+    log:
+        LAYOUT.log("plan_asking", "{policy}-{seed}-{prompts}"),
+    wildcard_constraints:
+        policy=one_of(outside.asked(PLAN)),
+        prompts=one_of(prompts.answered(PLAN)),
+    localrule: True
+    conda:
+        "../envs/train.yaml"
+    params:
+        judge=by(outside.answerer_settings),
+        at=time.time_ns(),  # the store and the prices are no inputs: it is counted anew each time
+    message:
+        "Counting what asking {wildcards.policy} {wildcards.prompts} takes"
+    shell:
+        f"python -m workflow_scripts.generate.ask --plan{ASKING} --output {{output:q}} 2> {{log:q}}"
+
+
+rule read_answers:
+    input:
+        prompts=LAYOUT.prompts("{prompts}"),
+        answers=by(outside.answers_file),
+    output:
+        manifest=LAYOUT.answers("{policy}", "{seed}", "{prompts}"),
+        rows=LAYOUT.answer_rows("{policy}", "{seed}", "{prompts}"),
+    log:
+        LAYOUT.log("read_answers", "{policy}-{seed}-{prompts}"),
+    wildcard_constraints:
+        policy=one_of(outside.given(PLAN)),
+        prompts=one_of(prompts.answered(PLAN)),
+    localrule: True
+    conda:
+        "../envs/plumbline.yaml"
+    params:
+        code=code_of("workflow_scripts.generate.given"),
+        answers=by(outside.answers_words),
+    message:
+        "Reading the answers of {wildcards.policy} to {wildcards.prompts}"
+    shell:
+        "python -m workflow_scripts.generate.given --policy {wildcards.policy:q} --prompts {input.prompts:q}"
+        " {params.answers:u} --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"

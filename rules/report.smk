@@ -23,6 +23,7 @@ rule record_provenance:
         scores=index.score_files(PLAN),
         overlap=overlap.overlap_files(PLAN),
         index=f"{RESULTS}/scores.json",
+        accepted=ACCEPTED,
     output:
         f"{RESULTS}/provenance.json",
     log:
@@ -37,6 +38,7 @@ rule record_provenance:
         "Recording where the scores of {NAME} come from"
     shell:
         "python -m workflow_scripts.report.provenance --index {input.index:q} --settings {params.settings:q}"
+        " --accepted {input.accepted:q}"
         " --output {output:q} 2> {log:q}"
 
 
@@ -92,18 +94,26 @@ WAITING = [
 ]
 
 
+# Answers that an endpoint has yet to give: what a judge would make of them cannot be counted.
+UNASKED = [
+    cell
+    for cell in outside.asked_cells(PLAN)
+    if not os.path.exists(LAYOUT.answers(*cell))
+]
+
+
 # `make judge-plan`: what the judges would be asked, and at most for how much. Nothing is asked. No output: the store
 # may hold more than at the last look, so it is counted anew each time.
 rule judge_plan:
     input:
-        [plan["file"] for plan in judging.judging_plans(PLAN, WAITING)],
+        [plan["file"] for plan in judging.judging_plans(PLAN, WAITING, UNASKED)],
     log:
         LAYOUT.log("judge_plan"),
     localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
-        settings=by(judging.judging_plans_settings, waiting=WAITING),
+        settings=by(judging.judging_plans_settings, waiting=WAITING, unasked=UNASKED),
     message:
         "What judging {NAME} takes"
     shell:

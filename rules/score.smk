@@ -7,6 +7,7 @@ ANSWERS = LAYOUT.answers("{policy}", "{seed}", "{benchmark}")
 LIKELIHOODS = LAYOUT.likelihoods("{policy}", "{seed}", "{benchmark}")
 VERDICTS = LAYOUT.verdicts("{policy}", "{seed}", "{benchmark}")
 ANSWERED = answered_in_shell("{benchmark}")
+LEAVE_OUT = "python -m workflow_scripts.common.diverged --because {params.why:q} --outputs {output:q}"
 
 
 rule score_answers:
@@ -46,6 +47,7 @@ rule measure_likelihoods:
     log:
         LAYOUT.log("measure_likelihoods", "{policy}-{seed}-{benchmark}"),
     wildcard_constraints:
+        policy=READABLE,
         benchmark=one_of(scoring.scored_from(PLAN, "likelihoods")),
     conda:
         "../envs/train.yaml"
@@ -102,6 +104,7 @@ rule score_lm_eval:
     log:
         LAYOUT.log("score_lm_eval", "{policy}-{seed}-{benchmark}"),
     wildcard_constraints:
+        policy=READABLE,
         benchmark=one_of(scoring.scored_from(PLAN, "model")),
     conda:
         "../envs/train.yaml"
@@ -120,6 +123,47 @@ rule score_lm_eval:
         f"{UNLESS_DIVERGED}{LAUNCH} --cost {cost('score_lm_eval', 'policy', 'seed', 'benchmark')} --"
         " workflow_scripts.score.harness.run {params.subject:q} {params.programs:q}"
         " --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"
+
+
+# A policy from elsewhere comes as answers alone: what reads likelihoods or weights has no cell for it, and says so.
+
+
+rule leave_out_likelihoods:
+    output:
+        LIKELIHOODS,
+    log:
+        LAYOUT.log("leave_out_likelihoods", "{policy}-{seed}-{benchmark}"),
+    wildcard_constraints:
+        policy=OUTSIDE,
+        benchmark=one_of(scoring.scored_from(PLAN, "likelihoods")),
+    localrule: True
+    conda:
+        "../envs/plumbline.yaml"
+    params:
+        why=by(outside.no_cell),
+    message:
+        "No likelihoods of {wildcards.policy} on {wildcards.benchmark}"
+    shell:
+        f"{LEAVE_OUT} 2> {{log:q}}"
+
+
+rule leave_out_score:
+    output:
+        SCORES,
+    log:
+        LAYOUT.log("leave_out_score", "{policy}-{seed}-{benchmark}"),
+    wildcard_constraints:
+        policy=OUTSIDE,
+        benchmark=one_of(scoring.scored_from(PLAN, "model")),
+    localrule: True
+    conda:
+        "../envs/plumbline.yaml"
+    params:
+        why=by(outside.no_cell),
+    message:
+        "No score of {wildcards.policy} on {wildcards.benchmark}"
+    shell:
+        f"{LEAVE_OUT} 2> {{log:q}}"
 
 
 JUDGING = (

@@ -21,11 +21,13 @@ from workflow_scripts.common.code import code_of, module_file
 from workflow_scripts.common.settings import settings_of
 from workflow_scripts.common.training.machine import VARIABLE
 from workflow_scripts.plan import (
+    adopting,
     choosing,
     cleaning,
     costs,
     index,
     judging,
+    outside,
     overlap,
     prompts,
     resources,
@@ -258,6 +260,9 @@ HANDED = [
         prompts.answering_settings,
         each("policy", lambda plan: plan.policies),
     ),
+    Handed("ask_policy", "generate.ask", outside.answerer_settings, each("policy", outside.asked), "judge"),
+    Handed("plan_asking", "generate.ask", outside.answerer_settings, each("policy", outside.asked), "judge"),
+    Handed("adopt_policy", "download.adopt", adopting.adopting_settings, each("policy", adopting.adopted)),
     Handed("score_answers", scoring.scorer, scoring.scorer_settings, scored_from("answers")),
     Handed("measure_likelihoods", scoring.measuring_module, scoring.measuring_settings, measured),
     Handed(

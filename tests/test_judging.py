@@ -28,7 +28,7 @@ def plans(tmp_path) -> list[dict]:
 
 
 def table_of(tmp_path, plans) -> list[dict]:
-    settings = json.dumps({"plans": plans, "waiting": []})
+    settings = json.dumps({"plans": plans, "waiting": [], "uncounted": []})
     call(judging.main, "--settings", settings, "--output", tmp_path / "judging.csv")
     with open(tmp_path / "judging.csv", newline="") as stream:
         return list(csv.DictReader(stream))

@@ -6,6 +6,7 @@ a dialogue, and prompts that are plain text.
 
 from pathlib import Path
 
+from workflow_scripts.common.answered import answered_prompts
 from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
@@ -75,7 +76,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rewards = arguments.settings["rewards"]
     refuse_given(rewards)
-    prompts, generations = read_jsonl(arguments.prompts), read_jsonl(arguments.generations)
+    prompts = answered_prompts(arguments.prompts, arguments.generations)
+    generations = read_jsonl(arguments.generations)
     rows = answer_rows(prompts, generations, str(arguments.generations))
     fit_on = [turn["reference"] for row in read_jsonl(arguments.fit_rows) for turn in turns_of(row)]
     rewarded = reward_rows(rows, fit_on, rewards, arguments.work)

@@ -7,6 +7,9 @@ to the table, whose rows have a note and no value. So one run's learning rate co
 has diverged is not trained again until its settings change.
 
 A note is {"step", "learning_rate", "quantity", "whose"}; it stands in a job's JSON outputs, or in its only file.
+
+In the same way goes through what there is no cell for: a policy from elsewhere has no likelihoods, and may have answers
+to some benchmarks alone. Its note is {"text"}, under a key of its own; --because writes it.
 """
 
 import argparse
@@ -21,6 +24,7 @@ from workflow_scripts.common.files import finished_file, write_json
 
 STATUS = 3  # of a command whose training diverged
 KEY = "diverged"
+LEFT_OUT = "left_out"
 OWN, ANCESTOR = "training", "an ancestor's training"
 ADVICE = (
     "No weights are written. Lower learning_rate (or max_grad_norm, or warm up longer), or look for broken rows among "
@@ -48,6 +52,8 @@ class Diverged(PlumblineError):
 
 def note_text(note: dict) -> str:
     """Return a note in words, as the table has it."""
+    if "text" in note:
+        return note["text"]
     return (
         f"{note['whose']} diverged at step {note['step']} (learning rate {note['learning_rate']:g}): "
         f"{note['quantity']} not finite"
@@ -61,18 +67,17 @@ def divergence_of(path: Path | str) -> dict | None:
         return None
     with open(path, encoding="utf-8", errors="replace") as stream:
         text = stream.readline() if path.suffix == ".jsonl" else stream.read()
-    if f'"{KEY}"' not in text:  # nearly always: no need to parse it
+    if f'"{KEY}"' not in text and f'"{LEFT_OUT}"' not in text:  # nearly always: no need to parse it
         return None
     try:
         value = json.loads(text)
     except ValueError:
         return None
-    note = value.get(KEY) if isinstance(value, dict) else None
-    return (
-        note
-        if isinstance(note, dict) and {"step", "learning_rate", "quantity", "whose"} <= set(note)
-        else None
-    )
+    for key, keys in ((KEY, {"step", "learning_rate", "quantity", "whose"}), (LEFT_OUT, {"text"})):
+        note = value.get(key) if isinstance(value, dict) else None
+        if isinstance(note, dict) and keys <= set(note):
+            return note
+    return None
 
 
 def hand_on(note: dict, outputs: list[Path], curve: list[dict] | None = None) -> None:
@@ -84,7 +89,7 @@ def hand_on(note: dict, outputs: list[Path], curve: list[dict] | None = None) ->
         path for path in outputs if path.name == "curve.json" and path.with_name("manifest.json") in outputs
     ]
     jsons = [path for path in outputs if path.suffix == ".json" and path not in curves]
-    value = {KEY: note, "files": {}, "refused": note_text(note)}
+    value = {LEFT_OUT if "text" in note else KEY: note, "files": {}, "refused": note_text(note)}
     for path in outputs:
         if path in jsons:
             continue
@@ -118,14 +123,18 @@ def main() -> None:
     parser.add_argument("--inputs", type=Path, nargs="*", default=[])
     parser.add_argument("--outputs", type=Path, nargs="+", required=True)
     parser.add_argument("--whose", help="whose training it is to this job, where the note calls it its own")
+    parser.add_argument("--because", help="why there is nothing to be made, whatever the inputs")
     arguments = parser.parse_args()
+    if arguments.because:
+        return hand_on({"text": arguments.because}, arguments.outputs)
     note = next(filter(None, map(divergence_of, arguments.inputs)), None)
     if note is None:
         sys.exit(1)
-    if arguments.whose and note["whose"] in (OWN, ANCESTOR):
+    if arguments.whose and note.get("whose") in (OWN, ANCESTOR):
         note = note | {"whose": arguments.whose}
     hand_on(note, arguments.outputs)
     print(f"skipped: {note_text(note)}", file=sys.stderr)
+    return None
 
 
 if __name__ == "__main__":

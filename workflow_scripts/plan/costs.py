@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
-from workflow_scripts.plan.plan import Plan, cells, scored_cells
-from workflow_scripts.plan.prompts import owed, rewarded_for_training
+from workflow_scripts.plan.outside import asked
+from workflow_scripts.plan.plan import Plan, cells, outside_cells, scored_cells
+from workflow_scripts.plan.prompts import answered, owed, rewarded_for_training
 from workflow_scripts.plan.rewards import annotated, used_reward_models
 from workflow_scripts.plan.synthesis import used
 from workflow_scripts.plan.training import preparing_jobs, rule_of
@@ -43,6 +44,12 @@ def policy_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
     return jobs
 
 
+def outside_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
+    """Return the jobs in which an endpoint answers for a policy; ready answers cost nothing here."""
+    names = answered(plan) if policy in asked(plan) else ()
+    return [Job("ask_policy", policy, seed, name, f"{policy}-{seed}-{name}") for name in names]
+
+
 # The rule with a model or a judge that a score comes of, by what the scorer reads.
 SCORED_BY = {"likelihoods": "measure_likelihoods", "model": "score_lm_eval", "rewards": "annotate_answers"}
 
@@ -51,7 +58,8 @@ def scoring_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
     jobs = []
     for name, part in plan.study.benchmarks.items():
         rule = "judge_answers" if part.is_judged() else SCORED_BY.get(part.scores)
-        if rule:
+        left_out = policy in plan.study.policies and not part.prompt_kind
+        if rule and not left_out:
             jobs.append(Job(rule, policy, seed, name, f"{policy}-{seed}-{name}"))
     return jobs
 
@@ -61,6 +69,8 @@ def costed_jobs(plan: Plan) -> list[Job]:
     jobs = data_jobs(plan)
     for cell in cells(plan):
         jobs += policy_jobs(plan, *cell)
+    for cell in outside_cells(plan):
+        jobs += outside_jobs(plan, *cell)
     for cell in scored_cells(plan):
         jobs += scoring_jobs(plan, *cell)
     return list(dict.fromkeys(jobs))

@@ -6,6 +6,7 @@ from typing import Any
 from workflow_scripts.common.code import code_of, locked_versions
 from workflow_scripts.common.files import digest
 from workflow_scripts.plan.judging import judge_manifest, judge_of, opponent_answers
+from workflow_scripts.plan.outside import answers_files, asked, outside_facts, recorded
 from workflow_scripts.plan.overlap import compared
 from workflow_scripts.plan.plan import Plan, scored_cells
 from workflow_scripts.plan.policies import (
@@ -68,33 +69,53 @@ def cell_entry(plan: Plan, policy: str, seed: int) -> dict[str, Any]:
     if policy in CALIBRATION:
         known = {"parent": None, "method": None, "kind": "calibration", "training_sets": [], "files": []}
         return entry | known | {"facts": {"model": None, "template": None, "trained_by": None}}
+    if policy in plan.study.policies:
+        known = {
+            "parent": None,
+            "method": plan.study.policies[policy].method(),
+            "kind": "policy",
+            "training_sets": [],
+        }
+        facts = {"model": None, "template": None, "trained_by": None} | outside_facts(plan, policy)
+        return entry | known | {"files": outside_files(plan, policy), "facts": facts}
     learned = training_sets(plan, policy)
     cleaned = [f"{plan.layout.clean(name.split('/')[0])}/manifest.json" for name in learned]
     written = [source_manifest(plan, name) for name in written_behind(plan, learned)]
-    run = plan.run(policy) if plan.policies[policy].parent else None
+    run = plan.run(policy) if policy in plan.made() else None
     if isinstance(run, BestOf) or (run and run.watch and run.keep == "best"):
         entry["chosen"] = weights_manifest(plan, policy, seed)
+    adopted = [name for name in lineage(plan, policy) if name in plan.study.adopt]
+    if adopted:
+        entry["adopted"] = adopted
+    origins = [weights_manifest(plan, name, seed) for name in adopted if name != policy]
     return entry | {
         "parent": plan.policies[policy].parent,
         "method": plan.policies[policy].method,
         "kind": "policy",
         "training_sets": learned,
-        "files": [weights_manifest(plan, policy, seed), *cleaned, *written],
+        "files": [weights_manifest(plan, policy, seed), *origins, *cleaned, *written],
         "facts": policy_facts(plan, policy),
     }
+
+
+def outside_files(plan: Plan, policy: str) -> list[str]:
+    """Return the files that a policy from elsewhere comes as: its ready answers, or recorded replies."""
+    return recorded(plan, policy) if policy in asked(plan) else answers_files(plan, policy)
 
 
 @functools.cache
 def policy_facts(plan: Plan, policy: str) -> dict[str, Any]:
     """Return digests of what a policy is made of, whatever its seed."""
     made = [name for name in lineage(plan, policy) if plan.policies[name].parent]
+    adopted = [name for name in made if name in plan.study.adopt]
     trained = [each for name in made for each in (name, *candidates(plan, name))]
+    code = ["adopted" if name in adopted else code_of(module_of(plan, name)) for name in trained]
     return {
         "model": digest(plan.study.models[plan.policies[policy].model].model_dump(exclude=UNMADE))[:12],
         "template": digest(template(plan, policy))[:12],
         "trust_remote_code": remote_code(plan, policy),
-        "trained_by": digest([code_of(module_of(plan, name)) for name in trained])[:12],
-    }
+        "trained_by": digest(code)[:12],
+    } | ({"adopted": adopted} if adopted else {})
 
 
 def benchmark_entry(plan: Plan, name: str) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Judges: what they are asked, what a verdict depends on, and how they are reached."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.plan.plan import Plan, cells, scored_cells
+from workflow_scripts.plan.outside import asked_cells
+from workflow_scripts.plan.plan import Plan, cells, outside_cells, scored_cells
 from workflow_scripts.plan.sources import located, source_manifest
 from workflow_scripts.plan.synthesis import writing_plans
 from workflow_scripts.plan.words import as_json, chosen, flag_words, settings
@@ -86,6 +87,8 @@ def opponent_cell(plan: Plan, benchmark: str, policy: str, seed: int | str) -> t
     opponent = plan.study.benchmarks[benchmark].opponent_in(plan.study.report)
     if not opponent:
         return None
+    if opponent in plan.study.policies:
+        return opponent, plan.study.seeds[0]
     seeds = seeds_of(plan.study, plan.policies[opponent])
     same = policy in plan.policies and int(seed) in seeds
     return opponent, int(seed) if same else seeds[0]
@@ -119,12 +122,49 @@ def verdicts_flags(plan: Plan, benchmark: str, policy: str, seed: int | str) -> 
     return [word for file in verdicts(plan, benchmark, policy, seed) for word in ("--verdicts", file)]
 
 
-def judging_plans(plan: Plan, waiting: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Return one entry per written source, and one per policy and benchmark that go before an endpoint.
+Answers = tuple[str, int, str]  # of a policy, with a seed, to a prompt set
 
-    While sources are `waiting` to be written no policy can answer: then only writing is counted.
+
+def asking_plans(plan: Plan) -> list[dict[str, Any]]:
+    """Return one entry per policy and benchmark that an endpoint answers."""
+    return [
+        {
+            "policy": policy,
+            "seed": seed,
+            "benchmark": f"{name} (answers)",
+            "judge": plan.study.policies[policy].judge,
+            "file": plan.layout.asking(policy, seed, name),
+        }
+        for policy, seed, name in asked_cells(plan)
+    ]
+
+
+def judged_cells(plan: Plan) -> list[Answers]:
+    """Return every (policy, seed, benchmark) whose answers go before an endpoint."""
+    return [
+        (policy, seed, name)
+        for policy, seed in scored_cells(plan)
+        for name in judged(plan)
+        if judge_of(plan, name).reads_words
+    ]
+
+
+def rests_on(plan: Plan, policy: str, seed: int, benchmark: str) -> set[Answers]:
+    """Return the answers that a judge of a policy's has to have read: its own, and its opponent's."""
+    cell = opponent_cell(plan, benchmark, policy, seed)
+    return {(policy, seed, benchmark), *([(*cell, benchmark)] if cell else [])}
+
+
+def judging_plans(
+    plan: Plan, waiting: Sequence[str] = (), unasked: Collection[Answers] = ()
+) -> list[dict[str, Any]]:
+    """Return one entry per written source, and one per policy and benchmark that an endpoint answers or judges.
+
+    While sources are `waiting` to be written no policy can answer: then only writing is counted. Where answers are
+    `unasked`, an endpoint's own that are not there yet, no judge of them can be counted.
     """
-    return writing_plans(plan, waiting) + [
+    due = [cell for cell in judged_cells(plan) if not rests_on(plan, *cell) & set(unasked)]
+    judging = [
         {
             "policy": policy,
             "seed": seed,
@@ -132,14 +172,20 @@ def judging_plans(plan: Plan, waiting: Sequence[str] = ()) -> list[dict[str, Any
             "judge": plan.study.benchmarks[name].judge,
             "file": plan.layout.judging(policy, seed, name),
         }
-        for policy, seed in scored_cells(plan)
-        for name in judged(plan)
-        if judge_of(plan, name).reads_words and not waiting
+        for policy, seed, name in due
     ]
+    return writing_plans(plan, waiting) + ([] if waiting else asking_plans(plan) + judging)
 
 
-def judging_plans_settings(plan: Plan, waiting: Sequence[str]) -> str:
-    return as_json({"plans": judging_plans(plan, waiting), "waiting": list(waiting)})
+def judging_plans_settings(plan: Plan, waiting: Sequence[str], unasked: Collection[Answers] = ()) -> str:
+    """Return what `judge_plan` counts, as JSON: also the verdicts that cannot be counted yet, and why."""
+    uncounted = [
+        f"{policy} (seed {seed}), {name}"
+        for policy, seed, name in judged_cells(plan)
+        if rests_on(plan, policy, seed, name) & set(unasked)
+    ]
+    plans = judging_plans(plan, waiting, unasked)
+    return as_json({"plans": plans, "waiting": list(waiting), "uncounted": [] if waiting else uncounted})
 
 
 def agreement_pairs(plan: Plan) -> list[list[dict[str, Any]]]:
@@ -155,7 +201,7 @@ def agreement_pairs(plan: Plan) -> list[list[dict[str, Any]]]:
             for name in pair
         ]
         for pair in plan.study.report.agreement
-        for policy, seed in cells(plan)
+        for policy, seed in [*cells(plan), *outside_cells(plan)]
     ]
 
 
@@ -184,6 +230,11 @@ def ask_nothing(plan: Plan, due: Mapping[str, set[str]]) -> None:
 
     PlumblineError.
     """
+    if "judge_plan" in due and due.get("ask_policy"):
+        raise PlumblineError(
+            "judge_plan asks nothing, and an endpoint would have to answer anew before its answers can be judged: "
+            "remove its answers (results/…/policies/NAME/…/generations/), and the giving of them is counted alone"
+        )
     if "judge_plan" in due and due.get("write_rows"):
         names = sorted(due["write_rows"])
         manifests = ", ".join(source_manifest(plan, name) for name in names)

@@ -180,6 +180,10 @@ class Layout:
         """Return the file that says what judging will take."""
         return f"{self.policy(policy, seed)}/judging/{benchmark}.json"
 
+    def asking(self, policy: str, seed: int | str, prompts: str) -> str:
+        """Return the file that says what an endpoint's answering will take."""
+        return f"{self.policy(policy, seed)}/asking/{prompts}.json"
+
     def scores(self, policy: str, seed: int | str, benchmark: str) -> str:
         return f"{self.policy(policy, seed)}/scores/{benchmark}.json"
 

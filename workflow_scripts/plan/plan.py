@@ -29,7 +29,7 @@ class Plan:
         return self.study.runs[self.policies[policy].run]
 
     def trained(self) -> list[str]:
-        """Return the policies that a run trains."""
+        """Return the policies that a run trains; whose weights are adopted are not."""
         return [name for name in self.made() if self.run(name).learns_from != "choice"]
 
     def chosen(self) -> list[str]:
@@ -37,8 +37,10 @@ class Plan:
         return [name for name in self.made() if self.run(name).learns_from == "choice"]
 
     def made(self) -> list[str]:
-        """Return the policies that are made by a run: trained or chosen."""
-        return [name for name, policy in self.policies.items() if policy.parent]
+        """Return the policies that are made by a run of this study: trained or chosen, and not adopted."""
+        return [
+            name for name, policy in self.policies.items() if policy.parent and name not in self.study.adopt
+        ]
 
 
 def plan_of(study: Study) -> Plan:
@@ -47,7 +49,7 @@ def plan_of(study: Study) -> Plan:
 
 
 def cells(plan: Plan) -> list[tuple[str, int]]:
-    """Return every (policy, seed) that answers and is scored."""
+    """Return every (policy, seed) of the study's own that answers and is scored."""
     return [(name, seed) for name, policy in plan.policies.items() for seed in seeds_of(plan.study, policy)]
 
 
@@ -57,9 +59,14 @@ def trained_cells(plan: Plan) -> list[tuple[str, int]]:
     return [(name, seed) for name, seed in cells(plan) if name in trained]
 
 
+def outside_cells(plan: Plan) -> list[tuple[str, int]]:
+    """Return every (policy, seed) that comes from elsewhere: as of a base model there is one of each."""
+    return [(name, plan.study.seeds[0]) for name in plan.study.policies]
+
+
 def scored_cells(plan: Plan) -> list[tuple[str, int]]:
-    """Return every (policy, seed) of the table, the calibration rows last."""
-    return [*cells(plan), *((name, 0) for name in CALIBRATION)]
+    """Return every (policy, seed) of the table, those from elsewhere after the study's, the calibration rows last."""
+    return [*cells(plan), *outside_cells(plan), *((name, 0) for name in CALIBRATION)]
 
 
 def history_turns(plan: Plan, dataset: str | None) -> int | None:

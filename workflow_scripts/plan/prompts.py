@@ -62,8 +62,8 @@ def rewarded_for_training(plan: Plan) -> list[str]:
 
 @functools.cache
 def owed(plan: Plan, policy: str) -> list[str]:
-    """Return the prompt sets a policy answers: every benchmark's, and those its children learn from."""
-    runs = [plan.run(name) for name, child in plan.policies.items() if child.parent == policy]
+    """Return the prompt sets a policy answers: every benchmark's, and those that trained children learn from."""
+    runs = [plan.run(name) for name in plan.trained() if plan.policies[name].parent == policy]
     wanted = {f"pairs-{getattr(run, 'pairs', None)}" for run in runs}
     wanted |= {f"values-{getattr(run, 'value', None)}" for run in runs}
     return [*(name for name in for_pairs(plan) | for_values(plan) if name in wanted), *answered(plan)]

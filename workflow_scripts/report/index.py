@@ -21,8 +21,9 @@ def entry_of(cell: dict, benchmark: dict) -> dict:
     cell: {"policy", "parent", "method", "seed", "kind", "training_sets", "folder", "files", "facts"}; benchmark:
     {"name", "answered", "judged", "measured", "overlap", "files", "facts"}: whether there are answers, verdicts and
     likelihoods. `generations` and `verdicts` are null where there are none. `chosen`, the manifest of a policy that was
-    chosen by its answers while it trained, is there for such alone; `overlap_allowed`, true, where the study lets
-    questions of a benchmark stand in training data.
+    chosen by its answers while it trained, is there for such alone; so is `adopted`, the policies of its lineage whose
+    weights were not trained here; and `overlap_allowed`, true, where the study lets questions of a benchmark stand in
+    training data.
     """
     folder, name = cell["folder"], benchmark["name"]
     generations = f"{folder}/generations/{name}.json" if benchmark["answered"] else None
@@ -30,9 +31,8 @@ def entry_of(cell: dict, benchmark: dict) -> dict:
     likelihoods = f"{folder}/likelihoods/{name}.jsonl" if benchmark["measured"] else None
     score = f"{folder}/scores/{name}.json"
     own = [path for path in (score, generations, verdicts, likelihoods, benchmark["overlap"]) if path]
-    there = {
-        key: part[key] for key, part in (("chosen", cell), ("overlap_allowed", benchmark)) if key in part
-    }
+    told = (("chosen", cell), ("adopted", cell), ("overlap_allowed", benchmark))
+    there = {key: part[key] for key, part in told if key in part}
     return (
         {key: cell[key] for key in COPIED}
         | there

@@ -16,7 +16,10 @@ from workflow_scripts.report.settings import read_settings
 
 
 class Plan(TypedDict):
-    """What judging one policy's answers to a benchmark would take, or writing a source (then without a policy)."""
+    """What judging one policy's answers to a benchmark would take, giving them by an endpoint, or writing a source.
+
+    The latter is without a policy.
+    """
 
     policy: str
     seed: int | str
@@ -26,10 +29,13 @@ class Plan(TypedDict):
 
 
 class Settings(TypedDict):
-    """The plans of a study, and the sources that are still to be written before policies can answer."""
+    """The plans of a study; the sources that are still to be written before policies can answer; and the verdicts that
+    cannot be counted, as an endpoint has not given the answers they are on.
+    """
 
     plans: list[Plan]
     waiting: list[str]
+    uncounted: list[str]
 
 
 COUNTS = ["requests", "stored", "missing", "prompt_tokens", "completion_tokens", "usd"]
@@ -69,6 +75,11 @@ def main() -> None:
         print(
             "benchmarks are not counted: policies learn from what is still to be written "
             f"({', '.join(arguments.settings['waiting'])})"
+        )
+    if uncounted := arguments.settings["uncounted"]:
+        print(
+            "not counted, as they are verdicts on answers that an endpoint has yet to give (count again after "
+            f"`make results` has asked for these): {'; '.join(uncounted)}"
         )
     with finished_file(arguments.output) as temporary:
         table.to_csv(temporary, index=False)

@@ -124,6 +124,13 @@ def changed_gold(results: Path, rows: Sequence[dict[str, str]]) -> list[str]:
     return lines
 
 
+def accepted(results: Path) -> list[str]:
+    """Return a line for each acceptance by which finished work stands after a change of code or pins."""
+    path = results / "accepted.json"
+    entries = read_json(path)["accepted"] if path.is_file() else []
+    return [f"{len(each['jobs'])} jobs stand as accepted on {each['on']}: {each['why']}" for each in entries]
+
+
 def refused(results: Path) -> list[str]:
     """Return a warning for each reward model and value head whose training came to nothing."""
     paths = [*results.glob("reward_models/*/manifest.json"), *results.glob("values/**/manifest.json")]
@@ -169,6 +176,7 @@ def warnings_of(results: Path, cleaned: Sequence[Path], foreseen: Sequence[str] 
         *told_by(refused, results),
         *told_by(gold, table),
         *told_by(changed_gold, results, table),
+        *told_by(accepted, results),
         *told_by(writing, results),
         *(line for path in cleaned if path.is_file() for line in told_by(cleaning, path)),
         *told_by(notes, table),

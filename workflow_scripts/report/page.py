@@ -30,6 +30,7 @@ from workflow_scripts.report.page_figures import (
     reward_figures,
 )
 from workflow_scripts.report.page_sections import (
+    accepted_lines,
     cost_table,
     data_rows,
     left_out_lines,
@@ -115,6 +116,7 @@ def build(settings: Settings, inputs: argparse.Namespace) -> dict:
             for name in ("benchmark", "policy", "metric")
         },
         "refused": refused,
+        "accepted": accepted_lines(provenance) if provenance else [],
         "headlines": headline_table(rows, cells, best) if cells else None,
         "forest": forest_figures(text_rows, cells),
         "results": results_table(rows, best),

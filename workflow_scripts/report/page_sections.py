@@ -154,3 +154,33 @@ def data_rows(manifests: dict[str, str]) -> list[dict[str, str]]:
         noted = [f"{note} ({count})" for note, count in manifest["notes"].items()]
         rows.append(row | {"rejected_for": ", ".join(reasons), "noted": ", ".join(noted)})
     return rows
+
+
+def accepted_lines(provenance: dict) -> list[dict]:
+    """Return what each acceptance lets stand: {"why", "on", "changed", "jobs", "policies"}, the last three lists."""
+    found: dict[str, dict] = {}
+    for key, record in provenance["records"].items():
+        for each in record.get("accepted", []):
+            view = found.setdefault(
+                canonical_json([each["why"], each["on"], each["changed"]]),
+                {"why": each["why"], "on": each["on"], "changed": changed_texts(each["changed"])}
+                | {"jobs": [], "policies": []},
+            )
+            view["jobs"] = in_order([*view["jobs"], *each["jobs"]])
+            view["policies"] = in_order([*view["policies"], key.split("|")[0]])
+    return list(found.values())
+
+
+def changed_texts(changed: dict) -> list[str]:
+    """Return what has changed under accepted work, a text for each module, package and command."""
+    texts = []
+    for kind, parts in changed.items():
+        named = (
+            [[name, *ends] for name, ends in parts.items()]
+            if isinstance(parts, dict)
+            else [[name] for name in parts]
+        )
+        for name, *ends in named:
+            told = " → ".join(end or "none" for end in ends)
+            texts.append(f"{kind} {name} {told}".strip())
+    return texts

@@ -12,6 +12,7 @@ Not covered: hashing what the manifests list (verify does that), times and costs
 
 import argparse
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from typing_extensions import TypedDict
@@ -30,7 +31,7 @@ class Settings(TypedDict):
 PROVENANCE = "provenance.json"
 TABLES = "tables.json"
 ID_DIGITS = 12
-RESERVED = {"id", "files"}
+RESERVED = {"id", "files", "accepted"}
 
 
 def record_key(policy: str, seed: int | str, benchmark: str) -> str:
@@ -43,8 +44,24 @@ def record_id(key: str, record: dict) -> str:
     return digest([key, {name: value for name, value in record.items() if name != "id"}])[:ID_DIGITS]
 
 
-def make_record(entry: dict, hashed: dict[str, str]) -> dict:
+def accepted_behind(paths: Iterable[Path]) -> dict[str, list[dict]]:
+    """Return, by score file, the acceptances that it rests on: [{"why", "on", "changed", "jobs": [names]}].
+
+    `paths` are those of accepted.json; what is in none of its jobs' scores was made by the code that is told.
+    """
+    found: dict[str, list[dict]] = {}
+    for each in (each for path in paths for each in read_json(path)["accepted"]):
+        told = {key: each[key] for key in ("why", "on", "changed")}
+        for score in sorted({score for job in each["jobs"] for score in job["scores"]}):
+            jobs = [job["job"] for job in each["jobs"] if score in job["scores"]]
+            found.setdefault(score, []).append(told | {"jobs": jobs})
+    return found
+
+
+def make_record(entry: dict, hashed: dict[str, str], accepted: Sequence[dict] = ()) -> dict:
     """Return {"id", facts ..., "files": {path: sha256}} of an entry of the index; `hashed` has every path's sha256.
+
+    Where the score rests on work that was `accepted` after its code or pins had changed, the record says so.
 
     entry: {"policy", "seed", "benchmark", "facts": {name: JSON value}, "files": [path]}. Raises PlumblineError for a
     fact that is called as one of the record's own keys.
@@ -54,14 +71,18 @@ def make_record(entry: dict, hashed: dict[str, str]) -> dict:
     if taken:
         raise PlumblineError(f"{key}: a fact may not be called {sorted(taken)[0]!r}; rename it")
     record = entry["facts"] | {"files": {path: hashed[path] for path in entry["files"]}}
+    if accepted:
+        record["accepted"] = list(accepted)
     return {"id": record_id(key, record)} | record
 
 
-def provenance(index: list[dict], facts: dict[str, str]) -> dict:
+def provenance(
+    index: list[dict], facts: dict[str, str], accepted: Mapping[str, list[dict]] | None = None
+) -> dict:
     """Return the value of provenance.json: the study's facts and "records", {policy|seed|benchmark: record}.
 
-    index: an entry per score, see make_record. A file behind many scores is read once. Raises PlumblineError for a
-    file that does not exist and for a score that is there twice.
+    index: an entry per score, see make_record; accepted: see accepted_behind. A file behind many scores is read once.
+    Raises PlumblineError for a file that does not exist and for a score that is there twice.
     """
     keys = [record_key(entry["policy"], entry["seed"], entry["benchmark"]) for entry in index]
     if len(set(keys)) < len(keys):
@@ -75,7 +96,10 @@ def provenance(index: list[dict], facts: dict[str, str]) -> dict:
             if path not in hashed:
                 hashed[path] = _existing_digest(path, key)
     return facts | {
-        "records": {key: make_record(entry, hashed) for key, entry in zip(keys, index, strict=True)}
+        "records": {
+            key: make_record(entry, hashed, (accepted or {}).get(entry.get("file", ""), ()))
+            for key, entry in zip(keys, index, strict=True)
+        }
     }
 
 
@@ -100,12 +124,16 @@ def main() -> None:
     parser.add_argument(
         "--settings", type=settings_of(Settings), help='with --index: {"facts": {name: digest}}'
     )
+    parser.add_argument(
+        "--accepted", nargs="*", default=[], type=Path, help="with --index: files of what was let stand"
+    )
     parser.add_argument("--output", type=Path, required=True, help="provenance.json, or tables.json")
     arguments = parser.parse_args()
     if arguments.index and not arguments.settings:
         parser.error("--index needs --settings")
     if arguments.index:
-        value = provenance(read_json(arguments.index), arguments.settings["facts"])
+        accepted = accepted_behind(arguments.accepted)
+        value = provenance(read_json(arguments.index), arguments.settings["facts"], accepted)
     else:
         value = table_digests(arguments.tables, arguments.output.parent)
     write_json(arguments.output, value)

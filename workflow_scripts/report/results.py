@@ -195,6 +195,7 @@ def _row(
     notes += [f"without seed {each}: {reason}" for each, reason in refusals(own, benchmark).items()]
     notes += [skipped_prompts(score) for score in members]
     notes += chosen_notes(members)
+    notes += [missing_answers(members), adopted_note(members)]
     if own_items[0].items:
         found_here = _estimated(own_items, arguments)
         notes.append(found_here.pop("note"))
@@ -299,6 +300,19 @@ def cut_prompts(scores: list[dict]) -> str:
     }
     words = cut_words(counts)
     return f"of {counts['answers']} answers: {words}" if words else ""
+
+
+def missing_answers(scores: list[dict]) -> str:
+    """Return a note where a policy from elsewhere has left prompts unanswered: they are part of no value here."""
+    lacking = sum(score["answered"].get("missing", 0) for score in scores)
+    asked = sum(score["answered"].get("prompts", 0) for score in scores)
+    return f"{lacking} of {asked} prompts have no answer and are not scored" if lacking else ""
+
+
+def adopted_note(scores: list[dict]) -> str:
+    """Return a note where weights of a policy's lineage were taken as they came, not trained by this study."""
+    names = scores[0].get("adopted", [])
+    return f"adopted, not trained here: {', '.join(names)}" if names else ""
 
 
 def skipped_prompts(score: dict) -> str:

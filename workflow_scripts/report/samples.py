@@ -112,7 +112,9 @@ def read_samples(benchmark: str, prompts: Path, index: list[dict], count: int) -
         if not rows:  # its training diverged
             continue
         verdicts = read_jsonl(answer["verdicts"]) if answer["verdicts"] else []
-        found["lengths"][policy] = [row["completion_tokens"] for row in rows]
+        lengths = [row["completion_tokens"] for row in rows]
+        if any(lengths):  # of a policy from elsewhere they are not known
+            found["lengths"][policy] = lengths
         judged = [verdict for verdict in verdicts if not why_without_number(verdict)]
         found["verdicts"][policy] = [verdict_number(verdict) for verdict in judged]
         if left_out := count_left_out(verdicts):
@@ -128,7 +130,7 @@ def read_samples(benchmark: str, prompts: Path, index: list[dict], count: int) -
                     "policy": policy,
                     "seed": seed,
                     "turns": [turn_view(row, verdicts) for row in own],
-                    "marks": marks.get(name, []),
+                    "marks": marks.get(name, []) if own else ["no answer"],
                 }
             )
     return found | {"prompts": list(views.values())}

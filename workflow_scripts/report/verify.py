@@ -6,7 +6,8 @@ of results.csv with the record it names, and each value and count with the score
 flipped bits.
 
 Not covered: files that no manifest lists (one put beside the weights), a forger who also rewrites tables.json, and
-whether running the study again would give these files.
+whether running the study again would give these files. Where rows rest on work that was let stand after a change of
+code or pins (`make accept`), or on adopted weights, it says so.
 """
 
 import argparse
@@ -275,6 +276,17 @@ def verify(folder: Path) -> Checked:
     return checked
 
 
+def told_of(records: dict[str, dict]) -> list[str]:
+    """Return a line for each acceptance that rows rest on, and for each adopted policy, with how many records do."""
+    behind: dict[str, int] = {}
+    for record in records.values():
+        lines = [f"accepted on {each['on']}: {each['why']}" for each in record.get("accepted", [])]
+        lines += [f"adopted, not trained here: {name}" for name in record.get("adopted", [])]
+        for line in dict.fromkeys(lines):
+            behind[line] = behind.get(line, 0) + 1
+    return [f"{line} (behind {count} of {len(records)} scores)" for line, count in behind.items()]
+
+
 def summary(checked: Checked) -> str:
     """Return how much was checked, and how much of it was wrong."""
     wrong = [
@@ -293,6 +305,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="results/<study>; start it where the study was run")
     arguments = parser.parse_args()
     checked = verify(arguments.folder)
+    for line in told_of(read_records(arguments.folder / PROVENANCE)):
+        print(line)
     for what, lines in (("changed", checked.changed), ("missing", checked.missing)):
         for line in lines:
             print(f"{what}: {line}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from workflow_scripts.common.answered import answered_prompts
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_json
 from workflow_scripts.score.flags import answers_parser
@@ -203,7 +204,7 @@ def main() -> None:
         "--export", metavar="GENERATOR", help="write model_outputs.json under this generator's name"
     )
     args = parser.parse_args()
-    prompts = read_jsonl(args.prompts)
+    prompts = answered_prompts(args.prompts, args.generations)
     answers = first_turns_by_id(
         read_jsonl(args.generations), [row["id"] for row in prompts], args.generations
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from workflow_scripts.common.answered import answered_prompts
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.flags import judged_parser
@@ -29,7 +30,7 @@ def score(prompts: list[dict], ratings: Values) -> list[dict[str, Any]]:
 def main() -> None:
     """Write the scores from 0 to 100 of one policy."""
     args = judged_parser(main.__doc__, Settings).parse_args()
-    prompts = read_jsonl(args.prompts)
+    prompts = answered_prompts(args.prompts, args.generations)
     verdicts = read_jsonl(args.verdicts)
     ratings = values_of(prompts, read_jsonl(args.generations), verdicts, "rating", args.verdicts)
     write_scores(args.output, args.settings["benchmark"], with_cuts(score(prompts, ratings), verdicts))

@@ -11,6 +11,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from workflow_scripts.common.answered import answered_prompts
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.flags import judged_parser
@@ -109,7 +110,7 @@ def main() -> None:
     """Write the MT-Bench scores of one policy."""
     args = judged_parser(main.__doc__, Settings).parse_args()
     pairwise = args.settings["mode"] == "pairwise"
-    prompts, verdicts = read_jsonl(args.prompts), read_jsonl(args.verdicts)
+    prompts, verdicts = answered_prompts(args.prompts, args.generations), read_jsonl(args.verdicts)
     key = "preference" if pairwise else "rating"
     values = values_of(prompts, read_jsonl(args.generations), verdicts, key, args.verdicts)
     cells = score_pairwise(prompts, values) if pairwise else score(prompts, values)

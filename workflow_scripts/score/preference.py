@@ -12,6 +12,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from workflow_scripts.common.answered import answered_prompts
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.flags import judged_parser
@@ -61,7 +62,7 @@ def score(prompts: list[dict], preferences: Values, agreement: Values, first: Va
 def main() -> None:
     """Write the preference scores of one policy."""
     args = judged_parser(main.__doc__, Settings).parse_args()
-    prompts, verdicts = read_jsonl(args.prompts), read_jsonl(args.verdicts)
+    prompts, verdicts = answered_prompts(args.prompts, args.generations), read_jsonl(args.verdicts)
     generations, told = read_jsonl(args.generations), by_order(verdicts)
     values = [
         values_of(prompts, generations, told, key, args.verdicts)

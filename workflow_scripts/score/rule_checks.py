@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from typing_extensions import TypedDict
 
+from workflow_scripts.common.answered import answered_prompts
 from workflow_scripts.common.constraints import FAMILIES, FAMILY_OF, follows, loose_readings
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
@@ -90,7 +91,7 @@ def score(prompts: list[dict], answers: dict[str, list[dict]]) -> list[dict]:
 def main() -> None:
     """Write the scores of one policy on constraints that rules check."""
     args = answers_parser(main.__doc__, Settings).parse_args()
-    prompts = read_jsonl(args.prompts)
+    prompts = answered_prompts(args.prompts, args.generations)
     names = [row["id"] for row in prompts]
     answers = first_turns_by_id(read_jsonl(args.generations), names, args.generations)
     write_scores(args.output, args.settings["benchmark"], score(prompts, answers))

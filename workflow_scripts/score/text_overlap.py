@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from typing_extensions import TypedDict
 
+from workflow_scripts.common.answered import answered_prompts
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.text_measures import NGRAMS, coverage, density, distinct, given_to, meteor_with
@@ -240,7 +241,8 @@ def score(turns: list[Turn], settings: dict) -> list[dict]:
 def main() -> None:
     """Write the text scores of one policy's answers."""
     args = answers_parser(main.__doc__, Settings).parse_args()
-    turns = read_turns(read_jsonl(args.prompts), read_jsonl(args.generations), args.generations)
+    prompts = answered_prompts(args.prompts, args.generations)
+    turns = read_turns(prompts, read_jsonl(args.generations), args.generations)
     bare = sum(turn.reference is None for turn in turns)
     if bare and set(REFERENCED) & set(args.settings["metrics"]):
         print(

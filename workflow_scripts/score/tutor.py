@@ -8,6 +8,7 @@ import json
 
 from typing_extensions import TypedDict
 
+from workflow_scripts.common.answered import answered_prompts
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.tutor_reply import (
@@ -103,7 +104,7 @@ def score(prompts: list[dict], answers: dict[str, dict], settings: dict) -> list
 def main() -> None:
     """Write the tutor scores of one policy."""
     args = answers_parser(main.__doc__, Settings).parse_args()
-    prompts = read_jsonl(args.prompts)
+    prompts = answered_prompts(args.prompts, args.generations)
     samples = first_turns_by_id(
         read_jsonl(args.generations), [row["id"] for row in prompts], args.generations
     )

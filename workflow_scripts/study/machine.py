@@ -21,6 +21,7 @@ from workflow_scripts.common.asking.verdict_store import read_recorded
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import pin_of, read_jsonl
+from workflow_scripts.generate.given import check_rows
 from workflow_scripts.generate.prompts import prompt_set
 from workflow_scripts.study.benchmarks.answered import TextOverlap
 from workflow_scripts.study.benchmarks.judged import AlpacaEval
@@ -48,12 +49,14 @@ def seen(study: Study) -> tuple[list[str], list[str]]:
         *models_as_they_are(study),
         *lacking(study, lambda name: local_tokens(study, study.models[name], ROOT)),
         *folders(study),
+        *checkpoints(study),
         *prompts_here(study),
+        *answers_here(study),
         *fields_here(study),
         *few_packs(study),
         *missing_deepspeed(study),
         *recordings(study),
-        *unset_keys(study, [*asked_judges(study), *writers(study)]),
+        *unset_keys(study, [*asked_judges(study), *writers(study), *answerers(study)]),
         *harness_tasks(study),
         *annotators(study),
     ]
@@ -161,6 +164,24 @@ def folders(study: Study) -> Iterator[Finding]:
                 yield wrong(f"{path}.wordnet", f"{shown(folder)} lacks {', '.join(absent)} of WordNet")
 
 
+def checkpoints(study: Study) -> Iterator[Finding]:
+    """Find folders to be adopted that hold no model as safetensors, and no adapter."""
+    for policy, folders in study.adopt.items():
+        by_seed = folders if isinstance(folders, dict) else {"": folders}
+        for seed, folder in by_seed.items():
+            path = f"adopt.{policy}.{seed}".rstrip(".")
+            if not os.path.exists(ROOT / folder):
+                continue  # the names' check has said so
+            held = set(os.listdir(ROOT / folder)) if os.path.isdir(ROOT / folder) else set()
+            whole = "config.json" in held and any(name.endswith(".safetensors") for name in held)
+            if not whole and not {"adapter_config.json", "adapter_model.safetensors"} <= held:
+                yield wrong(
+                    path,
+                    f"{shown(folder)} is no checkpoint: it needs config.json and *.safetensors, or PEFT's "
+                    "adapter_config.json and adapter_model.safetensors",
+                )
+
+
 def file_here(study: Study, source: str | None, file: str | None) -> Path | None:
     """Return a file of a source, or of the repository where there is none; None where this machine has not got it."""
     here = file
@@ -198,6 +219,19 @@ def prompts_here(study: Study) -> Iterator[Finding]:
             yield say(at, str(error).replace(f"{ROOT}/", ""))
         for line in said.getvalue().splitlines():
             yield doubt(at, line.removeprefix("warning: ").replace(f"{ROOT}/", ""))
+
+
+def answers_here(study: Study) -> Iterator[Finding]:
+    """Find files of ready answers that cannot be read: a row without an answer, or without the prompt that it is to."""
+    for name, part in study.policies.items():
+        for file in part.files():
+            path = file_here(study, None, file)
+            if path is None or path.stat().st_size > CHEAP:
+                continue
+            try:
+                check_rows(read_jsonl(path), file)
+            except (PlumblineError, OSError) as error:
+                yield wrong(f"policies.{name}.answers", str(error).replace(f"{ROOT}/", ""))
 
 
 def fields_here(study: Study) -> Iterator[Finding]:
@@ -336,6 +370,11 @@ def asked_judges(study: Study) -> list[str]:
 def writers(study: Study) -> list[str]:
     """Return the names of the judges that write sources."""
     return [part.synthesise.judge for part in study.sources.values() if part.synthesise]
+
+
+def answerers(study: Study) -> list[str]:
+    """Return the names of the judges that answer as policies."""
+    return [part.judge for part in study.policies.values() if part.judge is not None]
 
 
 def unset_keys(study: Study, judges: Iterable[str]) -> Iterator[Finding]:

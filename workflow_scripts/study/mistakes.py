@@ -96,6 +96,10 @@ def steps_of(location: Iterable[str | int]) -> list[str | int]:
         del steps[2]
     if len(steps) > 3 and steps[0] == "runs" and steps[2] == "parent":
         del steps[3]  # which side of `str | list[str]` was tried
+    if len(steps) > 3 and steps[0] == "policies" and steps[2] == "answers":
+        del steps[3]  # of a file, or files by benchmark
+    if len(steps) > 2 and steps[0] == "adopt":
+        del steps[2]  # of a folder, or folders by seed
     return steps
 
 

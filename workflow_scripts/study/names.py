@@ -122,4 +122,4 @@ class Names:
     def need_policy(self, path: str, name: str | None, others: Iterable[str] = ()) -> None:
         """Need a policy, where it is known which there are."""
         if self.policies is not None and not self.lost & set((name or "").split(".")):
-            self.need(path, name, [*self.policies, *others], "policy")
+            self.need(path, name, [*self.policies, *self.study.policies, *others], "policy")

@@ -5,7 +5,7 @@ from typing import get_origin
 
 from pydantic import Field
 
-from workflow_scripts.study.basics import Count, Fidelity, Name, RepositoryPath, Seed, Strict
+from workflow_scripts.study.basics import Count, Fidelity, Name, RepositoryPath, Seed, Strict, Words
 from workflow_scripts.study.benchmarks import Benchmark
 from workflow_scripts.study.judges import Judge
 from workflow_scripts.study.methods import Run, Trained
@@ -13,6 +13,7 @@ from workflow_scripts.study.mixtures import AnyDataset
 from workflow_scripts.study.models import Model, Template
 from workflow_scripts.study.pairs import AnyPairs, Value
 from workflow_scripts.study.part import Part
+from workflow_scripts.study.policies import Checkpoints, OutsidePolicy
 from workflow_scripts.study.report import Report
 from workflow_scripts.study.resources import Engine, GenerationResources, TrainingResources
 from workflow_scripts.study.rewards import Annotation, RewardModel
@@ -55,8 +56,13 @@ class Study(Strict):
     """Value heads, for the objectives that weigh by advantage."""
     runs: dict[Name, Run] = {}
     """Training runs; a policy is its parent plus one run, and is called by its lineage: tiny.sft.dpo."""
+    policies: dict[Name, OutsidePolicy] = {}
+    """Policies from elsewhere, scored beside the study's own: endpoints, and ready answers."""
+    adopt: dict[Words, Checkpoints] = {}
+    """Policy, by its lineage: an existing checkpoint folder that is taken for its weights in place of its training."""
     judges: dict[Name, Judge] = {}
-    """Judges, for mt_bench, alpaca_eval, judge_score and preference; and the models that write sources."""
+    """Judges, for mt_bench, alpaca_eval, judge_score and preference; and the models that write sources or answer as
+    policies."""
     benchmarks: dict[Name, Benchmark] = {}
     """What every policy is scored on."""
     engine: Engine = Engine()
@@ -79,4 +85,8 @@ class Study(Strict):
                 yield section, name, part
 
 
-SECTIONS = [key for key, field in Study.model_fields.items() if get_origin(field.annotation) is dict]
+SECTIONS = [
+    key
+    for key, field in Study.model_fields.items()
+    if get_origin(field.annotation) is dict and key != "adopt"  # whose entries are paths
+]

@@ -226,6 +226,12 @@ class PolicyTraining(Training):
         if len(set(parents)) < len(parents) or not parents:
             need.refuse(f"{path}.parent", f"names each parent once, and at least one, not {parents}")
         for parent in parents:
+            if parent in study.policies:
+                need.refuse(
+                    f"{path}.parent",
+                    f"policies.{parent} has no weights here, so nothing can be trained from it: name a model or a run",
+                )
+                continue
             need.need(f"{path}.parent", parent, [*study.models, *study.runs], "model or run")
             if self.lora and not self.lora.merge and parent in study.runs:
                 need.refuse(

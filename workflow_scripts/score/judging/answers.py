@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+from workflow_scripts.common.answered import answered_prompts
 from workflow_scripts.common.asking import client
 from workflow_scripts.common.asking.requests import Reply, Request
 from workflow_scripts.common.asking.spending import cost_of
@@ -127,6 +128,19 @@ def requests_of(
     return wanted
 
 
+def rivals_of(rows: list[dict], prompts: Path, opponent: Path) -> list[Question]:
+    """Return an opponent's answers to the prompts that a policy has answered; PlumblineError where one is missing."""
+    wanted = {row["id"] for row in rows}
+    lacking = sorted(wanted - {row["id"] for row in answered_prompts(prompts, opponent)})
+    if lacking:
+        raise PlumblineError(
+            f"{opponent}: the opponent has no answer to {len(lacking)} prompts, {lacking[0]!r} for one; complete its "
+            "answers, or name another opponent"
+        )
+    answers = [row for row in read_jsonl(opponent) if row["id"] in wanted]
+    return questions_of(rows, answers, str(opponent))
+
+
 def load_questions(
     prompts: Path, generations: Path, opponent: Path | None, kind: str, settings: dict
 ) -> list[Question]:
@@ -134,14 +148,14 @@ def load_questions(
 
     Raises PlumblineError where a pairwise MT-Bench has no opponent, or an opponent is given that nothing compares.
     """
-    rows = read_jsonl(prompts)
+    rows = answered_prompts(prompts, generations)
     questions = questions_of(rows, read_jsonl(generations), str(generations))
     if not compares(kind, settings):
         if opponent is not None:
             raise PlumblineError("an opponent is given, and answers are rated one by one; leave it out")
         return questions
     if opponent is not None:
-        others = questions_of(rows, read_jsonl(opponent), str(opponent))
+        others = rivals_of(rows, prompts, opponent)
         return against_opponent(questions, others, str(opponent))
     if kind == "mt_bench":
         raise PlumblineError("pairwise MT-Bench compares with another policy's answers; name an opponent")

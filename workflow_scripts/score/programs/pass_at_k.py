@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from typing_extensions import TypedDict
 
+from workflow_scripts.common.answered import answered_prompts
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
@@ -152,7 +153,7 @@ def score_answers(
     chat: as the setting `form` says, and without one (by hand) as `is_chat` finds each answer to look. Raises
     PlumblineError when a task that was asked is no problem, or has no answer.
     """
-    prompts = read_jsonl(args.prompts)
+    prompts = answered_prompts(args.prompts, args.generations)
     names = [row["id"] for row in prompts]
     answers = first_turns_by_id(read_jsonl(args.generations), names, args.generations)
     unknown = [row["group"] for row in prompts if row["group"] not in problems]

@@ -60,6 +60,10 @@ class Kind(Part):
         """Tell whether its answers go before a judge."""
         return self.asks is not None
 
+    def asks_raw_text(self) -> bool:
+        """Tell whether its prompts are texts to go on from, not messages to be answered."""
+        return False
+
     def opponent_in(self, report: Report) -> str | None:
         """Return the policy whose answers each policy's are compared with, if there is one."""
         return None

@@ -43,6 +43,10 @@ class Programs(OnFile, Sampling):
     allow_unsandboxed: bool = False
     """Run programs without a sandbox where the machine has none: a model's code can do what you can."""
 
+    def asks_raw_text(self) -> bool:
+        """Tell whether its prompts are programs to go on with."""
+        return self.form == "completion"
+
     def faults(self, path: str, study: "Study") -> Iterator[Finding]:
         """Find more tries to count than there are, none at all, and tries that are all alike."""
         yield from super().faults(path, study)
