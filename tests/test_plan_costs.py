@@ -97,6 +97,7 @@ def written(folder: Path, config: dict) -> list[str]:
     (folder / "tests").mkdir(exist_ok=True)
     for name in ("__init__.py", "planned_lines.py"):
         shutil.copyfile(ROOT / "tests" / name, folder / "tests" / name)
+    shutil.copyfile(ROOT / "tests/study.lock", folder / "study.lock")
     (folder / "study.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     command = [sys.executable, "-m", "tests.planned_lines", "study.yaml"]
     environment = os.environ | {"PYTHONPATH": str(folder), "SOME_KEY": "key"}

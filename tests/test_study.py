@@ -41,7 +41,7 @@ MISTAKES = [
     (
         "benchmark",
         {},
-        "benchmark: unknown key; did you mean 'benchmarks'? (allowed here: allow_overlap, annotations,",
+        "benchmark: unknown key; did you mean 'benchmarks'? (allowed here: adopt, allow_overlap,",
     ),
     (
         "runs.dpo.bta",
