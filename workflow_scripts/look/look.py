@@ -1,7 +1,8 @@
 """Say what a file holds and what a model would learn from it: `make look DATA=qa.csv [MODEL=…] [COLUMNS=…]`.
 
 Everything is found out and done by the code that runs a study: the file is settled as a dataset by `path` is, cleaned
-by the cleaning, and written as tokens by the tokenising of fine-tuning. Nothing is kept.
+by the cleaning, and written as tokens by the tokenising of fine-tuning. Nothing is kept but a model that had to be
+fetched, where a study finds it.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from workflow_scripts.clean.shapes import columns_of, kind_of
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
+from workflow_scripts.common.words import split_words
 from workflow_scripts.look.tokens import Speech, speech_of
 from workflow_scripts.plan.cleaning import dataset_settings
 from workflow_scripts.plan.plan import plan_of
@@ -56,16 +58,20 @@ class Cleaned(NamedTuple):
     notes: dict[str, int]
 
 
-def study_of(asked: Asked) -> tuple[Study, list[str]]:
-    """Return a study of the dataset and the model alone, checked, and what was found out of them."""
+def config_of(asked: Asked) -> dict[str, Any]:
+    """Return a study of the dataset and the model alone, as it would be written."""
     model = asked.model or {"source": "none", "template": "plain", "context": 1}
-    config = {
+    return {
         "study": "look",
         "sources": {} if asked.model else {"none": NO_MODEL},
         "models": {"model": model},
         "datasets": {"data": asked.dataset},
     }
-    found = examine(config, folder=Path.cwd())
+
+
+def study_of(config: dict[str, Any], folder: Path) -> tuple[Study, list[str]]:
+    """Return the study of a config, checked, and what was found out; `folder` is for its lock."""
+    found = examine(config, folder=folder)
     if found.study is None:
         raise mistakes("what was asked for", [line.replace("datasets.data.", "") for line in found.wrong])
     return found.study, [line.removeprefix("datasets.data: ") for line in found.said]
@@ -163,12 +169,15 @@ def spoken(row: dict[str, Any]) -> Iterable[str]:
 
 def report(asked: Asked) -> list[str]:
     """Return all that is to be said of a file, in lines."""
-    study, said = study_of(asked)
+    config = config_of(asked)
     with tempfile.TemporaryDirectory(prefix="plumbline-look-") as temporary:
+        study, said = study_of(config, Path(temporary))
         found = cleaned(study, Path(temporary))
-    speech = speech_of(study) if asked.model else None
+        speech = speech_of(study, config, Path(temporary)) if asked.model else None
+    if not found.rows:
+        return [f"columns: {told_columns(study)}", *said, *told_rejected(found)]
     lengths = [
-        speech.length(row) if speech else sum(len(text.split()) for text in texts_of(row))
+        speech.length(row) if speech else sum(len(split_words(text)) for text in texts_of(row))
         for row in found.rows
     ]
     unit = "tokens" if speech else "words"
@@ -210,7 +219,7 @@ def flow(value: Any) -> str:
 def columns_in(text: str) -> dict[str, str]:
     """Return the renaming of "prompt=question,completion=answer"; PlumblineError for anything else."""
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    if not all(mark and name.strip() and other.strip() for name, mark, other in pairs):
+    if not all(mark and name.strip() and other.strip() and "=" not in other for name, mark, other in pairs):
         raise PlumblineError(f"COLUMNS={shlex.quote(text)}: write COLUMNS=prompt=question,completion=answer")
     return {name.strip(): other.strip() for name, _, other in pairs}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.look.look import SPLIT, Asked, asked_in, flow, read_arguments, study_of
+from workflow_scripts.look.look import SPLIT, Asked, asked_in, config_of, flow, read_arguments, study_of
 from workflow_scripts.study.basics import LONGEST_NAME, NAME
 from workflow_scripts.study.check import report
 from workflow_scripts.study.datasets import RANKED
@@ -87,9 +87,9 @@ def main(argv: list[str] | None = None) -> None:
     if not arguments.model:
         raise PlumblineError("MODEL: name a model's folder, one that Plumbline knows, or owner/name of a hub")
     asked = asked_in(arguments)
-    study, _ = study_of(asked)
+    arguments.study.parent.mkdir(parents=True, exist_ok=True)  # for the lock beside it
+    study, _ = study_of(config_of(asked), arguments.study.parent)
     lines = lines_of(name_of(arguments.study), asked, study)
-    arguments.study.parent.mkdir(parents=True, exist_ok=True)
     arguments.study.write_text("\n".join(lines) + "\n", encoding="utf-8")
     right, said = report(arguments.study)
     print(said)

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +16,8 @@ from workflow_scripts.common.templates import (
     tokenise_conversation,
     tokenise_reply,
 )
+from workflow_scripts.plan.plan import plan_of
+from workflow_scripts.plan.sources import base_model
 from workflow_scripts.sft.texts import are_texts, tokenise_texts
 from workflow_scripts.study.study import Study
 from workflow_scripts.study.templates import all_templates
@@ -55,18 +59,36 @@ class Speech(NamedTuple):
         return "".join(pieces)
 
 
-def speech_of(study: Study) -> Speech:
-    """Return how the only model of a study speaks; PlumblineError where its tokenizer is not on this machine."""
+def speech_of(study: Study, config: dict[str, Any], folder: Path) -> Speech:
+    """Return how the only model of a study speaks; where its files are not here yet, it is made as a run would."""
     from workflow_scripts.common.models import load_tokenizer  # torch, which takes seconds
 
-    model = study.models["model"]
-    source = study.sources[model.source]
-    local = [path for place in source.places if place.file for path in place.file.files.values()]
-    tokenizers = [Path(path).parent for path in local if Path(path).name.startswith("tokenizer")]
-    if not tokenizers:
-        raise PlumblineError(
-            "MODEL: its tokenizer is not on this machine; name a folder with its tokenizer.json, or look without one"
-        )
     with contextlib.redirect_stderr(io.StringIO()):
-        tokenizer = load_tokenizer(ROOT / tokenizers[0])
+        tokenizer = load_tokenizer(local_tokenizer(study) or prepared(study, config, folder))
+    model = study.models["model"]
     return Speech(tokenizer, all_templates(study)[model.template], model.context)
+
+
+def local_tokenizer(study: Study) -> Path | None:
+    """Return the folder of this machine that the model's tokenizer is in; None where a place of its own gives none."""
+    places = study.sources[study.models["model"].source].places
+    local = [path for place in places if place.file for path in place.file.files.values()]
+    tokenizers = [ROOT / path for path in local if Path(path).name == "tokenizer.json"]
+    return tokenizers[0].parent if tokenizers else None
+
+
+def prepared(study: Study, config: dict[str, Any], folder: Path) -> Path:
+    """Return the folder of the study's base model, fetched and converted where it is not there yet."""
+    base = base_model(plan_of(study), "model")
+    if not (ROOT / base / "model" / "tokenizer.json").is_file():
+        print(f"fetching the model, into {base}", file=sys.stderr, flush=True)
+        written = folder / "look.yaml"
+        written.write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
+        flags = ["--cores", "1", "--quiet", "all", "--nolock", "--configfile", str(written)]
+        command = [sys.executable, "-m", "snakemake", f"{base}/manifest.json", *flags]
+        made = subprocess.run(command, cwd=ROOT, check=False)
+        if made.returncode:
+            raise PlumblineError(
+                "MODEL: it could not be made, as said above; look without MODEL, or name another"
+            )
+    return ROOT / base / "model"
