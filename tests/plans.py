@@ -119,4 +119,4 @@ def machine_told(plan: Plan, name: str) -> dict:
 def training_told(plan: Plan, policy: str) -> dict:
     """Return all that a policy's training is told: by its settings, and by its environment."""
     settings = told(training.training_settings(plan, policy))
-    return settings | machine_told(plan, settings["machine_of"])
+    return settings | machine_told(plan, settings.pop("machine_of"))

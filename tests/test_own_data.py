@@ -145,7 +145,7 @@ def test_a_structured_tutors_rows_are_grouped_by_problem(tmp_path):
         ),
         ({}, {"path": "x.csv", "hf": "a/b"}, ["one of source, path and hf, not path and hf"]),
         ({}, {"schema": "alpaca"}, ["one of source, path and hf"]),
-        ({}, {"path": "x.csv", "revision": "main"}, ["revision cannot be said beside"]),
+        ({}, {"path": "x.csv", "revision": "v1"}, ["revision cannot be said beside"]),
         ({}, {"source": "weights", "files": ["a"], "schema": "alpaca"}, ["needs split beside source"]),
         ({}, {"path": "x.csv", "shape": "text", "schema": "alpaca"}, ["shape or schema"]),
         ({}, {"path": "x.csv", "shape": "sharegpt"}, ["datasets.own.shape", "conversation"]),

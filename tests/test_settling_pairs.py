@@ -227,7 +227,7 @@ def test_a_fine_tuning_on_pairs_learns_the_chosen_answers_of_its_own_parent():
         ({"dataset": "tutored"}, "learns from either a dataset or pairs"),
         ({"pairs": None}, "learns from either a dataset or pairs"),
         ({"pairs": "none"}, "runs.best.pairs: no set of pairs is called 'none'"),
-        ({"split": "sft"}, "split: of a dataset, and pairs say themselves"),
+        ({"split": "preference"}, "split: of a dataset, and pairs say themselves"),
         ({"objective": "lm"}, "objective: lm takes whole conversations"),
         ({"overflow": "split"}, "overflow: split takes whole conversations"),
     ],
@@ -260,10 +260,10 @@ def test_rounds_are_runs_each_the_child_of_the_one_before_whose_answers_it_learn
             training.material(plan, name, 1)
             == f"results/every-key/reference/best/{parent}/seed-1/manifest.json"
         )
-    settings = [training.training_settings(plan, name) for name in plan.policies if ".again-" in name]
-    assert len(settings) == 3
-    assert len(set(settings)) == 1
-    assert "rounds" not in told(settings[0])
+    settings = [told(training.training_settings(plan, name)) for name in plan.policies if ".again-" in name]
+    assert [one.pop("machine_of") for one in settings] == [f"runs.again-{number}" for number in (1, 2, 3)]
+    assert settings[0] == settings[1] == settings[2]
+    assert "rounds" not in settings[0]
 
 
 def test_whoever_names_a_run_of_rounds_gets_its_last():

@@ -75,5 +75,14 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
+    def said(self) -> set[str]:
+        """Return the keys that say something else than their default: a study written out whole is the same study."""
+        fields = type(self).model_fields
+        return {
+            key
+            for key in self.model_fields_set
+            if getattr(self, key) != fields[key].get_default(call_default_factory=True)
+        }
+
 
 Fidelity = Literal["paper", "code"]

@@ -295,7 +295,7 @@ class Dataset(Part):
 
     @model_validator(mode="after")
     def one_origin(self) -> "Dataset":
-        given = self.model_fields_set
+        given = self.said()
         origins = [key for key in ("source", "path", "hf") if getattr(self, key) is not None]
         if len(origins) != 1:
             told = f"not {' and '.join(origins)}" if origins else "and has none of them"

@@ -100,7 +100,7 @@ class Base(Strict):
     def one_origin(self) -> "Base":
         if (self.path is None) == (self.hf is None):
             raise ValueError("names one of path and hf")
-        if self.path and "revision" in self.model_fields_set:
+        if self.path and "revision" in self.said():
             raise ValueError("revision is of a hub's repository, and path is a folder of this machine")
         return self
 
@@ -169,7 +169,7 @@ class Model(Part):
 
     @model_validator(mode="after")
     def one_origin(self) -> "Model":
-        given = self.model_fields_set
+        given = self.said()
         origins = [key for key in ORIGINS if getattr(self, key) is not None]
         if len(origins) != 1:
             told = f"not {' and '.join(origins)}" if origins else "and has none of them"

@@ -205,7 +205,7 @@ class Sft(PolicyTraining):
             if self.rounds:
                 raise ValueError("rounds go with pairs: a dataset is the same in each; take more epochs")
             return self
-        if own := sorted({"split", "validation"} & self.model_fields_set):
+        if own := sorted({"split", "validation"} & self.said()):
             raise ValueError(
                 f"{' and '.join(own)}: of a dataset, and pairs say themselves what they hold out"
             )
