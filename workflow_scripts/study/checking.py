@@ -44,8 +44,9 @@ def examine(config: dict, looks: Sequence[Look] = (), folder: Path = ROOT) -> Ex
     if accepted.study is None or not accepted.whole:
         return Examined(None, wrong, doubts, [])
     whole, unsettled, said = settled(accepted.study, folder)
-    if unsettled:  # what a part is made of is not known: nothing else could be said of it
-        return Examined(None, wrong + [line for line in unsettled if accepted.untouched(line)], doubts, said)
+    wrong += [line for line in unsettled if accepted.untouched(line)]
+    if not all(line.startswith("pairs.") for line in unsettled):
+        return Examined(None, wrong, doubts, said)  # what a model, data or runs are is not known: no more can be said
     wrong += [
         line for line in as_written(references(whole, accepted.lost), whole) if not accepted.blames(line)
     ]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SEVERAL = tuple(schema for schema in RANKED if schema not in UNREWARDED)  # whose rows bring several answers
 
 
-class PairsKind(PromptAndReply):
+class PairsKind(PromptAndReply, Part):
     """What all kinds of pairs share."""
 
     def longest_row(self) -> LongestRow:
@@ -136,7 +136,7 @@ class SampledPairs(OwnPairs):
         return self.limit * each if self.limit else None
 
 
-class GivenPairs(SaidPairs, Part):
+class GivenPairs(SaidPairs):
     """Preference pairs as they came: of each prompt the preferred answer against each of its others."""
 
     dataset: str
@@ -176,7 +176,7 @@ class GivenPairs(SaidPairs, Part):
         return (self.dataset, self.validation) if self.validation else None
 
 
-class RankedPairs(PairsKind, Part):
+class RankedPairs(PairsKind):
     """Preference pairs from answers that came ranked (schemas hh, judged_pairs, …preferences), or that rewards rank."""
 
     annotation: str
