@@ -9,17 +9,8 @@ from workflow_scripts.common.code import code_of, pins
 from workflow_scripts.common.errors import told
 from workflow_scripts.common.gpu_lease import smallest_memory
 from workflow_scripts.common.shared_store import check_links, check_store
-from workflow_scripts.plan import (
-    acceptance,
-    adopting,
-    choosing,
-    cleaning,
-    costs,
-    index,
-    judging,
-    layout,
-)
-from workflow_scripts.plan import outside, overlap, policies
+from workflow_scripts.plan import acceptance, adopting, choosing, cleaning, costs
+from workflow_scripts.plan import index, judging, layout, outside, overlap, policies
 from workflow_scripts.plan import prompts, report as tables, resources, rewards
 from workflow_scripts.plan import retrieval, scoring, sources, synthesis
 from workflow_scripts.plan import template_ends, training, words

@@ -15,6 +15,7 @@ WITHOUT = {
     "exclude_groups_of",
     "reject_other_assistants",
     "retrieve",
+    "license",
 }  # not handed over as they are
 WHOLE_NEAR_DUPLICATES = {"threshold": 0.9, "fields": None, "remove": [], "candidates": None}
 WHOLE_SUBSET = {"rows": None, "share": None, "by": "first", "ratio": None, "seed": 42}

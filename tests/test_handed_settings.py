@@ -295,7 +295,10 @@ def said(plan: Plan, by: str | Callable, job: dict[str, Any]) -> str:
     """Return what the plan says of a job: of its wildcards a function takes those that it asks for."""
     if isinstance(by, str):
         return by
-    asked = [name for name in inspect.signature(by).parameters if name != "plan"]
+    given = inspect.signature(by).parameters.values()
+    asked = [
+        one.name for one in given if one.name in job or (one.name != "plan" and one.default is one.empty)
+    ]
     return by(plan, **{name: job[name] for name in asked})
 
 

@@ -334,7 +334,8 @@ def test_a_name_that_refers_to_nothing_is_refused_wherever_a_part_can_hold_one(e
             whole, path = f"{section}.{name}: ", f"{section}.{name}.{key}"
             tried += 1
             if not any(
-                line.startswith((whole, path, f"{section}.{name}.grid: ")) for line in examine(config, folder=ROOT / "tests").wrong
+                line.startswith((whole, path, f"{section}.{name}.grid: "))
+                for line in examine(config, folder=ROOT / "tests").wrong
             ):
                 missed.append(path)
     assert missed == []

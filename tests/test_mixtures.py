@@ -8,6 +8,7 @@ import pytest
 from tests.plans import EVERY_KEY, changed, told
 from tests.studies import put
 from workflow_scripts.clean.mix import mix, shares_of
+from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.plan import cleaning, index, overlap, training
@@ -183,7 +184,7 @@ def refused(**values):
     for path, value in values.items():
         section, name = path.split("__")
         config[section][name] = value
-    found = examine(config)
+    found = examine(config, folder=ROOT / "tests")
     return found.wrong, found.doubts
 
 
@@ -255,5 +256,5 @@ def test_turns_that_are_rows_of_their_own_are_not_split():
     )
     assert not any("overflow" in line for line in wrong), wrong
     config = put(read_yaml(EVERY_KEY), "datasets.chatted.history_turns", 1)
-    found = examine(put(config, "runs.chat.overflow", "split"))
+    found = examine(put(config, "runs.chat.overflow", "split"), folder=ROOT / "tests")
     assert any(line.startswith("runs.chat.overflow: split cuts whole conversations") for line in found.wrong)

@@ -57,7 +57,7 @@ def test_weights_are_a_base_models_or_the_policys_own(name):
     for policy, seed in cells(plan):
         own = f"results/{plan.study.study}/policies/{policy}/seed-{seed}/manifest.json"
         base = f"{base_model(plan, plan.policies[policy].model)}/manifest.json"
-        wanted = own if policy in plan.trained() else base
+        wanted = own if policy in plan.made() else base
         assert policies.weights_manifest(plan, policy, seed) == wanted
         assert policies.scored_manifest(plan, policy, seed) == wanted
         assert policies.base_manifest(plan, policy) == base

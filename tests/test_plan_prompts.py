@@ -40,7 +40,7 @@ def test_nobody_owes_a_set_that_a_policy_answers_as_it_learns_and_every_other_se
     plan = planned(name)
     owed = {prompt_set for policy in plan.policies for prompt_set in prompts.owed(plan, policy)}
     online = {f"runs-{name}" for name, run in plan.study.runs.items() if run.learns_from == "prompts"}
-    online |= {f"watch-{name}" for name, run in plan.study.runs.items() if run.watch}
+    online |= {f"watch-{name}" for name, run in plan.study.runs.items() if getattr(run, "watch", None)}
     assert owed == prompts.prompt_sets(plan).keys() - online
     assert online <= prompts.prompt_sets(plan).keys()
     for policy in plan.policies:

@@ -147,7 +147,10 @@ def test_a_mixture_is_watched_as_what_it_is_made_of():
     config = config_of(EVERY_KEY)
     for key, value in ({"datasets.mixed": {"mixture": {"tutored": 0.5}}} | learned).items():
         config = put(config, key, value)
-    assert any(line.startswith("runs.sft.watch.split: 'sft' is what") for line in examine(config, folder=ROOT / "tests").doubts)
+    assert any(
+        line.startswith("runs.sft.watch.split: 'sft' is what")
+        for line in examine(config, folder=ROOT / "tests").doubts
+    )
 
 
 def test_the_best_by_what_is_watched_needs_no_rows_to_validate_on():
@@ -160,7 +163,9 @@ def test_the_best_by_what_is_watched_needs_no_rows_to_validate_on():
 def test_a_watch_of_what_is_learned_is_a_doubt():
     config = put(config_of(EVERY_KEY), "runs.ppo.watch", REWARDED | {"split": "train"})
     assert [
-        line for line in examine(config, folder=ROOT / "tests").doubts if line.startswith("runs.ppo.watch.split: 'train' is what")
+        line
+        for line in examine(config, folder=ROOT / "tests").doubts
+        if line.startswith("runs.ppo.watch.split: 'train' is what")
     ]
 
 

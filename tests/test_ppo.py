@@ -538,7 +538,7 @@ def test_an_answer_ends_at_eos_or_the_templates_own_token_and_no_longer_end_is_t
 
     def ends(end: str) -> list[int]:
         template = TEMPLATE | {"assistant": TEMPLATE["assistant"] | {"end": end}}
-        return ends_of(reply_end(template), tokenizer)
+        return ends_of(reply_end(template, tokenizer), tokenizer)
 
     assert ends("{eos}") == ends("") == [tokenizer.eos_token_id]
     assert ends("<s>") == [tokenizer.bos_token_id, tokenizer.eos_token_id]

@@ -39,6 +39,7 @@ from workflow_scripts.study.training import Training
 
 COUNT = 9
 PLAIN = {"drop_last": False, "neftune_alpha": None, "kl": None, "loss_norm": "token"}
+PLAIN |= {"pack_tokens": None, "batch_of": "rows"}
 GOLD, FULL = ({"weight": 0.7, "form": form} for form in ("gold", "full"))
 LAYOUTS = {
     "one by one": {"per_device_train_batch_size": 1, "gradient_accumulation_steps": COUNT},

@@ -20,6 +20,7 @@ from workflow_scripts.sft.train import LearnedPositionsTrainer
 
 COUNT, STEPS = 12, 3
 PLAIN = {"drop_last": False, "neftune_alpha": None, "kl": None, "loss_norm": "token"}
+PLAIN |= {"pack_tokens": None, "batch_of": "rows"}
 WHOLE = {"per_device_batch": 2 * COUNT, "max_steps": STEPS, "epochs": STEPS}  # every row in each step
 
 

@@ -46,7 +46,9 @@ def examine(config: dict, looks: Sequence[Look] = (), folder: Path = ROOT) -> Ex
     whole, unsettled, said = settled(accepted.study, folder)
     wrong += [line for line in unsettled if accepted.untouched(line)]
     if not all(line.startswith("pairs.") for line in unsettled):
-        return Examined(None, wrong, doubts, said)  # what a model, data or runs are is not known: no more can be said
+        return Examined(
+            None, wrong, doubts, said
+        )  # what a model, data or runs are is not known: no more can be said
     wrong += [
         line for line in as_written(references(whole, accepted.lost), whole) if not accepted.blames(line)
     ]
