@@ -840,7 +840,7 @@ def test_whatever_comes_in_is_kept_or_rejected_or_a_clear_error(tmp_path_factory
         "kept": len(result.kept),
         "rejected": dropped,
     }
-    last = "assistant" if SCHEMAS[schema].kind == "conversation" else "user"
+    last = {"conversation": "assistant", "text": "text"}.get(SCHEMAS[schema].kind, "user")
     assert all(row["messages"][-1]["role"] == last for row in result.kept)
 
 

@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from tests.plans import EVERY_KEY, STUDIES, changed, machine_told, planned
+from tests.plans import ELSEWHERE, EVERY_KEY, STUDIES, changed, machine_told, planned
 from tests.rule_texts import JSON_FLAGS, RULES, function_of
 from tests.workflow import ROOT
 from workflow_scripts.common.asking.settings import Endpoint, endpoint_of
@@ -66,6 +66,7 @@ from workflow_scripts.study.judges import Judge
 from workflow_scripts.study.lineage import CALIBRATION
 from workflow_scripts.study.methods import METHODS
 from workflow_scripts.study.mistakes import models_in, tag_of
+from workflow_scripts.study.reading import read_yaml
 
 Jobs = Callable[[Plan], list[dict[str, Any]]]  # the wildcards of each of a rule's jobs
 
@@ -74,6 +75,7 @@ JUDGING = (
     "score.judging.answers"  # its command line reads text, which its main reads by the kind that it is given
 )
 WRITING = "synthesise.write"
+ASKING = "generate.ask"
 BY_HAND = {("report.figures forest", "settings")}  # no rule draws it
 
 
@@ -333,9 +335,9 @@ def run_of(kind: type) -> dict[str, Any]:
 def plan_called(name: str) -> Plan:
     if name != EVERY_METHOD:
         return planned(name)
-    return changed(
-        EVERY_KEY, {f"runs.{tag_of(kind)}": run_of(kind) for kind in METHODS if tag_of(kind) != "sft"}
-    )
+    runs = {f"runs.{tag_of(kind)}": run_of(kind) for kind in METHODS if tag_of(kind) != "sft"}
+    elsewhere = {key: read_yaml(EVERY_KEY)[key] for key in ELSEWHERE}
+    return changed(EVERY_KEY, runs | elsewhere)
 
 
 # --- command lines ----------------------------------------------------------------------------------------------------
@@ -447,7 +449,7 @@ def test_every_script_that_takes_json_is_handed_some():
         for name in (EVERY_KEY, EVERY_METHOD)
         for script, flag, _ in handed_in(plan_called(name))
     }
-    assert handed | BY_HAND | {(JUDGING, "access"), (WRITING, "access")} == {*command_lines()}
+    assert handed | BY_HAND | {(name, "access") for name in (JUDGING, WRITING, ASKING)} == {*command_lines()}
     assert [row.rule for row in HANDED if not row.jobs(plan_called(EVERY_METHOD))] == []
 
 

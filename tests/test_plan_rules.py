@@ -56,8 +56,9 @@ print(*sorted({name.split(".")[0] for name in sys.modules}))
 
 
 def test_neither_plan_nor_study_loads_snakemake_or_torch():
-    apart = "workflow_scripts.plan.forecast"  # `make plan`, which asks Snakemake what would run
-    command = [sys.executable, "-c", LOADED, apart]
+    # `make plan` and `make accept` ask Snakemake what would run.
+    apart = ["workflow_scripts.plan.forecast", "workflow_scripts.plan.accept"]
+    command = [sys.executable, "-c", LOADED, *apart]
     loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert {"workflow_scripts", "pydantic"} <= set(loaded)
     assert not {"snakemake", "torch", "transformers", "trl", "accelerate", "vllm"} & set(loaded)
