@@ -15,7 +15,9 @@ from workflow_scripts.common.files import read_json, read_jsonl
 HOT, CHILD = "tiny.hot", "tiny.hot.dpo"
 # They come before any training, or after the table, which has the notes already.
 NO_TRAINING_BEFORE = {
-    "build_reward_pairs", "tokenise_dataset", "build_prompts", "calibrate_answers", "list_items", "find_overlap"
+    "build_reward_pairs", "tokenise_dataset", "build_prompts", "calibrate_answers", "list_items", "find_overlap",
+    # of policies from elsewhere, which nothing here has trained
+    "ask_policy", "plan_asking", "read_answers", "leave_out_likelihoods", "leave_out_score",
 }  # fmt: skip
 OF_ITSELF = {"choose_policy"}  # leaves out what diverged, and hands it on where all has
 

@@ -1014,7 +1014,8 @@ def test_what_would_stop_a_run_is_refused_before_its_first_job(every_key, path, 
 def test_a_published_value_that_stands_twice_is_refused_before_the_table_would(every_key):
     every_key["report"]["published"] *= 2
     assert mistakes_of(every_key) == [
-        "report.published[1]: tiny.sft labels state accuracy stands there already"
+        "report.published[2]: tiny.sft labels state accuracy stands there already",
+        "report.published[3].values.tiny.sft[0]: tiny.sft labels evaluation accuracy stands there already",
     ]
 
 
