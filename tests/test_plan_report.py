@@ -87,7 +87,7 @@ def test_the_table_is_told_what_to_compare_with_how_often_to_draw_and_whose_numb
     settings = told(report.table_settings(changed(EVERY_KEY, {"seeds": [4, 5], "report.draws": 77})))
     assert (settings["study"], settings["seed"], settings["draws"]) == ("every-key", 4, 77)
     assert (settings["baseline"], settings["confidence"]) == ("tiny.sft", 0.95)
-    assert [entry["source"] for entry in settings["published"]] == ["a paper"]
+    assert [entry["source"] for entry in settings["published"]] == ["a paper", "a table"]
     assert settings["bars"] == [{"benchmark": "labels", "subset": "action", "metric": "accuracy"}]
     assert told(report.bars_settings(planned(EVERY_KEY))) == {"cells": ["labels/action/accuracy"]}
 
