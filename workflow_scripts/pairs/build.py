@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.tutor_reply import (
     FIELDS,
     LABEL_FIELDS,
@@ -29,7 +29,7 @@ from workflow_scripts.common.tutor_reply import (
     read_answer,
 )
 from workflow_scripts.pairs.held_out import held_out_groups
-from workflow_scripts.pairs.lengths import length_facts, said
+from workflow_scripts.pairs.output import told_reasons, write_pairs
 
 
 class Settings(TypedDict):
@@ -176,21 +176,15 @@ def main() -> None:
     pairs, rejected, taken = build_pairs(read_jsonl(arguments.prompts), generations, *asked)
     assert len(pairs) + len(rejected) == len(generations)
     if not pairs:
-        reasons = ", ".join(
-            f"{why}: {count}" for why, count in Counter(row["reason"] for row in rejected).items()
-        )
         raise PlumblineError(
-            f"{arguments.generations}: none of {len(generations)} answers makes a pair ({reasons}); raise "
-            "pairs.*.temperature or samples, or train the parent less. Pairs without mistakes: from: samples, ranked "
-            "by a reward"
+            f"{arguments.generations}: none of {len(generations)} answers makes a pair ({told_reasons(rejected)}); "
+            "raise pairs.*.temperature or samples, or train the parent less. Pairs without mistakes: from: samples, "
+            "ranked by a reward"
         )
     held_out = held_out_groups(
         [pair["group"] for pair in pairs], settings["validation_share"], settings["seed"]
     )
     pairs = [pair | {"split": "validation" if pair["group"] in held_out else "train"} for pair in pairs]
-    write_jsonl(arguments.output, pairs)
-    write_jsonl(arguments.ranked, rank_pairs(pairs))
-    write_jsonl(arguments.rejected, rejected)
     counts = {
         "read": len(generations),
         "kept": len(pairs),
@@ -198,15 +192,11 @@ def main() -> None:
         "pair_yield": dict(taken),
         "splits": dict(Counter(pair["split"] for pair in pairs)),
         "mismatches": dict(Counter(pair["meta"]["mismatch"] for pair in pairs)),
-        "rejected": dict(Counter(row["reason"] for row in rejected)),
-        "lengths": length_facts(pairs),
     }
     print(f"{counts['kept']} pairs of {counts['read']} answers ({counts['share_kept']:.1%})")
     shares = (f"{rule} {count} ({count / len(generations):.2%})" for rule, count in taken.items())
     print(f"pairs by each rule: {', '.join(shares)}")
-    print(said(counts["lengths"]))
-    files = [arguments.output, arguments.ranked, arguments.rejected]
-    write_manifest(arguments.manifest, files, counts=counts)
+    write_pairs(arguments, pairs, rank_pairs(pairs), rejected, counts)
 
 
 if __name__ == "__main__":

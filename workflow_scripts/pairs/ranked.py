@@ -14,9 +14,9 @@ from typing_extensions import TypedDict
 
 from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.turns import turns_of
-from workflow_scripts.pairs.lengths import length_facts, said
+from workflow_scripts.pairs.output import told_reasons, write_pairs
 
 
 class Settings(TypedDict):
@@ -122,28 +122,22 @@ def main() -> None:
     if not pairs:
         raise PlumblineError(
             f"{', '.join(arguments.annotated)}: no prompt has two answers that can be told apart; "
-            f"rejected: {dict(Counter(row['reason'] for row in rejected))}"
+            f"left out: {told_reasons(rejected) or 'none, but all rewards are equal'}"
         )
-    write_jsonl(arguments.output, pairs)
-    write_jsonl(arguments.ranked, ranked)
-    write_jsonl(arguments.rejected, rejected)
     counts = {
         "answers_read": read,
         "answers_ranked": sum(len(row["answers"]) for row in ranked),
-        "rejected": dict(Counter(row["reason"] for row in rejected)),
         "prompts": len(ranked),
         "pairs": dict(Counter(pair["split"] for pair in pairs)),
-        "lengths": length_facts(pairs),
+        "equal_rewards": sum(len(row["answers"]) - 1 for row in ranked) - len(pairs),
     }
     if arguments.settings["annotated"]:  # else the rewards are made of the ranks
         agreeing = sum(pair["meta"]["reward_gap"] >= 0 for pair in pairs)
         counts["reward_agrees"] = round(agreeing / len(pairs), 4)
     print(f"{len(pairs)} pairs of {read} answers to {len(ranked)} prompts")
-    for why, count in counts["rejected"].items():
-        print(f"left out, {why}: {count} answers")
-    print(said(counts["lengths"]))
-    files = [arguments.output, arguments.ranked, arguments.rejected]
-    write_manifest(arguments.manifest, files, counts=counts)
+    if counts["equal_rewards"]:
+        print(f"no pair: {counts['equal_rewards']} answers with the reward of the best one")
+    write_pairs(arguments, pairs, ranked, rejected, counts)
 
 
 if __name__ == "__main__":

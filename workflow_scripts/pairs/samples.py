@@ -14,9 +14,9 @@ from typing_extensions import TypedDict
 
 from workflow_scripts.common.command_line import step_parser
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import read_jsonl, write_jsonl, write_manifest
+from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.pairs.held_out import held_out_groups
-from workflow_scripts.pairs.lengths import length_facts, said
+from workflow_scripts.pairs.output import told_reasons, write_pairs
 
 SAME = "same answer again"
 ALONE = "no other answer to the prompt"
@@ -121,12 +121,9 @@ def rank_samples(rows: list[dict], settings: Settings) -> tuple[list[dict], list
     return ranked, [pair | split[pair["group"] in held_out] for pair in pairs], rejected
 
 
-def counts_of(
-    rows: list[dict], ranked: list[dict], pairs: list[dict], rejected: list[dict]
-) -> dict[str, Any]:
+def counts_of(rows: list[dict], ranked: list[dict], pairs: list[dict]) -> dict[str, Any]:
     """Return what the manifest counts; `share_kept` is the share of prompts that made a pair."""
     prompts = len({row["id"].rpartition("/")[0] for row in rows})
-    reasons = Counter(row["reason"] for row in rejected)
     return {
         "read": len(rows),
         "prompts": prompts,
@@ -134,9 +131,7 @@ def counts_of(
         "share_kept": round(len(ranked) / prompts, 4),
         "kept": len(pairs),
         "splits": dict(Counter(pair["split"] for pair in pairs)),
-        "rejected": dict(reasons),
         "mean_gap": round(sum(pair["meta"]["reward_gap"] for pair in pairs) / len(pairs), 6),
-        "lengths": length_facts(pairs),
     }
 
 
@@ -147,24 +142,14 @@ def main() -> None:
     rows = read_jsonl(arguments.rewarded)
     ranked, pairs, rejected = rank_samples(rows, arguments.settings)
     if not pairs:
-        reasons = ", ".join(
-            f"{why}: {count}" for why, count in Counter(row["reason"] for row in rejected).items()
-        )
         raise PlumblineError(
-            f"{arguments.rewarded}: no prompt has two answers whose rewards make a pair ({reasons}; each counts "
-            "answers). Draw more that differ (samples, temperature, max_new_tokens), lower margin, or rank by a reward "
-            "that tells these answers apart"
+            f"{arguments.rewarded}: no prompt has two answers whose rewards make a pair ({told_reasons(rejected)}; "
+            "each counts answers). Draw more that differ (samples, temperature, max_new_tokens), lower margin, or rank "
+            "by a reward that tells these answers apart"
         )
-    write_jsonl(arguments.output, pairs)
-    write_jsonl(arguments.ranked, ranked)
-    write_jsonl(arguments.rejected, rejected)
-    counts = counts_of(rows, ranked, pairs, rejected)
+    counts = counts_of(rows, ranked, pairs)
     print(f"{len(pairs)} pairs of {len(ranked)} of {counts['prompts']} prompts, {len(rows)} answers")
-    for why, count in counts["rejected"].items():
-        print(f"left out, {why}: {count} answers")
-    print(said(counts["lengths"]))
-    files = [arguments.output, arguments.ranked, arguments.rejected]
-    write_manifest(arguments.manifest, files, counts=counts)
+    write_pairs(arguments, pairs, ranked, rejected, counts)
 
 
 if __name__ == "__main__":
