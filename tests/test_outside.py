@@ -288,6 +288,24 @@ def test_a_text_that_ends_two_dialogues_needs_an_id_and_one_that_stands_twice_ta
     assert [(row["id"], row["text"]) for row in answers] == [("b", "x"), ("c", "y")]
 
 
+def test_rows_with_numbers_of_their_own_answer_what_their_text_asks(tmp_path):
+    asked = [prompt("0", "Red?"), prompt("1", "Blue?")]
+    rows = [{"id": 1, "prompt": "Red?", "text": "red"}, {"id": 0, "prompt": "Blue?", "text": "blue"}]
+    answers, _ = read(tmp_path, rows, asked)
+    assert [(row["id"], row["text"]) for row in answers] == [("0", "red"), ("1", "blue")]
+    with pytest.raises(
+        PlumblineError, match="row 1: the prompt called 1 asks something else than this row says"
+    ):
+        read(tmp_path, [{"id": 1, "prompt": "Green?", "text": "green"}], asked)
+
+
+def test_a_dialogue_is_known_by_any_of_its_turns(tmp_path):
+    said = [*PROMPTS[0]["messages"], *({"role": "assistant", "content": text} for text in ["one"])]
+    row = {"id": "a", "messages": said, "answer": ["one", "two"]}
+    later = {"id": "a", "prompt": PROMPTS[0]["followups"][0], "answer": ["one", "two"]}
+    assert read(tmp_path, [row], PROMPTS[:1])[0] == read(tmp_path, [later], PROMPTS[:1])[0]
+
+
 def test_rows_of_another_benchmark_are_left_to_it(tmp_path):
     rows = [{"id": "b", "benchmark": "talk", "text": "x"}, {"id": "b", "benchmark": "other", "text": "y"}]
     answers, _ = read(tmp_path, rows, ONE)

@@ -145,3 +145,33 @@ def test_a_check_reads_a_function_without_running_it(tmp_path, code, said):
 def test_a_check_says_what_a_function_must_be_called(function, said):
     found = fault_of_function(function)
     assert found is None if said is None else said in found
+
+
+def test_two_functions_never_share_a_module_of_one_name(tmp_path):
+    for place, value in (("one", 1.0), ("two", 2.0)):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "the_worth_of_it.py").write_text(f"WORTH = {value}")
+    code = "import the_worth_of_it\ndef score(reply): return the_worth_of_it.WORTH"
+    assert caller_of(written(tmp_path / "one", code))(TURN) == 1.0
+    with pytest.raises(
+        PlumblineError, match=r"two/the_worth_of_it\.py: mine\.py imports it as the_worth_of_it"
+    ):
+        caller_of(written(tmp_path / "two", code))
+    with pytest.raises(PlumblineError, match="another module of that name"):
+        (tmp_path / "json.py").write_text("")
+        caller_of(written(tmp_path, "import json\ndef score(reply): return 1.0", "shadow.py"))
+
+
+def test_a_file_may_define_dataclasses(tmp_path):
+    code = """
+        from __future__ import annotations
+        from dataclasses import dataclass
+
+        @dataclass
+        class Worth:
+            value: float
+
+        def score(reply):
+            return Worth(0.5).value
+    """
+    assert caller_of(written(tmp_path, code))(TURN) == 0.5

@@ -72,8 +72,12 @@ def load_function(function: str) -> Callable[..., Any]:
     file, name = parts_of(function)
     if not file.is_file():
         raise PlumblineError(f"{file}: no such file; mend {function!r}")
-    spec = importlib.util.spec_from_file_location(f"reward_{file.stem}", file)
+    check_names(file)
+    spec = importlib.util.spec_from_file_location(
+        f"reward_{hashlib.sha256(str(file).encode()).hexdigest()}", file
+    )
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look themselves up there
     sys.path.insert(0, str(file.parent))  # it may import what stands beside it
     try:
         spec.loader.exec_module(module)
@@ -83,6 +87,22 @@ def load_function(function: str) -> Callable[..., Any]:
     if not callable(found):
         raise PlumblineError(f"{file}: has no function {name!r}")
     return found
+
+
+def check_names(file: Path) -> None:
+    """Raise PlumblineError where what a file imports from beside itself is called as a module that is there already.
+
+    Python keeps one module of a name: a function would be given another's.
+    """
+    for path in files_of(file)[1:]:
+        steps = path.relative_to(file.parent).with_suffix("").parts
+        name = ".".join(steps[:-1] if steps[-1] == "__init__" else steps)
+        there = sys.modules.get(name)
+        if there is not None and Path(getattr(there, "__file__", None) or "").resolve() != path.resolve():
+            raise PlumblineError(
+                f"{path}: {file.name} imports it as {name}, and this process has another module of that name "
+                f"({getattr(there, '__file__', None) or 'built in'}); rename one of them"
+            )
 
 
 def place_of(error: BaseException, file: Path) -> str:

@@ -43,6 +43,16 @@ def asked_text(row: dict) -> str | None:
     return None
 
 
+def asked_texts(row: dict) -> set[str]:
+    """Return all that a row of a file says was asked, in whichever turn."""
+    found: set[str] = set()
+    for key in PROMPT:
+        value = row.get(key)
+        turns = value if isinstance(value, list) else [{"role": "user", "content": value}]
+        found |= {text.strip() for each in turns if (text := last_user([each])) is not None}
+    return found
+
+
 def answer_in(row: dict, where: str) -> list[str] | None:
     """Return a row's answer, a text for each turn that it has; None where its answer is null.
 
@@ -97,6 +107,12 @@ def check_rows(rows: list[dict], file: Path | str) -> None:
         raise PlumblineError(f"{file}: holds no answers")
 
 
+def text_of(prompt: dict) -> str:
+    """Return what a prompt asks last."""
+    text = prompt["text"] if "text" in prompt else last_user(prompt["messages"])
+    return (text or "").strip()
+
+
 class Prompts:
     """A prompt set, looked up by id and by text; prompts that ask exactly the same take their rows in turn."""
 
@@ -104,21 +120,29 @@ class Prompts:
         self.rows = {str(row["id"]): row for row in rows}
         self.by_text: dict[str, list[dict]] = {}
         for row in rows:
-            text = row["text"] if "text" in row else last_user(row["messages"])
-            self.by_text.setdefault((text or "").strip(), []).append(row)
+            self.by_text.setdefault(text_of(row), []).append(row)
         self.taken: Counter = Counter()
 
     def find(self, row: dict, sample: int, turn: int, where: str) -> str | None:
         """Return the id of the prompt that a row answers, None where it answers none of these.
 
-        PlumblineError where it names none, or prompts that differ before their last turn.
+        PlumblineError where it names none, prompts that differ before their last turn, or one by its id and none of
+        these by its text: a file may number its rows as it likes.
         """
         own, text = row.get("id"), asked_text(row)
-        if own is not None and str(own) in self.rows:
-            return str(own)
         if own is None and text is None:
             raise PlumblineError(NAMELESS.format(where))
         alike = self.by_text.get(text, []) if text is not None else []
+        if own is not None and str(own) in self.rows:
+            prompt = self.rows[str(own)]
+            asked = {text_of(prompt), *(each.strip() for each in prompt.get("followups") or [])}
+            if text is None or asked & asked_texts(row):
+                return str(own)
+            if not alike:
+                raise PlumblineError(
+                    f"{where}: the prompt called {own} asks something else than this row says; leave out the row's id, "
+                    "if that is a number of its own, or its text"
+                )
         if len({str(each.get("messages")) for each in alike}) > 1:
             ids = ", ".join(str(each["id"]) for each in alike[:3])
             raise PlumblineError(
