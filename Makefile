@@ -15,9 +15,9 @@ endef
 # A path as it is typed: nothing in it is an expression of make's, or an option of a program's.
 override STUDY := $(if $(filter -%,$(firstword $(value STUDY))),./)$(value STUDY)
 override PROFILE := $(value PROFILE)
-# What `look` and `new` are about: DATA a file, folder or pattern; MODEL a folder, a known name or a hub's owner/name;
-# COLUMNS prompt=question,completion=answer; SHAPE, SAMPLE_BY and TEMPLATE as in a study.
-LOOKED := DATA MODEL COLUMNS SHAPE SAMPLE_BY TEMPLATE
+# What `look` and `new` are about: DATA a file, folder, pattern or a hub's owner/name; MODEL a folder, a known name or a
+# hub's owner/name; COLUMNS prompt=question,completion=answer; the others as in a study.
+LOOKED := DATA MODEL COLUMNS SHAPE SAMPLE_BY TEMPLATE REVISION HF_CONFIG HF_SPLIT
 $(foreach name,$(LOOKED),$(eval override $(name) := $$(value $(name))))
 $(if $(findstring $(NEWLINE),$(STUDY)$(PROFILE)$(DATA)$(MODEL)$(COLUMNS)),$(error STUDY and PROFILE are paths in one line, as are DATA and MODEL))
 # What `export` is told: the policy, where TO, its SEED, in which format, CHECK prompts, and where to PUSH it.
@@ -33,7 +33,8 @@ ALL_FLAGS = $(if $(PROFILE),--workflow-profile $(call quoted,$(PROFILE)),--cores
     $(if $(filter-out config.yaml,$(STUDY)),--configfile $(call quoted,$(STUDY))) $(FLAGS)
 CHECKED = $(if $(PROFILE),--profile $(call quoted,$(PROFILE))) -- $(call quoted,$(STUDY))
 LOOK = --data=$(call quoted,$(DATA)) --model=$(call quoted,$(MODEL)) --columns=$(call quoted,$(COLUMNS)) \
-    --shape=$(call quoted,$(SHAPE)) --sample-by=$(call quoted,$(SAMPLE_BY)) --template=$(call quoted,$(TEMPLATE))
+    --shape=$(call quoted,$(SHAPE)) --sample-by=$(call quoted,$(SAMPLE_BY)) --template=$(call quoted,$(TEMPLATE)) \
+    --revision=$(call quoted,$(REVISION)) --hf-config=$(call quoted,$(HF_CONFIG)) --hf-split=$(call quoted,$(HF_SPLIT))
 SNAKEMAKE = $(BIN)/python -m workflow_scripts.common.head $(BIN)/snakemake $(ALL_FLAGS)
 
 .PHONY: results look new plan judge-plan accept verify export gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
@@ -43,7 +44,7 @@ results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results 
 	$(BIN)/python -m workflow_scripts.plan.orphans $(ORPHANS)
 	$(SNAKEMAKE)
 
-look: .venv/ready          ## what a file of your own holds and a model would learn of it (DATA=qa.csv MODEL=folder)
+look: .venv/ready          ## what data holds and a model would learn of it (DATA=qa.csv or owner/name, MODEL=folder)
 	$(BIN)/python -m workflow_scripts.look.look $(LOOK)
 
 new: .venv/ready           ## write a study of your own data and model (STUDY=studies/mine.yaml DATA=qa.csv MODEL=folder)

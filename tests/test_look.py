@@ -4,7 +4,9 @@ import json
 
 import pytest
 import yaml
+from huggingface_hub import constants
 
+from tests.hub_server import ask_at, hub_server
 from tests.tiny_model import make_tiny_model
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.models import load_tokenizer
@@ -12,6 +14,7 @@ from workflow_scripts.look import look, new
 from workflow_scripts.look.look import columns_in, flow, histogram
 from workflow_scripts.look.tokens import Speech
 from workflow_scripts.study.checking import examine
+from workflow_scripts.study.settling import lock
 from workflow_scripts.study.settling.lock import JOB
 from workflow_scripts.study.templates import bundled_templates
 
@@ -73,6 +76,54 @@ def test_of_a_large_file_the_first_rows_are_looked_at_and_that_is_said(tmp_path,
     )
     text = told(capsys, "--data", str(tmp_path / "rows.jsonl"))
     assert "large; looked at are its first 5 rows" in text and "kept: 5 rows" in text
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    for name in ("HF_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(lock, "ROOT", tmp_path / "repository")
+    files = {
+        "train-0.csv": "".join(["question,answer\n", *(f"What is {n}?,It is {n}.\n" for n in range(90))]),
+        "train-1.csv": "question,answer\nWhat is two?,It is 2.\nWhat is three?,It is 3.\n",
+        "test.csv": "question,answer\nWhy?,So.\n",
+    }
+    with hub_server() as hub:
+        ask_at(hub.url, monkeypatch)
+        hub.put("datasets/own/qa", {name: text.encode() for name, text in files.items()})
+        yield hub
+
+
+def test_of_a_hub_the_smallest_file_of_the_split_is_looked_at_and_that_is_said(hub, capsys):
+    asked = ("--data", "own/qa", "--columns", "prompt=question,completion=answer")
+    text = told(capsys, *asked, "--hf-split", "train")
+    for words in (
+        "prompt_completion (prompt: question, completion: answer)",
+        "looked at is the smallest of 2 files of the split: train-1.csv",
+        "kept: 2 rows; rejected: 0",
+        "[user] What is two?\n[assistant] It is 2.",
+    ):
+        assert words in text, text
+    pasted = yaml.safe_load(text.partition("in a study:\n")[2])["datasets"]["data"]
+    assert (pasted["hf"], pasted["hf_split"]) == ("own/qa", "train")
+    assert not any("train-0" in path for path in hub.asked)
+    assert "kept: 1 rows" in told(capsys, *asked, "--hf-split", "test")
+
+
+def test_a_new_study_of_a_hubs_data_has_no_mistake_and_a_lock(hub, tmp_path, capsys):
+    study = tmp_path / "own.yaml"
+    asked = ("--data", "own/qa", "--columns", "prompt=question,completion=answer", "--hf-split", "train")
+    new.main(["--study", str(study), *asked, "--model", "stories15m"])
+    assert (tmp_path / lock.LOCK).is_file() and "hf: own/qa" in study.read_text()
+
+
+def test_a_missing_file_is_not_looked_for_on_a_hub_nor_given_a_hubs_keys(tmp_path):
+    with pytest.raises(PlumblineError, match="no such file"):
+        look.main(["--data", "data/qa.csv"])
+    (tmp_path / "qa.csv").write_text(ROWS)
+    with pytest.raises(PlumblineError, match="HF_SPLIT is of a hub"):
+        look.main(["--data", str(tmp_path / "qa.csv"), "--hf-split", "train"])
 
 
 def test_both_answers_of_a_preference_are_shown(tmp_path, capsys):

@@ -1,8 +1,8 @@
-"""Say what a file holds and what a model would learn from it: `make look DATA=qa.csv [MODEL=…] [COLUMNS=…]`.
+"""Say what data holds and what a model would learn from it: `make look DATA=qa.csv [MODEL=…] [COLUMNS=…]`.
 
 Everything is found out and done by the code that runs a study: the file is settled as a dataset by `path` is, cleaned
-by the cleaning, and written as tokens by the tokenising of fine-tuning. Nothing is kept but a model that had to be
-fetched, where a study finds it.
+by the cleaning, and written as tokens by the tokenising of fine-tuning. Nothing is kept but what had
+to be fetched, where a study finds it. Of a hub's data set the smallest file of the split is looked at.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from workflow_scripts.clean.shapes import columns_of, kind_of
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
+from workflow_scripts.common.raw_files import PLAIN, suffix_of
 from workflow_scripts.common.words import split_words
 from workflow_scripts.look.tokens import Speech, speech_of
 from workflow_scripts.plan.cleaning import dataset_settings
@@ -31,7 +32,8 @@ from workflow_scripts.plan.plan import plan_of
 from workflow_scripts.study.basics import REPOSITORY
 from workflow_scripts.study.checking import examine
 from workflow_scripts.study.messages import mistakes
-from workflow_scripts.study.settling.local_files import found_files
+from workflow_scripts.study.settling.local_files import TABLES, found_files
+from workflow_scripts.study.settling.lock import entry_of, hub_file
 from workflow_scripts.study.study import Study
 
 LARGE = 64 << 20  # bytes of files that are looked at whole
@@ -40,6 +42,8 @@ SHOWN = 3  # rows that are printed
 LONGEST = 1200  # characters of one
 SPLIT = {"train": 0.8, "validation": 0.1, "test": 0.1}  # as is proposed
 WIDTH = 40  # characters of the longest bar
+OF_A_HUB = {"revision", "hf_config", "hf_split"}
+OF_DATA = ("revision", "hf_config", "hf_split", "shape", "sample_by")  # flags that are a dataset's keys
 NO_MODEL = {"places": [{"hf": {"repo": "no/model", "revision": "0" * 40}}]}
 
 
@@ -48,6 +52,13 @@ class Asked(NamedTuple):
 
     dataset: dict[str, Any]
     model: dict[str, Any] | None
+
+
+class Looked(NamedTuple):
+    """The files that are looked at, {name: path}, and what is said of those that are not."""
+
+    files: dict[str, Path]
+    said: list[str]
 
 
 class Cleaned(NamedTuple):
@@ -77,11 +88,21 @@ def study_of(config: dict[str, Any], folder: Path) -> tuple[Study, list[str]]:
     return found.study, [line.removeprefix("datasets.data: ") for line in found.said]
 
 
-def cleaned(study: Study, folder: Path) -> Cleaned:
+def looked_at(study: Study, folder: Path) -> Looked:
+    """Return the files of the dataset; of those of a hub the smallest, fetched. `folder` has the lock."""
+    place, part = study.sources["data"].places[0], study.datasets["data"]
+    if place.file:
+        return Looked({name: ROOT / path for name, path in place.file.files.items()}, [])
+    entry = entry_of(folder, "dataset", part.hf, part.revision, part.hf_config, part.hf_split)
+    name = smallest if (smallest := entry.found["smallest"]) in part.files else part.files[0]
+    told = f"looked at is the smallest of {len(part.files)} files of the split: {name}"
+    return Looked({name: hub_file(entry, name)}, [told] if len(part.files) > 1 else [])
+
+
+def cleaned(study: Study, looked: Looked, folder: Path) -> Cleaned:
     """Return the rows of the dataset as cleaning leaves them; of large files the first ones."""
     settings: Settings = json.loads(dataset_settings(plan_of(study), "data"))
-    part = study.datasets["data"]
-    paths = [ROOT / path for path in study.sources["data"].places[0].file.files.values()]
+    part, paths = study.datasets["data"], list(looked.files.values())
     if sum(path.stat().st_size for path in paths) > LARGE:
         paths = [first_of(path, number, part, folder) for number, path in enumerate(paths[:1])]
     settings["split"] |= {"by_file": {}, "quotas": {"train": 10**9}, "per_file": False, "order": "file"}
@@ -128,11 +149,11 @@ def histogram(lengths: Sequence[int], unit: str) -> list[str]:
     ]
 
 
-def told_columns(study: Study) -> str:
+def told_columns(study: Study, looked: Looked) -> str:
     """Return the columns of the first file, each with what stands in it."""
     part = study.datasets["data"]
-    name, path = next(iter(study.sources["data"].places[0].file.files.items()))
-    rows = read_first(ROOT / path, 50, part.max_chars, part.columns_of_files().get(name, []), part.sample_by)
+    name, path = next(iter(looked.files.items()))
+    rows = read_first(path, 50, part.max_chars, part.columns_of_files().get(name, []), part.sample_by)
     return ", ".join(f"{column} ({kind_of(value)})" for column, value in columns_of(rows).items())
 
 
@@ -172,16 +193,18 @@ def report(asked: Asked) -> list[str]:
     config = config_of(asked)
     with tempfile.TemporaryDirectory(prefix="plumbline-look-") as temporary:
         study, said = study_of(config, Path(temporary))
-        found = cleaned(study, Path(temporary))
+        looked = looked_at(study, Path(temporary))
+        said += looked.said
+        found = cleaned(study, looked, Path(temporary))
         speech = speech_of(study, config, Path(temporary)) if asked.model else None
     if not found.rows:
-        return [f"columns: {told_columns(study)}", *said, *told_rejected(found)]
+        return [f"columns: {told_columns(study, looked)}", *said, *told_rejected(found)]
     lengths = [
         speech.length(row) if speech else sum(len(split_words(text)) for text in texts_of(row))
         for row in found.rows
     ]
     unit = "tokens" if speech else "words"
-    lines = [f"columns: {told_columns(study)}", *said, *told_rejected(found)]
+    lines = [f"columns: {told_columns(study, looked)}", *said, *told_rejected(found)]
     lines += ["", f"length of a row, in {unit}:", *histogram(lengths, unit)]
     if speech:
         longer = sum(length > speech.context for length in lengths)
@@ -228,16 +251,33 @@ def model_in(text: str) -> dict[str, str]:
     """Return a model's keys in a study: a folder or a file, else a name that Plumbline knows, or one of a hub."""
     if (ROOT / text).exists():
         return {"path": text}
-    return {"hf": text} if "/" in text and re.fullmatch(REPOSITORY, text) else {"preset": text}
+    return {"hf": text} if is_repository(text) else {"preset": text}
+
+
+def is_repository(text: str) -> bool:
+    """Tell whether something is named as what a hub has is, owner/name, and is not there as a file or a folder."""
+    return not (ROOT / text).exists() and "/" in text and bool(re.fullmatch(REPOSITORY, text))
+
+
+def on_a_hub(text: str) -> bool:
+    """Tell whether data is of a hub: a missing file whose name ends as those do that hold rows is not meant so."""
+    return is_repository(text) and suffix_of(text) not in (*TABLES, *PLAIN)
 
 
 def asked_in(arguments: argparse.Namespace) -> Asked:
     """Return what a command's flags ask for."""
-    dataset: dict[str, Any] = {"path": arguments.data}
-    found_files([arguments.data])
+    given = {key: value for key in OF_DATA if (value := getattr(arguments, key))}
+    dataset: dict[str, Any] = {"hf" if on_a_hub(arguments.data) else "path": arguments.data}
+    if "path" in dataset:
+        found_files([arguments.data])
+        if lost := sorted(given.keys() & OF_A_HUB):
+            raise PlumblineError(
+                f"DATA={shlex.quote(arguments.data)} is of this machine, and {', '.join(lost).upper()} is of a hub's "
+                "data sets (owner/name): leave it out"
+            )
     if arguments.columns:
         dataset["columns"] = columns_in(arguments.columns)
-    dataset |= {key: value for key in ("shape", "sample_by") if (value := getattr(arguments, key))}
+    dataset |= given
     model = model_in(arguments.model) if arguments.model else None
     if model and arguments.template:
         model["template"] = arguments.template
@@ -247,7 +287,10 @@ def asked_in(arguments: argparse.Namespace) -> Asked:
 def read_arguments(description: str) -> argparse.ArgumentParser:
     """Return the flags that say which data, and which model."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--data", required=True, help="a file, a folder or a pattern")
+    parser.add_argument("--data", required=True, help="a file, a folder, a pattern, or owner/name of a hub")
+    parser.add_argument("--revision", default="", help="of a hub's data set: a branch, a tag or a commit")
+    parser.add_argument("--hf-config", default="", help="its configuration")
+    parser.add_argument("--hf-split", default="", help="which of its splits")
     parser.add_argument(
         "--model", default="", help="a folder, a name that Plumbline knows, or owner/name of a hub"
     )
