@@ -3,15 +3,21 @@
 import gzip
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
+from tests.family_templates import FAMILIES
 from tests.workflow import ROOT, copy_repository, snakemake
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.plan import cleaning, sources
 from workflow_scripts.plan.plan import plan_of
 from workflow_scripts.study.checking import check_study, examine
+from workflow_scripts.study.reading import read_yaml
 from workflow_scripts.study.settling.lock import JOB
 
 CSV = "id,question,answer\n" + "".join(f"{n},What is {n}?,It is {n}.\n" for n in range(200))
@@ -71,6 +77,56 @@ def test_what_a_study_says_itself_stays(tmp_path):
 
 
 ROW = {"prompt": "Why?", "completion": "So."}
+
+
+def trained(tmp_path, **keys):
+    """Return what is found of a study whose run of fine-tuning says of its splits only `keys`."""
+    steps = {"learning_rate": 1.0e-4, "epochs": 1.0, "batch_size": 8}
+    study = study_with(own={"path": str(tmp_path / "qa.csv"), "columns": RENAMES} | keys)
+    return examine(
+        study | {"runs": {"sft": {"method": "sft", "parent": "tiny", "dataset": "own"} | steps}},
+        folder=tmp_path,
+    )
+
+
+def test_a_fine_tuning_that_names_no_split_takes_what_there_is(tmp_path):
+    (tmp_path / "qa.csv").write_text(CSV)
+    run = trained(tmp_path).study.runs["sft"]
+    assert (run.split, run.validation) == ("train", None)
+    run = trained(tmp_path, split={"train": 0.9, "validation": 0.1}).study.runs["sft"]
+    assert (run.split, run.validation) == ("train", "validation")
+    run = trained(tmp_path, split={"train": 0.5, "sft": 0.5}).study.runs["sft"]
+    assert (run.split, run.validation) == ("sft", None)
+    assert "no split of dataset 'own' is called 'sft'" in trained(tmp_path, split={"a": 1.0}).wrong[0]
+
+
+def test_data_that_are_not_there_are_a_mistake_of_theirs_whatever_reads_them(tmp_path):
+    wrong = trained(tmp_path).wrong
+    assert len(wrong) == 1 and wrong[0].startswith("datasets.own.path: no such file or folder")
+
+
+def test_the_whole_studies_of_the_page_check_as_fine(tmp_path, tiny_model):
+    (tmp_path / "qa.csv").write_text(CSV)
+    asked = [{"role": "user", "content": "Why?"}]
+    said = [*asked, {"role": "assistant", "content": "So."}]
+    rows_of(tmp_path, "chats.parquet", {"messages": said})
+    rows_of(tmp_path, "prefs.parquet", {"chosen": said, "rejected": [*asked, said[1] | {"content": "No."}]})
+    for name in ("chats", "prefs"):
+        table = pyarrow.Table.from_pylist([json.loads((tmp_path / f"{name}.parquet").read_text())] * 20)
+        pyarrow.parquet.write_table(table, tmp_path / f"{name}.parquet")
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    (model / "chat_template.jinja").write_text(FAMILIES["zephyr"], encoding="utf-8")
+    page = (ROOT / "docs/your-data.md").read_text().partition("## A whole study")[2].partition("## Shapes")[0]
+    studies = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(studies) == 2
+    for text in studies:
+        assert len(text.splitlines()) <= 25
+        text = re.sub(r"path: (\w+\.\w+)", rf"path: {tmp_path}/\1", text).replace(
+            "/models/my-llama", str(model)
+        )
+        (tmp_path / "study.yaml").write_text(text)
+        found = examine(read_yaml(tmp_path / "study.yaml"), folder=tmp_path)
+        assert found.wrong == [] and found.doubts == []
 
 
 def test_of_a_folder_every_file_of_rows_is_taken_in_order_and_the_others_are_named(tmp_path):

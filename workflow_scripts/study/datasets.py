@@ -383,8 +383,8 @@ class Dataset(Part):
         return {name: self}
 
     def splits(self, study: "Study") -> list[str]:
-        """Return what its splits are called."""
-        return self.split.names_of_splits()
+        """Return what its splits are called; none where it says none and its files are not there to tell."""
+        return self.split.names_of_splits() if self.split else []
 
     def most_rows(self, split: str, study: "Study") -> int | None:
         """Return how many conversations a split has at most, or None where only the data tell."""

@@ -103,3 +103,20 @@ def known_policies(study: "Study") -> dict[str, Policy] | None:
         return None
     count, length = extent_of(study)
     return policies_of(study) if count <= MOST_POLICIES and length <= LONGEST_LINEAGE else None
+
+
+def models_under(study: "Study", policies: dict[str, Policy], section: str, name: str) -> list[str]:
+    """Return the base models that read the rows of a part, and answer its prompts.
+
+    Those under the policies that a run makes; of pairs and values, under those of the runs that use them; a benchmark
+    is put to all, and a reward model is trained from one.
+    """
+    if section == "benchmarks":
+        return list(study.models)
+    if section == "reward_models":
+        return [study.reward_models[name].parent]
+    runs = {run for run, part in study.runs.items() if (section, name) in part.uses()}
+    if section == "runs":
+        runs.add(name)
+    under = {policy.model for policy in policies.values() if policy.run in runs}
+    return [model for model in study.models if model in under]

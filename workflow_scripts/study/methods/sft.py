@@ -61,9 +61,10 @@ class Sft(PolicyTraining):
     """So many rounds, for pairs of a policy's own answers: NAME-1, NAME-2 …, each the child of the one before, which
     answers anew. Whoever names this run, or a lineage with it, gets the last. null: once."""
     split: str = "sft"
-    """The split it learns from."""
+    """The split it learns from; not said, of data without a split `sft` it is `train`."""
     validation: str | None = "validation"
-    """The split its validation loss is measured on; null: none, its curve has the training loss alone."""
+    """The split its validation loss is measured on; null, or not said of data without such a split: none, its curve has
+    the training loss alone."""
     template: str | None = None
     """The template it learns in, and speaks in from here on; null: the one its parent is asked in."""
     asked_in: str | None = None

@@ -13,11 +13,13 @@ from typing import NamedTuple
 
 from workflow_scripts.study.findings import Finding, sorted_out
 from workflow_scripts.study.settling.data import settle_data
+from workflow_scripts.study.settling.lengths import settle_lengths
 from workflow_scripts.study.settling.models import settle_models
 from workflow_scripts.study.settling.pairs import settle_pairs
 from workflow_scripts.study.settling.report import published_tables
 from workflow_scripts.study.settling.rounds import settle_rounds
 from workflow_scripts.study.settling.runs import choices, grids
+from workflow_scripts.study.settling.splits import settle_splits
 from workflow_scripts.study.study import Study
 
 Settling = Callable[[Study, Path], Iterator[Finding]]
@@ -28,9 +30,11 @@ SETTLINGS: tuple[Settling, ...] = (
     published_tables,
     settle_models,
     settle_data,
+    settle_splits,
     settle_pairs,
     settle_rounds,
-)  # in this order: what is trained, models, data, rounds
+    settle_lengths,
+)  # in this order: what is trained, models, data, rounds, and what of these goes by the others
 
 
 class Settled(NamedTuple):
