@@ -77,6 +77,13 @@ def test_a_name_that_leads_nowhere_is_a_fault(name):
     assert row.fault.reason == f"missing column '{name}'"
 
 
+def test_a_label_that_a_table_of_text_calls_otherwise_is_a_truth():
+    row = row_of(prompt="Why?", completion="So.", good="False")
+    assert renamed(row, {"label": "good"}).value["label"] is False
+    assert renamed(row_of(good="yes"), {"label": "good"}).value["label"] == "yes"
+    assert renamed(row_of(a="true"), {"completion": "a"}).value["completion"] == "true"
+
+
 def test_a_study_hands_over_names_of_columns_and_columns_of_files_apart():
     study = read_yaml(ROOT / "config.yaml")
     file = study["datasets"]["tutor"]["files"][0]

@@ -120,10 +120,16 @@ def _read_table(path: Path | str, columns: Sequence[str]) -> Iterator[RawRow]:
         yield RawRow(index, row.line, cells, fault)
 
 
+def truth(column: str, value: Any) -> Any:
+    """Return what stands under a column, of a label that is spelt in a text whether it is true."""
+    spelt = column in LABELS and isinstance(value, str) and value.lower() in ("true", "false")
+    return value.lower() == "true" if spelt else value
+
+
 def _told(column: str, cell: str) -> Any:
     """Return a cell of a table of text: its text, but the messages or the truth of a label that it spells."""
-    if column in LABELS and cell.lower() in ("true", "false"):
-        return cell.lower() == "true"
+    if isinstance(told := truth(column, cell), bool):
+        return told
     value = parse_literal(cell) if cell.startswith("[") and cell.endswith("]") else None
     spelt = bool(value) and all(isinstance(turn, dict) for turn in value)
     return value if spelt and all(any(keys <= turn.keys() for keys in TURNS) for turn in value) else cell

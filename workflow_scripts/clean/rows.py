@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 from workflow_scripts.clean.fields import Fields, Unfit, holds
-from workflow_scripts.clean.reading import Fault, RawRow
+from workflow_scripts.clean.reading import Fault, RawRow, truth
 from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.clean.schemas.labelled import label_of
 from workflow_scripts.clean.schemas.row import Opened, joined, plain, read_said, same_system
@@ -30,7 +30,7 @@ def renamed(row: RawRow, renames: dict[str, str]) -> RawRow:
     found, left = {}, row.value
     for column, name in renames.items():
         steps = [name] if name in row.value else name.split(".")
-        found[column] = looked_up(row.value, steps)
+        found[column] = truth(column, looked_up(row.value, steps))
         if found[column] is MISSING:
             return row._replace(fault=Fault(f"missing column '{name}'", f"columns: {{{column}: {name}}}"))
         left = without(left, steps)
