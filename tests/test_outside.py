@@ -17,8 +17,10 @@ from workflow_scripts.common.files import read_json, read_jsonl, write_json, wri
 from workflow_scripts.generate import ask, given
 from workflow_scripts.plan import costs, index, judging, outside
 from workflow_scripts.plan.plan import cells, outside_cells, scored_cells
+from workflow_scripts.study.check import describe
 from workflow_scripts.study.checking import examine
 from workflow_scripts.study.machine import answers_here
+from workflow_scripts.study.reading import read_yaml
 
 TESTS = ROOT / "tests"  # where the study of every key has its lock
 ENDPOINT = {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
@@ -437,3 +439,12 @@ def test_a_file_of_answers_that_cannot_be_read_is_found_before_the_run(tmp_path,
     assert found.certain and found.text.startswith("policies.theirs.answers: ") and said in found.text
     write_jsonl(tmp_path / "theirs.jsonl", [{"instruction": "Why?", "output": "So.", "generator": "m"}])
     assert list(answers_here(plan.study)) == []
+
+
+def test_a_check_names_policies_from_elsewhere_and_what_is_adopted():
+    lines = describe(examine(read_yaml(EVERY_KEY), folder=TESTS).study)
+    assert lines[0].endswith("3 policies from elsewhere")
+    made = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[1:]}
+    assert made["hosted"] == "endpoint asked (policies.hosted)"
+    assert made["given"] == "ready answers (policies.given)"
+    assert made["tiny.chat"] == "adopted from tests/bare/model"

@@ -7,7 +7,7 @@ from pathlib import Path
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.gpu_lease import smallest_memory
 from workflow_scripts.study.checking import examine, folder_of
-from workflow_scripts.study.lineage import policies_of, seeds_of
+from workflow_scripts.study.lineage import Policy, policies_of, seeds_of
 from workflow_scripts.study.machine import seen
 from workflow_scripts.study.memory import fitting, read_profile
 from workflow_scripts.study.messages import mistakes
@@ -31,12 +31,20 @@ def describe(study: Study) -> list[str]:
         count(len(study.benchmarks), "benchmark"),
         f"{count(cells, 'cell')} of policy, seed and benchmark",
     ]
-    width = max(map(len, policies))
-    lines = [", ".join(counts)]
-    for policy in policies.values():
-        made = f"{policy.method} of {policy.parent} (runs.{policy.run})" if policy.parent else "base model"
-        lines.append(f"  {policy.name:<{width}}  {made}")
-    return lines
+    if study.policies:
+        counts.append(f"{count(len(study.policies), 'policy')} from elsewhere")
+    made = {policy.name: how_made(policy) for policy in policies.values()}
+    for name, places in study.adopt.items():
+        made[name] = f"adopted from {', '.join(places.values() if isinstance(places, dict) else [places])}"
+    for name, part in study.policies.items():
+        made[name] = f"{f'endpoint {part.judge}' if part.judge else 'ready answers'} (policies.{name})"
+    width = max(map(len, made))
+    return [", ".join(counts), *(f"  {name:<{width}}  {how}" for name, how in made.items())]
+
+
+def how_made(policy: Policy) -> str:
+    """Return what makes a policy, in a few words."""
+    return f"{policy.method} of {policy.parent} (runs.{policy.run})" if policy.parent else "base model"
 
 
 def report(path: Path | str, profile: Path | None = None) -> tuple[bool, str]:

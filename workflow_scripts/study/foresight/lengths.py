@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 from workflow_scripts.study.findings import Finding, doubt, wrong
 from workflow_scripts.study.lineage import Policy, models_under
+from workflow_scripts.study.settling.lengths import LITTLE_ROOM
 from workflow_scripts.study.study import Study
-
-LITTLE_ROOM = 64  # tokens for a prompt and its template
 
 
 def room_for_answers(study: Study, policies: dict[str, Policy]) -> Iterator[Finding]:
