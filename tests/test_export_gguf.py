@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tokenizers import Tokenizer, normalizers
+from tokenizers.models import BPE
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
     MistralConfig,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
 )
@@ -23,10 +26,11 @@ from tests.tiny import ROOT, TEMPLATE
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.common.templates import content_of, render
+from workflow_scripts.download.prepare_model import merges_of
 from workflow_scripts.export.checks import AWKWARD
 from workflow_scripts.export.folder import tensors_of, write_folder
 from workflow_scripts.export.gguf_file import write_gguf
-from workflow_scripts.export.gguf_tokens import tokens_of
+from workflow_scripts.export.gguf_tokens import joined, tokens_of
 from workflow_scripts.export.ollama import go_template, modelfile
 
 TEMPLATES = yaml.safe_load((ROOT / "workflow_scripts/common/templates.yaml").read_text()) | {
@@ -135,6 +139,46 @@ def test_merges_that_no_scores_stand_for_are_refused():
     state["model"]["merges"] = state["model"]["merges"][:-1]
     tokenizer._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(state))
     with pytest.raises(PlumblineError, match="in ways that are no merges of the tokenizer's"):
+        tokens_of(tokenizer, len(tokenizer))
+
+
+def of_pieces(*pieces: str, runs: int) -> PreTrainedTokenizerFast:
+    """Return a tokenizer as Llama 2's is: bytes, pieces best first, characters, and runs of spaces at one score."""
+    characters = sorted({character for piece in pieces for character in piece} | {"▁", "x"})
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    scored = [(name, 0.0) for name in names] + [(piece, -float(at)) for at, piece in enumerate(pieces)]
+    scored += [("▁" * count, -1e9) for count in range(2, runs + 1)]
+    scored += [(name, -1e9) for name in characters]
+    fast = Tokenizer(
+        BPE(
+            {name: at for at, (name, _) in enumerate(scored)},
+            merges_of(scored),
+            unk_token="<unk>",
+            byte_fallback=True,
+        )
+    )
+    fast.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=fast, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def test_runs_of_spaces_at_one_score_are_joined_as_the_tokenizer_joins_them():
+    tokenizer = of_pieces("▁a", "ab", "▁ab", runs=16)
+    found = tokens_of(tokenizer, len(tokenizer))
+    for count in range(1, 100):
+        for text in (" " * count, f"x{' ' * count}ab{' ' * (count // 2)}a"):
+            assert joined(text, found) == tokenizer(text, add_special_tokens=False)["input_ids"], text
+
+
+def test_other_merges_that_stand_apart_are_refused():
+    tokenizer = sentencepiece()
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    merges = state["model"]["merges"]
+    double = next(at for at in range(1, len(merges)) if "".join(merges[at]) == "".join(merges[at - 1]))
+    merges.append(merges.pop(double))
+    tokenizer._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(state))
+    with pytest.raises(PlumblineError, match="stand apart, so no score"):
         tokens_of(tokenizer, len(tokenizer))
 
 

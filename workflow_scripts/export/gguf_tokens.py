@@ -156,29 +156,47 @@ def spaces_of(parts: dict[str, Any], said: list[str]) -> bool:
     raise refuse(f"it treats spaces by {kinds or 'nothing'}, and llama.cpp in another way")
 
 
-def scores_of(merges: list[tuple[str, str]], names: list[str], types: list[int]) -> list[float]:
-    """Return a score for each token: the sooner a piece is made, the higher; PlumblineError where no scores would do.
+def scores_of(
+    merges: list[tuple[str, str]], names: list[str], types: list[int]
+) -> tuple[list[float], set[str]]:
+    """Return a score for each token, the sooner a piece is made, the higher, and the runs whose merges stand apart.
 
     llama.cpp joins any two neighbours that make a piece, the best first. That is what merges do where they are all the
-    ways to make each piece, and those of one piece stand together.
+    ways to make each piece, and those of one piece stand together. Those to runs of a character (of spaces, which
+    SentencePiece's models have at one score for all) may stand apart: that merge counts by which the run alone is
+    made, and `sentencepiece` tries the runs. PlumblineError where no scores would do.
     """
     order: dict[str, int] = {}
     ways: dict[str, set[tuple[str, str]]] = {}
     last = None
-    for left, right in merges:
+    apart = set()
+    for at, (left, right) in enumerate(merges):
         piece = left + right
         if piece in order and piece != last:
-            raise refuse(f"the merges to {piece!r} stand apart, so no score of a piece says when it is made")
-        order.setdefault(piece, len(order))
+            apart.add(piece)
+        order.setdefault(piece, at)
         ways.setdefault(piece, set()).add((left, right))
         last = piece
+    if odd := sorted(piece for piece in apart if len(set(piece)) > 1):
+        raise refuse(f"the merges to {odd[0]!r} stand apart, so no score of a piece says when it is made")
+    ranks = {pair: at for at, pair in enumerate(merges)} if apart else {}
+    order |= {piece: made_by(piece, ranks) for piece in apart}
     known = {name for name, kind in zip(names, types, strict=True) if kind == NORMAL}
     for piece in known:
         cuts = {(piece[:at], piece[at:]) for at in range(1, len(piece))}
         possible = {(left, right) for left, right in cuts if left in known and right in known}
         if possible != ways.get(piece, set()) & possible:
             raise refuse(f"piece {piece!r} could be made in ways that are no merges of the tokenizer's")
-    return [-float(order[name]) if name in order else -float(len(order)) for name in names]
+    return [-float(order.get(name, len(merges))) for name in names], apart
+
+
+def made_by(piece: str, ranks: dict[tuple[str, str], int]) -> int:
+    """Return which merge is the last where a piece stands alone: the lowest first, of equals that on the left."""
+    parts, last = list(piece), len(ranks)
+    while len(parts) > 1:
+        last, at = min((ranks.get(pair, len(ranks)), at) for at, pair in enumerate(pairwise(parts)))
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return last
 
 
 def sentencepiece(
@@ -190,9 +208,12 @@ def sentencepiece(
     for name in BYTES:
         types[names.index(name)] = BYTE
     space = spaces_of(parts, said)
-    scores = scores_of(merges_in(parts["model"]), names, types)
+    scores, apart = scores_of(merges_in(parts["model"]), names, types)
     found = Tokens("llama", "default", names, types, scores, None, space, said)
-    for text in AWKWARD:
+    tried = [
+        f"x{run[0] * count}".replace(SPACE, " ") for run in apart for count in range(len(run), 3 * len(run))
+    ]
+    for text in [*AWKWARD, *dict.fromkeys(tried)]:
         spelled = any(token.content in text for token in tokenizer.added_tokens_decoder.values())
         if spelled or (
             said and text.startswith((" ", SPACE))
