@@ -85,7 +85,7 @@ def study(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def found_sandbox() -> object:
     """The sandbox that programs run in here; without one the tests that ask for it are skipped."""
-    from workflow_scripts.score.programs.sandbox import SandboxMissing, find_sandbox
+    from workflow_scripts.common.programs.sandbox import SandboxMissing, find_sandbox
 
     try:
         return find_sandbox()

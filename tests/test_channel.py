@@ -9,10 +9,10 @@ import random
 
 import pytest
 
+from workflow_scripts.common.programs import sandbox
+from workflow_scripts.common.programs.channel import UNSEEN, Decoder, Encoder, Foreign, Peer, Unseen
+from workflow_scripts.common.programs.sandbox import Program, find_sandbox, run_program
 from workflow_scripts.score import mbpp
-from workflow_scripts.score.programs import sandbox
-from workflow_scripts.score.programs.channel import UNSEEN, Decoder, Encoder, Foreign, Peer, Unseen
-from workflow_scripts.score.programs.sandbox import Program, find_sandbox, run_program
 
 
 def refuse(reason):

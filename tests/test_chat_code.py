@@ -7,10 +7,9 @@ import pytest
 from tests.generation import SAMPLING
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
+from workflow_scripts.common.programs.chat_code import fenced_blocks, read_program
 from workflow_scripts.generate import calibrate, prompts
-from workflow_scripts.score import humaneval, mbpp
-from workflow_scripts.score.programs import pass_at_k
-from workflow_scripts.score.programs.chat_code import fenced_blocks, read_program
+from workflow_scripts.score import humaneval, mbpp, pass_at_k
 from workflow_scripts.study.benchmarks.programs import HumanEval, Mbpp
 
 PROMPT = (

@@ -5,8 +5,8 @@ import functools
 
 import pytest
 
+from workflow_scripts.common.programs.sandbox import SANDBOXES, probe, run_program
 from workflow_scripts.score import humaneval
-from workflow_scripts.score.programs.sandbox import SANDBOXES, probe, run_program
 
 PROBLEM = {
     "task_id": "T/0",

@@ -11,9 +11,8 @@ import pytest
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_jsonl
-from workflow_scripts.score import humaneval
-from workflow_scripts.score.programs import pass_at_k
-from workflow_scripts.score.programs.sandbox import SandboxMissing
+from workflow_scripts.common.programs.sandbox import SandboxMissing
+from workflow_scripts.score import humaneval, pass_at_k
 
 SETTINGS = {
     "form": "completion",

@@ -6,9 +6,10 @@ import json
 import pytest
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.score.programs import pass_at_k
-from workflow_scripts.score.programs.sandbox import Outcome, Program
-from workflow_scripts.score.programs.wire import UNSEEN
+from workflow_scripts.common.programs import sandbox
+from workflow_scripts.common.programs.sandbox import Outcome, Program
+from workflow_scripts.common.programs.wire import UNSEEN
+from workflow_scripts.score import pass_at_k
 
 SETTINGS = {"form": "completion", "k": [1], "timeout_seconds": 20.0, "memory_mb": 512, "workers": 2}
 
@@ -22,7 +23,7 @@ def ran(monkeypatch):
         programs_run.append(program.code)
         return Outcome("right" in program.code, UNSEEN if "strange" in program.code else "")
 
-    monkeypatch.setattr(pass_at_k, "run_program", fake)
+    monkeypatch.setattr(sandbox, "run_program", fake)
     return programs_run
 
 

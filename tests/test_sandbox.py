@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.score.programs import sandbox as module
-from workflow_scripts.score.programs.sandbox import SANDBOXES, Outcome, find_sandbox, probe, run_python
+from workflow_scripts.common.programs import sandbox as module
+from workflow_scripts.common.programs.sandbox import SANDBOXES, Outcome, find_sandbox, probe, run_python
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LONG = 40  # seconds: far less than the programs below would sleep, far more than a busy machine needs

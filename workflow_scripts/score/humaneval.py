@@ -6,10 +6,10 @@ completions, and whole functions from policies that chat. Not covered: drawing a
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
+from workflow_scripts.common.programs.chat_code import closed, looks_like_chat, read_program
+from workflow_scripts.common.programs.sandbox import Program
 from workflow_scripts.score.flags import answers_parser
-from workflow_scripts.score.programs.chat_code import closed, looks_like_chat, read_program
-from workflow_scripts.score.programs.pass_at_k import Settings, cut_at, score_answers
-from workflow_scripts.score.programs.sandbox import Program
+from workflow_scripts.score.pass_at_k import Settings, cut_at, score_answers
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 NEEDED = ("task_id", "prompt", "test", "entry_point")

@@ -17,7 +17,7 @@ import resource
 import signal
 import sys
 
-from workflow_scripts.score.programs.wire import (
+from workflow_scripts.common.programs.wire import (
     LONGEST,
     NAMES,
     UNSEEN,

@@ -8,7 +8,6 @@ import math
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from typing_extensions import TypedDict
@@ -16,15 +15,15 @@ from typing_extensions import TypedDict
 from workflow_scripts.common.answered import answered_prompts
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_jsonl
-from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
-from workflow_scripts.score.programs.sandbox import (
+from workflow_scripts.common.programs.sandbox import (
     Outcome,
     Program,
     SandboxMissing,
     find_sandbox,
-    run_program,
+    run_programs,
 )
-from workflow_scripts.score.programs.wire import UNSEEN
+from workflow_scripts.common.programs.wire import UNSEEN
+from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
 
 CHAT = "answers failed and look like chat (a fence, the function anew, no word before a stop): try form: instruct"
 READ = "answers were read as chat"
@@ -67,17 +66,6 @@ class Written(NamedTuple):
     cut: bool = False  # ended at the longest length
 
 
-def run_programs(programs: Iterable[Program], settings: dict, sandbox: str) -> dict[Program, Outcome]:
-    """Return what became of each distinct program, `workers` of them running at a time."""
-    distinct = list(dict.fromkeys(programs))
-
-    def outcome(program: Program) -> Outcome:
-        return run_program(program, settings["timeout_seconds"], settings["memory_mb"], sandbox)
-
-    with ThreadPoolExecutor(settings["workers"]) as pool:
-        return dict(zip(distinct, pool.map(outcome, distinct), strict=True))
-
-
 def notes_on(written: list[Written], outcomes: dict[Program, Outcome], form: str | None) -> list[str]:
     """Return what a reader of the scores must know: how the answers were read, and which failed for being odd."""
     failed = [answer for answer in written if not outcomes[answer.program].passed]
@@ -105,7 +93,11 @@ def score(prompts: list[dict], answers: dict[str, list[Written]], settings: dict
                 "draw more samples, or lower this benchmark's k"
             )
     outcomes = run_programs(
-        (answer.program for row in prompts for answer in answers[row["id"]]), settings, sandbox
+        (answer.program for row in prompts for answer in answers[row["id"]]),
+        settings["timeout_seconds"],
+        settings["memory_mb"],
+        sandbox,
+        settings["workers"],
     )
     results: dict[float | None, dict[str, tuple[int, int]]] = {}
     written_at: dict[float | None, list[Written]] = {}

@@ -23,12 +23,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.score.programs import channel, wire
+from workflow_scripts.common.programs import channel, wire
 
 SANDBOXES = ("bwrap", "unshare")
 UNSANDBOXED = "none"
@@ -84,10 +86,11 @@ class Outcome:
     reason: str
 
 
-def find_sandbox(allow_unsandboxed: bool = False) -> str:
+def find_sandbox(allow_unsandboxed: bool = False, asked_in: str = "this benchmark") -> str:
     """Return the first sandbox that works here: "bwrap", "unshare", or "none" if that is allowed.
 
-    Each is tried by really running a program in it. Raises SandboxMissing, with what each attempt said.
+    Each is tried by really running a program in it. Raises SandboxMissing, with what each attempt said; `asked_in` is
+    where a study may allow to do without.
     """
     failures = []
     for sandbox in SANDBOXES:
@@ -99,7 +102,7 @@ def find_sandbox(allow_unsandboxed: bool = False) -> str:
         return UNSANDBOXED
     raise SandboxMissing(
         f"no sandbox for model-written code ({'; '.join(failures)}). Install bubblewrap, or allow "
-        'unprivileged user namespaces; or set "allow_unsandboxed": true in this benchmark to run that code '
+        f'unprivileged user namespaces; or set "allow_unsandboxed": true in {asked_in} to run that code '
         "unprotected, with your own rights"
     )
 
@@ -190,6 +193,16 @@ def run_program(program: Program, seconds: float, memory_mb: int, sandbox: str) 
     if output == token.encode() and status == 0:
         return Outcome(True, "passed")
     return Outcome(False, _reason(output, status, seconds))
+
+
+def run_programs(
+    programs: Iterable[Program], seconds: float, memory_mb: int, sandbox: str, workers: int
+) -> dict[Program, Outcome]:
+    """Return what became of each distinct program, `workers` of them running at a time; else as `run_program`."""
+    distinct = list(dict.fromkeys(programs))
+    with ThreadPoolExecutor(workers) as pool:
+        outcomes = pool.map(lambda program: run_program(program, seconds, memory_mb, sandbox), distinct)
+        return dict(zip(distinct, outcomes, strict=True))
 
 
 def _read(stream, deadline: float) -> bytes | None:
