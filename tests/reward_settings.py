@@ -5,7 +5,7 @@ from workflow_scripts.study.rewards import GivenReward, RuleReward
 
 def rule_reward(rule: str, **changed: object) -> dict:
     """Return the settings of a rule's reward."""
-    return RuleReward(rule=rule, **changed).model_dump()
+    return RuleReward(rule=rule, **changed).handed()
 
 
 def given_reward(name: str, **changed: object) -> dict:

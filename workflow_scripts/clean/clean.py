@@ -44,6 +44,7 @@ from workflow_scripts.clean.selecting import (
     take_subset,
 )
 from workflow_scripts.clean.settings import Settings
+from workflow_scripts.clean.tested import fault_of_answer, fault_of_tests
 from workflow_scripts.clean.texts import clean_text
 from workflow_scripts.clean.turns import (
     PAIRED_ACTIONS,
@@ -82,9 +83,10 @@ def clean_conversation(
 
     read = read_turns(turns, opened.style, settings)
     messages = read.messages
-    if read.fault:
-        if not settings["truncate_at_unparsable"] or read.fault.reason == TOOLS:
-            ledger.reject(place, "row", read.fault, len(turns))
+    untested = fault_of_tests(opened.meta or {}, messages, read.fault)
+    if read.fault or untested:
+        if untested or not settings["truncate_at_unparsable"] or read.fault.reason == TOOLS:
+            ledger.reject(place, "row", untested or read.fault, len(turns))
             return None
         ledger.reject(place, "turn", read.fault, len(turns) - len(messages))
     if messages and messages[-1]["role"] == "user":
@@ -146,7 +148,9 @@ def clean_ranked(
         asked = [message["content"] for message in messages]
         messages = [{"role": "system", "content": system}, *messages] if system else messages
         replies = [candidate["content"] for candidate in candidates]
+        gold = replies[0] if candidates[0].get("rank", 0) == 0 else ""
         fault = check_wording([*asked, opened.system or "", *replies], settings)
+        fault = fault or fault_of_answer(opened.meta or {}, gold)
     if fault:
         ledger.reject(place, "row", fault, turns)
         return None

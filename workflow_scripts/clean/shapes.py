@@ -15,6 +15,7 @@ from workflow_scripts.clean.reading import LABELS, Fault, RawRow
 from workflow_scripts.clean.rows import open_row
 from workflow_scripts.clean.schemas import SCHEMAS
 from workflow_scripts.clean.settings import Settings
+from workflow_scripts.clean.tested import COLUMNS as TESTS
 from workflow_scripts.clean.turns import check_ranked, read_turns
 from workflow_scripts.common.errors import PlumblineError
 
@@ -66,26 +67,27 @@ def is_structured(columns: Columns) -> bool:
 
 PROMPTED = (("prompt",), ("completion",))
 INSTRUCTED = (("instruction",), ("output",))
-INSTRUCTED_BESIDE = ("input", "system", "history")
+SAID_BESIDE = ("system", *TESTS)
+INSTRUCTED_BESIDE = ("input", "system", "history", *TESTS)
 PROMPTS = ("prompt", "messages", "conversations", "instruction", "input", "system", "history")
 SCORES = ("score_chosen", "score_rejected", "chosen_score", "rejected_score")
 PATTERNS = (  # the first that fits is taken
-    Pattern("preference", "preferences", (("chosen",), ("rejected",)), beside=(*PROMPTS, *SCORES)),
+    Pattern("preference", "preferences", (("chosen",), ("rejected",)), beside=(*PROMPTS, *SCORES, *TESTS)),
     Pattern(
         "preference",
         "judged_pairs",
         (("instruction",), ("output_1",), ("output_2",), ("preference",)),
         beside=("input",),
     ),
-    Pattern("unpaired_preference", "labelled", (*PROMPTED, LABELS), is_labelled, ("system",)),
-    Pattern("unpaired_preference", "labelled", (("messages",), LABELS), is_labelled, ("system",)),
-    Pattern("unpaired_preference", "labelled", (("conversations",), LABELS), is_labelled, ("system",)),
+    Pattern("unpaired_preference", "labelled", (*PROMPTED, LABELS), is_labelled, SAID_BESIDE),
+    Pattern("unpaired_preference", "labelled", (("messages",), LABELS), is_labelled, SAID_BESIDE),
+    Pattern("unpaired_preference", "labelled", (("conversations",), LABELS), is_labelled, SAID_BESIDE),
     Pattern("unpaired_preference", "labelled", (*INSTRUCTED, LABELS), is_labelled, INSTRUCTED_BESIDE),
-    Pattern("conversation", "messages", (("messages",),), of_type("messages", list), ("system",)),
+    Pattern("conversation", "messages", (("messages",),), of_type("messages", list), SAID_BESIDE),
     Pattern("conversation", "tutorbot", (("conversations",),), is_structured),
-    Pattern("conversation", "sharegpt", (("conversations",),), of_type("conversations", list), ("system",)),
+    Pattern("conversation", "sharegpt", (("conversations",),), of_type("conversations", list), SAID_BESIDE),
     Pattern("prompt_completion", "alpaca", INSTRUCTED, beside=INSTRUCTED_BESIDE),
-    Pattern("prompt_completion", "prompt_completion", PROMPTED, beside=("system",)),
+    Pattern("prompt_completion", "prompt_completion", PROMPTED, beside=SAID_BESIDE),
     Pattern("text", "text", (("text",),), of_type("text", str)),
 )
 # What others call the columns of a shape: only ever suggested.

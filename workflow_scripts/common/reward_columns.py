@@ -36,11 +36,15 @@ Column = Callable[[list[dict]], np.ndarray]  # turns → their rewards, (turns,)
 
 
 class RuleReward(TypedDict):
-    """A reward that a rule gives; `words` is the length rule's."""
+    """A reward that a rule gives; `words` is the length rule's, what follows it is told to passes_tests alone."""
 
     rule: Literal[tuple(RULES)]
     weight: float
     words: int
+    timeout_seconds: NotRequired[float]
+    memory_mb: NotRequired[int]
+    workers: NotRequired[int]
+    allow_unsandboxed: NotRequired[bool]
 
 
 class FunctionReward(TypedDict):
@@ -375,7 +379,10 @@ def reward_function(
 
     The first call in which a classifier reads less than a whole text warns of it; the rows of each say so.
     """
-    columns = {name: column_of(settings, fit_on, store) for name, settings in rewards.items()}
+    columns = {}
+    for name, settings in rewards.items():
+        with named(name):
+            columns[name] = column_of(settings, fit_on, store)
     warned: set[str] = set()
 
     def rewarded(turns: list[dict]) -> list[dict]:

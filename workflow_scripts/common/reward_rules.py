@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.programs.verdicts import verdicts_of
 from workflow_scripts.common.words import split_words, weighed_words
 
 
@@ -80,13 +81,15 @@ class Rule(NamedTuple):
     """A rule: from a reward's settings, and the replies that weights are fitted on, to what rewards replies.
 
     `reads` are the settings that it looks at; a study that gives it another one is told so. One that `compares` rewards
-    turns, with their `gold`, the reference answer, in place of replies.
+    turns, with their `gold`, the reference answer, and what their rows bring beside, in place of replies.
     """
 
     of: Callable[[dict, list[str]], Callable[[list], np.ndarray]]
     reads: tuple[str, ...] = ()
     compares: bool = False
 
+
+TRIED_BY = ("timeout_seconds", "memory_mb", "allow_unsandboxed", "workers")
 
 # By a reward's `rule`.
 RULES = {
@@ -96,4 +99,9 @@ RULES = {
     ),
     "tfidf_diversity": Rule(lambda settings, fit_on: functools.partial(diversity, fit_tfidf(fit_on))),
     "exact_match": Rule(lambda settings, fit_on: exact_match, compares=True),
+    "passes_tests": Rule(
+        lambda settings, fit_on: verdicts_of(**{key: settings[key] for key in TRIED_BY}),
+        TRIED_BY,
+        compares=True,
+    ),
 }

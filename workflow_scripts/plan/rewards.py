@@ -81,7 +81,7 @@ def rewarding_settings(plan: Plan, annotation: str) -> str:
     """
     rewards = {}
     for name, part in plan.study.annotations[annotation].rewards.items():
-        rewards[name] = part.model_dump()
+        rewards[name] = part.handed()
         if getattr(part, "function", None):
             rewards[name]["code"] = digests_of(part.function)
         elif getattr(part, "model", None):

@@ -61,15 +61,22 @@ def examine(config: dict, looks: Sequence[Look] = (), folder: Path = ROOT) -> Ex
 
 
 def as_written(lines: list[str], study: Study) -> list[str]:
-    """Return sentences about runs of a grid with the path of the run in the study's file, each once."""
-    written = {name: run.written_as() for name, run in study.runs.items() if run.written_as()}
+    """Return sentences about parts that were written out with the path that the study's file has, each once.
+
+    That is the run of a grid, and whatever an annotation was made of.
+    """
+    runs = {name: run.written_as() for name, run in study.runs.items() if run.written_as()}
+    annotations = {name: at for name, part in study.annotations.items() if (at := part.written_as())}
 
     def told(line: str) -> str:
         path, mark, text = line.partition(": ")
         section, *steps = path.split(".")
-        if section != "runs" or not steps or steps[0] not in written:
+        name = steps[0] if steps else ""
+        if section == "annotations" and name in annotations:
+            return f"{annotations[name]}{mark}{text}"
+        if section != "runs" or name not in runs:
             return line
-        return f"{'.'.join([section, str(written[steps[0]]), *steps[1:]])}{mark}{text}"
+        return f"{'.'.join([section, str(runs[name]), *steps[1:]])}{mark}{text}"
 
     return list(dict.fromkeys(map(told, lines)))
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from workflow_scripts.common.tutor_reply import FIELDS, LABELS
 from workflow_scripts.study.basics import (
@@ -175,6 +175,18 @@ RANKED = (  # one or several answers to a prompt, ranked, and the rewards they w
 UNORDERED = ("labelled",)  # of these, those whose answers came in no order
 # Rows whose meta may have the knowledge that a reply is held to.
 KNOWING = ("rewarded", "hh", "wizard_of_wikipedia", "faithdial")
+TESTED = (  # rows that may bring tests of a program, in a column `tests`
+    "messages",
+    "prompt_completion",
+    "alpaca",
+    "self_instruct",
+    "wizardlm",
+    "sharegpt",
+    "labelled",
+    "preferences",
+    "alpaca_preferences",
+    "sharegpt_preferences",
+)
 TEXTS = ("text",)  # plain ones, which are no question and no answer
 INSTRUCTIONS = ("alpaca", "self_instruct", "dolly", "super_ni", "unnatural_instructions", "wizardlm")
 READ_OF = {  # settings of a dataset: the schemas whose rows are read by them
@@ -292,6 +304,9 @@ class Dataset(Part):
     """The splits; null, with path or hf: all rows are `train`."""
     retrieve: Retrieval | None = None
     """Write passages that fit a question into its conversation; null: none."""
+    _columns: list[str] | None = PrivateAttr(
+        None
+    )  # that its first rows have and are read; None: nobody looked
 
     @model_validator(mode="after")
     def one_origin(self) -> "Dataset":
@@ -377,6 +392,14 @@ class Dataset(Part):
     def renames(self) -> dict[str, str]:
         """Return {what the schema calls a column: what the files call it}."""
         return {column: name for column, name in self.columns.items() if isinstance(name, str)}
+
+    def looked_at(self, columns: list[str]) -> None:
+        """Keep which columns its first rows have, of those that are read."""
+        self._columns = columns
+
+    def lacks(self, column: str) -> bool:
+        """Tell whether its first rows were looked at, and none has this column."""
+        return self._columns is not None and column not in self._columns
 
     def made_of(self, name: str, study: "Study") -> dict[str, "Dataset"]:
         """Return the datasets that the rows of one called `name` come from: itself alone."""

@@ -21,6 +21,7 @@ from workflow_scripts.common.asking.verdict_store import read_recorded
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import pin_of, read_jsonl
+from workflow_scripts.common.programs.sandbox import SandboxMissing, find_sandbox
 from workflow_scripts.generate.given import check_rows
 from workflow_scripts.generate.prompts import prompt_set
 from workflow_scripts.study.benchmarks.answered import TextOverlap
@@ -55,6 +56,7 @@ def seen(study: Study) -> tuple[list[str], list[str]]:
         *fields_here(study),
         *few_packs(study),
         *missing_deepspeed(study),
+        *missing_sandbox(study),
         *recordings(study),
         *unset_keys(study, [*asked_judges(study), *writers(study), *answerers(study)]),
         *harness_tasks(study),
@@ -340,6 +342,17 @@ def missing_deepspeed(study: Study) -> Iterator[Finding]:
 
 
 # --- judges -----------------------------------------------------------------------------------------------------------
+
+
+def missing_sandbox(study: Study) -> Iterator[Finding]:
+    """Find rewards that run programs, where this machine has no sandbox for them: jobs may run elsewhere."""
+    for name, annotation in study.annotations.items():
+        for key, reward in annotation.rewards.items():
+            if getattr(reward, "rule", None) == "passes_tests" and not reward.allow_unsandboxed:
+                try:
+                    find_sandbox(False, "this reward")
+                except SandboxMissing as error:
+                    yield doubt(f"annotations.{name}.rewards.{key}", f"on this machine there is {error}")
 
 
 def is_here(url: str | None) -> bool:

@@ -117,8 +117,8 @@ class SampledPairs(OwnPairs):
     """At which answers are drawn."""
     rank: str
     """Who says which answer is better: a reward model, an annotation (its sum of rewards), a judge of kind
-    reward_model, exact_match (the answer is the reference), or a Python function of your own, FILE.py:NAME
-    (docs/methods.md)."""
+    reward_model, exact_match (the answer is the reference), passes_tests (the program in it passes the row's tests), or
+    a Python function of your own, FILE.py:NAME (docs/methods.md)."""
     take: Literal["best_worst", "best_random", "all"] = "best_worst"
     """Which answers lose to a prompt's best: the worst; a random one of those it beats by the margin; all of these."""
     margin: Annotated[float, Field(ge=0)] = 0.0
@@ -129,6 +129,14 @@ class SampledPairs(OwnPairs):
         need.need_rows(path, self.dataset, self.split)
         if self.dataset in need.study.datasets:
             need.need_rewarding(f"{path}.rank", self.rank)
+
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find an annotation of another dataset whose rewards need what the rows that are answered do not bring."""
+        yield from super().faults(path, study)
+        annotation = study.annotations.get(self.rank)
+        if annotation and annotation.dataset != self.dataset:
+            for found in annotation.unfit_rows("", self.dataset, study):
+                yield found._replace(text=f"{path}.rank: {found.text.partition(': ')[2]}")
 
     def most_pairs(self) -> int | None:
         """Return how many pairs there are at most; None where only the data tell."""

@@ -4,11 +4,11 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, PrivateAttr, Tag, field_validator, model_validator
 
 from workflow_scripts.common.reward_rules import RULES
-from workflow_scripts.study.basics import Count, Name, PartShare, RepositoryPath, Seed, Strict
-from workflow_scripts.study.datasets import KNOWING, RANKED, UNREWARDED, schemas_of
+from workflow_scripts.study.basics import Count, Name, PartShare, Positive, RepositoryPath, Seed, Strict
+from workflow_scripts.study.datasets import KNOWING, RANKED, TESTED, UNREWARDED, made_of, schemas_of
 from workflow_scripts.study.findings import Finding, doubt, wrong
 from workflow_scripts.study.functions import fault_of_function
 from workflow_scripts.study.names import Names
@@ -55,6 +55,10 @@ class RewardKind(Strict):
     of_new_answers: ClassVar[bool] = True
     """It can be given to answers that are not in the dataset."""
 
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns of raw rows that it cannot do without, and that a schema only may read."""
+        return ()
+
     def names(self, path: str, need: Names) -> None:
         """Need every name that it holds."""
 
@@ -66,6 +70,10 @@ class RewardKind(Strict):
         """Yield the keys that were given and that it does not look at."""
         return iter(())
 
+    def handed(self) -> dict[str, Any]:
+        """Return its keys as a job is told them."""
+        return self.model_dump()
+
     @abstractmethod
     def is_share(self) -> bool:
         """Tell whether nothing but 0 to 1 can come of it, before it is weighed."""
@@ -75,16 +83,42 @@ class RuleReward(RewardKind):
     """A reward that a rule gives."""
 
     rule: Literal[tuple(RULES)]
-    """Which rule."""
+    """Which rule. passes_tests: 1 where the program in an answer passes all of its row's `tests` (docs/your-data.md),
+    run in a sandbox."""
     weight: float = 1.0
     """Its weight in final_reward."""
     words: Count = 40
     """length: the length, in words, that earns the whole reward."""
+    timeout_seconds: Positive = 3.0
+    """passes_tests: time a program may run."""
+    memory_mb: Count = 512
+    """passes_tests: memory a program may take."""
+    workers: Count = 2
+    """passes_tests: programs that run at once."""
+    allow_unsandboxed: bool = False
+    """passes_tests: run programs without a sandbox where the machine has none: a model's code can do what you can."""
+
+    def columns(self) -> tuple[str, ...]:
+        """Return the column of tests, where they are what decides."""
+        return ("tests",) if self.rule == "passes_tests" else ()
+
+    def unfit_rows(self, path: str, schema: str) -> Iterator[Finding]:
+        """Find rows that bring no tests."""
+        if self.rule == "passes_tests" and schema not in TESTED:
+            yield wrong(
+                f"{path}.rule",
+                f"rows of schema {schema} bring no tests to pass; these may, in a column `tests`: {', '.join(TESTED)}",
+            )
 
     def unread(self) -> Iterator[str]:
         """Yield the keys of other rules."""
         own = {"rule", "weight", *RULES[self.rule].reads}
         return (key for key in type(self).model_fields if key in self.model_fields_set - own)
+
+    def handed(self) -> dict[str, Any]:
+        """Return its keys as a job is told them: those of running programs only where it runs some."""
+        own = {"rule", "weight", "words", *RULES[self.rule].reads}
+        return {key: value for key, value in super().handed().items() if key in own}
 
     def is_share(self) -> bool:
         """Return True: every rule gives 0 to 1."""
@@ -224,6 +258,18 @@ class Annotation(Part):
     """The split that the tf-idf weights are fitted on."""
     rewards: dict[Name, Reward] = Field(min_length=1)
     """Column: reward."""
+    _written_as: str | None = PrivateAttr(None)
+
+    @classmethod
+    def settled(cls, path: str, **keys: Any) -> "Annotation":
+        """Return an annotation that stands in a study's file as something else, at `path`."""
+        made = cls.model_validate(keys)
+        made._written_as = path
+        return made
+
+    def written_as(self) -> str | None:
+        """Return where it stands in the study's file, if it is not an annotation there."""
+        return self._written_as
 
     def names(self, path: str, need: Names) -> None:
         """Need the splits of a dataset, and what its rewards name."""
@@ -236,12 +282,24 @@ class Annotation(Part):
 
     def faults(self, path: str, study: "Study") -> Iterator[Finding]:
         """Find rewards that the rows do not bring what they need for, and keys that a rule does not look at."""
+        yield from self.unfit_rows(path, self.dataset, study)
+        for name, reward in self.rewards.items():
+            for key in reward.unread():
+                yield doubt(f"{path}.rewards.{name}.{key}", f"rule {reward.rule} does not read it")
+
+    def unfit_rows(self, path: str, dataset: str, study: "Study") -> Iterator[Finding]:
+        """Find rewards that rows of a dataset do not bring what they need for."""
         for name, reward in self.rewards.items():
             at = f"{path}.rewards.{name}"
-            for schema in schemas_of(study, self.dataset):
+            for schema in schemas_of(study, dataset):
                 yield from reward.unfit_rows(at, schema)
-            for key in reward.unread():
-                yield doubt(f"{at}.{key}", f"rule {reward.rule} does not read it")
+            for origin, part in made_of(study, dataset).items():
+                for column in filter(part.lacks, reward.columns()):
+                    yield doubt(
+                        at,
+                        f"the first rows of {origin!r} have no column {column!r}, and a row without cannot be "
+                        f"rewarded; if it is called otherwise: columns: {{{column}: …}}",
+                    )
 
     @field_validator("rewards")
     @classmethod

@@ -21,6 +21,7 @@ from workflow_scripts.clean.schemas.row import (
     user,
 )
 from workflow_scripts.clean.settings import Settings
+from workflow_scripts.clean.tested import read_tests
 from workflow_scripts.clean.turns import SYSTEM_ROLES
 
 NO_TOOLS = ("[]", "{}", "null")  # what a column of tools holds in rows that have none
@@ -32,11 +33,11 @@ def tutorbot(row: Fields, settings: Settings) -> Opened:
 
 
 def messages(row: Fields, settings: Settings) -> Opened:
-    """Read {"messages": [{"role": system|user|assistant, "content"}], "system"?, "dataset"?}.
+    """Read {"messages": [{"role": system|user|assistant, "content"}], "system"?, "dataset"?, "tests"?}.
 
     The system message comes first if there is one. In a mixture of sources `dataset` is a row's own.
     """
-    return Opened(row.list("messages"), system=row.get("system"), meta=origin_of(row))
+    return Opened(row.list("messages"), system=row.get("system"), meta=origin_of(row) | read_tests(row))
 
 
 def text(row: Fields, settings: Settings) -> Opened:
@@ -51,21 +52,23 @@ def origin_of(row: Fields) -> Row:
 
 
 def prompt_completion(row: Fields, settings: Settings) -> Opened:
-    """Read {"prompt", "completion"}, each a text or a list of messages."""
+    """Read {"prompt", "completion", "system"?, "tests"?}, prompt and completion a text or a list of messages."""
     prompt, completion = row.raw("prompt"), row.raw("completion")
     before = prompt if isinstance(prompt, list) else [user(prompt)]
     return Opened(
         [*before, *(completion if isinstance(completion, list) else [assistant(completion)])],
         system=row.get("system"),
+        meta=read_tests(row),
     )
 
 
 def alpaca(row: Fields, settings: Settings) -> Opened:
-    """Read {"instruction", "input"?, "output", "system"?, "history"?}: all kinds of Alpaca and Self-Instruct."""
+    """Read {"instruction", "input"?, "output", "system"?, "history"?, "tests"?}: all of Alpaca and Self-Instruct."""
     output = row.raw("output")
     asked, meta = read_instruction(row, settings)
     turns = [*read_history(row), asked, assistant(output)]
-    return Opened(turns, system=row.get("system"), meta=meta, question=Question(**meta))
+    told = meta | read_tests(row)
+    return Opened(turns, system=row.get("system"), meta=told, question=Question(**meta))
 
 
 def dolly(row: Fields, settings: Settings) -> Opened:
@@ -91,7 +94,7 @@ def super_ni(row: Fields, settings: Settings) -> Opened:
 
 
 def sharegpt(row: Fields, settings: Settings) -> Opened:
-    """Read {"conversations": [{"from": system|human|user|gpt|chatgpt, "value"}], "system"?}.
+    """Read {"conversations": [{"from": system|human|user|gpt|chatgpt, "value"}], "system"?, "tests"?}.
 
     The system turn comes first if there is one. Talks with another assistant, or with a system turn further on, are
     left out whole, as the source does.
@@ -103,7 +106,7 @@ def sharegpt(row: Fields, settings: Settings) -> Opened:
             raise Unfit("speaker the source leaves out", speaker)
     if row.value.get("tools") in NO_TOOLS:
         row.get("tools")
-    return Opened(turns, system=row.get("system"), style="sharegpt")
+    return Opened(turns, system=row.get("system"), style="sharegpt", meta=read_tests(row))
 
 
 def baize(row: Fields, settings: Settings) -> Opened:

@@ -17,6 +17,7 @@ from workflow_scripts.clean.schemas.row import (
     user,
 )
 from workflow_scripts.clean.settings import Settings
+from workflow_scripts.clean.tested import read_tests
 from workflow_scripts.clean.turns import Message, split_system
 from workflow_scripts.common.words import has_spaceless
 
@@ -31,7 +32,7 @@ def preferences(row: Fields, settings: Settings) -> Opened:
     `messages` or `conversations`; or none of these, where chosen and rejected are whole dialogues, or texts that begin
     alike: then it is what they share, in whole words. A reply: a text, a message, a list of one message, or the whole
     dialogue, as messages or as a text "\n\nHuman: …\n\nAssistant: …". Two dialogues must differ in nothing but their
-    last message. Their `score_chosen` and `score_rejected` are the reward "score".
+    last message. Their `score_chosen` and `score_rejected` are the reward "score"; `tests` are of either reply.
     """
     asked, meta = read_prompt(row, settings)
     said = [row.raw(name) for name in ("chosen", "rejected")]
@@ -73,6 +74,7 @@ def preferences(row: Fields, settings: Settings) -> Opened:
         {"content": text, "rewards": rewards} for text, rewards in zip(replies, read_scores(row), strict=True)
     ]
     style = style_of(asked)
+    meta = (meta or {}) | read_tests(row)
     return Opened(asked, system=system, style=style, candidates=candidates, meta=meta, notes=notes)
 
 

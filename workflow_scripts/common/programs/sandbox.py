@@ -31,12 +31,14 @@ from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.programs import channel, wire
+from workflow_scripts.common.programs.tested import Program
 
 SANDBOXES = ("bwrap", "unshare")
 UNSANDBOXED = "none"
 NOBODY = 65534
 PROCESSES = 9  # its tests' and eight per program; with memory_mb each this bounds a fork bomb's memory
 START_SECONDS = 5.0  # allowed on top of a program's own time for namespaces and interpreter on a busy machine
+TIMED_OUT = "timed out"
 LONGEST_OUTPUT = 4096  # bytes read from a sandbox; a verdict is shorter than this
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
 PYTHON = os.path.realpath(sys.executable)
@@ -111,20 +113,6 @@ def find_sandbox(allow_unsandboxed: bool = False, asked_in: str = "this benchmar
 def probe(sandbox: str) -> Outcome:
     """Return what became of a harmless program that tests the sandbox from inside, once per process."""
     return run_python(PROBE, 10.0, 512, sandbox)
-
-
-@dataclass(frozen=True)
-class Program:
-    """What a policy wrote, and the tests that decide about it.
-
-    `code` runs alone in its process. In the tests' process runs `setup`, then `tests`; `names` are the functions,
-    classes and values of the program that the tests use, in the place of any that `setup` made.
-    """
-
-    code: str
-    names: tuple[str, ...] = ()
-    setup: str = ""
-    tests: str = ""
 
 
 @functools.cache
@@ -222,7 +210,7 @@ def _read(stream, deadline: float) -> bytes | None:
 def _reason(output: bytes | None, status: int, seconds: float) -> str:
     number = -status if status < 0 else status - 128  # a shell and bwrap report a signal as 128 + its number
     if output is None or number in (signal.SIGALRM, signal.SIGXCPU):
-        return f"timed out after {seconds:g} s"
+        return f"{TIMED_OUT} after {seconds:g} s"
     text = output.decode(errors="replace").strip()
     if text:
         return text[:500]

@@ -62,6 +62,8 @@ def settled_part(study: Study, name: str, part: Dataset, folder: Path) -> Findin
     study.sources[name] = Source.model_validate(taken.source)
     part.source, part.files = name, list(taken.source["files"])
     part.data_schema = taken.shape.schema if taken.shape else part.data_schema
+    if taken.shape:
+        part.looked_at(taken.shape.columns)
     if "group_by" not in part.model_fields_set and part.data_schema not in STRUCTURED:
         part.group_by = "question"
     said = [

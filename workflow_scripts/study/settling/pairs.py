@@ -11,7 +11,8 @@ from workflow_scripts.study.pairs import BARE, SEVERAL, GivenPairs, Pairs, Sampl
 from workflow_scripts.study.rewards import Annotation
 from workflow_scripts.study.study import Study
 
-WORDS = ("exact_match",)  # what may rank without a name of the study's: rules that compare with the reference
+# What may rank without a name of the study's: rules that hold an answer against what its row brings.
+WORDS = ("exact_match", "passes_tests")
 
 
 def settle_pairs(study: Study, folder: Path) -> Iterator[Finding]:
@@ -75,8 +76,8 @@ def settle_rank(study: Study, name: str, part: SampledPairs) -> Iterator[Finding
         return
     column = next(iter(reward.values())).rpartition(":")[2].strip("_")
     column = "reward" if column in ("", "final_reward") else column
-    study.annotations[own] = Annotation.model_validate(
-        {"dataset": part.dataset, "fit_split": part.split, "rewards": {column: reward}}
+    study.annotations[own] = Annotation.settled(
+        path, dataset=part.dataset, fit_split=part.split, rewards={column: reward}
     )
     part.rank = own
 
