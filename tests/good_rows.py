@@ -46,6 +46,12 @@ GOOD = {
     "prompt_completion": [
         {"prompt": "Why?", "completion": "So."},
         {"prompt": talk("Why?"), "completion": "So."},
+        {
+            "prompt": "Add.",
+            "completion": "def f(): return 2",
+            "tests": ["assert f() == ONE + 1"],
+            "test_setup": "ONE = 1",
+        },
     ],
     "super_ni": [{"Definition": ["Add."], "Instances": [{"input": "1", "output": ["2"]}]}],
     "cot": [{"inputs": "Why?", "targets": "So."}],
