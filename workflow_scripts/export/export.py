@@ -57,10 +57,13 @@ def describe(facts: dict[str, Any], place: Path) -> list[str]:
     how = " (its adapter merged)" if weights["adapter"] else ""
     lines = [f"{place}: {facts['policy']}, weights in {weights['format']}{how}"]
     if checks["prompts"]:
+        raw = checks["prompts"] - checks["rendered_alike"] - checks["spelling_special_tokens"]
+        unrendered = {"asked as raw texts": raw, "spelling special tokens": checks["spelling_special_tokens"]}
+        others = "".join(f", {number} {what}" for what, number in unrendered.items() if number)
         lines.append(
             f"  checked: {checks['answered_alike']} of {checks['prompts']} prompts are answered as by the study's "
             f"weights, {checks['as_stored']} of {checks['answers_stored']} as in its stored answers; "
-            f"{checks['rendered_alike']} render alike"
+            f"{checks['rendered_alike']} are rendered alike by its chat template{others}"
         )
     else:
         lines.append("  checked: the tokenizer alone (CHECK=0)")
