@@ -1,4 +1,5 @@
-# Preference pairs: from a policy's own mistakes, from its own answers ranked by a reward, or from answers that came ranked.
+# Preference pairs: from a policy's own mistakes, from its own answers ranked by a reward or a judge, or from answers that
+# came ranked.
 
 
 rule build_pairs:
@@ -32,7 +33,7 @@ rule build_pairs:
 
 rule rank_samples:
     input:
-        rewards=LAYOUT.rewards("{policy}", "{seed}", "pairs-{pairs}"),
+        by(training.sampled_inputs),
     output:
         manifest=f"{LAYOUT.own_pairs('{pairs}', '{policy}', '{seed}')}/manifest.json",
         pairs=f"{LAYOUT.own_pairs('{pairs}', '{policy}', '{seed}')}/pairs.jsonl",
@@ -49,12 +50,12 @@ rule rank_samples:
     params:
         code=code_of("workflow_scripts.pairs.samples"),
         settings=by(training.sampled_pairs_settings),
-        rows=by(training.sampled_rows),
+        ranked=by(training.sampled_flags),
     message:
         "Pairs {wildcards.pairs} from ranked samples of {wildcards.policy} (seed {wildcards.seed})"
     shell:
         f"{UNLESS_DIVERGED}"
-        "python -m workflow_scripts.pairs.samples --rewarded {params.rows:u} --settings {params.settings:q}"
+        "python -m workflow_scripts.pairs.samples {params.ranked:u} --settings {params.settings:q}"
         " --output {output.pairs:q} --ranked {output.ranked:q}"
         " --rejected {output.rejected:q} --manifest {output.manifest:q} > {log:q} 2>&1"
 

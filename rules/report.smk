@@ -94,11 +94,16 @@ WAITING = [
 ]
 
 
-# Answers that an endpoint has yet to give: what a judge would make of them cannot be counted.
+# Answers that an endpoint has yet to give, or to rank for a training: what a judge would make of them, or of policies
+# that learn from them, cannot be counted.
 UNASKED = [
     cell
     for cell in outside.asked_cells(PLAN)
     if not os.path.exists(LAYOUT.answers(*cell))
+] + [
+    cell
+    for cell in judging.ranked_cells(PLAN)
+    if not os.path.exists(LAYOUT.verdicts(*cell))
 ]
 
 

@@ -913,7 +913,7 @@ def test_the_command_line_plans_asks_once_and_never_pays_again(tmp_path, endpoin
 def test_settings_of_a_kind_or_of_a_judge_that_are_wrong_are_said(tmp_path, asked, judge, words):
     flags = ["--output", str(tmp_path / "verdicts.jsonl"), "--settings", json.dumps(asked)]
     done = command_line(tmp_path, "--judge", json.dumps(judge), *flags, check=False)
-    assert done.returncode == 1 and f"benchmark 'mine': {words}" in done.stderr
+    assert done.returncode == 1 and f"judging 'mine': {words}" in done.stderr
 
 
 def test_the_command_line_compares_with_an_opponent_in_the_words_of_a_file(tmp_path):

@@ -14,7 +14,7 @@ import yaml
 
 from tests.plans import DEFAULT, EVERY_KEY, STUDIES, changed, config_of, family, planned, told
 from tests.workflow import ROOT
-from workflow_scripts.plan import costs, training
+from workflow_scripts.plan import costs, prompts, training
 from workflow_scripts.plan.plan import cells, scored_cells, trained_cells
 
 PLAN = planned(EVERY_KEY)
@@ -35,7 +35,9 @@ def test_every_training_every_answering_and_every_judging_is_told_of_once(name):
     assert answered == cells(plan)
     judged = [(job.policy, job.seed, job.name) for job in jobs if job.stage == "judge_answers"]
     asked = [name for name, part in plan.study.benchmarks.items() if part.is_judged()]
-    assert judged == [(*cell, name) for cell in scored_cells(plan) for name in asked]
+    pairs = prompts.ranked_by_judges(plan)
+    ranked = [(*cell, name) for cell in cells(plan) for name in prompts.owed(plan, cell[0]) if name in pairs]
+    assert judged == ranked + [(*cell, name) for cell in scored_cells(plan) for name in asked]
 
 
 def test_what_several_trainings_learn_from_is_told_of_once_and_as_its_parents():

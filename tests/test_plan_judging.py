@@ -27,7 +27,8 @@ UNTOLD = (
 
 
 def test_a_benchmark_with_a_judge_has_its_verdicts_scored():
-    assert judging.judged(PLAN) == judging.judgeable(PLAN) == JUDGED
+    assert judging.judged(PLAN) == JUDGED
+    assert list(judging.judgeable(PLAN)) == [*JUDGED, "pairs-marked"]
     own = f"{RESULTS}/policies/tiny.sft/seed-1/verdicts/rated.jsonl"
     assert judging.verdicts(PLAN, "rated", "tiny.sft", 1) == [own]
     assert judging.verdicts_flags(PLAN, "rated", "tiny.sft", 1) == ["--verdicts", own]
@@ -38,7 +39,7 @@ def test_a_benchmark_with_a_judge_has_its_verdicts_scored():
 def test_of_answers_whose_lengths_alone_are_measured_no_judge_is_asked():
     plan = changed(EVERY_KEY, {"benchmarks.compared.evaluate": False})
     assert judging.judged(plan) == [name for name in JUDGED if name != "compared"]
-    assert judging.judgeable(plan) == JUDGED
+    assert list(judging.judgeable(plan)) == [*JUDGED, "pairs-marked"]
     assert judging.verdicts(plan, "compared", "tiny", 1) == []
     assert "compared" not in {entry["benchmark"] for entry in judging.judging_plans(plan)}
 
@@ -173,11 +174,12 @@ def test_every_answer_that_an_endpoint_judges_is_planned_once(name):
     ]
     judged = [entry for entry in judging.judging_plans(plan) if entry["policy"]]  # the others are of writing
     found = [(entry["policy"], entry["seed"], entry["benchmark"]) for entry in judged]
-    assert found == [(*cell, benchmark) for cell in scored_cells(plan) for benchmark in asked]
+    ranked = [("tiny.sft", 1, "pairs-marked")] if name == EVERY_KEY else []
+    assert found == ranked + [(*cell, benchmark) for cell in scored_cells(plan) for benchmark in asked]
     for entry in judged:
         folder = f"results/{plan.study.study}/policies/{entry['policy']}/seed-{entry['seed']}"
         assert entry["file"] == f"{folder}/judging/{entry['benchmark']}.json"
-        assert entry["judge"] == plan.study.benchmarks[entry["benchmark"]].judge
+        assert entry["judge"] == judging.judgeable(plan)[entry["benchmark"]].judge
 
 
 def test_a_study_without_an_endpoint_plans_no_judging():

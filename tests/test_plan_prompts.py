@@ -30,7 +30,13 @@ def flags_of(plan, name: str) -> dict[str, str]:
 def test_a_policy_answers_every_benchmark_that_asks_and_what_its_children_learn_from():
     plan = planned(EVERY_KEY)
     assert prompts.owed(plan, "tiny") == ANSWERED
-    assert prompts.owed(plan, "tiny.sft") == ["pairs-mistakes", "pairs-best", "values-worth", *ANSWERED]
+    assert prompts.owed(plan, "tiny.sft") == [
+        "pairs-mistakes",
+        "pairs-best",
+        "pairs-marked",
+        "values-worth",
+        *ANSWERED,
+    ]
     for leaf in ("tiny.chat", "tiny.sft.dpo", "tiny.sft.lol", "tiny.sft.ppo"):
         assert prompts.owed(plan, leaf) == ANSWERED
 
@@ -53,7 +59,7 @@ def test_what_is_measured_or_done_by_the_harness_is_answered_by_nobody():
 
 
 def test_pairs_that_came_ranked_and_value_heads_on_a_dataset_ask_nobody():
-    assert prompts.for_pairs(family()).keys() == {"pairs-mistakes", "pairs-best"}
+    assert prompts.for_pairs(family()).keys() == {"pairs-mistakes", "pairs-best", "pairs-marked"}
     assert prompts.for_values(family()) == {}
     assert prompts.owed(family(), "one.sft") == ["pairs-mistakes", *ANSWERED]
     assert prompts.owed(family(), "two") == ANSWERED

@@ -128,9 +128,22 @@ def test_an_annotation_ranks_by_its_sum_whatever_dataset_it_is_of():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"rank": "nobody"}, "pairs.own.rank: no reward model, annotation or judge is called 'nobody'"),
+        (
+            {"rank": "nobody"},
+            "pairs.own.rank: no reward model, annotation, judge or function FILE.py:NAME is called 'nobody'",
+        ),
         ({"rank": "brought"}, "new answers have no given rewards, and 'brought' has came"),
-        ({"rank": "asked"}, "of judges only those of kind reward_model"),
+        ({"rank": SCORE, "prompt": "{answer}"}, "pairs.own.prompt: is for a judge of kind openai"),
+        ({"rank": "ruled", "prompt": "{answer}"}, "pairs.own.prompt: is for a judge of kind openai"),
+        ({"rank": "trained", "prompt": "{answer}"}, "pairs.own.prompt: is for a judge of kind openai"),
+        (
+            {"rank": "asked", "prompt": "{answers} {answer}"},
+            "pairs.own.prompt: has {answers}; there are {prompt}, {reference}",
+        ),
+        (
+            {"rank": "asked", "prompt": "{prompt}"},
+            "has no {answer}, so the judge would not see what it judges",
+        ),
         ({"rank": "studies/rewards/none.py:score"}, "pairs.own.rank: no such file 'studies/rewards/none.py'"),
         ({"rank": "studies/rewards/example.py:scores"}, "did you mean 'score'?"),
         ({"rank": "studies/rewards/example.py"}, "must be FILE.py:NAME"),
@@ -142,8 +155,14 @@ def test_an_annotation_ranks_by_its_sum_whatever_dataset_it_is_of():
         ({"dataset": "nowhere"}, "pairs.own.dataset: no dataset is called 'nowhere'"),
     ],
 )
-def test_what_cannot_rank_samples_is_refused_with_the_path(changes, said):
-    assert said in wrong(BEST | changes)
+def test_what_cannot_rank_samples_is_refused_once_with_the_path(changes, said):
+    found = wrong(BEST | changes)
+    assert said in found and "\n" not in found
+
+
+def test_nobody_is_blamed_for_a_rank_whose_own_entry_is_wrong():
+    said = wrong(BEST | {"rank": "hosted", "prompt": "{answer}"}, judges__hosted={"kind": "openai"})
+    assert said == "judges.hosted.model: is required"
 
 
 def test_a_rank_that_two_things_are_called_is_refused():

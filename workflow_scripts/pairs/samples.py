@@ -1,13 +1,18 @@
 """Preference pairs from several answers of a policy to each prompt, ranked by their rewards: the best one is chosen.
 
+Rewards stand in the answers' rows (`--rewarded`), or are a judge's ratings of them (`--prompts`, `--generations` and
+`--verdicts`); an answer whose verdict failed is left out.
+
 Which answers lose to it, `take` says: the worst (best_worst), a random one of those it beats by the margin
 (best_random), or all of these (all). An answer that a prompt has already counts once. Every answer ends in a pair or in
 the rejections, with the reason; a prompt without a pair has no ranked row either. The chosen answers are what
 fine-tuning by rejection sampling learns (best of n: Dong et al. 2023, RAFT).
 """
 
+import argparse
 import random
 from collections import Counter
+from pathlib import Path
 from typing import Any, Literal
 
 from typing_extensions import TypedDict
@@ -20,6 +25,8 @@ from workflow_scripts.pairs.output import told_reasons, write_pairs
 
 SAME = "same answer again"
 ALONE = "no other answer to the prompt"
+FAILED = "its verdict failed"
+ALONE_JUDGED = "no other answer to the prompt has a verdict"
 EMPTY = "the best answer is empty"
 EQUAL = "all answers have the same reward"
 UNDER = "under the margin"
@@ -33,6 +40,31 @@ class Settings(TypedDict):
     margin: float
     validation_share: float
     seed: int
+
+
+def judged_rows(prompts: list[dict], generations: list[dict], verdicts: list[dict], where: str) -> list[dict]:
+    """Return a row per answer with a judge's rating as its reward, as `annotate.answers` writes them.
+
+    Where the verdict failed the reward is None, and `failed` says why. `where` names the verdicts. Raises
+    PlumblineError where answers and verdicts are not one to one.
+    """
+    given = {(row["id"], row["turn"], row["sample"]): row for row in verdicts}
+    answers = {(row["id"], row["turn"], row["sample"]): row["text"] for row in generations}
+    if odd := sorted(given.keys() ^ answers.keys()):
+        name, turn, sample = odd[0]
+        raise PlumblineError(
+            f"{where}: not one verdict per answer; see turn {turn}, sample {sample} of {name!r}; judge again"
+        )
+    by_id = {prompt["id"]: prompt for prompt in prompts}
+    rows = []
+    for key, text in sorted(answers.items(), key=lambda item: item[0][2]):
+        name, verdict = key[0], given[key]
+        shared = {field: by_id[name][field] for field in ("group", "messages")}
+        row = {"id": f"{name}/{key[2]}", **shared, "reference": text}
+        row["rewards"] = {"final_reward": verdict["rating"]}
+        rows.append(row | ({"failed": verdict["failed"]} if verdict["rating"] is None else {}))
+    order = {prompt["id"]: place for place, prompt in enumerate(prompts)}
+    return sorted(rows, key=lambda row: order[row["id"].rpartition("/")[0]])
 
 
 def reward_of(row: dict) -> float:
@@ -58,21 +90,28 @@ def losing(others: list[dict], take: str, seed: int, prompt: str) -> list[dict]:
 def rank_prompt(
     prompt: str, rows: list[dict], settings: Settings
 ) -> tuple[dict | None, list[dict], list[dict]]:
-    """Return (a prompt's ranked row or None, its pairs, its rejected answers) of its rewarded answers."""
+    """Return (a prompt's ranked row or None, its pairs, its rejected answers) of its rewarded answers.
+
+    An answer without a reward, whose verdict failed, is among the rejected ones.
+    """
     distinct: dict[str, dict] = {}
     rejected = []
     for row in rows:
-        if row["reference"].strip() in distinct:
+        if reward_of(row) is None:
+            rejected.append({"id": row["id"], "reason": FAILED, "why": row["failed"]})
+        elif row["reference"].strip() in distinct:
             rejected.append({"id": row["id"], "reason": SAME})
         else:
             distinct[row["reference"].strip()] = row
     ranked = sorted(distinct.values(), key=lambda row: -reward_of(row))  # of equal ones the first sample
+    if not ranked:
+        return None, [], rejected
     best, *others = ranked
     beaten = [row for row in others if gap_of(best, row) > 0]
     clearly = [row for row in beaten if gap_of(best, row) >= settings["margin"]]
     why = None
     if not others:
-        why = ALONE
+        why = ALONE_JUDGED if any(row["reason"] == FAILED for row in rejected) else ALONE
     elif not beaten:
         why = EQUAL
     elif not clearly:
@@ -135,15 +174,32 @@ def counts_of(rows: list[dict], ranked: list[dict], pairs: list[dict]) -> dict[s
     }
 
 
-def main() -> None:
-    files = {"rewarded": "the policy's answers, rewarded", "ranked": "JSON Lines of ranked rows to write"}
-    parser = step_parser(__doc__, Settings, **files, rejected="the answers left out")
+def parse_flags() -> argparse.Namespace:
+    files = {"ranked": "JSON Lines of ranked rows to write", "rejected": "the answers left out"}
+    parser = step_parser(__doc__, Settings, **files)
+    parser.add_argument("--rewarded", type=Path, help="the policy's answers, rewarded; else the next three")
+    parser.add_argument("--prompts", type=Path, help="the prompt set")
+    parser.add_argument("--generations", type=Path, help="the policy's answers to it")
+    parser.add_argument("--verdicts", type=Path, help="a judge's ratings of them")
     arguments = parser.parse_args()
-    rows = read_jsonl(arguments.rewarded)
+    judged = [arguments.prompts, arguments.generations, arguments.verdicts]
+    if not (all(judged) if arguments.rewarded is None else not any(judged)):
+        parser.error("give either --rewarded, or --prompts, --generations and --verdicts")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_flags()
+    if arguments.rewarded:
+        rows, where = read_jsonl(arguments.rewarded), arguments.rewarded
+    else:
+        where = arguments.verdicts
+        files = (arguments.prompts, arguments.generations, arguments.verdicts)
+        rows = judged_rows(*map(read_jsonl, files), str(where))
     ranked, pairs, rejected = rank_samples(rows, arguments.settings)
     if not pairs:
         raise PlumblineError(
-            f"{arguments.rewarded}: no prompt has two answers whose rewards make a pair ({told_reasons(rejected)}; "
+            f"{where}: no prompt has two answers whose rewards make a pair ({told_reasons(rejected)}; "
             "each counts answers). Draw more that differ (samples, temperature, max_new_tokens), lower margin, or rank "
             "by a reward that tells these answers apart"
         )

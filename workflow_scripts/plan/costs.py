@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from workflow_scripts.plan.outside import asked
 from workflow_scripts.plan.plan import Plan, cells, outside_cells, scored_cells
-from workflow_scripts.plan.prompts import answered, owed, rewarded_for_training
+from workflow_scripts.plan.prompts import answered, owed, ranked_by_judges, rewarded_for_training
 from workflow_scripts.plan.rewards import annotated, used_reward_models
 from workflow_scripts.plan.synthesis import used
 from workflow_scripts.plan.training import preparing_jobs, rule_of
@@ -31,7 +31,9 @@ def data_jobs(plan: Plan) -> list[Job]:
 
 
 def policy_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
-    """Return the jobs that prepare a policy's training, train it, have it answer, and reward what its children need."""
+    """Return the jobs that prepare a policy's training, train it, have it answer, and reward or judge what its children
+    need.
+    """
     jobs = []
     if policy in plan.trained():
         for rule, name, parent, at in preparing_jobs(plan, policy, seed):
@@ -41,6 +43,8 @@ def policy_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
     for name in owed(plan, policy):
         if name in rewarded_for_training(plan):
             jobs.append(Job("annotate_answers", policy, seed, name, f"{policy}-{seed}-{name}"))
+        if name in ranked_by_judges(plan):
+            jobs.append(Job("judge_answers", policy, seed, name, f"{policy}-{seed}-{name}"))
     return jobs
 
 

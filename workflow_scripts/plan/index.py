@@ -5,7 +5,7 @@ from typing import Any
 
 from workflow_scripts.common.code import code_of, locked_versions
 from workflow_scripts.common.files import digest
-from workflow_scripts.plan.judging import judge_manifest, judge_of, opponent_answers
+from workflow_scripts.plan.judging import judge_manifest, judge_of, learned_from, opponent_answers
 from workflow_scripts.plan.outside import answers_files, asked, outside_facts, recorded
 from workflow_scripts.plan.overlap import compared
 from workflow_scripts.plan.plan import Plan, scored_cells
@@ -17,6 +17,7 @@ from workflow_scripts.plan.policies import (
     training_sets,
     weights_manifest,
 )
+from workflow_scripts.plan.prompts import ranked_by_judges
 from workflow_scripts.plan.scoring import engine_code, scorer_code
 from workflow_scripts.plan.sources import package_folder, source_manifest
 from workflow_scripts.plan.synthesis import written_behind
@@ -81,6 +82,7 @@ def cell_entry(plan: Plan, policy: str, seed: int) -> dict[str, Any]:
     learned = training_sets(plan, policy)
     cleaned = [f"{plan.layout.clean(name.split('/')[0])}/manifest.json" for name in learned]
     written = [source_manifest(plan, name) for name in written_behind(plan, learned)]
+    written += verdicts_behind(plan, policy, seed)
     run = plan.run(policy) if policy in plan.made() else None
     if isinstance(run, BestOf) or (run and run.watch and run.keep == "best"):
         entry["chosen"] = weights_manifest(plan, policy, seed)
@@ -96,6 +98,12 @@ def cell_entry(plan: Plan, policy: str, seed: int) -> dict[str, Any]:
         "files": [weights_manifest(plan, policy, seed), *origins, *cleaned, *written],
         "facts": policy_facts(plan, policy),
     }
+
+
+def verdicts_behind(plan: Plan, policy: str, seed: int) -> list[str]:
+    """Return the files of verdicts that ranked the answers which a policy, or one behind it, learned from."""
+    answers = sorted(learned_from(plan, policy, seed))
+    return [plan.layout.verdicts(*cell) for cell in answers if cell[2] in ranked_by_judges(plan)]
 
 
 def outside_files(plan: Plan, policy: str) -> list[str]:

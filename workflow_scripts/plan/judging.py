@@ -1,14 +1,22 @@
-"""Judges: what they are asked, what a verdict depends on, and how they are reached."""
+"""Judges: what they are asked, what a verdict depends on, and how they are reached.
 
+A judge is asked about the answers to a prompt set: those to a benchmark, or those of which pairs are made, which it
+ranks. In both cases `benchmark` is the prompt set's name.
+"""
+
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.plan.outside import asked_cells
+from workflow_scripts.plan.outside import asked, asked_cells
 from workflow_scripts.plan.plan import Plan, cells, outside_cells, scored_cells
+from workflow_scripts.plan.policies import candidates, parent_cell
+from workflow_scripts.plan.prompts import owed, ranked_by_judges
 from workflow_scripts.plan.sources import located, source_manifest
 from workflow_scripts.plan.synthesis import writing_plans
 from workflow_scripts.plan.words import as_json, chosen, flag_words, settings
+from workflow_scripts.study.benchmarks.judged import JudgeScore
 from workflow_scripts.study.judges import Judge
 from workflow_scripts.study.lineage import seeds_of
 from workflow_scripts.study.machine import asked_judges, unset_keys
@@ -19,13 +27,23 @@ def judged(plan: Plan) -> list[str]:
     return [name for name, part in plan.study.benchmarks.items() if part.is_judged()]
 
 
-def judgeable(plan: Plan) -> list[str]:
-    """Return the benchmarks that have a judge, whether they ask it or not."""
-    return [name for name, part in plan.study.benchmarks.items() if part.asks is not None]
+@functools.cache
+def judgeable(plan: Plan) -> dict[str, Any]:
+    """Return what has a judge, by prompt set: benchmarks, whether they ask it or not, and pairs that it ranks.
+
+    The answers that pairs are made of are scored from 0 to 100: what is asked about them is a benchmark of that kind.
+    """
+    benchmarks = {name: part for name, part in plan.study.benchmarks.items() if part.asks is not None}
+    return benchmarks | {
+        name: JudgeScore(
+            kind="judge_score", dataset=part.dataset, split=part.split, judge=part.rank, prompt=part.prompt
+        )
+        for name, part in ranked_by_judges(plan).items()
+    }
 
 
 def judge_of(plan: Plan, benchmark: str) -> Judge:
-    return plan.study.judges[plan.study.benchmarks[benchmark].judge]
+    return plan.study.judges[judgeable(plan)[benchmark].judge]
 
 
 def judge_manifest(plan: Plan, benchmark: str) -> list[str]:
@@ -39,7 +57,7 @@ def judge_settings(plan: Plan, benchmark: str) -> str:
     judge = judge_of(plan, benchmark)
     model = judge.reward_model()
     folder = {"model": f"{plan.layout.reward_model(model)}/model"} if model else {}
-    name = plan.study.benchmarks[benchmark].judge
+    name = judgeable(plan)[benchmark].judge
     return settings(judge, keys=judge.verdict_keys, name=name, **folder)
 
 
@@ -55,12 +73,12 @@ def access(plan: Plan) -> str:
 
 
 def asking_kind(plan: Plan, benchmark: str) -> str:
-    return plan.study.benchmarks[benchmark].kind
+    return judgeable(plan)[benchmark].kind
 
 
 def asking_settings(plan: Plan, benchmark: str) -> str:
     """Return what a benchmark asks of its judge, as JSON."""
-    part = plan.study.benchmarks[benchmark]
+    part = judgeable(plan)[benchmark]
     return settings(part, keys=part.asks)
 
 
@@ -76,7 +94,7 @@ def skip_file(plan: Plan, benchmark: str) -> list[str]:
 
 def brought(plan: Plan, benchmark: str, key: str) -> list[str]:
     """Return what a benchmark's file is stale by: its source, or the file itself; nothing where it brings none."""
-    part = plan.study.benchmarks[benchmark]
+    part = judgeable(plan)[benchmark]
     if not getattr(part, key, None):
         return []
     return [source_manifest(plan, part.source) if part.source else getattr(part, key)]
@@ -84,7 +102,8 @@ def brought(plan: Plan, benchmark: str, key: str) -> list[str]:
 
 def opponent_cell(plan: Plan, benchmark: str, policy: str, seed: int | str) -> tuple[str, int] | None:
     """Return the (policy, seed) whose answers a policy's are compared with: of the same seed, if there is one."""
-    opponent = plan.study.benchmarks[benchmark].opponent_in(plan.study.report)
+    part = judgeable(plan).get(benchmark)
+    opponent = part.opponent_in(plan.study.report) if part else None
     if not opponent:
         return None
     if opponent in plan.study.policies:
@@ -102,7 +121,7 @@ def opponent_answers(plan: Plan, benchmark: str, policy: str, seed: int | str) -
 
 def judging_flags(plan: Plan, benchmark: str, policy: str, seed: int | str) -> list[str]:
     """Return the flags of a judging job that not every benchmark has."""
-    part = plan.study.benchmarks[benchmark]
+    part = judgeable(plan)[benchmark]
     cell = opponent_cell(plan, benchmark, policy, seed)
     flags = {
         "--opponent": plan.layout.answer_rows(*cell, benchmark) if cell else None,
@@ -139,9 +158,19 @@ def asking_plans(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def judged_cells(plan: Plan) -> list[Answers]:
-    """Return every (policy, seed, benchmark) whose answers go before an endpoint."""
+def ranked_cells(plan: Plan) -> list[Answers]:
+    """Return every (policy, seed, prompt set) whose answers an endpoint ranks, for its children to learn from."""
     return [
+        (policy, seed, name)
+        for policy, seed in cells(plan)
+        for name in owed(plan, policy)
+        if name in ranked_by_judges(plan) and judge_of(plan, name).reads_words
+    ]
+
+
+def judged_cells(plan: Plan) -> list[Answers]:
+    """Return every (policy, seed, prompt set) whose answers go before an endpoint."""
+    return ranked_cells(plan) + [
         (policy, seed, name)
         for policy, seed in scored_cells(plan)
         for name in judged(plan)
@@ -149,19 +178,34 @@ def judged_cells(plan: Plan) -> list[Answers]:
     ]
 
 
+@functools.cache
+def learned_from(plan: Plan, policy: str, seed: int | str) -> frozenset[Answers]:
+    """Return the answers that a policy or one behind it, chosen among others too, learned from as pairs."""
+    if policy not in plan.made():
+        return frozenset()
+    run, parent = plan.run(policy), parent_cell(plan, policy, seed)
+    found = {(*parent, f"pairs-{run.pairs}")} if getattr(run, "pairs", None) else set()
+    among = [(name, each) for name in candidates(plan, policy) for each in plan.study.seeds]
+    return frozenset(found).union(*(learned_from(plan, *cell) for cell in [parent, *among]))
+
+
 def rests_on(plan: Plan, policy: str, seed: int, benchmark: str) -> set[Answers]:
-    """Return the answers that a judge of a policy's has to have read: its own, and its opponent's."""
+    """Return the answers that an endpoint has to have given, or ranked for a training, before a judge can read those
+    of a policy and of its opponent.
+    """
     cell = opponent_cell(plan, benchmark, policy, seed)
-    return {(policy, seed, benchmark), *([(*cell, benchmark)] if cell else [])}
+    read = [(policy, seed), *([cell] if cell else [])]
+    given = {(*who, benchmark) for who in read if who[0] in asked(plan)}
+    return given.union(*(learned_from(plan, *who) for who in read))
 
 
 def judging_plans(
     plan: Plan, waiting: Sequence[str] = (), unasked: Collection[Answers] = ()
 ) -> list[dict[str, Any]]:
-    """Return one entry per written source, and one per policy and benchmark that an endpoint answers or judges.
+    """Return one entry per written source, and one per policy and prompt set that an endpoint answers or judges.
 
     While sources are `waiting` to be written no policy can answer: then only writing is counted. Where answers are
-    `unasked`, an endpoint's own that are not there yet, no judge of them can be counted.
+    `unasked`, to be given or ranked by an endpoint first, no judge of what rests on them can be counted.
     """
     due = [cell for cell in judged_cells(plan) if not rests_on(plan, *cell) & set(unasked)]
     judging = [
@@ -169,7 +213,7 @@ def judging_plans(
             "policy": policy,
             "seed": seed,
             "benchmark": name,
-            "judge": plan.study.benchmarks[name].judge,
+            "judge": judgeable(plan)[name].judge,
             "file": plan.layout.judging(policy, seed, name),
         }
         for policy, seed, name in due
@@ -234,6 +278,13 @@ def ask_nothing(plan: Plan, due: Mapping[str, set[str]]) -> None:
         raise PlumblineError(
             "judge_plan asks nothing, and an endpoint would have to answer anew before its answers can be judged: "
             "remove its answers (results/…/policies/NAME/…/generations/), and the giving of them is counted alone"
+        )
+    ranked = {name for name in ranked_by_judges(plan) if judge_of(plan, name).reads_words}
+    if "judge_plan" in due and (names := sorted(ranked & due.get("judge_answers", set()))):
+        files = ", ".join(f"results/…/verdicts/{name}.jsonl" for name in names)
+        raise PlumblineError(
+            f"judge_plan asks nothing, and policies would have to learn from pairs whose answers are to be judged anew "
+            f"({', '.join(names)}): remove their verdicts ({files}), and the judging of them is counted alone"
         )
     if "judge_plan" in due and due.get("write_rows"):
         names = sorted(due["write_rows"])

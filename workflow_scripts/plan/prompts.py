@@ -57,7 +57,18 @@ def rewarded_sets(plan: Plan) -> list[str]:
 def rewarded_for_training(plan: Plan) -> list[str]:
     """Return the prompt sets whose rewarded answers something is learned from: value heads, and pairs from samples."""
     ranked = [name for name, part in for_pairs(plan).items() if isinstance(part, SampledPairs)]
-    return [*for_values(plan), *ranked]
+    return [*for_values(plan), *(name for name in ranked if name not in ranked_by_judges(plan))]
+
+
+@functools.cache
+def ranked_by_judges(plan: Plan) -> dict[str, SampledPairs]:
+    """Return the prompt sets whose answers a judge's verdicts rank, with the pairs that come of them."""
+    parts = for_pairs(plan).items()
+    return {
+        name: part
+        for name, part in parts
+        if isinstance(part, SampledPairs) and part.judge_in(plan.study) is not None
+    }
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from workflow_scripts.common.files import digest
 from workflow_scripts.plan.layout import Word
 from workflow_scripts.plan.plan import TRAINERS, Plan, history_turns
 from workflow_scripts.plan.policies import learned_template, parent_cell, remote_code, template
+from workflow_scripts.plan.prompts import ranked_by_judges
 from workflow_scripts.plan.rewards import (
     annotated_dataset,
     annotated_rows,
@@ -188,7 +189,7 @@ def mistaken_pairs(plan: Plan) -> list[str]:
 
 
 def sampled_pairs(plan: Plan) -> list[str]:
-    """Return the sets of pairs that are made of a policy's own answers, ranked by their rewards."""
+    """Return the sets of pairs that are made of a policy's own answers, ranked by rewards or by a judge."""
     return [name for name, part in plan.study.pairs.items() if isinstance(part, SampledPairs)]
 
 
@@ -220,9 +221,27 @@ def sampled_pairs_settings(plan: Plan, pairs: str) -> str:
     return settings(plan.study.pairs[pairs], keys=keys, seed=plan.study.seeds[0])
 
 
-def sampled_rows(plan: Plan, pairs: str, policy: str, seed: int | str) -> Word:
-    """Return the file of a policy's rewarded answers that pairs are made of, as a word."""
-    return plan.layout.word(plan.layout.reward_rows(policy, seed, f"pairs-{pairs}"))
+def sampled_inputs(plan: Plan, pairs: str, policy: str, seed: int | str) -> list[str]:
+    """Return what pairs of a policy's samples are stale by: their rewards, or prompts, answers, a judge's verdicts."""
+    layout, name = plan.layout, f"pairs-{pairs}"
+    if name in ranked_by_judges(plan):
+        cell = (policy, seed, name)
+        return [layout.prompts(name), layout.answers(*cell), layout.verdicts(*cell)]
+    return [layout.rewards(policy, seed, name)]
+
+
+def sampled_flags(plan: Plan, pairs: str, policy: str, seed: int | str) -> list[Word]:
+    """Return the flags that name the files of a policy's samples and of what ranks them, as words."""
+    layout, name = plan.layout, f"pairs-{pairs}"
+    if name in ranked_by_judges(plan):
+        files = {
+            "--prompts": layout.prompt_rows(name),
+            "--generations": layout.answer_rows(policy, seed, name),
+            "--verdicts": layout.verdicts(policy, seed, name),
+        }
+    else:
+        files = {"--rewarded": layout.reward_rows(policy, seed, name)}
+    return [word for flag, file in files.items() for word in (Word(flag), layout.word(file))]
 
 
 def ranking_input(plan: Plan, pairs: str) -> str:

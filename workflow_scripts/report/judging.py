@@ -30,7 +30,8 @@ class Plan(TypedDict):
 
 class Settings(TypedDict):
     """The plans of a study; the sources that are still to be written before policies can answer; and the verdicts that
-    cannot be counted, as an endpoint has not given the answers they are on.
+    cannot be counted, as an endpoint has not given the answers they are on, or ranked those that their policy learns
+    from.
     """
 
     plans: list[Plan]
@@ -78,8 +79,9 @@ def main() -> None:
         )
     if uncounted := arguments.settings["uncounted"]:
         print(
-            "not counted, as they are verdicts on answers that an endpoint has yet to give (count again after "
-            f"`make results` has asked for these): {'; '.join(uncounted)}"
+            "not counted, as they are verdicts on answers that are yet to be given, by an endpoint or by policies that "
+            "learn from pairs an endpoint has yet to rank (count again after `make results` has asked for these): "
+            f"{'; '.join(uncounted)}"
         )
     with finished_file(arguments.output) as temporary:
         table.to_csv(temporary, index=False)

@@ -32,6 +32,7 @@ from workflow_scripts.study.harness_tasks import harness_tasks
 from workflow_scripts.study.lineage import known_policies
 from workflow_scripts.study.messages import named, nearest, shown
 from workflow_scripts.study.models import Model
+from workflow_scripts.study.pairs import SampledPairs
 from workflow_scripts.study.sources import Source
 from workflow_scripts.study.study import Study
 from workflow_scripts.study.synthesis import unknown_fields
@@ -376,8 +377,14 @@ def recordings(study: Study) -> Iterator[Finding]:
 
 
 def asked_judges(study: Study) -> list[str]:
-    """Return the names of the judges that a benchmark asks."""
-    return [part.judge for part in study.benchmarks.values() if part.is_judged()]
+    """Return the names of the judges that a benchmark asks, and of those that rank the pairs a run learns from."""
+    used = {name for run in study.runs.values() for section, name in run.uses() if section == "pairs"}
+    ranked = [part for name, part in study.pairs.items() if name in used and isinstance(part, SampledPairs)]
+    ranking = [part.judge_in(study) for part in ranked]
+    return [
+        *(part.judge for part in study.benchmarks.values() if part.is_judged()),
+        *(judge for judge in ranking if judge is not None),
+    ]
 
 
 def writers(study: Study) -> list[str]:

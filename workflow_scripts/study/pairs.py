@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from workflow_scripts.study.basics import Count, Fidelity, PartShare, Positive, Seed
+from workflow_scripts.study.benchmarks.judged import faults_of_prompt
 from workflow_scripts.study.datasets import (
     RANKED,
     STRUCTURED,
@@ -15,6 +16,7 @@ from workflow_scripts.study.datasets import (
     without_labels,
 )
 from workflow_scripts.study.findings import Finding, wrong
+from workflow_scripts.study.functions import fault_of_function
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.part import LongestRow, Part, annotated_rows
 from workflow_scripts.study.sampling import PromptAndReply, Sampling
@@ -102,8 +104,18 @@ OTHERWISE = {  # what to write of rows without labels, by whether they bring sev
 }
 
 
+# What may rank samples without a name of the study's: rules that hold an answer against what its row brings.
+RANKING_RULES = ("exact_match", "passes_tests")
+
+
+def is_function(rank: str) -> bool:
+    """Tell whether what ranks samples is meant to be a function of the user's."""
+    return ":" in rank or rank.endswith(".py")
+
+
 class SampledPairs(OwnPairs):
-    """Preference pairs from several answers of the parent to each prompt, ranked by a reward: the best one is chosen.
+    """Preference pairs from several answers of the parent to each prompt, ranked by a reward or a judge: the best one
+    is chosen.
 
     Each prompt's equal answers count once; prompts without two answers of different reward make no pair. All of it is
     counted. With `rounds` on a run, each round's policy answers anew.
@@ -116,27 +128,58 @@ class SampledPairs(OwnPairs):
     temperature: Positive = 1.0
     """At which answers are drawn."""
     rank: str
-    """Who says which answer is better: a reward model, an annotation (its sum of rewards), a judge of kind
-    reward_model, exact_match (the answer is the reference), passes_tests (the program in it passes the row's tests), or
-    a Python function of your own, FILE.py:NAME (docs/methods.md)."""
+    """Who says which answer is better: a reward model, an annotation (its sum of rewards), a judge of any kind (an
+    endpoint and a rule score each answer from 0 to 100), exact_match (the answer is the reference),
+    passes_tests (the program in it passes the row's tests), or a Python function of your own, FILE.py:NAME
+    (docs/methods.md)."""
+    prompt: str | None = None
+    """What a judge of kind openai is asked, with {prompt}, {reference} and {answer}; it replies with an integer from 0
+    to 100. Null: our wording."""
     take: Literal["best_worst", "best_random", "all"] = "best_worst"
     """Which answers lose to a prompt's best: the worst; a random one of those it beats by the margin; all of these."""
     margin: Annotated[float, Field(ge=0)] = 0.0
     """The least difference in reward that makes a pair; equal rewards never do."""
 
     def names(self, path: str, need: Names) -> None:
-        """Need the split that is answered, and an annotation that can reward new answers: `settling` names one."""
+        """Need the split that is answered, and somebody who can rank new answers."""
         need.need_rows(path, self.dataset, self.split)
-        if self.dataset in need.study.datasets:
+        judge = self.judge_in(need.study)
+        asked = judge is not None and need.study.judges[judge].reads_words
+        if self.prompt is not None and not asked and self.rank not in need.lost:
+            need.refuse(f"{path}.prompt", "is for a judge of kind openai, and rank names none: leave it out")
+        if self.rank in need.study.annotations:
             need.need_rewarding(f"{path}.rank", self.rank)
+        elif is_function(self.rank):
+            if fault := fault_of_function(self.rank):
+                need.refuse(f"{path}.rank", fault)
+        else:
+            study = need.study
+            known = [*study.reward_models, *study.annotations, *study.judges, *RANKING_RULES]
+            need.need(
+                f"{path}.rank", self.rank, known, "reward model, annotation, judge or function FILE.py:NAME"
+            )
 
     def faults(self, path: str, study: "Study") -> Iterator[Finding]:
-        """Find an annotation of another dataset whose rewards need what the rows that are answered do not bring."""
+        """Find an annotation of another dataset whose rewards need what the rows that are answered do not bring, and a
+        prompt for the judge that cannot be filled in.
+        """
         yield from super().faults(path, study)
         annotation = study.annotations.get(self.rank)
-        if annotation and annotation.dataset != self.dataset:
+        rewarding = annotation and all(reward.of_new_answers for reward in annotation.rewards.values())
+        if (
+            rewarding and annotation.dataset != self.dataset
+        ):  # what new answers have not, its name's check says
             for found in annotation.unfit_rows("", self.dataset, study):
                 yield found._replace(text=f"{path}.rank: {found.text.partition(': ')[2]}")
+        yield from faults_of_prompt(
+            f"{path}.prompt", self.prompt, ["prompt", "reference", "answer"], ["answer"]
+        )
+
+    def judge_in(self, study: "Study") -> str | None:
+        """Return the judge that is asked for verdicts on the answers, once `settling` has seen who ranks; None where
+        an annotation rewards them.
+        """
+        return self.rank if self.rank in study.judges else None
 
     def most_pairs(self) -> int | None:
         """Return how many pairs there are at most; None where only the data tell."""

@@ -176,6 +176,18 @@ def asking(judge: dict, store: Path, cell: str, study: str, facts: dict) -> Ask:
     return ask
 
 
+def warn_of_silent(questions: list[Question], kind: str, settings: dict, judge: dict, name: str) -> None:
+    """Say of how many answers our own wording shows the judge no reference, as theirs says nothing."""
+    if kind != "judge_score" or judge["kind"] != "openai" or settings["prompt"] is not None:
+        return
+    silent = sum(question.reference is not None and not question.reference.strip() for question in questions)
+    if silent:
+        print(
+            f"warning: {name}: {silent} of {len(questions)} answers have an empty reference and are scored without one",
+            file=sys.stderr,
+        )
+
+
 def gpus_of(judge: dict) -> int:
     """Return how many GPUs a judge judges with: a reward model with those of the job, any other with none."""
     if judge["kind"] != "reward_model":
@@ -187,7 +199,7 @@ def gpus_of(judge: dict) -> int:
 
 def parse_flags(description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--benchmark", required=True, help="the benchmark's name in the study, for messages")
+    parser.add_argument("--benchmark", required=True, help="the name of the prompt set, for messages")
     parser.add_argument("--kind", required=True, choices=KINDS)
     parser.add_argument("--prompts", required=True, type=Path, help="the benchmark's prompt set")
     parser.add_argument("--generations", required=True, type=Path, help="the policy's answers")
@@ -230,10 +242,11 @@ def main() -> None:
             wanted = requests_of(questions, kind, settings, judge, templates)
             write_json(args.output, client.plan(wanted, judge, args.store) if wanted else NOTHING)
             return
+        warn_of_silent(questions, kind, settings, judge, args.benchmark)
         ask = asking(judge, args.store, args.cell, args.study, facts)
         rows = judge_all(questions, kind, settings, judge, templates, ask)
     except PlumblineError as error:
-        raise PlumblineError(f"benchmark {args.benchmark!r}: {error}") from None
+        raise PlumblineError(f"judging {args.benchmark!r}: {error}") from None
     failed = sum("failed" in row for row in rows)
     if failed:
         print(f"warning: {args.benchmark}: {failed} of {len(rows)} verdicts failed", file=sys.stderr)

@@ -62,6 +62,15 @@ SCORE = (
     "Reply with the score alone: one integer, no words."
 )
 
+# Of an instruction whose reference says nothing.
+SCORE_ALONE = (
+    "Below are an instruction and the response of a model. Score the model's response on a scale from 0 to 100, where "
+    "100 is the best score, by how well it carries out the instruction.\n\n"
+    "<instruction>\n{prompt}\n</instruction>\n\n"
+    "<model response>\n{answer}\n</model response>\n\n"
+    "Reply with the score alone: one integer, no words."
+)
+
 
 class Form(NamedTuple):
     """A rendered prompt, the function that reads the reply (None: not in the grammar), and what to say then.
@@ -201,7 +210,8 @@ def preference_form(
 def score_form(question: Question, template: str | None) -> Form:
     """Return the form that asks for an integer from 0 to 100; `template` takes {prompt}, {reference} and {answer}.
 
-    Raises PlumblineError when there is no reference, or when the template asks for something else.
+    Our own wording shows no reference that says nothing. Raises PlumblineError when there is no reference, or when the
+    template asks for something else.
     """
     if question.reference is None:
         raise PlumblineError(
@@ -212,7 +222,8 @@ def score_form(question: Question, template: str | None) -> Form:
         "reference": question.reference,
         "answer": question.answer,
     }
-    text = filled(SCORE if template is None else template, fields, "template")
+    ours = SCORE if question.reference.strip() else SCORE_ALONE
+    text = filled(ours if template is None else template, fields, "template")
     return Form(
         [{"role": "user", "content": text}], read_integer, "the reply holds no lone integer from 0 to 100"
     )

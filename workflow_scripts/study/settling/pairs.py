@@ -1,4 +1,4 @@
-"""Pairs: which kind they are where they do not say so, and who ranks a policy's own answers, as an annotation."""
+"""Pairs: which kind they are where they do not say so, and who ranks samples of a policy: an annotation or a judge."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,13 +6,17 @@ from pathlib import Path
 from workflow_scripts.study.datasets import STRUCTURED, schemas_of
 from workflow_scripts.study.findings import Finding, wrong
 from workflow_scripts.study.functions import fault_of_function
-from workflow_scripts.study.messages import unknown
-from workflow_scripts.study.pairs import BARE, SEVERAL, GivenPairs, Pairs, SampledPairs
+from workflow_scripts.study.pairs import (
+    BARE,
+    RANKING_RULES,
+    SEVERAL,
+    GivenPairs,
+    Pairs,
+    SampledPairs,
+    is_function,
+)
 from workflow_scripts.study.rewards import Annotation
 from workflow_scripts.study.study import Study
-
-# What may rank without a name of the study's: rules that hold an answer against what its row brings.
-WORDS = ("exact_match", "passes_tests")
 
 
 def settle_pairs(study: Study, folder: Path) -> Iterator[Finding]:
@@ -52,27 +56,32 @@ def settle_kind(study: Study, path: str, name: str, part: GivenPairs | Pairs) ->
 
 
 def settle_rank(study: Study, name: str, part: SampledPairs) -> Iterator[Finding]:
-    """Make what ranks a policy's own answers an annotation, called rank-NAME, where it is not one already."""
+    """Make what ranks a policy's own answers an annotation, called rank-NAME, where it is not one already.
+
+    A judge that gives verdicts stays what it is. One that is a reward model ranks by the model's raw output. What is
+    nothing of all this is left as it stands: `SampledPairs.names` says so.
+    """
     path = f"pairs.{name}.rank"
     known = {
         "annotation": part.rank in study.annotations,
         "reward model": part.rank in study.reward_models,
         "judge": part.rank in study.judges,
-        "rule": part.rank in WORDS,
+        "rule": part.rank in RANKING_RULES,
     }
     kinds = [kind for kind, there in known.items() if there]
     if len(kinds) > 1:
         yield wrong(path, f"{part.rank!r} is the name of {' and of '.join(kinds)}: give one of them another")
         return
-    dataset = study.datasets.get(part.dataset)
-    if kinds == ["annotation"] or dataset is None or part.split not in dataset.splits(study):
+    dataset, reward = study.datasets.get(part.dataset), reward_of(study, part.rank)
+    if reward is None or dataset is None or part.split not in dataset.splits(study):
         return
-    reward, fault = reward_of(study, part.rank, kinds[0] if kinds else None)
     own = f"rank-{name}"
-    if fault is None and own in study.annotations:
-        fault = f"its annotation would be called {own}, and there is one: give that another name"
-    if fault:
-        yield wrong(path, fault)
+    if own in study.annotations or own in study.judges:
+        taken = "an annotation" if own in study.annotations else "a judge"
+        yield wrong(
+            path,
+            f"its annotation would be called {own}, and there is {taken} of that name: give that another",
+        )
         return
     column = next(iter(reward.values())).rpartition(":")[2].strip("_")
     column = "reward" if column in ("", "final_reward") else column
@@ -82,26 +91,15 @@ def settle_rank(study: Study, name: str, part: SampledPairs) -> Iterator[Finding
     part.rank = own
 
 
-def reward_of(study: Study, rank: str, kind: str | None) -> tuple[dict[str, str], str | None]:
-    """Return (the reward that `rank` names, None), or ({}, why it cannot rank).
+def reward_of(study: Study, rank: str) -> dict[str, str] | None:
+    """Return the reward that `rank` names; None where it names an annotation, a judge that gives verdicts, or nothing.
 
     Reward models rank by their raw output: squashed, their best answers would all be 1.
     """
-    if kind == "rule":
-        return {"rule": rank}, None
-    if kind == "reward model":
-        return {"model": rank, "squash": "none"}, None
-    if kind == "judge":
-        model = study.judges[rank].reward_model()
-        if model:
-            return {"model": model, "squash": "none"}, None
-        return {}, (
-            f"judge {rank!r} is no reward model: of judges only those of kind reward_model give an answer a reward of "
-            "its own"
-        )
-    if ":" in rank or rank.endswith(".py"):
-        return {"function": rank}, fault_of_function(rank)
-    names = [*study.reward_models, *study.annotations, *study.judges, *WORDS]
-    return {}, unknown(rank, names, "reward model, annotation or judge") + (
-        "; a function of your own is FILE.py:NAME"
-    )
+    judge = study.judges.get(rank)
+    model = judge.reward_model() if judge else rank if rank in study.reward_models else None
+    if model is not None:
+        return {"model": model, "squash": "none"}
+    if rank in RANKING_RULES:
+        return {"rule": rank}
+    return {"function": rank} if is_function(rank) and fault_of_function(rank) is None else None
