@@ -3,7 +3,7 @@
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.dry_runs import without_messages
 from tests.slurm_cluster import Cluster, Unavailable, slurm_cluster
+from tests.sources_page import never_skipped
 from tests.workflow import copy_repository, finish
 from workflow_scripts.study.settling.lock import JOB
 
@@ -44,6 +45,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the slow files, the slowest first; all else keeps its order."""
     ranks = {name: rank for rank, name in enumerate(SLOW)}
     items.sort(key=lambda item: ranks.get(item.path.stem, len(SLOW)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let no test be skipped that the page on the sources names."""
+    report = yield
+    never_skipped(report)
+    return report
 
 
 @pytest.fixture(scope="session")
