@@ -129,7 +129,7 @@ def test_the_study_that_runs_anywhere_pins_every_file_by_its_sha256():
 def test_every_answer_to_a_judged_benchmark_goes_before_its_judge_once(name):
     plan = planned(name)
     judged = [key for key, part in plan.study.benchmarks.items() if part.asks is not None]
-    assert judging.judged(plan) == judging.judgeable(plan) == judged
+    assert judging.judged(plan) == list(judging.judgeable(plan)) == judged
     verdicts = [
         verdict
         for cell in scored_cells(plan)
