@@ -157,9 +157,10 @@ def leave_an_orphan(folder, cluster):
 def test_a_job_that_outlives_its_head_is_waited_for_and_not_started_twice(folder, cluster):
     name = leave_an_orphan(folder, cluster)
     second = head(folder, cluster, "model.txt")
-    time.sleep(5)
+    told = f"{name} was begun by a run before and is waited for"
+    assert any(told in line for line in second.stdout)  # read until it is said
     (folder / "go").touch()
-    assert f"{name} was begun by a run before and is waited for" in finish(second)
+    finish(second)
     assert list(cluster.jobs) == [name]
     assert (folder / "begun.txt").read_text() == "begun\n"
 
