@@ -91,8 +91,11 @@ def trained(tmp_path, **keys):
 
 def test_a_fine_tuning_that_names_no_split_takes_what_there_is(tmp_path):
     (tmp_path / "qa.csv").write_text(CSV)
-    run = trained(tmp_path).study.runs["sft"]
+    found = trained(tmp_path)
+    run = found.study.runs["sft"]
     assert (run.split, run.validation) == ("train", None)
+    assert "runs.sft: learns from split train: own has no split sft" in found.said
+    assert "runs.sft: validates on nothing: own has no split validation" in found.said
     run = trained(tmp_path, split={"train": 0.9, "validation": 0.1}).study.runs["sft"]
     assert (run.split, run.validation) == ("train", "validation")
     run = trained(tmp_path, split={"train": 0.5, "sft": 0.5}).study.runs["sft"]
