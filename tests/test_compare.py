@@ -17,7 +17,7 @@ from workflow_scripts.report.scores import load_scores
 from workflow_scripts.report.spreadsheets import write_table
 
 SETTINGS = {"study": "toy", "baseline": None, "draws": 200, "seed": 3, "confidence": 0.95}
-SETTINGS |= {"bars": [], "published": []}
+SETTINGS |= {"bars": [], "headline": [], "published": []}
 
 
 def study(

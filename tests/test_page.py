@@ -109,7 +109,8 @@ def render(folder: Path, rows: list[dict], flags: dict[str, Path] | None = None,
     """Run the command line on these rows and return the page."""
     results = write_csv(folder / "results.csv", rows)
     known = {
-        "study": "toy", "baseline": "m", "bars": [], "prompts": {}, "sample_count": 4, "curves": [], "rewards": [],
+        "study": "toy", "baseline": "m", "bars": [], "headline": [], "prompts": {}, "sample_count": 4,
+        "curves": [], "rewards": [],
         "data": {}, "file": "",
         "lock": "f" * 12,
     }  # fmt: skip

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from workflow_scripts.report.statistics.draws import seed_of
 from workflow_scripts.report.statistics.intervals import interval
 
 SETTINGS = {"study": "toy", "baseline": "m.sft", "draws": 300, "seed": 0, "confidence": 0.95}
-SETTINGS |= {"bars": [], "published": []}
+SETTINGS |= {"bars": [], "headline": [], "published": []}
 OUTPUTS = {
     "output": "results.csv",
     "wide": "policies.csv",
@@ -72,6 +73,10 @@ def build(folder: Path, index: list[dict], settings: dict = SETTINGS, *flags: st
         table.main()
     finally:
         sys.argv = before
+    return read(folder)
+
+
+def read(folder: Path) -> list[dict]:
     with open(folder / "results.csv", newline="") as stream:
         return list(csv.DictReader(stream))
 
@@ -139,6 +144,66 @@ def test_only_a_policy_of_several_seeds_gets_a_pooled_row(tmp_path):
     ]
 
 
+SEEDS = {
+    "m.sft": {1: [0.1, 0.2, 0.3, 0.2] * 2, 2: [0.2, 0.3, 0.3, 0.3] * 2, 3: [0.1, 0.3, 0.2, 0.2] * 2},
+    "m.sft.dpo": {1: [0.7, 0.9, 0.8, 0.8] * 2, 2: [0.8, 0.9, 0.8, 0.9] * 2, 3: [0.7, 0.8, 0.8, 0.8] * 2},
+}
+ONCE = "One seed: training luck is not included."
+
+
+def of_seeds(folder, seeds=(1, 2, 3)) -> list[dict]:
+    index = [write(folder, "m", [cell([0.1, 0.1, 0.1, 0.2] * 2)])]
+    return index + [
+        write(folder, policy, [cell(values[seed])], seed)
+        for policy, values in SEEDS.items()
+        for seed in seeds
+    ]
+
+
+def test_a_policy_of_several_seeds_says_how_far_these_lie_apart(tmp_path):
+    build(tmp_path, of_seeds(tmp_path))
+    rows = {(row["policy"], row["seed"]): row for row in read(tmp_path)}
+    pooled = rows["m.sft", "all"]
+    means = [statistics.mean(values) for values in SEEDS["m.sft"].values()]
+    assert float(pooled["seed_sd"]) == pytest.approx(statistics.stdev(means), rel=1e-5)
+    assert (pooled["seed_low"], pooled["seed_high"]) == ("0.2", "0.275")
+    assert pooled["interval"] == "two_level_t"
+    assert {rows["m.sft", seed]["seed_sd"] for seed in "123"} == {""}
+    text = (tmp_path / "results.md").read_text()
+    assert "| `m.sft` | 0.200 to 0.275, sd 0.043 |" in text and ONCE not in text
+
+
+def test_marks_go_by_intervals_that_hold_the_luck_of_training(tmp_path):
+    build(tmp_path, of_seeds(tmp_path))
+    rows = {(row["policy"], row["seed"]): row for row in read(tmp_path)}
+    assert rows["m.sft.dpo", "all"]["difference_luck"] == "included"
+    assert rows["m.sft.dpo", "1"]["difference_luck"] == "not included"
+    assert rows["m", "1"]["training_luck"] == "none" and rows["m", "1"]["difference_luck"] == "included"
+    assert "| `m.sft.dpo` (3 seeds) | **0.808 " in (tmp_path / "results.md").read_text()
+
+
+def test_a_table_of_one_seed_says_so_at_its_head_and_marks_nothing(tmp_path):
+    rows = build(tmp_path, of_seeds(tmp_path, seeds=(1,)))
+    assert [row["training_luck"] for row in rows] == ["none", "not included", "not included"]
+    assert float(rows[2]["difference_low"]) > 0  # over items it is clear
+    text = (tmp_path / "results.md").read_text()
+    assert text.splitlines()[2].startswith(f"**{ONCE}")
+    assert "**0." not in text and "textbf" not in (tmp_path / "results.tex").read_text()
+
+
+def test_a_policy_trained_once_among_others_is_named(tmp_path):
+    index = [entry for entry in of_seeds(tmp_path) if (entry["policy"], entry["seed"]) not in ONCE_TRAINED]
+    build(tmp_path, index)
+    text = (tmp_path / "results.md").read_text()
+    assert (
+        "Trained once, so that no interval holds their training luck and nothing marks them: m.sft.dpo."
+        in text
+    )
+
+
+ONCE_TRAINED = (("m.sft.dpo", 2), ("m.sft.dpo", 3))
+
+
 def test_a_scorer_that_refused_leaves_a_row_with_its_reason(index, tmp_path):
     index.append(write(tmp_path, "m.sft.kto", [], refused="no sandbox works here"))
     row = build(tmp_path, index)[-2]
@@ -183,7 +248,7 @@ def test_plain_rates_have_wilson_s_interval_and_mcnemar_s_p_value(index, tmp_pat
     assert (row["interval"], float(row["ci_low"])) == ("wilson", pytest.approx(expected.low, rel=1e-5))
     assert float(row["mcnemar_p"]) == mcnemar(ours, theirs)
     difference = paired_difference([ours], [theirs], 300, seed_of(0, "toy", "all", "accuracy"))
-    assert float(row["mde"]) == pytest.approx(2.8016 * difference.standard_error, rel=1e-4)
+    assert float(row["mde"]) == pytest.approx(difference.detectable, rel=1e-4)
     assert "Wilson" in (tmp_path / "results.md").read_text()
 
 
@@ -433,8 +498,13 @@ def test_the_latex_table_is_the_headline_table_escaped(tmp_path):
             tmp_path,
             "m.sft",
             [cell([0.1, 0.2, 0.1, 0.3] * 2, "win_rate"), cell([1, 2, 3, 4], "length", False)],
-        ),
-        write(tmp_path, "m.sft.a_lol", [cell([0.9, 0.8, 0.7, 0.9] * 2, "win_rate")]),
+            seed=seed,
+        )
+        for seed in (1, 2)
+    ]
+    index += [
+        write(tmp_path, "m.sft.a_lol", [cell([0.9, 0.8, 0.7, 0.9] * 2, "win_rate")], seed=seed)
+        for seed in (1, 2)
     ]
     bars = [{"benchmark": "toy", "subset": "all", "metric": name} for name in ("win_rate", "length")]
     build(tmp_path, index, SETTINGS | {"bars": bars})
@@ -445,7 +515,7 @@ def test_the_latex_table_is_the_headline_table_escaped(tmp_path):
         r"policy & toy win\_rate $\uparrow$ & toy length $\downarrow$ \\",
         r"\midrule",
     ]
-    assert lines[6].startswith(r"\texttt{m.sft.a\_lol} & \textbf{0.825 ")
+    assert lines[6].startswith(r"\texttt{m.sft.a\_lol} (2 seeds) & \textbf{0.825 ")
     assert lines[6].endswith(r"} & -- \\")
     assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
     bold = (tmp_path / "results.md").read_text().split("## toy")[0].count("**0.825")

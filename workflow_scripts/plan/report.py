@@ -96,7 +96,7 @@ def data_manifests(plan: Plan) -> dict[str, str]:
 
 
 def table_settings(plan: Plan) -> str:
-    keys = ["baseline", "draws", "confidence", "bars", "published"]
+    keys = ["baseline", "draws", "confidence", "bars", "headline", "published"]
     return settings(plan.study.report, keys=keys, study=plan.study.study, seed=plan.study.seeds[0])
 
 
@@ -114,6 +114,7 @@ def page_settings(plan: Plan, files: Sequence[str]) -> str:
             "file": ", ".join(files),
             "baseline": report.baseline,
             "bars": [bar.model_dump() for bar in report.bars],
+            "headline": [cell.model_dump() for cell in report.headline],
             "curves": curves(plan),
             "rewards": reward_rows(plan),
             "data": data_manifests(plan),

@@ -32,7 +32,8 @@ from workflow_scripts.report.statistics.draws import seed_of
 
 COLUMNS = (
     "policy policy_b benchmark subset metric seed higher_is_better value_a ci_low_a ci_high_a n_a value_b ci_low_b "
-    "ci_high_b n_b difference intervals paired_difference paired_low paired_high paired_p paired_items note"
+    "ci_high_b n_b difference intervals paired_difference paired_low paired_high paired_p paired_items training_luck "
+    "note"
 ).split()
 SCORED = ("policy", "parent", "method", "seed", "kind", "benchmark", "file")
 
@@ -48,12 +49,12 @@ class Key(NamedTuple):
 
 
 class Results(NamedTuple):
-    """One side: its folder, its typed rows by key, its policies' own names, its item scores and their prompts."""
+    """One side: its folder, its typed rows by key, its policies' own names, and each row's cells by seed."""
 
     folder: Path
     rows: dict[Key, dict]
     names: dict[str, str]
-    cells: dict[Key, list[Cell]]
+    cells: dict[Key, dict[str, Cell]]
 
 
 def key_of(row: dict, names: dict[str, str]) -> Key:
@@ -81,8 +82,8 @@ def read_side(path: Path, names: dict[str, str]) -> Results:
     return Results(results.parent, found, shown, dict(item_scores(results.parent, names)))
 
 
-def item_scores(folder: Path, names: dict[str, str]) -> Iterator[tuple[Key, list[Cell]]]:
-    """Yield the cells behind each row, one per seed, of the score files that scores.json lists and that are there."""
+def item_scores(folder: Path, names: dict[str, str]) -> Iterator[tuple[Key, dict[str, Cell]]]:
+    """Yield the cells behind each row, by seed, of the score files that scores.json lists and that are there."""
     index = read_json(folder / "scores.json") if (folder / "scores.json").exists() else []
     entries = []
     for entry in index:
@@ -95,7 +96,8 @@ def item_scores(folder: Path, names: dict[str, str]) -> Iterator[tuple[Key, list
                 members = members_of(own, benchmark, (subset, metric))
                 policy = names.get(own["policy"], own["policy"])
                 key = Key(policy, benchmark, subset, metric, str(own["seed"]))
-                yield key, [score["cells"][subset, metric]["cell"] for score in members]
+                cells = {str(score["seed"]): score["cells"][subset, metric]["cell"] for score in members}
+                yield key, cells
 
 
 def local_file(folder: Path, written: str) -> Path | None:
@@ -137,12 +139,14 @@ def matched_row(key: Key, first: Results, second: Results) -> dict:
     """Return a row with the values of both sides, their difference, and whether their intervals overlap."""
     row = dict.fromkeys(COLUMNS, "") | key._asdict()
     notes = []
+    lucks = set()
     for side, results in (("a", first), ("b", second)):
         own = results.rows.get(key)
         refusal = results.rows.get(key._replace(subset="", metric=""))  # a benchmark refused as a whole
         if own is not None:
             row |= {f"{name}_{side}": own[name] for name in ("value", "ci_low", "ci_high", "n")}
             row["higher_is_better"] = own["higher_is_better"]
+            lucks.add(own["training_luck"])
         if refusal is not None:
             notes.append(f"{side.upper()} not scored: {refusal['note']}")
         elif own is None:
@@ -156,11 +160,16 @@ def matched_row(key: Key, first: Results, second: Results) -> dict:
         if row["ci_low_a"] != "" and row["ci_low_b"] != "":
             meet = row["ci_low_a"] <= row["ci_high_b"] and row["ci_low_b"] <= row["ci_high_a"]
             row["intervals"] = "overlap" if meet else "apart"
+    row["training_luck"] = next((luck for luck in ("not included", "included") if luck in lucks), "")
     return row | {"note": "; ".join(notes)}
 
 
-def paired(row: dict, first: list[Cell], second: list[Cell], draws: int, confidence: float) -> dict:
-    """Return the columns of the paired difference B minus A on the items both have, or a note why there is none."""
+def paired(row: dict, ours: dict[str, Cell], theirs: dict[str, Cell], draws: int, confidence: float) -> dict:
+    """Return the columns of the paired difference B minus A on the items both have, or a note why there is none.
+
+    ours, theirs: the cells of A and of B by seed; where the seeds are the same ones, they are paired, too.
+    """
+    first, second = list(ours.values()), list(theirs.values())
     if first[0].estimator != second[0].estimator:
         return {"note": f"not paired: {first[0].estimator} in A, {second[0].estimator} in B"}
     try:
@@ -172,7 +181,15 @@ def paired(row: dict, first: list[Cell], second: list[Cell], draws: int, confide
         return {"note": "not paired: " + ("resampled on other items" if count else "no item in common")}
     seed = seed_of(0, row["benchmark"], row["subset"], row["metric"])
     bounds = bounds_of(shared)
-    found = paired_difference(shared[: len(second)], shared[len(second) :], draws, seed, confidence, bounds)
+    found = paired_difference(
+        shared[: len(second)],
+        shared[len(second) :],
+        draws,
+        seed,
+        confidence,
+        bounds,
+        list(ours) == list(theirs),
+    )
     said = [found.note] if found.value else []  # that nothing differs needs no note
     every = len(set().union(*(cell.items for cell in [*first, *second])))
     if count < every:
@@ -188,8 +205,11 @@ def paired(row: dict, first: list[Cell], second: list[Cell], draws: int, confide
 
 
 def clear_change(row: dict) -> str:
-    """Return "better" or "worse" where the paired interval lies wholly on one side of zero, else ""."""
-    if row["higher_is_better"] == "" or row["paired_low"] == "":
+    """Return "better" or "worse" where the paired interval lies wholly on one side of zero, else "".
+
+    Never where it leaves out the luck of a training that was done once.
+    """
+    if row["higher_is_better"] == "" or row["paired_low"] == "" or row["training_luck"] == "not included":
         return ""
     if row["paired_low"] <= 0 <= row["paired_high"]:
         return ""
@@ -205,7 +225,11 @@ def summary(rows: list[dict]) -> str:
     text = f"{both} values in both, {only['A']} rows only in A, {only['B']} only in B"
     if refused:
         text += f", {refused} without a value on a side"
-    return f"{text}. Paired, B is clearly better in {moved['better']} and clearly worse in {moved['worse']}."
+    text += f". Paired, B is clearly better in {moved['better']} and clearly worse in {moved['worse']}."
+    once = sum(row["training_luck"] == "not included" for row in rows)
+    if once:
+        text += f" {once} rows are of a policy that was trained once: training luck is not included, nothing is marked."
+    return text
 
 
 def plain_number(value: float | str) -> str:

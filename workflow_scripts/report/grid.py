@@ -4,10 +4,16 @@ from workflow_scripts.report.rows import WHOLE, cell_name, scored_rows
 from workflow_scripts.report.scores import in_order
 
 
-def headline_cells(rows: list[dict], bars: list[dict]) -> list[str]:
-    """Return the cells that stand for the study: those of the bar chart, and the first of each other benchmark."""
+def headline_cells(rows: list[dict], settings: dict) -> list[str]:
+    """Return the cells that stand for the study: those it names as its headline (settings: headline, bars).
+
+    Where it names none, those of the bar chart, and the first of each other benchmark.
+    """
     scored = scored_rows(rows)
     known = in_order(map(cell_name, scored))
+    if settings["headline"]:
+        return [name for name in map(cell_name, settings["headline"]) if name in known]
+    bars = settings["bars"]
     chosen = [name for name in map(cell_name, bars) if name in known]
     charted = {bar["benchmark"] for bar in bars}
     firsts = {row["benchmark"]: cell_name(row) for row in reversed(scored) if row["benchmark"] not in charted}
@@ -17,7 +23,7 @@ def headline_cells(rows: list[dict], bars: list[dict]) -> list[str]:
 def headline_grid(rows: list[dict], settings: dict) -> dict:
     """Return the grid of the headline cells, {} where nothing is scored; rows and settings as for `markdown`."""
     rows = [row for row in rows if row["headline"]]
-    cells = headline_cells(rows, settings["bars"])
+    cells = headline_cells(rows, settings)
     own = [row for row in scored_rows(rows) if cell_name(row) in cells]
     return grid_of(own, cells, with_benchmark=True) if own else {}
 

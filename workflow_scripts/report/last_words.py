@@ -138,6 +138,18 @@ def refused(results: Path) -> list[str]:
     return [f"{name}: {manifest['refused']}" for name, manifest in told.items() if manifest.get("refused")]
 
 
+def luck(rows: Sequence[dict[str, str]]) -> list[str]:
+    """Return a warning where policies were trained once, so that no interval holds the luck of training."""
+    once = [
+        row["policy"] for row in rows if row.get("training_luck") == "not included" and row["seed"] != "all"
+    ]
+    several = {row["policy"] for row in rows if row["seed"] == "all"}
+    named = [policy for policy in once if policy not in several]
+    if not named:
+        return []
+    return [f"one seed: training luck is in no interval of {first_few(named)}; nothing of theirs is marked"]
+
+
 def notes(rows: Sequence[dict[str, str]]) -> list[str]:
     """Return the notes of the policies' rows of results.csv, the most frequent first, those on fidelity left out."""
     found = Counter(
@@ -179,6 +191,7 @@ def warnings_of(results: Path, cleaned: Sequence[Path], foreseen: Sequence[str] 
         *told_by(accepted, results),
         *told_by(writing, results),
         *(line for path in cleaned if path.is_file() for line in told_by(cleaning, path)),
+        *told_by(luck, table),
         *told_by(notes, table),
         *doubts(foreseen),
     ]

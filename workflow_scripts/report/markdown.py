@@ -2,7 +2,14 @@
 
 from workflow_scripts.report.grid import grid_of, headline_grid
 from workflow_scripts.report.numbers import decimals_of, estimate, markdown_line, markdown_text, shown
-from workflow_scripts.report.rows import cell_name, clearly_better, clearly_moved, scored_rows
+from workflow_scripts.report.rows import (
+    cell_name,
+    clearly_better,
+    clearly_moved,
+    scored_rows,
+    seeds_apart,
+    without_luck,
+)
 from workflow_scripts.report.scores import in_order
 from workflow_scripts.report.spreadsheets import number_text
 
@@ -13,10 +20,13 @@ def markdown(rows: list[dict], settings: dict) -> str:
     settings: those of `results`, and bars [{benchmark, subset, metric}], the cells of the bar chart.
     """
     rows = [row for row in rows if row["headline"]]
-    text = [f"# Results of study {settings['study']}", "", _legend(rows, settings)]
+    text = [f"# Results of study {settings['study']}", ""]
+    if lacking := without_luck(rows):
+        text += [f"**{markdown_text(lacking)}**", ""]
+    text += [_legend(rows, settings)]
     grid = headline_grid(rows, settings)
     if grid:
-        text += ["", "## Headlines", "", *_markdown_table(grid)]
+        text += ["", "## Headlines", "", *_markdown_table(grid), *_seed_lines(grid)]
     for benchmark in in_order(row["benchmark"] for row in rows):
         own = [row for row in rows if row["benchmark"] == benchmark]
         text += ["", f"## {benchmark}"]
@@ -43,6 +53,9 @@ INTERVALS = {
     "wilson": "Wilson's where each item counts alone and is right or wrong",
     "bootstrap": "bootstrap over groups of items",
     "replicates": "refits on draws of groups",
+    "two_level_korn_graubard": "over seeds and groups of items, within the scale's ends",
+    "two_level_t": "t over seeds and groups of items",
+    "two_level_log_t": "t over seeds and groups of items, of the logarithm",
 }
 
 
@@ -59,7 +72,8 @@ def _legend(rows: list[dict], settings: dict) -> str:
     if settings["baseline"]:
         legend += (
             f" **Bold**: better than `{settings['baseline']}`, the {level} % interval of the paired difference "
-            "lying wholly on the good side of 0 (before Holm's correction; `p_adjusted` in results.csv is after it)."
+            "over seeds and items lying wholly on the good side of 0 (before Holm's correction; `p_adjusted` in "
+            "results.csv is after it)."
         )
     if any(row["policy"] == "gold" for row in rows):
         legend += (
@@ -76,6 +90,20 @@ def _markdown_table(grid: dict) -> list[str]:
         label = f"`{policy}`" + (f" ({seeds} seeds)" if seeds > 1 else "")
         lines.append(markdown_line([label, *map(_markdown_cell, rows)]))
     return [*lines, markdown_line(["*items (in groups)*", *grid["counts"]])]
+
+
+def _seed_lines(grid: dict) -> list[str]:
+    """Return how far the seeds of each policy lie apart, by the columns of a grid; nothing where each has one."""
+    titles = [title for title, _ in grid["columns"]]
+    lines = [
+        markdown_line([f"`{policy}`", *(seeds_apart(row) if row else "" for row in rows)])
+        for policy, _, rows in grid["lines"]
+        if any(row and seeds_apart(row) for row in rows)
+    ]
+    if not lines:
+        return []
+    head = [markdown_line(["policy", *titles]), markdown_line(["---"] + ["---:"] * len(titles))]
+    return ["", "The seeds by themselves, from the least to the greatest:", "", *head, *lines]
 
 
 def _markdown_cell(row: dict | None) -> str:

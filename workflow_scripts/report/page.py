@@ -38,7 +38,7 @@ from workflow_scripts.report.page_sections import (
     provenance_table,
 )
 from workflow_scripts.report.page_tables import headline_table, plain_table, results_table, supported_best
-from workflow_scripts.report.rows import headline_rows, typed
+from workflow_scripts.report.rows import headline_rows, typed, without_luck
 from workflow_scripts.report.samples import read_samples, read_watched, rows_beside
 from workflow_scripts.report.scores import in_order
 from workflow_scripts.report.settings import Bar, Curve, read_settings
@@ -56,6 +56,7 @@ class Settings(TypedDict):
     file: str
     baseline: str | None
     bars: list[Bar]
+    headline: list[Bar]
     curves: list[Curve]
     rewards: list[str]
     data: dict[str, str]
@@ -97,7 +98,7 @@ def build(settings: Settings, inputs: argparse.Namespace) -> dict:
         for benchmark, manifest in settings["prompts"].items()
     ]
     looked = any(row["clean_n"] != "" for row in rows)  # else an empty overlap.csv says nothing
-    cells = headline_cells(rows, settings["bars"])
+    cells = headline_cells(rows, settings)
     best = supported_best(rows)
     policies = in_order(row["policy"] for row in rows)
     refused: dict[str, list[str]] = {}
@@ -116,6 +117,7 @@ def build(settings: Settings, inputs: argparse.Namespace) -> dict:
             for name in ("benchmark", "policy", "metric")
         },
         "refused": refused,
+        "without_luck": without_luck(rows),
         "accepted": accepted_lines(provenance) if provenance else [],
         "headlines": headline_table(rows, cells, best) if cells else None,
         "forest": forest_figures(text_rows, cells),

@@ -2,7 +2,14 @@
 
 from workflow_scripts.report.drawing import CALIBRATION
 from workflow_scripts.report.numbers import decimals_of, shown, signed, value_and_spread
-from workflow_scripts.report.rows import cell_name, cell_title, clearly_better, clearly_moved, clearly_worse
+from workflow_scripts.report.rows import (
+    cell_name,
+    cell_title,
+    clearly_better,
+    clearly_moved,
+    clearly_worse,
+    seeds_apart,
+)
 from workflow_scripts.report.scores import in_order
 
 ARROWS = {True: "↑", False: "↓", "": ""}
@@ -155,6 +162,7 @@ LABELS = {
     "subset": "subset",
     "metric": "metric",
     "value": "value, interval",
+    "seeds": "seeds",
     "n": "n (groups)",
     "difference": "difference to baseline",
     "p": "p adjusted",
@@ -170,7 +178,9 @@ def results_table(rows: list[dict], best: set[tuple[str, str]]) -> dict:
     """Return every headline row of results.csv."""
     lines = [result_line(row, best) for row in rows]
     labels = {key: label for key, label in LABELS.items() if key != "clean" or any(map(has_overlap, rows))}
-    return table("results", lines, labels, {"value", "n", "difference", "p", "mde", "clean", "published"})
+    return table(
+        "results", lines, labels, {"value", "seeds", "n", "difference", "p", "mde", "clean", "published"}
+    )
 
 
 def has_overlap(row: dict) -> bool:
@@ -196,6 +206,8 @@ def result_line(row: dict, best: set[tuple[str, str]]) -> dict:
     if row["value"] == "":
         return line
     groups = "" if row["groups"] == row["n"] else f" ({row['groups']:.0f})"
+    if row["seed_sd"] != "":
+        line["seeds"] = field(f"{row['seeds']:.0f}", row["seed_sd"], note=seeds_apart(row).replace("-", "−"))
     line["n"] = field(f"{row['n']:.0f}{groups}", row["n"])
     if row["difference"] != "":
         line |= difference_fields(row)

@@ -3,6 +3,7 @@
 import difflib
 import math
 
+import numpy as np
 from typing_extensions import TypedDict
 
 from workflow_scripts.common.cuts import PROMPT_KINDS, cut_words
@@ -29,11 +30,10 @@ from workflow_scripts.report.statistics.cells import (
 from workflow_scripts.report.statistics.differences import (
     holm,
     mcnemar,
-    minimum_detectable,
     paired_difference,
 )
 from workflow_scripts.report.statistics.draws import draws_for, seed_of
-from workflow_scripts.report.statistics.estimators import point_estimate
+from workflow_scripts.report.statistics.estimators import point_estimate, seed_estimates
 from workflow_scripts.report.statistics.intervals import interval
 
 
@@ -57,12 +57,14 @@ class Settings(TypedDict):
     seed: int
     confidence: float
     bars: list[Bar]
+    headline: list[Bar]
     published: list[Published]
 
 
 COLUMNS = (
-    "study policy parent method seed seeds benchmark subset metric value ci_low ci_high interval n groups "
-    "higher_is_better baseline difference difference_low difference_high p_value p_adjusted mcnemar_p mde "
+    "study policy parent method seed seeds benchmark subset metric value ci_low ci_high interval training_luck "
+    "seed_sd seed_low seed_high n groups higher_is_better baseline difference difference_low difference_high "
+    "difference_luck p_value p_adjusted mcnemar_p mde "
     "clean_value clean_low clean_high clean_n clean8_value clean8_n published_value published_difference "
     "provenance note"
 ).split()
@@ -200,15 +202,18 @@ def _row(
         found_here = _estimated(own_items, arguments)
         notes.append(found_here.pop("note"))
         row |= found_here | _cleaned(found_here, row["subset"], own_items, members, arguments)
+        row |= _seeds_apart(own_items) | {"training_luck": luck_of([own], [members])}
         notes += in_order(map(unscored_overlap, members))
         notes += in_order(score["allowed"] for score in members)
         notes.append(_replicates_note(own_items, row["subset"], members))
     if other_cells:
         row["baseline"] = other["policy"]
         if shared[0].items and can_resample(shared) and row["value"] != "":
+            others = members_of(other, benchmark, name)
+            arguments["same_seeds"] = _seeds(members) == _seeds(others)
             difference = _compared(shared[: len(cells)], shared[len(cells) :], scale["rate"], arguments)
             notes.append(difference.pop("note"))
-            row |= difference
+            row |= difference | {"difference_luck": luck_of([own, other], [members, others])}
         notes.append(_items_note("compared", shared, [*cells, *other_cells]))
     elif other and (reasons := refusals(other, benchmark)):
         notes.append(f"not compared with {other['policy']}: {next(iter(reasons.values()))}")
@@ -232,6 +237,31 @@ def _estimated(cells: list[Cell], arguments: dict) -> dict:
     return row | {"ci_low": found.low, "ci_high": found.high, "interval": found.method}
 
 
+def _seeds(members: list[dict]) -> list:
+    return [score.get("seed") for score in members]
+
+
+def luck_of(sets: list[dict], members: list[list[dict]]) -> str:
+    """Return whether an interval of the scores of these sets holds the luck of training.
+
+    included: each policy that was trained has several seeds. not included: one was trained once. none: nothing was
+    trained here, so there is no such luck: base models, answers from elsewhere, calibration rows have no parent.
+    """
+    trained = [len(own) for whole, own in zip(sets, members, strict=True) if whole["parent"]]
+    if not trained:
+        return "none"
+    return "included" if min(trained) > 1 else "not included"
+
+
+def _seeds_apart(cells: list[Cell]) -> dict:
+    """Return the standard deviation of several seeds' values, the least and the greatest."""
+    values = seed_estimates(cells)
+    if len(values) < 2 or not np.isfinite(values).all():
+        return {}
+    spread = {"seed_sd": float(values.std(ddof=1))}
+    return spread | {"seed_low": float(values.min()), "seed_high": float(values.max())}
+
+
 def _compared(first: list[Cell], second: list[Cell], rate: bool, arguments: dict) -> dict:
     """Return the columns of a paired difference; McNemar's where each side is one seed's plain rate.
 
@@ -241,14 +271,13 @@ def _compared(first: list[Cell], second: list[Cell], rate: bool, arguments: dict
     found = paired_difference(first, second, **arguments)
     if not math.isfinite(found.value):
         return {"note": "not compared: no finite difference"}
-    detectable = minimum_detectable(found.standard_error, arguments["confidence"])
     return {
         "difference": found.value,
         "difference_low": "" if found.low is None else found.low,
         "difference_high": "" if found.high is None else found.high,
         "p_value": found.p_value,
         "mcnemar_p": mcnemar(first[0], second[0]) if rate and len(first) == len(second) == 1 else "",
-        "mde": detectable if detectable > 0 else "",
+        "mde": found.detectable if found.detectable > 0 else "",
         "note": found.note,
         "least_p_value": found.least_p_value,
         "limit": found.limit,

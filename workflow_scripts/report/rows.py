@@ -1,6 +1,7 @@
 """Rows of results.csv as others take them: typed, by the name of their cell, and what they show clearly."""
 
-from workflow_scripts.report.scores import ALL
+from workflow_scripts.report.numbers import decimals_of, shown
+from workflow_scripts.report.scores import ALL, in_order
 
 WHOLE = ("all", "overall")  # subsets that are the whole benchmark: no heading needs to say so
 
@@ -24,11 +25,37 @@ def clearly_moved(row: dict) -> bool:
 def clearly_better(row: dict) -> bool:
     """Return whether the interval of the paired difference lies wholly on the good side of zero.
 
-    Never where no direction is good, nor where the difference has no interval.
+    Never where no direction is good, where the difference has no interval, or where that leaves out the luck of a
+    training: another seed might undo it. This is what every mark in tables and pictures goes by.
     """
     if row["difference"] == "" or row["difference_low"] == "" or row["higher_is_better"] == "":
         return False
+    if row["difference_luck"] == "not included":
+        return False
     return row["difference_low"] > 0 if row["higher_is_better"] else row["difference_high"] < 0
+
+
+def without_luck(rows: list[dict]) -> str:
+    """Return in words which policies of typed rows were trained once, "" where none was."""
+    once = in_order(row["policy"] for row in rows if row["training_luck"] == "not included")
+    if not once:
+        return ""
+    if any(row["training_luck"] == "included" for row in rows):
+        return f"Trained once, so that no interval holds their training luck and nothing marks them: {', '.join(once)}."
+    return (
+        "One seed: training luck is not included. Each policy was trained once, and another seed would move its "
+        "numbers by more than these intervals say; so nothing is marked as better or worse. `seeds` of the study, "
+        "three or more, says how much more."
+    )
+
+
+def seeds_apart(row: dict) -> str:
+    """Return how far the seeds of a row lie apart, in words, "" where it has one."""
+    if row["seed_sd"] == "":
+        return ""
+    decimals = decimals_of(row["value"], row["seed_low"], row["seed_high"])
+    ends = " to ".join(shown(row[end], decimals) for end in ("seed_low", "seed_high"))
+    return f"{ends}, sd {shown(row['seed_sd'], decimals)}"
 
 
 def headline_rows(rows: list[dict]) -> list[dict]:
@@ -38,7 +65,8 @@ def headline_rows(rows: list[dict]) -> list[dict]:
 
 
 NUMBERS = (
-    "value ci_low ci_high n groups seeds difference difference_low difference_high p_value p_adjusted mde mcnemar_p "
+    "value ci_low ci_high seed_sd seed_low seed_high n groups seeds difference difference_low difference_high "
+    "p_value p_adjusted mde mcnemar_p "
     "clean_value clean_low clean_high clean_n clean8_value clean8_n published_value published_difference"
 ).split()
 
@@ -50,7 +78,8 @@ def typed(row: dict) -> dict:
     """
     numbers = {name: float(row[name]) if row.get(name) else "" for name in NUMBERS}
     better = {"true": True, "false": False, "": ""}[row["higher_is_better"]]
-    return row | numbers | {"higher_is_better": better, "interval": row.get("interval", "")}
+    words = {name: row.get(name, "") for name in ("interval", "training_luck", "difference_luck")}
+    return row | numbers | words | {"higher_is_better": better}
 
 
 def clearly_worse(row: dict) -> bool:

@@ -11,7 +11,7 @@ from workflow_scripts.study.names import Names
 
 
 class Bar(Strict):
-    """One group of bars: a cell of results.csv for every policy."""
+    """A cell of results.csv, for every policy: a group of bars, or a column of a table."""
 
     benchmark: str
     """The benchmark."""
@@ -95,7 +95,9 @@ class Report(Strict):
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Of the intervals."""
     bars: list[Bar] = []
-    """The bar chart and the first columns of the headline table."""
+    """The bar chart and, without `headline`, the first columns of the headline table."""
+    headline: list[Bar] = []
+    """The columns of the headline table; none: the bars and the first cell of each other benchmark."""
     published: list[AnyPublished] = []
     """Published numbers, set beside ours: each by itself, or tables of them."""
     samples: Annotated[int, Field(ge=0)] = 4
@@ -117,5 +119,6 @@ class Report(Strict):
             for name in pair:
                 need.need(f"{path}.agreement[{index}]", name, benchmarks, "benchmark")
         need.need_policy(f"{path}.baseline", self.baseline)
-        for index, bar in enumerate(self.bars):
-            need.need(f"{path}.bars[{index}].benchmark", bar.benchmark, benchmarks, "benchmark")
+        for section in ("bars", "headline"):
+            for index, cell in enumerate(getattr(self, section)):
+                need.need(f"{path}.{section}[{index}].benchmark", cell.benchmark, benchmarks, "benchmark")

@@ -11,15 +11,16 @@ interval of its own, one rule per kind:
 | kind | interval |
 |---|---|
 | one group | none: nothing says how groups differ |
+| several seeds | over seeds and groups: see two_level |
 | a rate, every item 0 or 1 and its own group | Wilson's score interval |
 | means (of strata, too) of items that have bounds | Korn & Graubard's; see korn_graubard, also where groups agree |
 | what its own refits tell (replicates) | percentiles of the replicates |
 | all else: F1, BLEU, perplexity, lengths, rewards | percentiles of the bootstrap; none where all draws are equal |
 
-Covered besides: paired bootstrap differences, McNemar's exact test, the difference a study could have seen; all over
-items, conditional on the seeds that were trained. Not covered: the variance between training seeds (it needs more of
-them than a study has), BCa or studentised intervals.
+All but the second row are of one training, and given it: they do not hold the luck of training. Covered besides: paired
+differences, McNemar's exact test, the difference a study could have seen. Not covered: the variance between seeds of a
+policy that was trained once, BCa or studentised intervals.
 
-Where things are: `cells` has what is estimated from, `estimators` the numbers, `draws` the bootstrap, `intervals` one
-policy's interval, `differences` what two policies are told apart by.
+Where things are: `cells` has what is estimated from, `estimators` the numbers, `draws` the bootstrap, `two_level` the
+variance over seeds and groups, `intervals` one policy's interval, `differences` what two policies are told apart by.
 """

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -62,11 +61,6 @@ def bootstrap(cell: Cell, draws: int, seed: int) -> np.ndarray:
     samples = estimates(cell, np.concatenate(blocks))
     samples.setflags(write=False)
     return samples
-
-
-def averaged_draws(cells: Sequence[Cell], draws: int, seed: int) -> np.ndarray:
-    """Return each draw's estimate (draws,) averaged over `cells`: one policy's seeds on the same items."""
-    return np.mean([bootstrap(cell, draws, seed) for cell in cells], axis=0)
 
 
 def draws_for(comparisons: int, draws: int, confidence: float) -> int:

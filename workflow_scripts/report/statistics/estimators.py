@@ -6,6 +6,8 @@ import numpy as np
 
 from workflow_scripts.report.statistics.cells import COLUMNS, Cell
 
+# The least and the most that an estimate can be, of those that are no means of items.
+SCALES = {"f1": (0.0, 1.0), "macro_f1": (0.0, 1.0), "matthews": (-1.0, 1.0), "corpus_bleu": (0.0, 100.0)}
 POSITIVE = "1"  # the label whose F1 a binary task reports
 
 
@@ -97,12 +99,26 @@ def _matthews(hits: np.ndarray, golds: np.ndarray, guesses: np.ndarray) -> np.nd
     return np.where(below > 0, above / np.sqrt(np.where(below > 0, below, 1.0)), 0.0)
 
 
+def is_logarithmic(cell: Cell) -> bool:
+    """Return whether an estimate is averaged over seeds as logarithms: a perplexity, whose logarithm is a mean."""
+    return cell.estimator == "perplexity"
+
+
+def seed_estimates(cells: Sequence[Cell]) -> np.ndarray:
+    """Return each cell's estimate on its items as they are (cells,)."""
+    return np.array([_point(cell) for cell in cells])
+
+
 def point_estimate(cells: Sequence[Cell]) -> float:
     """Return the estimate on the items as they are, averaged over `cells`: one policy's seeds.
 
-    For a mean this equals the mean of the seed-averaged items.
+    For a mean this equals the mean of the seed-averaged items. Perplexities are averaged as nats per token, so theirs
+    is the geometric mean: one training that failed does not stand for all.
     """
-    return float(np.mean([_point(cell) for cell in cells]))
+    values = seed_estimates(cells)
+    if is_logarithmic(cells[0]) and len(values) > 1:
+        return float(np.exp(np.log(values).mean()))
+    return float(values.mean())
 
 
 def _point(cell: Cell) -> float:

@@ -9,12 +9,14 @@ import numpy as np
 from scipy.special import betaincinv, stdtrit
 
 from workflow_scripts.report.statistics.cells import Cell, check_cells, is_plain_rate, is_refitted
-from workflow_scripts.report.statistics.draws import averaged_draws, percentiles
-from workflow_scripts.report.statistics.estimators import point_estimate
+from workflow_scripts.report.statistics.draws import bootstrap, percentiles
+from workflow_scripts.report.statistics.estimators import SCALES, is_logarithmic, point_estimate
+from workflow_scripts.report.statistics.two_level import spread_of
 
 # Differences below this, relative to the estimate, are rounding and count as none: models compute in seven digits.
 ROUNDING = 1e-9
 ALIKE = 0.01  # of a scale: items that differ by less agree
+LARGEST_EXPONENT = 700.0  # of e, that a float can hold
 ONE_GROUP = "one group: no interval"
 ALL_EQUAL = "all values equal: no interval"
 NOT_FINITE = "draws that are not finite: no interval"
@@ -24,8 +26,9 @@ NOT_FINITE = "draws that are not finite: no interval"
 class Interval:
     """An estimate with its interval, in the metric's own unit; where it has none, low and high are None.
 
-    method: wilson, korn_graubard, bootstrap, replicates, or "" without an interval; note: why there is none, or what to
-    know about it.
+    method: wilson, korn_graubard, bootstrap or replicates over groups of items; of several seeds two_level_t,
+    two_level_log_t or two_level_korn_graubard over seeds and groups; "" without an interval. note: why there is none,
+    or what to know about it.
     """
 
     value: float
@@ -44,7 +47,8 @@ def interval(
 ) -> Interval:
     """Return the estimate and its interval, by the rules at the head of the package.
 
-    cells: one policy's seeds on the same items. bounds: see bounds_of. Percentile intervals are a little narrow
+    cells: one policy's seeds on the same items; of several the interval is over seeds and groups, of one over groups
+    alone, given that training. bounds: see bounds_of. Percentile intervals are a little narrow
     below about 20 groups, and where so few groups cannot speak as clearly as `confidence` asks (see
     paired_difference) a note says so. Raises ValueError when items differ (see shared_items).
     """
@@ -52,24 +56,61 @@ def interval(
     value = point_estimate(cells)
     if len(set(cells[0].groups)) < 2:
         return Interval(value, note=ONE_GROUP)
+    if len(cells) > 1:
+        return _over_seeds(cells, value, confidence, bounds)
+    cell = cells[0]
     if bounds:
-        items = np.mean([cell.columns["value"] for cell in cells], axis=0)
+        items = cell.columns["value"]
         binary = bounds == (0, 1) and bool(np.isin(items, bounds).all())
-        if binary and is_plain_rate(cells) and cells[0].estimator == "mean":
+        if binary and is_plain_rate(cells) and cell.estimator == "mean":
             return Interval(value, *wilson(int(items.sum()), len(items), confidence), method="wilson")
-        return Interval(value, *korn_graubard(cells[0], items, bounds, confidence), method="korn_graubard")
-    samples = averaged_draws(cells, draws, seed)
+        return Interval(value, *korn_graubard(cell, items, bounds, confidence), method="korn_graubard")
+    samples = bootstrap(cell, draws, seed)
     if not np.isfinite(samples).all():
         return Interval(value, note=NOT_FINITE)
     if np.ptp(samples) <= ROUNDING * max(1.0, abs(value)):
         return Interval(value, note=ALL_EQUAL)
-    method = "replicates" if is_refitted(cells[0]) else "bootstrap"
+    method = "replicates" if is_refitted(cell) else "bootstrap"
     return Interval(
-        value,
-        *percentiles(samples, confidence),
-        method=method,
-        note=_few_groups(cells[0].groups, confidence),
+        value, *percentiles(samples, confidence), method=method, note=_few_groups(cell.groups, confidence)
     )
+
+
+def _over_seeds(
+    cells: Sequence[Cell], value: float, confidence: float, bounds: tuple[float, float] | None
+) -> Interval:
+    """Return the interval of several seeds' mean over seeds and groups (see two_level).
+
+    What has a scale keeps to it, as Korn and Graubard's does (see korn_graubard); a perplexity's is symmetric in nats.
+    Where no seed and no group differs, items with bounds have the interval of groups that agree: that trainings may
+    come out otherwise, too, is what such data cannot rule out, and is not in it.
+    """
+    spread = spread_of(cells)
+    error = spread.standard_error
+    if not math.isfinite(error):
+        return Interval(value, note=NOT_FINITE)
+    scale = bounds or SCALES.get(cells[0].estimator)
+    agree = error <= ROUNDING * max(1.0, abs(value))
+    if bounds and (
+        agree or np.ptp([cell.columns["value"] for cell in cells]) < ALIKE * (bounds[1] - bounds[0])
+    ):
+        ends = _where_groups_agree(cells[0], value, bounds, confidence)
+        return Interval(value, *ends, method="two_level_korn_graubard")
+    if agree:
+        return Interval(value, note=ALL_EQUAL)
+    quantile = spread.quantile(0.5 + confidence / 2)
+    if is_logarithmic(cells[0]):
+        factor = math.exp(min(quantile * error / value, LARGEST_EXPONENT))
+        return Interval(value, value / factor, value * factor, method="two_level_log_t")
+    if scale and scale[0] < value < scale[1]:
+        low, high = scale
+        rate, width = (value - low) / (high - low), high - low
+        items = len(cells[0].items)
+        shrunk = (stdtrit(items - 1, 0.5 + confidence / 2) / quantile) ** 2
+        ends = _beta_ends(rate, rate * (1 - rate) / (error / width) ** 2 * shrunk, (1 - confidence) / 2)
+        return Interval(value, low + width * ends[0], low + width * ends[1], method="two_level_korn_graubard")
+    half = quantile * error
+    return Interval(value, value - half, value + half, method="two_level_t")
 
 
 def _few_groups(groups: Sequence[str], confidence: float) -> str:
@@ -104,19 +145,40 @@ def korn_graubard(
     weights, centres = item_weights(cell, items)
     of_group = np.unique(np.asarray(cell.groups, dtype=str), return_inverse=True)[1]
     groups, tail = int(of_group.max()) + 1, (1 - confidence) / 2
-    rate = (float(weights @ items) - low) / (high - low)
-    rate = round(rate) if abs(rate - round(rate)) < ROUNDING else rate  # 0 and 1 are ends, not nearly so
+    value = float(weights @ items)
+    rate = _on_unit(value, bounds)
     apart = np.bincount(of_group, weights * (items - centres) / (high - low))
     variance = groups / (groups - 1) * float(apart @ apart)
     if variance <= ROUNDING**2 or np.ptp(items - centres) < ALIKE * (high - low):
-        unseen = unseen_share(np.bincount(of_group, weights), tail)
-        ends = rate * (1 - unseen), rate * (1 - unseen) + unseen
-    else:
-        shrunk = (stdtrit(len(items) - 1, 1 - tail) / stdtrit(groups - 1, 1 - tail)) ** 2
-        trials = rate * (1 - rate) / variance * shrunk
-        hits = rate * trials
-        ends = betaincinv(hits, trials - hits + 1, tail), betaincinv(hits + 1, trials - hits, 1 - tail)
-    return low + (high - low) * max(0.0, float(ends[0])), low + (high - low) * min(1.0, float(ends[1]))
+        return _where_groups_agree(cell, value, bounds, confidence)
+    shrunk = (stdtrit(len(items) - 1, 1 - tail) / stdtrit(groups - 1, 1 - tail)) ** 2
+    ends = _beta_ends(rate, rate * (1 - rate) / variance * shrunk, tail)
+    return low + (high - low) * ends[0], low + (high - low) * ends[1]
+
+
+def _on_unit(value: float, bounds: tuple[float, float]) -> float:
+    """Return a value on the scale from 0 to 1; 0 and 1 are ends, not nearly so."""
+    rate = (value - bounds[0]) / (bounds[1] - bounds[0])
+    return float(round(rate)) if abs(rate - round(rate)) < ROUNDING else rate
+
+
+def _beta_ends(rate: float, trials: float, tail: float) -> tuple[float, float]:
+    """Return Clopper and Pearson's ends of a rate of so many trials, which need not be whole."""
+    hits = rate * trials
+    low, high = betaincinv(hits, trials - hits + 1, tail), betaincinv(hits + 1, trials - hits, 1 - tail)
+    return max(0.0, float(low)), min(1.0, float(high))
+
+
+def _where_groups_agree(
+    cell: Cell, value: float, bounds: tuple[float, float], confidence: float
+) -> tuple[float, float]:
+    """Return the interval of a mean of items whose groups agree, by the share of groups that may be otherwise."""
+    low, high = bounds
+    weights, _ = item_weights(cell, np.zeros(len(cell.items)))
+    of_group = np.unique(np.asarray(cell.groups, dtype=str), return_inverse=True)[1]
+    unseen = unseen_share(np.bincount(of_group, weights), (1 - confidence) / 2)
+    least = _on_unit(value, bounds) * (1 - unseen)
+    return low + (high - low) * max(0.0, least), low + (high - low) * min(1.0, least + unseen)
 
 
 def item_weights(cell: Cell, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

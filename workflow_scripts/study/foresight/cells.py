@@ -8,8 +8,8 @@ from workflow_scripts.study.study import Study
 
 
 def cells_there_are_none_of(study: Study) -> Iterator[Finding]:
-    """Find bars and published values of cells that their benchmark cannot have."""
-    for section in ("bars", "published"):
+    """Find bars, headline columns and published values of cells that their benchmark cannot have."""
+    for section in ("bars", "headline", "published"):
         for index, entry in enumerate(getattr(study.report, section)):
             benchmark = study.benchmarks.get(entry.benchmark)
             cells = benchmark.cells(study) if benchmark else None
@@ -19,7 +19,7 @@ def cells_there_are_none_of(study: Study) -> Iterator[Finding]:
                 or entry.metric in cells.any_subset
             ):
                 continue
-            path = entry.place(index) if section == "published" else f"report.bars[{index}]"
+            path = entry.place(index) if section == "published" else f"report.{section}[{index}]"
             every = list(dict.fromkeys(metric for _, metric in cells.named))
             subsets = list(dict.fromkeys(subset for subset, _ in cells.named))
             metrics = [metric for subset, metric in cells.named if subset == entry.subset]
