@@ -93,6 +93,7 @@ include: "rules/align.smk"
 include: "rules/adopt.smk"
 include: "rules/generate.smk"
 include: "rules/score.smk"
+include: "rules/seeds.smk"
 include: "rules/report.smk"
 
 
@@ -104,6 +105,7 @@ rule results:
         f"{RESULTS}/results.csv",
         f"{RESULTS}/report.html",
         tables.figures(PLAN),
+        growing.certain_scores(PLAN),
     localrule: True
 
 
@@ -121,11 +123,12 @@ rule datasets:
 
 rule policies:
     input:
-        [policies.weights_manifest(PLAN, *cell) for cell in cells(PLAN)],
+        of_table(policies.all_manifests),
     localrule: True
 
 
 rule scores:
     input:
-        index.score_files(PLAN),
+        of_table(index.score_files),
+        growing.certain_scores(PLAN),
     localrule: True

@@ -10,11 +10,19 @@ from workflow_scripts.common.errors import told
 from workflow_scripts.common.gpu_lease import smallest_memory
 from workflow_scripts.common.shared_store import check_links, check_store
 from workflow_scripts.plan import acceptance, adopting, choosing, cleaning, costs
-from workflow_scripts.plan import index, judging, layout, outside, overlap, policies
+from workflow_scripts.plan import (
+    growing,
+    index,
+    judging,
+    layout,
+    outside,
+    overlap,
+    policies,
+)
 from workflow_scripts.plan import prompts, report as tables, resources, rewards
 from workflow_scripts.plan import retrieval, scoring, sources, synthesis
 from workflow_scripts.plan import template_ends, training, words
-from workflow_scripts.plan.plan import TORCH, TRAINERS, cells, plan_of
+from workflow_scripts.plan.plan import TORCH, TRAINERS, plan_of
 from workflow_scripts.plan.words import one_of
 from workflow_scripts.study.checking import check_config
 from workflow_scripts.study.lineage import CALIBRATION
@@ -77,6 +85,18 @@ def by(function, **fixed):
     return lambda wildcards: function(
         PLAN, **{name: wildcards[name] for name in asked}, **fixed
     )
+
+
+def table_plan():
+    """Return the plan of the seeds that the table has; where they are chosen as it runs, once they are."""
+    if not growing.grows(PLAN):
+        return PLAN
+    return growing.chosen_plan(PLAN, checkpoints.choose_seeds.get().output[0])
+
+
+def of_table(function, **fixed):
+    """Return a function of the plan as an input or params function of what gathers over the seeds of the table."""
+    return lambda wildcards: function(table_plan(), **fixed)
 
 
 wildcard_constraints:

@@ -1,7 +1,11 @@
-# Item scores to the tables, the figures and the HTML report.
+# Item scores to the tables, the figures and the HTML report. of_table(): over the seeds that the study has in the end.
+
+SEEDS = of_table(growing.seeds_file)
 
 
 rule index_scores:
+    input:
+        SEEDS,
     output:
         f"{RESULTS}/scores.json",
     log:
@@ -11,7 +15,7 @@ rule index_scores:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.index"),
-        entries=by(index.index_entries),
+        entries=of_table(index.index_entries),
     message:
         "Listing the score files of {NAME}"
     shell:
@@ -20,7 +24,7 @@ rule index_scores:
 
 rule record_provenance:
     input:
-        scores=index.score_files(PLAN),
+        scores=of_table(index.score_files),
         overlap=overlap.overlap_files(PLAN),
         index=f"{RESULTS}/scores.json",
         accepted=ACCEPTED,
@@ -33,7 +37,7 @@ rule record_provenance:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.provenance"),
-        settings=by(index.provenance_settings),
+        settings=of_table(index.provenance_settings),
     message:
         "Recording where the scores of {NAME} come from"
     shell:
@@ -44,12 +48,12 @@ rule record_provenance:
 
 rule build_table:
     input:
-        scores=index.score_files(PLAN),
-        generations=index.answer_files(PLAN),
+        scores=of_table(index.score_files),
+        generations=of_table(index.answer_files),
         index=f"{RESULTS}/scores.json",
         provenance=f"{RESULTS}/provenance.json",
         overlap=overlap.overlap_files(PLAN),
-        chosen=index.chosen_policies(PLAN),
+        chosen=of_table(index.chosen_policies),
     output:
         table=report(
             f"{RESULTS}/results.csv",
@@ -94,6 +98,10 @@ WAITING = [
 ]
 
 
+# Where the number of seeds is yet to be chosen, what the first take.
+COUNTED = growing.plan_at_hand(PLAN)
+
+
 # Answers that an endpoint has yet to give, or to rank for a training: what a judge would make of them, or of policies
 # that learn from them, cannot be counted.
 UNASKED = [
@@ -102,7 +110,7 @@ UNASKED = [
     if not os.path.exists(LAYOUT.answers(*cell))
 ] + [
     cell
-    for cell in judging.ranked_cells(PLAN)
+    for cell in judging.ranked_cells(COUNTED)
     if not os.path.exists(LAYOUT.verdicts(*cell))
 ]
 
@@ -111,14 +119,16 @@ UNASKED = [
 # may hold more than at the last look, so it is counted anew each time.
 rule judge_plan:
     input:
-        [plan["file"] for plan in judging.judging_plans(PLAN, WAITING, UNASKED)],
+        [plan["file"] for plan in judging.judging_plans(COUNTED, WAITING, UNASKED)],
     log:
         LAYOUT.log("judge_plan"),
     localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
-        settings=by(judging.judging_plans_settings, waiting=WAITING, unasked=UNASKED),
+        settings=lambda wildcards: judging.judging_plans_settings(
+            COUNTED, WAITING, UNASKED
+        ),
     message:
         "What judging {NAME} takes"
     shell:
@@ -129,7 +139,7 @@ rule judge_plan:
 # Costs differ from run to run, so nothing but the page reads them.
 rule gather_costs:
     input:
-        index.score_files(PLAN),
+        of_table(index.score_files),
     output:
         f"{RESULTS}/costs.csv",
     log:
@@ -139,7 +149,7 @@ rule gather_costs:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.costs"),
-        settings=by(costs.cost_settings),
+        settings=of_table(costs.cost_settings),
     message:
         "Gathering what {NAME} cost"
     shell:
@@ -148,7 +158,7 @@ rule gather_costs:
 
 rule compare_judges:
     input:
-        judging.agreement_files(PLAN),
+        of_table(judging.agreement_files),
     output:
         f"{RESULTS}/judges.csv",
     log:
@@ -158,7 +168,7 @@ rule compare_judges:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.agreement"),
-        settings=by(judging.agreement_settings),
+        settings=of_table(judging.agreement_settings),
     message:
         "Comparing the judges of {NAME}"
     shell:
@@ -167,7 +177,7 @@ rule compare_judges:
 
 rule summarise_training:
     input:
-        tables.training_files(PLAN),
+        of_table(tables.training_files),
     output:
         report(
             f"{RESULTS}/training.csv",
@@ -181,7 +191,7 @@ rule summarise_training:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.training"),
-        settings=by(tables.trainings_settings),
+        settings=of_table(tables.trainings_settings),
     message:
         "Summing up the trainings of {NAME}"
     shell:
@@ -190,7 +200,7 @@ rule summarise_training:
 
 rule draw_loss_curves:
     input:
-        tables.curve_files(PLAN),
+        of_table(tables.curve_files),
     output:
         report(
             f"{RESULTS}/figures/loss_curves.svg",
@@ -204,7 +214,7 @@ rule draw_loss_curves:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.figures"),
-        settings=by(tables.curves_settings),
+        settings=of_table(tables.curves_settings),
     message:
         "Drawing the loss curves"
     shell:
@@ -269,7 +279,7 @@ rule render_report:
         provenance=f"{RESULTS}/provenance.json",
         training=f"{RESULTS}/training.csv" if PLAN.trained() else [],
         agreement=f"{RESULTS}/judges.csv" if STUDY.report.agreement else [],
-        curves=tables.curve_files(PLAN),
+        curves=of_table(tables.curve_files),
         rewards=tables.reward_manifests(PLAN),
         data=list(tables.data_manifests(PLAN).values()),
         page=tables.page_files(),
@@ -282,7 +292,7 @@ rule render_report:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.report.page"),
-        settings=by(tables.page_settings, files=STUDY_FILES),
+        settings=of_table(tables.page_settings, files=STUDY_FILES),
         flags=lambda wildcards, input: words.flag_words(
             {f"--{name}": input[name] or None for name in ("training", "agreement")}
         ),

@@ -26,7 +26,10 @@ from workflow_scripts.common.settings import settings_of
 
 
 class Settings(TypedDict):
-    """By what is chosen, and which way is better; the candidates' names, and the seeds that each was trained with."""
+    """By what is chosen, and which way is better; the candidates' names, and the seeds whose mean decides.
+
+    seed is the policy's own; where it is none of those that decide, each candidate has it beside them, as the last.
+    """
 
     by: Literal["loss/validation", "watch/validation"]
     best: Literal["max", "min"]
@@ -57,11 +60,18 @@ def validated(manifest: Path, by: str) -> float | None:
 
 def means(manifests: list[Path], settings: Settings) -> dict[str, float | None]:
     """Return each candidate's mean over seeds, None for one that diverged; manifests: by candidate, then by seed."""
-    count, found = len(settings["seeds"]), {}
+    deciding, count, found = len(settings["seeds"]), len(seeds_of(settings)), {}
     for place, name in enumerate(settings["names"]):
-        values = [validated(path, settings["by"]) for path in manifests[place * count : (place + 1) * count]]
-        found[name] = None if None in values else math.fsum(values) / count
+        own = manifests[place * count :][:deciding]
+        values = [validated(path, settings["by"]) for path in own]
+        found[name] = None if None in values else math.fsum(values) / deciding
     return found
+
+
+def seeds_of(settings: Settings) -> list[int]:
+    """Return the seeds that each candidate has a manifest of: those that decide, and the policy's own."""
+    seeds, seed = settings["seeds"], settings["seed"]
+    return seeds if seed in seeds else [*seeds, seed]
 
 
 def best_of(values: dict[str, float | None], way: str) -> str | None:
@@ -98,9 +108,12 @@ def main() -> None:
         hand_on(next(filter(None, map(divergence_of, manifests))), [arguments.output, arguments.manifest])
         print("every candidate diverged", file=sys.stderr)
         return
-    place = settings["names"].index(chosen) * len(settings["seeds"]) + settings["seeds"].index(
-        settings["seed"]
-    )
+    seeds = seeds_of(settings)
+    place = settings["names"].index(chosen) * len(seeds) + seeds.index(settings["seed"])
+    if note := divergence_of(manifests[place]):  # with a seed that decides nothing
+        hand_on(note, [arguments.output, arguments.manifest])
+        print(f"{chosen} diverged with seed {settings['seed']}", file=sys.stderr)
+        return
     source = manifests[place].parent / "model"
     with finished_folder(arguments.output) as folder:
         theirs = shutil.ignore_patterns(".snakemake*")  # in the folder of a job's output

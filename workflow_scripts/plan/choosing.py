@@ -6,15 +6,26 @@ from workflow_scripts.plan.policies import candidates, weights_manifest
 from workflow_scripts.plan.words import as_json
 
 
-def candidate_manifests(plan: Plan, policy: str) -> list[str]:
-    """Return the manifests of all candidates with all seeds, by candidate, then by seed."""
+def compared_seeds(plan: Plan, seed: int | str) -> list[int]:
+    """Return the seeds of the candidates that a policy of a seed is chosen among: those that decide, and its own.
+
+    Where the number of seeds is yet to be chosen the first decide, for every seed.
+    """
+    first = plan.study.first_seeds()
+    return first if int(seed) in first else [*first, int(seed)]
+
+
+def candidate_manifests(plan: Plan, policy: str, seed: int | str) -> list[str]:
+    """Return the manifests of all candidates with all seeds that are compared, by candidate, then by seed."""
     return [
-        weights_manifest(plan, name, seed) for name in candidates(plan, policy) for seed in plan.study.seeds
+        weights_manifest(plan, name, each)
+        for name in candidates(plan, policy)
+        for each in compared_seeds(plan, seed)
     ]
 
 
-def candidate_words(plan: Plan, policy: str) -> list[Word]:
-    return [plan.layout.word(path) for path in candidate_manifests(plan, policy)]
+def candidate_words(plan: Plan, policy: str, seed: int | str) -> list[Word]:
+    return [plan.layout.word(path) for path in candidate_manifests(plan, policy, seed)]
 
 
 def choosing_settings(plan: Plan, policy: str, seed: int | str) -> str:
@@ -26,7 +37,7 @@ def choosing_settings(plan: Plan, policy: str, seed: int | str) -> str:
             "by": run.by,
             "best": watch.best if run.by == "watch/validation" else "min",
             "names": names,
-            "seeds": plan.study.seeds,
+            "seeds": plan.study.first_seeds(),
             "seed": int(seed),
         }
     )

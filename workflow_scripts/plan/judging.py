@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.plan.choosing import compared_seeds
 from workflow_scripts.plan.outside import asked, asked_cells
 from workflow_scripts.plan.plan import Plan, cells, outside_cells, scored_cells
 from workflow_scripts.plan.policies import candidates, parent_cell
@@ -107,7 +108,7 @@ def opponent_cell(plan: Plan, benchmark: str, policy: str, seed: int | str) -> t
     if not opponent:
         return None
     if opponent in plan.study.policies:
-        return opponent, plan.study.seeds[0]
+        return opponent, plan.study.first_seeds()[0]
     seeds = seeds_of(plan.study, plan.policies[opponent])
     same = policy in plan.policies and int(seed) in seeds
     return opponent, int(seed) if same else seeds[0]
@@ -185,7 +186,7 @@ def learned_from(plan: Plan, policy: str, seed: int | str) -> frozenset[Answers]
         return frozenset()
     run, parent = plan.run(policy), parent_cell(plan, policy, seed)
     found = {(*parent, f"pairs-{run.pairs}")} if getattr(run, "pairs", None) else set()
-    among = [(name, each) for name in candidates(plan, policy) for each in plan.study.seeds]
+    among = [(name, each) for name in candidates(plan, policy) for each in compared_seeds(plan, seed)]
     return frozenset(found).union(*(learned_from(plan, *cell) for cell in [parent, *among]))
 
 
@@ -256,7 +257,7 @@ def agreement_files(plan: Plan) -> list[str]:
 def agreement_settings(plan: Plan) -> str:
     report = plan.study.report
     pairs = agreement_pairs(plan)
-    return as_json({"pairs": pairs, "seed": plan.study.seeds[0], "confidence": report.confidence})
+    return as_json({"pairs": pairs, "seed": plan.study.first_seeds()[0], "confidence": report.confidence})
 
 
 def need_keys(plan: Plan, rules: set[str]) -> None:

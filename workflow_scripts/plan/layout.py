@@ -187,6 +187,11 @@ class Layout:
     def scores(self, policy: str, seed: int | str, benchmark: str) -> str:
         return f"{self.policy(policy, seed)}/scores/{benchmark}.json"
 
+    @property
+    def chosen_seeds(self) -> str:
+        """Return the file that says how many seeds a study has, where it chooses that as it runs."""
+        return f"{self.results}/seeds.json"
+
     # --- benchmarks and tables --------------------------------------------------------------------------------------
 
     def items(self, benchmark: str) -> str:

@@ -61,7 +61,7 @@ def trained_cells(plan: Plan) -> list[tuple[str, int]]:
 
 def outside_cells(plan: Plan) -> list[tuple[str, int]]:
     """Return every (policy, seed) that comes from elsewhere: as of a base model there is one of each."""
-    return [(name, plan.study.seeds[0]) for name in plan.study.policies]
+    return [(name, plan.study.first_seeds()[0]) for name in plan.study.policies]
 
 
 def scored_cells(plan: Plan) -> list[tuple[str, int]]:

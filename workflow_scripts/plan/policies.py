@@ -2,7 +2,7 @@
 
 import functools
 
-from workflow_scripts.plan.plan import Plan
+from workflow_scripts.plan.plan import Plan, cells
 from workflow_scripts.plan.sources import base_model
 from workflow_scripts.study.datasets import made_of
 from workflow_scripts.study.lineage import CALIBRATION
@@ -21,10 +21,15 @@ def weights_manifest(plan: Plan, policy: str, seed: int | str) -> str:
     return f"{weights(plan, policy, seed)}/manifest.json"
 
 
+def all_manifests(plan: Plan) -> list[str]:
+    """Return the manifests of the weights of every policy, with every seed."""
+    return [weights_manifest(plan, *cell) for cell in cells(plan)]
+
+
 def parent_cell(plan: Plan, policy: str, seed: int | str) -> tuple[str, int | str]:
     """Return (parent, its seed) of a policy: the same seed, unless the parent has none."""
     parent = plan.policies[policy].parent
-    return parent, seed if plan.policies[parent].parent else plan.study.seeds[0]
+    return parent, seed if plan.policies[parent].parent else plan.study.first_seeds()[0]
 
 
 def parent_manifest(plan: Plan, policy: str, seed: int | str) -> str:
@@ -73,7 +78,7 @@ def spoken_to(plan: Plan, policy: str) -> dict:
 def scored_weights(plan: Plan, policy: str, seed: int | str) -> str:
     """Return the folder of a policy's weights; the calibration rows take the first base model's tokenizer."""
     if policy in CALIBRATION:
-        return weights(plan, next(iter(plan.study.models)), plan.study.seeds[0])
+        return weights(plan, next(iter(plan.study.models)), plan.study.first_seeds()[0])
     return weights(plan, policy, seed)
 
 

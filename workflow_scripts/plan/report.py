@@ -97,7 +97,7 @@ def data_manifests(plan: Plan) -> dict[str, str]:
 
 def table_settings(plan: Plan) -> str:
     keys = ["baseline", "draws", "confidence", "bars", "headline", "published"]
-    return settings(plan.study.report, keys=keys, study=plan.study.study, seed=plan.study.seeds[0])
+    return settings(plan.study.report, keys=keys, study=plan.study.study, seed=plan.study.first_seeds()[0])
 
 
 def bars_settings(plan: Plan) -> str:

@@ -26,7 +26,7 @@ def used_reward_models(plan: Plan) -> list[str]:
 
 def reward_parent(plan: Plan, reward: str) -> str:
     """Return the manifest of the base model that a reward model starts from."""
-    return weights_manifest(plan, plan.study.reward_models[reward].parent, plan.study.seeds[0])
+    return weights_manifest(plan, plan.study.reward_models[reward].parent, plan.study.first_seeds()[0])
 
 
 def reward_dataset(plan: Plan, reward: str) -> str:

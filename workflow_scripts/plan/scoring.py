@@ -49,7 +49,7 @@ def handed(plan: Plan, benchmark: str, key: str) -> Any:
         return located(plan, part, key)
     if key == "fidelity":
         return fidelity(plan, part)
-    own = {"benchmark": benchmark, "seed": plan.study.seeds[0]}
+    own = {"benchmark": benchmark, "seed": plan.study.first_seeds()[0]}
     return own[key] if key in own else chosen(part, [key])[key]
 
 

@@ -212,13 +212,13 @@ def own_pairs_settings(plan: Plan, pairs: str) -> str:
         which=part.which,
         fidelity=part.fidelity or plan.study.fidelity,
         validation_share=part.validation_share,
-        seed=plan.study.seeds[0],
+        seed=plan.study.first_seeds()[0],
     )
 
 
 def sampled_pairs_settings(plan: Plan, pairs: str) -> str:
     keys = ["take", "margin", "validation_share"]
-    return settings(plan.study.pairs[pairs], keys=keys, seed=plan.study.seeds[0])
+    return settings(plan.study.pairs[pairs], keys=keys, seed=plan.study.first_seeds()[0])
 
 
 def sampled_inputs(plan: Plan, pairs: str, policy: str, seed: int | str) -> list[str]:

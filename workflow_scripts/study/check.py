@@ -7,7 +7,7 @@ from pathlib import Path
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.gpu_lease import smallest_memory
 from workflow_scripts.study.checking import examine, folder_of
-from workflow_scripts.study.lineage import Policy, policies_of, seeds_of
+from workflow_scripts.study.lineage import Policy, policies_of
 from workflow_scripts.study.machine import seen
 from workflow_scripts.study.memory import fitting, read_profile
 from workflow_scripts.study.messages import mistakes
@@ -21,15 +21,22 @@ def count(number: int, thing: str) -> str:
     return f"{number} {thing if number == 1 else irregular.get(thing, thing + 's')}"
 
 
+def between(fewest: int, most: int, thing: str) -> str:
+    """Return "2 things", or "2 to 5 things"."""
+    return count(most, thing) if fewest == most else f"{fewest} to {count(most, thing)}"
+
+
 def describe(study: Study) -> list[str]:
     """Return lines that say what a study defines: counts first, then a line per policy."""
     policies = policies_of(study)
-    cells = sum(len(seeds_of(study, policy)) for policy in policies.values()) * len(study.benchmarks)
+    trained = sum(policy.parent is not None for policy in policies.values())
+    fewest, most = len(study.first_seeds()), len(study.all_seeds())
+    cells = [(len(policies) + trained * (seeds - 1)) * len(study.benchmarks) for seeds in (fewest, most)]
     counts = [
         count(len(policies), "policy"),
-        count(len(study.seeds), "seed"),
+        between(fewest, most, "seed"),
         count(len(study.benchmarks), "benchmark"),
-        f"{count(cells, 'cell')} of policy, seed and benchmark",
+        f"{between(*cells, 'cell')} of policy, seed and benchmark",
     ]
     if study.policies:
         counts.append(f"{count(len(study.policies), 'policy')} from elsewhere")

@@ -51,8 +51,8 @@ def policies_of(study: "Study") -> dict[str, Policy]:
 
 
 def seeds_of(study: "Study", policy: Policy) -> list[int]:
-    """Return the seeds a policy exists for: a base model is one thing, a trained one exists per seed."""
-    return study.seeds if policy.parent else study.seeds[:1]
+    """Return the seeds a policy may exist for: a base model is one thing, a trained one exists per seed."""
+    return study.all_seeds() if policy.parent else study.first_seeds()[:1]
 
 
 def cycles_of(study: "Study") -> list[list[str]]:

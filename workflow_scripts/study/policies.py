@@ -94,7 +94,7 @@ class OutsidePolicy(Part):
 
 def names_of_adopted(need: Names) -> None:
     """Need each adopted policy among those that a run makes, and a folder for each of its seeds."""
-    seeds = [str(seed) for seed in need.study.seeds]
+    seeds = [str(seed) for seed in need.study.all_seeds()]
     for policy, folders in need.study.adopt.items():
         path = f"adopt.{policy}"
         if need.policies is None:

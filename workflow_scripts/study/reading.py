@@ -2,7 +2,7 @@
 
 Size, depth and number of values are bounded, those of an alias counted wherever it stands; tags, dates and keys that
 are no text are mistakes, named with their path. Numbers are written as in YAML 1.2: 1e-4 is one, without the dot and
-the sign that YAML 1.1 wants. Not covered: what the keys mean.
+the sign that YAML 1.1 wants; and a key called on is text, not true. Not covered: what the keys mean.
 """
 
 import os
@@ -21,6 +21,7 @@ LARGEST = 1_000_000  # bytes
 DEEPEST = 40  # mappings and lists in one another; no key of a study stands deeper than ten
 MOST = 100_000  # values
 OURS = "tag:yaml.org,2002:"
+ON = "on"  # a key that is text in YAML 1.2, and true in YAML 1.1
 HALF = re.compile(r"[\ud800-\udfff]")
 NO_CHARACTER = r"has half of a surrogate pair (\ud800 to \udfff), which is no character: no file can hold it"
 
@@ -123,6 +124,8 @@ class Faults:
         lines: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
+            if key.tag == f"{OURS}bool" and key.value == ON:
+                key.tag = f"{OURS}str"
             if key.tag not in (f"{OURS}str", f"{OURS}merge"):
                 what = shown(key.value) if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
                 where = f"{path}: " if path else ""
@@ -248,7 +251,8 @@ def as_read(config: Any, read: Any) -> Any:
     """
     if isinstance(config, dict):
         there = read if isinstance(read, dict) else {}
-        return {key: as_read(value, there.get(key)) for key, value in config.items()}
+        named_so = {ON if key is True else key: value for key, value in config.items()}
+        return {key: as_read(value, there.get(key)) for key, value in named_so.items()}
     if isinstance(config, list):
         there = read if isinstance(read, list) and len(read) == len(config) else [None] * len(config)
         return [as_read(value, each) for value, each in zip(config, there, strict=True)]

@@ -12,6 +12,7 @@ from workflow_scripts.study.lineage import (
 from workflow_scripts.study.messages import shown
 from workflow_scripts.study.names import Names
 from workflow_scripts.study.policies import names_of_adopted
+from workflow_scripts.study.seeds import SeedsUntil
 from workflow_scripts.study.study import Study
 
 # of what a policy answers or learns from beside its name, and room for seed, ending and what is unfinished
@@ -27,6 +28,8 @@ def references(study: Study, lost: Iterable[str] = ()) -> list[str]:
     for section, name, part in study.parts():
         part.names(f"{section}.{name}", need)
     study.report.names("report", need)
+    if isinstance(study.seeds, SeedsUntil):
+        study.seeds.names("seeds", need)
     names_of_adopted(need)
     prompts_of_one_name(need)
     for cycle in cycles_of(study):

@@ -5,7 +5,7 @@ from typing import get_origin
 
 from pydantic import Field
 
-from workflow_scripts.study.basics import Count, Fidelity, Name, RepositoryPath, Seed, Strict, Words
+from workflow_scripts.study.basics import Count, Fidelity, Name, RepositoryPath, Strict, Words
 from workflow_scripts.study.benchmarks import Benchmark
 from workflow_scripts.study.judges import Judge
 from workflow_scripts.study.methods import Run, Trained
@@ -17,6 +17,7 @@ from workflow_scripts.study.policies import Checkpoints, OutsidePolicy
 from workflow_scripts.study.report import Report
 from workflow_scripts.study.resources import Engine, GenerationResources, TrainingResources
 from workflow_scripts.study.rewards import Annotation, RewardModel
+from workflow_scripts.study.seeds import Seeds, SeedsUntil
 from workflow_scripts.study.sources import Source
 
 
@@ -36,8 +37,8 @@ class Study(Strict):
     learned from, and counted. true: they stay, and the table says how many questions of a benchmark they are."""
     fidelity: Fidelity = "paper"
     """Where a paper and its code disagree, which of them the scorers follow."""
-    seeds: list[Seed] = Field([1], min_length=1)
-    """Every run is trained once with each."""
+    seeds: Seeds = [1]
+    """Every run is trained once with each: a list of them, or as many as make an interval narrow enough."""
     templates: dict[Name, Template] = {}
     """Chat templates of one's own; those that come with Plumbline are in workflow_scripts/common/templates.yaml."""
     sources: dict[Name, Source] = {}
@@ -73,6 +74,14 @@ class Study(Strict):
     """What a generating job asks for."""
     report: Report = Report()
     """The tables and figures."""
+
+    def all_seeds(self) -> list[int]:
+        """Return every seed that a run may be trained with."""
+        return [*range(1, self.seeds.at_most + 1)] if isinstance(self.seeds, SeedsUntil) else self.seeds
+
+    def first_seeds(self) -> list[int]:
+        """Return the seeds that every run is trained with, whatever its scores."""
+        return [*range(1, self.seeds.first + 1)] if isinstance(self.seeds, SeedsUntil) else self.seeds
 
     def trainings(self) -> dict[str, Trained]:
         """Return the runs that train: all but those that choose among others."""

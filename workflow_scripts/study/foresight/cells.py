@@ -4,34 +4,40 @@ from collections.abc import Iterator
 
 from workflow_scripts.study.findings import Finding, doubt, wrong
 from workflow_scripts.study.messages import unknown
+from workflow_scripts.study.report import Bar, Published
+from workflow_scripts.study.seeds import SeedsUntil
 from workflow_scripts.study.study import Study
 
 
 def cells_there_are_none_of(study: Study) -> Iterator[Finding]:
-    """Find bars, headline columns and published values of cells that their benchmark cannot have."""
-    for section in ("bars", "headline", "published"):
-        for index, entry in enumerate(getattr(study.report, section)):
-            benchmark = study.benchmarks.get(entry.benchmark)
-            cells = benchmark.cells(study) if benchmark else None
-            if (
-                cells is None
-                or (entry.subset, entry.metric) in cells.named
-                or entry.metric in cells.any_subset
-            ):
-                continue
-            path = entry.place(index) if section == "published" else f"report.{section}[{index}]"
-            every = list(dict.fromkeys(metric for _, metric in cells.named))
-            subsets = list(dict.fromkeys(subset for subset, _ in cells.named))
-            metrics = [metric for subset, metric in cells.named if subset == entry.subset]
-            if entry.metric not in every:
-                yield wrong(f"{path}.metric", unknown(entry.metric, every, f"metric of {entry.benchmark!r}"))
-            elif not metrics:
-                yield wrong(
-                    f"{path}.subset", unknown(entry.subset, subsets, f"subset of {entry.benchmark!r}")
-                )
-            else:
-                what = f"metric of {entry.benchmark!r} in subset {entry.subset!r}"
-                yield wrong(f"{path}.metric", unknown(entry.metric, metrics, what))
+    """Find bars, headline columns, published values and a cell of `seeds` that their benchmark cannot have."""
+    for path, entry in cells_asked_for(study):
+        benchmark = study.benchmarks.get(entry.benchmark)
+        cells = benchmark.cells(study) if benchmark else None
+        if cells is None or (entry.subset, entry.metric) in cells.named or entry.metric in cells.any_subset:
+            continue
+        of_metric, of_subset = (path, path) if path == "seeds.on" else (f"{path}.metric", f"{path}.subset")
+        every = list(dict.fromkeys(metric for _, metric in cells.named))
+        subsets = list(dict.fromkeys(subset for subset, _ in cells.named))
+        metrics = [metric for subset, metric in cells.named if subset == entry.subset]
+        if entry.metric not in every:
+            yield wrong(of_metric, unknown(entry.metric, every, f"metric of {entry.benchmark!r}"))
+        elif not metrics:
+            yield wrong(of_subset, unknown(entry.subset, subsets, f"subset of {entry.benchmark!r}"))
+        else:
+            what = f"metric of {entry.benchmark!r} in subset {entry.subset!r}"
+            yield wrong(of_metric, unknown(entry.metric, metrics, what))
+
+
+def cells_asked_for(study: Study) -> Iterator[tuple[str, Bar | Published]]:
+    """Yield (path, cell) of each cell that a study names."""
+    for section in ("bars", "headline"):
+        for index, bar in enumerate(getattr(study.report, section)):
+            yield f"report.{section}[{index}]", bar
+    for index, published in enumerate(study.report.published):
+        yield published.place(index), published
+    if isinstance(study.seeds, SeedsUntil):
+        yield "seeds.on", study.seeds.cell()
 
 
 def published_otherwise(study: Study) -> Iterator[Finding]:

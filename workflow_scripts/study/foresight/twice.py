@@ -18,7 +18,7 @@ def named_twice(study: Study) -> Iterator[Finding]:
 
 def lists_of(study: Study) -> Iterator[tuple[str, list]]:
     """Yield (path, list) of the lists in which nothing may stand twice."""
-    yield "seeds", study.seeds
+    yield "seeds", study.all_seeds()
     for name, dataset in study.datasets.items():
         if isinstance(dataset, Dataset):
             yield f"datasets.{name}.files", dataset.files
