@@ -105,7 +105,7 @@ rule results:
         f"{RESULTS}/results.csv",
         f"{RESULTS}/report.html",
         tables.figures(PLAN),
-        growing.certain_scores(PLAN),
+        index.certain_scores(PLAN),
     localrule: True
 
 
@@ -130,5 +130,5 @@ rule policies:
 rule scores:
     input:
         of_table(index.score_files),
-        growing.certain_scores(PLAN),
+        index.certain_scores(PLAN),
     localrule: True

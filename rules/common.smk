@@ -1,6 +1,7 @@
 # What all rules stand on: the checked study and its plan, and the words that several shell lines share. What follows
 # from a study is worked out in workflow_scripts/plan/, by functions of names; by() hands them a job's wildcards.
 
+import functools
 import inspect
 import os
 import time
@@ -10,17 +11,9 @@ from workflow_scripts.common.errors import told
 from workflow_scripts.common.gpu_lease import smallest_memory
 from workflow_scripts.common.shared_store import check_links, check_store
 from workflow_scripts.plan import acceptance, adopting, choosing, cleaning, costs
-from workflow_scripts.plan import (
-    growing,
-    index,
-    judging,
-    layout,
-    outside,
-    overlap,
-    policies,
-)
-from workflow_scripts.plan import prompts, report as tables, resources, rewards
-from workflow_scripts.plan import retrieval, scoring, sources, synthesis
+from workflow_scripts.plan import growing, index, judging, layout, outside, overlap
+from workflow_scripts.plan import policies, prompts, report as tables, resources
+from workflow_scripts.plan import retrieval, rewards, scoring, sources, synthesis
 from workflow_scripts.plan import template_ends, training, words
 from workflow_scripts.plan.plan import TORCH, TRAINERS, plan_of
 from workflow_scripts.plan.words import one_of
@@ -91,7 +84,16 @@ def table_plan():
     """Return the plan of the seeds that the table has; where they are chosen as it runs, once they are."""
     if not growing.grows(PLAN):
         return PLAN
-    return growing.chosen_plan(PLAN, checkpoints.choose_seeds.get().output[0])
+    file = checkpoints.choose_seeds.get().output[0]
+    if workflow.is_main_process:
+        say_chosen(file)
+    return growing.chosen_plan(PLAN, file)
+
+
+@functools.cache
+def say_chosen(file):
+    """Say once in a run how many seeds the study has, and why."""
+    print(f"seeds: {growing.chosen_words(file)}", file=sys.stderr)
 
 
 def of_table(function, **fixed):

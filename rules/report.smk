@@ -1,6 +1,9 @@
 # Item scores to the tables, the figures and the HTML report. of_table(): over the seeds that the study has in the end.
 
 SEEDS = of_table(growing.seeds_file)
+# Of a study that names its seeds the command is without the word.
+SEEDS_FLAG = " --seeds {input.seeds:q}" if growing.grows(PLAN) else ""
+SEALED_SEEDS = " {input.seeds:q}" if growing.grows(PLAN) else ""
 
 
 rule index_scores:
@@ -54,6 +57,7 @@ rule build_table:
         provenance=f"{RESULTS}/provenance.json",
         overlap=overlap.overlap_files(PLAN),
         chosen=of_table(index.chosen_policies),
+        seeds=SEEDS,
     output:
         table=report(
             f"{RESULTS}/results.csv",
@@ -84,9 +88,10 @@ rule build_table:
     shell:
         "python -m workflow_scripts.report.table --index {input.index:q} --provenance {input.provenance:q}"
         " --settings {params.settings:q} --output {output.table:q} --wide {output.wide:q} --markdown {output.markdown:q}"
-        " --latex {output.latex:q} --overlap-output {output.overlap:q} 2> {log:q} &&"
+        f" --latex {{output.latex:q}} --overlap-output {{output.overlap:q}}{SEEDS_FLAG} 2> {{log:q}} &&"
         " python -m workflow_scripts.report.provenance --tables {output.table:q} {output.wide:q} {output.markdown:q}"
-        " {output.latex:q} {output.overlap:q} {input.provenance:q} {input.index:q} --output {output.seal:q} 2>> {log:q}"
+        f" {{output.latex:q}} {{output.overlap:q}} {{input.provenance:q}} {{input.index:q}}{SEALED_SEEDS}"
+        " --output {output.seal:q} 2>> {log:q}"
 
 
 # Sources whose rows are to be written before policies can answer. A look at the disk: what judge_plan counts, which
@@ -98,10 +103,6 @@ WAITING = [
 ]
 
 
-# Where the number of seeds is yet to be chosen, what the first take.
-COUNTED = growing.plan_at_hand(PLAN)
-
-
 # Answers that an endpoint has yet to give, or to rank for a training: what a judge would make of them, or of policies
 # that learn from them, cannot be counted.
 UNASKED = [
@@ -110,7 +111,7 @@ UNASKED = [
     if not os.path.exists(LAYOUT.answers(*cell))
 ] + [
     cell
-    for cell in judging.ranked_cells(COUNTED)
+    for cell in judging.ranked_cells(PLAN)
     if not os.path.exists(LAYOUT.verdicts(*cell))
 ]
 
@@ -119,16 +120,14 @@ UNASKED = [
 # may hold more than at the last look, so it is counted anew each time.
 rule judge_plan:
     input:
-        [plan["file"] for plan in judging.judging_plans(COUNTED, WAITING, UNASKED)],
+        [plan["file"] for plan in judging.judging_plans(PLAN, WAITING, UNASKED)],
     log:
         LAYOUT.log("judge_plan"),
     localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
-        settings=lambda wildcards: judging.judging_plans_settings(
-            COUNTED, WAITING, UNASKED
-        ),
+        settings=by(judging.judging_plans_settings, waiting=WAITING, unasked=UNASKED),
     message:
         "What judging {NAME} takes"
     shell:
@@ -283,6 +282,7 @@ rule render_report:
         rewards=tables.reward_manifests(PLAN),
         data=list(tables.data_manifests(PLAN).values()),
         page=tables.page_files(),
+        seeds=SEEDS,
     output:
         f"{RESULTS}/report.html",
     log:
@@ -294,7 +294,10 @@ rule render_report:
         code=code_of("workflow_scripts.report.page"),
         settings=of_table(tables.page_settings, files=STUDY_FILES),
         flags=lambda wildcards, input: words.flag_words(
-            {f"--{name}": input[name] or None for name in ("training", "agreement")}
+            {
+                f"--{name}": input[name] or None
+                for name in ("training", "agreement", "seeds")
+            }
         ),
     message:
         "Rendering the report of {NAME}"

@@ -53,7 +53,7 @@ def rules_in(text: str) -> dict[str, Rule]:
         body = re.split(r"^\S", text[start.end() :], maxsplit=1, flags=re.MULTILINE)[0]
         wildcards = frozenset(re.findall(r"\{([a-z]+)\}", spelled_out(section(body, "output"))))
         given = section(body, "input", "params") + spelled_out(section(body, "resources", "threads"))
-        handed = re.findall(r"\bby\((\w+\.\w+)([^()]*)\)", given)
+        handed = re.findall(r"\b(?:by|of_table)\((\w+\.\w+)([^()]*)\)", given)
         fixed = {name: frozenset(re.findall(r"(\w+)=", rest)) for name, rest in handed}
         shell, params = spelled_out(section(body, "shell")), section(body, "params")
         flags = set(re.findall(rf"--({'|'.join(JSON_FLAGS)})\b", shell))

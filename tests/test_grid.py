@@ -210,7 +210,7 @@ def test_a_chosen_parent_is_a_policy_of_its_own_from_which_one_child_descends():
 def test_all_that_goes_on_from_a_choice_is_planned():
     plan = plan_of(check_study(many(chosen(), seeds=[1, 2])))
     folder = "results/tutor/policies"
-    assert choosing.candidate_manifests(plan, "tiny.sft-best") == [
+    assert choosing.candidate_manifests(plan, "tiny.sft-best", 1) == [
         f"{folder}/tiny.sft-{rate}/seed-{seed}/manifest.json"
         for rate in ("lr1e-4", "lr5e-4")
         for seed in (1, 2)

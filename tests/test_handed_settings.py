@@ -25,6 +25,7 @@ from workflow_scripts.plan import (
     choosing,
     cleaning,
     costs,
+    growing,
     index,
     judging,
     outside,
@@ -99,7 +100,7 @@ def scored_from(material: str) -> Jobs:
 
 
 def chosen(plan: Plan) -> list[dict[str, Any]]:
-    return [{"policy": policy, "seed": seed} for policy in plan.chosen() for seed in plan.study.seeds]
+    return [{"policy": policy, "seed": seed} for policy in plan.chosen() for seed in plan.study.all_seeds()]
 
 
 def prepared_by(rule: str, wildcard: str) -> Jobs:
@@ -125,6 +126,11 @@ def measured(plan: Plan) -> list[dict[str, Any]]:
 
 def waited(plan: Plan) -> list[dict[str, Any]]:
     return [{"waiting": synthesis.used(plan)}, {"waiting": []}]
+
+
+def grown(plan: Plan) -> list[dict[str, Any]]:
+    """Return the one job of a study that chooses its number of seeds."""
+    return [{}] if growing.grows(plan) else []
 
 
 def rendered(plan: Plan) -> list[dict[str, Any]]:
@@ -280,6 +286,7 @@ HANDED = [
     Handed("plan_judging", JUDGING, judging.asking_settings, each("benchmark", judging.judgeable)),
     Handed("plan_judging", JUDGING, judging.judge_settings, each("benchmark", judging.judgeable), "judge"),
     Handed("find_overlap", "clean.overlap", overlap.SETTINGS, once),
+    Handed("choose_seeds", "report.choose_seeds", growing.choice_settings, grown),
     Handed("record_provenance", "report.provenance", index.provenance_settings, once),
     Handed("build_table", "report.table", tables.table_settings, once),
     Handed("judge_plan", "report.judging", judging.judging_plans_settings, waited),
@@ -337,7 +344,9 @@ def plan_called(name: str) -> Plan:
         return planned(name)
     runs = {f"runs.{tag_of(kind)}": run_of(kind) for kind in METHODS if tag_of(kind) != "sft"}
     elsewhere = {key: read_yaml(EVERY_KEY)[key] for key in ELSEWHERE}
-    return changed(EVERY_KEY, runs | elsewhere)
+    seeds = {"until": 0.02, "first": 2, "at_most": 3, "on": "labels/evaluation/accuracy"}
+    elsewhere["adopt"] = {"tiny.chat": "tests/bare/model"}  # for every seed
+    return changed(EVERY_KEY, runs | elsewhere | {"seeds": seeds})
 
 
 # --- command lines ----------------------------------------------------------------------------------------------------
@@ -457,7 +466,7 @@ def test_every_rule_that_hands_json_to_a_script_is_here_with_what_it_hands_over(
     found = {}
     for rule, said_of in RULES.items():
         for flag, expression in said_of.told.items():
-            name = expression.removeprefix("by(").partition(",")[0].rstrip(")")
+            name = re.sub(r"^(by|of_table)\(", "", expression).partition(",")[0].rstrip(")")
             constant = name.startswith('"')
             found[rule, flag] = ast.literal_eval(name) if constant else function_of(name)
     assert {(row.rule, row.flag): row.json for row in HANDED} == found

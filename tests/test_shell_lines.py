@@ -40,6 +40,11 @@ EVERY_KEY["models"] |= {
     "asked": {"hf": "some-one/adapter", "revision": "a branch", "template": "own"}
     | {"base": {"hf": "some-one/model", "revision": "a branch"}},
 }
+# Neither is a second seed.
+EVERY_KEY["seeds"] = {"until": 0.02, "first": 2, "at_most": 2, "on": "labels/evaluation/accuracy"} | {
+    "policy": "tiny.sft"
+}
+EVERY_KEY["adopt"]["tiny.chat"]["2"] = "tests/bare/model"
 
 # Each makes of a name (the last part of a path) or of a whole text one that is up to something.
 NASTY: dict[str, Callable[[str], str]] = {

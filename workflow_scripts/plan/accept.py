@@ -24,7 +24,8 @@ from workflow_scripts.plan.acceptance import (
     scores_of,
     write_accepted,
 )
-from workflow_scripts.plan.forecast import changed_params, listed, own_reasons, run_snakemake
+from workflow_scripts.plan.columns import listed
+from workflow_scripts.plan.forecast import changed_params, own_reasons, run_snakemake
 
 LOCKS = Path(".snakemake/locks")
 TABLES = "report.smk"  # the rules whose jobs are made anew: tables, figures, the page

@@ -28,7 +28,6 @@ import math
 import re
 import statistics
 import sys
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,10 +37,12 @@ from snakemake import cli
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.plan.columns import aligned, counted, listed
 from workflow_scripts.report.costs import measured
+from workflow_scripts.study.seeds import SeedsUntil
+from workflow_scripts.study.study import Study
 
 SHORT = 30  # characters of a value that is shown; of a longer one it is said that it changed
-NAMED = 3  # changes, files or modules that a reason names; of more it gives the number
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,6 @@ class Estimate:
 
 
 # --- what a job waits for, and what has changed -----------------------------------------------------------------
-
-
-def listed(names: Iterable[str], most: int = NAMED) -> str:
-    """Return names with commas between them, and of those beyond the first few their number."""
-    names = list(names)
-    more = [f"{len(names) - most} more"] if len(names) > most else []
-    return ", ".join(names[:most] + more)
 
 
 def value_of(text: str) -> Any:
@@ -283,14 +277,6 @@ def gpu_hours_of(jobs: list[Job], estimates: list[Estimate]) -> str:
     )
 
 
-def counted(texts: list[str]) -> str:
-    """Return the texts by how often they come, the number in front unless all are the same."""
-    counts = Counter(texts)
-    if len(counts) == 1:
-        return texts[0]
-    return "; ".join(f"{count}: {text}" for text, count in counts.most_common())
-
-
 def reasons_of(jobs: list[Job]) -> str:
     """Return why the jobs of a stage run; those that only follow others share one reason that names all of these."""
     rules = sorted(set().union(*(job.after for job in jobs if not job.why)))
@@ -304,14 +290,6 @@ def cells_of(jobs: list[Job], most: int) -> str:
     if len(jobs) <= most and len(jobs) < math.prod(map(len, values.values())):
         return ", ".join(sorted("-".join(job.wildcards.values()) for job in jobs))
     return "  ".join(f"{name}={listed(found, most).replace(', ', ',')}" for name, found in values.items())
-
-
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Return rows as lines with columns of one width, the last as wide as it is."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
 
 
 def plan_text(
@@ -354,6 +332,20 @@ def plan_text(
     if broken:
         lines.append(f"cost files that hold no costs and were not used ({len(broken)}): {listed(broken)}")
     return "\n".join(lines)
+
+
+def more_seeds(
+    seeds: list[int] | SeedsUntil, study: str, jobs: list[Job], records: dict[tuple[str, str], dict]
+) -> list[str]:
+    """Return what the plan leaves open where the number of seeds is yet to be chosen, in lines."""
+    if not isinstance(seeds, SeedsUntil) or all(job.rule != "choose_seeds" for job in jobs):
+        return []
+    line = f"seeds: {seeds.first} to {seeds.at_most}, chosen once the first {seeds.first} are scored, which stand here"
+    of_last = [job for job in jobs if job.wildcards.get("seed") == str(seeds.first)]
+    if of_last and (more := seeds.at_most - seeds.first):
+        hours = hours_of([estimate(job, study, records) for job in of_last])
+        line += f"; up to {more} more, each for as many hours as the jobs of seed {seeds.first}: {hours}"
+    return [line]
 
 
 # --- Snakemake's plan -------------------------------------------------------------------------------------------
@@ -446,11 +438,11 @@ def planned_job(job: Any, graph: Any, makers: dict[str, str]) -> Job:
     )
 
 
-def plan_of(flags: list[str]) -> tuple[str, list[Job]]:
+def plan_of(flags: list[str]) -> tuple[Study | None, list[Job]]:
     """Return (study, the jobs that a run of Snakemake with these flags would run, in an order they could run in)."""
     graph = run_snakemake(flags)
     if graph is None:
-        return "", []
+        return None, []
     makers = {
         file: job.rule.name for job in graph.needrun_jobs(exclude_finished=False) for file in job.output
     }
@@ -460,7 +452,7 @@ def plan_of(flags: list[str]) -> tuple[str, list[Job]]:
         for job in sorted(level, key=lambda job: (job.rule.name, *job.wildcards_dict.values()))
         if graph.needrun(job) and not (job.rule.norun and not job.output)  # targets do nothing themselves
     ]
-    return graph.workflow.globals["STUDY"].study, jobs
+    return graph.workflow.globals["STUDY"], jobs
 
 
 def main() -> None:
@@ -471,7 +463,9 @@ def main() -> None:
     arguments = parser.parse_args()
     study, jobs = plan_of(arguments.snakemake)
     records, broken = read_records(Path("results"), [job.rule for job in jobs])
-    print(plan_text(study, jobs, records, broken, arguments.show))
+    name = study.study if study else ""
+    text = plan_text(name, jobs, records, broken, arguments.show)
+    print(text, *more_seeds(study.seeds if study else [], name, jobs, records), sep="\n")
 
 
 if __name__ == "__main__":

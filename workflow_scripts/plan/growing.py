@@ -9,7 +9,6 @@ import functools
 from pathlib import Path
 
 from workflow_scripts.common.files import read_json
-from workflow_scripts.plan.index import score_files
 from workflow_scripts.plan.plan import Plan, plan_of
 from workflow_scripts.plan.words import as_json
 from workflow_scripts.study.seeds import SeedsUntil
@@ -76,21 +75,13 @@ def chosen_plan(plan: Plan, file: Path | str) -> Plan:
     return plan_with(plan, len(read_json(file)["seeds"]))
 
 
+def chosen_words(file: Path | str) -> str:
+    """Return why so many seeds were chosen, in a sentence."""
+    return read_json(file)["words"]
+
+
 def plan_at_hand(plan: Plan) -> Plan:
     """Return the plan of the seeds that were chosen already, else of the first: what can be counted now."""
     if grows(plan) and Path(plan.layout.chosen_seeds).is_file():
         return chosen_plan(plan, plan.layout.chosen_seeds)
     return first_plan(plan)
-
-
-def certain_scores(plan: Plan) -> list[str]:
-    """Return the score files that are wanted before any number is chosen; [] where none is to be."""
-    return score_files(first_plan(plan)) if grows(plan) else []
-
-
-def still_open(plan: Plan) -> str:
-    """Return in words how many seeds there may be beside the first; "" where the study names its seeds."""
-    if not grows(plan):
-        return ""
-    asked = plan.study.seeds
-    return f"{asked.first} to {asked.at_most}"

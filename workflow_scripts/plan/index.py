@@ -5,6 +5,7 @@ from typing import Any
 
 from workflow_scripts.common.code import code_of, locked_versions
 from workflow_scripts.common.files import digest
+from workflow_scripts.plan.growing import first_plan, grows
 from workflow_scripts.plan.judging import judge_manifest, judge_of, learned_from, opponent_answers
 from workflow_scripts.plan.outside import answers_files, asked, outside_facts, recorded
 from workflow_scripts.plan.overlap import compared
@@ -37,6 +38,11 @@ def score_files(plan: Plan) -> list[str]:
         for policy, seed in scored_cells(plan)
         for benchmark in plan.study.benchmarks
     ]
+
+
+def certain_scores(plan: Plan) -> list[str]:
+    """Return the score files that are wanted before a number of seeds is chosen; [] where none is to be."""
+    return score_files(first_plan(plan)) if grows(plan) else []
 
 
 def answer_files(plan: Plan) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.plan.choosing import compared_seeds
+from workflow_scripts.plan.growing import plan_at_hand
 from workflow_scripts.plan.outside import asked, asked_cells
 from workflow_scripts.plan.plan import Plan, cells, outside_cells, scored_cells
 from workflow_scripts.plan.policies import candidates, parent_cell
@@ -206,8 +207,10 @@ def judging_plans(
     """Return one entry per written source, and one per policy and prompt set that an endpoint answers or judges.
 
     While sources are `waiting` to be written no policy can answer: then only writing is counted. Where answers are
-    `unasked`, to be given or ranked by an endpoint first, no judge of what rests on them can be counted.
+    `unasked`, to be given or ranked by an endpoint first, no judge of what rests on them can be counted. Where the
+    number of seeds is yet to be chosen, it is what the first take.
     """
+    plan = plan_at_hand(plan)
     due = [cell for cell in judged_cells(plan) if not rests_on(plan, *cell) & set(unasked)]
     judging = [
         {
@@ -224,6 +227,7 @@ def judging_plans(
 
 def judging_plans_settings(plan: Plan, waiting: Sequence[str], unasked: Collection[Answers] = ()) -> str:
     """Return what `judge_plan` counts, as JSON: also the verdicts that cannot be counted yet, and why."""
+    plan = plan_at_hand(plan)
     uncounted = [
         f"{policy} (seed {seed}), {name}"
         for policy, seed, name in judged_cells(plan)

@@ -41,6 +41,7 @@ from workflow_scripts.report.page_tables import headline_table, plain_table, res
 from workflow_scripts.report.rows import headline_rows, typed, without_luck
 from workflow_scripts.report.samples import read_samples, read_watched, rows_beside
 from workflow_scripts.report.scores import in_order
+from workflow_scripts.report.seed_choice import left_out, read_choice, two_stage
 from workflow_scripts.report.settings import Bar, Curve, read_settings
 from workflow_scripts.report.spreadsheets import read_csv
 
@@ -84,6 +85,17 @@ def rows_in(path: Path | None) -> list[dict[str, str]]:
     return read_csv(path) if path else []
 
 
+def seeds_said(rows: list[dict], choice: dict | None) -> dict | None:
+    """Return {"words", "intervals", "left_out"} of how the number of seeds was chosen; None where it was not."""
+    if choice is None:
+        return None
+    return {
+        "words": choice["words"],
+        "intervals": two_stage(rows, choice),
+        "left_out": left_out(choice),
+    }
+
+
 def build(settings: Settings, inputs: argparse.Namespace) -> dict:
     """Return everything that the template shows; inputs: the paths of the command line, None where not given."""
     text_rows = headline_rows(read_csv(inputs.results))
@@ -119,6 +131,7 @@ def build(settings: Settings, inputs: argparse.Namespace) -> dict:
         "refused": refused,
         "without_luck": without_luck(rows),
         "accepted": accepted_lines(provenance) if provenance else [],
+        "seeds": seeds_said(rows, read_choice(inputs.seeds)),
         "headlines": headline_table(rows, cells, best) if cells else None,
         "forest": forest_figures(text_rows, cells),
         "results": results_table(rows, best),
@@ -178,6 +191,7 @@ def main() -> None:
     parser.add_argument("--overlap", type=Path, help="overlap.csv")
     parser.add_argument("--provenance", type=Path, help="provenance.json")
     parser.add_argument("--agreement", type=Path, help="judges.csv")
+    parser.add_argument("--seeds", type=Path, help="seeds.json, where the number of seeds was chosen")
     parser.add_argument("--output", required=True, type=Path, help="the page, HTML")
     arguments = parser.parse_args()
     with plt.rc_context(STYLE):

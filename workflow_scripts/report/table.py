@@ -24,6 +24,7 @@ from workflow_scripts.report.overlaps import OVERLAP_COLUMNS, overlap_rows
 from workflow_scripts.report.results import COLUMNS, Settings, results
 from workflow_scripts.report.rows import cell_name, scored_rows
 from workflow_scripts.report.scores import in_order, load_scores
+from workflow_scripts.report.seed_choice import choice_lines, note_choice, read_choice
 from workflow_scripts.report.settings import read_settings
 from workflow_scripts.report.spreadsheets import write_table
 
@@ -54,6 +55,7 @@ def main() -> None:
         help="study, baseline, draws, seed, confidence, bars, published; - reads standard input",
     )
     parser.add_argument("--provenance", type=Path, help="provenance.json, whose ids the rows shall carry")
+    parser.add_argument("--seeds", type=Path, help="seeds.json, where the number of seeds was chosen")
     parser.add_argument("--output", required=True, type=Path, help="tidy table, CSV")
     parser.add_argument("--wide", required=True, type=Path, help="a line per policy and seed, CSV")
     parser.add_argument("--markdown", required=True, type=Path, help="tables to read, Markdown")
@@ -65,11 +67,19 @@ def main() -> None:
         raise PlumblineError(f"{arguments.index}: expected a list with at least one score file")
     records = read_json(arguments.provenance)["records"] if arguments.provenance else None
     rows = results(load_scores(index, records), arguments.settings)
+    choice, said = read_choice(arguments.seeds), ""
+    if choice:
+        note_choice(rows, choice)
+        said = "\n".join([*choice_lines(rows, choice), ""])
     write_table(arguments.wide, *wide(rows))
     write_table(arguments.overlap_output, OVERLAP_COLUMNS, overlap_rows(index))
-    for path, text in ((arguments.markdown, markdown), (arguments.latex, latex)):
+    texts = {
+        arguments.markdown: markdown(rows, arguments.settings) + said,
+        arguments.latex: latex(rows, arguments.settings),
+    }
+    for path, text in texts.items():
         with finished_file(path) as temporary:
-            temporary.write_text(text(rows, arguments.settings), encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
     write_table(arguments.output, COLUMNS, rows)
 
 

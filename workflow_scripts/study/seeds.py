@@ -30,17 +30,21 @@ class SeedsUntil(Strict):
     policy: str | None = None
     """The policy whose interval it is, by its lineage; null: of all that have seeds the one that takes most."""
 
+    def names_a_cell(self) -> bool:
+        """Tell whether `on` has the form of a cell's name."""
+        return "/" in self.on and all(self.on.split("/"))
+
     def cell(self) -> Bar:
-        """Return the cell of results.csv that `on` names."""
-        benchmark, *subset, metric = self.on.split("/") if "/" in self.on else (self.on, "")
+        """Return the cell of results.csv that `on` names, where it does."""
+        benchmark, *subset, metric = self.on.split("/")
         return Bar(benchmark=benchmark, subset="/".join(subset), metric=metric)
 
     def names(self, path: str, need: "Names") -> None:
         """Need a cell that there can be, a policy that has seeds, and no more first seeds than there may be."""
-        cell = self.cell()
-        if not cell.metric:
+        if self.names_a_cell():
+            need.need(f"{path}.on", self.cell().benchmark, need.study.benchmarks, "benchmark")
+        else:
             need.refuse(f"{path}.on", f"must be benchmark/subset/metric, not {self.on!r}")
-        need.need(f"{path}.on", cell.benchmark, need.study.benchmarks, "benchmark")
         if self.first > self.at_most:
             need.refuse(
                 f"{path}.at_most", f"must be at least the {self.first} that are first, not {self.at_most}"

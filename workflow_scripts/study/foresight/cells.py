@@ -36,7 +36,7 @@ def cells_asked_for(study: Study) -> Iterator[tuple[str, Bar | Published]]:
             yield f"report.{section}[{index}]", bar
     for index, published in enumerate(study.report.published):
         yield published.place(index), published
-    if isinstance(study.seeds, SeedsUntil):
+    if isinstance(study.seeds, SeedsUntil) and study.seeds.names_a_cell():
         yield "seeds.on", study.seeds.cell()
 
 
