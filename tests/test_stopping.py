@@ -7,26 +7,24 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from benchmarks.stopping import covered
 from tests.command import call
-from tests.stopping import covered
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.report import choose_seeds
 from workflow_scripts.report.seed_choice import choice_lines, left_out, note_choice, read_choice
 from workflow_scripts.report.statistics.cells import Cell
 from workflow_scripts.report.statistics.stopping import (
-    Spread,
+    FirstSeeds,
+    first_seeds_of,
     half_width,
-    of_items,
+    items_alone,
     seeds_needed,
-    spread_of,
 )
 
 ON = {"benchmark": "quiz", "subset": "all", "metric": "accuracy"}
 SETTINGS = {"on": ON, "until": 0.05, "at_most": 8, "policies": ["m.sft"], "seeds": [1, 2, 3]} | {
     "confidence": 0.95,
-    "draws": 200,
-    "seed": 1,
 }
 
 
@@ -39,52 +37,42 @@ def mean_cell(values: np.ndarray, groups: list[str] | None = None) -> Cell:
 
 
 def test_without_items_in_it_the_number_is_stein_s():
-    spread, until = Spread(0.03**2, 0.0, 4, 50), 0.02
+    spread, until = FirstSeeds(0.03**2, 0.0, 4, 50), 0.02
     t = scipy.stats.t.ppf(0.975, 3)
     assert seeds_needed(spread, until, 0.95) == math.ceil((t * 0.03 / until) ** 2)
     assert half_width(spread, 9, 0.95) == pytest.approx(t * 0.03 / 3)
 
 
 def test_items_and_seeds_are_added_each_by_its_own_t():
-    spread = Spread(0.03**2, 0.01**2, 4, 21)
+    spread = FirstSeeds(0.03**2, 0.01**2, 4, 21)
     seeds, items = scipy.stats.t.ppf(0.975, 3) * 0.03 / 3, scipy.stats.t.ppf(0.975, 20) * 0.01
-    assert of_items(spread, 0.95) == pytest.approx(items)
+    assert items_alone(spread, 0.95) == pytest.approx(items)
     assert half_width(spread, 9, 0.95) == pytest.approx(math.hypot(seeds, items))
 
 
 @pytest.mark.parametrize("shared", [0.0, 1e-5, 4e-5])
 @pytest.mark.parametrize("variance", [0.0, 1e-6, 1e-4, 1e-2])
 def test_it_is_the_least_that_is_narrow_enough_and_never_less_than_the_first(shared, variance):
-    spread = Spread(variance, shared, 3, 100)
+    spread = FirstSeeds(variance, shared, 3, 100)
     needed = seeds_needed(spread, 0.02, 0.95)
     assert needed >= 3 and half_width(spread, needed, 0.95) <= 0.02 * (1 + 1e-12)
     assert needed == 3 or half_width(spread, needed - 1, 0.95) > 0.02
 
 
 def test_no_number_helps_where_the_items_alone_are_wider():
-    spread = Spread(1e-8, 0.02**2, 3, 100)
-    assert of_items(spread, 0.95) > 0.02
+    spread = FirstSeeds(1e-8, 0.02**2, 3, 100)
+    assert items_alone(spread, 0.95) > 0.02
     assert seeds_needed(spread, 0.02, 0.95) == math.inf
 
 
 def test_what_seeds_share_is_the_error_of_their_items():
     random = np.random.default_rng(0)
     common, own = random.normal(0.5, 0.3, 400), random.normal(0, 0.2, (3, 400))
-    spread = spread_of([mean_cell(common + each) for each in own], 4000, 1)
+    first = first_seeds_of([mean_cell(common + each) for each in own])
     covariance = np.cov(common + own)
-    between = (covariance.sum() - np.trace(covariance)) / 6
-    assert spread.shared == pytest.approx(between / 400, rel=0.1)
-    assert spread.variance == pytest.approx((common + own).mean(axis=1).var(ddof=1))
-    assert (spread.seeds, spread.groups) == (3, 400)
-
-
-def test_items_count_for_nothing_where_they_say_nothing():
-    one_group = [mean_cell(np.array(values), ["g"] * 3) for values in ([0, 1, 1], [1, 1, 1])]
-    assert spread_of(one_group, 100, 1).shared == 0.0
-    apart = [
-        mean_cell(np.array(values)) for values in ([0, 1, 0, 1], [1, 0, 1, 0])
-    ]  # draws go against each other
-    assert spread_of(apart, 1000, 1).shared == 0.0
+    assert first.shared == pytest.approx((covariance.sum() - np.trace(covariance)) / 6 / 400)
+    assert first.variance == pytest.approx((common + own).mean(axis=1).var(ddof=1))
+    assert (first.seeds, first.groups) == (3, 400)
 
 
 # --- what the interval covers -----------------------------------------------------------------------------------------

@@ -41,19 +41,16 @@ def deciding_scores(plan: Plan) -> list[str]:
 
 
 def choice_settings(plan: Plan) -> str:
-    """Return how the number of seeds is chosen, as JSON; draws are those of the table."""
-    asked, report = plan.study.seeds, plan.study.report
-    first = plan.study.first_seeds()
+    """Return how the number of seeds is chosen, as JSON."""
+    asked = plan.study.seeds
     return as_json(
         {
             "on": asked.cell().model_dump(),
             "until": asked.until,
             "at_most": asked.at_most,
             "policies": deciding(plan),
-            "seeds": first,
-            "confidence": report.confidence,
-            "draws": report.draws,
-            "seed": first[0],
+            "seeds": plan.study.first_seeds(),
+            "confidence": plan.study.report.confidence,
         }
     )
 

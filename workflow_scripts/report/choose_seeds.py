@@ -17,15 +17,14 @@ from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import write_json
 from workflow_scripts.report.scores import load_score
 from workflow_scripts.report.settings import Bar, read_settings
-from workflow_scripts.report.statistics.cells import Cell, shared_items
-from workflow_scripts.report.statistics.draws import seed_of
+from workflow_scripts.report.statistics.cells import Cell, can_resample, shared_items
 from workflow_scripts.report.statistics.estimators import point_estimate
 from workflow_scripts.report.statistics.stopping import (
-    Spread,
+    FirstSeeds,
+    first_seeds_of,
     half_width,
-    of_items,
+    items_alone,
     seeds_needed,
-    spread_of,
 )
 
 
@@ -38,8 +37,6 @@ class Settings(TypedDict):
     policies: list[str]
     seeds: list[int]
     confidence: float
-    draws: int
-    seed: int
 
 
 def cells_of(files: list[Path], on: Bar) -> tuple[dict[int, Cell], dict[int, str]]:
@@ -82,13 +79,14 @@ def looked_at(files: list[Path], settings: Settings) -> dict:
     if len(found) < 2:
         return told | {"left_out": "fewer than two of the first seeds have a score"}
     shared = shared_items(list(found.values()))
-    if not shared[0].items:
-        return told | {"left_out": "its first seeds have no item in common"}
-    seed = seed_of(settings["seed"], on["benchmark"], on["subset"], on["metric"])
-    spread = spread_of(shared, settings["draws"], seed)
-    if not math.isfinite(spread.shared):
-        return told | {"left_out": "a draw of its items has no finite value"}
-    return told | {"spread": spread}
+    if len(set(shared[0].groups)) < 2:
+        return told | {"left_out": "its first seeds have fewer than two groups of items in common"}
+    if not can_resample(shared):
+        return told | {"left_out": "its first seeds were refitted on other items"}
+    first = first_seeds_of(shared)
+    if not math.isfinite(first.variance + first.shared):
+        return told | {"left_out": "without some group of items it has no finite value"}
+    return told | {"spread": first}
 
 
 def chosen(looks: dict[str, dict], settings: Settings) -> dict:
@@ -106,7 +104,7 @@ def chosen(looks: dict[str, dict], settings: Settings) -> dict:
         if name in spreads:
             spread = spreads[name]
             policies[name] |= {"variance": spread.variance, "shared": spread.shared, "groups": spread.groups}
-            policies[name] |= {"of_items": of_items(spread, confidence), "half_width": widths[name]}
+            policies[name] |= {"items_alone": items_alone(spread, confidence), "half_width": widths[name]}
             policies[name] |= {"needed": None if math.isinf(needed[name]) else int(needed[name])}
     known = {"on": settings["on"], "until": settings["until"], "at_most": settings["at_most"]}
     return known | {
@@ -123,7 +121,7 @@ def chosen(looks: dict[str, dict], settings: Settings) -> dict:
 def words(
     count: int,
     widest: str | None,
-    spreads: dict[str, Spread],
+    spreads: dict[str, FirstSeeds],
     needed: dict[str, float],
     widths: dict[str, float],
     settings: Settings,
@@ -141,7 +139,7 @@ def words(
     if needed[widest] <= settings["at_most"]:
         return f"{took}, and {until} was asked for"
     if math.isinf(needed[widest]):
-        alone = of_items(spreads[widest], settings["confidence"])
+        alone = items_alone(spreads[widest], settings["confidence"])
         return (
             f"{took}; {until} was asked for, and no number of seeds reaches it: the items alone leave "
             f"± {alone:.3g} open, so give {settings['on']['benchmark']} more items"

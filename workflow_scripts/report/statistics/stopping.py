@@ -14,7 +14,10 @@ covers at least at the level, however the two variances compare:
 
     half width² = t(S-1)² s² / n + t(G-1)² shared
 
-shared: what S seeds have in common when G groups of items are drawn anew, the mean covariance of their bootstrap draws.
+The variances are those of the table's intervals (see two_level). Where all seeds have been run, the table takes the
+variance of all; that interval is not this one, and covers a little less, as the number of seeds hung on a part of them
+(benchmarks/stopping.py measures by how much).
+
 Not covered: seeds that are far from normal (one of ten that collapses), and the interval of a difference.
 """
 
@@ -22,19 +25,17 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from scipy.special import stdtrit
 
-from workflow_scripts.report.statistics.cells import Cell, can_resample
-from workflow_scripts.report.statistics.draws import bootstrap
-from workflow_scripts.report.statistics.estimators import point_estimate
+from workflow_scripts.report.statistics.cells import Cell
+from workflow_scripts.report.statistics.two_level import spread_of
 
 
-class Spread(NamedTuple):
-    """What the first seeds of a policy say of chance.
+class FirstSeeds(NamedTuple):
+    """What the first seeds of a policy say of chance, in the unit of their estimates, squared.
 
-    variance: of their estimates around their mean, one seed's; shared: what the choice of the items alone adds to the
-    mean of any number of seeds; both in the unit of the estimate, squared. seeds and groups are how many they are of.
+    variance: of one seed's estimate; shared: what the choice of the items adds to the mean of any number of seeds;
+    seeds and groups are how many they are of.
     """
 
     variance: float
@@ -43,22 +44,10 @@ class Spread(NamedTuple):
     groups: int
 
 
-def spread_of(cells: Sequence[Cell], draws: int, seed: int) -> Spread:
-    """Return the spread of a policy's first seeds; cells: one for each, at least two, on the same items.
-
-    Where the draws cannot be compared (refits on other items), or there is one group, items count for nothing. `shared`
-    is not finite where a draw's estimate is not.
-    """
-    estimates = [point_estimate([cell]) for cell in cells]
-    groups = len(set(cells[0].groups))
-    shared = 0.0
-    if groups > 1 and can_resample(cells):
-        covariance = np.cov([bootstrap(cell, draws, seed) for cell in cells])
-        count = len(cells)
-        between = (covariance.sum() - np.trace(covariance)) / (count * (count - 1))
-        found = float(between) * groups / (groups - 1)  # a draw of G groups varies by (G - 1) / G of it
-        shared = 0.0 if found < 0 else found
-    return Spread(float(np.var(estimates, ddof=1)), shared, len(cells), groups)
+def first_seeds_of(cells: Sequence[Cell]) -> FirstSeeds:
+    """Return what the first seeds say; cells: one for each, two or more, on the same items of two or more groups."""
+    (of_seeds, _), (of_items, _) = spread_of(cells).parts
+    return FirstSeeds(of_seeds * len(cells), of_items, len(cells), len(set(cells[0].groups)))
 
 
 def t_quantile(degrees: int, confidence: float) -> float:
@@ -66,24 +55,24 @@ def t_quantile(degrees: int, confidence: float) -> float:
     return float(stdtrit(degrees, (1 + confidence) / 2))
 
 
-def of_items(spread: Spread, confidence: float) -> float:
+def items_alone(first: FirstSeeds, confidence: float) -> float:
     """Return half the width that the interval keeps with any number of seeds: what the items alone leave open."""
-    return t_quantile(max(1, spread.groups - 1), confidence) * math.sqrt(spread.shared)
+    return t_quantile(first.groups - 1, confidence) * math.sqrt(first.shared)
 
 
-def half_width(spread: Spread, seeds: int, confidence: float) -> float:
+def half_width(first: FirstSeeds, seeds: int, confidence: float) -> float:
     """Return half the width of the interval of the mean over so many seeds, the first ones among them."""
-    of_seeds = t_quantile(spread.seeds - 1, confidence) * math.sqrt(spread.variance / seeds)
-    return math.hypot(of_seeds, of_items(spread, confidence))
+    of_seeds = t_quantile(first.seeds - 1, confidence) * math.sqrt(first.variance / seeds)
+    return math.hypot(of_seeds, items_alone(first, confidence))
 
 
-def seeds_needed(spread: Spread, until: float, confidence: float) -> float:
+def seeds_needed(first: FirstSeeds, until: float, confidence: float) -> float:
     """Return how many seeds make half the width of the interval at most `until`: at least the first ones.
 
     Infinite where the items alone are wider than that.
     """
-    room = until**2 - of_items(spread, confidence) ** 2
+    room = until**2 - items_alone(first, confidence) ** 2
     if room <= 0:
         return math.inf
-    needed = t_quantile(spread.seeds - 1, confidence) ** 2 * spread.variance / room
-    return max(spread.seeds, math.ceil(needed))
+    needed = t_quantile(first.seeds - 1, confidence) ** 2 * first.variance / room
+    return max(first.seeds, math.ceil(needed))

@@ -1,14 +1,15 @@
 """What intervals cover whose number of seeds was chosen: two stages, and looking after every seed, in a made-up world.
 
 A seed's value is normal with a known variance; the items, the same for all seeds, add one normal error to every mean.
-`python -m tests.stopping` prints the table of docs/evaluation.md.
+`python -m benchmarks.stopping` prints the table of docs/evaluation.md, in half a minute.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from workflow_scripts.report.statistics.stopping import Spread, half_width, seeds_needed
+from workflow_scripts.report.statistics.stopping import FirstSeeds, half_width, seeds_needed
+from workflow_scripts.report.statistics.two_level import Spread
 
 UNTIL, AT_MOST, GROUPS, CONFIDENCE = 0.02, 10, 200, 0.95
 
@@ -27,8 +28,9 @@ class Covered(NamedTuple):
 
 
 def ordinary(values: np.ndarray, shared: float) -> float:
-    """Return half the width of an interval by the variance of all seeds, none of them chosen for anything."""
-    return half_width(Spread(values.var(ddof=1), shared, len(values), GROUPS), len(values), CONFIDENCE)
+    """Return half the width of the table's interval, by the variance of all seeds."""
+    spread = Spread(((values.var(ddof=1) / len(values), len(values) - 1), (shared, GROUPS - 1)))
+    return spread.quantile((1 + CONFIDENCE) / 2) * spread.standard_error
 
 
 def covered(deviation: float, items: float, first: int, worlds: int, seed: int = 0) -> Covered:
@@ -39,10 +41,10 @@ def covered(deviation: float, items: float, first: int, worlds: int, seed: int =
         values, error = random.normal(0, deviation, AT_MOST), random.normal(0, items)
         # The error of the items is estimated, too: its variance by that of GROUPS groups.
         shared = items**2 * random.chisquare(GROUPS - 1) / (GROUPS - 1)
-        spread = Spread(values[:first].var(ddof=1), shared, first, GROUPS)
-        needed = seeds_needed(spread, UNTIL, CONFIDENCE)
+        stage = FirstSeeds(values[:first].var(ddof=1), shared, first, GROUPS)
+        needed = seeds_needed(stage, UNTIL, CONFIDENCE)
         count = int(min(needed, AT_MOST))
-        half = half_width(spread, count, CONFIDENCE)
+        half = half_width(stage, count, CONFIDENCE)
         if needed <= AT_MOST:
             narrow.append(half <= UNTIL)
         looked = next(
