@@ -73,6 +73,23 @@ def test_the_mean_over_seeds_decides_and_every_seed_gets_the_same(tmp_path):
         assert "the mean over 2 seeds: 1.5 (a 2)" in chosen_by({"chosen": str(made / "manifest.json")})
 
 
+def test_a_seed_that_decides_nothing_gets_what_the_others_have_chosen(tmp_path):
+    def candidates(third: float | None) -> list:
+        found = []
+        for name, losses in (("a", (1.0, 3.0, [0.1])), ("b", (1.5, 1.5, third and [third]))):
+            own = [policy(tmp_path / str(third), name, seed, [losses[seed - 1]]) for seed in (1, 2)]
+            found += [*own, policy(tmp_path / str(third), name, 3, losses[2])]
+        return found
+
+    made = choose(tmp_path / "best", candidates(9.0), ["a", "b"], (1, 2), 3)
+    assert (made / "model/model.safetensors").read_text() == "b 3", "though a is better with this seed"
+    assert read_json(made / "manifest.json")["choice"]["seeds"] == 2
+    lost = choose(tmp_path / "lost", candidates(None), ["a", "b"], (1, 2), 3)
+    assert divergence_of(lost / "manifest.json") == NOTE, (
+        "what was chosen diverged with this seed, and says so"
+    )
+
+
 def test_the_first_of_those_alike_wins(tmp_path):
     manifests = [policy(tmp_path, name, 1, [1.0]) for name in "ab"]
     assert (

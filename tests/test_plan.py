@@ -10,7 +10,16 @@ import pytest
 
 from tests.workflow import edit
 from workflow_scripts.common.files import write_json
-from workflow_scripts.plan.forecast import Job, Range, changed_params, estimate, plan_text, read_records
+from workflow_scripts.plan.forecast import (
+    Job,
+    Range,
+    changed_params,
+    estimate,
+    more_seeds,
+    plan_text,
+    read_records,
+)
+from workflow_scripts.study.seeds import SeedsUntil
 
 OWN = ("s", "train_aligned/m.dpo-1.json")
 
@@ -212,3 +221,17 @@ def test_what_snakemake_cannot_plan_ends_with_its_message(study):
     done = make_plan(study, "results/tutor/no_such_file")
     assert (done.returncode, done.stdout) == (1, "")
     assert "no_such_file" in done.stderr and "selected" not in done.stderr
+
+
+def test_a_plan_says_what_each_further_seed_would_take():
+    seeds = SeedsUntil(until=0.1, at_most=5, on="b/m")
+    jobs = [training(wildcards={"policy": "m.dpo", "seed": str(seed)}) for seed in (1, 2, 3)]
+    records = {("s", f"train_aligned/{hours}.json"): record(hours) for hours in (2, 2)}
+    choice = Job("choose_seeds", why=("missing",))
+    (line,) = more_seeds(seeds, "s", [*jobs, choice], records)
+    assert line == (
+        "seeds: 3 to 5, chosen once the first 3 are scored, which stand here; up to 2 more, each for as many hours as "
+        "the jobs of seed 3: 2"
+    )
+    assert more_seeds(seeds, "s", jobs, records) == [], "where they are chosen already"
+    assert more_seeds([1, 2], "s", [*jobs, choice], records) == []
