@@ -1,6 +1,5 @@
 # Item scores to the tables, the figures and the HTML report. of_table(): over the seeds that the study has in the end.
 
-SEEDS = of_table(growing.seeds_file)
 # Of a study that names its seeds the command is without the word.
 SEEDS_FLAG = " --seeds {input.seeds:q}" if growing.grows(PLAN) else ""
 SEALED_SEEDS = " {input.seeds:q}" if growing.grows(PLAN) else ""
@@ -8,7 +7,7 @@ SEALED_SEEDS = " {input.seeds:q}" if growing.grows(PLAN) else ""
 
 rule index_scores:
     input:
-        SEEDS,
+        of_table(growing.seeds_file),
     output:
         f"{RESULTS}/scores.json",
     log:
@@ -57,7 +56,7 @@ rule build_table:
         provenance=f"{RESULTS}/provenance.json",
         overlap=overlap.overlap_files(PLAN),
         chosen=of_table(index.chosen_policies),
-        seeds=SEEDS,
+        seeds=of_table(growing.seeds_file),
     output:
         table=report(
             f"{RESULTS}/results.csv",
@@ -282,7 +281,7 @@ rule render_report:
         rewards=tables.reward_manifests(PLAN),
         data=list(tables.data_manifests(PLAN).values()),
         page=tables.page_files(),
-        seeds=SEEDS,
+        seeds=of_table(growing.seeds_file),
     output:
         f"{RESULTS}/report.html",
     log:
