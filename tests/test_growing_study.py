@@ -48,7 +48,7 @@ def run(tmp_path_factory, tiny_model) -> tuple[Path, str]:
         finish(folder, *FLAGS, given=given)
     for name in ("seeds.json", "scores.json", "provenance.json", "results.csv"):
         (folder / RESULTS / name).unlink()
-    done = snakemake(folder, *FLAGS, TABLE)
+    done = snakemake(folder, TABLE, *FLAGS)
     return folder, done.stdout + done.stderr
 
 
@@ -68,7 +68,7 @@ def test_the_choice_is_made_and_the_table_has_as_many_seeds_and_says_why(run):
 def test_a_wider_interval_takes_fewer_seeds_and_makes_no_policy_anew(run):
     folder, _ = run
     edit(folder / STUDY, "until: 1.0e-09", "until: 1000.0")
-    done = snakemake(folder, *FLAGS, TABLE)
+    done = snakemake(folder, TABLE, *FLAGS)
     assert "seeds: 2 seeds, fixed after the first 2" in done.stderr
     assert "Fine-tuning" not in done.stderr + done.stdout
     assert {row["seed"] for row in table_of(folder, "growing") if row["policy"] == "tiny.sft"} == {
