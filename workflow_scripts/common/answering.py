@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, RepetitionPenaltyLogitsProcessor, StoppingCriteria
+from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
 from workflow_scripts.common.decoding import CONTEXT, reply_text
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.leaving import ROUND, Drawn, Ended, roomy_cache
 from workflow_scripts.common.logprobs import padded
 
 SPECIAL_AMONG = 8  # special tokens, which say nothing, that may stand among those of a stop string
@@ -104,14 +106,15 @@ class PenaltyOnWords(LogitsProcessor):
         return self.penalty(said, scores)
 
 
-def how_drawn(sampling: dict) -> dict[str, Any]:
-    """Return what transformers' `generate` is told of how answers are drawn."""
-    if sampling["beams"] > 1:
-        return {"do_sample": False, "num_beams": sampling["beams"]}
-    if not sampling["temperature"]:
-        return {"do_sample": False}
-    drawn = {name: sampling[name] for name in ("temperature", "top_p")}
-    return {"do_sample": True, "top_k": 0} | drawn
+def scorers(sampling: dict, mask: torch.Tensor, draw: Drawn) -> list[LogitsProcessor]:
+    """Return what a batch's next tokens are chosen by, in the order of transformers' `generate`."""
+    penalty, warmth, share = (sampling[name] for name in ("repetition_penalty", "temperature", "top_p"))
+    found: list[LogitsProcessor] = [PenaltyOnWords(penalty, mask)] if penalty != 1 else []
+    if warmth and sampling["beams"] == 1:
+        found += [TemperatureLogitsWarper(warmth)] if warmth != 1 else []
+        found += [TopPLogitsWarper(share)] if share < 1 else []
+        found.append(draw)
+    return found
 
 
 def refuse_unknown_tokens(model: Any, prompts: list[list[int]]) -> None:
@@ -122,6 +125,54 @@ def refuse_unknown_tokens(model: Any, prompts: list[list[int]]) -> None:
             f"a prompt has tokens that the model does not know (it knows {known}): its tokenizer or the template "
             "has more than it was made with; choose a template without them, or a model whose embedding holds them"
         )
+
+
+def tokens_made(
+    model: Any,
+    tokenizer: Any,
+    prompts: tuple[torch.Tensor, torch.Tensor],
+    sampling: dict,
+    ends: list[int],
+    synced: bool,
+) -> list[list[int]]:
+    """Return the tokens that follow padded prompts (ids, mask), round by round; what ended may be followed by padding."""
+    ids, asked = prompts
+    width, most = ids.shape[1], sampling["max_new_tokens"]
+    cache = None if synced or sampling["beams"] > 1 else roomy_cache(model, width + most)
+    rounds, draw, mask = cache is not None, Drawn(len(ids)), asked
+    made: list[list[int]] = [[] for _ in range(len(ids))]
+    for first in range(0, most, ROUND if rounds else most):
+        count = min(ROUND, most - first) if rounds else most
+        stops = stopping_at(tokenizer, sampling["stop"], width)
+        ended = Ended(stops, len(ids), ids.device) if rounds else None
+        output = model.generate(
+            ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            max_new_tokens=count,
+            min_new_tokens=min(count, max(0, sampling["min_new_tokens"] - first)) or None,
+            eos_token_id=ends,
+            pad_token_id=tokenizer.pad_token_id,
+            stopping_criteria=[ended] if ended else stops,
+            logits_processor=scorers(sampling, asked, draw),
+            synced_gpus=synced,
+            do_sample=False,
+            num_beams=sampling["beams"],
+        )
+        new = output[:, ids.shape[1] :]
+        for row, tokens in zip(draw.rows.tolist(), new.tolist(), strict=True):
+            made[row] += tokens
+        if ended is None:
+            break
+        goes_on = ~(ended.rows | torch.isin(new, torch.tensor(ends, device=new.device)).any(1))
+        if not goes_on.any():
+            break
+        ids, mask = output, torch.cat([mask, torch.ones_like(new)], 1)
+        if not goes_on.all():
+            ids, mask, asked = ids[goes_on], mask[goes_on], asked[goes_on]
+            draw.rows = draw.rows[goes_on.cpu()]
+            cache.batch_select_indices(goes_on.nonzero()[:, 0])
+    return made
 
 
 @torch.no_grad()
@@ -139,25 +190,12 @@ def answer_batch(
     ids that end an answer. `synced`: other processes hold parts of the weights, and pass as often as the one whose
     answers are the longest.
     """
-    ids, mask = (each.to(model.device) for each in left_padded(prompts, tokenizer.pad_token_id))
-    penalty = sampling["repetition_penalty"]
+    prompts_padded = tuple(each.to(model.device) for each in left_padded(prompts, tokenizer.pad_token_id))
     own, model.generation_config = model.generation_config, GenerationConfig()
     try:
-        output = model.generate(
-            ids,
-            attention_mask=mask,
-            max_new_tokens=sampling["max_new_tokens"],
-            min_new_tokens=sampling["min_new_tokens"] or None,
-            eos_token_id=ends,
-            pad_token_id=tokenizer.pad_token_id,
-            stopping_criteria=stopping_at(tokenizer, sampling["stop"], ids.shape[1]),
-            logits_processor=[PenaltyOnWords(penalty, mask)] if penalty != 1 else [],
-            synced_gpus=synced,
-            **how_drawn(sampling),
-        )
+        made = tokens_made(model, tokenizer, prompts_padded, sampling, ends, synced)
     finally:
         model.generation_config = own
-    made = output[:, ids.shape[1] :].tolist()
     return [
         answer_of(tokenizer, prompt, tokens, ends, sampling)
         for prompt, tokens in zip(prompts, made, strict=True)
