@@ -1,159 +1,200 @@
-"""Six methods from one parent, with and without shared references: tokens, seconds and the ratio.
+"""Six methods from one parent, on several seeds: tokens and seconds, shared, each for itself, and by stock TRL.
 
-Run after `make results STUDY=studies/tutor_offline_rl.yaml`:
+    .venv/bin/python -m benchmarks.sweep data/models/base-*/model --seeds 3
 
-    .venv/bin/python -m benchmarks.sweep results/tutor_offline_rl --policy tiny.sft
+The commands are those of the workflow's own rules, run one after another in this process: DPO, IPO and KTO on the same
+pairs, R-LOL, A-LoL and A-LoL seq on the same rewarded answers. Shared: what the parent says of pairs and answers, and
+the advantages, are computed once and read by all methods and seeds. Each its own: every training computes for itself
+what it needs, as so many separate scripts do. Stock TRL: the three methods on pairs by its trainers, with a live
+reference; it has none for the other three, which are then each its own.
 
-The commands are those of the study's own rules, run one after another in this process: DPO, IPO and KTO on the parent's
-pairs, R-LOL, A-LoL and A-LoL seq on the rewarded answers. Shared: what the parent says about pairs and answers, and the
-advantages, are computed once and read by all. Not shared: each method computes for itself what it needs, as six
-separate training scripts do. Trainings take `--steps` steps each; tokens are those that went through a model, forward
-or training.
+Tokens are those that go through a model, forward or training: padding is not counted, a prompt that is encoded once for
+two replies is one prompt. They depend on rows and tokenizer alone, so a small model counts them as well as a large one.
 """
 
 import argparse
+import contextlib
 import importlib
 import json
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from workflow_scripts.align import advantages, pair_reference, rewarded_reference
-from workflow_scripts.common.code import ROOT
-from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
-from workflow_scripts.study.checking import load_study
-from workflow_scripts.study.templates import all_templates
+import pyarrow.parquet
+import torch
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
+
+from benchmarks.rows import BASE, benchmarks_plan, call, pairs, refer_to_pairs, rewarded
+from workflow_scripts.align import advantages, fit_value, rewarded_reference
+from workflow_scripts.common.files import write_jsonl, write_manifest
+from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
+from workflow_scripts.plan import training
 
 PAIRWISE, OFFLINE = ("dpo", "ipo", "kto"), ("r_lol", "a_lol", "a_lol_seq")
-TRAINING = {
-    "epochs": 1.0, "batch_size": 8, "per_device_batch": 8, "learning_rate": 5e-6, "schedule": "cosine",
-    "warmup": 0.1, "weight_decay": 0.0, "max_grad_norm": 1.0, "adam_beta2": 0.999, "optimizer": "adamw_torch",
-    "precision": "auto", "gradient_checkpointing": False, "log_every": 5, "evaluate_every": 1000,
-    "checkpoint_every": 1000, "trust_remote_code": False, "keep": "last", "patience": None, "lora": None,
-    "quantise": None,
-}  # fmt: skip
-PREFERENCE = {
-    "beta": 0.1, "share_prompts": True, "loss": "sigmoid", "logp_reduction": "sum", "reference_free": False,
-    "sft_weight": 0.0, "desirable_weight": 1.0, "undesirable_weight": 1.0,
-}  # fmt: skip
-REWARDED = {"sampling": "none", "clip": 0.9, "padding_free": False}
+MISMATCHED = ("mismatched_chosen", "mismatched_rejected")
+WAYS = ("shared", "each its own", "stock TRL")
 
 
-def call(main: object, *flags: object) -> float:
-    """Run a step's main as its command line would; return its seconds."""
-    kept, sys.argv = sys.argv, ["step", *map(str, flags)]
-    started = time.perf_counter()
+class Tokenised:
+    """TRL's trainers on rows that are tokens already."""
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset
+
+
+class TokenisedDPOTrainer(Tokenised, DPOTrainer):
+    """DPO and IPO."""
+
+
+class TokenisedKTOTrainer(Tokenised, KTOTrainer):
+    """KTO, on rows that bring their mismatched completions."""
+
+
+@contextlib.contextmanager
+def counting(padding: set[int], vocabulary: int) -> Iterator[list[int]]:
+    """Give a list of one number: the tokens, without padding, that any model embeds in this block."""
+    found, own = [0], torch.nn.Embedding.forward
+
+    def forward(self: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
+        if self.num_embeddings >= vocabulary:
+            found[0] += int((~torch.isin(ids, torch.tensor(sorted(padding), device=ids.device))).sum())
+        return own(self, ids)
+
+    torch.nn.Embedding.forward = forward
     try:
-        main()
+        yield found
     finally:
-        sys.argv = kept
-    return time.perf_counter() - started
+        torch.nn.Embedding.forward = own
 
 
 class Sweep:
-    """The six methods on one parent, in a folder of its own; tokens and seconds are summed over what it runs."""
+    """The six methods on one parent, in a folder of its own."""
 
-    def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
-        results, policy = arguments.results, arguments.policy
-        self.folder, self.steps = folder, arguments.steps
-        self.parent = results / "policies" / policy / "seed-1"
-        pairs = next((results / "pairs").glob(f"*/{policy}/seed-1"))
-        annotation = next((results / "annotations").glob("*/rows/*.jsonl"))
-        self.head = next((results / "values").glob(f"*/{policy}/seed-1"))
-        study = load_study(arguments.study)
-        template = all_templates(study)[study.models[policy.split(".")[0]].template]
-        history = next(iter(study.datasets.values())).history_turns
-        shared = {"max_prompt_tokens": 384, "max_tokens": 512, "batch_size": 16, "precision": "auto"}
-        shared |= {"trust_remote_code": False, "template": template}
-        self.settings = {"pairs": shared, "rewarded": shared | {"history_turns": history}}
-        self.settings["advantages"] = {
-            key: shared[key] for key in ("batch_size", "precision", "trust_remote_code")
-        }
-        self.files = {"pairs": folder / "pairs.jsonl", "rewarded": folder / "annotated.jsonl"}
-        write_jsonl(self.files["pairs"], read_jsonl(pairs / "pairs.jsonl")[: arguments.rows])
-        write_jsonl(self.files["rewarded"], read_jsonl(annotation)[: arguments.rows])
-        self.tokens, self.seconds = 0, 0.0
+    def __init__(self, model: Path, rows: int, folder: Path) -> None:
+        self.plan, self.model, self.folder, self.rows = benchmarks_plan(), model, folder, rows
+        write_jsonl(folder / "annotated.jsonl", rewarded(rows))
+        write_manifest(folder / "parent.json", [model])
+        (self.key,) = training.rewarded_sets(self.plan)
+        flags = ["--annotated", folder / "annotated.jsonl", "--seed", 1, "--curve", folder / "value.curve"]
+        settings = training.value_settings(self.plan, "expected", BASE)
+        self.ask(fit_value, settings, *flags, output="head", manifest="head.json")
 
-    def count(self, tokens: int, seconds: float) -> None:
-        self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
+    def ask(self, module: Any, settings: str, *flags: object, output: str, manifest: str) -> None:
+        """Run a step that asks the parent."""
+        named = ["--parent", self.model, "--settings", settings, "--output", self.folder / output]
+        call(module.main, *named, *flags, "--manifest", self.folder / manifest)
 
-    def refer(self, what: str) -> None:
-        """Compute what the parent says about pairs or rewarded answers."""
-        module = {"pairs": pair_reference, "rewarded": rewarded_reference}[what]
-        data = (
-            ["--pairs", self.files[what]] if what == "pairs" else ["--annotated", f"train={self.files[what]}"]
-        )
-        manifest = self.folder / f"{what}.json"
-        flags = ["--parent", self.parent / "model", *data, "--settings", json.dumps(self.settings[what])]
-        flags += ["--output", self.folder / f"{what}.parquet", "--rejected", self.folder / f"{what}.rejected"]
-        seconds = call(module.main, *flags, "--manifest", manifest)
-        self.count(read_json(manifest)["counts"]["tokens"], seconds)
+    def prepare(self, method: str) -> None:
+        """Compute what a method learns from: what the parent says of pairs or of rewarded answers, and advantages."""
+        if method in PAIRWISE:
+            refer_to_pairs(self.plan, self.model, self.folder, pairs(self.rows))
+            return
+        settings = training.rewarded_settings(self.plan, self.key, BASE)
+        flags = ["--annotated", f"train={self.folder / 'annotated.jsonl'}"]
+        flags += ["--rejected", self.folder / "rewarded.rejected"]
+        self.ask(rewarded_reference, settings, *flags, output="rewarded.parquet", manifest="rewarded.json")
 
     def estimate(self) -> None:
         """Compute the advantages of the rewarded answers."""
-        flags = ["--parent", self.parent / "model", "--head", self.head / "head"]
-        flags += ["--rewarded", self.folder / "rewarded.parquet"]
-        flags += ["--settings", json.dumps(self.settings["advantages"])]
-        flags += ["--output", self.folder / "advantages.jsonl", "--manifest", self.folder / "advantages.json"]
-        self.count(
-            read_json(self.folder / "rewarded.json")["counts"]["tokens"], call(advantages.main, *flags)
-        )
+        flags = ["--head", self.folder / "head", "--rewarded", self.folder / "rewarded.parquet"]
+        settings = training.advantage_settings(self.plan, BASE)
+        self.ask(advantages, settings, *flags, output="advantages.jsonl", manifest="advantages.json")
 
-    def learn(self, method: str) -> None:
-        """Train one method on what `refer` and `estimate` have left."""
+    def learn(self, method: str, seed: int) -> None:
+        """Train one method on what `prepare` and `estimate` have left."""
         module = importlib.import_module(f"workflow_scripts.align.{method}")
-        what = "pairs" if method in PAIRWISE else "rewarded"
-        own = PREFERENCE if method in PAIRWISE else REWARDED
-        settings = TRAINING | own | {"max_steps": self.steps}
-        settings = {name: settings[name] for name in module.Settings.__annotations__}
-        flags = ["--parent", self.parent / "model", "--parent-manifest", self.parent / "manifest.json"]
-        flags += ["--settings", json.dumps(settings), "--seed", 1]
-        flags += ["--work", self.folder / "work" / method, "--output", self.folder / method / "model"]
+        what, flag = ("pairs", "reference") if method in PAIRWISE else ("rewarded", "rewarded")
+        place = self.folder / f"{method}-{seed}"
+        flags = ["--parent", self.model, "--parent-manifest", self.folder / "parent.json", "--seed", seed]
+        flags += ["--settings", training.training_settings(self.plan, f"{BASE}.{method}")]
+        flags += ["--work", place / "work", "--output", place / "model"]
         for name in ("manifest", "curve", "cost"):
-            flags += [f"--{name}", self.folder / method / f"{name}.json"]
-        flag = "reference" if method in PAIRWISE else "rewarded"
-        flags += [
-            f"--{flag}",
-            self.folder / f"{what}.parquet",
-            f"--{flag}-manifest",
-            self.folder / f"{what}.json",
-        ]
+            flags += [f"--{name}", place / f"{name}.json"]
+        flags += [f"--{flag}", self.folder / f"{what}.parquet"]
+        flags += [f"--{flag}-manifest", self.folder / f"{what}.json"]
         if method.startswith("a_lol"):
             flags += ["--advantages", self.folder / "advantages.jsonl"]
             flags += ["--advantages-manifest", self.folder / "advantages.json"]
-        seconds = call(module.main, *flags)
-        self.count(read_json(self.folder / method / "cost.json")["tokens"], seconds)
+        call(module.main, *flags)
+
+    def run(self, seeds: int, shared: bool, methods: tuple[str, ...] = PAIRWISE + OFFLINE) -> None:
+        """Train methods on seeds; what they learn from is computed once, or for each of them."""
+        done: set[str] = set()
+        for seed in range(1, seeds + 1):
+            for method in methods:
+                kind = "pairs" if method in PAIRWISE else "rewarded"
+                if kind not in done or not shared:
+                    self.prepare(method)
+                if method.startswith("a_lol") and ("advantages" not in done or not shared):
+                    self.estimate()
+                    done.add("advantages")
+                done.add(kind)
+                self.learn(method, seed)
+
+    def by_trl(self, method: str, seed: int) -> None:
+        """Train a method on pairs by TRL's own trainer, with a live reference."""
+        names = ["prompt", "chosen", "rejected", *MISMATCHED]
+        rows = pyarrow.parquet.read_table(self.folder / "pairs.parquet", columns=names).to_pylist()
+        part = self.plan.study.runs[method]
+        if method == "kto":
+            trainer, kind, size, own = TokenisedKTOTrainer, KTOConfig, 2 * part.batch_size, {}
+            rows = [
+                {"prompt_ids": row["prompt"], "completion_ids": row[side], "label": side == "chosen"}
+                | {"KL_completion_ids": row[f"mismatched_{side}"]}
+                for row in rows
+                for side in ("chosen", "rejected")
+            ]
+        else:
+            trainer, kind, size = TokenisedDPOTrainer, DPOConfig, part.batch_size
+            own = {"loss_type": ["sigmoid" if method == "dpo" else "ipo"]}
+            rows = [{f"{name}_ids": row[name] for name in names[:3]} for row in rows]
+        arguments = {"output_dir": self.folder / "trl", "num_train_epochs": 1, "report_to": "none", "seed": seed}
+        arguments |= {"per_device_train_batch_size": size, "beta": part.beta, "max_length": None}
+        arguments |= {"learning_rate": part.learning_rate, "save_strategy": "no", "disable_tqdm": True}
+        arguments |= {"bf16": precision_of("auto") == torch.bfloat16, "use_cpu": not torch.cuda.is_available()}
+        trainer(
+            model=load_policy(self.model),
+            ref_model=load_policy(self.model),
+            args=kind(**arguments, **own, gradient_checkpointing=False),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=load_tokenizer(self.model),
+        ).train()
 
 
-def run_sweep(arguments: argparse.Namespace, shared: bool) -> tuple[int, float]:
-    """Return (tokens, seconds) of the six methods."""
-    with tempfile.TemporaryDirectory() as folder:
-        sweep = Sweep(arguments, Path(folder))
-        for methods, what in ((PAIRWISE, "pairs"), (OFFLINE, "rewarded")):
-            for place, method in enumerate(methods):
-                if place == 0 or not shared:
-                    sweep.refer(what)
-                needs_value = method.startswith("a_lol")
-                if needs_value and (not shared or method == "a_lol"):
-                    sweep.estimate()
-                sweep.learn(method)
-        return sweep.tokens, sweep.seconds
+def measured(arguments: argparse.Namespace, way: str) -> tuple[int, float]:
+    """Return (tokens, seconds) of the six methods on all seeds, one way; what is common to all ways is not counted."""
+    tokenizer = load_tokenizer(arguments.model)
+    with tempfile.TemporaryDirectory() as name:
+        sweep = Sweep(arguments.model, arguments.rows, Path(name))
+        if way == "stock TRL":
+            sweep.prepare("dpo")  # its tokens alone are read, so it counts for nothing
+        started = time.perf_counter()
+        with counting({0, tokenizer.pad_token_id}, min(len(tokenizer), 100)) as tokens:
+            if way == "stock TRL":
+                for seed in range(1, arguments.seeds + 1):
+                    for method in PAIRWISE:
+                        sweep.by_trl(method, seed)
+            sweep.run(arguments.seeds, way == "shared", OFFLINE if way == "stock TRL" else PAIRWISE + OFFLINE)
+        return tokens[0], time.perf_counter() - started
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, help="results/<study> of a study with pairs and a value head")
-    parser.add_argument("--study", type=Path, default=ROOT / "config.yaml", help="its YAML")
-    parser.add_argument("--policy", required=True, help="the parent, by its lineage")
-    parser.add_argument("--rows", type=int, default=160, help="pairs and answers at most")
-    parser.add_argument("--steps", type=int, default=10, help="optimiser steps of each training")
+    parser.add_argument("model", type=Path, help="model folder of the parent")
+    parser.add_argument("--rows", type=int, default=64, help="pairs, and rewarded answers")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of each method")
     arguments = parser.parse_args()
-    found = {name: run_sweep(arguments, name == "shared") for name in ("shared", "each its own")}
-    for name, (tokens, seconds) in found.items():
-        print(f"{name:<14} {tokens:9d} tokens {seconds:8.1f} s")
-    (tokens, seconds), (more, longer) = found["shared"], found["each its own"]
-    print(f"ratio {'':<8} {more / tokens:9.2f} tokens {longer / seconds:8.2f} seconds")
+    print(f"6 methods x {arguments.seeds} seeds, {arguments.rows} pairs and {arguments.rows} rewarded answers")
+    found = {way: measured(arguments, way) for way in WAYS}
+    tokens, seconds = found["shared"]
+    for way, (more, longer) in found.items():
+        print(
+            f"{way:<14} {more:10d} tokens {longer:8.1f} s   "
+            f"shared takes {tokens / more:.2f} of the tokens, {seconds / longer:.2f} of the seconds"
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
 """A step of our SFT and of our DPO against stock TRL on padded batches: the same rows, the same loss, side by side.
 
-Run after `make results`:
+    .venv/bin/python -m benchmarks.trainers data/models/base-*/model
 
-    .venv/bin/python -m benchmarks.trainers results/tutor/policies/tiny.sft/seed-1/model \\
-        --tokens results/tutor/tokens/tiny.sft/rows/train.parquet \\
-        --pairs results/tutor/reference/mistakes/tiny.sft/seed-1/rows.parquet
+The model is any folder (MODEL of `benchmarks/study.yaml` is in data/models once a study has fetched it).
 
 Every batch goes forward and backward through both trainers in turn, so noise of the machine meets both alike: read the
 ratio. Tokens are those of the rows; padding counts for nobody. The DPO reference of TRL is a live model, as its default
@@ -12,6 +10,7 @@ is; ours is read from a file, whose making is timed apart and stands on a line o
 """
 
 import argparse
+import json
 import random
 import tempfile
 import time
@@ -25,14 +24,17 @@ from datasets import Dataset
 from transformers import TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from benchmarks.rows import benchmarks_plan, pairs, refer_to_pairs, tokens_for_sft
 from workflow_scripts.align import dpo
 from workflow_scripts.align.preference import loss_over_pairs
 from workflow_scripts.common.logprobs import shared_prompt_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of
 from workflow_scripts.common.training.row_trainer import RowTrainer
+from workflow_scripts.plan import training
+from workflow_scripts.plan.plan import Plan
 from workflow_scripts.sft.train import LearnedPositionsTrainer
 
-ROWS, BATCHES, ROUNDS = 8, 6, 2
+ROWS, ROUNDS = 8, 2
 
 
 class TokenisedDPOTrainer(DPOTrainer):
@@ -57,13 +59,16 @@ def arguments_of(kind: type[TrainingArguments], **more: Any) -> TrainingArgument
     return kind(**own, **more)
 
 
-def step_of(trainer: Any) -> Callable[[list[dict]], float]:
-    """Return a function that takes a trainer forward and backward through some rows and returns their loss."""
+def step_of(trainer: Any, rows_in_step: bool = False) -> Callable[[list[dict]], float]:
+    """Return a function that takes a trainer forward and backward through some rows and returns their loss.
+
+    rows_in_step: whether its loss is to be told how many rows the step has.
+    """
     model = trainer.accelerator.prepare_model(trainer.model).train()
 
     def step(rows: list[dict]) -> float:
         inputs = trainer._prepare_inputs(trainer.data_collator(rows))
-        loss = trainer.compute_loss(model, inputs)
+        loss = trainer.compute_loss(model, inputs, **({"num_items_in_batch": len(rows)} if rows_in_step else {}))
         loss.backward()
         model.zero_grad()
         return loss.item()
@@ -82,7 +87,7 @@ def compare(name: str, batches: list[list[dict]], tokens: Callable[[dict], int],
                 losses[way][place] = step(batch)
                 seconds[way][place] = min(seconds[way][place], time.perf_counter() - started)
     count = sum(tokens(row) for batch in batches for row in batch)
-    print(f"{name}: {len(batches)} batches of {ROWS} rows, {count} tokens")
+    print(f"{name}: {len(batches)} batches of {len(batches[0])} rows, {count} tokens")
     for way in steps:
         print(
             f"  {way:<28} {count / sum(seconds[way]):7.0f} tokens/s   loss {sum(losses[way]) / len(batches):.4f}"
@@ -92,80 +97,91 @@ def compare(name: str, batches: list[list[dict]], tokens: Callable[[dict], int],
     print(f"  ratio {sum(seconds[first]) / sum(seconds[second]):.2f}, losses at most {apart:.4f} apart")
 
 
-def batches_of(path: Path, columns: list[str]) -> list[list[dict]]:
+def batches_of(path: Path, columns: list[str], batches: int) -> list[list[dict]]:
     """Return batches of rows drawn from a parquet file, so that lengths are mixed as in training."""
     rows = pyarrow.parquet.read_table(path, columns=columns).to_pylist()
     random.Random(0).shuffle(rows)
-    return [rows[start : start + ROWS] for start in range(0, min(len(rows), ROWS * BATCHES), ROWS)]
+    return [rows[start : start + ROWS] for start in range(0, min(len(rows), ROWS * batches), ROWS)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, help="model folder")
-    parser.add_argument("--tokens", type=Path, required=True, help="token rows of an SFT run")
-    parser.add_argument("--pairs", type=Path, required=True, help="reference file of a set of pairs")
-    arguments = parser.parse_args()
-    tokenizer = load_tokenizer(arguments.model)
-    device = "GPU" if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
-    print(f"{device}, {precision_of('auto')}, best of {ROUNDS} rounds")
-
-    batches = batches_of(arguments.tokens, ["input_ids", "labels"])
+def compare_sft(model: Path, plan: Plan, batches: list[list[dict]]) -> None:
+    """Time a step of fine-tuning, stock and ours."""
     data = Dataset.from_list([row for batch in batches for row in batch])
-    shared = {"train_dataset": data, "processing_class": tokenizer}
-    stock = SFTTrainer(
-        model=load_policy(arguments.model), args=arguments_of(SFTConfig, max_length=None), **shared
-    )
+    shared = {"train_dataset": data, "processing_class": load_tokenizer(model)}
+    stock = SFTTrainer(model=load_policy(model), args=arguments_of(SFTConfig, max_length=None), **shared)
     ours = LearnedPositionsTrainer(
-        settings={"neftune_alpha": None, "kl": None, "loss_norm": "token"},
-        model=load_policy(arguments.model),
+        settings=json.loads(training.training_settings(plan, "base.sft")),
+        model=load_policy(model),
         args=arguments_of(SFTConfig, max_length=None, padding_free=True),
         **shared,
     )
     steps = {"stock TRL, padded": step_of(stock), "ours, padding-free": step_of(ours)}
     compare("SFT", batches, lambda row: len(row["input_ids"]), steps)
 
-    names = ["prompt", "chosen", "rejected", "reference_chosen", "reference_rejected"]
-    batches = batches_of(arguments.pairs, names)
-    renamed = [{f"{name}_ids": row[name] for name in names[:3]} for batch in batches for row in batch]
-    stock = TokenisedDPOTrainer(
-        model=load_policy(arguments.model),
-        ref_model=load_policy(arguments.model),
-        args=arguments_of(DPOConfig, max_length=None, beta=0.1),
-        train_dataset=Dataset.from_list(renamed),
-        processing_class=tokenizer,
-    )
-    settings = {"beta": 0.1, "loss": "sigmoid", "logp_reduction": "sum", "reference_free": False}
-    settings |= {"sft_weight": 0.0, "share_prompts": True}
-    ours = RowTrainer(
-        loss_of=loss_over_pairs(dpo.rewards, dpo.loss, settings, shared_prompt_logps),
-        model=load_policy(arguments.model),
-        args=arguments_of(TrainingArguments, remove_unused_columns=False),
-        train_dataset=data,
-        processing_class=tokenizer,
-    )
-    stock_step, reference = step_of(stock), load_policy(arguments.model).to(ours.model.device)
 
-    def make_reference(rows: list[dict]) -> float:
-        dtype = precision_of("auto")
-        with (
-            torch.inference_mode(),
-            torch.autocast(reference.device.type, dtype, enabled=dtype != torch.float32),
-        ):
-            said = shared_prompt_logps(
-                reference, [row["prompt"] for row in rows], [[row["chosen"], row["rejected"]] for row in rows]
-            )
+def reference_maker(model: Path) -> Callable[[list[dict]], float]:
+    """Return a function that computes what the reference says of some pairs, as the reference file's maker does."""
+    reference, dtype = load_policy(model), precision_of("auto")
+    reference = reference.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def make(rows: list[dict]) -> float:
+        prompts = [row["prompt"] for row in rows]
+        completions = [[row["chosen"], row["rejected"]] for row in rows]
+        autocast = torch.autocast(reference.device.type, dtype, enabled=dtype != torch.float32)
+        with torch.inference_mode(), autocast:
+            said = shared_prompt_logps(reference, prompts, completions)
         return sum(float(each.sum()) for pair in said for each in pair) / len(rows)
 
+    return make
+
+
+def compare_dpo(model: Path, plan: Plan, batches: list[list[dict]]) -> None:
+    """Time a step of DPO, stock and ours, and the making of our reference."""
+
+    def renamed(rows: list[dict]) -> list[dict]:
+        return [{f"{name}_ids": row[name] for name in ("prompt", "chosen", "rejected")} for row in rows]
+
+    rows = [row for batch in batches for row in batch]
+    settings = json.loads(training.training_settings(plan, "base.dpo"))
+    stock = TokenisedDPOTrainer(
+        model=load_policy(model),
+        ref_model=load_policy(model),
+        args=arguments_of(DPOConfig, max_length=None, beta=settings["beta"]),
+        train_dataset=Dataset.from_list(renamed(rows)),
+        processing_class=load_tokenizer(model),
+    )
+    ours = RowTrainer(
+        loss_of=loss_over_pairs(dpo.rewards, dpo.loss, settings, shared_prompt_logps),
+        model=load_policy(model),
+        args=arguments_of(TrainingArguments, remove_unused_columns=False),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=load_tokenizer(model),
+    )
+    stock_step = step_of(stock)
     steps = {
-        "stock TRL, padded": lambda rows: stock_step(
-            [{f"{name}_ids": row[name] for name in names[:3]} for row in rows]
-        ),
-        "ours, prompts shared": step_of(ours),
-        "  and the reference, once": make_reference,
+        "stock TRL, padded": lambda rows: stock_step(renamed(rows)),
+        "ours, prompts shared": step_of(ours, rows_in_step=True),
+        "  and the reference, once": reference_maker(model),
     }
     compare(
         "DPO", batches, lambda row: 2 * len(row["prompt"]) + len(row["chosen"]) + len(row["rejected"]), steps
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="model folder")
+    parser.add_argument("--batches", type=int, default=6, help=f"of {ROWS} rows")
+    arguments = parser.parse_args()
+    plan, count = benchmarks_plan(), ROWS * arguments.batches
+    device = "GPU" if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    print(f"{device}, {precision_of('auto')}, best of {ROUNDS} rounds")
+    with tempfile.TemporaryDirectory() as name:
+        tokens = tokens_for_sft(plan, arguments.model, Path(name), count)
+        compare_sft(arguments.model, plan, batches_of(tokens, ["input_ids", "labels"], arguments.batches))
+        stored, _ = refer_to_pairs(plan, arguments.model, Path(name), pairs(count))
+        columns = ["prompt", "chosen", "rejected", "reference_chosen", "reference_rejected"]
+        compare_dpo(arguments.model, plan, batches_of(stored, columns, arguments.batches))
 
 
 if __name__ == "__main__":
