@@ -6,7 +6,8 @@ from transformers import GenerationConfig
 
 from tests.generation import GREEDY, QUESTIONS, SETTINGS, TEMPLATE
 from tests.plans import EVERY_KEY, changed
-from workflow_scripts.common.answering import Answer, answer_of, left_padded
+from workflow_scripts.common.answering import Answer, answer_of
+from workflow_scripts.common.beginnings import left_padded
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.templates import ends_of, tokenise_prompt

@@ -37,7 +37,8 @@ from workflow_scripts.align.ppo_numbers import (
     whiten,
 )
 from workflow_scripts.align.scores import NO_SCORES, Moments, scaled_scores
-from workflow_scripts.common.answering import answer_of, left_padded, stopping_at
+from workflow_scripts.common.answering import answer_of, stopping_at
+from workflow_scripts.common.beginnings import left_padded
 from workflow_scripts.common.diverged import Diverged
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json

@@ -12,10 +12,10 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, RepetitionPenaltyLogitsProcessor, StoppingCriteria
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
+from workflow_scripts.common.beginnings import laid_out, read_beginnings, told_of_positions
 from workflow_scripts.common.decoding import CONTEXT, reply_text
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.leaving import ROUND, Drawn, Ended, roomy_cache
-from workflow_scripts.common.logprobs import padded
+from workflow_scripts.common.leaving import ROUND, Drawn, Ended, keeps_all_tokens, roomy_cache
 
 SPECIAL_AMONG = 8  # special tokens, which say nothing, that may stand among those of a stop string
 
@@ -55,12 +55,6 @@ def answer_of(
         made = len(kept) + (ended is not None)
     finished = stopped or ended is not None or made < sampling["max_new_tokens"]
     return Answer(text, "stop" if finished else "length", len(prompt), made)
-
-
-def left_padded(prompts: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (ids, attention mask), both (batch, longest prompt), padded on the left."""
-    real = [[1] * len(prompt) for prompt in prompts]
-    return padded(prompts, pad, left=True), padded(real, 0, left=True)
 
 
 class StopsAt(StoppingCriteria):
@@ -130,16 +124,21 @@ def refuse_unknown_tokens(model: Any, prompts: list[list[int]]) -> None:
 def tokens_made(
     model: Any,
     tokenizer: Any,
-    prompts: tuple[torch.Tensor, torch.Tensor],
+    prompts: list[list[int]],
     sampling: dict,
     ends: list[int],
     synced: bool,
 ) -> list[list[int]]:
-    """Return the tokens that follow padded prompts (ids, mask), round by round; what ended may be followed by padding."""
-    ids, asked = prompts
-    width, most = ids.shape[1], sampling["max_new_tokens"]
-    cache = None if synced or sampling["beams"] > 1 else roomy_cache(model, width + most)
-    rounds, draw, mask = cache is not None, Drawn(len(ids)), asked
+    """Return the tokens that follow prompts, made round by round; what ended may be followed by padding."""
+    most, pad = sampling["max_new_tokens"], tokenizer.pad_token_id
+    rounds = not synced and sampling["beams"] == 1 and keeps_all_tokens(model)
+    layout = laid_out(prompts, pad, model.device, shared=rounds and told_of_positions(model))
+    ids, mask, asked = layout.ids, layout.mask, layout.mask
+    width = ids.shape[1]
+    cache = roomy_cache(model, width + most) if rounds else None
+    if layout.columns:
+        read_beginnings(model, layout, cache, pad)
+    draw = Drawn(len(ids))
     made: list[list[int]] = [[] for _ in range(len(ids))]
     for first in range(0, most, ROUND if rounds else most):
         count = min(ROUND, most - first) if rounds else most
@@ -152,7 +151,7 @@ def tokens_made(
             max_new_tokens=count,
             min_new_tokens=min(count, max(0, sampling["min_new_tokens"] - first)) or None,
             eos_token_id=ends,
-            pad_token_id=tokenizer.pad_token_id,
+            pad_token_id=pad,
             stopping_criteria=[ended] if ended else stops,
             logits_processor=scorers(sampling, asked, draw),
             synced_gpus=synced,
@@ -190,10 +189,9 @@ def answer_batch(
     ids that end an answer. `synced`: other processes hold parts of the weights, and pass as often as the one whose
     answers are the longest.
     """
-    prompts_padded = tuple(each.to(model.device) for each in left_padded(prompts, tokenizer.pad_token_id))
     own, model.generation_config = model.generation_config, GenerationConfig()
     try:
-        made = tokens_made(model, tokenizer, prompts_padded, sampling, ends, synced)
+        made = tokens_made(model, tokenizer, prompts, sampling, ends, synced)
     finally:
         model.generation_config = own
     return [

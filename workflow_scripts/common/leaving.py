@@ -48,13 +48,19 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = (held[:, :, :last] for held in self.held)
 
 
-def roomy_cache(model: Any, room: int) -> DynamicCache | None:
-    """Return an empty cache for `room` tokens; None where a model keeps more than keys and values of all tokens."""
-    if not model._supports_default_dynamic_cache():
-        return None
+def keeps_all_tokens(model: Any) -> bool:
+    """Tell whether all that a model keeps of a text are the keys and values of all its tokens."""
+    layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+    return (
+        model._supports_default_dynamic_cache()
+        and bool(layers)
+        and all(type(layer) is DynamicLayer for layer in layers)
+    )
+
+
+def roomy_cache(model: Any, room: int) -> DynamicCache:
+    """Return an empty cache of `room` tokens for a model that keeps the keys and values of all."""
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    if not cache.layers or any(type(layer) is not DynamicLayer for layer in cache.layers):
-        return None
     cache.layers = [RoomyLayer(room) for _ in cache.layers]
     return cache
 

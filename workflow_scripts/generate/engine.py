@@ -28,19 +28,25 @@ class TransformersEngine:
     ) -> Iterator[tuple[int, Answer]]:
         """Yield (index of the prompt, answer) batch by batch, longest prompts first; the seed fixes every draw.
 
-        A batch without an answer that is `missing` is left out; another is made whole, as its draws hang together.
+        A batch without an answer that is `missing` is left out; another is made whole, as its draws hang together. What
+        is not drawn is answered once, however often it is asked.
         """
         refuse_unknown_tokens(self.model, prompts)
         ends = ends_of(end, self.tokenizer, self.ends)
-        order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+        drawn = sampling["temperature"] and sampling["beams"] == 1
+        asked: dict[Any, list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            asked.setdefault(index if drawn else tuple(prompt), []).append(index)
+        order = sorted(asked.values(), key=lambda alike: (-len(prompts[alike[0]]), alike[0]))
         size = sampling["batch_size"]
         for number, start in enumerate(range(0, len(order), size)):
             batch = order[start : start + size]
-            if not any(missing[index] for index in batch):
+            if not any(missing[index] for alike in batch for index in alike):
                 continue
             torch.manual_seed(seed * 1_000_003 + number)
-            answers = self.answer_batch([prompts[i] for i in batch], sampling, ends)
-            yield from zip(batch, answers, strict=True)
+            answers = self.answer_batch([prompts[alike[0]] for alike in batch], sampling, ends)
+            for alike, answer in zip(batch, answers, strict=True):
+                yield from ((index, answer) for index in alike)
 
     @torch.inference_mode()
     def answer_batch(self, prompts: list[list[int]], sampling: dict, ends: list[int]) -> list[Answer]:

@@ -1,0 +1,132 @@
+"""Every benchmark runs, at toy size: both sides are measured, and where they are to say the same, they do."""
+
+import re
+
+import pytest
+import torch
+
+from benchmarks import answering, engines, length_control, precision, rows, start, sweep, trainers
+from tests.command import call
+from tests.workflow import ROOT
+from workflow_scripts.common.files import read_json, write_jsonl, write_manifest
+from workflow_scripts.common.turns import turns_of
+from workflow_scripts.generate.engine import TransformersEngine
+
+TESTED = {"answering", "engines", "length_control", "precision", "start", "sweep", "trainers"}
+NUMBER = r"(-?\d+(?:\.\d+)?)"
+
+
+def numbers(pattern: str, text: str) -> list[tuple[float, ...]]:
+    """Return what {} stands for in every line that has a pattern, as numbers."""
+    found = re.findall(re.escape(pattern).replace(r"\{\}", NUMBER).replace(r"\ ", r"\s+"), text)
+    return [tuple(float(each) for each in (match if isinstance(match, tuple) else (match,))) for match in found]
+
+
+def test_every_benchmark_is_tested_here_or_where_it_says():
+    made = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"__init__", "rows"}
+    elsewhere = {"stages": "tests/test_stages_table.py"}
+    assert made - set(elsewhere) == TESTED
+    assert all((ROOT / test).is_file() for name, test in elsewhere.items() if name in made)
+
+
+def test_the_rows_are_conversations_that_take_turns():
+    talks = rows.conversations(160)
+    assert len({row["id"] for row in talks}) == 160
+    for row in talks:
+        roles = [message["role"] for message in row["messages"]]
+        assert roles == ["system", *(["user", "assistant"] * (len(roles) // 2))]
+    turns = rows.turns(30)
+    assert [turn["id"] for turn in turns] == [turn["id"] for row in talks for turn in turns_of(row, 1)][:30]
+    assert all(turn["messages"][-1]["role"] == "user" for turn in turns)
+    assert all(pair["chosen"] != pair["rejected"] for pair in rows.pairs(30))
+    assert {0.0, 1.0} <= {row["rewards"]["final_reward"] for row in rows.rewarded(30)}
+
+
+def test_trainers_compare_equal_losses(tiny_model, capsys):
+    call(trainers.main, tiny_model, "--batches", 1)
+    said = capsys.readouterr().out
+    assert numbers("SFT: {} batches of {} rows, {} tokens", said)[0][:2] == (1, 8)
+    assert numbers("DPO: {} batches of {} rows, {} tokens", said)[0][:2] == (1, 8)
+    stock, ours = (numbers(f"{name} {{}} tokens/s loss {{}}", said) for name in ("padded", "free"))
+    assert len(stock) == 2
+    assert ours[0][1] == pytest.approx(stock[0][1], abs=1e-3)
+    (shared,) = numbers("prompts shared {} tokens/s loss {}", said)
+    assert shared[1] == pytest.approx(stock[1][1], abs=1e-3)
+    assert len(numbers("reference, once {} tokens/s", said)) == 1
+    apart = numbers("ratio {}, losses at most {} apart", said)
+    assert len(apart) == 2
+    assert all(ratio > 0 and distance < 1e-3 for ratio, distance in apart)
+
+
+def test_a_sweep_counts_the_tokens_of_every_way(tiny_model, capsys):
+    call(sweep.main, tiny_model, "--rows", 8, "--seeds", 2)
+    said = capsys.readouterr().out
+    found = dict(
+        zip(sweep.WAYS, (numbers(f"{way} {{}} tokens", said)[0][0] for way in sweep.WAYS), strict=True)
+    )
+    assert 0 < found["shared"] < found["each its own"] < found["stock TRL"]
+    shares = numbers("shared takes {} of the tokens, {} of the seconds", said)
+    assert [share for share, _ in shares] == pytest.approx(
+        [found["shared"] / found[way] for way in sweep.WAYS], abs=0.01
+    )
+
+
+def test_tokens_are_counted_without_padding():
+    table = torch.nn.Embedding(200, 2)
+    with sweep.counting({0, 3}, 100) as counted:
+        table(torch.tensor([[0, 3, 5], [3, 7, 8]]))
+        torch.nn.Embedding(10, 2)(torch.tensor([5]))  # of positions, say
+    table(torch.tensor([5]))
+    assert counted == [3]
+
+
+def test_answering_compares_the_same_answers(tiny_model, capsys):
+    call(answering.main, tiny_model, "--count", 6, "--batch-size", 3, "--new-tokens", 10)
+    said = capsys.readouterr().out
+    for name in ("greedy", "drawn"):
+        ((ratio, alike, count),) = numbers(f"{name} ratio of CPU seconds {{}}, {{}} of {{}} answers the same", said)
+        assert ratio > 0
+        assert alike == count == 6
+        tokens = [numbers(f"{name} {way} {{}} tokens/s {{}} tokens", said)[0][1] for way in ("padded batches", "ours")]
+        assert tokens[0] == tokens[1] > 0
+
+
+def test_engines_are_compared_on_a_prompt_set(tiny_model, tmp_path, monkeypatch, capsys):
+    """Without vLLM, whose own tests want its environment: transformers stands in for it."""
+    monkeypatch.setattr(engines, "VllmEngine", TransformersEngine)
+    prompts = [turn | {"followups": []} for turn in rows.turns(3)]
+    write_jsonl(tmp_path / "set.jsonl", prompts)
+    sampling = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 5, "min_new_tokens": 0, "beams": 1}
+    sampling |= {"repetition_penalty": 1.0, "batch_size": 4, "stop": [], "samples": 1}
+    write_manifest(tmp_path / "set.json", [tmp_path / "set.jsonl"], sampling=sampling)
+    assert read_json(tmp_path / "set.json")["sampling"] == sampling
+    call(engines.main, tiny_model, "--prompts", tmp_path / "set.json", "--limit", 2)
+    said = capsys.readouterr().out
+    assert [len(numbers(f"{name} {{}} tokens/s {{}} tokens", said)) for name in ("vLLM", "transformers")] == [1, 1]
+    assert numbers("ratio {}, {} of {} answers the same", said)[0][1:] == (2, 2)
+
+
+def test_precision_measures_both_formats_of_both_passes(tiny_model, monkeypatch, capsys):
+    monkeypatch.setattr(precision, "LENGTH", 16)
+    monkeypatch.setattr(precision, "ROUNDS", 1)
+    call(precision.main, tiny_model)
+    said = capsys.readouterr().out
+    for name in ("training", "forward"):
+        ((slow, fast, ratio),) = numbers(f"{name} float32 {{}} bfloat16 {{}} tokens/s ratio {{}}", said)
+        assert min(slow, fast, ratio) > 0
+
+
+def test_length_control_tells_of_both_models(capsys):
+    call(length_control.main, "--datasets", 2, "--prompts", 12, "--draws", 3)
+    said = capsys.readouterr().out
+    assert [line.split()[0] for line in said.splitlines()] == ["full", "minimal"][::-1]
+    for truth, estimate, *_ in numbers("true {} mean estimate {} spread of estimates {}", said):
+        assert abs(truth - estimate) < 0.5
+
+
+def test_start_tells_both_and_their_ratio(capsys):
+    call(start.main, "--modules", "workflow_scripts.common.files", "--repeats", 1)
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["module", "as", "it", "is", "without", "ratio"]
+    before, after, ratio = (float(word.rstrip("s")) for word in row.split()[1:])
+    assert ratio == pytest.approx(after / before, abs=0.5)
