@@ -31,7 +31,9 @@ SEED = 1
 class Padded(TransformersEngine):
     """The library's own way: a batch goes on until its last answer has ended."""
 
-    def answer(self, prompts: list[list[int]], sampling: dict, end: str, seed: int, missing: list[bool]) -> Any:
+    def answer(
+        self, prompts: list[list[int]], sampling: dict, end: str, seed: int, missing: list[bool]
+    ) -> Any:
         """Yield (index of the prompt, answer), batch by batch."""
         ends = ends_of(end, self.tokenizer, self.ends)
         order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))

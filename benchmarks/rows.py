@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 from workflow_scripts.align import pair_reference
@@ -82,7 +83,7 @@ def turns(count: int) -> list[dict]:
 def pairs(count: int) -> list[dict]:
     """Return so many preference pairs: a turn's reply, and that of the next turn with another label."""
     found, asked = [], turns(count + 1)
-    for turn, other in zip(asked, asked[1:], strict=False):
+    for turn, other in pairwise(asked):
         losing = other["reference"].replace('State": "x"', 'State": "w"')
         texts = {"messages": turn["messages"], "chosen": turn["reference"], "rejected": losing}
         found.append({"id": turn["id"], "split": "train"} | texts)

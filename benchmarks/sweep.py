@@ -15,7 +15,6 @@ two replies is one prompt. They depend on rows and tokenizer alone, so a small m
 import argparse
 import contextlib
 import importlib
-import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -151,10 +150,18 @@ class Sweep:
             trainer, kind, size = TokenisedDPOTrainer, DPOConfig, part.batch_size
             own = {"loss_type": ["sigmoid" if method == "dpo" else "ipo"]}
             rows = [{f"{name}_ids": row[name] for name in names[:3]} for row in rows]
-        arguments = {"output_dir": self.folder / "trl", "num_train_epochs": 1, "report_to": "none", "seed": seed}
+        arguments = {
+            "output_dir": self.folder / "trl",
+            "num_train_epochs": 1,
+            "report_to": "none",
+            "seed": seed,
+        }
         arguments |= {"per_device_train_batch_size": size, "beta": part.beta, "max_length": None}
         arguments |= {"learning_rate": part.learning_rate, "save_strategy": "no", "disable_tqdm": True}
-        arguments |= {"bf16": precision_of("auto") == torch.bfloat16, "use_cpu": not torch.cuda.is_available()}
+        arguments |= {
+            "bf16": precision_of("auto") == torch.bfloat16,
+            "use_cpu": not torch.cuda.is_available(),
+        }
         trainer(
             model=load_policy(self.model),
             ref_model=load_policy(self.model),
@@ -187,7 +194,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64, help="pairs, and rewarded answers")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each method")
     arguments = parser.parse_args()
-    print(f"6 methods x {arguments.seeds} seeds, {arguments.rows} pairs and {arguments.rows} rewarded answers")
+    print(
+        f"6 methods x {arguments.seeds} seeds, {arguments.rows} pairs and {arguments.rows} rewarded answers"
+    )
     found = {way: measured(arguments, way) for way in WAYS}
     tokens, seconds = found["shared"]
     for way, (more, longer) in found.items():

@@ -25,8 +25,14 @@ def engine(tiny_model) -> TransformersEngine:
 @pytest.fixture(scope="module")
 def asked(engine) -> list[list[int]]:
     """Prompts that share nothing but the system's words, then some that share a long beginning."""
-    texts = [*QUESTIONS, *(f"{LONG} {question}" for question in QUESTIONS), *(f"Look. {LONG} {n}" for n in "ab")]
-    return [tokenise_prompt([{"role": "user", "content": text}], TEMPLATE, engine.tokenizer) for text in texts]
+    texts = [
+        *QUESTIONS,
+        *(f"{LONG} {question}" for question in QUESTIONS),
+        *(f"Look. {LONG} {n}" for n in "ab"),
+    ]
+    return [
+        tokenise_prompt([{"role": "user", "content": text}], TEMPLATE, engine.tokenizer) for text in texts
+    ]
 
 
 def by_the_library(engine, prompts: list[list[int]], sampling: dict, ends: list[int]) -> list:
@@ -53,7 +59,9 @@ def test_answers_are_those_of_one_padded_batch_though_most_leave_it(engine, aske
     torch.manual_seed(0)
     first = by_the_library(engine, asked, sampling, [-1])
     ids = [engine.tokenizer(answer.text, add_special_tokens=False)["input_ids"] for answer in first]
-    ends = sorted({answer[9] for answer in ids if len(answer) > 9})[:3]  # so that answers end at different places
+    ends = sorted({answer[9] for answer in ids if len(answer) > 9})[
+        :3
+    ]  # so that answers end at different places
     torch.manual_seed(0)
     expected = by_the_library(engine, asked, sampling, ends)
     lengths = {answer.completion_tokens for answer in expected}
@@ -70,7 +78,9 @@ def test_answers_are_the_same_in_one_round_and_without_shared_beginnings(engine,
     found = []
     for rounds, shared in ((leaving.ROUND, True), (1000, True), (leaving.ROUND, False), (1, True)):
         monkeypatch.setattr("workflow_scripts.common.answering.ROUND", rounds)
-        monkeypatch.setattr("workflow_scripts.common.answering.told_of_positions", lambda _, shared=shared: shared)
+        monkeypatch.setattr(
+            "workflow_scripts.common.answering.told_of_positions", lambda _, shared=shared: shared
+        )
         torch.manual_seed(3)
         sampling = GREEDY | {"max_new_tokens": 30} | changes
         found.append(answer_batch(engine.model, engine.tokenizer, asked, sampling, ends))

@@ -12,21 +12,25 @@ from workflow_scripts.common.files import read_json, write_jsonl, write_manifest
 from workflow_scripts.common.turns import turns_of
 from workflow_scripts.generate.engine import TransformersEngine
 
-TESTED = {"answering", "engines", "length_control", "precision", "start", "sweep", "trainers"}
 NUMBER = r"(-?\d+(?:\.\d+)?)"
 
 
 def numbers(pattern: str, text: str) -> list[tuple[float, ...]]:
     """Return what {} stands for in every line that has a pattern, as numbers."""
     found = re.findall(re.escape(pattern).replace(r"\{\}", NUMBER).replace(r"\ ", r"\s+"), text)
-    return [tuple(float(each) for each in (match if isinstance(match, tuple) else (match,))) for match in found]
+    return [
+        tuple(float(each) for each in (match if isinstance(match, tuple) else (match,))) for match in found
+    ]
 
 
-def test_every_benchmark_is_tested_here_or_where_it_says():
-    made = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"__init__", "rows"}
-    elsewhere = {"stages": "tests/test_stages_table.py"}
-    assert made - set(elsewhere) == TESTED
-    assert all((ROOT / test).is_file() for name, test in elsewhere.items() if name in made)
+def test_every_benchmark_is_run_by_a_test():
+    made = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"__init__"}
+    imports = re.compile(r"^from benchmarks(?:\.(\w+))? import (.+)$", re.MULTILINE)
+    found = [
+        each for path in (ROOT / "tests").glob("test_*.py") for each in imports.findall(path.read_text())
+    ]
+    run = {name for module, names in found for name in ([module] if module else names.split(", "))}
+    assert made == run
 
 
 def test_the_rows_are_conversations_that_take_turns():
@@ -84,10 +88,15 @@ def test_answering_compares_the_same_answers(tiny_model, capsys):
     call(answering.main, tiny_model, "--count", 6, "--batch-size", 3, "--new-tokens", 10)
     said = capsys.readouterr().out
     for name in ("greedy", "drawn"):
-        ((ratio, alike, count),) = numbers(f"{name} ratio of CPU seconds {{}}, {{}} of {{}} answers the same", said)
+        ((ratio, alike, count),) = numbers(
+            f"{name} ratio of CPU seconds {{}}, {{}} of {{}} answers the same", said
+        )
         assert ratio > 0
         assert alike == count == 6
-        tokens = [numbers(f"{name} {way} {{}} tokens/s {{}} tokens", said)[0][1] for way in ("padded batches", "ours")]
+        tokens = [
+            numbers(f"{name} {way} {{}} tokens/s {{}} tokens", said)[0][1]
+            for way in ("padded batches", "ours")
+        ]
         assert tokens[0] == tokens[1] > 0
 
 
@@ -102,7 +111,10 @@ def test_engines_are_compared_on_a_prompt_set(tiny_model, tmp_path, monkeypatch,
     assert read_json(tmp_path / "set.json")["sampling"] == sampling
     call(engines.main, tiny_model, "--prompts", tmp_path / "set.json", "--limit", 2)
     said = capsys.readouterr().out
-    assert [len(numbers(f"{name} {{}} tokens/s {{}} tokens", said)) for name in ("vLLM", "transformers")] == [1, 1]
+    assert [len(numbers(f"{name} {{}} tokens/s {{}} tokens", said)) for name in ("vLLM", "transformers")] == [
+        1,
+        1,
+    ]
     assert numbers("ratio {}, {} of {} answers the same", said)[0][1:] == (2, 2)
 
 
@@ -126,7 +138,19 @@ def test_length_control_tells_of_both_models(capsys):
 
 def test_start_tells_both_and_their_ratio(capsys):
     call(start.main, "--modules", "workflow_scripts.common.files", "--repeats", 1)
-    head, row = capsys.readouterr().out.splitlines()
-    assert head.split() == ["module", "as", "it", "is", "without", "ratio"]
+    head, row, total = capsys.readouterr().out.splitlines()
+    assert head.split() == ["module", "as", "it", "is", "ours", "ratio"]
     before, after, ratio = (float(word.rstrip("s")) for word in row.split()[1:])
-    assert ratio == pytest.approx(after / before, abs=0.5)
+    assert min(before, after) > 0
+    assert ratio == pytest.approx(after / before, abs=0.2)
+    assert total.split()[1:] == row.split()[1:]
+
+
+def test_the_chain_of_starts_is_what_the_rules_run():
+    found = start.chain()
+    assert {
+        "workflow_scripts.sft.train",
+        "workflow_scripts.generate.collect",
+        "workflow_scripts.clean.clean",
+    } <= set(found)
+    assert len(found) > 30

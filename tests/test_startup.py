@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import start
-from tests.command import call
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import run
 
@@ -93,9 +91,53 @@ def test_every_stage_is_run_by_what_turns_it_on():
     assert others == {"worker"}  # whose module does
 
 
-def test_the_benchmark_tells_both_and_their_ratio(capsys):
-    call(start.main, "--modules", "workflow_scripts.common.files", "--repeats", 1)
-    head, row = capsys.readouterr().out.splitlines()
-    assert head.split() == ["module", "as", "it", "is", "without", "ratio"]
-    before, after, ratio = (float(word.rstrip("s")) for word in row.split()[1:])
-    assert ratio == pytest.approx(after / before, abs=0.5)
+ASKING = """
+from transformers.utils import is_scipy_available, is_sklearn_available
+from transformers.generation import candidate_generator
+from transformers.loss import loss_for_object_detection
+print(candidate_generator.there, loss_for_object_detection.there)
+def main():
+    pass
+if __name__ == "__main__":
+    from workflow_scripts.common.errors import run
+    run(main)
+"""
+
+
+@pytest.fixture
+def asking(folder) -> Path:
+    """A stage and another module that import a made-up transformers, whose modules ask as the real ones do."""
+    for path in ("workflow_scripts/stage.py", "elsewhere.py"):
+        (folder / path).write_text(f"import workflow_scripts\n{ASKING}")
+    files = {
+        "__init__": "",
+        "utils": "is_scipy_available = is_sklearn_available = lambda: True",
+        "generation/candidate_generator": "from ..utils import is_sklearn_available as asked\nthere = asked()",
+        "loss/loss_for_object_detection": "from ..utils import is_scipy_available as asked\nthere = asked()",
+    }
+    for name, text in files.items():
+        path = folder / f"transformers/{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def test_a_stage_leaves_out_what_transformers_imports_for_others(asking):
+    assert printed(asking, "-m", "workflow_scripts.stage") == ["False", "False"]
+
+
+def test_who_only_imports_us_has_all_that_transformers_imports(asking):
+    assert printed(asking, "-m", "elsewhere") == ["True", "True"]
+    assert printed(asking, "elsewhere.py") == ["True", "True"]
+
+
+def imported(module: str) -> set[str]:
+    """Return the packages that `python -m` of a module imports before it says what its flags are."""
+    command = [sys.executable, "-X", "importtime", "-m", module, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+
+
+def test_transformers_asks_where_we_answer():
+    """Its modules may be called otherwise one day: then this says so, and not a slower start."""
+    assert not imported("workflow_scripts.generate.answer") & {"sklearn", "pandas", "scipy"}

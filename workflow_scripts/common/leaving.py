@@ -1,9 +1,9 @@
 """Answers in rounds of a few tokens, between which the finished ones leave their batch; and a cache that has room.
 
-transformers' `generate` goes on with all rows of a batch until the last has finished, and copies all keys and values for
-every token. Here it makes a few tokens at a time, with a cache that it appends to in place; whoever has finished takes
-no part in the next round. What is drawn stays what `generate` would draw of the whole batch: `Drawn` takes the noise of
-all rows, those that have left as well.
+transformers' `generate` goes on with all rows of a batch until the last has finished, and copies all keys and values
+for every token. Here it makes a few tokens at a time, with a cache that it appends to in place; whoever has finished
+takes no part in the next round. What is drawn stays what `generate` would draw of the whole batch: `Drawn` takes the
+noise of all rows, those that have left as well.
 
 Not covered (one round of all tokens, as `generate` has it): beams, weights that other processes hold parts of, and
 models that keep more than the keys and values of all tokens (sliding windows, state spaces).
@@ -16,7 +16,9 @@ from torch import Tensor
 from transformers import DynamicCache, LogitsProcessor, StoppingCriteria
 from transformers.cache_utils import DynamicLayer
 
-ROUND = 8  # tokens: a round costs a call of `generate`, and a finished row its share of what is left of the round
+ROUND = (
+    8  # tokens: a round costs a call of `generate`, and a finished row its share of what is left of the round
+)
 
 
 class RoomyLayer(DynamicLayer):
