@@ -172,6 +172,10 @@ class MadeUp:
             [asked, torch.tensor([reply + [self.pad] * (width - len(reply)) for reply in made])], dim=1
         )
 
+    def _supports_default_dynamic_cache(self) -> bool:
+        """It says all at once."""
+        return False
+
     def get_input_embeddings(self) -> object:
         """As large as any tokenizer here may want it."""
         return SimpleNamespace(num_embeddings=10**6)

@@ -52,12 +52,10 @@ class RoomyLayer(DynamicLayer):
 
 def keeps_all_tokens(model: Any) -> bool:
     """Tell whether all that a model keeps of a text are the keys and values of all its tokens."""
+    if not model._supports_default_dynamic_cache():
+        return False
     layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
-    return (
-        model._supports_default_dynamic_cache()
-        and bool(layers)
-        and all(type(layer) is DynamicLayer for layer in layers)
-    )
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
 def roomy_cache(model: Any, room: int) -> DynamicCache:
@@ -72,7 +70,7 @@ class Drawn(LogitsProcessor):
 
     The token of the largest p / e, with e of an exponential distribution (the exponential race). `rows` are the places
     in the batch of those that are still there, of which there were `size`; what the others would draw with is made, and
-    left.
+    left. The scores are written over: `generate` hands over a copy.
     """
 
     def __init__(self, size: int) -> None:
@@ -80,9 +78,10 @@ class Drawn(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         noise = scores.new_empty(self.size, scores.shape[1]).exponential_()
-        chances = scores.softmax(-1)
-        drawn = (chances / noise[self.rows.to(noise.device)]).argmax(-1, keepdim=True)
-        return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
+        if len(self.rows) < self.size:
+            noise = noise[self.rows.to(noise.device)]
+        drawn = scores.softmax(-1).div_(noise).argmax(-1, keepdim=True)
+        return scores.fill_(-torch.inf).scatter_(1, drawn, 0.0)
 
 
 class Ended(StoppingCriteria):
