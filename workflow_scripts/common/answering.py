@@ -163,7 +163,7 @@ def tokens_made(
             made[row] += tokens
         if ended is None:
             break
-        goes_on = ~(ended.rows | torch.isin(new, torch.tensor(ends, device=new.device)).any(1))
+        goes_on = ~(ended.rows | torch.isin(new, new.new_tensor(ends)).any(1))
         if not goes_on.any():
             break
         ids, mask = output, torch.cat([mask, torch.ones_like(new)], 1)
