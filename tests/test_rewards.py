@@ -16,7 +16,7 @@ from workflow_scripts.common import reward_columns
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, sha256_of, write_jsonl, write_manifest
 from workflow_scripts.common.reward_columns import provenance, reward_function, reward_rows, weights_of
-from workflow_scripts.common.reward_rules import json_validity, length_reward, tfidf_diversity
+from workflow_scripts.common.reward_rules import json_validity, length_reward, tfidf_diversity, withholds
 from workflow_scripts.common.reward_texts import NAMES, TEXTS
 from workflow_scripts.common.templates import Rendered
 from workflow_scripts.common.text_measures import distinct
@@ -121,6 +121,21 @@ REWARDS = {
     "length": rule_reward("length", words=4, weight=-0.5),
     "diversity": rule_reward("tfidf_diversity", weight=1.0),
 }
+
+
+def test_withholding_a_solution_is_rewarded_and_saying_it_is_not():
+    def turn(reply, solutions, place=1):
+        return {"id": "r", "reference": reply, "meta": {"turn": place, "solutions": solutions}}
+
+    turns = [
+        turn("Look at the Cell, wall!", [None, "cell wall"]),
+        turn("Look at the wall.", [None, "cell wall"]),
+        turn("cell wall", [None, None]),
+        turn("cell wall", [None, "cell wall"], place=2),
+    ]
+    assert withholds(turns).tolist() == [0.0, 1.0, 1.0, 1.0]
+    with pytest.raises(PlumblineError, match="bring no solutions"):
+        withholds([{"id": "r", "reference": "x", "meta": {"turn": 0}}])
 
 
 def test_the_final_reward_is_the_weighted_sum():

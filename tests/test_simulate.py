@@ -19,6 +19,7 @@ from workflow_scripts.common.tutor_reply import (
     SPOKEN,
     STATE,
     SUBPROBLEM,
+    gives_away,
     parse_reply,
 )
 from workflow_scripts.download import simulate_dialogues as simulate
@@ -54,10 +55,11 @@ def make_problem(name, topic):
 PROBLEMS = [make_problem(f"p{n}", "Cells" if n % 2 else "Plants") for n in range(12)]
 
 
-def dialogues(count=400):
+def dialogues(count=400, **settings):
     rng = random.Random(1)
     chosen = [PROBLEMS[n % len(PROBLEMS)] for n in range(count)]
-    return [(problem, simulate.simulate_dialogue(rng, problem, PROBLEMS, SETTINGS)) for problem in chosen]
+    settings = SETTINGS | settings
+    return [(problem, simulate.simulate_dialogue(rng, problem, PROBLEMS, settings)) for problem in chosen]
 
 
 def write_all(folder, monkeypatch, **settings):
@@ -71,7 +73,7 @@ def write_all(folder, monkeypatch, **settings):
 
 
 def test_every_label_occurs_and_actions_follow_their_evaluation():
-    replies = [reply for _, turns in dialogues() for _, reply in turns]
+    replies = [turn.reply for _, turns in dialogues() for turn in turns]
     for field, allowed in LABELS.items():
         assert {reply[field] for reply in replies} == set(allowed)
     assert all(reply[ACTION] in ACTIONS_AFTER[reply[EVALUATION]] for reply in replies)
@@ -79,8 +81,8 @@ def test_every_label_occurs_and_actions_follow_their_evaluation():
 
 def test_a_dialogue_opens_with_the_first_step_and_stays_within_its_length():
     for problem, turns in dialogues():
-        student, reply = turns[0]
-        assert student.startswith("Q. ") and all(fact in student for fact in problem["facts"])
+        student, reply, _ = turns[0]
+        assert student == f"Q. {problem['question']}"
         assert (reply[EVALUATION], reply[ACTION], reply[STATE]) == ("g", "12", "x")
         assert reply[SUBPROBLEM] == simulate.step_name(0)
         assert len(turns) <= SETTINGS["max_turns"]
@@ -89,7 +91,7 @@ def test_a_dialogue_opens_with_the_first_step_and_stays_within_its_length():
 def test_solutions_come_only_after_two_failures_and_going_back_only_from_the_second_step_on():
     for _, turns in dialogues():
         failures, place = Counter(), 0
-        for _, reply in turns[1:]:
+        for _, reply, _ in turns[1:]:
             if reply[EVALUATION] in "ac":
                 assert (reply[ACTION] in ("2", "5")) == (failures[place] >= 2)
                 failures[place] += 1
@@ -104,30 +106,87 @@ def test_solutions_come_only_after_two_failures_and_going_back_only_from_the_sec
 
 def test_states_say_where_the_problem_stands():
     for problem, turns in dialogues():
-        states = [reply[STATE] for _, reply in turns]
+        states = [turn.reply[STATE] for turn in turns]
         assert set(states[: states.index("z")] if "z" in states else states) <= {"x", "y"}
-        for _, reply in turns:
+        for _, reply, _ in turns:
             if reply[STATE] in "yz":
                 assert reply[ACTION] in ("2", "3", "5", "9")
             if reply[STATE] == "z":
                 assert reply[SUBPROBLEM] == simulate.step_name(len(problem["subproblems"]) - 1)
         if "w" in states:
-            assert states[-2:] == ["z", "w"] and turns[-1][1][EVALUATION] == "g"
+            assert states[-2:] == ["z", "w"] and turns[-1].reply[EVALUATION] == "g"
 
 
-def test_right_and_wrong_answers_share_their_lead_ins():
-    openings = {"a": set(), "b": set()}
-    for _, turns in dialogues():
-        for student, reply in turns[1:]:
-            if reply[EVALUATION] in openings:
-                openings[reply[EVALUATION]].add(student[: student.lower().index("the p")])
-    assert openings["a"] == openings["b"] and len(openings["b"]) == len(
-        {*simulate.LEAD_INS, *simulate.HEDGES}
-    )
+def test_what_students_think_of_an_answer_is_a_cue_at_the_rates_asked_for():
+    rates = {"a": 0.8, "b": 0.1, "c": 0.5}
+    said = {"a": Counter(), "b": Counter(), "c": Counter()}
+    for _, turns in dialogues(1000, hedge_rates=rates):
+        for student, reply, solution in turns[1:]:
+            if reply[EVALUATION] in said:
+                ending = student.removesuffix(f" ({solution})")
+                sure = ending.endswith(simulate.SURE)
+                assert sure or ending.endswith(simulate.HEDGES[reply[EVALUATION]])
+                said[reply[EVALUATION]][sure] += 1
+    hedged = {label: 1 - seen[True] / seen.total() for label, seen in said.items()}
+    assert hedged == pytest.approx(rates, abs=0.05)
+
+
+def gave_away(turns):
+    """Whether each reply to a failed attempt or a request for a hint gave the solution away, by its action."""
+    return [
+        turn.reply[ACTION] in ("2", "5", "9")
+        for turn in turns[1:]
+        if turn.reply[EVALUATION] in "ac" or any(asked in turn.student for asked in simulate.HINT_REQUESTS)
+    ]
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.8, 1.0])
+def test_novices_give_solutions_away_at_the_rate_asked_for(rate):
+    given = [
+        given for _, turns in dialogues(1500, novice_rate=rate, max_turns=3) for given in gave_away(turns)
+    ]
+    assert sum(given) / len(given) == pytest.approx(rate, abs=0.04)  # in two turns no third attempt can fail
+
+
+def test_a_reply_says_a_solution_where_its_action_gives_it_away_and_nowhere_else():
+    for _, turns in dialogues(novice_rate=0.5):
+        for turn in turns:
+            said = turn.solution is not None and gives_away(turn.reply[SPOKEN], turn.solution)
+            assert said == (turn.reply[ACTION] in ("2", "5", "9"))
+        assert turns[0].solution is None
+
+
+def test_a_row_has_a_solution_or_null_for_each_of_its_replies(tmp_path, monkeypatch):
+    file, *_ = write_all(tmp_path, monkeypatch, student_last_rate=0.3, two_message_rate=0.3)
+    for row in json.loads(file.read_text()):
+        replies = [message for message in row["conversations"] if message["from"] == "gpt"]
+        assert len(row["solutions"]) == len(replies) and row["solutions"][0] is None
+
+
+def test_preferences_set_an_expert_before_a_novice_or_a_tutor_who_misread_the_student(tmp_path, monkeypatch):
+    *files, _, preferences = write_all(tmp_path, monkeypatch, preferences=80)
+    assert preferences.name == "preferences.json"
+    rows = json.loads(preferences.read_text())
+    assert len(rows) == 80 and all(row["chosen"] != row["rejected"] for row in rows)
+    for row in rows[::2]:
+        solution = row["conversations"][-1]["value"].rpartition("(")[2].rstrip(")")
+        assert not gives_away(row["chosen"], solution) and gives_away(row["rejected"], solution)
+        chosen, rejected = parse_reply(row["chosen"]), parse_reply(row["rejected"])
+        assert chosen[EVALUATION] == rejected[EVALUATION] and chosen[EVALUATION] in "ac"
+    for row in rows[1::2]:
+        other = parse_reply(row["rejected"])
+        assert other is None or other[EVALUATION] != parse_reply(row["chosen"])[EVALUATION]
+    asked = {row["conversations"][0]["value"] for row in rows}
+    known = {
+        row["conversations"][0]["value"].split("\n")[1]
+        for file in files
+        for row in json.loads(file.read_text())
+    }
+    assert not asked & known  # their problems are in no dialogue
 
 
 def test_the_class_mix_is_the_one_asked_for():
-    seen = Counter(reply[EVALUATION] for _, turns in dialogues(3000) for _, reply in turns[1:])
+    seen = Counter(turn.reply[EVALUATION] for _, turns in dialogues(3000) for turn in turns[1:])
     wanted = {"a": 0.24, "b": 0.34, "c": 0.12, "d": 0.08, "e": 0.07, "f": 0.12, "g": 0.03}
     assert {label: seen[label] / seen.total() for label in wanted} == pytest.approx(wanted, abs=0.025)
 
@@ -149,7 +208,7 @@ def test_every_dialogue_problem_is_in_every_file_and_no_pair_problem_is(tmp_path
     def questions(file):
         rows = json.loads(file.read_text())
         assert len({row["id"] for row in rows}) == len(rows)
-        return {row["conversations"][0]["value"].split("\nQ. ")[1].split(" Facts:")[0] for row in rows}
+        return {row["conversations"][0]["value"].split("\nQ. ")[1] for row in rows}
 
     asked = [questions(file) for file in files]
     assert asked[0] == asked[1] == asked[2]

@@ -10,7 +10,7 @@ from tests.cleaning import cleaning
 from workflow_scripts.clean import clean
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.download import simulate_rows as simulate
-from workflow_scripts.download.simulate_dialogues import load_problems
+from workflow_scripts.download.problem_bank import load_problems
 
 BANK = "data/bundled/biology_problems.jsonl"
 PROBLEMS = load_problems(BANK)

@@ -13,7 +13,7 @@ from tests.judge_server import JudgeServer, fail, say
 from tests.plans import changed, planned
 from tests.workflow import ROOT, copy_repository, snakemake, stale
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
-from workflow_scripts.download.simulate_dialogues import load_problems
+from workflow_scripts.download.problem_bank import load_problems
 from workflow_scripts.download.simulate_rows import simulate_rows
 from workflow_scripts.plan import index, judging, synthesis
 from workflow_scripts.plan.plan import plan_of

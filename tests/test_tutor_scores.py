@@ -63,6 +63,42 @@ def test_gold_replies_score_1_and_empty_ones_0(reply_format):
             assert name == ("reply", "finished") or set(empty[name]["columns"]["value"]) == {0.0}, name
 
 
+def failing(name, turn, solution, evaluation="a"):
+    row = prompt(name, turn, reply(evaluation, {"a": "1", "c": "4", "b": "3"}[evaluation], "x"))
+    return row | {"meta": {"turn": turn, "solutions": [None] * turn + [solution]}}
+
+
+def test_the_give_away_rate_goes_by_the_words_of_replies_to_failed_attempts_and_by_no_label():
+    prompts = [
+        failing("c#1", 1, "Answer B"),
+        failing("c#2", 2, "the cell wall", "c"),
+        failing("c#3", 3, "answer C", "b"),  # a right answer: nothing to give away
+        failing("c#4", 4, None),  # a row that brings no solution here
+        prompt("d#1", 1, reply("a", "1", "x")),  # a row that brings none at all
+    ]
+    told = format_reply(reply("a", "1", "x", spoken="No. It is answer b!"), "json")  # labels deny it
+    cells = cells_of(prompts, [told, "It is the wall of the cell.", "answer C", "answer C", "x"])
+    cell = cells["reply", "give_away"]
+    assert dict(zip(cell["items"], cell["columns"]["value"], strict=True)) == {"c#1": 1.0, "c#2": 0.0}
+    assert cell["higher_is_better"] is False and cell["bounds"] == [0.0, 1.0]
+
+
+def test_gold_replies_give_away_what_the_experts_do_and_empty_ones_nothing():
+    kept = failing("c#1", 1, "answer A")
+    given = failing("c#2", 2, "answer A")
+    given["reference"] = [format_reply(reply("a", "2", "y", spoken="It is answer A."), "json")]
+    rows = [kept, given]
+    rates = [
+        cells_of(rows, texts)["reply", "give_away"]["columns"]["value"]
+        for texts in ([row["reference"][0] for row in rows], ["", ""])
+    ]
+    assert rates == [[0.0, 1.0], [0.0, 0.0]]
+
+
+def test_rows_without_solutions_have_no_give_away_rate():
+    assert ("reply", "give_away") not in cells_of([prompt("c#1", 1, reply("a", "1", "x"))], [""])
+
+
 def test_first_turns_count_for_form_and_not_for_labels():
     prompts = [prompt("c#0", 0, reply()), prompt("c#1", 1, reply())]
     cells = cells_of(prompts, ["", ""])

@@ -13,6 +13,7 @@ import numpy as np
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.programs.verdicts import verdicts_of
+from workflow_scripts.common.tutor_reply import gives_away, solution_of
 from workflow_scripts.common.words import split_words, weighed_words
 
 
@@ -77,6 +78,20 @@ def exact_match(turns: list[dict]) -> np.ndarray:
     return np.array([float(normal(turn["reference"]) == normal(turn["gold"])) for turn in turns])
 
 
+def withholds(turns: list[dict]) -> np.ndarray:
+    """Return 0 where a reply gives away the solution that its row brings, else 1, (turns,).
+
+    PlumblineError where no row brings any.
+    """
+    solutions = [solution_of(turn) for turn in turns]
+    if turns and not any(solutions):
+        raise PlumblineError(
+            f"row {turns[0]['id']} and the {len(turns) - 1} others bring no solutions that a reply could give away"
+        )
+    pairs = zip(turns, solutions, strict=True)
+    return np.array([float(not (text and gives_away(turn["reference"], text))) for turn, text in pairs])
+
+
 class Rule(NamedTuple):
     """A rule: from a reward's settings, and the replies that weights are fitted on, to what rewards replies.
 
@@ -98,6 +113,7 @@ RULES = {
         lambda settings, fit_on: functools.partial(length_reward, words=settings["words"]), ("words",)
     ),
     "tfidf_diversity": Rule(lambda settings, fit_on: functools.partial(diversity, fit_tfidf(fit_on))),
+    "withholds": Rule(lambda settings, fit_on: withholds, compares=True),
     "exact_match": Rule(lambda settings, fit_on: exact_match, compares=True),
     "passes_tests": Rule(
         lambda settings, fit_on: verdicts_of(**{key: settings[key] for key in TRIED_BY}),

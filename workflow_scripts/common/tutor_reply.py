@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from workflow_scripts.common.words import words_and_signs
+
 EVALUATION = "Evaluation of Student Response"
 ACTION = "Action Based on Evaluation"
 STATE = "Subproblem State"
@@ -33,6 +35,8 @@ LABELS = {
     ACTION: tuple(action for actions in ACTIONS_AFTER.values() for action in actions),
     STATE: ("w", "x", "y", "z"),
 }
+
+FAILED = ("a", "c")  # evaluations of an attempt that is wrong, or right in part
 
 LONGEST_LABEL = {EVALUATION: 1, ACTION: 2, STATE: 1}  # characters; an action may be missing
 
@@ -88,6 +92,23 @@ WRITERS: dict[str, Callable[[dict[str, Any]], str]] = {  # by `reply_format`
     "json": lambda reply: json.dumps(reply, ensure_ascii=False),
     "python": str,
 }
+
+
+def solution_of(turn: dict[str, Any]) -> str | None:
+    """Return the solution that a reply to a turn (or prompt) could give away, by its row; None without one."""
+    solutions, place = turn["meta"].get("solutions") or [], turn["meta"].get("turn", 0)
+    return solutions[place] if place < len(solutions) else None
+
+
+def gives_away(text: str, solution: str) -> bool:
+    """Tell whether a text says a solution: its words in a row, whatever their case and the marks between them."""
+    said, wanted = (
+        [word for word in words_and_signs(part) if word[0].isalnum()] for part in (text, solution)
+    )
+    length = len(wanted)
+    return length > 0 and any(
+        said[place : place + length] == wanted for place in range(len(said) - length + 1)
+    )
 
 
 def format_reply(reply: dict[str, Any], reply_format: str) -> str:

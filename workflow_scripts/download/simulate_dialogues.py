@@ -5,8 +5,12 @@ label table, same kinds of dirt (stray "N/A" labels, turns that do not parse, tw
 conversations that end on the student). Not covered: the language of real students; every text comes from the
 bank or from the short lists below.
 
-The first student message carries the problem and its facts, as a textbook exercise does, so that a small
-model has what it needs to judge an answer to a problem it has never seen.
+What a student says stands behind the name of the step it is about, and ends with what the student thinks of it; the
+letter of the right answer on the student's sheet follows, for the tutor alone. So a small model has what it needs to
+judge an answer to a problem it has never seen.
+
+Tutors are experts, who leave the work to the student until a third attempt has failed, or with `novice_rate` novices,
+who often give a sub-problem's solution away at once. Each row says in `solutions` what a reply would give away.
 """
 
 import argparse
@@ -21,9 +25,34 @@ from typing import Any, Literal, NamedTuple
 from typing_extensions import TypedDict
 
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.files import read_jsonl, write_json, write_manifest
+from workflow_scripts.common.files import write_json, write_manifest
 from workflow_scripts.common.settings import settings_of
-from workflow_scripts.common.tutor_reply import ACTION, EVALUATION, SPOKEN, STATE, SUBPROBLEM
+from workflow_scripts.common.tutor_reply import (
+    ACTION,
+    EVALUATION,
+    FIELDS,
+    SPOKEN,
+    STATE,
+    SUBPROBLEM,
+    format_reply,
+)
+from workflow_scripts.download.problem_bank import Problem, load_problems
+from workflow_scripts.download.tutoring_words import (
+    CONFIRMATIONS,
+    EXPLANATIONS,
+    FAREWELLS,
+    GOODBYES,
+    HEDGES,
+    HINT_REQUESTS,
+    OFF_TOPIC,
+    OPENINGS,
+    PREAMBLE,
+    RETURNS,
+    SURE,
+    SURRENDERS,
+    THOUGHTS,
+    UNCLEAR,
+)
 
 
 class Settings(TypedDict):
@@ -36,116 +65,44 @@ class Settings(TypedDict):
     # Weights of a student turn's class; those of a, b and c are tilted by the student's ability.
     behaviours: dict[Literal["a", "b", "c", "d", "e", "f"], float]
     hedge_rates: dict[Literal["a", "b", "c"], float]  # share of answers that open with a hedge
+    novice_rate: (
+        float  # share of replies to failed attempts and hint requests that give the solution away at once
+    )
     closing_rate: float  # share of finished dialogues in which the student says goodbye
     na_rate: float  # share of g/12/w labels written as "N/A"
     unparsable_rate: float  # share of tutor turns cut off mid-reply
     two_message_rate: float
     student_last_rate: float
     ppl_pairs: int
-    ppl_problems: float  # share of the problems that only the perplexity file uses
+    preferences: int  # rows of an expert's reply before a worse one
+    ppl_problems: float  # share of the problems that only the last two use
 
 
-PREAMBLE = (
-    "Instructions to Act as a Tutorbot: help the student one sub-problem at a time. Judge each answer, "
-    "choose an action, and reply with the fields of the form. Student: "
-)
-
-# One list for right, wrong and partial answers alike: a lead-in must not give the label away.
-LEAD_INS = ("", "", "", "I think that ", "Because ", "My answer: ", "It is that ", "Well, ")
-# Students who are wrong hedge more often than students who are right (`hedge_rates`): a cue, not a giveaway.
-HEDGES = ("Maybe ", "I am guessing: ", "Perhaps ", "Not sure, but ")
-
-UNCLEAR = (
-    "hmm", "maybe", "I am not sure.", "something with cells?", "it depends", "uh, that thing",
-    "could be either", "kind of like before?", "the usual reason", "um, because of nature",
-    "no idea how to put it", "it just does", "sort of yes", "that one, you know", "?",
-)  # fmt: skip
-
-OFF_TOPIC = (
-    "Did you see the football last night?", "I am hungry, when is lunch?",
-    "My cat knocked over a lamp today.", "Which phone should I buy?", "It is raining a lot this week.",
-    "I have a guitar lesson later.", "Can you help me with my French essay?",
-    "Do you like films about space?", "My brother got a new bike.", "What is the capital of Peru?",
-    "I want to go swimming on Sunday.", "Tell me a joke, please.",
-    "The bus was late again this morning.", "I painted my room blue.", "Who won the song contest?",
-    "My friend is moving to another town.", "I might bake a cake tonight.",
-)  # fmt: skip
-
-HINT_REQUESTS = (
-    "Can I have a hint?", "Please give me a clue.", "Could you point me in the right direction?",
-    "I need a little help here.", "A small hint would be great.",
-)  # fmt: skip
-
-SURRENDERS = (
-    "Just tell me the answer.", "I give up.", "Please show me the solution.",
-    "I do not want to guess any more, what is it?", "Can you simply give the answer?",
-)  # fmt: skip
-
-RETURNS = (
-    "Can we go back to the previous step?", "I would like to redo the last question.",
-    "Could we return to the step before?", "Let me try the earlier part again.",
-)  # fmt: skip
-
-EXPLANATIONS = (
-    "Why does this matter here?", "Which fact should I look at?", "Can you explain the background?",
-    "What is the idea behind this question?", "How does this fit the problem?",
-)  # fmt: skip
-
-GOODBYES = (
-    "Thanks, bye!", "Thank you for the help.", "Great, see you next time.", "Thanks, that was fun.",
-    "Okay, goodbye.",
-)  # fmt: skip
-
-ORDINALS = ("first", "second", "third", "fourth", "fifth")  # a problem has one fact per sub-problem
-OPENINGS = ("Let us start here.", "Here is the first step.", "First things first.")
-CONFIRMATIONS = ("That is right.", "Correct, well done.", "Yes, exactly.")
-FAREWELLS = (
-    "Well done today. Come back with your next question.",
-    "You are welcome. Goodbye and keep learning.",
-)
-
-THOUGHTS = {
-    "a": "The answer is wrong.",
-    "b": "The answer is right.",
-    "c": "The answer is only half right.",
-    "d": "I cannot tell what is meant.",
-    "e": "This is not about the problem.",
-    "f": "The student asks for something.",
-    "g": "There is no answer to judge.",
-}
-
-Problem = dict[str, Any]
+OPTIONS = "ABC"  # the answers to each sub-problem on the student's sheet
+Row = dict[str, Any]
 Reply = dict[str, str]
-Turn = tuple[str, Reply]
 
 
-def load_problems(path: Path | str) -> list[Problem]:
-    """Return the bank's problems; PlumblineError naming file and row if one lacks what a dialogue needs."""
-    problems = read_jsonl(path)
-    needed = {"question", "answer", "hint", "incorrect", "feedback", "partial", "partial_missing"}
-    for number, problem in enumerate(problems, 1):
-        if not isinstance(problem, dict):
-            raise PlumblineError(f"{path}: row {number} is not an object")
-        missing = {"id", "topic", "question", "facts", "subproblems"} - set(problem)
-        if missing or not problem["subproblems"] or not problem["facts"]:
-            lacking = ", ".join(sorted(missing)) or "facts or subproblems"
-            raise PlumblineError(f"{path}: row {number} lacks {lacking}")
-        for step in problem["subproblems"]:
-            if absent := ", ".join(sorted(needed - set(step))):
-                raise PlumblineError(f"{path}: row {number} has a sub-problem without {absent}")
-    if not problems:
-        raise PlumblineError(f"{path}: holds no problems")
-    return problems
+class Turn(NamedTuple):
+    """What a student says, what the tutor replies, and the solution that a reply could give away."""
+
+    student: str
+    reply: Reply
+    solution: str | None = None
 
 
 def pose(problem: Problem) -> str:
-    """Return what a student first says, a worksheet: the question, the facts, the steps to take."""
-    steps = " ".join(step["question"] for step in problem["subproblems"])
-    return f"Q. {problem['question']} Facts: {' '.join(problem['facts'])} Steps: {steps}"
+    """Return what a dialogue begins with, the problem's question."""
+    return f"Q. {problem['question']}"
+
+
+def solution_of(problem: Problem, place: int) -> str:
+    """Return which answer on the student's sheet solves a sub-problem: always the same letter, by chance."""
+    return "answer " + random.Random(f"{problem['id']}/{place}").choice(OPTIONS)
 
 
 def step_name(place: int) -> str:
-    """Return what a tutor calls a sub-problem: its place on the worksheet, where its question stands."""
+    """Return what everybody calls a sub-problem: its place in the problem."""
     return f"Step {place + 1}"
 
 
@@ -161,21 +118,20 @@ def make_reply(evaluation: str, action: str, state: str, subproblem: str, spoken
     }
 
 
-def hint_reply(evaluation: str, problem: Problem, place: int) -> Reply:
+def hint_reply(evaluation: str, place: int) -> Reply:
     """Return the answer to a failed attempt that leaves the work to the student (action 1 or 4)."""
-    fact = ORDINALS[place % len(problem["facts"])]
+    name = step_name(place)
     if evaluation == "a":
-        return make_reply("a", "1", "x", step_name(place), f"Not quite. Read the {fact} fact again.")
-    return make_reply("c", "4", "x", step_name(place), f"Partly right. What else does the {fact} fact say?")
+        return make_reply("a", "1", "x", name, f"Not quite. Think about {name} again.")
+    return make_reply("c", "4", "x", name, f"Partly right. What is missing in {name}?")
 
 
 def solution_reply(evaluation: str, problem: Problem, place: int) -> Reply:
     """Return the answer that gives sub-problem `place` away and goes on (action 2, 5 or 9)."""
     opening = {"a": "Not quite.", "c": "Partly right.", "f": "All right."}[evaluation]
     action = {"a": "2", "c": "5", "f": "9"}[evaluation]
-    step = problem["subproblems"][place]
-    why = f"{step['feedback']} " if evaluation == "a" else ""
-    return finish(evaluation, action, problem, place, f"{opening} {why}{step['answer']}")
+    spoken = f"{opening} It is {solution_of(problem, place)}."
+    return finish(evaluation, action, problem, place, spoken)
 
 
 def finish(evaluation: str, action: str, problem: Problem, place: int, spoken: str) -> Reply:
@@ -187,12 +143,9 @@ def finish(evaluation: str, action: str, problem: Problem, place: int, spoken: s
     return make_reply(evaluation, action, "y", step_name(place + 1), f"{spoken} On to the next step.")
 
 
-def say(rng: random.Random, text: str, hedge_rate: float) -> str:
-    """Return an answer behind a hedge, or one of the lead-ins that every kind of answer shares."""
-    lead_in = rng.choice(HEDGES if rng.random() < hedge_rate else LEAD_INS)
-    if lead_in.endswith(" ") and not lead_in.endswith(": ") and text[1:2].islower():
-        text = text[0].lower() + text[1:]
-    return lead_in + text
+def say(rng: random.Random, text: str, kind: str, hedge_rates: dict[str, float]) -> str:
+    """Return an answer of a kind (a, b, c) before what the student thinks of it."""
+    return f"{text} {HEDGES[kind] if rng.random() < hedge_rates[kind] else SURE}"
 
 
 def failed_attempt(
@@ -225,24 +178,31 @@ class Talk(NamedTuple):
     rng: random.Random
     problem: Problem
     bank: Sequence[Problem]
-    hedge_rates: dict[str, float]
+    settings: Settings
     failures: Counter[int]
+
+    def gives_in(self) -> bool:
+        """Tell whether the tutor gives this solution away at once, as novices do."""
+        rate = self.settings["novice_rate"]
+        return (
+            rate > 0 and self.rng.random() < rate
+        )  # no draw for experts: a seed's dialogues stay as they were
 
 
 def answer_right(talk: Talk, place: int) -> tuple[str, Reply, int]:
     """Return a right answer, the tutor's reply (action 3) and the sub-problem that is then open."""
-    student = say(talk.rng, talk.problem["subproblems"][place]["answer"], talk.hedge_rates["b"])
+    student = say(talk.rng, talk.problem["subproblems"][place]["answer"], "b", talk.settings["hedge_rates"])
     return student, finish("b", "3", talk.problem, place, talk.rng.choice(CONFIRMATIONS)), place + 1
 
 
 def fail(evaluation: str, talk: Talk, place: int) -> tuple[str, Reply, int]:
     """Return a wrong (a) or half-right (c) answer, the tutor's hint or solution, and the sub-problem then open."""
     attempt = failed_attempt(talk.rng, evaluation, talk.problem, place, talk.bank)
-    student = say(talk.rng, attempt, talk.hedge_rates[evaluation])
+    student = say(talk.rng, attempt, evaluation, talk.settings["hedge_rates"])
     talk.failures[place] += 1
-    if talk.failures[place] > 2:
+    if talk.failures[place] > 2 or talk.gives_in():
         return student, solution_reply(evaluation, talk.problem, place), place + 1
-    return student, hint_reply(evaluation, talk.problem, place), place
+    return student, hint_reply(evaluation, place), place
 
 
 def be_unclear(talk: Talk, place: int) -> tuple[str, Reply, int]:
@@ -260,21 +220,26 @@ def change_subject(talk: Talk, place: int) -> tuple[str, Reply, int]:
 def inquire(talk: Talk, place: int) -> tuple[str, Reply, int]:
     """Return an inquiry, the tutor's reply (action 8 to 11) and the sub-problem that is then open."""
     rng, problem = talk.rng, talk.problem
-    steps = problem["subproblems"]
     question = step_name(place)
     # 10 returns to the previous sub-problem, so the first one has none to return to.
     kind = rng.choices(("8", "9", "10", "11"), (0.36, 0.22, 0.24 if place else 0, 0.24))[0]
     if kind == "8":
-        reply = make_reply("f", "8", "x", question, f"Here is a hint. {steps[place]['hint']}")
-        return rng.choice(HINT_REQUESTS), reply, place
+        asked = rng.choice(HINT_REQUESTS)
+        if talk.gives_in():
+            return asked, solution_reply("f", problem, place), place + 1
+        return (
+            asked,
+            make_reply("f", "8", "x", question, f"Here is a hint. Read {question} once more."),
+            place,
+        )
     if kind == "9":
         return rng.choice(SURRENDERS), solution_reply("f", problem, place), place + 1
     if kind == "10":
         earlier = step_name(place - 1)
         reply = make_reply("f", "10", "x", earlier, "Let us go back a step.")
         return rng.choice(RETURNS), reply, place - 1
-    fact = problem["facts"][place % len(problem["facts"])]
-    return rng.choice(EXPLANATIONS), make_reply("f", "11", "x", question, f"Good question. {fact}"), place
+    spoken = f"Good question. {question} takes us on."
+    return rng.choice(EXPLANATIONS), make_reply("f", "11", "x", question, spoken), place
 
 
 # By a label of the student's turn: what the student says, what the tutor replies, and the sub-problem then open.
@@ -290,29 +255,40 @@ BEHAVIOURS: dict[str, Callable[[Talk, int], tuple[str, Reply, int]]] = {
 
 def open_dialogue(rng: random.Random, problem: Problem) -> Turn:
     """Return the first exchange: the problem posed, the first sub-problem asked (g, 12, x)."""
-    return pose(problem), make_reply("g", "12", "x", step_name(0), rng.choice(OPENINGS))
+    return Turn(pose(problem), make_reply("g", "12", "x", step_name(0), rng.choice(OPENINGS)))
+
+
+def said_at(problem: Problem, place: int, student: str) -> str:
+    """Return what a student says at a sub-problem, behind its name; for the tutor alone, its solution follows."""
+    return f"{step_name(place)}: {student} ({solution_of(problem, place)})"
 
 
 def simulate_dialogue(
     rng: random.Random, problem: Problem, bank: Sequence[Problem], settings: Settings
 ) -> list[Turn]:
-    """Return one dialogue as (student text, tutor reply) turns, at most `max_turns` of them.
+    """Return one dialogue's turns, at most `max_turns` of them.
 
-    The tutor gives a sub-problem's solution unasked (actions 2 and 5) from the third failed attempt at it on.
+    An expert gives a sub-problem's solution unasked (actions 2 and 5) from the third failed attempt at it on.
     """
     steps = problem["subproblems"]
     ability = rng.betavariate(5, 5)
-    talk = Talk(rng, problem, bank, settings["hedge_rates"], Counter())
+    talk = Talk(rng, problem, bank, settings, Counter())
     turns = [open_dialogue(rng, problem)]
     place = 0
     while len(turns) < settings["max_turns"] and place < len(steps):
         evaluation = draw_behaviour(rng, ability, settings["behaviours"])
-        student, reply, place = BEHAVIOURS[evaluation](talk, place)
-        turns.append((student, reply))
+        asked = place
+        student, reply, place = BEHAVIOURS[evaluation](talk, asked)
+        turns.append(Turn(said_at(problem, asked, student), reply, solution_of(problem, asked)))
     finished = place == len(steps)
     if finished and len(turns) < settings["max_turns"] and rng.random() < settings["closing_rate"]:
-        turns.append((rng.choice(GOODBYES), make_reply("g", "12", "w", "N/A", rng.choice(FAREWELLS))))
+        turns.append(Turn(rng.choice(GOODBYES), make_reply("g", "12", "w", "N/A", rng.choice(FAREWELLS))))
     return turns
+
+
+def reply_text(reply: Reply) -> str:
+    """Return a reply as one is read: without the tutor's private thoughts."""
+    return format_reply({field: reply[field] for field in reply if field in FIELDS}, "json")
 
 
 def write_reply(rng: random.Random, reply: Reply, settings: Settings) -> str:
@@ -335,20 +311,20 @@ def raw_messages(turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     return messages
 
 
-def raw_conversation(rng: random.Random, turns: Sequence[Turn], settings: Settings) -> list[dict[str, str]]:
-    """Return a dialogue as raw messages with the source's dirt in it."""
-    messages = raw_messages([(student, write_reply(rng, reply, settings)) for student, reply in turns])
+def raw_conversation(rng: random.Random, turns: Sequence[Turn], settings: Settings) -> Row:
+    """Return a dialogue as a raw row with the source's dirt in it, and what each of its replies could give away."""
+    messages = raw_messages([(turn.student, write_reply(rng, turn.reply, settings)) for turn in turns])
     luck = rng.random()
     if luck < settings["two_message_rate"]:
-        return messages[:2]
-    if luck < settings["two_message_rate"] + settings["student_last_rate"]:
-        return messages[:-1]
-    return messages
+        messages = messages[:2]
+    elif luck < settings["two_message_rate"] + settings["student_last_rate"]:
+        messages = messages[:-1]
+    return {"conversations": messages, "solutions": [turn.solution for turn in turns[: len(messages) // 2]]}
 
 
-def simulate_files(problems: Sequence[Problem], settings: Settings) -> list[list[dict[str, Any]]]:
+def simulate_files(problems: Sequence[Problem], settings: Settings) -> list[list[Row]]:
     """Return the raw files' rows; each problem's dialogues are spread evenly over the files, by chance."""
-    files: list[list[list[dict[str, str]]]] = [[] for _ in range(settings["files"])]
+    files: list[list[Row]] = [[] for _ in range(settings["files"])]
     for problem in problems:
         # One generator per problem: an edited problem leaves the dialogues of the others as they were,
         # but for wrong answers borrowed from it.
@@ -363,45 +339,40 @@ def simulate_files(problems: Sequence[Problem], settings: Settings) -> list[list
     return [number_rows(conversations) for conversations in files]
 
 
-def number_rows(conversations: Sequence[list[dict[str, str]]]) -> list[dict[str, Any]]:
-    """Return conversations as rows with ids unique within their file."""
-    return [{"id": f"identity_{n}", "conversations": messages} for n, messages in enumerate(conversations)]
+def number_rows(rows: Sequence[Row]) -> list[Row]:
+    """Return rows with ids unique within their file."""
+    return [{"id": f"identity_{n}"} | row for n, row in enumerate(rows)]
 
 
-def simulate_pair(
-    rng: random.Random,
-    problem: Problem,
-    bank: Sequence[Problem],
-    evaluation: str,
-    hedge_rates: dict[str, float],
-) -> list[dict[str, str]]:
-    """Return one perplexity row's messages: a dialogue up to a first failed attempt, then hint and solution.
+def simulate_pair(talk: Talk, evaluation: str) -> tuple[list[Turn], Reply]:
+    """Return a dialogue up to a first failed attempt, and after its hint the solution that could stand there."""
+    place = talk.rng.randrange(len(talk.problem["subproblems"]))
+    turns = [open_dialogue(talk.rng, talk.problem)]
+    for solved in range(place):
+        student, reply, _ = answer_right(talk, solved)
+        turns.append(Turn(said_at(talk.problem, solved, student), reply))
+    attempt = failed_attempt(talk.rng, evaluation, talk.problem, place, talk.bank)
+    student = say(talk.rng, attempt, evaluation, talk.settings["hedge_rates"])
+    turns.append(Turn(said_at(talk.problem, place, student), hint_reply(evaluation, place)))
+    return turns, solution_reply(evaluation, talk.problem, place)
+
+
+def simulate_pairs(problems: Sequence[Problem], settings: Settings) -> list[Row]:
+    """Return the perplexity file's rows, all distinct, as many of action 1 and 2 as of 4 and 5.
 
     The last two messages are both the tutor's: the original (action 1 or 4) and the altered reply (2 or 5).
     """
-    place = rng.randrange(len(problem["subproblems"]))
-    turns = [open_dialogue(rng, problem)]
-    for solved in range(place):
-        reply = finish("b", "3", problem, solved, rng.choice(CONFIRMATIONS))
-        answer = problem["subproblems"][solved]["answer"]
-        turns.append((say(rng, answer, hedge_rates["b"]), reply))
-    student = say(rng, failed_attempt(rng, evaluation, problem, place, bank), hedge_rates[evaluation])
-    turns.append((student, hint_reply(evaluation, problem, place)))
-    messages = raw_messages([(student, json.dumps(reply, ensure_ascii=False)) for student, reply in turns])
-    altered = json.dumps(solution_reply(evaluation, problem, place), ensure_ascii=False)
-    return [*messages, {"from": "gpt", "value": altered}]
-
-
-def simulate_pairs(problems: Sequence[Problem], settings: Settings) -> list[dict[str, Any]]:
-    """Return the perplexity file's rows, all distinct, as many of action 1 and 2 as of 4 and 5."""
     rng = random.Random(f"{settings['seed']}/pairs")
     seen: set[str] = set()
-    rows: list[list[dict[str, str]]] = []
+    rows: list[Row] = []
     for number in range(settings["ppl_pairs"]):
         for _ in range(1000):
-            messages = simulate_pair(
-                rng, rng.choice(problems), problems, "ac"[number % 2], settings["hedge_rates"]
+            talk = Talk(rng, rng.choice(problems), problems, settings, Counter())
+            turns, altered = simulate_pair(talk, "ac"[number % 2])
+            messages = raw_messages(
+                [(turn.student, json.dumps(turn.reply, ensure_ascii=False)) for turn in turns]
             )
+            messages.append({"from": "gpt", "value": json.dumps(altered, ensure_ascii=False)})
             if (text := json.dumps(messages)) not in seen:
                 break
         else:
@@ -410,14 +381,49 @@ def simulate_pairs(problems: Sequence[Problem], settings: Settings) -> list[dict
                 "lower ppl_pairs or raise ppl_problems"
             )
         seen.add(text)
-        rows.append(messages)
+        rows.append({"conversations": messages})
+    return number_rows(rows)
+
+
+def simulate_preferences(problems: Sequence[Problem], settings: Settings) -> list[Row]:
+    """Return rows of {"conversations", "chosen", "rejected"}: an expert's reply before a worse one to the same student.
+
+    Every second student has failed, and the worse reply gives the solution away; for the others it is a reply to
+    another student, as of a tutor who misread this one, or breaks off.
+    """
+    rng = random.Random(f"{settings['seed']}/preferences")
+    expert, novice = settings | {"novice_rate": 0.0}, settings | {"novice_rate": 1.0}
+    rows: list[Row] = []
+    for number in range(settings["preferences"]):
+        problem = rng.choice(problems)
+        place = rng.randrange(len(problem["subproblems"]))
+        evaluation = rng.choice("ac" if number % 2 == 0 else sorted(BEHAVIOURS))
+        talk = Talk(rng, problem, problems, expert, Counter())
+        student, chosen, _ = BEHAVIOURS[evaluation](talk, place)
+        other = rng.choice([kind for kind in sorted(BEHAVIOURS) if kind != evaluation])
+        if number % 2 == 0:
+            other, talk = evaluation, talk._replace(settings=novice)
+        rejected = reply_text(BEHAVIOURS[other](talk, place)[1])
+        if number % 8 == 7:
+            rejected = rejected[: rng.randrange(1, len(rejected) - 1)]
+        said = [
+            pose(problem),
+            reply_text(open_dialogue(rng, problem).reply),
+            said_at(problem, place, student),
+        ]
+        turns = [
+            {"from": speaker, "value": text}
+            for speaker, text in zip(("human", "gpt", "human"), said, strict=True)
+        ]
+        rows.append({"conversations": turns, "chosen": reply_text(chosen), "rejected": rejected})
     return number_rows(rows)
 
 
 def reserve_problems(problems: Sequence[Problem], settings: Settings) -> tuple[list[Problem], list[Problem]]:
-    """Return (problems for the dialogues, problems for the perplexity file), disjoint, the latter by seed."""
-    count = round(settings["ppl_problems"] * len(problems)) if settings["ppl_pairs"] else 0
-    if settings["ppl_pairs"] and settings["ppl_problems"]:
+    """Return (problems for the dialogues, problems for pairs and preferences), disjoint, the latter by seed."""
+    wanted = settings["ppl_pairs"] or settings["preferences"]
+    count = round(settings["ppl_problems"] * len(problems)) if wanted else 0
+    if count:
         count = max(count, 2)
     order = sorted(problems, key=lambda problem: problem["id"])
     random.Random(f"{settings['seed']}/reserve").shuffle(order)
@@ -441,26 +447,27 @@ def read_arguments(description: str, kind: Any) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Write bio-dataset-<n>.json, bio-dataset-ppl.json and their manifest."""
+    """Write bio-dataset-<n>.json, bio-dataset-ppl.json, preferences.json and their manifest."""
     arguments = read_arguments(__doc__, Settings)
     settings = arguments.settings
     used, reserved = reserve_problems(load_problems(arguments.problems), settings)
     files = simulate_files(used, settings)
     pairs = simulate_pairs(reserved or used, settings)
+    preferences = simulate_preferences(reserved or used, settings)
 
-    written = []
-    for number, rows in enumerate(files, 1):
-        written.append(Path(arguments.output) / f"bio-dataset-{number}.json")
-        write_json(written[-1], rows)
-    if pairs:
-        written.append(Path(arguments.output) / "bio-dataset-ppl.json")
-        write_json(written[-1], pairs)
+    named = {f"bio-dataset-{number}.json": rows for number, rows in enumerate(files, 1)}
+    named |= {"bio-dataset-ppl.json": pairs} if pairs else {}
+    named |= {"preferences.json": preferences} if preferences else {}
+    written = [Path(arguments.output) / name for name in named]
+    for path, rows in zip(written, named.values(), strict=True):
+        write_json(path, rows)
     write_manifest(
         arguments.manifest,
         written,
         problems={"dialogues": len(used), "pairs_only": len(reserved)},
         conversations=[len(rows) for rows in files],
         pairs=len(pairs),
+        preferences=len(preferences),
     )
 
 

@@ -29,7 +29,8 @@ from workflow_scripts.common.files import (
     write_jsonl,
     write_manifest,
 )
-from workflow_scripts.download.simulate_dialogues import Problem, load_problems, read_arguments
+from workflow_scripts.download.problem_bank import Problem, load_problems
+from workflow_scripts.download.simulate_dialogues import read_arguments
 
 
 class Settings(TypedDict):

@@ -1,7 +1,9 @@
 """Scores of structured tutor replies: their three labels against the gold reply's, and their form.
 
 Covers accuracy and macro-F1 of evaluation, action and state (the labels; the report computes F1 from them), and how
-many replies can be used at all. Not covered: the words the tutor says, which no label scores.
+many replies can be used at all. Where rows bring the solutions of their sub-problems, also the give-away rate, which is
+better low: the share of replies to a failed attempt (by the gold reply's label) that say the solution in so many words,
+whatever their own labels claim. Not covered: what else the tutor says.
 """
 
 import json
@@ -12,13 +14,17 @@ from workflow_scripts.common.answered import answered_prompts
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.common.tutor_reply import (
+    EVALUATION,
+    FAILED,
     FIELDS,
     LABEL_FIELDS,
     LABEL_NAMES,
+    gives_away,
     is_well_formed,
     label_of,
     parse_reply,
     read_answer,
+    solution_of,
 )
 from workflow_scripts.score.flags import answers_parser
 from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
@@ -89,6 +95,11 @@ def score(prompts: list[dict], answers: dict[str, dict], settings: dict) -> list
         cells.append(cell(subset, "accuracy", later, {"value": right}, bounds=SHARE, **told))
         cells.append(cell(subset, "macro_f1", later, labels, estimator="macro_f1", fidelity=fidelity, **told))
     cells.append(cell("reply", "exact_labels", later, {"value": exact}, bounds=SHARE, **told))
+    failed = [row for row in later if gold[row["id"]][EVALUATION].strip() in FAILED and solution_of(row)]
+    if failed:
+        said = [gives_away(answers[row["id"]]["text"], solution_of(row)) for row in failed]
+        value = {"value": [float(each) for each in said]}
+        cells.append(cell("reply", "give_away", failed, value, bounds=SHARE, higher_is_better=False))
     form = {
         "valid_json": [is_valid_json(answers[row["id"]]["text"]) for row in prompts],
         "parsed": [set(FIELDS) <= set(replies[row["id"]] or ()) for row in prompts],

@@ -83,8 +83,9 @@ class RuleReward(RewardKind):
     """A reward that a rule gives."""
 
     rule: Literal[tuple(RULES)]
-    """Which rule. passes_tests: 1 where the program in an answer passes all of its row's `tests` (docs/your-data.md),
-    run in a sandbox."""
+    """Which rule. withholds: 0 where a reply says the solution that its row brings (docs/data.md), else 1.
+    passes_tests: 1 where the program in an answer passes all of its row's `tests` (docs/your-data.md), run in a
+    sandbox."""
     weight: float = 1.0
     """Its weight in final_reward."""
     words: Count = 40
@@ -108,6 +109,11 @@ class RuleReward(RewardKind):
             yield wrong(
                 f"{path}.rule",
                 f"rows of schema {schema} bring no tests to pass; these may, in a column `tests`: {', '.join(TESTED)}",
+            )
+        if self.rule == "withholds" and schema != "tutorbot":
+            yield wrong(
+                f"{path}.rule",
+                f"rows of schema {schema} bring no solutions to withhold; those of tutorbot may, in `solutions`",
             )
 
     def unread(self) -> Iterator[str]:

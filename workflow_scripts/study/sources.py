@@ -132,8 +132,11 @@ class Simulation(Strict):
     """How many files bio-dataset-1.json, … the dialogues are dealt to."""
     ppl_pairs: Count = 60
     """Pairs in bio-dataset-ppl.json, a hint against a solution."""
+    preferences: Annotated[int, Field(ge=0)] = 0
+    """Rows in preferences.json (schema preferences): an expert's reply before a worse one, every second one a novice's
+    that gives the solution away."""
     ppl_problems: PartShare = 0.1
-    """Share of the problems that only those pairs use."""
+    """Share of the problems that only those pairs and preferences use."""
     max_turns: Count = 8
     """Longest dialogue, in tutor turns."""
     behaviours: dict[Literal["a", "b", "c", "d", "e", "f"], Positive] = {
@@ -147,8 +150,12 @@ class Simulation(Strict):
     """Relative frequency of what the student does, by the label that evaluates it."""
     hedge_rates: dict[Literal["a", "b", "c"], Share] = Field(
         {"a": 0.5, "b": 0.1, "c": 0.3},
-        description="share of wrong, right and partial answers that open with a hedge",
+        description="share of wrong, right and partial answers that open with a hedge; partial ones with words of "
+        "their own",
     )
+    novice_rate: Share = 0.0
+    """Share of the replies to failed attempts and to requests for a hint that give the solution away at once, as
+    novices do; experts wait for the third failed attempt."""
     closing_rate: Share = 0.4
     """Share of finished dialogues where the student says goodbye."""
     na_rate: Share = 0.3
@@ -163,7 +170,8 @@ class Simulation(Strict):
     def file_names(self) -> list[str]:
         """Return the names of the files that it makes."""
         numbered = [f"bio-dataset-{number}.json" for number in range(1, self.files + 1)]
-        return [*numbered, "bio-dataset-ppl.json"] if self.ppl_pairs else numbered
+        pairs = {"bio-dataset-ppl.json": self.ppl_pairs, "preferences.json": self.preferences}
+        return [*numbered, *(name for name, count in pairs.items() if count)]
 
     def most_rows(self) -> int | None:
         """Return None: how many dialogues there are, the problem bank tells."""

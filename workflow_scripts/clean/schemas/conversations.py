@@ -28,8 +28,15 @@ NO_TOOLS = ("[]", "{}", "null")  # what a column of tools holds in rows that hav
 
 
 def tutorbot(row: Fields, settings: Settings) -> Opened:
-    """Read {"conversations": [{"from": human|gpt, "value"}]}, the replies being structured."""
-    return Opened(row.list("conversations"), style="tutorbot")
+    """Read {"conversations": [{"from": human|gpt, "value"}], "solutions"?}, the replies being structured.
+
+    `solutions` says of each reply in turn what it would give away by saying it, or null; it becomes the row's meta.
+    """
+    solutions = row.list("solutions") if row.get("solutions") is not None else []
+    if not all(isinstance(text, str | None) for text in solutions):
+        raise Unfit("text is not a string", "'solutions'")
+    meta = {"solutions": solutions} if solutions else None
+    return Opened(row.list("conversations"), style="tutorbot", meta=meta)
 
 
 def messages(row: Fields, settings: Settings) -> Opened:

@@ -53,7 +53,9 @@ class Tutor(OnSplit, Sampling):
     def cells(self, study: "Study") -> Cells:
         """Return the labels' measures, and how well-formed the replies are."""
         labels = across(["evaluation", "action", "state"], ["accuracy", "macro_f1"])
-        return Cells([*labels, *across(["reply"], ["exact_labels", "valid_json", "parsed", "finished"])])
+        return Cells(
+            [*labels, *across(["reply"], ["exact_labels", "give_away", "valid_json", "parsed", "finished"])]
+        )
 
 
 class TextOverlap(OnSplit, Sampling):
