@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from tests.dry_runs import without_messages
 from tests.slurm_cluster import Cluster, Unavailable, slurm_cluster
 from tests.sources_page import never_skipped
-from tests.workflow import copy_repository, finish
+from tests.workflow import copy_with_study, finish
 from workflow_scripts.study.settling.lock import JOB
 
 # A shell's background job, as a test run may be, ignores interrupts, and what it starts would too.
@@ -66,7 +66,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default study, finished without its cost (see tests.workflow). No test changes it: `study` is a copy."""
-    folder = copy_repository(tmp_path_factory.mktemp("study"))
+    folder = copy_with_study(tmp_path_factory.mktemp("study"))
     finish(folder)
     return folder
 
@@ -74,7 +74,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository, one for all tests of a module."""
-    return copy_repository(tmp_path_factory.mktemp("copy"))
+    return copy_with_study(tmp_path_factory.mktemp("copy"))
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ A dry-run shows a job's details only where its rule has no message: `without_mes
 import re
 from pathlib import Path
 
-from tests.workflow import copy_repository, snakemake
+from tests.workflow import copy_with_study, snakemake
 
 
 def without_messages(folder: Path) -> Path:
     """Copy the repository into a folder, its rules without their messages."""
-    copy_repository(folder)
+    copy_with_study(folder)
     for path in folder.glob("rules/*.smk"):
         path.write_text(re.sub(r"^    message:\n.*\n", "", path.read_text(), flags=re.MULTILINE))
     return folder

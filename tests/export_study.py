@@ -6,7 +6,7 @@ import yaml
 
 from tests.chain import RUN, chain_of
 from tests.llama2c import make_model, make_pieces, write_checkpoint, write_tokenizer
-from tests.workflow import copy_repository, snakemake
+from tests.workflow import copy_with_study, snakemake
 from workflow_scripts.export.found import Found
 from workflow_scripts.plan.plan import plan_of
 from workflow_scripts.study.checking import check_study
@@ -54,7 +54,7 @@ def export_study(model: Path, llama2c: Path) -> dict:
 
 def finished_study(folder: Path, model: Path) -> Path:
     """Run the study in a copy of the repository and return the copy."""
-    copy_repository(folder)
+    copy_with_study(folder)
     study = export_study(model, folder / "flat files")
     (folder / "config.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     snakemake(folder)

@@ -1,4 +1,4 @@
-"""Plans of studies, made in this process: of those that ship, of tests/every_key.yaml, and of these with changes."""
+"""Plans of studies, made in this process: of those that ship, of the tests' own, and of these with changes."""
 
 import copy
 import functools
@@ -13,10 +13,13 @@ from workflow_scripts.study.checking import check_study, load_study
 from workflow_scripts.study.reading import extended, read_yaml
 from workflow_scripts.study.study import Study
 
-DEFAULT = "config.yaml"
+DEFAULT = (
+    "tests/tutoring.yaml"  # stands still: a change of the default study is no change of what tests expect
+)
+OFFLINE = "tests/tutoring_offline_rl.yaml"
 EVERY_KEY = "tests/every_key.yaml"
-SHIPPED = [DEFAULT, *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("studies/*.yaml"))]
-STUDIES = [*SHIPPED, EVERY_KEY]
+SHIPPED = ["config.yaml", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("studies/*.yaml"))]
+STUDIES = [DEFAULT, *SHIPPED, EVERY_KEY]
 # What tests/every_key.yaml has that no run makes: a test that is about such puts its own there.
 ELSEWHERE = ("policies", "adopt")
 

@@ -31,16 +31,15 @@ def small_study(model: Path, humaneval: Path) -> dict:
     }
     del study["sources"]["stories15m"]
     study["models"]["tiny"] = {"source": "random", "template": "tutor", "context": 1024}
-    study["sources"]["dialogues"]["simulate"] |= {"dialogues_per_problem": 3, "ppl_pairs": 4}
-    study["datasets"]["tutor"]["split"]["quotas"] = {
-        "sft": 4,
-        "reward": 2,
-        "preference": 2,
-        "validation": 2,
-        "test": 2,
-    }
+    brief = {"dialogues_per_problem": 1, "ppl_pairs": 4, "preferences": 16}
+    for source in ("dialogues", "novices"):
+        study["sources"][source]["simulate"] |= brief
+    quotas = {"others": 60, "preference": 4, "validation": 4, "test": 4}
+    study["datasets"]["tutor"]["split"]["quotas"] = quotas
+    study["datasets"]["novices"]["split"]["quotas"] = {"sft": 12, "value": 2}
     brief = {"max_steps": 2, "batch_size": 4, "checkpoint_every": 1, "log_every": 1, "precision": "float32"}
     study["reward_models"]["tutor_rm"] |= {**brief, "per_device_batch": 4, "max_tokens": 256}
+    del study["values"]
     study["runs"] = {
         "sft": study["runs"]["sft"]
         | brief
@@ -56,6 +55,7 @@ def small_study(model: Path, humaneval: Path) -> dict:
     study["engine"] = {"precision": "float32"}
     benchmarks = study["benchmarks"]
     benchmarks["tutor"] |= {"limit": 4, "max_new_tokens": 8}
+    benchmarks["judged"] |= {"limit": 4, "max_new_tokens": 8}
     benchmarks["pair_perplexity"]["max_tokens"] = 2048
     benchmarks["humaneval"] |= {"max_new_tokens": 4}
     benchmarks["biology_quiz"]["limit"] = 4

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.outside_study import FLAGS, study_of, write_study
-from tests.workflow import ROOT, copy_repository, edit, finish, snakemake, stale
+from tests.workflow import ROOT, copy_with_study, edit, finish, snakemake, stale
 from workflow_scripts.common.code import locked_versions
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import write_json
@@ -35,7 +35,7 @@ TABLES = {"results.csv", "policies.csv", "results.md", "results.tex", "overlap.c
 @pytest.fixture(scope="module")
 def finished_small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small study, finished without its cost (see tests.workflow)."""
-    folder = copy_repository(tmp_path_factory.mktemp("accepting"))
+    folder = copy_with_study(tmp_path_factory.mktemp("accepting"))
     files = tmp_path_factory.mktemp("files")
     weights = tmp_path_factory.mktemp("weights")
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tests.small_study import small_study
-from tests.workflow import copy_repository, edit, snakemake, stale, table_of
+from tests.workflow import copy_with_study, edit, snakemake, stale, table_of
 from workflow_scripts.common.files import read_json
 
 BEST, CHILD = "tiny.sft-best", "tiny.sft-best.dpo"
@@ -16,7 +16,7 @@ CANDIDATES = ["tiny.sft-lr1e-3", "tiny.sft-lr1e-2", "tiny.sft-lr1e30"]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_model) -> Path:
     """The folder of a small study that has been run."""
-    folder = copy_repository(tmp_path_factory.mktemp("chosen"))
+    folder = copy_with_study(tmp_path_factory.mktemp("chosen"))
     study = small_study(tiny_model, tiny_model / "config.json")
     for part in ("reward_models", "annotations", "judges"):
         study[part] = {}

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.small_study import small_study
-from tests.workflow import ROOT, copy_repository, edit, stale, table_of, verify
+from tests.workflow import ROOT, copy_with_study, edit, stale, table_of, verify
 from workflow_scripts.common.files import read_json, read_jsonl
 
 HOT, CHILD = "tiny.hot", "tiny.hot.dpo"
@@ -25,7 +25,7 @@ OF_ITSELF = {"choose_policy"}  # leaves out what diverged, and hands it on where
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_model) -> tuple[Path, subprocess.CompletedProcess]:
     """The folder of a small study whose run `hot` has an absurd learning rate, which has been run; what it printed."""
-    folder = copy_repository(tmp_path_factory.mktemp("diverged"))
+    folder = copy_with_study(tmp_path_factory.mktemp("diverged"))
     study = small_study(tiny_model, tiny_model / "config.json")
     for part in ("reward_models", "annotations", "judges"):
         study[part] = {}

@@ -39,7 +39,8 @@ def test_every_policy_is_scored_on_every_benchmark(runs):
     rows = table_of(runs[0], "tutor")
     assert {row["policy"] for row in rows} == {"tiny", "tiny.sft", "tiny.sft.dpo", "gold", "empty"}
     scored = {(row["policy"], row["benchmark"]) for row in rows}
-    benchmarks = {"tutor", "pair_perplexity", "humaneval", "biology_quiz", "mt_bench", "alpaca_eval"}
+    benchmarks = {"tutor", "judged", "pair_perplexity"}
+    benchmarks |= {"humaneval", "biology_quiz", "mt_bench", "alpaca_eval"}
     assert scored == {(row["policy"], name) for row in rows for name in benchmarks}
     assert all(int(row["n"]) > 0 for row in rows if not row["note"])
 

@@ -32,7 +32,7 @@ JUDGE = {
 
 @pytest.fixture
 def study() -> dict:
-    return read_yaml(ROOT / "config.yaml")
+    return read_yaml(ROOT / "tests/tutoring.yaml")
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_a_run_is_told_of_mistakes_before_snakemake_reads_the_file(tmp_path, cap
     recipe = makefile.partition("\nresults:")[2].partition("$(SNAKEMAKE)")[0]
     assert "study.check --quiet $(CHECKED)" in recipe and "-- $(call quoted,$(STUDY))\n" in makefile
     with pytest.raises(SystemExit) as ended:
-        check.main(["--quiet", str(ROOT / "config.yaml"), str(deep)])
+        check.main(["--quiet", str(ROOT / "tests/tutoring.yaml"), str(deep)])
     said = capsys.readouterr()
     assert (ended.value.code, said.out) == (1, "")
     assert said.err.startswith(f"{deep}: not YAML: nested more than 40 deep (line 1")
@@ -262,7 +262,7 @@ def test_the_context_of_every_model_is_looked_at(study):
 
 
 def test_values_and_online_answers_need_room_too():
-    config = extended(read_yaml(ROOT / "studies/tutor_offline_rl.yaml"))
+    config = extended(read_yaml(ROOT / "tests/tutoring_offline_rl.yaml"))
     (line,) = mistakes_of(put(config, "values.expected.max_new_tokens", 512))
     assert line.startswith("values.expected.max_new_tokens: 512 leaves a prompt no room")
     ppo = {
@@ -740,7 +740,7 @@ def test_a_context_beyond_a_models_positions_is_a_warning(study, tmp_path):
 
 
 def test_heads_that_do_not_divide_a_models_width_are_refused(tmp_path):
-    study = extended(read_yaml(ROOT / "studies/tutor_offline_rl.yaml"))
+    study = extended(read_yaml(ROOT / "tests/tutoring_offline_rl.yaml"))
     (line,) = mistakes_of(with_own_model(study, tmp_path, {"hidden_size": 100}))
     assert line == "values.expected.heads: 8 do not divide the width 100 of models.tiny"
     assert mistakes_of(with_own_model(study, tmp_path, {"n_embd": 96})) == []
@@ -838,7 +838,9 @@ def test_a_task_is_not_looked_up_where_there_is_no_harness(study, monkeypatch):
 
 
 def test_a_run_makes_the_same_check_and_warns_once_at_its_start(repository, tmp_path):
-    config = many(read_yaml(ROOT / "config.yaml"), judges__gpt=JUDGE, benchmarks__mt_bench__judge="gpt")
+    config = many(
+        read_yaml(ROOT / "tests/tutoring.yaml"), judges__gpt=JUDGE, benchmarks__mt_bench__judge="gpt"
+    )
     (repository / "doubtful.yaml").write_text(yaml.safe_dump(config))
     done = snakemake(repository, "--dry-run", "--quiet", "all", "--configfile", "doubtful.yaml")
     assert done.stderr.count("warning: judges.gpt.api_key_env: UNSET_KEY is not set") == 1
@@ -852,7 +854,9 @@ def test_a_run_makes_the_same_check_and_warns_once_at_its_start(repository, tmp_
 
 def test_a_run_stops_before_its_first_job_where_a_judge_would_then_be_asked_without_a_key(repository):
     config = many(
-        copy.deepcopy(read_yaml(ROOT / "config.yaml")), judges__gpt=JUDGE, benchmarks__mt_bench__judge="gpt"
+        copy.deepcopy(read_yaml(ROOT / "tests/tutoring.yaml")),
+        judges__gpt=JUDGE,
+        benchmarks__mt_bench__judge="gpt",
     )
     (repository / "keyless.yaml").write_text(yaml.safe_dump(config | {"study": "keyless"}))
     done = snakemake(repository, "--configfile", "keyless.yaml", check=False)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.plans import DEFAULT, config_of, planned
 from tests.studies import many, put
-from tests.workflow import copy_repository, snakemake
+from tests.workflow import copy_with_study, snakemake
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.plan import choosing, costs, index, policies, prompts, training
 from workflow_scripts.plan.plan import plan_of
@@ -238,9 +238,9 @@ def test_all_that_goes_on_from_a_choice_is_planned():
 
 
 def test_the_workflow_plans_a_choice(tmp_path):
-    folder = copy_repository(tmp_path)
+    folder = copy_with_study(tmp_path)
     (folder / "studies/mine.yaml").write_text(
-        "extends: config.yaml\nstudy: mine\nruns:\n  sft: {grid: {learning_rate: [1e-4, 5e-4]}}\n"
+        "extends: tests/tutoring.yaml\nstudy: mine\nruns:\n  sft: {grid: {learning_rate: [1e-4, 5e-4]}}\n"
         "  dpo: {parent: {best_of: sft, by: loss/validation}}\n  ipo: null\n  kto: null\nreport: {baseline: tiny}\n"
     )
     flags = ("--configfile", "studies/mine.yaml", "--dry-run", "--printshellcmds")

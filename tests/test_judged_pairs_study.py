@@ -15,7 +15,7 @@ import yaml
 
 from tests.chain import RUN, write_chain
 from tests.judge_server import Handler, JudgeServer, say
-from tests.workflow import copy_repository, snakemake, stale, table_of, verify
+from tests.workflow import copy_with_study, snakemake, stale, table_of, verify
 from workflow_scripts.common.files import read_json, read_jsonl
 from workflow_scripts.pairs import samples
 
@@ -43,7 +43,7 @@ class Ran(NamedTuple):
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, tiny_model):
-    folder = copy_repository(tmp_path_factory.mktemp("judged"))
+    folder = copy_with_study(tmp_path_factory.mktemp("judged"))
     study = write_chain(folder, tiny_model)
     with pytest.MonkeyPatch.context() as patch, JudgeServer(default=say(words_to)) as server:
         patch.setenv("PAIRS_KEY", KEY)

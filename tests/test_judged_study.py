@@ -34,7 +34,7 @@ from tests.judge_server import (
     stop_halfway,
     tell_key,
 )
-from tests.workflow import copy_repository, snakemake, stale, table_of, verify
+from tests.workflow import copy_with_study, snakemake, stale, table_of, verify
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 
 RESULTS = Path("results/judged")
@@ -285,7 +285,7 @@ def planned(tmp_path_factory, server, judge) -> Planned:
     models = [
         make_tiny_model(tmp_path_factory.mktemp("model") / name, seed) for seed, name in enumerate("ab")
     ]
-    folder = copy_repository(tmp_path_factory.mktemp("planned"))
+    folder = copy_with_study(tmp_path_factory.mktemp("planned"))
     write_questions(folder / "questions")
     (folder / "config.yaml").write_text(yaml.safe_dump(study_of(models, server.url), sort_keys=False))
     judge.forget()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow import copy_repository, snakemake
+from tests.workflow import copy_with_study, snakemake
 from workflow_scripts.common.files import write_json
 from workflow_scripts.report.last_words import LINES, LONGEST, failed_words, last_words
 from workflow_scripts.report.spreadsheets import write_csv
@@ -108,7 +108,7 @@ def test_a_failure_names_the_rule_and_its_log_and_the_cause(tmp_path):
 
 
 def test_snakemake_says_them_at_the_end_of_a_run_and_of_a_failure(tmp_path):
-    folder = copy_repository(tmp_path / "copy")
+    folder = copy_with_study(tmp_path / "copy")
     (folder / "own.jsonl").write_text(
         '{"mood": "glad", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
         + '{"messages": []}\n'

@@ -15,7 +15,7 @@ import pytest
 from tests.judge_server import JudgeServer, say
 from tests.outside_study import FLAGS, KEY, NAME, study_of, write_study
 from tests.tiny_model import make_tiny_model
-from tests.workflow import copy_repository, snakemake, stale, table_of, verify
+from tests.workflow import copy_with_study, snakemake, stale, table_of, verify
 from workflow_scripts.common.files import read_json
 
 WHY = "only the version's number has changed"
@@ -38,7 +38,7 @@ def accept(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     root = tmp_path_factory.mktemp("outside")
-    folder = copy_repository(root / "copy")
+    folder = copy_with_study(root / "copy")
     (root / "files").mkdir()
     model, checkpoint = make_tiny_model(root / "model"), make_tiny_model(root / "checkpoint-9", seed=7)
     with pytest.MonkeyPatch.context() as patch, JudgeServer(default=say(lambda asked: asked.text)) as server:

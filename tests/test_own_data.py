@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from tests.family_templates import FAMILIES
-from tests.workflow import ROOT, copy_repository, snakemake
+from tests.workflow import ROOT, copy_with_study, snakemake
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.plan import cleaning, sources
 from workflow_scripts.plan.plan import plan_of
@@ -258,7 +258,7 @@ def test_a_local_file_without_a_pin_is_an_input_of_its_fetching_and_a_pinned_one
 
 
 def test_an_edited_file_makes_what_depends_on_it_stale_and_a_touched_one_nothing(tmp_path):
-    folder = copy_repository(tmp_path / "repository")
+    folder = copy_with_study(tmp_path / "repository")
     (folder / "qa.csv").write_text(CSV)
     (folder / "other.csv").write_text(CSV.replace("What", "Which"))
     config = study_with(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.plans import DEFAULT, EVERY_KEY, STUDIES, changed, config_of, family, planned, told
+from tests.plans import DEFAULT, EVERY_KEY, OFFLINE, STUDIES, changed, config_of, family, planned, told
 from tests.workflow import ROOT
 from workflow_scripts.plan import costs, prompts, training
 from workflow_scripts.plan.plan import cells, scored_cells, trained_cells
@@ -42,7 +42,7 @@ def test_every_training_every_answering_and_every_judging_is_told_of_once(name):
 
 def test_what_several_trainings_learn_from_is_told_of_once_and_as_its_parents():
     assert places(planned(DEFAULT), "score_reference") == ["mistakes-tiny.sft-1"]  # of dpo, ipo and kto
-    plan = planned("tutor_offline_rl")
+    plan = planned(OFFLINE)
     assert len(places(plan, "score_rewarded")) == len(places(plan, "fit_value")) == 1  # of four, and of two
     (key,) = training.rewarded_sets(family())
     cells = [f"{policy}-{seed}" for policy in ("one.sft", "two.sft") for seed in (3, 5)]
@@ -109,7 +109,7 @@ def written(folder: Path, config: dict) -> list[str]:
     return [file for line in lines for file in re.findall(r"--cost \$RESULTS/(costs/\S+)", line)]
 
 
-@pytest.mark.parametrize("name", [DEFAULT, "tutor_offline_rl", EVERY_KEY])
+@pytest.mark.parametrize("name", [DEFAULT, OFFLINE, EVERY_KEY])
 def test_the_costs_told_of_are_those_that_the_jobs_of_the_workflow_write(repository, name):
     config = config_of(name)
     if name == EVERY_KEY:  # WordNet is not here

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.plans import DEFAULT, EVERY_KEY, STUDIES, changed, config_of, planned, told
+from tests.plans import DEFAULT, EVERY_KEY, OFFLINE, STUDIES, changed, config_of, planned, told
 from tests.studies import put
 from tests.workflow import ROOT
 from workflow_scripts.plan import sources, synthesis
@@ -34,9 +34,7 @@ def test_where_no_digest_pins_a_file_its_place_does():
 def test_studies_that_pin_the_same_share_its_folder():
     trained, published = planned("tutorbot"), planned("tutorbot-published")
     assert sources.source_folder(trained, "dialogues") == sources.source_folder(published, "dialogues")
-    assert sources.base_model(planned(DEFAULT), "tiny") == sources.base_model(
-        planned("tutor_offline_rl"), "tiny"
-    )
+    assert sources.base_model(planned(DEFAULT), "tiny") == sources.base_model(planned(OFFLINE), "tiny")
 
 
 @pytest.mark.parametrize(("key", "value"), [("template", "vicuna"), ("weights", "tokenizer.bin")])

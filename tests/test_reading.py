@@ -8,7 +8,7 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.study.checking import check_config, check_study, load_study
 from workflow_scripts.study.reading import as_read, extended, read_yaml
 
-ON_TOP = "extends: config.yaml\nstudy: mine\n"
+ON_TOP = "extends: tests/tutoring.yaml\nstudy: mine\n"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_null_drops_an_entry_of_the_study_below(tmp_path):
 
 
 def test_null_deeper_down_is_a_value():
-    study = check_study({"extends": "config.yaml", "runs": {"sft": {"pack_tokens": None}}})
+    study = check_study({"extends": "tests/tutoring.yaml", "runs": {"sft": {"pack_tokens": None}}})
     assert study.runs["sft"].pack_tokens is None
 
 
@@ -101,7 +101,7 @@ def test_what_was_dropped_can_be_taken_up_again(tmp_path, monkeypatch):
 
 def test_null_for_what_is_not_there_says_what_it_would_do_and_which_is_near():
     with pytest.raises(PlumblineError) as caught:
-        check_study({"extends": "config.yaml", "runs": {"dpoo": None}, "pairs": {"x": None}})
+        check_study({"extends": "tests/tutoring.yaml", "runs": {"dpoo": None}, "pairs": {"x": None}})
     lines = str(caught.value).splitlines()[1:]
     assert lines[0].strip() == (
         "runs.dpoo: null drops what the study below has of this name, and config.yaml has no such entry; did you mean "
@@ -114,4 +114,4 @@ def test_null_for_what_is_not_there_says_what_it_would_do_and_which_is_near():
 
 def test_who_names_a_dropped_entry_is_told_which_there_are():
     with pytest.raises(PlumblineError, match=r"runs.dpo.parent: no model or run is called 'sft'"):
-        check_study({"extends": "config.yaml", "runs": {"sft": None}})
+        check_study({"extends": "tests/tutoring.yaml", "runs": {"sft": None}})

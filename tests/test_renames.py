@@ -85,7 +85,7 @@ def test_a_label_that_a_table_of_text_calls_otherwise_is_a_truth():
 
 
 def test_a_study_hands_over_names_of_columns_and_columns_of_files_apart():
-    study = read_yaml(ROOT / "config.yaml")
+    study = read_yaml(ROOT / "tests/tutoring.yaml")
     file = study["datasets"]["tutor"]["files"][0]
     columns = {"conversations": "talk", file: ["talk", "id"]}
     plan = plan_of(examine(put(study, "datasets.tutor.columns", columns)).study)

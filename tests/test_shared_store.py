@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.chain import write_chain
-from tests.workflow import copy_repository, snakemake, stale, verify
+from tests.workflow import copy_with_study, snakemake, stale, verify
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, sha256_of
 from workflow_scripts.common.shared_store import check_store, refuse_full_store
@@ -38,7 +38,7 @@ def store(tmp_path_factory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
-    return copy_repository(tmp_path_factory.mktemp("clone"))
+    return copy_with_study(tmp_path_factory.mktemp("clone"))
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
 def test_a_full_store_ends_a_training_clearly_and_it_goes_on_from_its_last_step(
     model, small_disk, tmp_path, first, monkeypatch
 ):
-    folder = copy_repository(tmp_path / "study")
+    folder = copy_with_study(tmp_path / "study")
     write_chain(folder, model, "full")
     target = "results/full/policies/tiny.sft/seed-1/manifest.json"
     inputs = ["results/full/tokens/tiny.sft/manifest.json", *map(str, Path(folder).glob("data/models/*/x"))]
@@ -192,7 +192,7 @@ def test_a_full_store_ends_a_training_clearly_and_it_goes_on_from_its_last_step(
 def test_a_disk_that_fills_while_a_file_is_moved_leaves_nothing_half_written(
     small_disk, model, tmp_path, monkeypatch
 ):
-    folder = copy_repository(tmp_path / "study")
+    folder = copy_with_study(tmp_path / "study")
     write_chain(folder, model, "full")
     monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(small_disk))
     done = snakemake(folder, "sources", "--cache", check=False)  # the weights are larger than the disk

@@ -71,14 +71,14 @@ def test_the_long_forms_are_read_as_before(key):
     ],
 )  # fmt: skip
 def test_a_split_that_is_neither_is_refused_with_what_to_write(split, said):
-    study = read_yaml(ROOT / "config.yaml")
+    study = read_yaml(ROOT / "tests/tutoring.yaml")
     found = examine(put(study, "datasets.tutor.split", split))
     assert any("datasets.tutor.split" in line and said in line for line in found.wrong), found.wrong
 
 
 def test_a_split_whose_share_is_none_cannot_be_used():
-    study = put(read_yaml(ROOT / "config.yaml"), "datasets.tutor.split", {"shares": {"sft": 0.5, "preference": 0.3,
-                "validation": 0.2, "test": 0.0}})  # fmt: skip
+    shares = {"sft": 0.5, "preference": 0.3, "validation": 0.2, "test": 0.0}
+    study = put(read_yaml(ROOT / "tests/tutoring.yaml"), "datasets.tutor.split", {"shares": shares})
     lines = examine(study).wrong
     assert "benchmarks.tutor.split: datasets.tutor.split.shares.test is 0, so it has no rows" in lines
 
@@ -154,7 +154,7 @@ def test_what_shares_below_one_leave_over_is_counted(tmp_path, capsys):
 
 
 def test_a_share_has_at_most_all_rows_and_a_count_is_of_all_files_together():
-    study = examine(read_yaml(ROOT / "config.yaml")).study
+    study = examine(read_yaml(ROOT / "tests/tutoring.yaml")).study
     tutor = study.datasets["tutor"]
     assert len(tutor.files) > 1
 

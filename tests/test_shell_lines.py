@@ -18,7 +18,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from tests.workflow import copy_repository
+from tests.workflow import copy_with_study
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.plan.layout import Layout, Word
 from workflow_scripts.study import checking, harness_tasks, machine, names
@@ -121,7 +121,7 @@ def repository(tmp_path_factory) -> Path:
     """A copy of the repository, under a path with everything that a path may have."""
     folder = tmp_path_factory.mktemp("copy") / "a b [1] (x) été's $(touch PWNED) & *"
     folder.mkdir()
-    copy_repository(folder)
+    copy_with_study(folder)
     (folder / "docs").mkdir()
     for name in machine.WORDNET:  # as good as WordNet, to the check
         (folder / "docs" / name).touch()

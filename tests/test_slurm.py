@@ -14,7 +14,7 @@ import yaml
 
 from tests.chain import chain_of
 from tests.slurm_workflow import PROFILE, Workflow
-from tests.workflow import ROOT, copy_repository, snakemake, stale
+from tests.workflow import ROOT, copy_with_study, snakemake, stale
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def checkpoints(folder: Path) -> set[str]:
 def test_a_training_that_is_cancelled_and_then_loses_its_node_ends_in_the_weights_of_one_left_alone(
     cluster, workflow_in, tmp_path, tiny_model
 ):
-    calm = copy_repository(tmp_path / "calm")
+    calm = copy_with_study(tmp_path / "calm")
     study = chain_of(tiny_model, training_resources={"gpu": 1, "mem_mb": 1500, "runtime_minutes": 20})
     study["runs"]["sft"] |= {"max_steps": 80, "checkpoint_every": 5}
     (calm / "config.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
@@ -220,7 +220,7 @@ def test_a_training_that_is_cancelled_and_then_loses_its_node_ends_in_the_weight
 def test_what_one_study_made_on_a_node_another_fetches_on_a_node(cluster, workflow_in, tmp_path, tiny_model):
     store = tmp_path / "store"
     store.mkdir()
-    clone = copy_repository(tmp_path / "clone")
+    clone = copy_with_study(tmp_path / "clone")
     for name in ("first", "second"):
         folder = Path(shutil.copytree(clone, tmp_path / name))
         (folder / "config.yaml").write_text(yaml.safe_dump(chain_of(tiny_model, name), sort_keys=False))

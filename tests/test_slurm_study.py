@@ -13,13 +13,13 @@ import yaml
 
 from tests.slurm_workflow import PROFILE, Workflow
 from tests.small_study import PROBLEMS, small_study
-from tests.workflow import copy_repository, stale, table_of, verify
+from tests.workflow import copy_with_study, stale, table_of, verify
 
 
 @pytest.fixture(scope="module")
 def finished(cluster, tmp_path_factory, tiny_model) -> Workflow:
     """The study, which has run: until it trained a policy, then, its head killed and cleared up after, to its end."""
-    folder = copy_repository(tmp_path_factory.mktemp("study"))
+    folder = copy_with_study(tmp_path_factory.mktemp("study"))
     (folder / "HumanEval.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in PROBLEMS))
     study = small_study(tiny_model, folder / "HumanEval.jsonl")
     study["training_resources"] = {"gpu": 2}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow import copy_repository, edit, finish, stale, summary
+from tests.workflow import copy_with_study, edit, finish, stale, summary
 from workflow_scripts.common.files import sha256_of
 from workflow_scripts.study.checking import load_study
 
@@ -150,7 +150,7 @@ def test_a_new_method_computes_only_itself(study):
 
 @pytest.fixture(scope="module")
 def finished_offline(tmp_path_factory) -> Path:
-    folder = copy_repository(tmp_path_factory.mktemp("offline"))
+    folder = copy_with_study(tmp_path_factory.mktemp("offline"))
     finish(folder, *OFFLINE)
     return folder
 
@@ -249,7 +249,7 @@ JUDGED_TABLES = INDEXED - {"policy_bars.svg"}  # the study names no bars
 
 @pytest.fixture(scope="module")
 def finished_judged(tmp_path_factory) -> Path:
-    folder = copy_repository(tmp_path_factory.mktemp("judged"))
+    folder = copy_with_study(tmp_path_factory.mktemp("judged"))
     (folder / "studies/judged.yaml").write_text(JUDGED)
     shutil.copy(folder / "data/bundled/biology_problems.jsonl", folder / "data/bundled/lessons.jsonl")
     finish(folder, *ENDPOINTS)
@@ -353,7 +353,7 @@ def test_an_edited_training_row_costs_training_and_every_overlap_but_no_prompts(
 
 def test_a_changed_book_costs_the_rows_with_passages_and_what_follows_and_cleans_nothing_anew(tmp_path):
     small = "studies/tutor_retrieval-small.yaml"
-    folder, flags = copy_repository(tmp_path), ("--configfile", small)
+    folder, flags = copy_with_study(tmp_path), ("--configfile", small)
     finish(folder, *flags)
     assert stale(folder, *flags) == set()
     (pinned,) = load_study(folder / small).sources["book"].files.values()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow import copy_repository, edit, finish, stale
+from tests.workflow import copy_with_study, edit, finish, stale
 
 STUDY = ("--configfile", "studies/best_of_samples-small.yaml")
 EXAMPLE = "studies/rewards/example.py"
@@ -14,7 +14,7 @@ EXAMPLE = "studies/rewards/example.py"
 
 @pytest.fixture(scope="module")
 def finished_samples(tmp_path_factory) -> Path:
-    folder = copy_repository(tmp_path_factory.mktemp("study"))
+    folder = copy_with_study(tmp_path_factory.mktemp("study"))
     finish(folder, *STUDY)
     return folder
 

@@ -22,7 +22,7 @@ from workflow_scripts.study.study import Study
 
 @pytest.fixture
 def study() -> dict:
-    return read_yaml(ROOT / "config.yaml")
+    return read_yaml(ROOT / "tests/tutoring.yaml")
 
 
 def mistakes_in(config: object) -> list[str]:
@@ -398,7 +398,7 @@ def test_a_base_model_exists_once_and_a_trained_policy_for_each_seed(study):
 
 
 def test_snakemake_refuses_a_broken_study_before_it_plans_and_without_a_traceback(repository):
-    text = (ROOT / "config.yaml").read_text().replace("beta: 0.1", "beta: high")
+    text = (ROOT / "tests/tutoring.yaml").read_text().replace("beta: 0.1", "beta: high")
     (repository / "broken.yaml").write_text(text.replace("judge: reward\n", "judge: rewrd\n"))
     done = snakemake(repository, "--dry-run", "--configfile", "broken.yaml", check=False)
     said = done.stdout + done.stderr
@@ -411,7 +411,7 @@ def test_snakemake_refuses_a_broken_study_before_it_plans_and_without_a_tracebac
 
 def test_the_check_command_says_what_a_study_defines(capsys):
     with pytest.raises(SystemExit) as ended:
-        check.main([str(ROOT / "config.yaml")])
+        check.main([str(ROOT / "tests/tutoring.yaml")])
     said = capsys.readouterr().out
     assert ended.value.code == 0
     assert f"{ROOT / 'config.yaml'}: fine: 5 policies, 1 seed, 6 benchmarks, 30 cells" in said
@@ -422,7 +422,7 @@ def test_the_check_command_lists_mistakes_and_fails_if_one_of_its_files_has_any(
     broken = tmp_path / "broken.yaml"
     broken.write_text("study: x\nmodel: {}\n")
     with pytest.raises(SystemExit) as ended:
-        check.main([str(ROOT / "config.yaml"), str(broken)])
+        check.main([str(ROOT / "tests/tutoring.yaml"), str(broken)])
     said = capsys.readouterr()
     assert ended.value.code == 1
     assert "config.yaml: fine" in said.out
@@ -576,13 +576,13 @@ def test_the_json_schema_accepts_the_studies_that_ship_and_refuses_an_unknown_ke
 
 
 def test_a_study_that_extends_another_changes_only_what_it_names(study):
-    changed = check_study({"extends": "config.yaml", "study": "mine", "runs": {"dpo": {"beta": 0.3}}})
+    changed = check_study({"extends": "tests/tutoring.yaml", "study": "mine", "runs": {"dpo": {"beta": 0.3}}})
     whole = check_study(study)
     assert changed.study == "mine"
     assert changed.runs["dpo"].beta == 0.3
     assert changed.runs["dpo"].model_copy(update={"beta": 0.1}) == whole.runs["dpo"]
     assert changed.benchmarks == whole.benchmarks
-    assert check_study({"extends": "config.yaml", "seeds": [4, 5]}).seeds == [4, 5]
+    assert check_study({"extends": "tests/tutoring.yaml", "seeds": [4, 5]}).seeds == [4, 5]
 
 
 def test_what_is_extended_must_be_there_and_must_not_come_back(tmp_path, monkeypatch):
@@ -631,5 +631,5 @@ def test_what_is_extended_must_be_there_and_must_not_come_back(tmp_path, monkeyp
     ],
 )
 def test_a_mistake_in_a_method_is_named_with_its_path(path, value, message):
-    config = put(extended(read_yaml(ROOT / "studies/tutor_offline_rl.yaml")), path, value)
+    config = put(extended(read_yaml(ROOT / "tests/tutoring_offline_rl.yaml")), path, value)
     assert any(message in line for line in mistakes_in(config)), list(mistakes_in(config))

@@ -273,13 +273,13 @@ def test_yaml_that_nests_swells_or_is_odd_is_refused_with_its_place(tmp_path, te
 
 def test_a_study_with_a_byte_order_mark_and_windows_lines_is_read_like_any_other(tmp_path):
     path = tmp_path / "study.yaml"
-    text = (ROOT / "config.yaml").read_text()
+    text = (ROOT / "tests/tutoring.yaml").read_text()
     path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     assert read_yaml(path) == yaml.safe_load(text)
 
 
 def test_numbers_that_no_run_can_take_are_refused(tmp_path):
-    config = read_yaml(ROOT / "config.yaml")
+    config = read_yaml(ROOT / "tests/tutoring.yaml")
     config["runs"]["sft"]["learning_rate"] = float("inf")
     config["annotations"]["tutor"]["rewards"]["valid"]["weight"] = float("nan")
     config["seeds"] = [-1, 2**32]
@@ -292,7 +292,7 @@ def test_numbers_that_no_run_can_take_are_refused(tmp_path):
 
 
 def test_generations_without_end_are_refused_and_not_written_out(tmp_path):
-    config = read_yaml(ROOT / "config.yaml")
+    config = read_yaml(ROOT / "tests/tutoring.yaml")
     align = config["runs"]["dpo"]
     chain = {f"r{n}": align | {"parent": f"r{n - 1}" if n else "sft"} for n in range(3000)}
     many, long = examine(config | {"runs": config["runs"] | chain}).wrong
@@ -309,7 +309,7 @@ def test_generations_without_end_are_refused_and_not_written_out(tmp_path):
 
 
 def test_a_value_where_a_mapping_belongs_is_a_mistake_with_its_path():
-    config = read_yaml(ROOT / "config.yaml")
+    config = read_yaml(ROOT / "tests/tutoring.yaml")
     for value in ("", "rule", None, 3, ["rule"]):
         config["annotations"]["tutor"]["rewards"]["valid"] = value
         (line,) = examine(config).wrong

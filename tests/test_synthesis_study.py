@@ -11,7 +11,7 @@ import yaml
 from tests.judge_requests import KEY
 from tests.judge_server import JudgeServer, fail, say
 from tests.plans import changed, planned
-from tests.workflow import ROOT, copy_repository, snakemake, stale
+from tests.workflow import ROOT, copy_with_study, snakemake, stale
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
 from workflow_scripts.download.problem_bank import load_problems
 from workflow_scripts.download.simulate_rows import simulate_rows
@@ -76,7 +76,7 @@ def with_written(changes: dict, name: str = "w") -> dict:
 
 def test_the_small_study_has_all_that_it_asks_for_recorded(tmp_path, monkeypatch):
     monkeypatch.delenv("LOCAL_API_KEY", raising=False)
-    folder = copy_repository(tmp_path)
+    folder = copy_with_study(tmp_path)
     names = [
         name
         for name, source in yaml.safe_load(SMALL.read_text())["sources"].items()
@@ -365,7 +365,7 @@ CLEANED = "data/clean/written/tutoring/manifest.json"
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory) -> Path:
-    folder = copy_repository(tmp_path_factory.mktemp("written"))
+    folder = copy_with_study(tmp_path_factory.mktemp("written"))
     write_jsonl(folder / "objectives.jsonl", [{"objective": f"Know topic {number}."} for number in range(10)])
     return folder
 

@@ -25,7 +25,7 @@ OLD = "ends a reply with '<|end|>', which is no token of models.tiny, so no answ
 
 @pytest.fixture
 def config() -> dict:
-    return read_yaml(ROOT / "config.yaml")
+    return read_yaml(ROOT / "tests/tutoring.yaml")
 
 
 def looked_at(study: dict) -> list[str]:

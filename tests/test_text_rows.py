@@ -128,7 +128,7 @@ def test_a_tiny_model_learns_texts(tiny_model, tmp_path, capsys):
 
 
 def study_with_texts(**run) -> dict:
-    study = read_yaml(ROOT / "config.yaml")
+    study = read_yaml(ROOT / "tests/tutoring.yaml")
     source = {
         "files": {"t.jsonl": None},
         "places": [{"https": {"files": {"t.jsonl": "https://example.org/t"}}}],

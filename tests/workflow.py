@@ -40,6 +40,16 @@ def copy_repository(folder: Path) -> Path:
     return folder
 
 
+def copy_with_study(folder: Path) -> Path:
+    """Copy the repository with the tests' own studies in place of the default one and of that with offline RL."""
+    copy_repository(folder)
+    shutil.copy2(ROOT / "tests/tutoring.yaml", folder / "config.yaml")
+    text = (ROOT / "tests/tutoring_offline_rl.yaml").read_text()
+    extended = text.replace("extends: tests/tutoring.yaml", "extends: config.yaml")
+    (folder / "studies/tutor_offline_rl.yaml").write_text(extended)
+    return folder
+
+
 def snakemake(folder: Path, *flags: str, check: bool = True) -> subprocess.CompletedProcess:
     """Run snakemake in a folder; PYTHONPATH is cleared so that the folder's own code is what it imports."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
