@@ -104,8 +104,8 @@ def test_null_for_what_is_not_there_says_what_it_would_do_and_which_is_near():
         check_study({"extends": "tests/tutoring.yaml", "runs": {"dpoo": None}, "pairs": {"x": None}})
     lines = str(caught.value).splitlines()[1:]
     assert lines[0].strip() == (
-        "runs.dpoo: null drops what the study below has of this name, and config.yaml has no such entry; did you mean "
-        "'dpo'?"
+        "runs.dpoo: null drops what the study below has of this name, and tests/tutoring.yaml has no such entry; did "
+        "you mean 'dpo'?"
     )
     assert lines[1].strip().startswith("pairs.x: null drops")
     with pytest.raises(PlumblineError, match=r"models.a: has no value: give one, or leave the key out"):
