@@ -414,7 +414,7 @@ def test_the_check_command_says_what_a_study_defines(capsys):
         check.main([str(ROOT / "tests/tutoring.yaml")])
     said = capsys.readouterr().out
     assert ended.value.code == 0
-    assert f"{ROOT / 'config.yaml'}: fine: 5 policies, 1 seed, 6 benchmarks, 30 cells" in said
+    assert f"{ROOT / 'tests/tutoring.yaml'}: fine: 5 policies, 1 seed, 6 benchmarks, 30 cells" in said
     assert re.search(r"^  tiny\.sft\.kto +kto of tiny\.sft \(runs\.kto\)$", said, re.MULTILINE)
 
 
@@ -425,7 +425,7 @@ def test_the_check_command_lists_mistakes_and_fails_if_one_of_its_files_has_any(
         check.main([str(ROOT / "tests/tutoring.yaml"), str(broken)])
     said = capsys.readouterr()
     assert ended.value.code == 1
-    assert "config.yaml: fine" in said.out
+    assert "tutoring.yaml: fine" in said.out
     assert f"{broken} has 2 mistakes:" in said.err
     assert "model: unknown key; did you mean 'models'?" in said.err
 
