@@ -615,7 +615,8 @@ REPLY = (
 
 def made_by_the_scorers() -> dict[str, list[dict]]:
     """Return the cells that scorers make of a row or two."""
-    prompt = {"id": "a", "group": "g", "meta": {"turn": 1}, "reference": [REPLY], "followups": []}
+    meta = {"turn": 1, "solutions": [None, "answer B"]}
+    prompt = {"id": "a", "group": "g", "meta": meta, "reference": [REPLY], "followups": []}
     answer = {"a": {"text": REPLY, "finish_reason": "stop"}}
     rewarded = {
         "id": "a",
