@@ -36,7 +36,7 @@ def small_study(model: Path, humaneval: Path) -> dict:
         study["sources"][source]["simulate"] |= brief
     quotas = {"others": 60, "preference": 4, "validation": 4, "test": 4}
     study["datasets"]["tutor"]["split"]["quotas"] = quotas
-    study["datasets"]["novices"]["split"]["quotas"] = {"sft": 12, "value": 2}
+    study["datasets"]["novices"]["split"]["quotas"] = {"sft": 12, "offline": 2, "value": 2}
     brief = {"max_steps": 2, "batch_size": 4, "checkpoint_every": 1, "log_every": 1, "precision": "float32"}
     study["reward_models"]["tutor_rm"] |= {**brief, "per_device_batch": 4, "max_tokens": 256}
     del study["values"]
