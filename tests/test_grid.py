@@ -240,7 +240,7 @@ def test_all_that_goes_on_from_a_choice_is_planned():
 def test_the_workflow_plans_a_choice(tmp_path):
     folder = copy_with_study(tmp_path)
     (folder / "studies/mine.yaml").write_text(
-        "extends: tests/tutoring.yaml\nstudy: mine\nruns:\n  sft: {grid: {learning_rate: [1e-4, 5e-4]}}\n"
+        "extends: config.yaml\nstudy: mine\nruns:\n  sft: {grid: {learning_rate: [1e-4, 5e-4]}}\n"
         "  dpo: {parent: {best_of: sft, by: loss/validation}}\n  ipo: null\n  kto: null\nreport: {baseline: tiny}\n"
     )
     flags = ("--configfile", "studies/mine.yaml", "--dry-run", "--printshellcmds")
