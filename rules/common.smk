@@ -126,7 +126,7 @@ LAUNCH_TRAINING = (
 LAUNCH_POLICY = f"{LAUNCH_TRAINING} --claim $WORK/train/{{wildcards.policy:q}}-{{wildcards.seed:q}}.lock"
 POLICY_FLAGS = (
     '--parent "$(dirname {input.parent:q})/model" --parent-manifest {input.parent:q}'
-    " --settings {params.settings:q} --seed {wildcards.seed:q}"
+    " --settings {params.settings:q} --seed {params.seed:q}"
     " --work $WORK/train/{wildcards.policy:q}-{wildcards.seed:q} --output {output.model:q}"
     " --manifest {output.manifest:q} --curve {output.curve:q} --watch {params.watch:q} {params.watched:u} --note-divergence"
 )

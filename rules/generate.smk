@@ -50,13 +50,14 @@ rule answer_prompts:
         code=scoring.engine_code(PLAN),
         pins=scoring.engine_pins(PLAN),
         settings=by(prompts.answering_settings),
+        seed=by(policies.seed_told),
     message:
         "{wildcards.policy} (seed {wildcards.seed}) answers its prompt sets"
     shell:
         f'{UNLESS_DIVERGED}PATH="$ENGINE_PATH$PATH" {LAUNCH}'
         " --claim $WORK/answers/{wildcards.policy:q}-{wildcards.seed:q}.lock -- workflow_scripts.generate.answer"
         ' --model "$(dirname {input.model:q})/model" --model-manifest {input.model:q}'
-        " --prompts {input.prompts:q} --settings {params.settings:q} --seed {wildcards.seed:q}"
+        " --prompts {input.prompts:q} --settings {params.settings:q} --seed {params.seed:q}"
         " --work $WORK/answers/{wildcards.policy:q}-{wildcards.seed:q} --answers {output.answers:q} --output {output.answered:q}"
         f" --cost {cost('answer_prompts', 'policy', 'seed')} > {{log:q}} 2>&1"
 

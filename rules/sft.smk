@@ -81,6 +81,7 @@ rule train_sft:
         code=code_of("workflow_scripts.sft.train"),
         pins=by(training.pinned),
         settings=by(training.training_settings),
+        seed=by(policies.seed_told),
         watch=by(training.watching_settings),
         watched=by(training.watch_flags),
     message:

@@ -32,6 +32,8 @@ class Rule(NamedTuple):
     """Its command, with each constant replaced by what it stands for."""
     told: dict[str, str]
     """{a flag that takes JSON: the expression in its params that stands for it}."""
+    stored: bool
+    """Whether a shared store keeps what it makes."""
 
 
 def spelled_out(text: str) -> str:
@@ -58,7 +60,7 @@ def rules_in(text: str) -> dict[str, Rule]:
         shell, params = spelled_out(section(body, "shell")), section(body, "params")
         flags = set(re.findall(rf"--({'|'.join(JSON_FLAGS)})\b", shell))
         told = {flag: re.search(rf"^ +{flag}=(.+),$", params, re.MULTILINE)[1] for flag in flags}
-        found[start[1]] = Rule(wildcards, fixed, shell, told)
+        found[start[1]] = Rule(wildcards, fixed, shell, told, "    cache: STORED\n" in body)
     return found
 
 

@@ -45,6 +45,25 @@ def test_every_function_that_the_rules_call_with_the_plan_takes_it_alone():
         assert [each.name for each in parameters if each.default is each.empty] == ["plan"], name
 
 
+def test_what_the_shared_store_keeps_is_known_by_params_and_inputs_and_not_by_wildcards():
+    """Snakemake's store knows a result by its rule's command as written: with `--seed {wildcards.seed}` in it, the
+    policies of all seeds were one."""
+    kept = [name for name, rule in RULES.items() if rule.stored]
+    assert {"train_sft", "train_online", "answer_prompts", "fit_value"} <= set(kept)
+    for name in kept:
+        told = re.sub(r"(--claim|--work) \$?\w+/\S+", "", RULES[name].shell)
+        assert "{wildcards." not in told.replace("{{", "{"), name
+    for name in (
+        "train_sft",
+        "train_aligned",
+        "train_ranked",
+        "train_offline",
+        "train_online",
+        "answer_prompts",
+    ):
+        assert "policies.seed_told" in RULES[name].functions, name
+
+
 LOADED = """
 import importlib, pkgutil, sys
 import workflow_scripts.plan, workflow_scripts.study

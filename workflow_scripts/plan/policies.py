@@ -129,3 +129,8 @@ def learned_datasets(plan: Plan) -> list[str]:
     learned = {name.split("/")[0] for name in all_training_sets(plan)} & plan.study.datasets.keys()
     parts = {part for name in learned for part in made_of(plan.study, name)}
     return sorted(learned | parts)
+
+
+def seed_told(plan: Plan, seed: int | str) -> str:
+    """Return the seed that a job is told, as a parameter: the shared store knows results by these, not by wildcards."""
+    return str(seed)
