@@ -54,14 +54,16 @@ NAME, RESULTS = STUDY.study, LAYOUT.results
 STUDY_FILES = [os.path.relpath(path) for path in workflow.configfiles]
 CLEANED = [Path(LAYOUT.clean(name)) / "manifest.json" for name in STUDY.datasets]
 CELL = LAYOUT.policy("{policy}", "{seed}")
-ANYONE = one_of([*PLAN.policies, *STUDY.policies, *CALIBRATION])
+ANYONE = one_of([*PLAN.policies, *PLAN.again, *STUDY.policies, *CALIBRATION])
 READABLE = one_of([*PLAN.policies, *CALIBRATION])  # whose likelihoods can be taken
 OUTSIDE = one_of(STUDY.policies)
 VLLM = STUDY.engine.name == "vllm"
 # vLLM wants other versions of some packages: .venv-vllm here, a YAML of its own for conda.
-own_vllm = VLLM and not workflow.deployment_settings.deployment_method
+own_vllm = not workflow.deployment_settings.deployment_method
+vllm_path = f"{workflow.basedir}/.venv-vllm/bin:" if own_vllm else ""
 os.environ |= LAYOUT.variables() | {
-    "ENGINE_PATH": f"{workflow.basedir}/.venv-vllm/bin:" if own_vllm else "",
+    "ENGINE_PATH": vllm_path if VLLM else "",
+    "OTHER_ENGINE_PATH": "" if VLLM else vllm_path,
     "PLUMBLINE_JUDGES": judging.access(PLAN),
     "PLUMBLINE_TRACKING": resources.sinks(PLAN),
     "PLUMBLINE_MACHINE": resources.machine_keys(PLAN),

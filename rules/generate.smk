@@ -28,6 +28,14 @@ rule build_prompts:
         " {params.cuts:q} --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
 
 
+ANSWER = (
+    " --claim $WORK/answers/{wildcards.policy:q}-{wildcards.seed:q}.lock -- workflow_scripts.generate.answer"
+    ' --model "$(dirname {input.model:q})/model" --model-manifest {input.model:q}'
+    " --prompts {input.prompts:q} --settings {params.settings:q} --seed {params.seed:q}"
+    " --work $WORK/answers/{wildcards.policy:q}-{wildcards.seed:q} --answers {output.answers:q} --output {output.answered:q}"
+)
+
+
 rule answer_prompts:
     input:
         model=by(policies.weights_manifest),
@@ -38,7 +46,7 @@ rule answer_prompts:
     log:
         LAYOUT.log("answer_prompts", "{policy}-{seed}"),
     wildcard_constraints:
-        policy=one_of(PLAN.policies),
+        policy=one_of(prompts.answered_by(PLAN, vllm=VLLM)),
     cache: STORED
     priority: 60
     conda:
@@ -47,19 +55,46 @@ rule answer_prompts:
     resources:
         **(ANSWERING if VLLM else READING),
     params:
-        code=scoring.engine_code(PLAN),
-        pins=scoring.engine_pins(PLAN),
+        code=by(scoring.engine_code),
+        pins=by(scoring.engine_pins),
         settings=by(prompts.answering_settings),
         seed=by(policies.seed_told),
     message:
         "{wildcards.policy} (seed {wildcards.seed}) answers its prompt sets"
     shell:
-        f'{UNLESS_DIVERGED}PATH="$ENGINE_PATH$PATH" {LAUNCH}'
-        " --claim $WORK/answers/{wildcards.policy:q}-{wildcards.seed:q}.lock -- workflow_scripts.generate.answer"
-        ' --model "$(dirname {input.model:q})/model" --model-manifest {input.model:q}'
-        " --prompts {input.prompts:q} --settings {params.settings:q} --seed {params.seed:q}"
-        " --work $WORK/answers/{wildcards.policy:q}-{wildcards.seed:q} --answers {output.answers:q} --output {output.answered:q}"
+        f'{UNLESS_DIVERGED}PATH="$ENGINE_PATH$PATH" {LAUNCH}{ANSWER}'
         f" --cost {cost('answer_prompts', 'policy', 'seed')} > {{log:q}} 2>&1"
+
+
+# What answers again by the other engine than the study's: in that one's environment.
+rule answer_otherwise:
+    input:
+        model=by(policies.weights_manifest),
+        prompts=by(prompts.owed_prompts),
+    output:
+        answered=f"{CELL}/answered.json",
+        answers=directory(f"{CELL}/answers"),
+    log:
+        LAYOUT.log("answer_otherwise", "{policy}-{seed}"),
+    wildcard_constraints:
+        policy=one_of(prompts.answered_by(PLAN, vllm=not VLLM)),
+    cache: STORED
+    priority: 60
+    conda:
+        "../envs/train.yaml" if VLLM else "../envs/vllm.yaml"
+    threads: STUDY.generation_resources.cpus
+    resources:
+        **(READING if VLLM else ANSWERING),
+    params:
+        code=by(scoring.engine_code),
+        pins=by(scoring.engine_pins),
+        settings=by(prompts.answering_settings),
+        seed=by(policies.seed_told),
+    message:
+        "{wildcards.policy} (seed {wildcards.seed}) answers again by another engine"
+    shell:
+        f'{UNLESS_DIVERGED}PATH="$OTHER_ENGINE_PATH$PATH" {LAUNCH}{ANSWER}'
+        f" --cost {cost('answer_otherwise', 'policy', 'seed')} > {{log:q}} 2>&1"
 
 
 # `answered.json` is ancient here: it orders the two jobs, but a change to another prompt set, which makes it new,
@@ -75,15 +110,15 @@ rule collect_answers:
     log:
         LAYOUT.log("collect_answers", "{policy}-{seed}-{prompts}"),
     wildcard_constraints:
-        policy=one_of(PLAN.policies),
+        policy=one_of([*PLAN.policies, *PLAN.again]),
         prompts=one_of(prompts.prompt_sets(PLAN)),
     localrule: True
     conda:
         "../envs/plumbline.yaml"
     params:
         code=code_of("workflow_scripts.generate.collect"),
-        engine=scoring.engine_code(PLAN),
-        pins=scoring.engine_pins(PLAN),
+        engine=by(scoring.engine_code),
+        pins=by(scoring.engine_pins),
         settings=rules.answer_prompts.params.settings,
     message:
         "Collecting {wildcards.policy} (seed {wildcards.seed}) on {wildcards.prompts}"

@@ -21,7 +21,7 @@ EVERY_KEY = "tests/every_key.yaml"
 SHIPPED = ["config.yaml", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("studies/*.yaml"))]
 STUDIES = [DEFAULT, *SHIPPED, EVERY_KEY]
 # What tests/every_key.yaml has that no run makes: a test that is about such puts its own there.
-ELSEWHERE = ("policies", "adopt")
+ELSEWHERE = ("policies", "adopt", "again")
 
 
 def path_of(name: str) -> str:

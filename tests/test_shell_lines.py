@@ -183,7 +183,7 @@ def arrived(folder: Path, line: str, folders: dict[str, str]) -> list[str]:
     for log in re.findall(r"(?:> |tee )(\S+\.log)", line):
         (folder / log).parent.mkdir(parents=True, exist_ok=True)
     environment = {"PATH": os.environ["PATH"], "BASH_ENV": str(stub), "HOME": str(folder), **folders}
-    environment |= {"ENGINE_PATH": "", "PLUMBLINE_JUDGES": "{}"}
+    environment |= {"ENGINE_PATH": "", "OTHER_ENGINE_PATH": "", "PLUMBLINE_JUDGES": "{}"}
     command = ["bash", "-c", f"set -euo pipefail; {line}"]
     subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, check=True)
     return [word.removesuffix("\n") for word in record.read_text(encoding="utf-8").split("\0")]

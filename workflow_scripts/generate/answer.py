@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NotRequired
 
 import torch
 from typing_extensions import TypedDict
@@ -51,6 +51,13 @@ class Settings(TypedDict):
     template: dict
     context: int
     trust_remote_code: bool
+    batch_size: NotRequired[int]  # of what answers again, in place of each prompt set's own
+
+
+def sampling_of(prompts_manifest: Path, settings: Settings) -> dict:
+    """Return how a prompt set is answered: as it says itself, but for a batch size that the settings have."""
+    changed = {"batch_size": settings["batch_size"]} if "batch_size" in settings else {}
+    return read_json(prompts_manifest)["sampling"] | changed
 
 
 def store_of(work: Path, fingerprint: str) -> Path:
@@ -225,7 +232,7 @@ def main() -> None:
     engine, answered = None, {}
     for manifest in arguments.prompts:
         fingerprint = fingerprint_of(arguments.model_manifest, manifest, settings, arguments.seed, code)
-        rows, sampling = read_jsonl(manifest.with_suffix(".jsonl")), read_json(manifest)["sampling"]
+        rows, sampling = read_jsonl(manifest.with_suffix(".jsonl")), sampling_of(manifest, settings)
         store = store_of(arguments.work, fingerprint)
         expected = sum(1 + len(row["followups"]) for row in rows) * sampling["samples"]
         if len(read_store(store)) < expected:

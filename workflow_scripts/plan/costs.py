@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from workflow_scripts.plan.outside import asked
-from workflow_scripts.plan.plan import Plan, cells, outside_cells, scored_cells
-from workflow_scripts.plan.prompts import answered, owed, ranked_by_judges, rewarded_for_training
+from workflow_scripts.plan.plan import Plan, again_cells, cells, outside_cells, scored_cells, scored_on
+from workflow_scripts.plan.prompts import answered, engine_of, owed, ranked_by_judges, rewarded_for_training
 from workflow_scripts.plan.rewards import annotated, used_reward_models
 from workflow_scripts.plan.synthesis import used
 from workflow_scripts.plan.training import preparing_jobs, rule_of
@@ -48,6 +48,12 @@ def policy_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
     return jobs
 
 
+def again_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
+    """Return the job in which a policy answers again."""
+    rule = "answer_prompts" if engine_of(plan, policy).name == plan.study.engine.name else "answer_otherwise"
+    return [Job(rule, policy, seed, "", f"{policy}-{seed}")]
+
+
 def outside_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
     """Return the jobs in which an endpoint answers for a policy; ready answers cost nothing here."""
     names = answered(plan) if policy in asked(plan) else ()
@@ -60,7 +66,8 @@ SCORED_BY = {"likelihoods": "measure_likelihoods", "model": "score_lm_eval", "re
 
 def scoring_jobs(plan: Plan, policy: str, seed: int) -> list[Job]:
     jobs = []
-    for name, part in plan.study.benchmarks.items():
+    for name in scored_on(plan, policy):
+        part = plan.study.benchmarks[name]
         rule = "judge_answers" if part.is_judged() else SCORED_BY.get(part.scores)
         left_out = policy in plan.study.policies and not part.prompt_kind
         if rule and not left_out:
@@ -73,6 +80,8 @@ def costed_jobs(plan: Plan) -> list[Job]:
     jobs = data_jobs(plan)
     for cell in cells(plan):
         jobs += policy_jobs(plan, *cell)
+    for cell in again_cells(plan):
+        jobs += again_jobs(plan, *cell)
     for cell in outside_cells(plan):
         jobs += outside_jobs(plan, *cell)
     for cell in scored_cells(plan):

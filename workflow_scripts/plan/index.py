@@ -9,7 +9,7 @@ from workflow_scripts.plan.growing import first_plan, grows
 from workflow_scripts.plan.judging import judge_manifest, judge_of, learned_from, opponent_answers
 from workflow_scripts.plan.outside import answers_files, asked, outside_facts, recorded
 from workflow_scripts.plan.overlap import compared
-from workflow_scripts.plan.plan import Plan, scored_cells
+from workflow_scripts.plan.plan import Plan, scored_cells, scored_on
 from workflow_scripts.plan.policies import (
     candidates,
     lineage,
@@ -18,7 +18,7 @@ from workflow_scripts.plan.policies import (
     training_sets,
     weights_manifest,
 )
-from workflow_scripts.plan.prompts import ranked_by_judges
+from workflow_scripts.plan.prompts import answering_settings, ranked_by_judges
 from workflow_scripts.plan.scoring import engine_code, scorer_code
 from workflow_scripts.plan.sources import package_folder, source_manifest
 from workflow_scripts.plan.synthesis import written_behind
@@ -36,7 +36,7 @@ def score_files(plan: Plan) -> list[str]:
     return [
         plan.layout.scores(policy, seed, benchmark)
         for policy, seed in scored_cells(plan)
-        for benchmark in plan.study.benchmarks
+        for benchmark in scored_on(plan, policy)
     ]
 
 
@@ -50,8 +50,8 @@ def answer_files(plan: Plan) -> list[str]:
     return [
         plan.layout.answers(policy, seed, benchmark)
         for policy, seed in scored_cells(plan)
-        for benchmark, part in plan.study.benchmarks.items()
-        if part.prompt_kind
+        for benchmark in scored_on(plan, policy)
+        if plan.study.benchmarks[benchmark].prompt_kind
     ]
 
 
@@ -85,6 +85,8 @@ def cell_entry(plan: Plan, policy: str, seed: int) -> dict[str, Any]:
         }
         facts = {"model": None, "template": None, "trained_by": None} | outside_facts(plan, policy)
         return entry | known | {"files": outside_files(plan, policy), "facts": facts}
+    if policy in plan.again:
+        return cell_entry(plan, plan.speaker(policy), seed) | entry | again_entry(plan, policy)
     learned = training_sets(plan, policy)
     cleaned = [f"{plan.layout.clean(name.split('/')[0])}/manifest.json" for name in learned]
     written = [source_manifest(plan, name) for name in written_behind(plan, learned)]
@@ -103,6 +105,19 @@ def cell_entry(plan: Plan, policy: str, seed: int) -> dict[str, Any]:
         "training_sets": learned,
         "files": [weights_manifest(plan, policy, seed), *origins, *cleaned, *written],
         "facts": policy_facts(plan, policy),
+    }
+
+
+def again_entry(plan: Plan, policy: str) -> dict[str, Any]:
+    """Return what the index says otherwise of a policy that answers again than of when it answered first."""
+    part = plan.again[policy]
+    answered = [answering_settings(plan, policy), engine_code(plan, policy)]
+    return {
+        "kind": "noise",
+        "of": part.of,
+        "changed": ", ".join(part.changes(plan.study)),
+        "benchmarks": scored_on(plan, policy),
+        "facts": policy_facts(plan, part.of) | {"answered_again": digest(answered)[:12]},
     }
 
 

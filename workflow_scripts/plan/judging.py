@@ -12,7 +12,7 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.plan.choosing import compared_seeds
 from workflow_scripts.plan.growing import plan_at_hand
 from workflow_scripts.plan.outside import asked, asked_cells
-from workflow_scripts.plan.plan import Plan, cells, outside_cells, scored_cells
+from workflow_scripts.plan.plan import Plan, cells, outside_cells, scored_cells, scored_on
 from workflow_scripts.plan.policies import candidates, parent_cell
 from workflow_scripts.plan.prompts import owed, ranked_by_judges
 from workflow_scripts.plan.sources import located, source_manifest
@@ -111,7 +111,7 @@ def opponent_cell(plan: Plan, benchmark: str, policy: str, seed: int | str) -> t
     if opponent in plan.study.policies:
         return opponent, plan.study.first_seeds()[0]
     seeds = seeds_of(plan.study, plan.policies[opponent])
-    same = policy in plan.policies and int(seed) in seeds
+    same = plan.speaker(policy) in plan.policies and int(seed) in seeds
     return opponent, int(seed) if same else seeds[0]
 
 
@@ -176,13 +176,14 @@ def judged_cells(plan: Plan) -> list[Answers]:
         (policy, seed, name)
         for policy, seed in scored_cells(plan)
         for name in judged(plan)
-        if judge_of(plan, name).reads_words
+        if name in scored_on(plan, policy) and judge_of(plan, name).reads_words
     ]
 
 
 @functools.cache
 def learned_from(plan: Plan, policy: str, seed: int | str) -> frozenset[Answers]:
     """Return the answers that a policy or one behind it, chosen among others too, learned from as pairs."""
+    policy = plan.speaker(policy)
     if policy not in plan.made():
         return frozenset()
     run, parent = plan.run(policy), parent_cell(plan, policy, seed)

@@ -4,9 +4,11 @@ The other modules of this package are functions of a Plan and of names: a policy
 but the study and the digests of our own code, so a plan costs milliseconds, and a test needs no workflow.
 """
 
+import functools
 from dataclasses import dataclass
 
 from workflow_scripts.plan.layout import Layout
+from workflow_scripts.study.again import Again
 from workflow_scripts.study.datasets import made_of
 from workflow_scripts.study.lineage import CALIBRATION, Policy, policies_of, seeds_of
 from workflow_scripts.study.methods import Run
@@ -27,6 +29,15 @@ class Plan:
     def run(self, policy: str) -> Run:
         """Return the run that makes a policy; KeyError for a base model."""
         return self.study.runs[self.policies[policy].run]
+
+    @functools.cached_property
+    def again(self) -> dict[str, Again]:
+        """Return what answers again, by the name of its row: tiny.sft@NAME."""
+        return {part.row(name): part for name, part in self.study.again.items()}
+
+    def speaker(self, policy: str) -> str:
+        """Return the policy whose weights answer under a name: of what answers again, the one that it is again."""
+        return self.again[policy].of if policy in self.again else policy
 
     def trained(self) -> list[str]:
         """Return the policies that a run trains; whose weights are adopted are not."""
@@ -64,9 +75,25 @@ def outside_cells(plan: Plan) -> list[tuple[str, int]]:
     return [(name, plan.study.first_seeds()[0]) for name in plan.study.policies]
 
 
+def again_cells(plan: Plan) -> list[tuple[str, int]]:
+    """Return every (row, seed) that is answered again: of all seeds of its policy."""
+    return [
+        (name, seed)
+        for name, part in plan.again.items()
+        for seed in seeds_of(plan.study, plan.policies[part.of])
+    ]
+
+
 def scored_cells(plan: Plan) -> list[tuple[str, int]]:
-    """Return every (policy, seed) of the table, those from elsewhere after the study's, the calibration rows last."""
-    return [*cells(plan), *outside_cells(plan), *((name, 0) for name in CALIBRATION)]
+    """Return every (policy, seed) of the table: the study's, those again, those from elsewhere, calibration rows."""
+    return [*cells(plan), *again_cells(plan), *outside_cells(plan), *((name, 0) for name in CALIBRATION)]
+
+
+def scored_on(plan: Plan, policy: str) -> list[str]:
+    """Return the benchmarks that a policy of the table is scored on: all, or those that it answers again."""
+    if policy in plan.again:
+        return plan.again[policy].answered(plan.study)
+    return list(plan.study.benchmarks)
 
 
 def history_turns(plan: Plan, dataset: str | None) -> int | None:

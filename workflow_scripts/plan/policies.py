@@ -13,6 +13,7 @@ from workflow_scripts.study.templates import all_templates, asked_in, learned_in
 
 def weights(plan: Plan, policy: str, seed: int | str) -> str:
     """Return the folder with a policy's model/ and manifest.json."""
+    policy = plan.speaker(policy)
     trained = plan.policies[policy].parent
     return plan.layout.policy(policy, seed) if trained else base_model(plan, policy)
 
@@ -46,7 +47,7 @@ def lineage(plan: Plan, policy: str) -> list[str]:
 @functools.cache
 def template(plan: Plan, policy: str) -> dict:
     """Return the template a policy is asked in."""
-    return all_templates(plan.study)[asked_in(plan.study, plan.policies, policy)]
+    return all_templates(plan.study)[asked_in(plan.study, plan.policies, plan.speaker(policy))]
 
 
 @functools.cache

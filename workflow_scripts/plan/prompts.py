@@ -14,6 +14,7 @@ from workflow_scripts.plan.policies import template
 from workflow_scripts.plan.sources import located, model_key, source_manifest
 from workflow_scripts.plan.words import as_json, flag_words, settings
 from workflow_scripts.study.pairs import OwnPairs, SampledPairs
+from workflow_scripts.study.resources import Engine
 from workflow_scripts.study.sampling import Sampling
 
 SAMPLING = tuple(Sampling.model_fields)
@@ -73,7 +74,12 @@ def ranked_by_judges(plan: Plan) -> dict[str, SampledPairs]:
 
 @functools.cache
 def owed(plan: Plan, policy: str) -> list[str]:
-    """Return the prompt sets a policy answers: every benchmark's, and those that trained children learn from."""
+    """Return the prompt sets a policy answers: every benchmark's, and those that trained children learn from.
+
+    What answers again has no children.
+    """
+    if policy in plan.again:
+        return plan.again[policy].answered(plan.study)
     runs = [plan.run(name) for name in plan.trained() if plan.policies[name].parent == policy]
     wanted = {f"pairs-{getattr(run, 'pairs', None)}" for run in runs}
     wanted |= {f"values-{getattr(run, 'value', None)}" for run in runs}
@@ -147,15 +153,28 @@ def sampling(plan: Plan, prompts: str) -> str:
 @functools.cache
 def answering_settings(plan: Plan, policy: str) -> str:
     """Return what a policy's answers depend on beside its weights and the prompts."""
-    model = plan.study.models[plan.policies[policy].model]
+    model = plan.study.models[plan.policies[plan.speaker(policy)].model]
+    again = plan.again.get(policy)
     return as_json(
         {
-            "engine": plan.study.engine.model_dump(),
+            "engine": engine_of(plan, policy).model_dump(),
             "template": template(plan, policy),
             "context": model.context,
             "trust_remote_code": model.trust_remote_code,
         }
+        | ({"batch_size": again.batch_size} if again and again.batch_size else {})
     )
+
+
+def engine_of(plan: Plan, policy: str | None) -> Engine:
+    """Return what answers for a policy: the study's engine, or that of what answers again."""
+    return plan.again[policy].engine_in(plan.study) if policy in plan.again else plan.study.engine
+
+
+def answered_by(plan: Plan, vllm: bool) -> list[str]:
+    """Return the policies that vLLM answers for, or those that transformers do, those that answer again among them."""
+    everyone = [*plan.policies, *plan.again]
+    return [name for name in everyone if (engine_of(plan, name).name == "vllm") == vllm]
 
 
 @functools.cache

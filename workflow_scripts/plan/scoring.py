@@ -7,6 +7,7 @@ from workflow_scripts.common.code import code_of, pins
 from workflow_scripts.plan.layout import Word
 from workflow_scripts.plan.plan import TORCH, Plan, history_turns
 from workflow_scripts.plan.policies import scored_weights, spoken_to
+from workflow_scripts.plan.prompts import engine_of
 from workflow_scripts.plan.sources import located, package_folder, source_manifest
 from workflow_scripts.plan.words import as_json, chosen, settings
 from workflow_scripts.study.benchmarks import Benchmark
@@ -171,10 +172,11 @@ def harness_subject(plan: Plan, policy: str, seed: int | str) -> list[str]:
 # --- what alters every answer -----------------------------------------------------------------------------------------
 
 
-def engine_code(plan: Plan) -> dict[str, str]:
-    engine = {"vllm": "vllm_engine", "transformers": "engine"}[plan.study.engine.name]
+def engine_code(plan: Plan, policy: str | None = None) -> dict[str, str]:
+    engine = {"vllm": "vllm_engine", "transformers": "engine"}[engine_of(plan, policy).name]
     return code_of("workflow_scripts.generate.answer", f"workflow_scripts.generate.{engine}")
 
 
-def engine_pins(plan: Plan) -> dict[str, str]:
-    return pins("vllm", *TORCH, lock="vllm.txt") if plan.study.engine.name == "vllm" else pins(*TORCH)
+def engine_pins(plan: Plan, policy: str | None = None) -> dict[str, str]:
+    by_vllm = engine_of(plan, policy).name == "vllm"
+    return pins("vllm", *TORCH, lock="vllm.txt") if by_vllm else pins(*TORCH)

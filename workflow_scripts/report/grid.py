@@ -1,6 +1,6 @@
 """What a table to read is made of, whatever writes it: policies by cells, and which cells are headlines."""
 
-from workflow_scripts.report.rows import WHOLE, cell_name, scored_rows
+from workflow_scripts.report.rows import WHOLE, cell_name, is_noise, scored_rows
 from workflow_scripts.report.scores import in_order
 
 
@@ -22,7 +22,7 @@ def headline_cells(rows: list[dict], settings: dict) -> list[str]:
 
 def headline_grid(rows: list[dict], settings: dict) -> dict:
     """Return the grid of the headline cells, {} where nothing is scored; rows and settings as for `markdown`."""
-    rows = [row for row in rows if row["headline"]]
+    rows = [row for row in rows if row["headline"] and not is_noise(row)]
     cells = headline_cells(rows, settings)
     own = [row for row in scored_rows(rows) if cell_name(row) in cells]
     return grid_of(own, cells, with_benchmark=True) if own else {}

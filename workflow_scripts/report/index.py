@@ -22,8 +22,9 @@ def entry_of(cell: dict, benchmark: dict) -> dict:
     {"name", "answered", "judged", "measured", "overlap", "files", "facts"}: whether there are answers, verdicts and
     likelihoods. `generations` and `verdicts` are null where there are none. `chosen`, the manifest of a policy that was
     chosen by its answers while it trained, is there for such alone; so is `adopted`, the policies of its lineage whose
-    weights were not trained here; and `overlap_allowed`, true, where the study lets questions of a benchmark stand in
-    training data.
+    weights were not trained here; of a policy that answers again `of`, which it is, and what is `changed` (its cell
+    names the `benchmarks` that it answers); and `overlap_allowed`, true, where the study lets questions of a benchmark
+    stand in training data.
     """
     folder, name = cell["folder"], benchmark["name"]
     generations = f"{folder}/generations/{name}.json" if benchmark["answered"] else None
@@ -31,7 +32,7 @@ def entry_of(cell: dict, benchmark: dict) -> dict:
     likelihoods = f"{folder}/likelihoods/{name}.jsonl" if benchmark["measured"] else None
     score = f"{folder}/scores/{name}.json"
     own = [path for path in (score, generations, verdicts, likelihoods, benchmark["overlap"]) if path]
-    told = (("chosen", cell), ("adopted", cell), ("overlap_allowed", benchmark))
+    told = (*((key, cell) for key in ("chosen", "adopted", "of", "changed")), ("overlap_allowed", benchmark))
     there = {key: part[key] for key, part in told if key in part}
     return (
         {key: cell[key] for key in COPIED}
@@ -54,7 +55,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     given = json.load(sys.stdin)
-    entries = [entry_of(cell, benchmark) for cell in given["cells"] for benchmark in given["benchmarks"]]
+    entries = [
+        entry_of(cell, benchmark)
+        for cell in given["cells"]
+        for benchmark in given["benchmarks"]
+        if benchmark["name"] in cell.get("benchmarks", [benchmark["name"]])
+    ]
     write_json(arguments.output, entries)
 
 

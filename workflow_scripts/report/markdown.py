@@ -6,6 +6,8 @@ from workflow_scripts.report.rows import (
     cell_name,
     clearly_better,
     clearly_moved,
+    is_noise,
+    noise_rows,
     scored_rows,
     seeds_apart,
     without_luck,
@@ -19,7 +21,8 @@ def markdown(rows: list[dict], settings: dict) -> str:
 
     settings: those of `results`, and bars [{benchmark, subset, metric}], the cells of the bar chart.
     """
-    rows = [row for row in rows if row["headline"]]
+    noise = [row for row in noise_rows(rows) if row["headline"]]
+    rows = [row for row in rows if row["headline"] and not is_noise(row)]
     text = [f"# Results of study {settings['study']}", ""]
     if lacking := without_luck(rows):
         text += [f"**{markdown_text(lacking)}**", ""]
@@ -42,6 +45,8 @@ def markdown(rows: list[dict], settings: dict) -> str:
         for reason, policies in refused.items():
             text += ["", f"Not scored ({', '.join(policies)}): {markdown_text(reason)}"]
         text += _clean_lines(scored_rows(own))
+    if noise:
+        text += ["", "## Noise", "", NOISE, "", *_noise_table(noise)]
     published = [row for row in rows if row["published_value"] != ""]
     if published:
         text += ["", "## Published values", "", *_published_table(published)]
@@ -57,6 +62,13 @@ INTERVALS = {
     "two_level_t": "t over seeds and groups of items",
     "two_level_log_t": "t over seeds and groups of items, of the logarithm",
 }
+
+
+NOISE = (
+    "How far numbers move when nothing that is meant to matter has changed. Each line is a policy that answered once "
+    "more, otherwise, and how far that is from its own row. No difference between policies that is not larger than the "
+    "largest of these of its score (the column `noise` of results.csv) is marked."
+)
 
 
 def _legend(rows: list[dict], settings: dict) -> str:
@@ -75,6 +87,8 @@ def _legend(rows: list[dict], settings: dict) -> str:
             "over seeds and items lying wholly on the good side of 0 (before Holm's correction; `p_adjusted` in "
             "results.csv is after it)."
         )
+    if any(row["noise"] != "" for row in rows):
+        legend += " Nothing is bold that is no further from it than the score's noise (see below)."
     if any(row["policy"] == "gold" for row in rows):
         legend += (
             " `gold` and `empty` are no policies: the scorers' marks for the reference answers and for none."
@@ -137,6 +151,20 @@ def _clean_lines(rows: list[dict]) -> list[str]:
             f"of {', '.join(bare)}.",
         ]
     return text
+
+
+def _noise_table(rows: list[dict]) -> list[str]:
+    lines = [markdown_line(["again", "score", "value", "difference", "what was otherwise"])]
+    lines.append(markdown_line(["---", "---", "---:", "---:", "---"]))
+    for row in rows:
+        value, difference = "–", "–"
+        if row["value"] != "":
+            value = estimate(row["value"], row["ci_low"], row["ci_high"])
+        if row["difference"] != "":
+            difference = number_text(row["difference"])
+        cells = [f"`{row['policy']}`", cell_name(row), value, difference, row["note"]]
+        lines.append(markdown_line(cells))
+    return lines
 
 
 def _published_table(rows: list[dict]) -> list[str]:

@@ -37,8 +37,14 @@ from workflow_scripts.report.page_sections import (
     overlap_section,
     provenance_table,
 )
-from workflow_scripts.report.page_tables import headline_table, plain_table, results_table, supported_best
-from workflow_scripts.report.rows import headline_rows, typed, without_luck
+from workflow_scripts.report.page_tables import (
+    headline_table,
+    noise_table,
+    plain_table,
+    results_table,
+    supported_best,
+)
+from workflow_scripts.report.rows import headline_rows, noise_rows, typed, without_luck
 from workflow_scripts.report.samples import read_samples, read_watched, rows_beside
 from workflow_scripts.report.scores import in_order
 from workflow_scripts.report.seed_choice import left_out, read_choice, two_stage
@@ -98,11 +104,13 @@ def seeds_said(rows: list[dict], choice: dict | None) -> dict | None:
 
 def build(settings: Settings, inputs: argparse.Namespace) -> dict:
     """Return everything that the template shows; inputs: the paths of the command line, None where not given."""
-    text_rows = headline_rows(read_csv(inputs.results))
+    every = read_csv(inputs.results)
+    text_rows = headline_rows(every)
     rows = [typed(row) for row in text_rows]
     provenance = read_json(inputs.provenance) if inputs.provenance else {}
     index = read_json(inputs.index) if inputs.index else []
     rewarded = {row["benchmark"] for row in rows if row["metric"] == "reward"}
+    own_answers = [e for e in index if e["benchmark"] in rewarded and e["kind"] != "noise"]
     training, costs = rows_in(inputs.training), rows_in(inputs.costs)
     overlap, agreement = rows_in(inputs.overlap), rows_in(inputs.agreement)
     sets = [
@@ -135,6 +143,7 @@ def build(settings: Settings, inputs: argparse.Namespace) -> dict:
         "headlines": headline_table(rows, cells, best) if cells else None,
         "forest": forest_figures(text_rows, cells),
         "results": results_table(rows, best),
+        "noise": noise_table([typed(row) for row in noise_rows(every)]),
         "scores": sum(row["value"] != "" for row in rows),
         "lengths": length_figures(rows),
         "samples": [found for found in sets if found["prompts"] and found["lengths"]],
@@ -143,9 +152,7 @@ def build(settings: Settings, inputs: argparse.Namespace) -> dict:
         "training": plain_table("training", training) if training else None,
         "curves": curve_figures(settings["curves"]),
         "watched": read_watched(settings["curves"]),
-        "rewards": reward_figures(
-            settings["rewards"], sets, [e for e in index if e["benchmark"] in rewarded]
-        ),
+        "rewards": reward_figures(settings["rewards"], sets, own_answers),
         "left_out": left_out_lines(sets),
         "answer_lengths": answer_length_figures(sets),
         "costs": [cost_table(costs, key) for key in ("stage", "policy")] if costs else [],

@@ -165,6 +165,7 @@ LABELS = {
     "seeds": "seeds",
     "n": "n (groups)",
     "difference": "difference to baseline",
+    "noise": "noise",
     "p": "p adjusted",
     "mde": "detectable",
     "clean": "clean items",
@@ -179,8 +180,30 @@ def results_table(rows: list[dict], best: set[tuple[str, str]]) -> dict:
     lines = [result_line(row, best) for row in rows]
     labels = {key: label for key, label in LABELS.items() if key != "clean" or any(map(has_overlap, rows))}
     return table(
-        "results", lines, labels, {"value", "seeds", "n", "difference", "p", "mde", "clean", "published"}
+        "results",
+        lines,
+        labels,
+        {"value", "seeds", "n", "difference", "noise", "p", "mde", "clean", "published"},
     )
+
+
+def noise_table(rows: list[dict]) -> dict:
+    """Return what policies that answered again say of noise: typed rows, each compared with its own policy's."""
+    lines = []
+    for row in rows:
+        line = {"policy": field(row["policy"], code=True), "cell": field(cell_name(row))}
+        line |= {"value": value_field(row, set()), "note": field(row["note"])}
+        if row["difference"] != "":
+            line["difference"] = field(signed(row["difference"], 4), row["difference"])
+        lines.append(line)
+    labels = {
+        "policy": "again",
+        "cell": "score",
+        "value": "value, interval",
+        "difference": "difference",
+        "note": "what was otherwise",
+    }
+    return table("noise", lines, labels, {"value", "difference"})
 
 
 def has_overlap(row: dict) -> bool:
@@ -211,6 +234,8 @@ def result_line(row: dict, best: set[tuple[str, str]]) -> dict:
     line["n"] = field(f"{row['n']:.0f}{groups}", row["n"])
     if row["difference"] != "":
         line |= difference_fields(row)
+    if row["noise"] != "":
+        line["noise"] = field(show(row["noise"]), row["noise"])
     if row["mde"] != "":
         line["mde"] = field(show(row["mde"]), row["mde"])
     if row["clean_n"] != "":

@@ -10,6 +10,7 @@ from workflow_scripts.common.cuts import PROMPT_KINDS, cut_words
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest
 from workflow_scripts.report.overlaps import clean_items, contaminated_of, unscored_overlap
+from workflow_scripts.report.rows import fill_noise
 from workflow_scripts.report.scores import (
     baseline_set,
     benchmarks_of,
@@ -29,6 +30,7 @@ from workflow_scripts.report.statistics.cells import (
 )
 from workflow_scripts.report.statistics.differences import (
     holm,
+    items_apart,
     mcnemar,
     paired_difference,
 )
@@ -64,7 +66,7 @@ class Settings(TypedDict):
 COLUMNS = (
     "study policy parent method seed seeds benchmark subset metric value ci_low ci_high interval training_luck "
     "seed_sd seed_low seed_high n groups higher_is_better baseline difference difference_low difference_high "
-    "difference_luck p_value p_adjusted mcnemar_p mde "
+    "difference_luck p_value p_adjusted mcnemar_p mde noise "
     "clean_value clean_low clean_high clean_n clean8_value clean8_n published_value published_difference "
     "provenance note"
 ).split()
@@ -73,10 +75,10 @@ COLUMNS = (
 def results(scores: list[dict], settings: Settings) -> list[dict]:
     """Return the rows of results.csv, numbers unrounded, with keys COLUMNS and "headline"; empty cells are "".
 
-    p_adjusted is Holm over every comparison
-    of the study; headlines and the single seeds behind them, which hold the same evidence, are two families. There are
-    as many draws as a comparison needs to pass Holm's correction, at least those of the settings; where no p-value of a
-    row can pass, its note says why.
+    p_adjusted is Holm over every comparison of the study with its baseline; headlines and the single seeds behind them,
+    which hold the same evidence, are two families, and what answers again is in neither. There are as many draws as a
+    comparison needs to pass Holm's correction, at least those of the settings; where no p-value of a row can pass, its
+    note says why.
     """
     sets = score_sets(scores)
     policies = in_order(own["policy"] for own in sets)
@@ -93,7 +95,8 @@ def results(scores: list[dict], settings: Settings) -> list[dict]:
         for benchmark in names
         for name in names[benchmark]
         for own in sets
-        if members_of(own, benchmark, name)
+        if own["kind"] != "noise"
+        and members_of(own, benchmark, name)
         and members_of(baseline_set(sets, own, settings["baseline"]), benchmark, name)
     ]
     most = max(compared.count(True), compared.count(False))
@@ -125,6 +128,7 @@ def results(scores: list[dict], settings: Settings) -> list[dict]:
                     f"no p-value can pass Holm's correction over {len(compared)} comparisons: {row['limit']}"
                 )
                 row["note"] = "; ".join(filter(None, [row["note"], note]))
+    fill_noise(ordered)
     fill_published(ordered, settings["published"])
     return ordered
 
@@ -214,6 +218,11 @@ def _row(
             difference = _compared(shared[: len(cells)], shared[len(cells) :], scale["rate"], arguments)
             notes.append(difference.pop("note"))
             row |= difference | {"difference_luck": luck_of([own, other], [members, others])}
+            if (
+                own["kind"] == "noise"
+            ):  # no question that a test would answer, so no part of any family of tests
+                row |= {"p_value": "", "mcnemar_p": "", "mde": ""}
+                notes.insert(0, _changed_note(members[0]["changed"], shared, arguments["same_seeds"]))
         notes.append(_items_note("compared", shared, [*cells, *other_cells]))
     elif other and (reasons := refusals(other, benchmark)):
         notes.append(f"not compared with {other['policy']}: {next(iter(reasons.values()))}")
@@ -235,6 +244,20 @@ def _estimated(cells: list[Cell], arguments: dict) -> dict:
     if found.low is None:
         return row
     return row | {"ci_low": found.low, "ci_high": found.high, "interval": found.method}
+
+
+def _changed_note(changed: str, shared: list[Cell], same_seeds: bool) -> str:
+    """Return what was otherwise as a policy answered again, and how many of its items' scores that has changed.
+
+    shared: the cells of the answers made again, then as many of the first ones, seed by seed where same_seeds says so.
+    """
+    if not same_seeds:
+        return f"answered again with {changed}"
+    half = len(shared) // 2
+    apart = [items_apart(*pair) for pair in zip(shared[:half], shared[half:], strict=True)]
+    over = f" over {half} seeds" if half > 1 else ""
+    count, every = sum(int(each.sum()) for each in apart), sum(each.size for each in apart)
+    return f"answered again with {changed}: {count} of {every} items changed{over}"
 
 
 def _seeds(members: list[dict]) -> list:

@@ -1,7 +1,7 @@
 """Rows of results.csv as others take them: typed, by the name of their cell, and what they show clearly."""
 
 from workflow_scripts.report.numbers import decimals_of, shown
-from workflow_scripts.report.scores import ALL, in_order
+from workflow_scripts.report.scores import AGAIN, ALL, in_order
 
 WHOLE = ("all", "overall")  # subsets that are the whole benchmark: no heading needs to say so
 
@@ -25,12 +25,15 @@ def clearly_moved(row: dict) -> bool:
 def clearly_better(row: dict) -> bool:
     """Return whether the interval of the paired difference lies wholly on the good side of zero.
 
-    Never where no direction is good, where the difference has no interval, or where that leaves out the luck of a
-    training: another seed might undo it. This is what every mark in tables and pictures goes by.
+    Never where no direction is good, where the difference has no interval, where that leaves out the luck of a
+    training: another seed might undo it, or where the difference is no larger than the cell's noise: answering again
+    might undo it. This is what every mark in tables and pictures goes by.
     """
     if row["difference"] == "" or row["difference_low"] == "" or row["higher_is_better"] == "":
         return False
     if row["difference_luck"] == "not included":
+        return False
+    if row["noise"] != "" and abs(row["difference"]) <= row["noise"]:
         return False
     return row["difference_low"] > 0 if row["higher_is_better"] else row["difference_high"] < 0
 
@@ -59,14 +62,47 @@ def seeds_apart(row: dict) -> str:
 
 
 def headline_rows(rows: list[dict]) -> list[dict]:
-    """Return the rows that stand for their policy: of one with several seeds those of seed "all"."""
+    """Return the rows that stand for their policy: of one with several seeds those of seed "all".
+
+    Those of a policy that answers again stand for none, and are no part of them (see noise_rows).
+    """
     averaged = {row["policy"] for row in rows if row["seed"] == ALL}
-    return [row for row in rows if row["policy"] not in averaged or row["seed"] == ALL]
+    return [
+        row for row in rows if not is_noise(row) and (row["policy"] not in averaged or row["seed"] == ALL)
+    ]
+
+
+def is_noise(row: dict) -> bool:
+    """Return whether a row is of a policy that answers again: its difference is noise, and it is compared with none."""
+    return row["method"] == AGAIN
+
+
+def noise_rows(rows: list[dict]) -> list[dict]:
+    """Return the rows that measure noise, of a policy with several seeds those of seed "all"."""
+    again = [row for row in rows if is_noise(row)]
+    averaged = {row["policy"] for row in again if row["seed"] == ALL}
+    return [row for row in again if row["policy"] not in averaged or row["seed"] == ALL]
+
+
+def fill_noise(rows: list[dict]) -> None:
+    """Fill `noise` of the rows of results: how far their cell moves when nothing that is meant to matter has changed.
+
+    It is the largest absolute difference of a policy that answers again to that policy, over all those of the cell.
+    A policy's headline row takes those of headline rows, as an average of seeds is compared; one seed's row takes all.
+    """
+    found: dict[str, list[dict]] = {}
+    for row in rows:
+        if is_noise(row) and row["difference"] != "":
+            found.setdefault(cell_name(row), []).append(row)
+    for row in rows:
+        own = found.get(cell_name(row), []) if row["value"] != "" else []
+        moved = [abs(each["difference"]) for each in own if each["headline"] or not row["headline"]]
+        row["noise"] = max(moved, default="")
 
 
 NUMBERS = (
     "value ci_low ci_high seed_sd seed_low seed_high n groups seeds difference difference_low difference_high "
-    "p_value p_adjusted mde mcnemar_p "
+    "p_value p_adjusted mde mcnemar_p noise "
     "clean_value clean_low clean_high clean_n clean8_value clean8_n published_value published_difference"
 ).split()
 

@@ -13,6 +13,7 @@ UNSEEN = re.compile(
     "[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff\\ufffe\\uffff]+"
 )  # no picture, line or file can hold them
 ALL = "all"
+AGAIN = "again"  # what stands for the method of a policy that answers again
 
 
 def load_scores(index: list[dict], provenance: dict[str, dict] | None = None) -> list[dict]:
@@ -146,13 +147,15 @@ def in_order(values: Iterable) -> list:
 def score_sets(scores: list[dict]) -> list[dict]:
     """Return the sets that rows are made of: each (policy, seed), and "all" of a policy with seeds of its own.
 
-    A set is {"policy", "parent", "method", "kind", "seed", "headline", "benchmarks": {benchmark: [score per seed]}}.
-    headline is true for the one set that stands for its policy: "all" if there is one, else its only seed.
+    A set is {"policy", "parent", "method", "kind", "of", "seed", "headline", "benchmarks": {benchmark: [score per
+    seed]}}. headline is true for the one set that stands for its policy: "all" if there is one, else its only seed. A
+    set of kind noise is the policy `of`, answering again.
     """
     sets = []
     for policy in in_order(score["policy"] for score in scores):
         own = [score for score in scores if score["policy"] == policy]
         seeds = in_order(score.get("seed") for score in own)
+        kind = own[0].get("kind", "policy")
         picks = [(seed, [score for score in own if score.get("seed") == seed]) for seed in seeds]
         if len(seeds) > 1:
             picks.append((ALL, sorted(own, key=lambda score: str(score.get("seed")))))
@@ -161,8 +164,9 @@ def score_sets(scores: list[dict]) -> list[dict]:
                 {
                     "policy": policy,
                     "parent": own[0].get("parent") or "",
-                    "method": own[0].get("method") or "",
-                    "kind": own[0].get("kind", "policy"),
+                    "method": AGAIN if kind == "noise" else own[0].get("method") or "",
+                    "kind": kind,
+                    "of": own[0].get("of", ""),
                     "seed": "" if seed is None else seed,
                     "headline": seed == ALL or len(seeds) == 1,
                     "benchmarks": {
@@ -187,9 +191,11 @@ def members_of(score_set: dict | None, benchmark: str, name: tuple[str, str]) ->
 def baseline_set(sets: list[dict], own: dict, baseline: str | None) -> dict | None:
     """Return the set to compare with, None where nothing compares: the baseline itself and calibration rows.
 
-    A policy's headline is compared with the baseline's; one seed of several with the baseline's same seed, and
-    with its headline where it has no such seed.
+    What answers again is compared with the policy that it is, whatever the baseline. Else a policy's headline is
+    compared with the baseline's; one seed of several with the baseline's same seed, and with its headline where it has
+    no such seed.
     """
+    baseline = own["of"] if own["kind"] == "noise" else baseline
     if not baseline or own["policy"] == baseline or own["kind"] == "calibration":
         return None
     candidates = [score_set for score_set in sets if score_set["policy"] == baseline]

@@ -40,11 +40,15 @@ def describe(study: Study) -> list[str]:
     ]
     if study.policies:
         counts.append(f"{count(len(study.policies), 'policy')} from elsewhere")
+    if study.again:
+        counts.append(f"{count(len(study.again), 'policy')} answering again")
     made = {policy.name: how_made(policy) for policy in policies.values()}
     for name, places in study.adopt.items():
         made[name] = f"adopted from {', '.join(places.values() if isinstance(places, dict) else [places])}"
     for name, part in study.policies.items():
         made[name] = f"{f'endpoint {part.judge}' if part.judge else 'ready answers'} (policies.{name})"
+    for name, part in study.again.items():
+        made[part.row(name)] = f"{part.of} again, {', '.join(part.changes(study))} (again.{name})"
     width = max(map(len, made))
     return [", ".join(counts), *(f"  {name:<{width}}  {how}" for name, how in made.items())]
 

@@ -57,6 +57,7 @@ def seen(study: Study) -> tuple[list[str], list[str]]:
         *fields_here(study),
         *few_packs(study),
         *missing_deepspeed(study),
+        *missing_vllm(study),
         *missing_sandbox(study),
         *recordings(study),
         *unset_keys(study, [*asked_judges(study), *writers(study), *answerers(study)]),
@@ -340,6 +341,18 @@ def missing_deepspeed(study: Study) -> Iterator[Finding]:
             "training_resources.parallel",
             f"{asked.parallel} needs DeepSpeed, which is not here: run `make deepspeed` where it trains",
         )
+
+
+def missing_vllm(study: Study) -> Iterator[Finding]:
+    """Find policies that vLLM is to answer for once more where it is not set up beside the study's own engine."""
+    if (ROOT / ".venv-vllm" / "bin" / "python").exists():
+        return
+    for name, part in study.again.items():
+        if part.engine_in(study).name == "vllm" != study.engine.name:
+            yield doubt(
+                f"again.{name}.engine",
+                "vLLM is not set up here: make gpu, or make .venv-vllm/ready for its CPU build (conda brings its own)",
+            )
 
 
 # --- judges -----------------------------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ def lengths_of_names(need: Names) -> None:
             f"{LONGEST_LINEAGE}: fewer generations, or shorter names",
         )
         return
+    length = max([length, *(len(part.row(name)) for name, part in need.study.again.items())])
     beside = named_beside_policies(need.study)
     path, longest = max(beside, key=lambda found: len(found[1]), default=("", ""))
     if length + len(longest) > LONGEST_TOGETHER:

@@ -5,6 +5,7 @@ from typing import get_origin
 
 from pydantic import Field
 
+from workflow_scripts.study.again import Again
 from workflow_scripts.study.basics import Count, Fidelity, Name, RepositoryPath, Strict, Words
 from workflow_scripts.study.benchmarks import Benchmark
 from workflow_scripts.study.judges import Judge
@@ -59,6 +60,9 @@ class Study(Strict):
     """Training runs; a policy is its parent plus one run, and is called by its lineage: tiny.sft.dpo."""
     policies: dict[Name, OutsidePolicy] = {}
     """Policies from elsewhere, scored beside the study's own: endpoints, and ready answers."""
+    again: dict[Name, Again] = {}
+    """Policies that answer once more, in other batches or by another engine: what numbers move by when nothing that is
+    meant to matter has changed."""
     adopt: dict[Words, Checkpoints] = {}
     """Policy, by its lineage: an existing checkpoint folder that is taken for its weights in place of its training."""
     judges: dict[Name, Judge] = {}

@@ -145,6 +145,11 @@ def _groups_apart(first: Cell, second: Cell) -> int:
     """Return how many groups have an item that is not the same on both sides; of refits, all groups."""
     if is_refitted(first):
         return len(set(first.groups))
+    return len(set(np.asarray(first.groups, dtype=str)[items_apart(first, second)]))
+
+
+def items_apart(first: Cell, second: Cell) -> np.ndarray:
+    """Return which items (n,) are not the same on both sides, by more than rounding of sums."""
     apart = np.zeros(len(first.items), dtype=bool)
     for name in COLUMNS[first.estimator]:
         ours, theirs = first.columns[name], second.columns[name]
@@ -152,7 +157,7 @@ def _groups_apart(first: Cell, second: Cell) -> int:
             apart |= ours != theirs
         else:
             apart |= np.abs(ours - theirs) > ROUNDING * np.maximum(1.0, np.abs(ours))
-    return len(set(np.asarray(first.groups, dtype=str)[apart]))
+    return apart
 
 
 def minimum_detectable(standard_error: float, confidence: float = 0.95, power: float = POWER) -> float:
