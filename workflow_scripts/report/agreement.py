@@ -1,4 +1,5 @@
-"""Do two judges agree? Correlations, exact agreement and mean difference of two lists of ratings, with intervals.
+"""Do two judges agree? Correlations, exact agreement, Krippendorff's α and mean difference of two lists of ratings,
+with intervals.
 
 Two ways in. `agreement A.json B.json` takes flat JSON lists, the same item at the same place of both (null: no
 verdict). `--settings` takes pairs of score files, the cells they both have joined by item; where two judges rate
@@ -7,7 +8,7 @@ and Graubard's for exact agreement, a share; percentiles of a bootstrap over gro
 question, answers of several policies to it, are drawn together) for all else; none for one group, and none where all
 draws are equal.
 
-Not covered: agreement beyond chance (kappa needs categories), and which of the judges is right.
+Not covered: which of the judges is right.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from workflow_scripts.common.files import read_json
 from workflow_scripts.report.scores import ALL
 from workflow_scripts.report.settings import read_settings
 from workflow_scripts.report.spreadsheets import csv_text, number_text, write_csv
+from workflow_scripts.report.statistics.alpha import alpha
 from workflow_scripts.report.statistics.cells import Cell
 from workflow_scripts.report.statistics.draws import group_draws, seed_of
 from workflow_scripts.report.statistics.intervals import ALL_EQUAL, ONE_GROUP, ROUNDING, interval
@@ -32,6 +34,7 @@ COLUMNS = (
 ).split()
 # A judge's word on one item: no count, no length.
 RATINGS = ("rating", "score", "win_rate", "win_rate_adjusted")
+VERDICTS = ("win_rate", "win_rate_adjusted")  # a win, a tie or a loss, which have no distance: α is nominal
 DRAWS = 2_000
 BY_HAND = {"seed": 0, "confidence": 0.95}  # of two lists, for which no study says it
 
@@ -100,11 +103,22 @@ def mean_difference(weights: np.ndarray, first: np.ndarray, second: np.ndarray) 
     return weights @ (first - second) / weights.sum(axis=1)
 
 
+def interval_alpha(weights: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return Krippendorff's α of ratings, which disagree by their distance's square, per draw (draws,)."""
+    return alpha(weights, np.column_stack([first, second]))
+
+
+def nominal_alpha(weights: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return Krippendorff's α of verdicts, which disagree by being unequal, per draw (draws,)."""
+    return alpha(weights, np.column_stack([first, second]), nominal=True)
+
+
 MEASURES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
     "pearson": pearson,
     "spearman": spearman,
     "kendall": kendall,
     "exact_agreement": exact_agreement,
+    "alpha": interval_alpha,
     "mean_difference": mean_difference,
 }
 CORRELATIONS = ("pearson", "spearman", "kendall")
@@ -132,11 +146,14 @@ def _ties(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     return (counts * (counts - 1)).sum(axis=1) / 2
 
 
-def compare(first: np.ndarray, second: np.ndarray, groups: list[str], settings: dict) -> list[dict]:
+def compare(
+    first: np.ndarray, second: np.ndarray, groups: list[str], settings: dict, nominal: bool = False
+) -> list[dict]:
     """Return a row per measure: n, groups, value, ci_low, ci_high, and a note where there is something to say.
 
-    first, second: ratings (items,) of the same items, which are in `groups`; settings: draws, seed, confidence.
-    A correlation is undefined where a side has one value for all items; draws of that kind are left out, and counted.
+    first, second: ratings (items,) of the same items, which are in `groups`; settings: draws, seed, confidence;
+    nominal: they are verdicts, and α asks only whether they are equal. A correlation is undefined where a side has one
+    value for all items, α where both have it; draws of that kind are left out, and counted.
     """
     if not len(first):
         return [{"measure": name, "n": 0, "groups": 0, "note": "no item in common"} for name in MEASURES]
@@ -145,8 +162,10 @@ def compare(first: np.ndarray, second: np.ndarray, groups: list[str], settings: 
     names, of_group = np.unique(groups, return_inverse=True)
     together = np.zeros((len(names), len(rated)))
     np.add.at(together, (of_group, of_item.ravel()), 1)
-    samples = _samples(rated, group_draws(len(names), settings["draws"], settings["seed"]), together)
-    points = _samples(rated, np.ones((1, len(names))), together)
+    measures = MEASURES | ({"alpha": nominal_alpha} if nominal else {})
+    draws = group_draws(len(names), settings["draws"], settings["seed"])
+    samples = _samples(rated, draws, together, measures)
+    points = _samples(rated, np.ones((1, len(names))), together, measures)
     items = tuple(map(str, range(len(first))))
     equal = Cell(items, tuple(map(str, groups)), "mean", {"value": (first == second).astype(float)})
     rows = []
@@ -161,7 +180,9 @@ def compare(first: np.ndarray, second: np.ndarray, groups: list[str], settings: 
     return rows
 
 
-def _samples(rated: np.ndarray, counts: np.ndarray, together: np.ndarray) -> dict[str, np.ndarray]:
+def _samples(
+    rated: np.ndarray, counts: np.ndarray, together: np.ndarray, measures: dict[str, Callable]
+) -> dict[str, np.ndarray]:
     """Return each measure of each draw (draws,), NaN where undefined.
 
     rated: distinct pairs of ratings (distinct, 2); counts: how often a group was drawn (draws, groups); together: how
@@ -169,11 +190,11 @@ def _samples(rated: np.ndarray, counts: np.ndarray, together: np.ndarray) -> dic
     """
     first, second = rated.T
     step = max(1, BLOCK // sum(together.shape))
-    blocks: dict[str, list[np.ndarray]] = {name: [] for name in MEASURES}
+    blocks: dict[str, list[np.ndarray]] = {name: [] for name in measures}
     for start in range(0, len(counts), step):
         weights = counts[start : start + step].astype(float) @ together
         constant = [(_counts(weights, side)[0] > 0).sum(axis=1) < 2 for side in (first, second)]
-        for name, measure in MEASURES.items():
+        for name, measure in measures.items():
             values = measure(weights, first, second)
             undefined = (constant[0] | constant[1]) & (name in CORRELATIONS)
             blocks[name].append(np.where(undefined, np.nan, values))
@@ -183,7 +204,7 @@ def _samples(rated: np.ndarray, counts: np.ndarray, together: np.ndarray) -> dic
 def _interval(value: float, samples: np.ndarray, groups: int, confidence: float) -> dict:
     """Return value, ci_low, ci_high and note; without numbers where the value is undefined (NaN)."""
     if np.isnan(value):
-        return {"note": "undefined: one side has the same value for every item"}
+        return {"note": "undefined: one side has the same value for every item"}  # of α both have it
     kept = samples[~np.isnan(samples)]
     if groups < 2 or np.ptp(kept) <= ROUNDING * max(1.0, abs(value)):
         return {"value": float(value), "note": ONE_GROUP if groups < 2 else ALL_EQUAL}
@@ -243,6 +264,7 @@ def rows_on_shared_items(
         np.array([second[item] for item in shared], dtype=float),
         [groups[item] for item in shared],
         settings | {"seed": seed},
+        nominal=named["metric"] in VERDICTS,
     )
     alone = {"only_first": len(first) - len(shared), "only_second": len(second) - len(shared)}
     return [named | row | alone for row in rows]
