@@ -276,7 +276,7 @@ rule render_report:
         costs=f"{RESULTS}/costs.csv",
         provenance=f"{RESULTS}/provenance.json",
         training=f"{RESULTS}/training.csv" if PLAN.trained() else [],
-        agreement=f"{RESULTS}/judges.csv" if STUDY.report.agreement else [],
+        agreement=f"{RESULTS}/judges.csv" if judging.agreement_files(PLAN) else [],
         curves=of_table(tables.curve_files),
         rewards=tables.reward_manifests(PLAN),
         data=list(tables.data_manifests(PLAN).values()),

@@ -6,7 +6,7 @@ from typing import Any
 from workflow_scripts.common.code import code_of, locked_versions
 from workflow_scripts.common.files import digest
 from workflow_scripts.plan.growing import first_plan, grows
-from workflow_scripts.plan.judging import judge_manifest, judge_of, learned_from, opponent_answers
+from workflow_scripts.plan.judging import draws_of, judge_manifest, judge_of, learned_from, opponent_answers
 from workflow_scripts.plan.outside import answers_files, asked, outside_facts, recorded
 from workflow_scripts.plan.overlap import compared
 from workflow_scripts.plan.plan import Plan, scored_cells, scored_on
@@ -164,6 +164,7 @@ def benchmark_entry(plan: Plan, name: str) -> dict[str, Any]:
             "settings": digest(part.model_dump())[:12],
             "code": digest(code)[:12],
             "judge": judge and digest(chosen(judge, judge.verdict_keys))[:12],
+            **({"draws": draws} if judge and (draws := draws_of(plan, name)) > 1 else {}),
         },
     }
 

@@ -60,7 +60,14 @@ def judge_settings(plan: Plan, benchmark: str) -> str:
     model = judge.reward_model()
     folder = {"model": f"{plan.layout.reward_model(model)}/model"} if model else {}
     name = judgeable(plan)[benchmark].judge
-    return settings(judge, keys=judge.verdict_keys, name=name, **folder)
+    draws = {"draws": count} if (count := draws_of(plan, benchmark)) > 1 else {}
+    return settings(judge, keys=judge.verdict_keys, name=name, **folder, **draws)
+
+
+def draws_of(plan: Plan, benchmark: str) -> int:
+    """Return how often a judge is asked about each answer: of answers that pairs are made of once."""
+    asked = benchmark in plan.study.benchmarks
+    return getattr(judge_of(plan, benchmark), "draws", 1) if asked else 1
 
 
 def recorded(plan: Plan, benchmark: str) -> list[str]:
@@ -71,7 +78,9 @@ def recorded(plan: Plan, benchmark: str) -> list[str]:
 def access(plan: Plan) -> str:
     """Return how endpoints are reached and paid, as JSON by judge: it alters no verdict."""
     judges = {name: judge for name, judge in plan.study.judges.items() if judge.reads_words}
-    return as_json({name: chosen(judge, drop=judge.verdict_keys) for name, judge in judges.items()})
+    return as_json(
+        {name: chosen(judge, drop=[*judge.verdict_keys, "draws"]) for name, judge in judges.items()}
+    )
 
 
 def asking_kind(plan: Plan, benchmark: str) -> str:
@@ -255,14 +264,27 @@ def agreement_pairs(plan: Plan) -> list[list[dict[str, Any]]]:
     ]
 
 
+def drawn_scores(plan: Plan) -> list[dict[str, Any]]:
+    """Return the score files of judges that were drawn several times, whose draws are compared."""
+    return [
+        {"policy": policy, "seed": seed, "benchmark": name, "file": plan.layout.scores(policy, seed, name)}
+        for name in judged(plan)
+        if draws_of(plan, name) > 1
+        for policy, seed in [*cells(plan), *outside_cells(plan)]
+    ]
+
+
 def agreement_files(plan: Plan) -> list[str]:
-    return [entry["file"] for pair in agreement_pairs(plan) for entry in pair]
+    entries = [entry for pair in agreement_pairs(plan) for entry in pair]
+    return list(dict.fromkeys(entry["file"] for entry in [*entries, *drawn_scores(plan)]))
 
 
 def agreement_settings(plan: Plan) -> str:
     report = plan.study.report
-    pairs = agreement_pairs(plan)
-    return as_json({"pairs": pairs, "seed": plan.study.first_seeds()[0], "confidence": report.confidence})
+    drawn = {"drawn": entries} if (entries := drawn_scores(plan)) else {}
+    seed = plan.study.first_seeds()[0]
+    known = {"pairs": agreement_pairs(plan), "seed": seed, "confidence": report.confidence}
+    return as_json(known | drawn)
 
 
 def need_keys(plan: Plan, rules: set[str]) -> None:

@@ -8,13 +8,14 @@ and Graubard's for exact agreement, a share; percentiles of a bootstrap over gro
 question, answers of several policies to it, are drawn together) for all else; none for one group, and none where all
 draws are equal.
 
-Not covered: which of the judges is right.
+Of a judge that was drawn several times a row has the α of its draws. Not covered: which of the judges is right.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NotRequired
 
 import numpy as np
 from typing_extensions import TypedDict
@@ -49,9 +50,12 @@ class Rated(TypedDict):
 
 
 class Settings(TypedDict):
-    """Pairs of score files of two judges each, and the seed and level of the intervals."""
+    """Pairs of score files of two judges each, score files of one judge's several draws, and the seed and level of the
+    intervals.
+    """
 
     pairs: list[list[Rated]]
+    drawn: NotRequired[list[Rated]]
     seed: int
     confidence: float
 
@@ -324,6 +328,26 @@ def pair_rows(pairs: list[list[Rated]], settings: dict) -> list[dict]:
     return rows
 
 
+def draw_rows(entries: list[Rated], settings: dict) -> list[dict]:
+    """Return a row per rating of score files whose judge was drawn several times: Krippendorff's α of its draws."""
+    rows = []
+    for entry in entries:
+        for cell in read_json(entry["file"]).get("cells") or []:
+            if "draws" not in cell or cell["metric"] not in RATINGS:
+                continue
+            named = {"policy": entry["policy"], "seed": entry["seed"], "first": entry["benchmark"]}
+            named |= {"second": f"its {len(cell['draws'])} draws"}
+            named |= {"subset": cell["subset"], "metric": cell["metric"], "measure": "alpha"}
+            names, of_group = np.unique(cell["groups"], return_inverse=True)
+            ratings = np.array(cell["draws"], dtype=float).T
+            seed = seed_of(settings["seed"], entry["benchmark"], cell["subset"], cell["metric"])
+            counts = np.vstack([np.ones(len(names)), group_draws(len(names), settings["draws"], seed)])
+            samples = alpha(counts[:, of_group], ratings, nominal=cell["metric"] in VERDICTS)
+            found = _interval(samples[0], samples[1:], len(names), settings["confidence"])
+            rows.append(named | {"n": len(ratings), "groups": len(names)} | found)
+    return rows
+
+
 def _cell_rows(named: dict, parts: list[tuple[str, dict, dict]], settings: dict) -> list[dict]:
     """Return the rows of one or more (prefix, first cell, second cell); an item is its name after its prefix."""
     first, second, groups = {}, {}, {}
@@ -354,7 +378,8 @@ def main() -> None:
     if len(arguments.lists) != (0 if settings else 2):
         parser.error("give two lists, or settings with pairs")
     if settings:
-        rows = pair_rows(settings["pairs"], settings | {"draws": DRAWS})
+        known = settings | {"draws": DRAWS}
+        rows = pair_rows(settings["pairs"], known) + draw_rows(settings.get("drawn", []), known)
     else:
         rows = list_rows(arguments.lists, BY_HAND | {"draws": DRAWS})
     if arguments.output is None:

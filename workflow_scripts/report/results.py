@@ -206,7 +206,9 @@ def _row(
         found_here = _estimated(own_items, arguments)
         notes.append(found_here.pop("note"))
         row |= found_here | _cleaned(found_here, row["subset"], own_items, members, arguments)
-        row |= _seeds_apart(own_items) | {"training_luck": luck_of([own], [members])}
+        row |= (
+            {"drawn": _drawn(found)} | _seeds_apart(own_items) | {"training_luck": luck_of([own], [members])}
+        )
         notes += in_order(map(unscored_overlap, members))
         notes += in_order(score["allowed"] for score in members)
         notes.append(_replicates_note(own_items, row["subset"], members))
@@ -274,6 +276,13 @@ def luck_of(sets: list[dict], members: list[list[dict]]) -> str:
     if not trained:
         return "none"
     return "included" if min(trained) > 1 else "not included"
+
+
+def _drawn(found: list[dict]) -> list[float]:
+    """Return the value of each draw of a judge, averaged over seeds; none where it was drawn once."""
+    drawn = [cell.get("drawn", []) for cell in found]
+    whole = len(drawn[0]) > 1 and len({len(draws) for draws in drawn}) == 1
+    return np.mean(drawn, axis=0).tolist() if whole else []
 
 
 def _seeds_apart(cells: list[Cell]) -> dict:

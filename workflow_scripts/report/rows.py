@@ -1,8 +1,14 @@
 """Rows of results.csv as others take them: typed, by the name of their cell, and what they show clearly."""
 
+from math import sqrt
+from statistics import fmean, variance
+
 from workflow_scripts.report.numbers import decimals_of, shown
 from workflow_scripts.report.scores import AGAIN, ALL, in_order
 
+REPEATABILITY = (
+    2.77  # 1.96 √2: what 95 % of the differences of two results are within, in standard deviations of one
+)
 WHOLE = ("all", "overall")  # subsets that are the whole benchmark: no heading needs to say so
 
 
@@ -88,16 +94,34 @@ def fill_noise(rows: list[dict]) -> None:
     """Fill `noise` of the rows of results: how far their cell moves when nothing that is meant to matter has changed.
 
     It is the largest absolute difference of a policy that answers again to that policy, over all those of the cell.
-    A policy's headline row takes those of headline rows, as an average of seeds is compared; one seed's row takes all.
+    Where a judge was drawn several times, it is at least what another such judging would differ by (repeatability). A
+    policy's headline row takes those of headline rows, as an average of seeds is compared; one seed's row takes all.
     """
     found: dict[str, list[dict]] = {}
     for row in rows:
-        if is_noise(row) and row["difference"] != "":
+        if row["value"] != "":
             found.setdefault(cell_name(row), []).append(row)
-    for row in rows:
-        own = found.get(cell_name(row), []) if row["value"] != "" else []
-        moved = [abs(each["difference"]) for each in own if each["headline"] or not row["headline"]]
-        row["noise"] = max(moved, default="")
+    for own in found.values():
+        for headline in (True, False):
+            taken = [row for row in own if row["headline"] or not headline]
+            moved = [abs(row["difference"]) for row in taken if is_noise(row) and row["difference"] != ""]
+            moved += repeatability([row["drawn"] for row in taken if row.get("drawn")])
+            for row in own:
+                if row["headline"] == headline:
+                    row["noise"] = max(moved, default="")
+
+
+def repeatability(drawn: list[list[float]]) -> list[float]:
+    """Return [the repeatability limit of a mean over a judge's draws], [] where nothing was drawn more than once.
+
+    drawn: of each policy, the value of its cell by each of k draws. Their variance within policies, s², is averaged
+    over these; two means of k draws of the same answers differ by at most 1.96 √2 s / √k = 2.77 s / √k in 95 of 100
+    cases (the repeatability limit of ISO 5725-6). Where policies have different k, the least counts.
+    """
+    if not drawn:
+        return []
+    within = fmean(variance(values) for values in drawn)
+    return [REPEATABILITY * sqrt(within / min(map(len, drawn)))]
 
 
 NUMBERS = (

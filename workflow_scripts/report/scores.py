@@ -98,7 +98,8 @@ def choice_words(choice: dict) -> str:
 def load_score(path: Path | str) -> dict:
     """Return a score file's provenance (12 hex digits), refused (text or None), skipped and cells by (subset, metric).
 
-    skipped: of how many prompts the study skips the verdict.
+    skipped: of how many prompts the study skips the verdict. A cell of a judge's draws also has `drawn`, the mean of
+    each draw over the items that all draws have.
     """
     raw = read_json(path)
     if not isinstance(raw, dict):
@@ -130,6 +131,9 @@ def load_score(path: Path | str) -> dict:
                 )
             ),
         }
+        whole = [values for values in zip(*cell.get("draws", []), strict=True) if None not in values]
+        if whole:
+            cells[name]["drawn"] = [sum(draw) / len(draw) for draw in zip(*whole, strict=True)]
     skipped = raw.get("skipped") or 0
     return {"provenance": provenance, "refused": refused, "skipped": skipped, "cells": cells}
 

@@ -16,7 +16,7 @@ from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_json
 from workflow_scripts.score.flags import answers_parser
 from workflow_scripts.score.items import SHARE, first_turns_by_id, make_cell, write_scores
-from workflow_scripts.score.verdicts import with_cuts
+from workflow_scripts.score.verdicts import over_draws, with_cuts
 
 Answers = dict[str, list[dict]]
 Preferences = dict[str, dict[int, float | None]]
@@ -215,7 +215,8 @@ def main() -> None:
     elif args.verdicts is None:
         raise PlumblineError("--verdicts is missing; set evaluate: false to measure lengths alone")
     else:
-        cells = score(prompts, answers, read_jsonl(args.verdicts), args.settings, args.verdicts)
+        verdicts = read_jsonl(args.verdicts)
+        cells = over_draws(verdicts, lambda rows: score(prompts, answers, rows, args.settings, args.verdicts))
         write_scores(args.output, args.settings["benchmark"], cells)
 
 

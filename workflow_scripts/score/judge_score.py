@@ -14,7 +14,7 @@ from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_jsonl
 from workflow_scripts.score.flags import judged_parser
 from workflow_scripts.score.items import write_scores
-from workflow_scripts.score.verdicts import Values, failed_cell, mean_cell, values_of, with_cuts
+from workflow_scripts.score.verdicts import Values, failed_cell, mean_cell, over_draws, values_of, with_cuts
 
 
 class Settings(TypedDict):
@@ -32,8 +32,13 @@ def main() -> None:
     args = judged_parser(main.__doc__, Settings).parse_args()
     prompts = answered_prompts(args.prompts, args.generations)
     verdicts = read_jsonl(args.verdicts)
-    ratings = values_of(prompts, read_jsonl(args.generations), verdicts, "rating", args.verdicts)
-    write_scores(args.output, args.settings["benchmark"], with_cuts(score(prompts, ratings), verdicts))
+    generations = read_jsonl(args.generations)
+
+    def cells_of(rows: list[dict]) -> list[dict[str, Any]]:
+        ratings = values_of(prompts, generations, rows, "rating", args.verdicts)
+        return with_cuts(score(prompts, ratings), rows)
+
+    write_scores(args.output, args.settings["benchmark"], over_draws(verdicts, cells_of))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from workflow_scripts.score.verdicts import (
     lost,
     mean_cell,
     names_of,
+    over_draws,
     values_of,
     with_cuts,
     won,
@@ -112,9 +113,13 @@ def main() -> None:
     pairwise = args.settings["mode"] == "pairwise"
     prompts, verdicts = answered_prompts(args.prompts, args.generations), read_jsonl(args.verdicts)
     key = "preference" if pairwise else "rating"
-    values = values_of(prompts, read_jsonl(args.generations), verdicts, key, args.verdicts)
-    cells = score_pairwise(prompts, values) if pairwise else score(prompts, values)
-    write_scores(args.output, args.settings["benchmark"], with_cuts(cells, verdicts))
+    generations = read_jsonl(args.generations)
+
+    def cells_of(rows: list[dict]) -> list[dict[str, Any]]:
+        values = values_of(prompts, generations, rows, key, args.verdicts)
+        return with_cuts(score_pairwise(prompts, values) if pairwise else score(prompts, values), rows)
+
+    write_scores(args.output, args.settings["benchmark"], over_draws(verdicts, cells_of))
 
 
 if __name__ == "__main__":

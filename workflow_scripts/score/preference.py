@@ -22,6 +22,7 @@ from workflow_scripts.score.verdicts import (
     failed_cell,
     lost,
     mean_cell,
+    over_draws,
     tied,
     values_of,
     with_cuts,
@@ -63,13 +64,18 @@ def main() -> None:
     """Write the preference scores of one policy."""
     args = judged_parser(main.__doc__, Settings).parse_args()
     prompts, verdicts = answered_prompts(args.prompts, args.generations), read_jsonl(args.verdicts)
-    generations, told = read_jsonl(args.generations), by_order(verdicts)
-    values = [
-        values_of(prompts, generations, told, key, args.verdicts)
-        for key in ("preference", "agreement", "first_preferred")
-    ]
+    generations = read_jsonl(args.generations)
+
+    def cells_of(rows: list[dict]) -> list[dict[str, Any]]:
+        told = by_order(rows)
+        values = [
+            values_of(prompts, generations, told, key, args.verdicts)
+            for key in ("preference", "agreement", "first_preferred")
+        ]
+        return with_cuts(score(prompts, *values), rows)
+
     skipped = len({row["id"] for row in verdicts if row.get("skipped")})
-    cells = with_cuts(score(prompts, *values), verdicts)
+    cells = over_draws(verdicts, cells_of)
     write_scores(args.output, args.settings["benchmark"], cells, skipped=skipped)
 
 

@@ -83,6 +83,47 @@ def failed_cell(values: Values, groups: dict[str, str], named_by_turn: bool = Fa
     )
 
 
+def over_draws(
+    verdicts: list[dict], score: Callable[[list[dict]], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Return the cells of verdicts that a judge may have given several times: an item is the mean of its draws.
+
+    score: from the verdicts of one draw to its cells. Beside a cell of several draws stand `draws`, a list of items'
+    values for each, None where that draw has none. What is refitted as a whole is that of the first draw, and says so.
+    """
+    drawn: dict[int, list[dict]] = {}
+    for row in verdicts:
+        drawn.setdefault(row.get("draw", 0), []).append(row)
+    if len(drawn) < 2:
+        return score(verdicts)
+    cells = [{(cell["subset"], cell["metric"]): cell for cell in score(rows)} for rows in drawn.values()]
+    names = dict.fromkeys(name for own in cells for name in own)
+    return [_joined([own.get(name) for own in cells]) for name in names]
+
+
+def _joined(cells: list[dict[str, Any] | None]) -> dict[str, Any]:
+    """Return one cell of those of several draws, None for a draw without."""
+    found = [cell for cell in cells if cell]
+    if found[0]["estimator"] != "mean":
+        note = f"of the first of {len(cells)} draws of the judge"
+        return found[0] | {"note": "; ".join(filter(None, [found[0].get("note"), note]))}
+    groups = {
+        item: group for cell in found for item, group in zip(cell["items"], cell["groups"], strict=True)
+    }
+    values = [
+        dict(zip(cell["items"], cell["columns"]["value"], strict=True)) if cell else {} for cell in cells
+    ]
+    draws = [[own.get(item) for item in groups] for own in values]
+    given = [[value for value in column if value is not None] for column in zip(*draws, strict=True)]
+    means = [sum(column) / len(column) for column in given]
+    return found[0] | {
+        "items": list(groups),
+        "groups": list(groups.values()),
+        "columns": {"value": means},
+        "draws": draws,
+    }
+
+
 def with_cuts(cells: list[dict[str, Any]], verdicts: list[dict]) -> list[dict[str, Any]]:
     """Return cells with a note where the judge, a reward model, read dialogues without their start."""
     cut = sum(row.get("cut", False) for row in verdicts)

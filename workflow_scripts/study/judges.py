@@ -108,6 +108,10 @@ class OpenAIJudge(JudgeKind):
     """What else each request holds, as it stands, say `reasoning_effort: low`; null takes out what would be sent."""
     seed: int | None = None
     """Sent with each request, where the endpoint takes one."""
+    draws: Count = 1
+    """How often it is asked about each answer to a benchmark: an item is the mean of its draws, and what these differ
+    by is noise of its score. The first draw is what is asked without; further ones have a seed each, where one is
+    sent. Needs a temperature."""
     concurrency: Count = 8
     """Requests under way at once."""
     requests_per_minute: Positive | None = None
@@ -147,6 +151,11 @@ class OpenAIJudge(JudgeKind):
         """Find an address that cannot be asked, and a model that may be another one tomorrow."""
         if self.base_url is not None and (fault := fault_of_address(self.base_url)):
             yield wrong(f"{path}.base_url", fault)
+        if self.draws > 1 and self.temperature == 0:
+            yield wrong(
+                f"{path}.draws",
+                f"{self.draws}, and a greedy judge (temperature: 0) gives one verdict each time: set a temperature",
+            )
         if not self.version and re.search(r"\blatest$", self.model):
             yield doubt(f"{path}.model", f"{self.model!r} moves: name an exact model, or its version")
 

@@ -4,7 +4,8 @@ A judge is a reward model, a rule, or an OpenAI-compatible endpoint, which is as
 never twice the same (see `client`). Covers, by --kind: mt_bench, single and pairwise, in FastChat's own wording
 where its judge prompts are given; judge_score; preference, which of two answers is safer and more helpful;
 alpaca_eval, in our wording or by an annotator of the alpaca_eval package. Every answer gets a row: a verdict, a
-verdict that failed with its reason, or one that the study skips. Not covered: what the verdicts amount to (the
+verdict that failed with its reason, or one that the study skips; of a judge that is drawn several times a row per draw,
+those after the first with its number as `draw`. Not covered: what the verdicts amount to (the
 scorers).
 """
 
@@ -124,7 +125,8 @@ def requests_of(
 
     due = judged_of(questions, kind, settings)
     if judge["kind"] == "openai" and due:
-        verdicts_of(due, kind, settings, judge, templates, note)
+        for draw in draws_of(judge):
+            verdicts_of(due, kind, settings, judge, templates, drawn(note, draw))
     return wanted
 
 
@@ -174,6 +176,21 @@ def asking(judge: dict, store: Path, cell: str, study: str, facts: dict) -> Ask:
         return replies
 
     return ask
+
+
+def drawn(ask: Ask, draw: int) -> Ask:
+    """Return what asks for a further draw (0: the first): another verdict on the same words, by another seed if any."""
+
+    def anew(request: Request) -> Request:
+        seeded = {"seed": request.params["seed"] + draw} if "seed" in request.params else {}
+        return request._replace(params=request.params | seeded, sample=draw)
+
+    return ask if draw == 0 else lambda requests: ask([anew(request) for request in requests])
+
+
+def draws_of(judge: dict) -> range:
+    """Return the numbers of a judge's draws, from 0."""
+    return range(judge.get("draws", 1))
 
 
 def warn_of_silent(questions: list[Question], kind: str, settings: dict, judge: dict, name: str) -> None:
@@ -244,7 +261,11 @@ def main() -> None:
             return
         warn_of_silent(questions, kind, settings, judge, args.benchmark)
         ask = asking(judge, args.store, args.cell, args.study, facts)
-        rows = judge_all(questions, kind, settings, judge, templates, ask)
+        rows = [
+            row | ({"draw": draw} if draw else {})
+            for draw in draws_of(judge)
+            for row in judge_all(questions, kind, settings, judge, templates, drawn(ask, draw))
+        ]
     except PlumblineError as error:
         raise PlumblineError(f"judging {args.benchmark!r}: {error}") from None
     failed = sum("failed" in row for row in rows)

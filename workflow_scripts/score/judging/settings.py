@@ -4,7 +4,7 @@ Every key is there: the study's schema has the defaults. Not covered: a judge's 
 """
 
 import json
-from typing import Literal
+from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -45,7 +45,11 @@ class RewardModel(TypedDict):
     model: str
 
 
-JUDGES = {"rule": LengthRule, "reward_model": RewardModel, "openai": Endpoint}
+class DrawnEndpoint(Endpoint):
+    draws: NotRequired[int]  # how often each request is made, where more than once
+
+
+JUDGES = {"rule": LengthRule, "reward_model": RewardModel, "openai": DrawnEndpoint}
 
 
 def judge_of(judge: str, access: str) -> dict:
