@@ -11,7 +11,8 @@ from tests.workflow import ROOT
 from workflow_scripts.common.asking.requests import Request, request_of
 from workflow_scripts.common.files import write_json
 from workflow_scripts.plan import index, judging
-from workflow_scripts.report.agreement import draw_rows
+from workflow_scripts.report.agreement import draw_rows, pair_rows
+from workflow_scripts.report.index import entry_of
 from workflow_scripts.report.rows import repeatability
 from workflow_scripts.report.scores import load_score
 from workflow_scripts.score.judge_score import score
@@ -44,7 +45,7 @@ def test_the_first_draw_is_named_as_ever_and_further_ones_otherwise_each_with_it
 
 
 def test_what_is_planned_and_budgeted_counts_every_draw():
-    question = Question("a", 0, 0, [{"role": "user", "content": "2 + 2?"}], "4", None)
+    question = Question("a", 0, 0, [{"role": "user", "content": "2 + 2?"}], "4", "4")
     once = requests_of([question], "judge_score", {"prompt": "{answer}"}, JUDGE, None)
     thrice = requests_of([question], "judge_score", {"prompt": "{answer}"}, JUDGE | {"draws": 3}, None)
     assert (len(once), len(thrice)) == (1, 3) and thrice[0] == once[0]
@@ -117,3 +118,50 @@ def test_the_agreement_of_one_judges_draws_is_told(tmp_path):
     (row,) = draw_rows([entry], {"draws": 200, "seed": 0, "confidence": 0.95})
     assert (row["second"], row["measure"], row["n"]) == ("its 3 draws", "alpha", 3)
     assert 0 < row["value"] < 1
+
+
+# --- relatives --------------------------------------------------------------------------------------------------------
+
+
+def test_a_judge_that_is_a_relative_of_some_policies_is_noted_in_their_rows():
+    plan = changed(EVERY_KEY, {"policies": {"hosted": {"judge": "asked"}}})
+    assert judging.relatives(plan, "rated") == {"hosted": "the judge is a relative: it is some-model"}
+    bundled = judging.relatives(plan, "bundled")
+    assert (
+        bundled["tiny.sft"] == "the judge is a relative: rm was trained from tiny" and "hosted" not in bundled
+    )
+    assert judging.relatives(plan, "loose") == {}  # a rule
+    parts = {part["name"]: part for part in told(index.index_entries(plan))["benchmarks"]}
+    entry = entry_of(index.cell_entry(plan, "hosted", 1), parts["rated"])
+    assert entry["relative"] == "the judge is a relative: it is some-model"
+    assert "relative" not in entry_of(index.cell_entry(plan, "tiny", 1), parts["rated"])
+
+
+def test_a_judge_that_is_a_relative_of_all_alike_favours_none():
+    assert judging.relatives(changed(EVERY_KEY, {}), "bundled") == {}
+
+
+def rated_by(folder, judge: str, policy: str, values: list[float], **more) -> dict:
+    path = folder / f"{judge}-{policy}.json"
+    items = [f"q{number}" for number in range(len(values))]
+    cell = {"subset": "overall", "metric": "score", "items": items, "groups": items}
+    write_json(path, {"cells": [cell | {"columns": {"value": values}}]})
+    return {"policy": policy, "seed": 1, "benchmark": judge, "file": str(path)} | more
+
+
+def test_self_preference_is_what_a_judge_gives_its_relatives_more_than_another_judge_does(tmp_path):
+    kin = {"relative": True}
+    pairs = [
+        [
+            rated_by(tmp_path, "ours", "m", [60, 70, 80], **kin),
+            rated_by(tmp_path, "theirs", "m", [50, 60, 76]),
+        ],
+        [rated_by(tmp_path, "ours", "n", [40, 50, 60]), rated_by(tmp_path, "theirs", "n", [45, 50, 60])],
+    ]
+    settings = {"draws": 200, "seed": 0, "confidence": 0.95}
+    (row,) = [row for row in pair_rows(pairs, settings) if row["measure"] == "self_preference"]
+    assert row["value"] == pytest.approx((70 - 50) - (62 - 155 / 3))
+    assert (row["policy"], row["n"]) == ("all", 6) and row["note"].startswith("how much more ours favours")
+    assert row["ci_low"] < row["value"] < row["ci_high"]
+    alike = [[first | kin, second] for first, second in pairs]
+    assert not [row for row in pair_rows(alike, settings) if row["measure"] == "self_preference"]

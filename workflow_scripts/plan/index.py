@@ -6,7 +6,14 @@ from typing import Any
 from workflow_scripts.common.code import code_of, locked_versions
 from workflow_scripts.common.files import digest
 from workflow_scripts.plan.growing import first_plan, grows
-from workflow_scripts.plan.judging import draws_of, judge_manifest, judge_of, learned_from, opponent_answers
+from workflow_scripts.plan.judging import (
+    draws_of,
+    judge_manifest,
+    judge_of,
+    learned_from,
+    opponent_answers,
+    relatives,
+)
 from workflow_scripts.plan.outside import answers_files, asked, outside_facts, recorded
 from workflow_scripts.plan.overlap import compared
 from workflow_scripts.plan.plan import Plan, scored_cells, scored_on
@@ -153,20 +160,25 @@ def benchmark_entry(plan: Plan, name: str) -> dict[str, Any]:
     judge = judge_of(plan, name) if part.is_judged() else None
     code = [scorer_code(plan, name), engine_code(plan) if part.prompt_kind else None]
     allowed = {"overlap_allowed": True} if plan.study.allow_overlap else {}
-    return allowed | {
-        "name": name,
-        "answered": bool(part.prompt_kind),
-        "judged": part.is_judged(),
-        "measured": part.measured_by is not None,
-        "overlap": plan.layout.overlap(name) if name in compared(plan) else None,
-        "files": benchmark_files(plan, name),
-        "facts": {
-            "settings": digest(part.model_dump())[:12],
-            "code": digest(code)[:12],
-            "judge": judge and digest(chosen(judge, judge.verdict_keys))[:12],
-            **({"draws": draws} if judge and (draws := draws_of(plan, name)) > 1 else {}),
-        },
-    }
+    kin = {"relatives": related} if judge and (related := relatives(plan, name)) else {}
+    return (
+        allowed
+        | kin
+        | {
+            "name": name,
+            "answered": bool(part.prompt_kind),
+            "judged": part.is_judged(),
+            "measured": part.measured_by is not None,
+            "overlap": plan.layout.overlap(name) if name in compared(plan) else None,
+            "files": benchmark_files(plan, name),
+            "facts": {
+                "settings": digest(part.model_dump())[:12],
+                "code": digest(code)[:12],
+                "judge": judge and digest(chosen(judge, judge.verdict_keys))[:12],
+                **({"draws": draws} if judge and (draws := draws_of(plan, name)) > 1 else {}),
+            },
+        }
+    )
 
 
 def benchmark_files(plan: Plan, name: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.plan.choosing import compared_seeds
 from workflow_scripts.plan.growing import plan_at_hand
-from workflow_scripts.plan.outside import asked, asked_cells
+from workflow_scripts.plan.outside import answerer, asked, asked_cells
 from workflow_scripts.plan.plan import Plan, cells, outside_cells, scored_cells, scored_on
 from workflow_scripts.plan.policies import candidates, parent_cell
 from workflow_scripts.plan.prompts import owed, ranked_by_judges
@@ -68,6 +68,29 @@ def draws_of(plan: Plan, benchmark: str) -> int:
     """Return how often a judge is asked about each answer: of answers that pairs are made of once."""
     asked = benchmark in plan.study.benchmarks
     return getattr(judge_of(plan, benchmark), "draws", 1) if asked else 1
+
+
+@functools.cache
+def relatives(plan: Plan, benchmark: str) -> dict[str, str]:
+    """Return, in words, how the judge of a benchmark is related to policies; {} where it is to none, or to all alike.
+
+    A reward model was trained from a base model, an endpoint is a model by the name that a base model or a policy from
+    elsewhere has: models are said to like what they would have said.
+    """
+    judge, study = judge_of(plan, benchmark), plan.study
+    if reward := judge.reward_model():
+        base = study.reward_models[reward].parent
+        bases, kin, why = {base}, set(), f"the judge is a relative: {reward} was trained from {base}"
+    elif judge.reads_words:
+        named = {name: {name, part.hf, part.preset} for name, part in study.models.items()}
+        bases = {name for name, known in named.items() if judge.model in known}
+        kin = {name for name in asked(plan) if answerer(plan, name).model == judge.model}
+        why = f"the judge is a relative: it is {judge.model}"
+    else:
+        return {}
+    kin |= {name for name, policy in plan.policies.items() if policy.model in bases}
+    everyone = {*plan.policies, *study.policies}
+    return dict.fromkeys(sorted(kin), why) if kin < everyone else {}
 
 
 def recorded(plan: Plan, benchmark: str) -> list[str]:
@@ -247,6 +270,11 @@ def judging_plans_settings(plan: Plan, waiting: Sequence[str], unasked: Collecti
     return as_json({"plans": plans, "waiting": list(waiting), "uncounted": [] if waiting else uncounted})
 
 
+def related_judge(plan: Plan, benchmark: str, policy: str) -> bool:
+    """Tell whether a benchmark's judge, if it has one, is a relative of a policy and not of all."""
+    return plan.study.benchmarks[benchmark].is_judged() and policy in relatives(plan, benchmark)
+
+
 def agreement_pairs(plan: Plan) -> list[list[dict[str, Any]]]:
     """Return the pairs of score files whose judges are compared, policy by policy."""
     return [
@@ -257,6 +285,7 @@ def agreement_pairs(plan: Plan) -> list[list[dict[str, Any]]]:
                 "benchmark": name,
                 "file": plan.layout.scores(policy, seed, name),
             }
+            | ({"relative": True} if related_judge(plan, name, policy) else {})
             for name in pair
         ]
         for pair in plan.study.report.agreement

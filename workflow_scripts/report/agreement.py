@@ -47,6 +47,7 @@ class Rated(TypedDict):
     seed: int
     benchmark: str
     file: str
+    relative: NotRequired[bool]  # the judge is a relative of the policy, and not of all
 
 
 class Settings(TypedDict):
@@ -298,6 +299,7 @@ def pair_rows(pairs: list[list[Rated]], settings: dict) -> list[dict]:
     """
     rows: list[dict] = []
     pooled: dict[tuple, list[tuple[str, dict, dict]]] = {}
+    kin: dict[str, tuple[bool, bool]] = {}
     for first, second in pairs:
         who = {"policy": first["policy"], "seed": first["seed"]}
         if who != {"policy": second["policy"], "seed": second["seed"]}:
@@ -321,10 +323,52 @@ def pair_rows(pairs: list[list[Rated]], settings: dict) -> list[dict]:
             named = judges | {"subset": subset, "metric": metric}
             rows += _cell_rows(who | named, [("", *cells)], settings)
             prefix = f"{first['policy']}|{first['seed']}|"
+            kin[prefix] = bool(first.get("relative")), bool(second.get("relative"))
             pooled.setdefault(tuple(named.items()), []).append((prefix, *cells))
     for named, parts in pooled.items():
         if len(parts) > 1:
-            rows += _cell_rows({"policy": ALL, "seed": ALL} | dict(named), parts, settings)
+            whole = {"policy": ALL, "seed": ALL} | dict(named)
+            rows += _cell_rows(whole, parts, settings) + self_preference(whole, parts, kin, settings)
+    return rows
+
+
+def self_preference(
+    named: dict,
+    parts: list[tuple[str, dict, dict]],
+    kin: dict[str, tuple[bool, bool]],
+    settings: dict,
+) -> list[dict]:
+    """Return a row for each of two judges that has relatives among the policies, and others: how much more it favours
+    them than the other judge does.
+
+    parts: (prefix of a policy and seed, its cell by the first judge, by the second); kin: by prefix, whether the first
+    and the second are relatives. The value is (relatives' mean - others' mean) by the judge less the same by the other,
+    on the items that both have rated; the interval is over groups of items.
+    """
+    rows = []
+    for place, judge in enumerate((named["first"], named["second"])):
+        related = [kin[prefix][place] for prefix, *_ in parts]
+        if all(related) or not any(related):
+            continue
+        gaps, groups, close = [], [], []
+        for own, (_, *cells) in zip(related, parts, strict=True):
+            ours, theirs = cells[place]["ratings"], cells[1 - place]["ratings"]
+            shared = [item for item in ours if item in theirs]
+            gaps += [ours[item] - theirs[item] for item in shared]
+            groups += [cells[place]["groups"][item] for item in shared]
+            close += [own] * len(shared)
+        if all(close) or not any(close):
+            continue
+        names, of_group = np.unique(groups, return_inverse=True)
+        seed = seed_of(settings["seed"], named["first"], named["second"], named["subset"], named["metric"])
+        counts = np.vstack([np.ones(len(names)), group_draws(len(names), settings["draws"], seed)])
+        weights, near = counts[:, of_group], np.array(close, dtype=float)
+        means = [_share(weights @ (side * np.array(gaps)), weights @ side) for side in (near, 1 - near)]
+        samples = means[0] - means[1]
+        found = _interval(samples[0], samples[1:], len(names), settings["confidence"])
+        note = f"how much more {judge} favours its relatives than the other judge does"
+        row = named | {"measure": "self_preference", "n": len(gaps), "groups": len(names)} | found
+        rows.append(row | {"note": "; ".join(filter(None, [note, found.get("note")]))})
     return rows
 
 

@@ -24,7 +24,7 @@ def entry_of(cell: dict, benchmark: dict) -> dict:
     chosen by its answers while it trained, is there for such alone; so is `adopted`, the policies of its lineage whose
     weights were not trained here; of a policy that answers again `of`, which it is, and what is `changed` (its cell
     names the `benchmarks` that it answers); and `overlap_allowed`, true, where the study lets questions of a benchmark
-    stand in training data.
+    stand in training data; and `relative`, how a judge is related to the policy, of its `relatives` alone.
     """
     folder, name = cell["folder"], benchmark["name"]
     generations = f"{folder}/generations/{name}.json" if benchmark["answered"] else None
@@ -34,6 +34,8 @@ def entry_of(cell: dict, benchmark: dict) -> dict:
     own = [path for path in (score, generations, verdicts, likelihoods, benchmark["overlap"]) if path]
     told = (*((key, cell) for key in ("chosen", "adopted", "of", "changed")), ("overlap_allowed", benchmark))
     there = {key: part[key] for key, part in told if key in part}
+    if kin := benchmark.get("relatives", {}).get(cell.get("of", cell["policy"])):
+        there["relative"] = kin
     return (
         {key: cell[key] for key in COPIED}
         | there

@@ -201,7 +201,7 @@ def _row(
     notes += [f"without seed {each}: {reason}" for each, reason in refusals(own, benchmark).items()]
     notes += [skipped_prompts(score) for score in members]
     notes += chosen_notes(members)
-    notes += [missing_answers(members), adopted_note(members)]
+    notes += [missing_answers(members), adopted_note(members), members[0].get("relative", "")]
     if own_items[0].items:
         found_here = _estimated(own_items, arguments)
         notes.append(found_here.pop("note"))
