@@ -80,7 +80,7 @@ def headline_rows(rows: list[dict]) -> list[dict]:
 
 def is_noise(row: dict) -> bool:
     """Return whether a row is of a policy that answers again: its difference is noise, and it is compared with none."""
-    return row["method"] == AGAIN
+    return row.get("method") == AGAIN
 
 
 def noise_rows(rows: list[dict]) -> list[dict]:
