@@ -268,6 +268,12 @@ HANDED = [
         prompts.answering_settings,
         each("policy", lambda plan: plan.policies),
     ),
+    Handed(
+        "answer_otherwise",
+        "generate.answer",
+        prompts.answering_settings,
+        each("policy", lambda plan: prompts.answered_by(plan, vllm=plan.study.engine.name != "vllm")),
+    ),
     Handed("ask_policy", "generate.ask", outside.answerer_settings, each("policy", outside.asked), "judge"),
     Handed("plan_asking", "generate.ask", outside.answerer_settings, each("policy", outside.asked), "judge"),
     Handed("adopt_policy", "download.adopt", adopting.adopting_settings, each("policy", adopting.adopted)),
@@ -440,7 +446,8 @@ def test_a_judging_job_reads_the_judge_how_it_is_reached_and_what_it_is_asked(na
         asked = judging.asking_settings(plan, benchmark)
         assert settings_of(KINDS[judging.asking_kind(plan, benchmark)])(asked) == json.loads(asked)
         judge = judge_of(judging.judge_settings(plan, benchmark), judging.access(plan))
-        assert judge.keys() == JUDGES[judge["kind"]].__annotations__.keys()
+        keys = get_type_hints(JUDGES[judge["kind"]]).keys()
+        assert judge.keys() == (keys if judging.draws_of(plan, benchmark) > 1 else keys - {"draws"})
 
 
 @pytest.mark.parametrize("name", STUDIES)

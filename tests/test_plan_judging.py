@@ -73,7 +73,9 @@ def test_an_endpoints_verdicts_depend_on_what_it_is_and_sent_and_not_on_how_it_i
     assert access["asked"]["base_url"] == "http://127.0.0.1:9/v1"
     assert not access["asked"].keys() & settings.keys()
     told_of = {*access["asked"], *settings} - {"name"}
-    assert told_of == PLAN.study.judges["asked"].model_dump().keys() - {"draws"}  # which is told where it is not 1
+    assert told_of == PLAN.study.judges["asked"].model_dump().keys() - {
+        "draws"
+    }  # which is told where it is not 1
 
 
 @pytest.mark.parametrize("name", STUDIES)
