@@ -1,14 +1,15 @@
 """Simulate rows of the other sources over the problem bank, as raw files in those sources' own schemas.
 
 Stands in for data that cannot be downloaded here: chat rows, Anthropic's HH with reward-model logits, the small tasks
-of A-LoL (Baheti et al., ICLR 2024), prepared and as published, instruction and preference rows (Raschka, "Build a Large
-Language Model", chapter 7), CLASS's table of problems (Sonkar et al., EMNLP 2023 Findings). Every text comes from the
-bank or from the short lists below. Rewards are drawn, not measured: a right answer's are higher on average, with noise.
+of A-LoL (Baheti et al., ICLR 2024), prepared and as published, short comments with their votes, instruction and
+preference rows (Raschka, "Build a Large Language Model", chapter 7), CLASS's table of problems (Sonkar et al., EMNLP
+2023 Findings). Every text comes from the bank or from the short lists below. Rewards are drawn, not measured: a right
+answer's are higher on average, with noise.
 Not covered: the language of the real sources; measured rewards.
 
 Problems are dealt to train, val and test by the seed alone, so that all kinds of rows of one seed hold out the same
 problems. What stands before "Facts:" in a row's first message is the same for all rows of one problem, so that
-splits by problem keep them together.
+splits by problem keep them together; votes, whose prompt is a step's question alone, are parted by their files.
 """
 
 import csv
@@ -57,6 +58,12 @@ FILES: dict[str, dict[str, tuple[str, float]]] = {
     "wow": SMALL_TASK,
     "faithdial": SMALL_TASK,
     "reddit_comments": {"comments_positive.csv": ("all", 0.5), "comments_negative.csv": ("all", 0.5)},
+    "votes": {
+        "up_train.jsonl": ("train", 0.4),
+        "down_train.jsonl": ("train", 0.4),
+        "val.jsonl": ("val", 0.1),
+        "test.jsonl": ("test", 0.1),
+    },
     "atomic": {"ATOMIC10X.jsonl": ("known", 0.8), "test.tsv": ("test", 0.2)},
     "wizard_of_wikipedia": {
         "train.json": ("train", 0.8),
@@ -241,8 +248,8 @@ def atomic_row(rng: random.Random, problem: Problem, bank: Sequence[Problem], fi
 
 def reddit_row(rng: random.Random, problem: Problem, bank: Sequence[Problem], file: str) -> Row:
     """Return a comment and a reply that readers liked (score above 0) or did not."""
-    known = {"pos_train.jsonl": True, "neg_train.jsonl": False}
-    known |= {"comments_positive.csv": True, "comments_negative.csv": False}
+    known = {"pos_train.jsonl": True, "up_train.jsonl": True, "comments_positive.csv": True}
+    known |= {"neg_train.jsonl": False, "down_train.jsonl": False, "comments_negative.csv": False}
     liked = known.get(file, rng.random() < 0.5)
     step = rng.choice(problem["subproblems"])
     reply = step["answer"] if liked else rng.choice((step["incorrect"], other_answer(rng, problem, bank)))
@@ -264,6 +271,17 @@ def comment_row(rng: random.Random, problem: Problem, bank: Sequence[Problem], f
         "parent_text": parent.replace(" Facts:", "\nFacts:"),
         "text": "" if rng.random() < EMPTY_RATE else text,
         **made["meta_data"],
+    }
+
+
+def votes_row(rng: random.Random, problem: Problem, bank: Sequence[Problem], file: str) -> Row:
+    """Return a question alone, a reply to it as in `reddit_row`, and whether readers liked the reply."""
+    made = reddit_row(rng, problem, bank, file)
+    question = made["prompt_or_input_text"].removesuffix(EOS).removeprefix(pose(problem)).strip()
+    return {
+        "prompt": question,
+        "completion": made["references"].removesuffix(EOS),
+        "upvoted": made["meta_data"]["score"] > 0,
     }
 
 
@@ -359,6 +377,7 @@ MAKERS: dict[str, Callable[[random.Random, Problem, Sequence[Problem], str], Row
     "wow": wow_row,
     "faithdial": faithdial_row,
     "reddit_comments": comment_row,
+    "votes": votes_row,
     "atomic": atomic_row,
     "wizard_of_wikipedia": wizard_row,
     "alpaca": alpaca_row,
