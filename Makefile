@@ -7,6 +7,8 @@ PROFILE ?=
 FLAGS ?=
 # --wait: let the jobs finish that a killed run left behind, instead of cancelling them.
 ORPHANS ?=
+# Which of the claims in report/claims.yaml; none: all.
+CLAIM ?=
 BIN := .venv/bin
 define NEWLINE
 
@@ -24,6 +26,7 @@ $(if $(findstring $(NEWLINE),$(STUDY)$(PROFILE)$(DATA)$(MODEL)$(COLUMNS)),$(erro
 TAKEN := POLICY TO SEED GGUF DTYPE CHECK PUSH
 $(foreach name,$(TAKEN),$(eval override $(name) := $$(value $(name))))
 $(if $(findstring $(NEWLINE),$(POLICY)$(TO)$(SEED)$(GGUF)$(DTYPE)$(CHECK)$(PUSH)),$(error what export is told is in one line))
+override CLAIM := $(value CLAIM)
 # One word of a shell line, whatever characters a path has.
 quoted = '$(subst ','\'',$(1))'
 # The folder under results/: the study the YAML names.
@@ -35,14 +38,19 @@ CHECKED = $(if $(PROFILE),--profile $(call quoted,$(PROFILE))) -- $(call quoted,
 LOOK = --data=$(call quoted,$(DATA)) --model=$(call quoted,$(MODEL)) --columns=$(call quoted,$(COLUMNS)) \
     --shape=$(call quoted,$(SHAPE)) --sample-by=$(call quoted,$(SAMPLE_BY)) --template=$(call quoted,$(TEMPLATE)) \
     --revision=$(call quoted,$(REVISION)) --hf-config=$(call quoted,$(HF_CONFIG)) --hf-split=$(call quoted,$(HF_SPLIT))
+CLAIMS = $(BIN)/python -m workflow_scripts.report.claims --claim=$(call quoted,$(CLAIM))
 SNAKEMAKE = $(BIN)/python -m workflow_scripts.common.head $(BIN)/snakemake $(ALL_FLAGS)
 
-.PHONY: results look new plan judge-plan accept verify export gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
+.PHONY: results claims look new plan judge-plan accept verify export gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
 
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
 	$(BIN)/python -m workflow_scripts.study.check --quiet $(CHECKED)
 	$(BIN)/python -m workflow_scripts.plan.orphans $(ORPHANS)
 	$(SNAKEMAKE)
+
+claims: .venv/ready        ## run the studies of the sources' claims (CLAIM=a_lol: of one) and write docs/claims.md
+	studies=$$($(CLAIMS) --studies) && for study in $$studies; do $(MAKE) results STUDY="$$study" || exit 1; done
+	$(CLAIMS) --output docs/claims.md
 
 look: .venv/ready          ## what data holds and a model would learn of it (DATA=qa.csv or owner/name, MODEL=folder)
 	$(BIN)/python -m workflow_scripts.look.look $(LOOK)
