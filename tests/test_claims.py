@@ -118,7 +118,7 @@ def test_a_policy_that_was_trained_once_shows_nothing(tmp_path):
 def test_what_trainings_did_is_the_mean_over_seeds_and_empty_columns_stay_empty(tmp_path):
     write_results(tmp_path)
     page = make_page(tmp_path, {"toy": claim(trainings=["kept_share", "clipped_share"])})
-    assert line_of(page, f"`{BETTER}`")[1] == "0.700 (0.600 to 0.800)"
+    assert line_of(page, f"`{BETTER}`")[1] == "0.7 (0.6 to 0.8)"
     assert "`toy.yaml` 5" in page
 
 

@@ -23,7 +23,7 @@ from typing_extensions import TypedDict
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import finished_file
 from workflow_scripts.report.compare import Key, Results, paired, read_side
-from workflow_scripts.report.numbers import decimals_of, estimate, markdown_line, shown, signed
+from workflow_scripts.report.numbers import decimals_of, estimate, markdown_line, signed
 from workflow_scripts.report.scores import ALL, in_order
 from workflow_scripts.report.spreadsheets import read_csv
 
@@ -179,7 +179,7 @@ def span(values: list[str]) -> str:
         return ""
     numbers = [float(value) for value in values]
     mean, low, high = (
-        shown(number, 3) for number in (sum(numbers) / len(numbers), min(numbers), max(numbers))
+        f"{number:.4g}" for number in (sum(numbers) / len(numbers), min(numbers), max(numbers))
     )
     return mean if low == high else f"{mean} ({low} to {high})"
 
