@@ -240,12 +240,12 @@ def page(claims: dict[str, Claim], wanted: list[str], results: Path, before: str
 
 INTRODUCTION = """# What the sources claim, and what is seen of it here
 
-Each source of Plumbline made a claim on models of some billion parameters. Here it is asked of stories15M, 15 million
-parameters, on two CPU cores: small enough to be run by anybody, and not the published experiment. A claim that comes
+Each source of Plumbline made a claim on much larger models. Here it is asked of stories15M, 15 million parameters, on
+two CPU cores: small enough to be run by anybody, and not the published experiment. A claim that comes
 out shows that the method does here what it does there; one that does not is reported as that, with the likely cause.
 
-`make claims` runs the studies in `studies/claims/` and writes this page from their tables; `make claims CLAIM=NAME`
-does so for one. Differences are paired by seed and by item; their 95 % intervals are over seeds and items
+`make claims` runs the studies of the claims and writes this page from their tables; `make claims CLAIM=NAME` does so
+for one. Differences are paired by seed and by item; their 95 % intervals are over seeds and items
 ([evaluation.md](evaluation.md)); beside them stand the least and the most of the single seeds' differences. *As
 claimed*: the interval is on the side of zero that the claim names; *the other way*: on the other side; *not told
 apart*: it holds zero. No correction for the number of lines is made.
