@@ -209,7 +209,8 @@ def section(name: str, claim: Claim, results: Path) -> str:
         paragraph(claim["here"]),
         "\n".join([*compared(claim, sides), *trained(claim, sides)]),
         paragraph(claim["said"]),
-        f"`make claims CLAIM={name}`; minutes of its jobs, one after the other: {ran}; {machine()}.",
+        f"`make claims CLAIM={name}`; wall minutes of its jobs, one after the other: {ran}; {machine()}, "
+        "which may have done other things, too.",
     ]
     return "\n\n".join(lines) + "\n"
 
