@@ -443,7 +443,7 @@ def test_a_file_of_answers_that_cannot_be_read_is_found_before_the_run(tmp_path,
 
 def test_a_check_names_policies_from_elsewhere_and_what_is_adopted():
     lines = describe(examine(read_yaml(EVERY_KEY), folder=TESTS).study)
-    assert lines[0].endswith("3 policies from elsewhere")
+    assert lines[0].endswith("3 policies from elsewhere, 2 policies answering again")
     made = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[1:]}
     assert made["hosted"] == "endpoint asked (policies.hosted)"
     assert made["given"] == "ready answers (policies.given)"

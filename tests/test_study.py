@@ -41,7 +41,7 @@ MISTAKES = [
     (
         "benchmark",
         {},
-        "benchmark: unknown key; did you mean 'benchmarks'? (allowed here: adopt, allow_overlap,",
+        "benchmark: unknown key; did you mean 'benchmarks'? (allowed here: adopt, again, allow_overlap,",
     ),
     (
         "runs.dpo.bta",
