@@ -191,6 +191,14 @@ def test_a_table_of_one_seed_says_so_at_its_head_and_marks_nothing(tmp_path):
     assert "**0." not in text and "textbf" not in (tmp_path / "results.tex").read_text()
 
 
+def test_a_policy_that_lacks_a_seed_of_the_baseline_is_compared_with_the_luck_of_both(tmp_path):
+    index = [entry for entry in of_seeds(tmp_path) if (entry["policy"], entry["seed"]) != ("m.sft.dpo", 3)]
+    rows = {(row["policy"], row["seed"]): row for row in build(tmp_path, index)}
+    said = "compared with other seeds of m.sft: the luck of both adds up"
+    assert said in rows["m.sft.dpo", "all"]["note"]
+    assert said not in rows["m", "1"]["note"] + rows["m.sft.dpo", "1"]["note"]
+
+
 def test_a_policy_trained_once_among_others_is_named(tmp_path):
     index = [entry for entry in of_seeds(tmp_path) if (entry["policy"], entry["seed"]) not in ONCE_TRAINED]
     build(tmp_path, index)

@@ -160,6 +160,17 @@ def test_what_has_a_scale_keeps_to_it():
     assert 0 <= found.low < found.value < found.high <= 1
 
 
+def test_a_difference_of_what_has_a_scale_is_no_wider_than_that():
+    gold = np.array(list("ab" * 6))
+    good = [np.where(np.arange(12) < wrong, "b", gold) for wrong in (0, 3)]
+    bad = [np.where(np.arange(12) < wrong, "b", gold) for wrong in (11, 8)]
+    first, second = (
+        [cell("macro_f1", gold=gold, predicted=guess) for guess in guesses] for guesses in (good, bad)
+    )
+    found = paired_difference(first, second, 100, 1)
+    assert found.low >= -1 and found.high == 1
+
+
 def test_seeds_and_groups_that_all_agree_leave_what_was_not_seen():
     ones = [cell(value=np.ones(20), bounds=(0.0, 1.0))] * 3
     found = interval(ones, 100, 1, bounds=(0.0, 1.0))

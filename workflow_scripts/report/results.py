@@ -219,6 +219,8 @@ def _row(
             arguments["same_seeds"] = _seeds(members) == _seeds(others)
             difference = _compared(shared[: len(cells)], shared[len(cells) :], scale["rate"], arguments)
             notes.append(difference.pop("note"))
+            if min(len(members), len(others)) > 1 and not arguments["same_seeds"]:
+                notes.append(f"compared with other seeds of {other['policy']}: the luck of both adds up")
             row |= difference | {"difference_luck": luck_of([own, other], [members, others])}
             if (
                 own["kind"] == "noise"

@@ -9,7 +9,7 @@ import numpy as np
 
 from workflow_scripts.report.statistics.cells import COLUMNS, LABEL_COLUMNS, Cell, check_cells, is_refitted
 from workflow_scripts.report.statistics.draws import bootstrap, percentiles
-from workflow_scripts.report.statistics.estimators import point_estimate
+from workflow_scripts.report.statistics.estimators import SCALES, point_estimate
 from workflow_scripts.report.statistics.intervals import (
     NOT_FINITE,
     ONE_GROUP,
@@ -101,7 +101,7 @@ def _over_seeds(
     confidence: float,
     bounds: tuple[float, float] | None,
 ) -> Difference:
-    """Return a difference whose interval is over seeds and groups; one of bounded items keeps within their width."""
+    """Return a difference whose interval is over seeds and groups; of what has a scale it keeps within its width."""
     spread = spread_of_difference(first, second, paired)
     error = spread.standard_error
     if not math.isfinite(error):
@@ -110,8 +110,8 @@ def _over_seeds(
         return _all_alike(first[0], value, confidence, bounds, {})
     half = spread.quantile(0.5 + confidence / 2) * error
     low, high = value - half, value + half
-    if bounds:
-        width = bounds[1] - bounds[0]
+    if scale := bounds or SCALES.get(first[0].estimator):
+        width = scale[1] - scale[0]
         low, high = max(-width, low), min(width, high)
     detectable = half + spread.quantile(POWER) * error
     p_value = spread.p_value(value)
