@@ -21,6 +21,7 @@ def run(tmp_path_factory, tiny_model) -> Path:
     for part in ("reward_models", "annotations", "judges"):
         study[part] = {}
     del study["sources"]["human_eval"]
+    study["datasets"]["novices"]["split"]["quotas"]["validation"] = 2
     runs = study["runs"]
     runs["sft"] |= {"grid": {"learning_rate": [1e-3, 1e-2, 1e30]}, "warmup": 0.0, "validation": "validation"}
     runs["dpo"] |= {"parent": {"best_of": "sft", "by": "loss/validation"}}
