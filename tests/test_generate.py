@@ -229,7 +229,7 @@ def study(tmp_path, tiny_model):
 
 
 def test_every_prompt_sample_and_turn_has_one_answer_in_order(study, echo):
-    study.add("talk", rows_of(["One?", "Two two?"], ["And?"]), samples=2)
+    study.add("talk", rows_of(["One?", "Two two?"], ["And?"]), samples=2, temperature=0.5)
     study.answer("talk")
     rows = study.collect("talk")
     assert [(row["id"], row["sample"], row["turn"]) for row in rows] == [
@@ -248,7 +248,7 @@ def test_every_prompt_sample_and_turn_has_one_answer_in_order(study, echo):
 
 
 def test_a_followup_sees_the_answer_before_it(study, echo):
-    study.add("talk", rows_of(["One?"], ["And then?", "Why?"]), samples=2)
+    study.add("talk", rows_of(["One?"], ["And then?", "Why?"]), samples=2, temperature=0.5)
     study.answer("talk")
     answers = {(row["sample"], row["turn"]): row["text"].strip() for row in study.collect("talk")}
     last = [text for text in echo.asked if "Why?" in text]
@@ -327,6 +327,38 @@ def test_two_sets_that_ask_the_same_with_the_same_sampling_are_answered_once(stu
     assert study.collect("words"), "the store of a set outlives another set that shared it"
 
 
+def test_what_two_sets_ask_alike_and_do_not_draw_is_answered_once_killed_or_not(study, engine, monkeypatch):
+    asked = []
+
+    class Counted:
+        tokenizer = engine.tokenizer
+
+        def answer(self, prompts, *more):
+            asked.extend(prompts)
+            return engine.answer(prompts, *more)
+
+    monkeypatch.setattr(engine_module, "TransformersEngine", lambda *_: Counted())
+    alone = ["What else is there?", "Who says so?"]
+    study.add("one", rows_of(QUESTIONS), temperature=0.0, max_new_tokens=6)
+    study.add("two", rows_of([*QUESTIONS, *alone]), temperature=0.0, max_new_tokens=6, batch_size=2)
+    study.add("longer", rows_of(QUESTIONS), temperature=0.0, max_new_tokens=7)
+    study.add("drawn", rows_of(QUESTIONS), temperature=0.5, max_new_tokens=6)
+    study.answer("two")
+    by_itself = study.collect("two")
+    study.store("two").unlink()
+    asked.clear()
+    study.answer("one", "two", "longer", "drawn")
+    assert len(asked) == 3 * len(QUESTIONS) + len(alone)
+    assert study.collect("two") == by_itself
+    first = study.store("two").read_bytes()
+    assert set(study.store("one").read_bytes().splitlines()) < set(first.splitlines())
+    study.store("two").write_bytes(first[: len(first) // 2])
+    asked.clear()
+    study.answer("one", "two", "longer", "drawn")
+    assert len(asked) <= len(alone)
+    assert study.store("two").read_bytes() == first
+
+
 @pytest.mark.parametrize("change", ["seed", "sampling", "template", "weights", "code"])
 def test_what_answers_depend_on_has_them_made_anew_and_the_old_ones_removed(study, echo, monkeypatch, change):
     study.add("one", rows_of(["One?"]))
@@ -368,7 +400,7 @@ def test_a_store_cut_short_by_a_kill_is_mended(study, echo, cut):
 
 @pytest.mark.parametrize("answers", [0, 3, 7, 12])
 def test_an_interrupted_run_goes_on_to_the_same_answers(study, echo, answers):
-    study.add("talk", rows_of(QUESTIONS, ["And?"]), samples=2)
+    study.add("talk", rows_of(QUESTIONS, ["And?"]), samples=2, temperature=0.5)
     echo.patience = answers
     with pytest.raises(KeyboardInterrupt):
         study.answer("talk")
@@ -416,7 +448,8 @@ def test_a_row_s_own_temperature_goes_before_the_set_s(study, echo):
     expected = [0.7, 0.3, 0.0, 0.7]
     for question, temperature in zip(QUESTIONS, expected, strict=False):
         found = [at for text, at in asked if f": {question}" in text]
-        assert found == [temperature] * 4, question
+        often = 4 if temperature else 2  # what is not drawn is asked once, however many samples there are
+        assert found == [temperature] * often, question
     rows = study.collect("talk")
     assert [row["id"] for row in rows] == [f"q{number}" for number in range(4) for _ in range(4)]
 

@@ -1,11 +1,12 @@
 """Answer every prompt set a policy owes with one load of the engine.
 
 Answers go to a store in the work folder, one file per (policy, prompt set, settings, code), appended batch by batch: a
-killed job goes on where it was, and a set whose prompts did not change is not answered again. `collect` then hands
-each set on as a file of its own.
+killed job goes on where it was, and a set whose prompts did not change is not answered again. What two sets ask in the
+same way, and do not draw, is answered once. `collect` then hands each set on as a file of its own.
 """
 
 import argparse
+import functools
 import importlib
 import itertools
 import json
@@ -13,12 +14,14 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, NotRequired
+from typing import Any, Literal, NotRequired
 
 import torch
 from typing_extensions import TypedDict
 
+from workflow_scripts.common.answering import Answer
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.cuts import cut_counts, say_cuts
 from workflow_scripts.common.errors import PlumblineError, run
@@ -37,6 +40,7 @@ from workflow_scripts.common.settings import settings_of
 from workflow_scripts.common.templates import forbidden_text, reply_end, tokenise_prompt, tokenise_text
 from workflow_scripts.common.turns import with_answers
 
+Known = dict[tuple[tuple[int, ...], str], Answer]  # answers that are not drawn, by `asked_alike`
 ENGINES = {"transformers": ("engine", "TransformersEngine"), "vllm": ("vllm_engine", "VllmEngine")}
 
 
@@ -121,13 +125,51 @@ def by_temperature(rows: list[dict], default: float) -> dict[float, list[dict]]:
     return dict(sorted(found.items()))
 
 
+def asked_alike(ids: list[int], sampling: dict) -> tuple[tuple[int, ...], str]:
+    """Return what decides an answer that is not drawn: its prompt's tokens, and how it is looked for."""
+    how = {name: value for name, value in sampling.items() if name not in ("batch_size", "samples")}
+    return tuple(ids), json.dumps(how, sort_keys=True)
+
+
+def answers_to(
+    engine: Callable[[], Any],
+    prompts: list[list[int]],
+    sampling: dict,
+    end: str,
+    seed: int,
+    missing: list[bool],
+    known: Known,
+) -> Iterator[tuple[int, Answer, bool]]:
+    """Yield (index of a prompt, its answer, whether the engine made it just now), at least of those that are missing.
+
+    What is not drawn and is `known` is taken from there. The engine is given all others whether or not they are
+    missing, so a resumed run asks in the same batches and draws the same; where none of them is, it is not loaded.
+    """
+    keys = [None if sampling["temperature"] else asked_alike(prompt, sampling) for prompt in prompts]
+    asked = [index for index, key in enumerate(keys) if key not in known]
+    yield from ((index, known[key], False) for index, key in enumerate(keys) if key in known)
+    due = [missing[index] for index in asked]
+    if any(due):
+        rest = [prompts[index] for index in asked]
+        for place, answer in engine().answer(rest, sampling, end, seed, due):
+            yield asked[place], answer, True
+
+
 def answer_set(
-    engine: object, rows: list[dict], sampling: dict, settings: dict, seed: int, store: Path
+    engine: Callable[[], Any],
+    tokenizer: Any,
+    rows: list[dict],
+    sampling: dict,
+    settings: dict,
+    seed: int,
+    store: Path,
+    known: Known,
 ) -> int:
     """Answer what a prompt set still lacks, appending to its store; return the number of tokens made.
 
     Rows of one temperature, their own or the set's, are asked together. A prompt longer than the context leaves room
-    for is cut as `fitting` says, and its answer says what it lost.
+    for is cut as `fitting` says, and its answer says what it lost. What is not drawn is put into `known`, and not asked
+    again by a later turn, sample or set. `engine` loads it.
     """
     done = read_store(store)
     room = settings["context"] - sampling["max_new_tokens"]
@@ -136,38 +178,41 @@ def answer_set(
             f"max_new_tokens {sampling['max_new_tokens']} fills the context of {settings['context']}"
         )
     made = 0
-    special = {row["id"]: spells_special(row, engine.tokenizer) for row in rows}
+    special = {row["id"]: spells_special(row, tokenizer) for row in rows}
     alike = by_temperature(rows, sampling["temperature"])
     rounds = itertools.product(
         range(max(1 + len(row["followups"]) for row in rows)), range(sampling["samples"]), enumerate(alike)
     )
     for turn, sample, (number, temperature) in rounds:
         due = [row for row in alike[temperature] if turn <= len(row["followups"])]
-        # The engine is given all prompts of a round whether or not some are done, so a resumed run draws the same.
-        prompts, missing = [], []
+        prompts = []
         for row in due:
             said = [done[row["id"], sample, earlier]["text"] for earlier in range(turn)]
-            prompts.append(fitted_prompt(row, said, settings, engine.tokenizer, room))
-            missing.append((row["id"], sample, turn) not in done)
-        if not any(missing):
-            continue
-        draw_seed = seed * 10_007 + sample * 101 + turn + number * 5_000_011
+            prompts.append(fitted_prompt(row, said, settings, tokenizer, room))
+        ids, how = [prompt.ids for prompt in prompts], sampling | {"temperature": temperature}
+        answers = answers_to(
+            engine,
+            ids,
+            how,
+            reply_end(settings["template"], tokenizer),
+            seed * 10_007 + sample * 101 + turn + number * 5_000_011,
+            [(row["id"], sample, turn) not in done for row in due],
+            known,
+        )
         with open(store, "a", encoding="utf-8") as stream:
-            for index, answer in engine.answer(
-                [prompt.ids for prompt in prompts],
-                sampling | {"temperature": temperature},
-                reply_end(settings["template"], engine.tokenizer),
-                draw_seed,
-                missing,
-            ):
-                if missing[index]:
-                    row = {"id": due[index]["id"], "sample": sample, "turn": turn, **answer._asdict()}
+            for index, answer, new in answers:
+                row = {"id": due[index]["id"], "sample": sample, "turn": turn, **answer._asdict()}
+                if (row["id"], sample, turn) not in done:
                     facts = prompts[index].facts() | {"special_spelled": special[row["id"]]}
                     row |= {name: fact for name, fact in facts.items() if fact}
                     done[row["id"], sample, turn] = row
                     stream.write(json.dumps(row, ensure_ascii=False) + "\n")
                     stream.flush()
-                    made += answer.completion_tokens
+                    made += answer.completion_tokens if new else 0
+        if not temperature:
+            for row, prompt in zip(due, ids, strict=True):
+                answer = {name: done[row["id"], sample, turn][name] for name in Answer._fields}
+                known.setdefault(asked_alike(prompt, how), Answer(**answer))
     return made
 
 
@@ -229,16 +274,22 @@ def main() -> None:
     module, name = ENGINES[settings["engine"]["name"]]
     engine_class = getattr(importlib.import_module(f"workflow_scripts.generate.{module}"), name)
     code = code_of("workflow_scripts.generate.answer", f"workflow_scripts.generate.{module}")
-    engine, answered = None, {}
+
+    @functools.cache
+    def engine() -> Any:
+        return engine_class(arguments.model, tokenizer, settings)
+
+    answered: dict[str, str] = {}
+    known: Known = {}
     for manifest in arguments.prompts:
         fingerprint = fingerprint_of(arguments.model_manifest, manifest, settings, arguments.seed, code)
         rows, sampling = read_jsonl(manifest.with_suffix(".jsonl")), sampling_of(manifest, settings)
         store = store_of(arguments.work, fingerprint)
+        before = time.monotonic()
         expected = sum(1 + len(row["followups"]) for row in rows) * sampling["samples"]
-        if len(read_store(store)) < expected:
-            before = time.monotonic()
-            engine = engine or engine_class(arguments.model, tokenizer, settings)
-            made = answer_set(engine, rows, sampling, settings, arguments.seed, store)
+        lacking = expected - len(read_store(store))
+        made = answer_set(engine, tokenizer, rows, sampling, settings, arguments.seed, store, known)
+        if lacking:
             add_cost(store, time.monotonic() - before, made)
             print(f"{manifest.stem}: {made} tokens in {time.monotonic() - before:.0f} s", flush=True)
         else:
