@@ -80,6 +80,14 @@ if (
 ):
     workflow.register_resource("gpu", len(found_gpus()))
 
+# Snakemake's own limit of 100 jobs a second makes it look at all jobs once a second, and once more for each job that has
+# ended: after 150 jobs it is busier than they are. What somebody asks for stays.
+limit = (
+    workflow.scheduling_settings and workflow.scheduling_settings.max_jobs_per_timespan
+)
+if limit and (limit.max_jobs, limit.timespan) == (100, 1):
+    workflow.scheduling_settings.max_jobs_per_timespan = None
+
 
 include: "rules/common.smk"
 include: "rules/download.smk"
