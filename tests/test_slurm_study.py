@@ -45,7 +45,15 @@ def finished(cluster, tmp_path_factory, tiny_model) -> Workflow:
 def test_every_policy_is_scored_on_every_benchmark(finished):
     scored = {(row["policy"], row["benchmark"]) for row in table_of(finished.folder, "tutor")}
     policies = {"tiny", "tiny.sft", "tiny.sft.dpo", "gold", "empty"}
-    benchmarks = {"tutor", "judged", "pair_perplexity", "humaneval", "biology_quiz", "mt_bench", "alpaca_eval"}
+    benchmarks = {
+        "tutor",
+        "judged",
+        "pair_perplexity",
+        "humaneval",
+        "biology_quiz",
+        "mt_bench",
+        "alpaca_eval",
+    }
     assert scored == {(policy, benchmark) for policy in policies for benchmark in benchmarks}
 
 

@@ -51,19 +51,22 @@ def entry_of(cell: dict, benchmark: dict) -> dict:
     )
 
 
-def main() -> None:
-    """Write the index of a study whose policies and benchmarks stand on standard input, as JSON."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--output", type=Path, required=True)
-    arguments = parser.parse_args()
-    given = json.load(sys.stdin)
-    entries = [
+def entries_of(given: dict) -> list[dict]:
+    """Return the entries of {"cells", "benchmarks"}: one of each policy and benchmark that it is scored on."""
+    return [
         entry_of(cell, benchmark)
         for cell in given["cells"]
         for benchmark in given["benchmarks"]
         if benchmark["name"] in cell.get("benchmarks", [benchmark["name"]])
     ]
-    write_json(arguments.output, entries)
+
+
+def main() -> None:
+    """Write the index of a study whose policies and benchmarks stand on standard input, as JSON."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    write_json(arguments.output, entries_of(json.load(sys.stdin)))
 
 
 if __name__ == "__main__":
