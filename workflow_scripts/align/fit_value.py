@@ -23,6 +23,7 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import finished_folder, read_jsonl, write_json, write_manifest
 from workflow_scripts.common.fitting import fit_prompt
 from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.progress import Progress
 from workflow_scripts.common.templates import Template, refused
 from workflow_scripts.common.training.command import run_training
 from workflow_scripts.common.turns import window
@@ -116,6 +117,7 @@ def fit(
 
     best, best_epoch, lowest, step = deepcopy(head), 0, held_error(), 0
     curve = [{"step": 0, "validation_loss": round(lowest, 6)}]
+    progress = Progress("training", "epochs", settings["epochs"])
     for epoch in range(1, settings["epochs"] + 1):
         head.train()
         order, total = generator.permutation(fitted).tolist(), 0.0
@@ -135,6 +137,7 @@ def fit(
         curve.append(
             {"step": epoch, "train_loss": round(total / len(order), 6), "validation_loss": round(error, 6)}
         )
+        progress.at(epoch, loss=total / len(order), validation_loss=error)
         if error < lowest:
             best, best_epoch, lowest = deepcopy(head), epoch, error
     return best.eval(), curve, best_epoch

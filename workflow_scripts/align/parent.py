@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from workflow_scripts.common.logprobs import padded, shared_prompt_logps
 from workflow_scripts.common.models import Precision, load_policy, precision_of
+from workflow_scripts.common.progress import counted
 
 Tokens = list[int]
 
@@ -33,10 +34,13 @@ def load_parent(folder: Path, settings: Asking) -> Any:
 
 
 def by_length(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Yield the places of prompts, `size` at a time, those of like length together, the shortest first."""
+    """Yield the places of prompts, `size` at a time, those of like length together, the shortest first.
+
+    Each batch counts as done, to those who look on, when the next is asked for.
+    """
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    yield from counted(batches, "asking the parent", "prompts", len(order))
 
 
 def computing(model: Any, precision: Precision) -> torch.autocast:

@@ -28,6 +28,8 @@ from transformers import GenerationConfig, Trainer, TrainingArguments, get_sched
 from workflow_scripts.align.online import Online, prepare
 from workflow_scripts.align.ppo_numbers import (
     Settings,
+    averaged,
+    curve_with,
     gae,
     kl_rewards,
     next_kl_coef,
@@ -44,11 +46,13 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.common.logprobs import CHUNK, head_of, padded, token_logps
 from workflow_scripts.common.models import precision_of
+from workflow_scripts.common.progress import Progress
 from workflow_scripts.common.training.arguments import spared_warmup, training_arguments
 from workflow_scripts.common.training.checkpoints import last_checkpoint
 from workflow_scripts.common.training.command import run_training
 from workflow_scripts.common.training.curve import curve_of
 from workflow_scripts.common.training.loading import load_trainable
+from workflow_scripts.common.training.reporting import told_of
 from workflow_scripts.common.training.saving import save_policy, say_skipped
 from workflow_scripts.common.training.tracking import Sinks
 from workflow_scripts.common.training.trainer import are_finite, says_numbers
@@ -343,24 +347,6 @@ def batch_of(prompts: list[dict], step: int, size: int, seed: int) -> list[dict]
     return [prompts[orders[at // count][at % count]] for at in wanted]
 
 
-SO_FAR = ("step", "rows", "tokens")  # what a row counts from the start
-
-
-def averaged(rows: list[dict], every: int) -> list[dict]:
-    """Return one row per `every` steps, the mean of theirs, with the last one's step and what it had learned from."""
-    groups = [rows[start : start + every] for start in range(0, len(rows), every)]
-    return [
-        {name: round(fmean(row[name] for row in group), 6) for name in group[0]}
-        | {name: group[-1][name] for name in SO_FAR if name in group[-1]}
-        for group in groups
-    ]
-
-
-def curve_with(looks: list[dict], rows: list[dict], every: int) -> list[dict]:
-    """Return the curve of a run: its steps averaged, and among them the looks at its answers."""
-    return sorted([*averaged(rows, every), *looks], key=lambda row: row["step"])
-
-
 def look(learner: Learner, watch: Watch, state: State, work: Path) -> bool:
     """Add a look at the policy's answers to the state, keep the best; tell whether patience is at its end.
 
@@ -422,7 +408,7 @@ def run_steps(arguments: Any, online: Online, learner: Learner, watch: Watch | N
     if checkpoint:
         print(f"resuming from {checkpoint}", flush=True)
         state = learner.load(checkpoint)
-    sinks = Sinks(arguments.curve, state.step)
+    sinks, progress = Sinks(arguments.curve, state.step), Progress("training", "steps", steps, state.step)
     while state.step < steps:
         torch.manual_seed(arguments.seed * 1_000_003 + state.step)
         prompts = batch_of(online.prompts, state.step, size, arguments.seed)
@@ -434,6 +420,7 @@ def run_steps(arguments: Any, online: Online, learner: Learner, watch: Watch | N
         state.rows.append({"step": state.step, **facts})
         print(json.dumps(state.rows[-1]), flush=True)
         sinks.write(state.rows[-1:])
+        progress.at(state.step, **told_of(state.rows[-1]))
         enough = False
         if watch is not None and (state.step % every == 0 or state.step == steps):
             enough = look(learner, watch, state, work)

@@ -1,6 +1,7 @@
-"""What PPO computes with: its settings and steps, an answer's rewards and advantages, the two losses, the next β."""
+"""What PPO computes with: settings, steps and curve, an answer's rewards and advantages, both losses, the next β."""
 
 import math
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -96,3 +97,21 @@ def next_kl_coef(kl_coef: float, kl: float, settings: Settings) -> float:
         return kl_coef
     error = kl / settings["kl_control_target"] - 1
     return kl_coef * (1 + KL_GAIN * min(max(error, -KL_ERROR), KL_ERROR))
+
+
+SO_FAR = ("step", "rows", "tokens")  # what a row counts from the start
+
+
+def averaged(rows: list[dict], every: int) -> list[dict]:
+    """Return one row per `every` steps, the mean of theirs, with the last one's step and what it had learned from."""
+    groups = [rows[start : start + every] for start in range(0, len(rows), every)]
+    return [
+        {name: round(fmean(row[name] for row in group), 6) for name in group[0]}
+        | {name: group[-1][name] for name in SO_FAR if name in group[-1]}
+        for group in groups
+    ]
+
+
+def curve_with(looks: list[dict], rows: list[dict], every: int) -> list[dict]:
+    """Return the curve of a run: its steps averaged, and among them the looks at its answers."""
+    return sorted([*averaged(rows, every), *looks], key=lambda row: row["step"])

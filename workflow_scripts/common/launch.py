@@ -32,12 +32,15 @@ from typing import NamedTuple
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import write_json
 from workflow_scripts.common.gpu_lease import claim, found_gpus, lease, say
+from workflow_scripts.common.progress import VARIABLE as PROGRESS
+from workflow_scripts.common.progress import progress_file
 
 MODULE = "workflow_scripts.common.launch"
 WORKER = "workflow_scripts.common.worker"
 ROOT = Path(os.environ.get("PLUMBLINE") or Path(__file__).resolve().parents[2])
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+SIGNALLED = 128  # what a shell adds to the number of the signal that ended a process
 GRACE = 5.0  # seconds that processes left behind by a job have to end after SIGTERM
 
 
@@ -340,7 +343,15 @@ def supervised(command: list[str], environment: dict[str, str], descriptors: lis
     os.waitpid(guard, 0)
     if linux:
         end_the_rest()
-    return 128 - status if status < 0 else status
+    return SIGNALLED - status if status < 0 else status
+
+
+def signal_name(number: int) -> str:
+    """Return a signal in words: "SIGKILL (signal 9)"."""
+    try:
+        return f"{signal.Signals(number).name} (signal {number})"
+    except ValueError:
+        return f"signal {number}"
 
 
 class Share(NamedTuple):
@@ -423,6 +434,8 @@ def main() -> None:
     arguments = parsed(sys.argv[1:])
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # who interrupts a waiting job wants no traceback
+    if file := progress_file():
+        os.environ[PROGRESS] = str(file)  # workers on other nodes have no log to find it by
     with contextlib.ExitStack() as stack:
         descriptors = stack.enter_context(claim(arguments.claim)) if arguments.claim else []
         if arguments.nodes > 1 and arguments.rank is None:
@@ -435,6 +448,8 @@ def main() -> None:
         started = time.monotonic()
         status = supervised(share.command, share.environment, [*descriptors, *share.descriptors])
         seconds = time.monotonic() - started
+    if status > SIGNALLED:
+        say(f"ended by {signal_name(status - SIGNALLED)}")
     if arguments.cost and status == 0:
         measures = {
             "wall_seconds": round(seconds, 1),

@@ -23,6 +23,7 @@ from typing_extensions import TypedDict
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest, finished_file, read_json, sha256_of
+from workflow_scripts.common.progress import counted
 from workflow_scripts.common.reward_rules import RULES
 from workflow_scripts.common.reward_texts import TEXTS, Text
 from workflow_scripts.common.templates import Rendered
@@ -204,10 +205,11 @@ def read_store(path: Path) -> dict[str, float]:
     return {key: score for line in lines[:-1] for key, score in json.loads(line).items()}
 
 
-def keep_batches(batches: Iterator[dict[Text, float]], store: Path | None) -> dict[Text, float]:
-    """Return the scores of all batches, appending each to the store as it comes.
+def keep_batches(batches: Iterator[dict[Text, float]], store: Path | None, count: int) -> dict[Text, float]:
+    """Return the scores of all batches, `count` texts, appending each to the store as it comes.
 
-    A score that is no number is not kept: it is to be asked for again once its source is mended.
+    It is told how far they are only where they are kept: else a training asks, which tells of itself. A score that is
+    no number is not kept: it is to be asked for again once its source is mended.
     """
     scores: dict[Text, float] = {}
     if store is None:
@@ -216,7 +218,7 @@ def keep_batches(batches: Iterator[dict[Text, float]], store: Path | None) -> di
         return scores
     store.parent.mkdir(parents=True, exist_ok=True)
     with open(store, "a", encoding="utf-8") as stream:
-        for batch in batches:
+        for batch in counted(batches, "rewarding", "texts", count):
             scores |= batch
             kept = {key_of(text): score for text, score in batch.items() if math.isfinite(score)}
             stream.write(json.dumps(kept) + "\n")
@@ -270,7 +272,8 @@ def classifier_column(settings: ClassifierReward, work: Path | None) -> Column:
         kept = {} if store is None else read_store(store)
         scores = {text: kept[key] for text in texts if (key := key_of(text)) in kept} if kept else {}
         if any(text not in scores for text in texts):
-            scores |= keep_batches(missing(texts, scores), store)
+            count = len({text for text in texts if text not in scores})
+            scores |= keep_batches(missing(texts, scores), store, count)
         values = np.array([scores[text] for text in texts], dtype=float)
         return expit(values) if squashed else values
 

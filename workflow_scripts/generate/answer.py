@@ -36,6 +36,7 @@ from workflow_scripts.common.files import (
 )
 from workflow_scripts.common.fitting import Prompt, fit_prompt, fit_text
 from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.progress import Progress
 from workflow_scripts.common.settings import settings_of
 from workflow_scripts.common.templates import forbidden_text, reply_end, tokenise_prompt, tokenise_text
 from workflow_scripts.common.turns import with_answers
@@ -125,6 +126,11 @@ def by_temperature(rows: list[dict], default: float) -> dict[float, list[dict]]:
     return dict(sorted(found.items()))
 
 
+def count_answers(rows: list[dict], sampling: dict) -> int:
+    """Return how many answers a prompt set takes: one a turn, in every sample."""
+    return sum(1 + len(row["followups"]) for row in rows) * sampling["samples"]
+
+
 def asked_alike(ids: list[int], sampling: dict) -> tuple[tuple[int, ...], str]:
     """Return what decides an answer that is not drawn: its prompt's tokens, and how it is looked for."""
     how = {name: value for name, value in sampling.items() if name not in ("batch_size", "samples")}
@@ -164,6 +170,7 @@ def answer_set(
     seed: int,
     store: Path,
     known: Known,
+    progress: Progress,
 ) -> int:
     """Answer what a prompt set still lacks, appending to its store; return the number of tokens made.
 
@@ -208,7 +215,9 @@ def answer_set(
                     done[row["id"], sample, turn] = row
                     stream.write(json.dumps(row, ensure_ascii=False) + "\n")
                     stream.flush()
-                    made += answer.completion_tokens if new else 0
+                    tokens = answer.completion_tokens if new else 0
+                    progress.add(1, tokens=tokens)
+                    made += tokens
         if not temperature:
             for row, prompt in zip(due, ids, strict=True):
                 answer = {name: done[row["id"], sample, turn][name] for name in Answer._fields}
@@ -274,6 +283,11 @@ def main() -> None:
     module, name = ENGINES[settings["engine"]["name"]]
     engine_class = getattr(importlib.import_module(f"workflow_scripts.generate.{module}"), name)
     code = code_of("workflow_scripts.generate.answer", f"workflow_scripts.generate.{module}")
+    sets = {
+        manifest: (read_jsonl(manifest.with_suffix(".jsonl")), sampling_of(manifest, settings))
+        for manifest in arguments.prompts
+    }
+    progress = Progress("answering", "answers", sum(count_answers(*each) for each in sets.values()))
 
     @functools.cache
     def engine() -> Any:
@@ -281,15 +295,13 @@ def main() -> None:
 
     answered: dict[str, str] = {}
     known: Known = {}
-    for manifest in arguments.prompts:
+    for manifest, (rows, sampling) in sets.items():
         fingerprint = fingerprint_of(arguments.model_manifest, manifest, settings, arguments.seed, code)
-        rows, sampling = read_jsonl(manifest.with_suffix(".jsonl")), sampling_of(manifest, settings)
         store = store_of(arguments.work, fingerprint)
-        before = time.monotonic()
-        expected = sum(1 + len(row["followups"]) for row in rows) * sampling["samples"]
-        lacking = expected - len(read_store(store))
-        made = answer_set(engine, tokenizer, rows, sampling, settings, arguments.seed, store, known)
-        if lacking:
+        there, before = len(read_store(store)), time.monotonic()
+        progress.add(there)
+        made = answer_set(engine, tokenizer, rows, sampling, settings, arguments.seed, store, known, progress)
+        if there < count_answers(rows, sampling):
             add_cost(store, time.monotonic() - before, made)
             print(f"{manifest.stem}: {made} tokens in {time.monotonic() - before:.0f} s", flush=True)
         else:

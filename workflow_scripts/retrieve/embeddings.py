@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.progress import counted
 from workflow_scripts.common.words import weighed_words
 
 BATCH = 64
@@ -51,8 +52,8 @@ def by_model(passages: Sequence[str], questions: Sequence[str], folder: Path | s
     lengths = [len(ids) for ids in tokenizer(texts, verbose=False, **plain)["input_ids"]]
     vectors = np.zeros((len(texts), model.config.hidden_size), np.float32)
     order = sorted(range(len(texts)), key=lambda place: -lengths[place])
-    for start in range(0, len(order), BATCH):
-        places = order[start : start + BATCH]
+    batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    for places in counted(batches, "embedding", "texts", len(order)):
         batch = tokenizer(
             [texts[place] for place in places],
             padding=True,

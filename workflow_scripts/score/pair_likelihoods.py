@@ -11,6 +11,7 @@ from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_jsonl, write_jsonl
 from workflow_scripts.common.logprobs import shared_prompt_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of, torch
+from workflow_scripts.common.progress import counted
 from workflow_scripts.common.templates import tokenise_reply
 from workflow_scripts.score.flags import measuring_parser
 
@@ -39,7 +40,7 @@ def said_of(model: object, tokens: list[tuple[list[int], list[int]]]) -> list[to
 def likelihood_rows(model: object, tokenizer: object, pairs: list[dict], settings: dict) -> list[dict]:
     """Return one row per reply: {id, group, action, nll (nats, summed), tokens}."""
     rows = []
-    for pair in pairs:
+    for (pair,) in counted([[pair] for pair in pairs], "measuring", "pairs", len(pairs)):
         tokens = [
             tokenise_reply(pair["messages"], pair[name], settings["template"], tokenizer) for name in REPLIES
         ]

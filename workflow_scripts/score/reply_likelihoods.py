@@ -15,6 +15,7 @@ from workflow_scripts.common.files import read_jsonl, write_jsonl
 from workflow_scripts.common.fitting import fit_row
 from workflow_scripts.common.logprobs import shared_prompt_logps
 from workflow_scripts.common.models import load_policy, load_tokenizer, precision_of, torch
+from workflow_scripts.common.progress import counted
 from workflow_scripts.common.templates import tokenise_prompt, tokenise_reply
 from workflow_scripts.common.turns import turns_of
 from workflow_scripts.score.flags import measuring_parser
@@ -59,8 +60,8 @@ def likelihood_rows(model: object, rows: list[dict], batch_size: int, dtype: tor
     order = sorted(
         range(len(rows)), key=lambda index: len(rows[index]["prompt"]) + len(rows[index]["completion"])
     )
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    for chosen in counted(batches, "measuring", "replies", len(order)):
         with (
             torch.inference_mode(),
             torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32),

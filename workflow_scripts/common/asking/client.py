@@ -39,6 +39,7 @@ from workflow_scripts.common.asking.spending import Spending
 from workflow_scripts.common.asking.verdict_store import lock_of, read_recorded, read_verdict, write_verdict
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest
+from workflow_scripts.common.progress import Progress
 
 FIRST_WAIT = 1.0  # seconds before a request is tried again; doubled each time, plus as much again by chance
 LONGEST_WAIT = 60.0
@@ -97,6 +98,7 @@ class Asking:
         self.spending = Spending(store / "spending" / f"{account}.jsonl", judge["budget_usd"])
         pace = digest([str(self.endpoint.client.base_url), judge["model"]])[:16]
         self.pace = Pace(store / "pace" / pace, judge["requests_per_minute"])
+        self.progress = Progress("asking", "requests", len(requests))
         self.entries: dict[str, dict] = {}
         self.unanswered: dict[str, str] = {}
         self.retries_in_vain = 0
@@ -141,7 +143,9 @@ class Asking:
             except filelock.Timeout:
                 return False
             with lock:
-                self.entries[key] = read_verdict(self.store, key) or self._pay(key)
+                entry = self.entries[key] = read_verdict(self.store, key) or self._pay(key)
+            own = entry["usd"] if entry["paid_by"] == self.payer else 0.0
+            self.progress.add(1, tokens=entry["usage"]["completion_tokens"], usd=own)
         except HaltedError:
             pass
         except UnansweredError as error:

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.models import Precision, precision_of
 from workflow_scripts.common.training.batches import process_count, split_batch, step_text
+from workflow_scripts.common.training.reporting import Reporting
 from workflow_scripts.common.training.settings import Training
 from workflow_scripts.common.training.tracking import Tracking, followed
 from workflow_scripts.common.training.watching import Watching, since_best
@@ -136,7 +137,7 @@ class Patience(TrainerCallback):
 
 
 def callbacks_of(arguments: argparse.Namespace) -> list[TrainerCallback]:
-    """Return what looks on while a Trainer works: what stops it after `patience` validations, and what is tracked."""
+    """Return what looks on while a Trainer works: it is stopped after `patience` validations, told of and tracked."""
     patience = arguments.settings["patience"]
     stops: list[TrainerCallback] = [Patience(patience, *chosen_by(arguments.watch))] if patience else []
-    return stops + ([Tracking(arguments.curve)] if followed() else [])
+    return [*stops, Reporting(), *([Tracking(arguments.curve)] if followed() else [])]

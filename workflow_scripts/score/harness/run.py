@@ -18,6 +18,7 @@ from typing import Any
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_json, write_jsonl
 from workflow_scripts.common.models import load_policy, precision_of
+from workflow_scripts.common.progress import Progress
 from workflow_scripts.common.settings import settings_of
 from workflow_scripts.score.harness.cells import cells_of
 from workflow_scripts.score.harness.suites import suite_cells
@@ -120,11 +121,27 @@ class CountingLM(HFLM):
         self.asked: Counter[str] = Counter()
         self.cut: Counter[str] = Counter()
         self.long: set[Any] = set()  # (context, continuation) or prompts that had to be cut
+        self.progress: Progress | None = None
 
     def count(self, requests: list[Instance], known_by: Callable[[Instance], Any]) -> None:
         for request in requests:
             self.asked[request.task_name] += 1
             self.cut[request.task_name] += known_by(request) in self.long
+
+    def _model_call(self, inps: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
+        logits = super()._model_call(inps, *more, **named)
+        self.told(len(inps))
+        return logits
+
+    def _model_generate(self, context: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
+        answers = super()._model_generate(context, *more, **named)
+        self.told(len(context))
+        return answers
+
+    def told(self, count: int) -> None:
+        """Tell who looks on of a forward pass; the harness asks for some requests together that differ in their end."""
+        if self.progress:
+            self.progress.add(count)
 
     def _loglikelihood_tokens(self, requests: list, *more: Any, **named: Any) -> list[tuple[float, bool]]:
         self.long |= {
@@ -133,7 +150,9 @@ class CountingLM(HFLM):
         return super()._loglikelihood_tokens(requests, *more, **named)
 
     def loglikelihood(self, requests: list[Instance], *more: Any, **named: Any) -> list[tuple[float, bool]]:
+        self.progress = Progress("asking for likelihoods", "requests", len(requests))
         answers = super().loglikelihood(requests, *more, **named)
+        self.progress.at(len(requests))
         self.count(requests, lambda request: request.args)
         return answers
 
@@ -145,7 +164,9 @@ class CountingLM(HFLM):
         return super().tok_batch_encode(strings, *more, left_truncate_len=left_truncate_len, **named)
 
     def generate_until(self, requests: list[Instance], *more: Any, **named: Any) -> list[str]:
+        self.progress = Progress("asking for answers", "requests", len(requests))
         answers = super().generate_until(requests, *more, **named)
+        self.progress.at(len(requests))
         self.count(requests, lambda request: request.args[0])
         return answers
 
