@@ -7,6 +7,8 @@ PROFILE ?=
 FLAGS ?=
 # --wait: let the jobs finish that a killed run left behind, instead of cancelling them.
 ORPHANS ?=
+# VERBOSE=1: a run shows Snakemake's own output instead of the console.
+VERBOSE ?=
 # Which of the claims in report/claims.yaml; none: all.
 CLAIM ?=
 BIN := .venv/bin
@@ -41,12 +43,16 @@ LOOK = --data=$(call quoted,$(DATA)) --model=$(call quoted,$(MODEL)) --columns=$
 CLAIMS = $(BIN)/python -m workflow_scripts.report.claims --claim=$(call quoted,$(CLAIM))
 SNAKEMAKE = $(BIN)/python -m workflow_scripts.common.head $(BIN)/snakemake $(ALL_FLAGS)
 
-.PHONY: results claims look new plan judge-plan accept verify export gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
+.PHONY: results status claims look new plan judge-plan accept verify export gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
 
+results: export PLUMBLINE_VERBOSE := $(value VERBOSE)
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
 	$(BIN)/python -m workflow_scripts.study.check --quiet $(CHECKED)
 	$(BIN)/python -m workflow_scripts.plan.orphans $(ORPHANS)
-	$(SNAKEMAKE)
+	$(BIN)/python -m workflow_scripts.common.head --console $(BIN)/snakemake $(ALL_FLAGS)
+
+status: .venv/ready        ## how a run stands, from another terminal (STUDY=studies/x.yaml)
+	$(BIN)/python -m workflow_scripts.console.status -- $(call quoted,$(STUDY))
 
 claims: .venv/ready        ## run the studies of the sources' claims (CLAIM=a_lol: of one) and write docs/claims.md
 	studies=$$($(CLAIMS) --studies) && for study in $$studies; do $(MAKE) results STUDY="$$study" || exit 1; done

@@ -1,8 +1,10 @@
 # Plumbline: from raw dialogues to one results table. This file is the table of contents; the rules are in rules/,
 # what they run is in workflow_scripts/, and a study (config.yaml, studies/*.yaml) says what is to be done.
 
+import logging
 import os
 import sys
+from datetime import datetime
 from pathlib import Path
 
 from snakemake.utils import min_version
@@ -12,8 +14,13 @@ sys.path.insert(0, workflow.basedir)
 
 from workflow_scripts.common.errors import told
 from workflow_scripts.common.gpu_lease import found_gpus
-from workflow_scripts.plan.orphans import failed_jobs, files_to_make, note_head
-from workflow_scripts.report.last_words import failed_words, last_words
+from workflow_scripts.console.endings import failed_jobs, listen, say_last
+from workflow_scripts.plan.orphans import files_to_make, note_head
+from workflow_scripts.report.last_words import (
+    command_again,
+    failed_words,
+    last_words,
+)
 from workflow_scripts.common.surroundings import (
     check_folders,
     check_place,
@@ -37,6 +44,9 @@ os.environ |= {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+if workflow.is_main_process:
+    ENDINGS = listen()
 
 if not workflow.configfiles:
 
@@ -65,11 +75,14 @@ onstart:
 
 
 onsuccess:
-    print(*last_words(Path(RESULTS), CLEANED, DOUBTS), sep="\n", file=sys.stderr)
+    seconds = (datetime.now() - workflow.start_time).total_seconds()
+    say_last(last_words(Path(RESULTS), CLEANED, DOUBTS, seconds))
 
 
 onerror:
-    print(*failed_words(failed_jobs(workflow)), sep="\n", file=sys.stderr)
+    again = command_again(STUDY_FILES, sys.argv)
+    failed = failed_jobs(workflow, ENDINGS)
+    say_last(failed_words(failed, again), logging.ERROR)
 
 
 # On one machine no job gets more GPUs than are there; without any, all run on the CPU. A scheduler knows better.

@@ -20,6 +20,7 @@ COPIED = (
     "config.yaml",
     "rules",
     "workflow_scripts",
+    "snakemake_logger_plugin_plumbline",
     "envs",
     "profiles",
     "report",

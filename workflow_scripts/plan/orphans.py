@@ -75,12 +75,6 @@ def files_to_make(workflow: Any) -> list[str]:
     return [str(path) for job in workflow.dag.needrun_jobs() for path in (*job.output, *job.log)]
 
 
-def failed_jobs(workflow: Any) -> list[tuple[str, list[str]]]:
-    """Return (rule, logs) of the jobs that failed; nothing where it was not a job that stopped the run."""
-    failed = workflow.scheduler.failed if workflow.scheduler else ()
-    return [(job.rule.name, list(map(str, job.log))) for job in failed if not job.is_group()]
-
-
 def record_format() -> int:
     """Return the version of the records that this Snakemake writes."""
     from snakemake.persistence import RECORD_FORMAT_VERSION

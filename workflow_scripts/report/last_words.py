@@ -1,24 +1,36 @@
-"""What a run says last: where its tables are, and the warnings that matter; after a failure, which log tells why.
+"""What a run says last: its headline table, where the rest is, the warnings that matter, what it took, what to do next.
 
-Pure functions over what stands in a study's folders. All of it is said at length elsewhere (logs, manifests,
-training.csv, the notes of results.csv); here it is put where it is read. Covered: requests of a written source that
+After a failure: which job, why, the end of its log, and how to go on. Pure functions over what stands in a study's
+folders. All of it is said at length elsewhere (logs, manifests, training.csv, the notes of results.csv); here it is
+put where it is read. Covered: requests of a written source that
 became no rows, rows rejected and keys not read in cleaning, trainings with a warning (diverged, learned nothing,
 replies without their end), gold answers that do not score 1 or that tokens alter, what the check of the study doubted,
 notes of results.
 """
 
+import itertools
 import re
+import shlex
+import shutil
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json
+from workflow_scripts.report.reasons import Why, last_said, one_line, why_failed
 from workflow_scripts.report.spreadsheets import read_csv
 
 LINES = 8  # warnings in all; of more it is said how many there are
 NAMED = 3  # policies, metrics or reasons that a line names
-LONGEST = 220  # characters of a line
+ROOM = 120  # characters of a line where there is no terminal
+COLUMNS = 5  # of the headline table, the policy's with them
+TAIL, WIDE = 8, 150  # lines that are shown of a failed job's log, and their characters
+MARKS = re.compile(r"\*\*|`|(?<!\w)\*|\*(?!\w)")  # what makes text bold, code or slanted in results.md
+CELLS = re.compile(r"(?<!\\)\|")
+NUMBER = re.compile(r"[0-9.e+-]+")
 UNREAD = "key not read: "  # how the notes of a cleaned dataset's manifest begin
 CHOSEN = (
     "over quota",
@@ -205,31 +217,174 @@ def told_by(part: Callable[..., list], *arguments: object) -> list:
         return []
 
 
-def last_words(results: Path, cleaned: Sequence[Path], foreseen: Sequence[str] = ()) -> list[str]:
-    """Return the last lines of a run that went well."""
-    made = [str(results / name) for name in ("results.md", "report.html") if (results / name).is_file()]
-    found = [
-        line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
-        for line in warnings_of(results, cleaned, foreseen)
+# --- a run that went well -------------------------------------------------------------------------------------------
+
+
+def headline(text: str) -> list[list[str]]:
+    """Return the headline table of results.md as rows of plain texts, its head first; [] where there is none."""
+    _, _, below = text.partition("\n## Headlines\n")
+    lines = itertools.takewhile(lambda line: line.startswith("|"), below.lstrip("\n").split("\n"))
+    rows = [
+        [
+            MARKS.sub("", cell.strip()).replace("\\|", "|").replace("&lt;", "<")
+            for cell in CELLS.split(line)[1:-1]
+        ]
+        for line in lines
+        if not line.startswith("| ---")
     ]
+    return rows if len(rows) > 1 else []
+
+
+def head_lines(titles: Sequence[str], widths: Sequence[int]) -> list[list[str]]:
+    """Return the titles of columns in as many lines as their widths take, those of fewer lines at the bottom."""
+    wrapped = [
+        textwrap.wrap(title, width, break_long_words=False)
+        for title, width in zip(titles, widths, strict=True)
+    ]
+    most = max(map(len, wrapped))
+    return [list(line) for line in zip(*([""] * (most - len(own)) + own for own in wrapped), strict=True)]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table, its head first, in lines: the first column to the left, the others to the right."""
+    titles, *body = rows
+    least = [max(map(len, column)) for column in zip(*body, strict=True)]
+    longest = [max(map(len, title.split()), default=0) for title in titles]
+    widths = [max(pair) for pair in zip(least, longest, strict=True)]
+    head = head_lines(titles, widths)
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in [*head, *body]
+    ]
+    return [*lines[: len(head)], "─" * len(lines[0]), *lines[len(head) :]]
+
+
+def shown_table(results: Path) -> list[str]:
+    """Return the headline table for a terminal: the policy and at most COLUMNS - 1 cells, fewer where they are wide."""
+    path = results / "results.md"
+    rows = headline(path.read_text(encoding="utf-8")) if path.is_file() else []
+    if not rows:
+        return []
+    room = shutil.get_terminal_size((ROOM, 0)).columns
+    for count in range(min(COLUMNS, len(rows[0])), 1, -1):
+        lines = aligned([row[:count] for row in rows])
+        if len(lines[-1]) <= room:
+            break
+    left = len(rows[0]) - count
+    return [*map(str.rstrip, lines), *([f"({left} columns more in {path})"] if left else []), ""]
+
+
+def number_words(count: float) -> str:
+    """Return a count with a blank at the thousands, or in millions."""
+    return f"{count / 1e6:.1f} million" if count >= 1e6 else f"{count:,.0f}".replace(",", " ")
+
+
+def taken(results: Path, seconds: float) -> list[str]:
+    """Return what a run took on the clock, and the study's jobs so far in tokens and dollars, by costs.csv."""
+    rows = [row for row in table_of(results / "costs.csv") if row["stage"] == row["name"] == "total"]
+    found = {
+        name: float(value) for row in rows for name, value in row.items() if NUMBER.fullmatch(value or "")
+    }
+    judged = found.get("prompt_tokens", 0) + found.get("completion_tokens", 0)
+    tokens = found.get("tokens", 0) + judged
+    parts = [f"{number_words(tokens)} tokens"] if tokens else []
+    parts += [f"${found['usd']:.2f} for {found.get('judge_calls', 0):.0f} calls"] if judged else []
+    whole = f"; the study so far: {', '.join(parts)}" if parts else ""
+    return [
+        f"it took {duration(seconds)}{whole} (by job: {results / 'costs.csv'})"
+        if rows
+        else f"it took {duration(seconds)}"
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: 40 seconds, 3 minutes, 2.5 hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
+
+
+def next_steps(results: Path) -> list[str]:
+    """Return what may be done with what a run has made."""
+    trained = [row["policy"] for row in table_of(results / "results.csv") if "." in row["policy"]]
+    if not (results / "report.html").is_file() or not trained:
+        return []
+    return [
+        f"next: open {results / 'report.html'} in a browser; take a policy out with "
+        f"`make export POLICY={trained[-1]} TO=out/`"
+    ]
+
+
+def last_words(
+    results: Path, cleaned: Sequence[Path], foreseen: Sequence[str] = (), seconds: float | None = None
+) -> list[str]:
+    """Return the last lines of a run that went well; `seconds` is what it took."""
+    made = [str(results / name) for name in ("results.md", "report.html") if (results / name).is_file()]
+    found = [one_line(line) for line in warnings_of(results, cleaned, foreseen)]
     shown = [f"warning: {line}" for line in found[:LINES]]
     if len(found) > LINES:
         shown.append(
             f"and {len(found) - LINES} warnings more, in training.csv and results.csv of {results}, and in the logs"
         )
-    return [*(["results: " + " and ".join(made)] if made else []), *shown]
+    return [
+        *told_by(shown_table, results),
+        *(["results: " + " and ".join(made)] if made else []),
+        *shown,
+        *(told_by(taken, results, seconds) if seconds is not None else []),
+        *told_by(next_steps, results),
+    ]
 
 
-def failed_words(jobs: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
-    """Return a line for each failed job, given as (rule, its logs): which log tells why, and how it ends."""
-    lines = []
-    for rule, logs in jobs:
-        log = next((Path(name) for name in logs if Path(name).is_file()), None)
-        text = log.read_text(encoding="utf-8", errors="replace").splitlines() if log else []
-        said = [line for line in text if line.strip()]
-        cause = next(
-            (line for line in reversed(said) if line.startswith("error: ")), said[-1] if said else ""
-        )
-        told = cause if len(cause) <= LONGEST else f"{cause[: LONGEST - 1]}…"
-        lines.append(f"failed: {rule}" + (f", see {log}" if log else "") + (f": {told}" if told else ""))
-    return lines[:LINES]
+# --- a run that failed ----------------------------------------------------------------------------------------------
+
+
+class Failed(NamedTuple):
+    """A job that failed: its rule, what it was doing in words, its logs, its exit status where it is known, and what
+    whoever started it said of it."""
+
+    rule: str
+    words: str
+    logs: Sequence[str] = ()
+    status: int | None = None
+    said: str = ""
+
+    def log(self) -> tuple[Path | None, str]:
+        """Return its log, None where there is none, and the log's text."""
+        path = next((Path(name) for name in self.logs if Path(name).is_file()), None)
+        return path, path.read_text(encoding="utf-8", errors="replace") if path else ""
+
+    def why(self) -> Why:
+        """Return why it failed, and what to do."""
+        return why_failed(self.rule, f"{self.log()[1]}\n{self.said}", self.status)
+
+
+def command_again(files: Sequence[str], arguments: Sequence[str]) -> str:
+    """Return the command that goes on with a study: its files, and the arguments that Snakemake was started with."""
+    words = ["make", "results", *(f"STUDY={name}" for name in files if name != "config.yaml")]
+    for flag, profile in itertools.pairwise(arguments):
+        words += [f"PROFILE={profile}"] if flag == "--workflow-profile" else []
+    return shlex.join(words)
+
+
+def failure(job: Failed, whole: bool) -> list[str]:
+    """Return what there is to say of a failed job: all of it, or its reason and where to look."""
+    (log, text), why = job.log(), job.why()
+    said = last_said(text)
+    if not whole:
+        return [one_line(f"failed: {job.words}: {why.reason}") + (f" (log: {log})" if log else "")]
+    lines = [f"failed: {job.words}", f"  why: {one_line(why.reason)}"]
+    lines += [f"  try: {why.advice}"] if why.advice else []
+    if log:
+        lines.append(f"  log: {log}" + (", which ends:" if said else ", which is empty"))
+        lines += [f"    | {one_line(line, WIDE)}" for line in said[-TAIL:]]
+    return lines
+
+
+def failed_words(jobs: Iterable[Failed], again: str) -> list[str]:
+    """Return the last lines of a run that failed; `again` is the command that goes on. Nothing where no job failed."""
+    jobs = list(jobs)
+    if not jobs:
+        return []
+    lines = [line for place, job in enumerate(jobs[:LINES]) for line in failure(job, place < NAMED)]
+    lines += [f"and {len(jobs) - LINES} more that failed"] if len(jobs) > LINES else []
+    count = "1 job failed" if len(jobs) == 1 else f"{len(jobs)} jobs failed"
+    return [*lines, f"{count}; all that needs none of them was made, and is kept. To go on: {again}"]
