@@ -1,45 +1,22 @@
 """The table so far: what is scored, and for each score that is not, why; the finished table is never touched."""
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 
-from tests.workflow import ROOT
-from workflow_scripts.common.files import write_json
+from tests.scored import scored_plan
 from workflow_scripts.console import so_far
 from workflow_scripts.console.so_far import Failed
-from workflow_scripts.plan.index import index_entries, score_files
-from workflow_scripts.plan.plan import Plan, plan_of
-from workflow_scripts.report.index import entries_of
-from workflow_scripts.study.checking import load_study
-
-ITEMS = [f"i{number}" for number in range(12)]
-
-
-def score(value: float) -> dict:
-    """A score file of one cell: a mean over twelve items of a benchmark."""
-    cell = {
-        "subset": "reply",
-        "metric": "give_away",
-        "higher_is_better": False,
-        "estimator": "mean",
-        "items": ITEMS,
-        "groups": ITEMS,
-        "columns": {"value": [value + 0.01 * number for number in range(12)]},
-    }
-    return {"cells": [cell]}
+from workflow_scripts.plan.index import score_files
+from workflow_scripts.plan.plan import Plan
 
 
 @pytest.fixture
 def plan(tmp_path, monkeypatch) -> Plan:
-    """The default study in an empty folder, its data and all its scores there but those of the first of each kind."""
-    plan = plan_of(load_study(ROOT / "config.yaml"))
+    """The default study in an empty folder, all its scores there."""
     monkeypatch.chdir(tmp_path)
-    for number, entry in enumerate(entries_of(json.loads(index_entries(plan)))):
-        write_json(Path(entry["file"]), score(number))
-    return plan
+    return scored_plan()
 
 
 def told(plan: Plan, *failed: Failed) -> dict[tuple[str, str], str]:
@@ -91,6 +68,19 @@ def test_it_is_written_beside_the_table_and_taken_away_when_a_run_ends_well(plan
     assert table.read_text() == "whole"
     so_far.take_away(plan)
     assert not Path("results/tutor/so_far").exists()
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ("train_aligned/tiny.sft.dpo-1.log", ("tiny.sft.dpo", "1", None)),
+        ("judge_answers/tiny.sft-1-alpaca_eval.log", ("tiny.sft", "1", "alpaca_eval")),
+        ("answer_prompts/gold-0.log", (None, None, None)),
+        ("build_table.log", (None, None, None)),
+    ],
+)
+def test_the_name_of_a_job_s_log_says_what_it_is_about(plan, log, expected):
+    assert so_far.about(plan, f"results/tutor/logs/{log}") == expected
 
 
 def test_nothing_is_said_where_nothing_is_scored_or_a_file_is_damaged(plan):

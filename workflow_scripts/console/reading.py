@@ -21,17 +21,17 @@ class Stand(NamedTuple):
     left: float | None
 
 
-def last_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the last lines of a file of JSON lines that can be read; none where it is not there."""
+def last_lines(path: Path, most: int = TAIL) -> list[dict[str, Any]]:
+    """Return the lines in the last `most` bytes of a file of JSON lines that can be read; none without a file."""
     try:
         with open(path, "rb") as stream:
             size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size - TAIL))
+            stream.seek(max(0, size - most))
             lines = stream.read().split(b"\n")
     except OSError:
         return []
     found = []
-    for line in lines[1 if size > TAIL else 0 :]:  # the first may be half a line
+    for line in lines[1 if size > most else 0 :]:  # the first may be half a line
         try:
             row = json.loads(line)
             known = isinstance(row["time"] + row["done"], int | float)

@@ -8,6 +8,7 @@ table is another; a run that ends well takes it away. Its records of provenance 
 
 import contextlib
 import json
+import re
 import shutil
 import tempfile
 import time
@@ -28,6 +29,7 @@ from workflow_scripts.report.scores import load_scores
 from workflow_scripts.report.spreadsheets import write_table
 
 FOLDER, DUE = "so_far", "due.json"
+OF_A_POLICY = re.compile(r"(?P<policy>.+?)-(?P<seed>\d+)(-(?P<benchmark>.+))?")
 CLOCKS = 2.0  # seconds that the clocks of a file's host and of this one may be apart
 DRAWS = 1_000  # of a table that will be made again
 
@@ -40,6 +42,13 @@ class Failed(NamedTuple):
     policy: str | None = None
     seed: str | None = None
     benchmark: str | None = None
+
+
+def about(plan: Plan, log: str) -> tuple[str | None, str | None, str | None]:
+    """Return the policy, seed and benchmark that a job was about, by the name of its log; None: not named."""
+    found = OF_A_POLICY.fullmatch(Path(log).stem)
+    known = {*plan.policies, *plan.again, *plan.study.policies}
+    return found.group("policy", "seed", "benchmark") if found and found["policy"] in known else (None,) * 3
 
 
 def is_behind(plan: Plan, failed: Failed, entry: dict) -> bool:

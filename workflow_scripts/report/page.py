@@ -164,7 +164,7 @@ def build(settings: Settings, inputs: argparse.Namespace) -> dict:
     }
 
 
-def render(template: str, values: dict) -> str:
+def render(template: str, values: dict, script_file: str = "page.js") -> str:
     """Return a template of report/ filled in, everything escaped, with our style and script inside.
 
     The policy in the page's head names the script by its digest, so that a browser runs nothing else.
@@ -176,7 +176,7 @@ def render(template: str, values: dict) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    script = (TEMPLATES / script_file).read_text(encoding="utf-8")
     style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     ours = {"script": Markup(script), "style": Markup(style), "allowed": f"'sha256-{allowed}'"}

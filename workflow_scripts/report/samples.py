@@ -137,14 +137,19 @@ def read_samples(benchmark: str, prompts: Path, index: list[dict], count: int) -
 
 
 def read_watched(curves: list[dict]) -> list[dict]:
+    """Return what policies answered at each validation, by the curves in {"policy", "seed", "file"}."""
+    return watched_answers([curve | {"rows": read_json(curve["file"])} for curve in curves])
+
+
+def watched_answers(curves: list[dict]) -> list[dict]:
     """Return what policies answered at each validation, where they were watched: one seed per policy, the first given.
 
-    curves: {"policy", "seed", "file"}. Returns [{"policy", "seed", "prompts": [{"id", "asked", "answers": [{"step",
+    curves: {"policy", "seed", "rows"}. Returns [{"policy", "seed", "prompts": [{"id", "asked", "answers": [{"step",
     "text", "worth"}]}]}].
     """
     found: dict[str, dict] = {}
     for curve in curves:
-        points = [row for row in read_json(curve["file"]) if row.get("answers")]
+        points = [row for row in curve["rows"] if row.get("answers")]
         prompts: dict[str, dict] = {}
         for row in points:
             for answer in row["answers"]:
