@@ -6,7 +6,8 @@ Snakemake's own account of what it does: warnings, errors, the last words. All o
 
 While the console is there, standard error is its own, and standard output as long as jobs run: what Python prints goes
 above the screen; what jobs print past their logs goes to a file that is read on and shown, but for what a shell says of
-one that was killed: that is a command line, and why it failed the console tells. With PLUMBLINE_VERBOSE, or in a dry run, Snakemake's own output is seen.
+one that was killed: that is a command line, and why it failed the console tells. With PLUMBLINE_VERBOSE, or in a dry
+run, Snakemake's own output is seen.
 """
 
 import contextlib
