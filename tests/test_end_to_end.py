@@ -1,6 +1,7 @@
 """The whole chain for real, on a random model of a few thousand weights: every stage runs, twice, to the same bytes."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,11 +13,16 @@ import yaml
 
 from tests.small_study import PROBLEMS, small_study
 from tests.workflow import copy_repository, stale, table_of, verify
+from workflow_scripts.console.run import journal_of, run_of
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tiny_model) -> list[Path]:
-    """Two folders in which the same study was run, side by side, one core each."""
+    """Two folders in which the same study was run, side by side, one core each.
+
+    In the first Snakemake shows what it shows by itself, and no job can tell how far it is; in the second there is our
+    console, and every job tells.
+    """
     humaneval = tmp_path_factory.mktemp("humaneval") / "HumanEval.jsonl"
     humaneval.write_text("".join(json.dumps(problem) + "\n" for problem in PROBLEMS))
     study = small_study(tiny_model, humaneval)
@@ -25,8 +31,18 @@ def runs(tmp_path_factory, tiny_model) -> list[Path]:
         folder = copy_repository(tmp_path_factory.mktemp(f"run-{number}"))
         (folder / "config.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
         command = [sys.executable, "-m", "snakemake", "--cores", "1"]
+        told = {"PLUMBLINE_PROGRESS": str(folder / "nowhere/x.progress.jsonl")}
+        if number == 2:
+            command, told = [*command, "--logger", "plumbline"], {"PYTHONPATH": str(folder)}
         jobs.append(
-            subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            subprocess.Popen(
+                command,
+                cwd=folder,
+                env=os.environ | told,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
         )
         folders.append(folder)
     for job in jobs:
@@ -67,6 +83,19 @@ def test_gold_says_no_more_than_the_tokenizer_can_spell(runs):
         if (row["policy"], row["benchmark"], row["metric"]) == ("gold", "tutor", "accuracy")
     }
     assert marks == {"evaluation": 0, "action": 0, "state": 0}
+
+
+def test_one_run_has_told_how_far_it_was_and_the_other_has_not(runs):
+    without, told = (list((folder / "results/tutor/logs").glob("*/*.progress.jsonl")) for folder in runs)
+    assert without == [] and not journal_of(runs[0] / "results/tutor").exists()
+    rules = {path.parent.name for path in told}
+    assert rules >= {"train_sft", "train_aligned", "train_reward_model", "answer_prompts", "score_reference"}
+    assert rules >= {"measure_likelihoods", "score_lm_eval", "annotate_answers"}
+    for path in told:
+        last = json.loads(path.read_text().splitlines()[-1])
+        assert last["done"] == last["total"], path
+    run = run_of(journal_of(runs[1] / "results/tutor"))
+    assert run.well and run.done == run.total and all(done == total for _, done, total in run.stages())
 
 
 def test_the_same_study_in_two_folders_gives_the_same_bytes(runs):

@@ -9,7 +9,8 @@ import pytest
 
 from tests.workflow import copy_with_study, snakemake
 from workflow_scripts.common.files import write_json
-from workflow_scripts.report.last_words import LINES, LONGEST, failed_words, last_words
+from workflow_scripts.report.last_words import LINES, Failed, command_again, failed_words, last_words
+from workflow_scripts.report.reasons import LONGEST
 from workflow_scripts.report.spreadsheets import write_csv
 
 COLUMNS = ["policy", "benchmark", "subset", "metric", "value", "note"]
@@ -94,17 +95,95 @@ def test_there_are_few_last_lines_and_none_is_long(study):
     assert lines[-1].startswith("and 25 warnings more")
 
 
-def test_a_failure_names_the_rule_and_its_log_and_the_cause(tmp_path):
-    log = tmp_path / "train.log"
-    log.write_text("1 process on the CPU\nerror: no space left in /x: free some\n\n")
-    other = tmp_path / "other.log"
-    other.write_text("KeyError: 'a'\n")
-    jobs = [("train_sft", [str(log)]), ("score", [str(other)]), ("fetch", [str(tmp_path / "none.log")])]
-    assert failed_words(jobs) == [
-        f"failed: train_sft, see {log}: error: no space left in /x: free some",
-        f"failed: score, see {other}: KeyError: 'a'",
-        "failed: fetch",
+def test_the_headline_table_comes_first_aligned_and_of_five_columns_at_most(study, monkeypatch):
+    results, cleaned = study
+    (results / "results.md").write_text(
+        "# Results\n\nA legend | with a bar\n\n## Headlines\n\n"
+        "| policy | tutor accuracy ↑ | a | b | c | d ↓ |\n| --- | ---: | ---: | ---: | ---: | ---: |\n"
+        "| `tiny` | 0.100 ± 0.010 | 1 | 2 | 3 | 4 |\n| `tiny.sft` (3 seeds) | **0.200 ± 0.010** | 1 |  | 3 | 4 |\n"
+        "| *items (in groups)* | 9 in 3 | 1 | 2 | 3 | 4 |\n\nMore.\n\n## tutor\n\n| policy | x |\n"
+    )
+    monkeypatch.setenv("COLUMNS", "100")
+    assert last_words(results, cleaned)[:8] == [
+        "                            tutor",
+        "policy                 accuracy ↑  a  b  c",
+        "──────────────────────────────────────────",
+        "tiny                0.100 ± 0.010  1  2  3",
+        "tiny.sft (3 seeds)  0.200 ± 0.010  1     3",
+        "items (in groups)          9 in 3  1  2  3",
+        f"(1 more column in {results}/results.md)",
+        "",
     ]
+    monkeypatch.setenv("COLUMNS", "37")
+    assert "(3 more columns in" in "\n".join(last_words(results, cleaned))
+
+
+def test_a_run_says_what_it_took_and_what_may_be_done_now(study):
+    results, cleaned = study
+    assert last_words(results, cleaned, seconds=200)[-1] == "it took 3 minutes"
+    columns = ["stage", "name", "tokens", "prompt_tokens", "completion_tokens", "judge_calls", "usd"]
+    totals = ["total", "total", "1500000", "4000", "1000", "12", "0.25"]
+    write_csv(results / "costs.csv", columns, [["train_sft", "total", "9", "", "", "", ""], totals])
+    rows = [["tiny", "1"], ["tiny.sft", "1"], ["gold", "1"]]
+    write_csv(results / "results.csv", ["policy", "value"], rows)
+    assert last_words(results, cleaned, seconds=7200)[-2:] == [
+        f"it took 2.0 hours; the study so far: 1.5 million tokens, $0.25 for 12 calls (by job: {results}/costs.csv)",
+        f"next: open {results}/report.html in a browser; take a policy out with `make export POLICY=tiny.sft TO=out/`",
+    ]
+
+
+def test_a_failure_names_the_job_its_reason_its_log_and_how_to_go_on(tmp_path):
+    log = tmp_path / "train.log"
+    lines = [f"line {number} " + "x" * 300 for number in range(20)]
+    log.write_text("\n".join([*lines, "error: no space left in /x (OSError: y): free some", "", ""]))
+    other = tmp_path / "other.log"
+    other.write_text("")
+    jobs = [
+        Failed("train_sft", "Fine-tuning a (seed 1)", [str(log)], 1),
+        Failed("train_aligned", "Aligning b (seed 2)", [str(other)], 137),
+        Failed("fetch_source", "Fetching c", [str(tmp_path / "none.log")]),
+        Failed("judge_answers", "Judging d", [], 1, "SLURM status is: 'TIMEOUT'"),
+    ]
+    said = failed_words(jobs, "make results")
+    assert said[:3] == [
+        "failed: Fine-tuning a (seed 1)",
+        "  why: no space left on the disk of /x",
+        "  try: free some (`du -sh results work data`), or make results, work or data a link to another disk; TMPDIR "
+        "names where temporary files go",
+    ]
+    assert said[3] == f"  log: {log}, which ends:"
+    assert said[4].startswith("    | line 13 xx") and said[11].startswith("    | error: no space left")
+    assert all(len(line) <= LONGEST for line in said)
+    assert said[12:15] == [
+        "failed: Aligning b (seed 2)",
+        "  why: killed by SIGKILL (signal 9): out of memory, most likely, for that is how the system ends who takes "
+        "too much",
+        said[14],
+    ]
+    assert "per_device_batch" in said[14] and said[15] == f"  log: {other}, which is empty"
+    assert said[16:] == [
+        "failed: Fetching c",
+        "  why: it ended without a word in its log",
+        "failed: Judging d: it took longer than the scheduler lets it",
+        "4 jobs failed; all that needs none of them was made, and is kept. To go on: make results",
+    ]
+    assert failed_words([], "make results") == []
+
+
+@pytest.mark.parametrize(
+    ("files", "arguments", "command"),
+    [
+        (["config.yaml"], ["snakemake", "--cores", "2"], "make results"),
+        (["studies/my study.yaml"], ["snakemake"], "make results 'STUDY=studies/my study.yaml'"),
+        (
+            ["studies/a.yaml"],
+            ["snakemake", "--workflow-profile", "profiles/slurm-a100"],
+            "make results STUDY=studies/a.yaml PROFILE=profiles/slurm-a100",
+        ),
+    ],
+)
+def test_the_command_that_goes_on_is_the_one_that_began(files, arguments, command):
+    assert command_again(files, arguments) == command
 
 
 def test_snakemake_says_them_at_the_end_of_a_run_and_of_a_failure(tmp_path):
@@ -131,14 +210,17 @@ datasets: {own: {source: own, files: [own.jsonl], schema: messages, group_by: co
         "warning: dataset own: keys not read: mood (in 1 row)",
     ]
     assert (
-        told[-1] in done.stderr.splitlines()[-5:]
-    )  # a doubt of the check and two lines of Snakemake come after it
+        told[-1] in done.stderr.splitlines()[-6:]
+    )  # a doubt of the check, what it took and two lines of Snakemake come after it
     again = snakemake(folder, "-n", "--configfile", "small.yaml", "--", "datasets")
     assert "Nothing to be done" in again.stdout + again.stderr
     (folder / "small.yaml").write_text(text.replace("FILE", "broken.jsonl"))
     failed = snakemake(folder, "--configfile", "small.yaml", "--", "datasets", check=False)
-    line = next(line for line in failed.stderr.splitlines() if line.startswith("failed: "))
-    assert line.startswith("failed: clean_dataset, see results/small/logs/clean_dataset/own.log: error: ")
+    said = failed.stderr.splitlines()
+    place = said.index("failed: Cleaning dataset own")
+    assert said[place + 1].startswith("  why: ") and "broken.jsonl" in said[place + 1]
+    assert "  log: results/small/logs/clean_dataset/own.log, which ends:" in said[place:]
+    assert any(line.endswith("To go on: make results STUDY=small.yaml") for line in said)
 
 
 def test_nothing_heavy_is_imported_for_the_last_lines():

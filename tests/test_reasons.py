@@ -27,9 +27,9 @@ TORCHRUN = "E1201 exitcode  : -9 (pid: 77)\n  traceback : Signal 9 (SIGKILL) rec
             CPU + "allocate 8589934592 bytes",
             1,
             "out of memory on this machine",
-            "mem_mb of training_",
+            "mem_mb (training_",
         ),
-        ("measure_likelihoods", "MemoryError\n", 1, "out of memory on this machine", "mem_mb of generation_"),
+        ("measure_likelihoods", "MemoryError\n", 1, "out of memory on this machine", "mem_mb (generation_"),
         (
             "train_sft",
             "1 process\n",

@@ -270,7 +270,11 @@ def shown_table(results: Path) -> list[str]:
         if len(lines[-1]) <= room:
             break
     left = len(rows[0]) - count
-    return [*map(str.rstrip, lines), *([f"({left} columns more in {path})"] if left else []), ""]
+    return [
+        *map(str.rstrip, lines),
+        *([f"({left} more column{'s' * (left > 1)} in {path})"] if left else []),
+        "",
+    ]
 
 
 def number_words(count: float) -> str:

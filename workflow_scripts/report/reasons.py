@@ -52,21 +52,18 @@ ANSWERS = re.compile(r"answer_")
 def smaller(rule: str) -> str:
     """Return the keys that make a job of a rule take less memory."""
     if TRAINS.match(rule):
-        return "per_device_batch (memory alone: the step stays batch_size) or max_tokens of its run"
+        return "a smaller per_device_batch (memory alone) or max_tokens of its run"
     if ANSWERS.match(rule):
-        return "batch_size, max_new_tokens or limit of the benchmark or the pairs it answers"
-    return "batch_size or max_tokens of what it works on"
-
-
-def resources(rule: str) -> str:
-    """Return the key of a study that says what jobs of a rule ask for."""
-    return "training_resources" if TRAINS.match(rule) else "generation_resources"
+        return "a smaller batch_size, max_new_tokens or limit of what it answers"
+    return "a smaller batch_size or max_tokens of what it works on"
 
 
 def memory_advice(rule: str) -> str:
+    """Return what to do about a job of a rule that takes more memory than the machine has."""
+    resources = "training_resources" if TRAINS.match(rule) else "generation_resources"
     return (
-        f"make {smaller(rule)} smaller; on a cluster give it more (mem_mb of {resources(rule)} or of the profile); "
-        "on one machine run fewer jobs at once (CORES=1)"
+        f"{smaller(rule)}; on a cluster more mem_mb ({resources}, or the profile); here fewer jobs at once "
+        "(CORES=1)"
     )
 
 
@@ -102,7 +99,7 @@ def by_signal(number: int, rule: str) -> Why:
     name = signal_words(number)
     if number == signal.SIGKILL:
         said = f"killed by {name}: out of memory, most likely, for that is how the system ends who takes too much"
-        return Why(said, f"if nobody ended it by hand, {memory_advice(rule)}")
+        return Why(said, f"if nobody ended it by hand: {memory_advice(rule)}")
     if number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         return Why(f"ended from outside by {name}: by hand, by a scheduler or by a shutdown", "")
     if number == signal.SIGBUS:
@@ -141,9 +138,7 @@ def why_failed(rule: str, log: str, status: int | None = None) -> Why:
         more = f": {asked[1].strip().rstrip('.')} more were asked for than were free" if asked else ""
         return Why(
             f"out of memory on the GPU{more}",
-            f"make {smaller(rule)} smaller, or set gradient_checkpointing: true or lora"
-            if TRAINS.match(rule)
-            else f"make {smaller(rule)} smaller",
+            f"{smaller(rule)}{', gradient_checkpointing: true, or lora' if TRAINS.match(rule) else ''}",
         )
     if number := signal_of(tail, status):
         return by_signal(number, rule)
