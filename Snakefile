@@ -15,6 +15,7 @@ sys.path.insert(0, workflow.basedir)
 from workflow_scripts.common.errors import told
 from workflow_scripts.common.gpu_lease import found_gpus
 from workflow_scripts.console.endings import failed_jobs, listen, say_last
+from workflow_scripts.console.so_far import causes, note_due, said_so_far, take_away
 from workflow_scripts.plan.orphans import files_to_make, note_head
 from workflow_scripts.report.last_words import (
     command_again,
@@ -72,17 +73,22 @@ onstart:
             judging.ask_nothing(PLAN, due)
             acceptance.settle(workflow)
         note_head(workflow)
+        note_due(
+            PLAN, [path for job in workflow.dag.needrun_jobs() for path in job.output]
+        )
 
 
 onsuccess:
     seconds = (datetime.now() - workflow.start_time).total_seconds()
+    take_away(PLAN)
     say_last(last_words(Path(RESULTS), CLEANED, DOUBTS, seconds))
 
 
 onerror:
     again = command_again(STUDY_FILES, sys.argv)
     failed = failed_jobs(workflow, ENDINGS)
-    say_last(failed_words(failed, again), logging.ERROR)
+    said = said_so_far(PLAN, causes(PLAN, failed))
+    say_last([*failed_words(failed, again), *said], logging.ERROR)
 
 
 # On one machine no job gets more GPUs than are there; without any, all run on the CPU. A scheduler knows better.

@@ -7,7 +7,7 @@ import pytest
 
 from tests.scored import scored_plan
 from workflow_scripts.console import so_far
-from workflow_scripts.console.so_far import Failed
+from workflow_scripts.console.so_far import Cause
 from workflow_scripts.plan.index import score_files
 from workflow_scripts.plan.plan import Plan
 
@@ -19,7 +19,7 @@ def plan(tmp_path, monkeypatch) -> Plan:
     return scored_plan()
 
 
-def told(plan: Plan, *failed: Failed) -> dict[tuple[str, str], str]:
+def told(plan: Plan, *failed: Cause) -> dict[tuple[str, str], str]:
     """What the rows without a value say, by policy and benchmark."""
     rows = so_far.rows_so_far(plan, so_far.why_not(plan, failed))
     return {(row["policy"], row["benchmark"]): row["note"] for row in rows if row["value"] == ""}
@@ -36,12 +36,12 @@ def test_a_failed_job_is_why_its_own_scores_and_those_of_its_descendants_lack(pl
         if "tiny.sft" in path:
             os.remove(path)
     os.remove(plan.layout.scores("tiny", 1, "judged"))
-    sft = Failed("training tiny.sft", "out of memory", "tiny.sft", "1")
+    sft = Cause("training tiny.sft", "out of memory", "tiny.sft", "1")
     notes = told(plan, sft)
     assert notes["tiny.sft", "tutor"] == "training tiny.sft failed: out of memory"
     assert notes["tiny.sft.dpo", "judged"] == "training tiny.sft failed: out of memory"
     assert notes["tiny", "judged"] == "not there so far", "the base model does not descend from it"
-    judging = Failed("judging tiny on judged", "connection refused", "tiny", "1", "judged")
+    judging = Cause("judging tiny on judged", "connection refused", "tiny", "1", "judged")
     assert told(plan, judging)["tiny", "judged"] == "judging tiny on judged failed: connection refused"
 
 
@@ -59,7 +59,7 @@ def test_it_is_written_beside_the_table_and_taken_away_when_a_run_ends_well(plan
     table = Path(plan.layout.results) / "results.csv"
     table.write_text("whole")
     os.remove(plan.layout.scores("tiny.sft.dpo", 1, "tutor"))
-    lines = so_far.said_so_far(plan, [Failed("training tiny.sft.dpo", "killed", "tiny.sft.dpo", "1")])
+    lines = so_far.said_so_far(plan, [Cause("training tiny.sft.dpo", "killed", "tiny.sft.dpo", "1")])
     assert lines == [
         "table so far: results/tutor/so_far/results.md, with 1 score lacking; what could be scored is in it"
     ]

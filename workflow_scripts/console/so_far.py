@@ -23,6 +23,7 @@ from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.policies import lineage
 from workflow_scripts.plan.report import table_settings
 from workflow_scripts.report.index import entries_of
+from workflow_scripts.report.last_words import Failed
 from workflow_scripts.report.markdown import markdown
 from workflow_scripts.report.results import COLUMNS, results
 from workflow_scripts.report.scores import load_scores
@@ -34,7 +35,7 @@ CLOCKS = 2.0  # seconds that the clocks of a file's host and of this one may be 
 DRAWS = 1_000  # of a table that will be made again
 
 
-class Failed(NamedTuple):
+class Cause(NamedTuple):
     """A job that failed: of which policy, seed and benchmark, None where it is of none or of all; and why, in words."""
 
     what: str
@@ -51,7 +52,12 @@ def about(plan: Plan, log: str) -> tuple[str | None, str | None, str | None]:
     return found.group("policy", "seed", "benchmark") if found and found["policy"] in known else (None,) * 3
 
 
-def is_behind(plan: Plan, failed: Failed, entry: dict) -> bool:
+def causes(plan: Plan, failed: Iterable[Failed]) -> list[Cause]:
+    """Return the jobs of a run that failed, as what scores lack by."""
+    return [Cause(job.words, job.why().reason, *about(plan, next(iter(job.logs), ""))) for job in failed]
+
+
+def is_behind(plan: Plan, failed: Cause, entry: dict) -> bool:
     """Tell whether a score cannot be there because a job failed, by their policies, seeds and benchmarks."""
     named = entry.get("of", entry["policy"])
     behind = {named, *(lineage(plan, named) if named in plan.policies else ())}
@@ -62,7 +68,7 @@ def is_behind(plan: Plan, failed: Failed, entry: dict) -> bool:
     )
 
 
-def why_not(plan: Plan, failed: Sequence[Failed]) -> Callable[[dict], str]:
+def why_not(plan: Plan, failed: Sequence[Cause]) -> Callable[[dict], str]:
     """Return a function from an entry of the index to why it has no score, by the jobs that failed."""
 
     def why(entry: dict) -> str:
@@ -116,7 +122,7 @@ def rows_so_far(plan: Plan, why: Callable[[dict], str]) -> list[dict]:
         return results(load_scores(entries), settings)
 
 
-def write_so_far(plan: Plan, failed: Sequence[Failed]) -> list[str]:
+def write_so_far(plan: Plan, failed: Sequence[Cause]) -> list[str]:
     """Write the table as far as it goes; return in words where it is and what it lacks, [] where nothing is scored."""
     rows = rows_so_far(plan, why_not(plan, failed))
     lacking = [row for row in rows if row["value"] == "" and row["metric"] == ""]
@@ -131,7 +137,7 @@ def write_so_far(plan: Plan, failed: Sequence[Failed]) -> list[str]:
     return [f"table so far: {folder}/results.md, with {count} lacking; what could be scored is in it"]
 
 
-def said_so_far(plan: Plan, failed: Sequence[Failed]) -> list[str]:
+def said_so_far(plan: Plan, failed: Sequence[Cause]) -> list[str]:
     """Return what write_so_far does; where files are not what they were, nothing: no run ends by its last words."""
     with contextlib.suppress(PlumblineError, OSError, KeyError, ValueError):
         return write_so_far(plan, failed)

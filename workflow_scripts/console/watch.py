@@ -27,7 +27,7 @@ from workflow_scripts.common.progress import ENDING
 from workflow_scripts.common.training.curve import curve_of
 from workflow_scripts.console.reading import cost_of, last_lines, stand_of
 from workflow_scripts.console.run import Run, journal_of, run_of
-from workflow_scripts.console.so_far import Failed, about, rows_so_far, unmade, why_not
+from workflow_scripts.console.so_far import Cause, about, rows_so_far, unmade, why_not
 from workflow_scripts.console.status import head_lives
 from workflow_scripts.console.words import counts, dollars, number, short_time, stand_words
 from workflow_scripts.plan.plan import Plan, plan_of
@@ -118,10 +118,10 @@ def curve_pictures(found: list[dict[str, Any]]) -> list[Markup]:
     return pictures
 
 
-def failed_of(plan: Plan, found: Run | None) -> list[Failed]:
+def failed_of(plan: Plan, found: Run | None) -> list[Cause]:
     """Return the jobs of a run that failed, as the table's notes say it."""
     jobs = found.failed() if found else []
-    return [Failed(job.words, job.why or "", *about(plan, job.log)) for job in jobs]
+    return [Cause(job.words, job.why or "", *about(plan, job.log)) for job in jobs]
 
 
 def job_lines(found: Run, now: float) -> list[dict[str, str]]:
@@ -187,7 +187,7 @@ def look(plan: Plan, cached: Cached) -> dict[str, Any]:
     }
 
 
-def table_rows(plan: Plan, failed: list[Failed]) -> list[dict]:
+def table_rows(plan: Plan, failed: list[Cause]) -> list[dict]:
     """Return the rows of the table so far; none where no score is there, or one cannot be read just now."""
     is_unmade = unmade(plan)
     scores = Path(plan.layout.results).glob("policies/*/seed-*/scores/*.json")
