@@ -120,8 +120,9 @@ def test_the_whole_studies_of_the_page_check_as_fine(tmp_path, tiny_model):
     model = shutil.copytree(tiny_model, tmp_path / "model")
     (model / "chat_template.jinja").write_text(FAMILIES["zephyr"], encoding="utf-8")
     page = (ROOT / "docs/your-data.md").read_text().partition("## A whole study")[2].partition("## Shapes")[0]
-    studies = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    assert len(studies) == 2
+    pages = page + (ROOT / "README.md").read_text()
+    studies = re.findall(r"```yaml\n(.*?)```", pages, re.DOTALL)
+    assert len(studies) == 3
     for text in studies:
         assert len(text.splitlines()) <= 25
         text = re.sub(r"path: (\w+\.\w+)", rf"path: {tmp_path}/\1", text).replace(
