@@ -19,7 +19,7 @@ def short_time(seconds: float) -> str:
 
 def number(value: float) -> str:
     """Return a number as it is read at a glance: four digits, a blank at the thousands."""
-    return f"{value:,.0f}".replace(",", " ") if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,.0f}".replace(",", " ") if abs(value) >= 999.95 else f"{value:.4g}"
 
 
 def dollars(usd: float) -> str:
