@@ -58,13 +58,14 @@ def smaller(rule: str) -> str:
     return "a smaller batch_size or max_tokens of what it works on"
 
 
+def resources(rule: str) -> str:
+    """Return where it says what a job of a rule asks for."""
+    return f"{'training' if TRAINS.match(rule) else 'generation'}_resources, or the profile"
+
+
 def memory_advice(rule: str) -> str:
     """Return what to do about a job of a rule that takes more memory than the machine has."""
-    resources = "training_resources" if TRAINS.match(rule) else "generation_resources"
-    return (
-        f"{smaller(rule)}; on a cluster more mem_mb ({resources}, or the profile); here fewer jobs at once "
-        "(CORES=1)"
-    )
+    return f"{smaller(rule)}; on a cluster more mem_mb ({resources(rule)}); here fewer jobs at once (CORES=1)"
 
 
 # --- what a log says -----------------------------------------------------------------------------------------------
@@ -155,7 +156,7 @@ def why_failed(rule: str, log: str, status: int | None = None) -> Why:
     if TIMED_OUT.search(tail):
         return Why(
             "it took longer than the scheduler lets it",
-            "raise runtime in the profile; it goes on where it was",
+            f"raise runtime_minutes ({resources(rule)}: runtime); it goes on where it was",
         )
     if NOT_FINITE.search(tail):
         return Why(
