@@ -16,7 +16,7 @@ import yaml
 from tests.kubernetes_api import Cluster
 
 ROOT = Path(__file__).resolve().parents[1]
-PROFILE = ROOT / "profiles" / "kubernetes"
+PROFILE = ROOT / "contrib" / "kubernetes"
 
 pytestmark = pytest.mark.skipif(
     not find_spec("snakemake_executor_plugin_cluster_generic"),
@@ -47,9 +47,9 @@ rule score_tutor:
 def folder(tmp_path):
     """A workflow with a copy of the profile, on what is the volume of the cluster; its path is an odd one."""
     folder = tmp_path / "été's [1] (x) y"
-    shutil.copytree(PROFILE, folder / "profiles" / "kubernetes")
+    shutil.copytree(PROFILE, folder / "contrib" / "kubernetes")
     (folder / "Snakefile").write_text(WORKFLOW)
-    template = folder / "profiles" / "kubernetes" / "job.yaml"
+    template = folder / "contrib" / "kubernetes" / "job.yaml"
     text = template.read_text()
     assert text.count("mountPath: /plumbline}") == 1
     template.write_text(text.replace("mountPath: /plumbline}", f"mountPath: {json.dumps(str(folder))}}}"))
@@ -71,7 +71,7 @@ def head(folder, cluster, *flags):
     }
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/kubernetes"),
+            *(sys.executable, "-m", "snakemake", "--workflow-profile", "contrib/kubernetes"),
             *("--seconds-between-status-checks", "1", "--latency-wait", "5", *flags),
         ],
         cwd=folder,
@@ -84,7 +84,7 @@ def head(folder, cluster, *flags):
 
 def set_resources(folder, **resources):
     """Add to what the profile gives train_sft; on the command line it would replace all that the profile sets."""
-    path = folder / "profiles" / "kubernetes" / "config.yaml"
+    path = folder / "contrib" / "kubernetes" / "config.yaml"
     profile = yaml.safe_load(path.read_text())
     profile["set-resources"]["train_sft"] |= resources
     path.write_text(yaml.safe_dump(profile))
@@ -196,7 +196,7 @@ def test_while_the_cluster_cannot_be_reached_a_job_counts_as_running(folder):
 
 
 def test_what_the_cluster_refuses_is_said_in_its_words(folder, cluster):
-    template = folder / "profiles" / "kubernetes" / "job.yaml"
+    template = folder / "contrib" / "kubernetes" / "job.yaml"
     template.write_text(
         template.read_text().replace("mountPath: /dev/shm", f"mountPath: {json.dumps(str(folder))}")
     )

@@ -15,8 +15,9 @@ from workflow_scripts.common.code import code_of, module_file
 from workflow_scripts.plan.environments import read_rules
 
 ROOT = Path(__file__).resolve().parents[1]
-PROFILES = sorted(path.parent.name for path in ROOT.glob("profiles/*/config.yaml"))
-CLUSTERS = [name for name in PROFILES if name != "default"]
+FILES = [*ROOT.glob("profiles/*/config.yaml"), *ROOT.glob("contrib/*/config.yaml")]
+PROFILES = sorted(str(path.parent.relative_to(ROOT)) for path in FILES)
+CLUSTERS = [name for name in PROFILES if name != "profiles/default"]
 STUDY = "studies/follow_instructions-small.yaml"
 # The executor of a profile → the package that has its options.
 PLUGINS = {
@@ -26,7 +27,7 @@ PLUGINS = {
 
 
 def read(name):
-    return yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text())
+    return yaml.safe_load((ROOT / name / "config.yaml").read_text())
 
 
 def options():
@@ -51,8 +52,13 @@ def amount(expression, attempt):
     return eval(str(expression), {"min": min, "max": max, "attempt": attempt})
 
 
-def test_there_is_a_profile_for_one_machine_for_slurm_and_for_kubernetes():
-    assert PROFILES == ["default", "kubernetes", "slurm-a100"]
+def test_there_is_a_profile_for_one_machine_for_slurm_and_apart_for_kubernetes():
+    assert PROFILES == ["contrib/kubernetes", "profiles/default", "profiles/slurm-a100"]
+
+
+def test_the_profile_that_was_never_run_on_a_real_cluster_says_so():
+    for path in ("contrib/kubernetes/config.yaml", "docs/cluster.md"):
+        assert "never been run on a real cluster" in (ROOT / path).read_text(encoding="utf-8"), path
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -73,7 +79,7 @@ def test_a_profile_needs_no_other(name):
     assert profile["resources"]["judge"] == 1
     # Snakemake's software-env would train everything anew when a study goes on in conda or in a container.
     assert set(profile["rerun-triggers"]) == {"code", "input", "mtime", "params"}
-    assert (ROOT / "profiles" / name / "config.yaml").read_text().startswith("# ")
+    assert (ROOT / name / "config.yaml").read_text().startswith("# ")
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -122,7 +128,7 @@ def test_a_study_can_be_planned_with_the_profile(repository, name):
             "snakemake",
             "-n",
             "--workflow-profile",
-            f"profiles/{name}",
+            name,
             "--configfile",
             STUDY,
             *flags,

@@ -23,6 +23,7 @@ COPIED = (
     "snakemake_logger_plugin_plumbline",
     "envs",
     "profiles",
+    "contrib",
     "report",
     "studies",
     "data/bundled",
