@@ -3,9 +3,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
+[ ! -x .venv/bin/python ] || python=.venv/bin/python
 "$python" - <<'P'
 import sys
-sys.exit(sys.version_info < (3, 11) and f"error: Python 3.11 or newer is needed, this is {sys.version.split()[0]}; set PYTHON=")
+sys.exit(
+    not (3, 11) <= sys.version_info[:2] <= (3, 13)
+    and f"error: Python 3.11, 3.12 or 3.13 is needed, and this is {sys.version.split()[0]}: name one with PYTHON=/path/to/python"
+)
 P
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 .venv/bin/python -m pip install --quiet uv
