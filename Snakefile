@@ -11,6 +11,7 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 sys.path.insert(0, workflow.basedir)
+os.environ["PLUMBLINE_PLACE"] = os.getcwd()  # where data/, results/ and work/ are
 
 from workflow_scripts.common.errors import told
 from workflow_scripts.common.gpu_lease import found_gpus
@@ -22,6 +23,7 @@ from workflow_scripts.report.last_words import (
     failed_words,
     last_words,
 )
+from workflow_scripts.study.origin import settle_origin
 from workflow_scripts.common.surroundings import (
     check_folders,
     check_place,
@@ -71,6 +73,7 @@ onstart:
                 )
             judging.need_keys(PLAN, set(due))
             judging.ask_nothing(PLAN, due)
+            settle_origin(NAME, workflow.configfiles)
             acceptance.settle(workflow)
         note_head(workflow)
         note_due(

@@ -60,7 +60,7 @@ OUTSIDE = one_of(STUDY.policies)
 VLLM = STUDY.engine.name == "vllm"
 # vLLM wants other versions of some packages: .venv-vllm here, a YAML of its own for conda.
 own_vllm = not workflow.deployment_settings.deployment_method
-vllm_path = f"{workflow.basedir}/.venv-vllm/bin:" if own_vllm else ""
+vllm_path = f"{os.getcwd()}/.venv-vllm/bin:" if own_vllm else ""
 os.environ |= LAYOUT.variables() | {
     "ENGINE_PATH": vllm_path if VLLM else "",
     "OTHER_ENGINE_PATH": "" if VLLM else vllm_path,

@@ -323,7 +323,7 @@ def test_a_file_place_starts_at_the_repository_and_is_copied(tmp_path):
         "places": [{"file": {"files": {"x.py": "workflow_scripts/__init__.py"}}}],
     }
     run_main(tmp_path, settings)
-    original = places.REPOSITORY / "workflow_scripts/__init__.py"
+    original = places.ROOT / "workflow_scripts/__init__.py"
     assert (tmp_path / "toy/x.py").read_bytes() == original.read_bytes()
     assert not (tmp_path / "toy/x.py").samefile(original)
 
@@ -353,7 +353,7 @@ def run_process(base: Path, settings: dict, **environment: str) -> subprocess.Co
     return subprocess.run(
         [sys.executable, "-m", "workflow_scripts.download.fetch", *command_line(base, settings)],
         env=os.environ | environment,
-        cwd=places.REPOSITORY,
+        cwd=places.ROOT,
         capture_output=True,
         text=True,
         check=False,

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.common.surroundings import ROOT, check_place, nearest, settle_temporary, trouble_with
+from workflow_scripts.common.place import SHIPPED
+from workflow_scripts.common.surroundings import check_place, nearest, settle_temporary, trouble_with
 
 STATE = Path(".snakemake")
 CONSOLE = "--console"
@@ -32,7 +33,7 @@ def main() -> None:
             "state in it; have it made writable or free some of it, or work in a copy of the checkout that is your own"
         )
     if console:
-        paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+        paths = [str(SHIPPED), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         command[1:1] = ["--logger", "plumbline"]
     os.execvp(command[0], command)

@@ -16,8 +16,8 @@ from collections.abc import Iterable, MutableMapping
 from pathlib import Path
 
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.place import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PROBE = 65_536  # bytes that a folder must take to count as one with room
 # What libraries keep in a user's home, unless told otherwise.
 CACHES = {

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.place import ROOT
 
 # What a function may take, by keyword: the messages before the answer; the answer; the reference answer, or None; what
 # the row says about itself; the row's id.

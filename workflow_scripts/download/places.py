@@ -27,6 +27,7 @@ from packaging.version import InvalidVersion, Version
 from typing_extensions import TypedDict
 
 from workflow_scripts.common.files import pin_of
+from workflow_scripts.common.place import ROOT
 from workflow_scripts.download import hub
 from workflow_scripts.download.transfer import (
     Digest,
@@ -42,7 +43,6 @@ from workflow_scripts.download.transfer import (
 )
 from workflow_scripts.download.unpack import unpack_member
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 CLIENT_SECONDS = 60
 Wanted = dict[str, str | None]  # file name → its pin, or None when any content will do
 
@@ -187,7 +187,7 @@ def from_file(spec: FilePlace, wanted: Wanted, work: Path, pause: float) -> dict
     """Take files that are already on this machine; relative paths start at the repository."""
     found = {}
     for name, pin in wanted.items():
-        path = REPOSITORY / spec["files"][name]
+        path = ROOT / spec["files"][name]
         if not path.is_file() or not os.access(path, os.R_OK):
             raise Unavailable(f"{path}: no such file, or not readable")
         if pin and not as_pinned(path, pin):

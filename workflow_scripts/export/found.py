@@ -9,6 +9,7 @@ from workflow_scripts.common.diverged import divergence_of, note_text
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json
 from workflow_scripts.common.models import adapter_base
+from workflow_scripts.common.place import snakefile_flags
 from workflow_scripts.plan.plan import Plan, plan_of
 from workflow_scripts.plan.policies import parent_manifest, template, weights, weights_manifest
 from workflow_scripts.report.verify import Checked, check_file, listed_files
@@ -103,7 +104,7 @@ def refuse_changed(found: Found) -> None:
 def refuse_stale(found: Found) -> None:
     """Raise PlumblineError where a run of the study would make the policy anew; nothing is run to find out."""
     command = [sys.executable, "-m", "workflow_scripts.plan.forecast", "--", "--cores", "1"]
-    command += ["--configfile", str(found.file), "--", str(found.manifest)]
+    command += [*snakefile_flags(), "--configfile", str(found.file), "--", str(found.manifest)]
     asked = subprocess.run(command, cwd=Path.cwd(), capture_output=True, text=True, check=False)
     if asked.returncode:
         raise PlumblineError(

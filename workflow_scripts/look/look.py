@@ -21,9 +21,9 @@ from workflow_scripts.clean.clean import clean_files
 from workflow_scripts.clean.reading import read_first
 from workflow_scripts.clean.settings import Settings
 from workflow_scripts.clean.shapes import columns_of, kind_of
-from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_json, read_jsonl, write_jsonl
+from workflow_scripts.common.place import ROOT
 from workflow_scripts.common.raw_files import PLAIN, suffix_of
 from workflow_scripts.common.words import split_words
 from workflow_scripts.look.tokens import Speech, speech_of

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.place import ROOT
 from workflow_scripts.common.templates import (
     IGNORED,
     Tokens,

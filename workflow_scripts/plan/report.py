@@ -1,9 +1,10 @@
 """What the tables, the figures and the page of a study are made of."""
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from workflow_scripts.common.place import SHIPPED
 from workflow_scripts.plan.index import lock_digest
 from workflow_scripts.plan.plan import Plan, trained_cells
 from workflow_scripts.plan.policies import learned_datasets, parent_cell
@@ -126,5 +127,5 @@ def page_settings(plan: Plan, files: Sequence[str]) -> str:
 
 
 def page_files() -> list[str]:
-    """Return the files in this repository that the page is made of."""
-    return sorted(str(path) for path in Path("report").glob("page.*"))
+    """Return the files of Plumbline's own that the page is made of, relative to the working folder."""
+    return sorted(os.path.relpath(path) for path in (SHIPPED / "report").glob("page.*"))

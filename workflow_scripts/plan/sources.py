@@ -3,8 +3,9 @@
 import functools
 import os
 
-from workflow_scripts.common.code import ROOT, code_of
+from workflow_scripts.common.code import code_of
 from workflow_scripts.common.files import digest
+from workflow_scripts.common.place import ROOT
 from workflow_scripts.plan.layout import MODELS, SOURCES, TASKS
 from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.words import as_json, chosen, settings

@@ -11,6 +11,7 @@ from workflow_scripts.study.lineage import Policy, policies_of
 from workflow_scripts.study.machine import seen
 from workflow_scripts.study.memory import fitting, read_profile
 from workflow_scripts.study.messages import mistakes
+from workflow_scripts.study.origin import trouble_with_name
 from workflow_scripts.study.reading import read_yaml
 from workflow_scripts.study.study import Study
 
@@ -58,16 +59,21 @@ def how_made(policy: Policy) -> str:
     return f"{policy.method} of {policy.parent} (runs.{policy.run})" if policy.parent else "base model"
 
 
-def report(path: Path | str, profile: Path | None = None) -> tuple[bool, str]:
-    """Return (whether the study has no mistakes, what to say about it); fine is one without warnings, too."""
+def report(path: Path | str, profile: Path | None = None, results: Path | None = None) -> tuple[bool, str]:
+    """Return (whether the study has no mistakes, what to say about it); fine is one without warnings, too.
+
+    With `results`, the folder of all studies, it is a mistake to be called as another file's results are.
+    """
     try:
         looks = [seen, fitting(read_profile(profile) if profile else {}, smallest_memory)]
         found = examine(read_yaml(path), looks, folder_of(path))
+        trouble = trouble_with_name(found.study.study, path, results) if found.study and results else None
     except PlumblineError as error:
         return False, str(error)
     doubts = [f"  warning: {line}" for line in found.doubts]
-    if found.study is None:
-        return False, "\n".join([str(mistakes(str(path), found.wrong)), *doubts])
+    if found.study is None or trouble:
+        wrong = [*found.wrong, *([trouble] if trouble else [])]
+        return False, "\n".join([str(mistakes(str(path), wrong)), *doubts])
     lines = [*describe(found.study), *(f"  {line}" for line in found.said)]
     said = f"no mistakes; {count(len(doubts), 'warning')}" if doubts else "fine"
     return True, "\n".join([f"{path}: {said}: {lines[0]}", *lines[1:], *doubts])
@@ -77,9 +83,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="+", metavar="FILE", help="study files")
     parser.add_argument("--profile", type=Path, help="where it is to run: a folder of profiles/")
+    parser.add_argument(
+        "--results", type=Path, help="results/: refuse a name that another file's results have"
+    )
     parser.add_argument("--quiet", action="store_true", help="say nothing of a study without mistakes")
     arguments = parser.parse_args(argv)
-    results = [report(path, arguments.profile) for path in arguments.files]
+    results = [report(path, arguments.profile, arguments.results) for path in arguments.files]
     for right, text in results:
         if not (right and arguments.quiet):
             print(text, file=sys.stdout if right else sys.stderr)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from workflow_scripts.common.code import ROOT
+from workflow_scripts.common.place import ROOT
 from workflow_scripts.study.accepted import Accepted
 from workflow_scripts.study.datasets import Dataset
 from workflow_scripts.study.foresight import foreseen

@@ -2,7 +2,7 @@
 
 import ast
 
-from workflow_scripts.common.code import ROOT
+from workflow_scripts.common.place import ROOT
 from workflow_scripts.common.user_functions import KEYWORDS
 from workflow_scripts.study.messages import nearest, shown
 

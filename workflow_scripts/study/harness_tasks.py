@@ -10,13 +10,13 @@ from pathlib import Path
 
 import yaml
 
-from workflow_scripts.common.code import ROOT
+from workflow_scripts.common.place import ROOT, SHIPPED
 from workflow_scripts.study.benchmarks.harness import LmEval, Task
 from workflow_scripts.study.findings import Finding, doubt, wrong
 from workflow_scripts.study.messages import nearest, shown
 from workflow_scripts.study.study import Study
 
-SUITES = ROOT / "workflow_scripts/score/harness/suites.yaml"
+SUITES = SHIPPED / "workflow_scripts/score/harness/suites.yaml"
 HARNESS_ANSWER = 256  # tokens, where a task names none
 ANSWER_KEYS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first counts
 TASK_FILE = re.compile(r"""^["']?(?:task|group|tag)["']?:[ \t]*(.*)$((?:\n[ \t]*-[ \t]+.*)*)""", re.MULTILINE)

@@ -18,9 +18,9 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from workflow_scripts.common.asking.verdict_store import read_recorded
-from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import pin_of, read_jsonl
+from workflow_scripts.common.place import ROOT
 from workflow_scripts.common.programs.sandbox import SandboxMissing, find_sandbox
 from workflow_scripts.generate.given import check_rows
 from workflow_scripts.generate.prompts import prompt_set

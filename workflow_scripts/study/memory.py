@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workflow_scripts.common.code import ROOT
+from workflow_scripts.common.place import ROOT
 from workflow_scripts.study.findings import Finding, doubt, sorted_out, wrong
 from workflow_scripts.study.lineage import Policy, known_policies
 from workflow_scripts.study.methods import TRAINED_BY

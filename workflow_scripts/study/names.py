@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from workflow_scripts.common.code import ROOT
+from workflow_scripts.common.place import ROOT
 from workflow_scripts.study.basics import plain_name
 from workflow_scripts.study.lineage import known_policies
 from workflow_scripts.study.messages import shown, unknown

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.place import ROOT, SHIPPED
 from workflow_scripts.study.messages import mistakes, named, nearest, shown
 from workflow_scripts.study.study import SECTIONS
 
@@ -188,16 +188,14 @@ def extended(config: dict, above: tuple[str, ...] = ()) -> dict:
     name, own = config.get("extends"), {key: value for key, value in config.items() if key != "extends"}
     if name is None:
         return own
-    there = isinstance(name, str) and os.path.isfile(
-        ROOT / name
-    )  # pathlib raises for a name that is too long
-    if not there:
+    file = study_file(name) if isinstance(name, str) else None
+    if file is None:
         raise PlumblineError(f"extends: no such study {shown(name)} (a path relative to the repository)")
     if len(above) == DEEPEST:
         raise PlumblineError(f"extends: more than {DEEPEST} studies on top of one another")
     if name in above:
         raise PlumblineError(f"extends: a cycle of studies ({' → '.join([*above, name])})")
-    below = extended(read_yaml(ROOT / name), (*above, name))
+    below = extended(read_yaml(file), (*above, name))
     dropped = {
         section: {key for key, value in part.items() if value is None}
         for section, part in own.items()
@@ -212,6 +210,12 @@ def extended(config: dict, above: tuple[str, ...] = ()) -> dict:
     if wrong:
         raise mistakes("the study", wrong)
     return merge(without(below, dropped), without(own, dropped))
+
+
+def study_file(name: str) -> Path | None:
+    """Return the file of a study named by a path: the user's own, else one that ships with Plumbline."""
+    # Not by pathlib, which raises for a name that is too long.
+    return next((root / name for root in (ROOT, SHIPPED) if os.path.isfile(root / name)), None)
 
 
 def entries_of(config: dict, section: str) -> set[str]:

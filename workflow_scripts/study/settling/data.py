@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from workflow_scripts.clean.reading import read_first
 from workflow_scripts.clean.rows import renamed
 from workflow_scripts.clean.shapes import Found, found_shape
-from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import canonical_json
+from workflow_scripts.common.place import ROOT
 from workflow_scripts.study.datasets import STRUCTURED, Dataset
 from workflow_scripts.study.findings import Finding, doubt, wrong
 from workflow_scripts.study.settling.local_files import counted, found_files, readable

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from workflow_scripts.clean.reading import read_rows
-from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.place import ROOT
 from workflow_scripts.common.raw_files import PLAIN, binary_table, suffix_of
 from workflow_scripts.study.datasets import Dataset
 from workflow_scripts.study.messages import nearest, shown

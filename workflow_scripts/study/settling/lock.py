@@ -12,9 +12,9 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
+from workflow_scripts.common.place import ROOT
 from workflow_scripts.study.messages import shown
 
 LOCK = "study.lock"

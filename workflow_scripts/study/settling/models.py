@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
-from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, sha256_of
 from workflow_scripts.common.own_template import Unspeakable
+from workflow_scripts.common.place import ROOT, SHIPPED
 from workflow_scripts.study.basics import REPOSITORY
 from workflow_scripts.study.findings import Finding, doubt, wrong
 from workflow_scripts.study.memory import written
@@ -299,7 +299,7 @@ TAKEN_BY = {"path": of_this_machine, "hf": of_the_hub, "preset": of_preset}
 @functools.cache
 def presets() -> dict[str, dict]:
     """Return the models that are known by name."""
-    return yaml.safe_load((ROOT / "workflow_scripts/study/presets.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load((SHIPPED / "workflow_scripts/study/presets.yaml").read_text(encoding="utf-8"))
 
 
 def here(path: str, what: str) -> Path:

@@ -1,0 +1,1 @@
+"""`make disk`, `make clean`: what takes how much room, and removing it; the head's user runs them."""
