@@ -1,10 +1,12 @@
 """The environments of --sdm conda and of Apptainer against the one lock: each planted disagreement is named."""
 
+import importlib.metadata
 import re
 import shutil
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError
@@ -92,6 +94,23 @@ def test_a_package_of_a_list_without_a_version_is_found(copy):
     line = edit(copy / "envs" / "cuda.txt", r"^bitsandbytes==\S+$", "bitsandbytes>=0.40  # any will do")
     problems = environments.disagreeing_pins(copy / "envs")
     assert f"{copy}/envs/cuda.txt:{line}: bitsandbytes>=0.40 is not pinned to one version" in problems
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.11.2", "3.12.0", "3.13.0", "3.13.9"])
+def test_every_pin_may_be_installed_on_every_python_that_plumbline_asks_for(python):
+    """By what the installed packages say of themselves; a pin that is not installed here is not looked at."""
+    refusing, looked_at = [], 0
+    for name, pin in environments.read_pins(ROOT / "envs" / "requirements.txt").items():
+        try:
+            found = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if found.version.partition("+")[0] != pin.version:
+            continue  # an older environment: what this pin wants is not known
+        looked_at += 1
+        if python not in SpecifierSet(found.metadata.get("Requires-Python") or ""):
+            refusing.append(f"{name}=={pin.version} wants Python {found.metadata['Requires-Python']}")
+    assert looked_at > 150 and not refusing
 
 
 def test_an_upgrade_of_the_lock_makes_the_environments_stale_and_writing_them_mends_it(

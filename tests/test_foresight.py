@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from plumbline import cli
 from tests.studies import many, put
 from tests.workflow import ROOT, snakemake
 from workflow_scripts.score import pair_perplexity, reply_loss, reward_scores, text_overlap, tutor
@@ -103,9 +104,9 @@ def test_fine_is_said_of_a_study_without_warnings_alone(tmp_path, study, capsys)
 def test_a_run_is_told_of_mistakes_before_snakemake_reads_the_file(tmp_path, capsys):
     deep = tmp_path / "deep.yaml"
     deep.write_text("study: " + "[" * 3000)
-    makefile = (ROOT / "Makefile").read_text()
-    recipe = makefile.partition("\nresults:")[2].partition("$(SNAKEMAKE)")[0]
-    assert "study.check --quiet $(CHECKED)" in recipe and "-- $(call quoted,$(STUDY))\n" in makefile
+    first, *others = cli.results(cli.Asked(ROOT, "--odd.yaml", True))
+    assert first[:2] == ["workflow_scripts.study.check", "--quiet"] and first[-2:] == ["--", "--odd.yaml"]
+    assert [command[0].rpartition(".")[2] for command in others] == ["orphans", "head"]
     with pytest.raises(SystemExit) as ended:
         check.main(["--quiet", str(ROOT / "tests/tutoring.yaml"), str(deep)])
     said = capsys.readouterr()

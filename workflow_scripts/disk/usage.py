@@ -46,13 +46,14 @@ def files_below(folder: Path) -> Iterator[Path]:
         yield from (path for name in names if (path := Path(base, name)).is_symlink())
 
 
-def room(folder: Path, seen: set[tuple[int, int]] | None = None) -> int:
-    """Return the bytes that a folder takes; 0 where there is none. `seen` are files that have been counted."""
-    return sum(sized(path, seen if seen is not None else set()) for path in files_below(folder))
+def room(folder: Path) -> int:
+    """Return the bytes that a folder takes; 0 where there is none."""
+    seen: set[tuple[int, int]] = set()
+    return sum(sized(path, seen) for path in files_below(folder))
 
 
 def sized(path: Path, seen: set[tuple[int, int]]) -> int:
-    """Return the bytes that a file takes, 0 where it has been counted or is gone by now."""
+    """Return the bytes that a file takes, 0 where it is among the files `seen` before, or gone by now."""
     try:
         found = path.lstat()
     except OSError:
