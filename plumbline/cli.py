@@ -78,8 +78,9 @@ def judge_plan(asked: Asked) -> list[Command]:
     return [asked.head(targets=("--", "judge_plan"))]
 
 
-def status(asked: Asked) -> list[Command]:
-    return [["workflow_scripts.console.status", *asked.rest, "--", asked.study]]
+def of_console(name: str) -> Callable[[Asked], list[Command]]:
+    """Return the verb of a module that looks on as a study runs, which takes the study's path."""
+    return lambda asked: [[f"workflow_scripts.console.{name}", *asked.rest, "--", asked.study]]
 
 
 def check(asked: Asked) -> list[Command]:
@@ -157,8 +158,8 @@ def module(name: str, says: str, *, study: bool = True) -> Verb:
 VERBS = {
     "results": Verb(results, "run a study to its results table and report"),
     "plan": Verb(plan, "what would run and why, and what it would take by what earlier runs took", True),
-    "status": Verb(status, "how a run stands, from another terminal", True),
-    "watch": module("report.watch", "serve the report as it grows"),
+    "status": Verb(of_console("status"), "how a run stands, from another terminal", True),
+    "watch": Verb(of_console("watch"), "serve the report as it grows", True),
     "look": module("look.look", "what data holds and a model would learn of it", study=False),
     "new": module("look.new", "write a study of your own data and model"),
     "check": Verb(check, "name every mistake in a study, and what is in doubt"),

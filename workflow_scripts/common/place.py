@@ -6,6 +6,7 @@ studies lie in the package, and data/, results/ and work/ in the folder that one
 """
 
 import os
+import shlex
 from pathlib import Path
 
 SHIPPED = Path(__file__).resolve().parents[2]  # holds Snakefile, rules/, workflow_scripts/, envs/, studies/
@@ -15,3 +16,17 @@ ROOT = Path(os.environ.get("PLUMBLINE_PLACE") or SHIPPED)
 def snakefile_flags() -> list[str]:
     """Return the flags by which Snakemake finds our Snakefile: none in a folder that has one."""
     return [] if Path("Snakefile").is_file() else ["--snakefile", str(SHIPPED / "Snakefile")]
+
+
+def command(verb: str, *studies: str, profile: str = "") -> str:
+    """Return the line that somebody types for a verb of the command line: make's in a checkout, else plumbline's."""
+    if ROOT == SHIPPED:
+        words = [
+            "make",
+            verb,
+            *(f"STUDY={name}" for name in studies),
+            *([f"PROFILE={profile}"] if profile else []),
+        ]
+    else:
+        words = ["plumbline", verb, *studies, *(["--profile", profile] if profile else [])]
+    return shlex.join(words)

@@ -9,7 +9,7 @@ from workflow_scripts.common.diverged import divergence_of, note_text
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json
 from workflow_scripts.common.models import adapter_base
-from workflow_scripts.common.place import snakefile_flags
+from workflow_scripts.common.place import command, snakefile_flags
 from workflow_scripts.plan.plan import Plan, plan_of
 from workflow_scripts.plan.policies import parent_manifest, template, weights, weights_manifest
 from workflow_scripts.report.verify import Checked, check_file, listed_files
@@ -61,7 +61,7 @@ def find(file: Path, policy: str, seed: int | None) -> Found:
 
 def make_it(found: Found) -> str:
     """Return the command that makes a policy."""
-    return f"make results STUDY={found.file}"
+    return command("results", str(found.file))
 
 
 def refuse_unmade(found: Found) -> None:

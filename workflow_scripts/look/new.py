@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.place import command
 from workflow_scripts.look.look import SPLIT, Asked, asked_in, config_of, flow, read_arguments, study_of
 from workflow_scripts.study.basics import LONGEST_NAME, NAME
 from workflow_scripts.study.check import report
@@ -95,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     print(said)
     if not right:
         raise PlumblineError(f"{arguments.study}: was written, and a check finds the above; mend it there")
-    print(f"\nnow: make results STUDY={arguments.study}")
+    print(f"\nnow: {command('results', str(arguments.study))}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ notes of results.
 
 import itertools
 import re
-import shlex
 import shutil
 import textwrap
 from collections import Counter
@@ -20,6 +19,7 @@ from typing import NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json
+from workflow_scripts.common.place import command
 from workflow_scripts.report.reasons import Why, last_said, one_line, why_failed
 from workflow_scripts.report.spreadsheets import read_csv
 
@@ -363,10 +363,9 @@ class Failed(NamedTuple):
 
 def command_again(files: Sequence[str], arguments: Sequence[str]) -> str:
     """Return the command that goes on with a study: its files, and the arguments that Snakemake was started with."""
-    words = ["make", "results", *(f"STUDY={name}" for name in files if name != "config.yaml")]
-    for flag, profile in itertools.pairwise(arguments):
-        words += [f"PROFILE={profile}"] if flag == "--workflow-profile" else []
-    return shlex.join(words)
+    profiles = [profile for flag, profile in itertools.pairwise(arguments) if flag == "--workflow-profile"]
+    studies = [name for name in files if name != "config.yaml"]
+    return command("results", *studies, profile=profiles[-1] if profiles else "")
 
 
 def failure(job: Failed, whole: bool) -> list[str]:
