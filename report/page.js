@@ -74,7 +74,13 @@ function readAddress() {
   const key = sort.replace(/^-/, "");
   const head = Array.from(results.tHead.rows[0].cells).find((cell) => cell.dataset.key === key);
   if (head) sortTable(results, head, sort.startsWith("-"));
+  openAround(results);
   document.getElementById("results").scrollIntoView();
+}
+
+// What stands folded is opened for whoever comes for it.
+function openAround(element) {
+  for (let fold = element.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
 }
 
 async function copy(button) {
@@ -92,6 +98,11 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }
 }
 for (const button of document.querySelectorAll("button.copy")) button.addEventListener("click", () => copy(button));
+function openSection() {
+  if (location.hash === "#results" && results) openAround(results);
+}
+addEventListener("hashchange", openSection);
+openSection();
 if (form) {
   form.hidden = false;
   form.addEventListener("submit", (event) => event.preventDefault());

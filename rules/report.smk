@@ -63,6 +63,7 @@ rule build_table:
             caption="../report/results.rst",
             category="Results",
         ),
+        full=f"{RESULTS}/results_full.csv",
         wide=report(
             f"{RESULTS}/policies.csv",
             caption="../report/policies.rst",
@@ -86,9 +87,10 @@ rule build_table:
         "Building the results table of {NAME}"
     shell:
         "python -m workflow_scripts.report.table --index {input.index:q} --provenance {input.provenance:q}"
-        " --settings {params.settings:q} --output {output.table:q} --wide {output.wide:q} --markdown {output.markdown:q}"
+        " --settings {params.settings:q} --output {output.table:q} --full {output.full:q} --wide {output.wide:q}"
+        " --markdown {output.markdown:q}"
         f" --latex {{output.latex:q}} --overlap-output {{output.overlap:q}}{SEEDS_FLAG} 2> {{log:q}} &&"
-        " python -m workflow_scripts.report.provenance --tables {output.table:q} {output.wide:q} {output.markdown:q}"
+        " python -m workflow_scripts.report.provenance --tables {output.table:q} {output.full:q} {output.wide:q} {output.markdown:q}"
         f" {{output.latex:q}} {{output.overlap:q}} {{input.provenance:q}} {{input.index:q}}{SEALED_SEEDS}"
         " --output {output.seal:q} 2>> {log:q}"
 
@@ -271,7 +273,7 @@ rule draw_rewards:
 rule render_report:
     input:
         index=f"{RESULTS}/scores.json",
-        results=f"{RESULTS}/results.csv",
+        results=f"{RESULTS}/results_full.csv",
         overlap=f"{RESULTS}/overlap.csv",
         costs=f"{RESULTS}/costs.csv",
         provenance=f"{RESULTS}/provenance.json",

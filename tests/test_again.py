@@ -15,7 +15,7 @@ from workflow_scripts.plan import costs, index, judging, policies, prompts, scor
 from workflow_scripts.plan.plan import again_cells, scored_cells, scored_on
 from workflow_scripts.report import table
 from workflow_scripts.report.index import entry_of
-from workflow_scripts.report.rows import clearly_better, clearly_worse, typed
+from workflow_scripts.report.rows import clearly_better, than_baseline, typed
 from workflow_scripts.study.check import describe
 from workflow_scripts.study.checking import examine
 from workflow_scripts.study.machine import missing_vllm
@@ -180,7 +180,8 @@ def results_of(folder, moved: int | None) -> list[dict]:
     settings |= {"bars": [], "headline": [], "published": []}
     words = ["table", "--index", str(folder / "index.json"), "--settings", json.dumps(settings)]
     for flag, name in {
-        "output": "csv",
+        "output": "fewer",
+        "full": "csv",
         "wide": "wide",
         "markdown": "md",
         "latex": "tex",
@@ -230,7 +231,7 @@ def test_no_difference_within_the_noise_is_marked(tmp_path):
     assert not clearly_better(row_of(much, "m.sft.kto"))  # 6 of 40, and answering again moves as much
     assert clearly_better(row_of(much, "m.sft.dpo"))
     down = row_of(much, "m.sft.kto") | {"higher_is_better": False}
-    assert not clearly_worse(down) and clearly_worse(down | {"noise": ""})
+    assert than_baseline(down) == "" and than_baseline(down | {"noise": ""}) == "worse"
 
 
 def test_it_is_no_part_of_holms_family_nor_of_the_headlines_and_has_a_table_of_its_own(tmp_path):

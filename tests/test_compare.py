@@ -210,7 +210,7 @@ def test_the_terminal_gets_markdown_that_marks_what_is_clear(tmp_path, capsys):
         in text
     )
     lines = [line for line in text.splitlines() if line.startswith("| ")]
-    assert "**+1.000 [+1.000, +1.001]** worse" in lines[2]
+    assert "| +1.000 [+1.000, +1.001] worse |" in lines[2]  # bold is for what is better
     assert {line.replace("\\|", "").count("|") for line in lines} == {lines[0].count("|")}
 
 

@@ -101,6 +101,7 @@ def test_one_run_has_told_how_far_it_was_and_the_other_has_not(runs):
 def test_the_same_study_in_two_folders_gives_the_same_bytes(runs):
     names = (
         "results.csv",
+        "results_full.csv",
         "policies.csv",
         "results.md",
         "results.tex",

@@ -7,12 +7,13 @@ from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import pytest
+from matplotlib.colors import to_hex
 
 from workflow_scripts.common.diverged import hand_on
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import write_jsonl
 from workflow_scripts.report import figures
-from workflow_scripts.report.drawing import GREEN, GREY, RED, STYLE, inline_svg
+from workflow_scripts.report.drawing import GREEN, GREY, RED, SKY, STYLE, inline_svg
 from workflow_scripts.report.policy_figures import axis_limit, draw_forest, draw_policy_bars
 from workflow_scripts.report.spreadsheets import read_csv
 from workflow_scripts.report.training_figures import (
@@ -146,8 +147,7 @@ def test_a_value_without_an_interval_has_a_bar_without_a_whisker(tmp_path):
     (tmp_path / "results.csv").write_text(RESULTS.replace("0.6,0.5,0.7", "0.6,,"))
     rows = read_csv(tmp_path / "results.csv")
     figure = draw_policy_bars(rows, ["tutor/evaluation/accuracy"])
-    whiskers = [path for lines in figure.axes[0].collections for path in lines.get_segments()]
-    assert [[point[1] for point in path] for path in whiskers] == [[0.05, 0.2]]
+    assert whiskers_of(figure.axes[0]) == [[0.05, 0.2]]
     plt.close(figure)
 
 
@@ -192,9 +192,58 @@ def test_whiskers_end_where_the_interval_does_and_values_below_0_are_seen(tmp_pa
     rows = read_csv(tmp_path / "results.csv")
     figure = draw_policy_bars(rows, ["tutor/evaluation/accuracy"])
     axes = figure.axes[0]
-    whiskers = [[point[1] for point in path] for lines in axes.collections for path in lines.get_segments()]
-    assert whiskers == [[0.05, 0.2], [-0.9, -0.3]]
-    assert axes.get_ylim()[0] < -0.9 and axes.get_ylim()[1] > 1
+    assert whiskers_of(axes) == [[0.05, 0.2], [-0.9, -0.3]]
+    assert axes.get_xlim()[0] < -0.9 and axes.get_xlim()[1] > 1
+    plt.close(figure)
+
+
+def whiskers_of(panel) -> list[list[float]]:
+    """Return where each interval of a panel begins and ends."""
+    return [[point[0] for point in path] for lines in panel.collections for path in lines.get_segments()]
+
+
+TWO_SCALES = """policy,seed,benchmark,subset,metric,value,ci_low,ci_high,n,groups,higher_is_better,baseline,difference,\
+difference_low,difference_high,difference_luck
+m,1,toy,all,acc,0.4,0.3,0.5,9,9,true,,,,,
+m.a,1,toy,all,acc,0.6,0.5,0.7,9,9,true,m,0.2,0.1,0.3,included
+m.b,1,toy,all,acc,0.7,0.6,0.8,9,9,true,m,0.3,0.2,0.4,not included
+m,1,toy,all,reward,-11,-12,-10,9,3,true,,,,,
+m.a,1,toy,all,reward,-14,-15,-13,9,3,true,m,-3,-4,-2,included
+m,1,toy,all,loss,2,1,3,9,9,false,,,,,
+m.a,1,toy,all,loss,3,2,4,9,9,false,m,1,-1,3,included
+m.b,1,toy,all,loss,900,,,9,9,false,m,898,800,999,included
+"""
+
+
+def test_each_cell_has_its_own_scale_and_says_which_way_is_good(tmp_path):
+    (tmp_path / "results.csv").write_text(TWO_SCALES)
+    cells = [f"toy/all/{name}" for name in ("acc", "reward", "loss")]
+    with plt.rc_context(STYLE):
+        figure = draw_policy_bars(read_csv(tmp_path / "results.csv"), cells)
+    accuracy, reward, loss = figure.axes[:3]
+    assert accuracy.get_title(loc="left") == "toy acc ↑ higher is better\nn = 9"
+    assert reward.get_title(loc="left") == "toy reward ↑ higher is better\nn = 9 in 3 groups"
+    assert loss.get_title(loc="left") == "toy loss ↓ lower is better\nn = 9"
+    assert 0.8 < accuracy.get_xlim()[1] < 1 and accuracy.get_xlim()[0] == 0
+    assert reward.get_xlim()[0] < -15 and reward.get_xlim()[1] == 0
+    assert loss.get_xlim()[1] < 5  # 900 is an arrow at the edge, beside its number
+    assert [line.get_marker() for line in loss.lines if line.get_marker() != "None"] == [">"]
+    assert loss.texts[-1].get_text() == "900.0"
+    plt.close(figure)
+
+
+def test_bars_are_marked_as_the_tables_are_and_the_baseline_is_a_line(tmp_path):
+    (tmp_path / "results.csv").write_text(TWO_SCALES)
+    with plt.rc_context(STYLE):
+        figure = draw_policy_bars(read_csv(tmp_path / "results.csv"), ["toy/all/acc", "toy/all/reward"])
+    accuracy, reward = figure.axes[:2]
+    # of m.b no interval holds the luck of its training: it is marked nowhere
+    assert [to_hex(bar.get_facecolor()).upper() for bar in accuracy.patches] == [GREY, GREEN, SKY]
+    assert [text.get_fontweight() for text in accuracy.texts] == ["normal", "bold", "normal"]
+    assert to_hex(reward.patches[1].get_facecolor()).upper() == RED
+    assert reward.texts[2].get_text() == "–"  # m.b has no such score
+    lines = [panel.lines[0].get_xdata()[0] for panel in (accuracy, reward)]
+    assert lines == [0.4, -11]
     plt.close(figure)
 
 

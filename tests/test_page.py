@@ -5,29 +5,24 @@ import csv
 import hashlib
 import json
 import re
-import shutil
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from tests.browser import Browser, needs_chromium
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.report import page, samples
-from workflow_scripts.report.page_tables import supported_best
-from workflow_scripts.report.rows import typed
+from workflow_scripts.report.results import COLUMNS as EVERY_COLUMN
 
 SCRIPT = "<script>alert('model')</script>"
 IMAGE = "\"><img src=x onerror=alert('judge')>"
-COLUMNS = (
-    "study policy parent method seed seeds benchmark subset metric value ci_low ci_high interval n groups "
-    "higher_is_better baseline difference difference_low difference_high p_value p_adjusted mcnemar_p mde clean_value "
-    "clean_low clean_high clean_n clean8_value clean8_n published_value published_difference provenance note"
-).split()
+# than_baseline is worked out of the others where a table has none: most rows here say by their numbers what they are.
+COLUMNS = [name for name in EVERY_COLUMN if name != "than_baseline"]
 NEW = set(
     "interval mcnemar_p mde clean_value clean_low clean_high clean_n clean8_value clean8_n published_value "
-    "published_difference".split()
+    "published_difference training_luck difference_luck seed_sd seed_low seed_high noise".split()
 )
 
 
@@ -92,8 +87,9 @@ def against(low: str, high: str, baseline="m") -> dict:
 
 
 def write_csv(path: Path, rows: list[dict], columns: list[str] | None = None) -> Path:
+    columns = columns or list(dict.fromkeys(name for one in rows for name in one))
     with open(path, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns or list(rows[0]), lineterminator="\n", extrasaction="ignore")
+        writer = csv.DictWriter(stream, columns, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
     return path
@@ -111,7 +107,7 @@ def render(folder: Path, rows: list[dict], flags: dict[str, Path] | None = None,
     known = {
         "study": "toy", "baseline": "m", "bars": [], "headline": [], "prompts": {}, "sample_count": 4,
         "curves": [], "rewards": [],
-        "data": {}, "file": "",
+        "data": {}, "file": "", "hyper_parameters": {"runs": {}, "defaults": {}},
         "lock": "f" * 12,
     }  # fmt: skip
     arguments = ["page", "--results", str(results), "--settings", json.dumps(known | settings)]
@@ -292,34 +288,68 @@ def test_a_row_without_a_value_says_why(tmp_path):
         render(tmp_path, [row("m"), row("m.sft", benchmark="code", value="", note="no sandbox here")])
     )
     line = next(line for line in found.rows["table-results"] if "code" in line)
-    assert "–" in line and "no sandbox here" in line
+    assert "–" in line and line[-1] == "no sandbox here0123456789ab"
     assert "Not scored (m.sft): code: no sandbox here" in found.text
 
 
-def test_the_best_is_bold_only_where_the_paired_interval_supports_it():
-    def best(*rows: dict) -> set[str]:
-        return {policy for policy, _ in supported_best([typed(one) for one in rows])}
-
-    base = row("m", value="0.5")
-    assert best(base, row("m.a", value="0.6", **against("0.01", "0.2"))) == {"m.a"}
-    assert best(base, row("m.a", value="0.6", **against("-0.01", "0.2"))) == set()
-    # the best of two that are clearly better, not both
-    clear = [
-        row("m.a", value="0.6", **against("0.01", "0.2")),
-        row("m.b", value="0.7", **against("0.1", "0.3")),
+def bold(rows: list[dict[str, str]], folder: Path) -> list[str]:
+    """Return the policies whose value is bold in the table of all results."""
+    text = re.search(r'<table id="table-results".*?</table>', render(folder, rows), re.DOTALL).group(0)
+    return [
+        re.search('data-policy="([^"]+)"', line).group(1)
+        for line in text.split("<tr")[2:]
+        if "<strong>" in line
     ]
-    assert best(base, *clear) == {"m.b"}
-    # the baseline is best where every other is clearly worse
-    worse = row("m.a", value="0.3", **against("-0.3", "-0.1"))
-    unclear = row("m.b", value="0.4", **against("-0.2", "0.1"))
-    assert best(base, worse) == {"m"}
-    assert best(base, worse, unclear) == set()
-    # where lower is better the signs turn round, and no direction has no best
+
+
+def test_bold_is_what_an_interval_that_holds_training_luck_says_is_better(tmp_path):
+    base, better, unclear = row("m"), against("0.1", "0.3"), against("-0.1", "0.3")
+    rows = [base, row("m.a", **better), row("m.b", **better), row("m.c", **unclear)]
+    assert bold(rows, tmp_path) == ["m.a", "m.b"]  # each that is better, not the best alone
+    assert (
+        bold([base, row("m.a", **against("-0.3", "-0.1"))], tmp_path) == []
+    )  # nor the baseline that they lose to
     lower = {"higher_is_better": "false"}
-    assert best(base | lower, worse | lower) == {"m.a"}
-    assert best(base | {"higher_is_better": ""}, worse | {"higher_is_better": ""}) == set()
-    # reference answers are no policy
-    assert best(base, row("gold", value="1"), row("m.a", value="0.6", **against("0.01", "0.2"))) == {"m.a"}
+    assert bold([base | lower, row("m.a", **against("-0.3", "-0.1")) | lower], tmp_path) == ["m.a"]
+    assert bold([base, row("m.a", **better) | {"difference_luck": "not included"}], tmp_path) == []
+    # the table's own column decides where it is there
+    assert bold([base, row("m.a", **better) | {"than_baseline": ""}], tmp_path) == []
+    assert bold([base, row("m.a", **unclear) | {"than_baseline": "better"}], tmp_path) == ["m.a"]
+
+
+def test_the_headline_table_ends_with_its_items_and_tells_each_seed(tmp_path):
+    seeds = [
+        row("m.sft", seed="1", value="0.4"),
+        row("m.sft", seed="2", value="0.6"),
+        row("m.sft", seed="all", seeds="2"),
+    ]
+    text = render(tmp_path, [row("m", n="38"), *seeds])
+    found = Page(text)
+    assert found.rows["table-headlines"][-1] == ["items (in groups)", "38–40 in 8"]
+    assert found.rows["table-headlines"][2][0] == "m.sft2 seeds"
+    assert [line[:3] for line in found.rows["table-seeds"][1:]] == [
+        ["m.sft", "1", "0.400 [0.400, 0.600]"],
+        ["m.sft", "2", "0.600 [0.400, 0.600]"],
+    ]
+    assert "<tfoot>" in text  # where sorting leaves it
+    assert "table-seeds" not in Page(render(tmp_path, [row("m")])).rows
+
+
+def test_what_each_run_was_told_begins_with_what_differs_from_the_defaults(tmp_path):
+    told = {
+        "runs": {
+            "dpo": {
+                "method": "dpo",
+                "policies": ["m.dpo", "n.dpo"],
+                "changed": {"beta": 0.5, "pairs": "own"},
+            },
+            "low": {"method": "dpo", "policies": ["m.low"], "changed": {"pairs": "own"}},
+        },
+        "defaults": {"dpo": {"beta": 0.1, "lora": None, "epochs": 1.0}},
+    }
+    lines = Page(render(tmp_path, ROWS, hyper_parameters=told)).rows["table-settings"][1:]
+    assert lines[0] == ["m.dpo, n.dpo", "dpo", "dpo", "beta: 0.5; pairs: own", "2 settingsloranullepochs1"]
+    assert lines[1][3:] == ["pairs: own", "3 settingsbeta0.1loranullepochs1"]
 
 
 def test_clean_published_and_detectable_values_stand_beside_the_value(tmp_path):
@@ -451,12 +481,16 @@ def test_what_cleaning_rejected_and_did_not_read_stands_in_the_report(tmp_path):
     counts = {"rows": {"read": 9, "kept": 7, "rejected": 2}, "turns": {"read": 18, "kept": 14, "rejected": 4}}
     manifest = {
         "counts": {"a.jsonl": counts, "b.jsonl": counts},
-        "rejected": {"row: calls a tool": {"entries": 4, "turns": 8}},
+        "rejected": {
+            "turn: no label": {"entries": 3, "turns": 5},
+            "row: calls a tool": {"entries": 4, "turns": 8},
+            "row: twice": {"entries": 6, "turns": 6},
+        },
         "notes": {"key not read: tools": 3},
     }
     (tmp_path / "clean.json").write_text(json.dumps(manifest))
     found = Page(render(tmp_path, ROWS, data={"books": str(tmp_path / "clean.json")}))
-    told = ["calls a tool (4)", "key not read: tools (3)"]
+    told = ["twice (6), calls a tool (4)", "no label (3)", "key not read: tools (3)"]
     assert found.rows["table-data"][1:] == [["books", "18", "14", "4", "36", "28", "8", *told]]
 
 
@@ -491,26 +525,50 @@ def test_a_missing_results_table_is_named(tmp_path):
         page.read_csv(tmp_path / "nowhere.csv")
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ADDRESS = "#benchmark=quiz&sort=-value"
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="needs a Chromium")
-def test_the_address_filters_and_sorts_in_a_browser(tmp_path):
+@needs_chromium
+def test_the_address_opens_filters_and_sorts_the_results_in_a_browser(tmp_path):
     values = {"a": "0.3", "b": "0.1", "c": "0.2"}
     rows = [row(f"m.{name}", value=value) for name, value in values.items()]
     render(tmp_path, [*rows, row("m.a", benchmark="code", value="0.9"), row("m.d", value="", note="refused")])
-    address = f"{(tmp_path / 'report.html').as_uri()}#benchmark=quiz&sort=-value"
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--dump-dom",
-    ]
-    done = subprocess.run([CHROMIUM, *flags, address], capture_output=True, text=True, timeout=120)
-    table = re.search(r'<table id="table-results".*?</table>', done.stdout, re.DOTALL).group(0)
-    assert re.search(r'data-key="value"[^>]* aria-sort="descending"', table)
-    lines = re.findall(r"<tr data-policy=[^>]*>", table)
-    shown = [re.search('data-policy="([^"]+)"', line).group(1) for line in lines if " hidden" not in line]
-    assert shown == ["m.a", "m.c", "m.b", "m.d"]  # what has no value comes last
-    assert "4 of 5 rows" in done.stdout
+    address = f"{(tmp_path / 'report.html').as_uri()}{ADDRESS}"
+    with Browser(address, tmp_path / "profile") as browser:
+        assert browser.value("document.querySelector('#results details').open")
+        head = "document.querySelector('#table-results th[data-key=value]').getAttribute('aria-sort')"
+        assert browser.value(head) == "descending"
+        lines = "[...document.querySelectorAll('#table-results tbody tr')].filter((row) => !row.hidden)"
+        shown = browser.value(f"{lines}.map((row) => row.dataset.policy)")
+        assert shown == ["m.a", "m.c", "m.b", "m.d"]  # what has no value comes last
+        assert browser.value("document.querySelector('output').textContent") == "4 of 5 rows"
+        assert browser.errors == []
+
+
+@needs_chromium
+def test_all_results_are_folded_and_the_last_column_lies_inside_a_page_of_1280(tmp_path):
+    extra = {
+        "mde": "0.05", "clean_value": "0.45", "clean_n": "30", "clean8_value": "0.48", "clean8_n": "35",
+        "published_value": "-1234.5", "published_difference": "-0.05", "seed_sd": "1.25", "seed_low": "-1234.5",
+        "seed_high": "-1230.5", "noise": "0.125", "seeds": "3", "interval": "two_level_korn_graubard",
+        "metric": "rouge_l_f_measure", "benchmark": "instructions_of_many", "subset": "humanities_and_arts",
+        "value": "-1234.5", "ci_low": "-1240.5", "ci_high": "-1220.5",
+        "note": "fidelity: paper; compared on 38 of 40 items; averaged over the seeds on 39 of 40 items",
+    }  # fmt: skip
+    wide = (
+        row("smollm2.sft-lr5e-4-beta1e-1.dpo-lr2e-5.a_lol", **against("-12.5", "-3.25", "smollm2.sft"))
+        | extra
+    )
+    given = everything(tmp_path)
+    render(tmp_path, [row("m"), *ROWS[1:], wide], **given)
+    with Browser((tmp_path / "report.html").as_uri(), tmp_path / "profile", width=1280) as browser:
+        assert browser.value("document.querySelector('#results details').open") is False
+        browser.value("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        heads = browser.value("document.querySelectorAll('#table-results th[data-key]').length")
+        assert heads == 14  # every column that there can be
+        right = "document.querySelector('#table-results th:last-child').getBoundingClientRect().right"
+        assert browser.value(right) <= 1280 - 24
+        assert browser.value("document.documentElement.scrollWidth") <= 1280
+        box = "document.querySelector('#table-results').parentElement"
+        assert browser.value(f"{box}.scrollWidth <= {box}.clientWidth")
+        assert browser.errors == []

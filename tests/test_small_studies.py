@@ -78,7 +78,7 @@ def test_a_small_study_sets_what_was_published_beside_its_own_numbers(finished):
     }
     shown = {
         (row["policy"], row["benchmark"], row["metric"]): row
-        for row in table_of(folder, study.stem)
+        for row in table_of(folder, study.stem, "results_full.csv")
         if row["published_value"]
     }
     assert {key: float(row["published_value"]) for key, row in shown.items()} == wanted

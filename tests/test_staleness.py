@@ -14,6 +14,7 @@ from workflow_scripts.study.checking import load_study
 OFFLINE = ("--configfile", "studies/tutor_offline_rl.yaml")
 TABLES = {
     "results.csv",
+    "results_full.csv",
     "policies.csv",
     "results.md",
     "results.tex",

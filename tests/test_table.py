@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.workflow import ROOT
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest
 from workflow_scripts.report import table
 from workflow_scripts.report.latex import latex_text
 from workflow_scripts.report.overlaps import clean_items, item_names
+from workflow_scripts.report.results import COLUMNS, FEWER
+from workflow_scripts.report.rows import typed
 from workflow_scripts.report.statistics.cells import read_cell
 from workflow_scripts.report.statistics.differences import mcnemar, paired_difference
 from workflow_scripts.report.statistics.draws import seed_of
@@ -23,6 +26,7 @@ SETTINGS = {"study": "toy", "baseline": "m.sft", "draws": 300, "seed": 0, "confi
 SETTINGS |= {"bars": [], "headline": [], "published": []}
 OUTPUTS = {
     "output": "results.csv",
+    "full": "results_full.csv",
     "wide": "policies.csv",
     "markdown": "results.md",
     "latex": "results.tex",
@@ -77,7 +81,7 @@ def build(folder: Path, index: list[dict], settings: dict = SETTINGS, *flags: st
 
 
 def read(folder: Path) -> list[dict]:
-    with open(folder / "results.csv", newline="") as stream:
+    with open(folder / "results_full.csv", newline="") as stream:
         return list(csv.DictReader(stream))
 
 
@@ -97,6 +101,23 @@ def test_a_row_says_whose_number_it_is_and_on_how_many_items(index, tmp_path):
     assert (row["parent"], row["method"], row["seed"], row["seeds"]) == ("m.sft", "dpo", "1", "1")
     assert (row["value"], row["n"], row["groups"], row["higher_is_better"]) == ("1", "4", "4", "true")
     assert (row["baseline"], row["difference"]) == ("m.sft", "0.5")
+
+
+def test_the_small_table_has_the_rows_of_the_full_one_with_fewer_columns(index, tmp_path):
+    full = build(tmp_path, index)
+    with open(tmp_path / "results.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == FEWER and list(full[0]) == COLUMNS
+    assert set(FEWER) < set(COLUMNS) and len(FEWER) <= 24
+    assert rows == [{column: row[column] for column in FEWER} for row in full]
+    # what is marked needs columns that only the full table has: it stands in a column of its own
+    assert [typed(row)["than_baseline"] for row in rows] == [typed(row)["than_baseline"] for row in full]
+
+
+def test_every_column_is_explained():
+    page = (ROOT / "docs/read-the-table.md").read_text(encoding="utf-8")
+    missing = [column for column in COLUMNS if f"`{column}`" not in page]
+    assert not missing
 
 
 def test_the_difference_is_the_paired_bootstrap_s(index, tmp_path):

@@ -11,7 +11,10 @@ from workflow_scripts.plan.policies import learned_datasets, parent_cell
 from workflow_scripts.plan.prompts import answered
 from workflow_scripts.plan.rewards import annotated
 from workflow_scripts.plan.training import material, pairs_manifest
-from workflow_scripts.plan.words import as_json, settings
+from workflow_scripts.plan.words import as_json, chosen, settings
+from workflow_scripts.study.training import OF_THE_MACHINE
+
+UNTOLD = ("method", "parent", "grid", "threads", *OF_THE_MACHINE)  # keys of a run that the page does not show
 
 
 def trainings(plan: Plan) -> list[dict[str, Any]]:
@@ -96,6 +99,27 @@ def data_manifests(plan: Plan) -> dict[str, str]:
     return {name: f"{plan.layout.clean(name)}/manifest.json" for name in learned_datasets(plan)}
 
 
+def hyper_parameters(plan: Plan) -> dict[str, Any]:
+    """Return what each run that trains policies was told, and its method's defaults once; machine keys left out.
+
+    {"runs": {run: {"method", "policies", "changed": {key: value}}}, "defaults": {method: {key: value}}}: changed are
+    the keys whose value is not the default.
+    """
+    runs: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    for policy in plan.trained():
+        name, run = plan.policies[policy].run, plan.run(policy)
+        if name not in runs:
+            values = chosen(run, drop=UNTOLD)
+            said = run.said()
+            changed = {key: value for key, value in values.items() if key in said}
+            runs[name] = {"method": run.method, "policies": [], "changed": changed}
+            left = {key: value for key, value in values.items() if key not in said}
+            defaults.setdefault(run.method, {}).update(left)
+        runs[name]["policies"].append(policy)
+    return {"runs": runs, "defaults": defaults}
+
+
 def table_settings(plan: Plan) -> str:
     keys = ["baseline", "draws", "confidence", "bars", "headline", "published"]
     return settings(plan.study.report, keys=keys, study=plan.study.study, seed=plan.study.first_seeds()[0])
@@ -119,6 +143,7 @@ def page_settings(plan: Plan, files: Sequence[str]) -> str:
             "curves": curves(plan),
             "rewards": reward_rows(plan),
             "data": data_manifests(plan),
+            "hyper_parameters": hyper_parameters(plan),
             "prompts": {name: plan.layout.prompts(name) for name in answered(plan)},
             "sample_count": report.samples,
             "lock": lock_digest()[:12],

@@ -269,7 +269,8 @@ def as_markdown(rows: list[dict], sides: tuple[str, str]) -> str:
         pair = shown_difference(row, "paired_difference")
         if pair and row["paired_low"] != "":
             pair += f" [{shown_difference(row, 'paired_low')}, {shown_difference(row, 'paired_high')}]"
-        pair = f"**{pair}** {clear_change(row)}" if clear_change(row) else pair
+        if change := clear_change(row):
+            pair = f"**{pair}** {change}" if change == "better" else f"{pair} {change}"
         score = heading(cell_title(row), row["higher_is_better"])
         values = [" ".join(filter(None, shown_value(row, side))) for side in "ab"]
         shown = [f"`{shown_policy(row)}`", score, row["seed"], *values, shown_difference(row, "difference")]
@@ -314,7 +315,7 @@ def html_line(row: dict) -> dict:
         "subset": field(row["subset"]),
         "metric": field(f"{row['metric']} {ARROWS[row['higher_is_better']]}".strip()),
         "seed": field(row["seed"]),
-        "intervals": field(row["intervals"], strong=row["intervals"] == "apart"),
+        "intervals": field(row["intervals"]),
         "note": field(row["note"]),
     }
     for side in "ab":
@@ -329,6 +330,7 @@ def html_line(row: dict) -> dict:
             row["paired_difference"],
             note=ends,
             mark=clear_change(row),
+            strong=clear_change(row) == "better",
         )
     return line | {f"_{name}": row[name] for name in ("policy", "benchmark", "metric")}
 

@@ -48,7 +48,7 @@ def main() -> None:
     bars = kinds.add_parser("policy_bars", help="settings: cells [benchmark/subset/metric]")
     bars.add_argument("--results", required=True, type=Path, help="results.csv")
     forest = kinds.add_parser("forest", help="settings: cells [benchmark/subset/metric]")
-    forest.add_argument("--results", required=True, type=Path, help="results.csv")
+    forest.add_argument("--results", required=True, type=Path, help="results.csv or results_full.csv")
     rewards = kinds.add_parser("reward_histogram", help="settings: none")
     rewards.add_argument(
         "--annotations", required=True, nargs="+", type=Path, help="annotated JSON Lines files"

@@ -41,8 +41,7 @@ def grid_of(rows: list[dict], cells: list[str], with_benchmark: bool = False) ->
         subset = "" if own[0]["subset"] in (*WHOLE, own[0]["benchmark"]) else own[0]["subset"]
         parts = [own[0]["benchmark"] if with_benchmark else "", subset, own[0]["metric"]]
         columns.append((" ".join(filter(None, parts)), own[0]["higher_is_better"]))
-        items, groups = _span(own, "n"), _span(own, "groups")
-        counts.append(items if items == groups else f"{items} in {groups}")
+        counts.append(items_and_groups(own))
     lines = []
     for policy in in_order(row["policy"] for row in rows):
         seeds = max(row["seeds"] for row in rows if row["policy"] == policy)
@@ -50,6 +49,12 @@ def grid_of(rows: list[dict], cells: list[str], with_benchmark: bool = False) ->
     return {"columns": columns, "lines": lines, "counts": counts}
 
 
+def items_and_groups(rows: list[dict]) -> str:
+    """Return how many items the rows of a cell have, and in how many groups where these are fewer: 48 in 18."""
+    items, groups = _span(rows, "n"), _span(rows, "groups")
+    return items if items == groups else f"{items} in {groups}"
+
+
 def _span(rows: list[dict], key: str) -> str:
-    counts = [row[key] for row in rows]
+    counts = [int(row[key]) for row in rows]
     return str(min(counts)) if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"

@@ -5,7 +5,8 @@ Model answers and judges' words are shown as text, whatever they contain: the te
 content policy lets the browser run the page's own script alone. A section without data is left out. The same input
 gives the same bytes; of the inputs only costs.csv differs from run to run.
 
-Not covered: single seeds of a policy that has several (results.csv has them), and editing anything.
+Not covered: single seeds of a policy that has several outside of its headlines (results.csv has them), and editing
+anything.
 """
 
 import argparse
@@ -36,19 +37,20 @@ from workflow_scripts.report.page_sections import (
     left_out_lines,
     overlap_section,
     provenance_table,
+    settings_table,
 )
 from workflow_scripts.report.page_tables import (
     headline_table,
     noise_table,
     plain_table,
     results_table,
-    supported_best,
+    seeds_table,
 )
 from workflow_scripts.report.rows import headline_rows, noise_rows, typed, without_luck
 from workflow_scripts.report.samples import read_samples, read_watched, rows_beside
 from workflow_scripts.report.scores import in_order
 from workflow_scripts.report.seed_choice import left_out, read_choice, two_stage
-from workflow_scripts.report.settings import Bar, Curve, read_settings
+from workflow_scripts.report.settings import Bar, Curve, Hyper, read_settings
 from workflow_scripts.report.spreadsheets import read_csv
 
 
@@ -56,7 +58,7 @@ class Settings(TypedDict):
     """What the page shows beside the tables.
 
     data: {dataset: manifest}; prompts: {benchmark: manifest of its prompt set}; rewards: files of annotated rows; file:
-    the study's YAML; lock: digest of the lock file.
+    the study's YAML; hyper_parameters: what each run was told; lock: digest of the lock file.
     """
 
     study: str
@@ -67,6 +69,7 @@ class Settings(TypedDict):
     curves: list[Curve]
     rewards: list[str]
     data: dict[str, str]
+    hyper_parameters: Hyper
     prompts: dict[str, str]
     sample_count: int
     lock: str
@@ -81,7 +84,7 @@ def digests(settings: Settings, provenance: dict, results: Path) -> list[tuple[s
     found = [
         ("study", provenance.get("study")),
         ("lock file", provenance.get("lock", settings["lock"])),
-        ("results.csv", sha256_of(results)),
+        (results.name, sha256_of(results)),
     ]
     return [(what, str(value)) for what, value in found if value]
 
@@ -119,7 +122,6 @@ def build(settings: Settings, inputs: argparse.Namespace) -> dict:
     ]
     looked = any(row["clean_n"] != "" for row in rows)  # else an empty overlap.csv says nothing
     cells = headline_cells(rows, settings)
-    best = supported_best(rows)
     policies = in_order(row["policy"] for row in rows)
     refused: dict[str, list[str]] = {}
     for row in rows:
@@ -140,9 +142,10 @@ def build(settings: Settings, inputs: argparse.Namespace) -> dict:
         "without_luck": without_luck(rows),
         "accepted": accepted_lines(provenance) if provenance else [],
         "seeds": seeds_said(rows, read_choice(inputs.seeds)),
-        "headlines": headline_table(rows, cells, best) if cells else None,
+        "headlines": headline_table(rows, cells) if cells else None,
+        "each_seed": seeds_table([typed(row) for row in every], cells),
         "forest": forest_figures(text_rows, cells),
-        "results": results_table(rows, best),
+        "results": results_table(rows),
         "noise": noise_table([typed(row) for row in noise_rows(every)]),
         "scores": sum(row["value"] != "" for row in rows),
         "lengths": length_figures(rows),
@@ -158,6 +161,7 @@ def build(settings: Settings, inputs: argparse.Namespace) -> dict:
         "costs": [cost_table(costs, key) for key in ("stage", "policy")] if costs else [],
         "cost_jobs": plain_table("cost-jobs", costs) if costs else None,
         "data": plain_table("data", data_rows(settings["data"])) if settings["data"] else None,
+        "settings": settings_table(settings["hyper_parameters"]),
         "overlap": overlap_section(overlap) if overlap or looked else None,
         "agreement": plain_table("agreement", agreement) if agreement else None,
         "provenance": provenance_table(provenance) if provenance else None,
@@ -191,7 +195,7 @@ def main() -> None:
         type=read_settings(Settings),
         help="the keys of Settings, as JSON; - reads standard input",
     )
-    parser.add_argument("--results", required=True, type=Path, help="results.csv")
+    parser.add_argument("--results", required=True, type=Path, help="results_full.csv")
     parser.add_argument("--index", type=Path, help="scores.json: where answers, verdicts and item scores are")
     parser.add_argument("--training", type=Path, help="training.csv")
     parser.add_argument("--costs", type=Path, help="costs.csv")

@@ -1,9 +1,12 @@
 """Sections of the report page that are not scores: costs, overlaps, data, provenance, verdicts left out."""
 
+from typing import Any
+
 from workflow_scripts.common.files import canonical_json, read_json
 from workflow_scripts.report.overlaps import MUCH_OF_AN_ITEM
 from workflow_scripts.report.page_tables import field, number_of, plain_table, show_time, table
 from workflow_scripts.report.scores import in_order
+from workflow_scripts.report.settings import Hyper
 
 
 def left_out_lines(sets: list[dict]) -> list[str]:
@@ -147,13 +150,48 @@ def data_rows(manifests: dict[str, str]) -> list[dict[str, str]]:
         for unit in ("rows", "turns"):
             for what in ("read", "kept", "rejected"):
                 row[f"{unit}_{what}"] = str(sum(count[unit][what] for count in manifest["counts"].values()))
-        reasons = [
-            f"{reason.removeprefix('row: ')} ({count['entries']})"
-            for reason, count in manifest["rejected"].items()
-        ]
         noted = [f"{note} ({count})" for note, count in manifest["notes"].items()]
-        rows.append(row | {"rejected_for": ", ".join(reasons), "noted": ", ".join(noted)})
+        row |= {"rejected_for": _reasons(manifest, "row: "), "cut_for": _reasons(manifest, "turn: ")}
+        rows.append(row | {"noted": ", ".join(noted)})
     return rows
+
+
+def _reasons(manifest: dict, level: str) -> str:
+    """Return why rows were rejected ("row: "), or conversations cut ("turn: "), the most frequent first."""
+    found = [
+        (-count["entries"], reason.removeprefix(level))
+        for reason, count in manifest["rejected"].items()
+        if reason.startswith(level)
+    ]
+    return ", ".join(f"{reason} ({-count})" for count, reason in sorted(found))
+
+
+def settings_table(hyper_parameters: Hyper) -> dict:
+    """Return a line per training run: what its study says otherwise than by default, and the defaults folded."""
+    lines = []
+    for run, known in hyper_parameters["runs"].items():
+        usual = hyper_parameters["defaults"][known["method"]]
+        rest = [(name, setting_text(value)) for name, value in usual.items() if name not in known["changed"]]
+        changed = [f"{name}: {setting_text(value)}" for name, value in known["changed"].items()]
+        lines.append(
+            {
+                "policies": field(", ".join(known["policies"]), code=True),
+                "run": field(run),
+                "method": field(known["method"]),
+                "changed": field("; ".join(changed)),
+                "usual": field(facts=rest, counted="settings"),
+            }
+        )
+    labels = {"policies": "policy", "run": "run", "method": "method"}
+    labels |= {"changed": "set by the study", "usual": "left at its default"}
+    return table("settings", lines, labels, set())
+
+
+def setting_text(value: Any) -> str:
+    """Return a setting as a study's YAML has it."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else canonical_json(value)
 
 
 def accepted_lines(provenance: dict) -> list[dict]:

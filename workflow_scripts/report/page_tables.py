@@ -1,16 +1,17 @@
 """Tables of the report page: fields, a plain table, the headline scores and all results."""
 
 from workflow_scripts.report.drawing import CALIBRATION
+from workflow_scripts.report.grid import items_and_groups
 from workflow_scripts.report.numbers import decimals_of, shown, signed, value_and_spread
 from workflow_scripts.report.rows import (
     cell_name,
     cell_title,
     clearly_better,
     clearly_moved,
-    clearly_worse,
+    is_noise,
     seeds_apart,
 )
-from workflow_scripts.report.scores import in_order
+from workflow_scripts.report.scores import ALL, in_order
 
 ARROWS = {True: "↑", False: "↓", "": ""}
 
@@ -36,7 +37,7 @@ def field(text: str = "", sort: float | None = None, **extra) -> dict:
     """Return one cell of a table: its text, the number it sorts by, and what else the template knows.
 
     extra: spread (small, after it), note (small, below), title (on hover), mark ("better", "worse"), strong, code,
-    copied (with a button), share (of a bar, 0 to 1), facts ([(name, value)], folded).
+    copied (with a button), share (of a bar, 0 to 1), facts ([(name, value)], folded), counted (what these are called).
     """
     blank = {
         "note": "",
@@ -46,6 +47,7 @@ def field(text: str = "", sort: float | None = None, **extra) -> dict:
         "strong": False,
         "code": False,
         "copied": False,
+        "counted": "facts and files",
     }
     return blank | {"share": None, "facts": [], "text": text, "sort": sort} | extra
 
@@ -56,11 +58,13 @@ def table(
     labels: dict[str, str],
     numbers: set[str],
     over: dict[str, str] | None = None,
+    foot: dict[str, dict] | None = None,
 ) -> dict:
     """Return a table for the template: columns that some row fills, in the order of `labels` {key: heading}.
 
     rows: {key: field}; a key that starts with "_" is a fact about the row, for filters. numbers: keys of columns that
-    stand to the right. over: a small line above some headings.
+    stand to the right. over: a small line above some headings. foot: a last row, which stays there however the others
+    are sorted.
     """
     over = over or {}
     used = [key for key in labels if any(row[key]["text"] or row[key]["facts"] for row in rows if key in row)]
@@ -75,7 +79,8 @@ def table(
         }
         for row in rows
     ]
-    return {"name": name, "columns": columns, "rows": lines}
+    last = [foot.get(key, field()) for key in used] if foot else []
+    return {"name": name, "columns": columns, "rows": lines, "foot": last}
 
 
 def plain_table(name: str, rows: list[dict[str, str]]) -> dict:
@@ -93,34 +98,11 @@ def number_of(text: str) -> float | None:
         return None
 
 
-def supported_best(rows: list[dict]) -> set[tuple[str, str]]:
-    """Return the (policy, cell) of the best values that a paired interval supports; typed headline rows.
-
-    The best of a cell is supported when its difference to the baseline lies wholly on the good side of zero; the
-    baseline itself, when every other policy's lies wholly on the bad side.
-    """
-    best = set()
-    for cell in in_order(map(cell_name, rows)):
-        own = [
-            r for r in rows if cell_name(r) == cell and r["value"] != "" and r["policy"] not in CALIBRATION
-        ]
-        own = [row for row in own if row["higher_is_better"] != ""]
-        if not own:
-            continue
-        top = (max if own[0]["higher_is_better"] else min)(row["value"] for row in own)
-        for row in own:
-            others = [other for other in own if other["baseline"] == row["policy"]]
-            beats_all = len(others) > 0 and len(others) == len(own) - 1 and all(map(clearly_worse, others))
-            if row["value"] == top and (clearly_better(row) or beats_all):
-                best.add((row["policy"], cell))
-    return best
-
-
-def value_field(row: dict, best: set[tuple[str, str]]) -> dict:
-    """Return the field of a typed row's value and interval, bold and marked where intervals support it."""
+def value_field(row: dict) -> dict:
+    """Return the field of a typed row's value and interval, marked by what it is to the baseline, bold if better."""
     if row["value"] == "":
         return field("–", title=row["note"])
-    mark = "better" if clearly_better(row) else "worse" if clearly_worse(row) else ""
+    mark = row["than_baseline"]
     words = f"{row['value']:g}"
     text, spread = value_and_spread(row["value"], row["ci_low"], row["ci_high"])
     text, spread = text.replace("-", "−"), spread.replace("-", "−").replace("± ", "±")
@@ -130,8 +112,7 @@ def value_field(row: dict, best: set[tuple[str, str]]) -> dict:
             words += f" ({row['interval']})"
     if mark:
         words += f"; clearly {mark} than {row['baseline']}"
-    strong = (row["policy"], cell_name(row)) in best
-    return field(text, row["value"], spread=spread, title=words, mark=mark, strong=strong)
+    return field(text, row["value"], spread=spread, title=words, mark=mark, strong=clearly_better(row))
 
 
 def heading(text: str, higher_is_better: bool | str) -> str:
@@ -139,7 +120,7 @@ def heading(text: str, higher_is_better: bool | str) -> str:
     return f"{text}\N{NO-BREAK SPACE}{ARROWS[higher_is_better]}".strip()
 
 
-def headline_table(rows: list[dict], cells: list[str], best: set[tuple[str, str]]) -> dict:
+def headline_table(rows: list[dict], cells: list[str]) -> dict:
     """Return the policies by the headline cells."""
     found = {(row["policy"], cell_name(row)): row for row in rows}
     firsts = {cell: next(row for row in rows if cell_name(row) == cell) for cell in cells}
@@ -150,10 +131,35 @@ def headline_table(rows: list[dict], cells: list[str], best: set[tuple[str, str]
     }
     lines = []
     for policy in in_order(row["policy"] for row in rows):
-        line = {"policy": field(policy, code=True)}
-        line |= {cell: value_field(found[policy, cell], best) for cell in cells if (policy, cell) in found}
+        seeds = max((row["seeds"] for row in rows if row["policy"] == policy), default=1)
+        line = {"policy": field(policy, code=True, note=f"{seeds:.0f} seeds" if seeds > 1 else "")}
+        line |= {cell: value_field(found[policy, cell]) for cell in cells if (policy, cell) in found}
         lines.append(line | {"_calibration": "yes" if policy in CALIBRATION else ""})
-    return table("headlines", lines, {"policy": "policy"} | titles, set(cells), over)
+    scored = {cell: [row for row in rows if cell_name(row) == cell and row["value"] != ""] for cell in cells}
+    foot = {"policy": field("items (in groups)")}
+    foot |= {cell: field(items_and_groups(own)) for cell, own in scored.items()}
+    return table("headlines", lines, {"policy": "policy"} | titles, set(cells), over, foot)
+
+
+def seeds_table(rows: list[dict], cells: list[str]) -> dict:
+    """Return each seed of the policies that have several by the headline cells, of typed rows; none: no rows."""
+    several = {row["policy"] for row in rows if row["seed"] == ALL}
+    own = [row for row in rows if row["policy"] in several and row["seed"] != ALL and not is_noise(row)]
+    titles = {}
+    for cell in cells:
+        first = next((row for row in own if cell_name(row) == cell), None)
+        if first:
+            titles[cell] = heading(cell_title(first), first["higher_is_better"])
+    lines: dict[tuple[str, str], dict] = {}
+    for row in own:
+        line = lines.setdefault(
+            (row["policy"], row["seed"]),
+            {"policy": field(row["policy"], code=True), "seed": field(row["seed"], number_of(row["seed"]))},
+        )
+        if cell_name(row) in titles:
+            line[cell_name(row)] = value_field(row)
+    labels = {"policy": "policy", "seed": "seed"} | titles
+    return table("seeds", list(lines.values()), labels, {"seed", *titles})
 
 
 LABELS = {
@@ -170,14 +176,13 @@ LABELS = {
     "mde": "detectable",
     "clean": "clean items",
     "published": "published",
-    "provenance": "provenance",
-    "note": "note",
+    "note": "note, provenance",
 }
 
 
-def results_table(rows: list[dict], best: set[tuple[str, str]]) -> dict:
-    """Return every headline row of results.csv."""
-    lines = [result_line(row, best) for row in rows]
+def results_table(rows: list[dict]) -> dict:
+    """Return every headline row of results_full.csv."""
+    lines = [result_line(row) for row in rows]
     labels = {key: label for key, label in LABELS.items() if key != "clean" or any(map(has_overlap, rows))}
     return table(
         "results",
@@ -192,7 +197,7 @@ def noise_table(rows: list[dict]) -> dict:
     lines = []
     for row in rows:
         line = {"policy": field(row["policy"], code=True), "cell": field(cell_name(row))}
-        line |= {"value": value_field(row, set()), "note": field(row["note"])}
+        line |= {"value": value_field(row), "note": field(row["note"])}
         if row["difference"] != "":
             line["difference"] = field(signed(row["difference"], 4), row["difference"])
         lines.append(line)
@@ -211,16 +216,15 @@ def has_overlap(row: dict) -> bool:
     return row["clean_n"] != "" and row["clean_n"] < row["n"]
 
 
-def result_line(row: dict, best: set[tuple[str, str]]) -> dict:
+def result_line(row: dict) -> dict:
     """Return the fields of one typed row."""
     line = {
         "policy": field(row["policy"], code=True),
         "benchmark": field(row["benchmark"]),
         "subset": field(row["subset"]),
         "metric": field(heading(row["metric"], row["higher_is_better"])),
-        "value": value_field(row, best),
-        "provenance": field(row["provenance"], code=True),
-        "note": field(row["note"]),
+        "value": value_field(row),
+        "note": field(row["note"], note=row["provenance"]),
     }
     line |= {f"_{key}": row[key] for key in ("policy", "benchmark", "metric")}
     if row["published_value"] != "":

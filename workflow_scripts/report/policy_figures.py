@@ -2,11 +2,13 @@
 
 import math
 import textwrap
+from collections.abc import Iterable
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from workflow_scripts.common.errors import PlumblineError
@@ -20,9 +22,11 @@ from workflow_scripts.report.drawing import (
     MARKERS,
     PAPER,
     RED,
+    SKY,
     panels_of,
 )
-from workflow_scripts.report.numbers import signed
+from workflow_scripts.report.grid import items_and_groups
+from workflow_scripts.report.numbers import estimate, signed
 from workflow_scripts.report.rows import (
     cell_name,
     cell_title,
@@ -36,87 +40,126 @@ OFF_SCALE = 5  # a difference this many times the median one would squeeze the o
 
 
 def draw_policy_bars(rows: list[dict], cells: list[str]) -> Figure:
-    """Return bars of each policy's value with its interval, grouped by cell; calibration rows as grey lines.
+    """Return a panel per cell: each policy's value as a bar with its interval, on the cell's own scale.
 
-    rows: those of results.csv (text). cells: benchmark/subset/metric names. The axis goes from 0 to 1, further for
-    values outside. Of a policy with several seeds the row of seed "all" is drawn. Raises PlumblineError for a
-    cell that no row has, unless its benchmark was refused, and for a study without policies.
+    rows: those of results.csv (text). cells: benchmark/subset/metric names. The title says which way is good. The
+    baseline's value is a line through the panel, calibration rows are grey ones; a bar is green where its policy is
+    better than the baseline and red where it is worse, as everywhere (see rows.than_baseline), and the number of a
+    better one is bold. Of a policy with several seeds the row of seed "all" is drawn. What is far beyond the others is
+    cut at an arrow. Raises PlumblineError for a cell that no row has, unless its benchmark was refused, and for a study
+    without policies.
     """
-    rows = headline_rows(rows)
+    rows = [typed(row) for row in headline_rows(rows)]
     policies = list(dict.fromkeys(row["policy"] for row in rows if row["policy"] not in CALIBRATION))
     if not policies:
         raise PlumblineError("no policy has scores: nothing to draw")
-    found = {(row["policy"], cell_name(row)): row for row in rows if row["value"]}
+    found = {(row["policy"], cell_name(row)): row for row in rows if row["value"] != ""}
     known = list(dict.fromkeys(name for _, name in found))
-    refused = {row["benchmark"] for row in rows if not row["value"]}
+    refused = {row["benchmark"] for row in rows if row["value"] == ""}
     for cell in cells:
         if cell not in known and cell.split("/")[0] not in refused:
             raise PlumblineError(f"cell {cell!r} is in no row; the rows have: {', '.join(known) or 'none'}")
-    figure, axes = plt.subplots(figsize=(max(6.4, 1.5 + 0.5 * len(cells) * (len(policies) + 1)), 4.2))
-    width = 0.82 / len(policies)
-    for place, policy in enumerate(policies):
-        offset = (place - (len(policies) - 1) / 2) * width
-        colour = COLOURS[place % len(COLOURS)]
-        hatch = ("", "//", "..")[place // len(COLOURS) % 3]
-        for number, cell in enumerate(cells):
-            if (policy, cell) in found:
-                _draw_bar(axes, number + offset, width * 0.9, found[policy, cell], colour, hatch)
-        axes.bar([np.nan], [np.nan], color=colour, hatch=hatch, edgecolor="white", label=policy)
-    for policy, (label, dashes) in CALIBRATION.items():
-        levels = {
-            number: float(found[policy, cell]["value"])
-            for number, cell in enumerate(cells)
-            if (policy, cell) in found
-        }
-        for number, level in levels.items():
-            axes.plot(
-                [number - 0.45, number + 0.45], [level, level], color=GREY, linestyle=dashes, linewidth=1.3
-            )
-        if levels:
-            axes.plot([], [], color=GREY, linestyle=dashes, linewidth=1.3, label=label)
-    axes.set_xticks(range(len(cells)), [_cell_label(cell, rows, policies, cells) for cell in cells])
-    axes.tick_params(axis="x", length=0)
-    axes.set_xlim(-0.55, len(cells) - 0.45)
-    drawn = [row for (_, cell), row in found.items() if cell in cells]
-    top = max([1.0, *(float(row["ci_high"] or row["value"]) for row in drawn)])
-    bottom = min([0.0, *(float(row["ci_low"] or row["value"]) for row in drawn)])
-    axes.set_ylim(1.08 * bottom - 0.01 * (top - bottom), 1.08 * top)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
-    axes.set_ylabel("score  (higher is better)" if _all_higher(rows, cells) else "score")
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    figure.legend(loc="outside upper left", ncols=min(len(policies) + len(CALIBRATION), 4), columnspacing=1.4)
+    baseline = next((row["baseline"] for row in rows if row.get("baseline")), "")
+    figure, panels = panels_of(len(cells), height=0.8 + 0.29 * len(policies), width=_width(policies))
+    for panel, cell in zip(panels, cells, strict=True):
+        own = {policy: row for (policy, name), row in found.items() if name == cell}
+        _draw_cell(panel, cell, own, policies, baseline)
+    shown = {policy for policy, name in found if name in cells}
+    handles = [Line2D([], [], color=INK, linewidth=1.2, label=baseline)] if baseline in shown else []
+    handles += [
+        Line2D([], [], color=GREY, linestyle=dashes, linewidth=1.3, label=label)
+        for policy, (label, dashes) in CALIBRATION.items()
+        if policy in shown
+    ]
+    if baseline in shown:
+        handles += [Patch(color=GREEN, label="better than it"), Patch(color=RED, label="worse than it")]
+    if handles:
+        figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), columnspacing=1.4)
     return figure
 
 
-def _draw_bar(axes: Axes, place: float, width: float, row: dict, colour: str, hatch: str) -> None:
-    value = float(row["value"])
-    axes.bar(place, value, width, color=colour, hatch=hatch, edgecolor="white", linewidth=0.4)
-    if row["ci_low"]:  # some values have no interval
-        axes.vlines(place, float(row["ci_low"]), float(row["ci_high"]), color=INK, linewidth=1.3, zorder=3)
-    axes.annotate(
-        f"{value:.2f}", (place, max(0.0, value, float(row["ci_high"] or value))),
-        xytext=(0, 2), textcoords="offset points", ha="center", va="bottom",
-        fontsize=8, zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4},
+def _width(policies: Iterable[str]) -> float:
+    """Return the width of a panel, inches, that has these names at its left and numbers at its right."""
+    return max(4.6, 3.6 + 0.075 * max(map(len, policies), default=0))
+
+
+def _draw_cell(panel: Axes, cell: str, own: dict[str, dict], policies: list[str], baseline: str) -> None:
+    """Draw one cell: `own` are its typed rows by policy, calibration rows among them."""
+    panel.set_title(_cell_title(cell, [own[policy] for policy in policies if policy in own]))
+    low, high = _scale(list(own.values()))
+    for place, policy in enumerate(policies):
+        if policy in own:
+            _draw_bar(panel, place, own[policy], (low, high), policy == baseline)
+        else:
+            _annotate(panel, place, "–", False)
+    for policy, (_, dashes) in CALIBRATION.items():
+        if policy in own and low <= own[policy]["value"] <= high:
+            panel.axvline(own[policy]["value"], color=GREY, linestyle=dashes, linewidth=1.3, zorder=1)
+    if baseline in own and low <= own[baseline]["value"] <= high:
+        panel.axvline(own[baseline]["value"], color=INK, linewidth=1.2, zorder=2)
+    margin = 0.04 * (high - low)
+    panel.set_xlim(low - (margin if low < 0 else 0), high + (margin if high > 0 else 0))
+    panel.set_ylim(len(policies) - 0.4, -0.6)
+    first = panel.get_subplotspec().is_first_col()
+    panel.set_yticks(range(len(policies)), policies if first else [""] * len(policies))
+    panel.tick_params(axis="y", length=0)
+    panel.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    panel.grid(axis="x", color=GRID, linewidth=0.8)
+    panel.set_axisbelow(True)
+
+
+def _scale(rows: list[dict]) -> tuple[float, float]:
+    """Return from where to where an axis goes that has 0 on it, and all values but those far beyond the others.
+
+    Values between -1 and 1 are all on it: a rate is not far out for being twenty times a small one.
+    """
+    reaches = [max(map(abs, (row["value"], *_interval(row)))) for row in rows]
+    limit = max(1.0, axis_limit(reaches)) if reaches else 1.0
+    ends = [end for row in rows for end in (row["value"], *_interval(row))]
+    inside = [end for end in ends if abs(end) <= limit]
+    low, high = min([0.0, *inside]), max([0.0, *inside])
+    return (low, high) if high > low else (0.0, 1.0)
+
+
+def _interval(row: dict) -> tuple[float, float]:
+    """Return the ends of a typed row's value; the value itself twice where it has no interval."""
+    return (row["value"], row["value"]) if row["ci_low"] == "" else (row["ci_low"], row["ci_high"])
+
+
+def _draw_bar(panel: Axes, place: int, row: dict, ends: tuple[float, float], is_baseline: bool) -> None:
+    low, high = ends
+    value = row["value"]
+    good, bad = clearly_better(row), clearly_worse(row)
+    colour = GREEN if good else RED if bad else GREY if is_baseline else SKY
+    panel.barh(place, min(max(value, low), high), 0.66, color=colour, zorder=1.5)
+    if not low <= value <= high:
+        panel.plot(
+            [high if value > high else low], [place], marker=">" if value > high else "<",
+            color=colour, markersize=7, zorder=3, clip_on=False,
+        )  # fmt: skip
+    elif row["ci_low"] != "":  # some values have no interval
+        panel.hlines(
+            place, max(row["ci_low"], low), min(row["ci_high"], high), color=INK, linewidth=1.3, zorder=3
+        )
+    text = estimate(value, row["ci_low"], row["ci_high"]).replace("-", "−")
+    _annotate(panel, place, text, good)
+
+
+def _annotate(panel: Axes, place: int, text: str, bold: bool) -> None:
+    panel.annotate(
+        text, (1, place), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
+        va="center", fontsize=8.5, fontweight="bold" if bold else "normal",
     )  # fmt: skip
 
 
-def _cell_label(cell: str, rows: list[dict], policies: list[str], cells: list[str]) -> str:
-    own = [row for row in rows if cell_name(row) == cell and row["value"] and row["policy"] in policies]
-    benchmarks = {name.split("/")[0] for name in cells}
-    text = " ".join(cell.split("/")[0 if len(benchmarks) > 1 else 1 :]).replace("_", " ")
-    counts = sorted({int(row["n"]) for row in own})
-    groups = sorted({int(row["groups"]) for row in own})
-    if not counts:
-        return f"{textwrap.fill(text, 18)}\nnot scored"
-    span = f"n = {'–'.join(map(str, counts))}"
-    if groups != counts:
-        span += f" in {'–'.join(map(str, groups))} groups"
-    return f"{textwrap.fill(text, 18)}\n({span})"
-
-
-def _all_higher(rows: list[dict], cells: list[str]) -> bool:
-    return all(row["higher_is_better"] == "true" for row in rows if row["value"] and cell_name(row) in cells)
+def _cell_title(cell: str, rows: list[dict]) -> str:
+    """Return a cell's name with the good direction, and on how many items it is."""
+    if not rows:
+        return f"{textwrap.fill(' '.join(cell.split('/')), 40)}\nnot scored"
+    count = items_and_groups(rows)
+    count += " groups" if " in " in count else ""
+    way = {True: " ↑ higher is better", False: " ↓ lower is better", "": ""}[rows[0]["higher_is_better"]]
+    return f"{textwrap.fill(cell_title(rows[0]), 40)}{way}\nn = {count}"
 
 
 def draw_forest(rows: list[dict], cells: list[str]) -> Figure:
@@ -128,7 +171,8 @@ def draw_forest(rows: list[dict], cells: list[str]) -> Figure:
     """
     rows = [typed(row) for row in headline_rows(rows) if row.get("difference")]
     longest = max((sum(cell_name(row) == cell for row in rows) for cell in cells), default=0)
-    figure, panels = panels_of(len(cells), height=0.75 + 0.27 * longest, width=4.4)
+    width = _width(row["policy"] for row in rows)
+    figure, panels = panels_of(len(cells), height=0.75 + 0.27 * longest, width=width)
     for panel, cell in zip(panels, cells, strict=True):
         own = [row for row in rows if cell_name(row) == cell]
         if not own:

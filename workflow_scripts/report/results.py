@@ -10,7 +10,7 @@ from workflow_scripts.common.cuts import PROMPT_KINDS, cut_words
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest
 from workflow_scripts.report.overlaps import clean_items, contaminated_of, unscored_overlap
-from workflow_scripts.report.rows import fill_noise
+from workflow_scripts.report.rows import fill_noise, than_baseline
 from workflow_scripts.report.scores import (
     baseline_set,
     benchmarks_of,
@@ -63,17 +63,22 @@ class Settings(TypedDict):
     published: list[Published]
 
 
+# results_full.csv; what most readers want of it is results.csv. docs/read-the-table.md says what each is.
 COLUMNS = (
     "study policy parent method seed seeds benchmark subset metric value ci_low ci_high interval training_luck "
     "seed_sd seed_low seed_high n groups higher_is_better baseline difference difference_low difference_high "
-    "difference_luck p_value p_adjusted mcnemar_p mde noise "
+    "difference_luck than_baseline p_value p_adjusted mcnemar_p mde noise "
     "clean_value clean_low clean_high clean_n clean8_value clean8_n published_value published_difference "
     "provenance note"
+).split()
+FEWER = (
+    "policy parent method seed seeds benchmark subset metric value ci_low ci_high interval training_luck n groups "
+    "higher_is_better baseline difference difference_low difference_high than_baseline p_adjusted provenance note"
 ).split()
 
 
 def results(scores: list[dict], settings: Settings) -> list[dict]:
-    """Return the rows of results.csv, numbers unrounded, with keys COLUMNS and "headline"; empty cells are "".
+    """Return the rows of the table, numbers unrounded, with keys COLUMNS and "headline"; empty cells are "".
 
     p_adjusted is Holm over every comparison of the study with its baseline; headlines and the single seeds behind them,
     which hold the same evidence, are two families, and what answers again is in neither. There are as many draws as a
@@ -129,6 +134,8 @@ def results(scores: list[dict], settings: Settings) -> list[dict]:
                 )
                 row["note"] = "; ".join(filter(None, [row["note"], note]))
     fill_noise(ordered)
+    for row in ordered:
+        row["than_baseline"] = than_baseline(row)
     fill_published(ordered, settings["published"])
     return ordered
 

@@ -28,20 +28,32 @@ def clearly_moved(row: dict) -> bool:
     return not row["ci_low"] <= row["clean_value"] <= row["ci_high"]
 
 
-def clearly_better(row: dict) -> bool:
-    """Return whether the interval of the paired difference lies wholly on the good side of zero.
+def than_baseline(row: dict) -> str:
+    """Return "better" or "worse" where the interval of the paired difference lies wholly on one side of zero, else "".
 
     Never where no direction is good, where the difference has no interval, where that leaves out the luck of a
     training: another seed might undo it, or where the difference is no larger than the cell's noise: answering again
-    might undo it. This is what every mark in tables and pictures goes by.
+    might undo it. It is a column of the table, and what every mark in tables and pictures goes by.
     """
     if row["difference"] == "" or row["difference_low"] == "" or row["higher_is_better"] == "":
-        return False
+        return ""
     if row["difference_luck"] == "not included":
-        return False
+        return ""
     if row["noise"] != "" and abs(row["difference"]) <= row["noise"]:
-        return False
-    return row["difference_low"] > 0 if row["higher_is_better"] else row["difference_high"] < 0
+        return ""
+    if row["difference_low"] <= 0 <= row["difference_high"]:
+        return ""
+    return "better" if (row["difference_low"] > 0) == row["higher_is_better"] else "worse"
+
+
+def clearly_better(row: dict) -> bool:
+    """Return whether a row is marked as better than the baseline: what is bold, wherever something is."""
+    return row["than_baseline"] == "better"
+
+
+def clearly_worse(row: dict) -> bool:
+    """Return whether a row is marked as worse than the baseline."""
+    return row["than_baseline"] == "worse"
 
 
 def without_luck(rows: list[dict]) -> str:
@@ -132,21 +144,16 @@ NUMBERS = (
 
 
 def typed(row: dict) -> dict:
-    """Return a row of results.csv with its numbers as floats and its truth values as booleans; "" where it has none.
+    """Return a row of a table with its numbers as floats and its truth values as booleans; "" where it has none.
 
-    Columns that the table does not have (it was written before they were) are "" too: the one place that minds them.
+    Columns that the table does not have are "" too: results.csv has fewer than results_full.csv, and an older one had
+    fewer than today. This is the one place that minds them.
     """
     numbers = {name: float(row[name]) if row.get(name) else "" for name in NUMBERS}
     better = {"true": True, "false": False, "": ""}[row["higher_is_better"]]
     words = {name: row.get(name, "") for name in ("interval", "training_luck", "difference_luck")}
-    return row | numbers | words | {"higher_is_better": better}
-
-
-def clearly_worse(row: dict) -> bool:
-    """Return whether the interval of the paired difference lies wholly on the bad side of zero (of a typed row)."""
-    if row["higher_is_better"] == "":
-        return False
-    return clearly_better(row | {"higher_is_better": not row["higher_is_better"]})
+    known = row | numbers | words | {"higher_is_better": better}
+    return known | {"than_baseline": row["than_baseline"] if "than_baseline" in row else than_baseline(known)}
 
 
 def cell_title(row: dict) -> str:

@@ -28,6 +28,15 @@ class Curve(TypedDict):
     file: str
 
 
+class Hyper(TypedDict):
+    """What trainings were told. runs: {run: {"method", "policies": [...], "changed": {key: value}}}, changed what the
+    study says otherwise than by default; defaults: {method: {key: value}}.
+    """
+
+    runs: dict[str, dict[str, Any]]
+    defaults: dict[str, dict[str, Any]]
+
+
 def read_settings(kind: Any) -> Callable[[str], Any]:
     """Return what reads a --settings flag as a dict of the TypedDict `kind`: JSON, or `-` for standard input.
 

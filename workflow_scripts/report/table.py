@@ -1,4 +1,7 @@
-"""Item scores of a whole study to its results: results.csv (tidy), policies.csv (wide), results.md and results.tex.
+"""Item scores of a whole study to its results: results.csv and results_full.csv (tidy), policies.csv (wide), results.md
+and results.tex.
+
+results_full.csv has every column, results.csv those of the same rows that most readers want.
 
 Deterministic: numbers have six significant digits (`%.6g`; -0 and rounding dust below 1e-12 are written 0), rows
 stand in the order of the index (policies, seeds, then "all" for a policy of several seeds), then benchmarks, subsets
@@ -21,7 +24,7 @@ from workflow_scripts.common.files import finished_file, read_json
 from workflow_scripts.report.latex import latex
 from workflow_scripts.report.markdown import markdown
 from workflow_scripts.report.overlaps import OVERLAP_COLUMNS, overlap_rows
-from workflow_scripts.report.results import COLUMNS, Settings, results
+from workflow_scripts.report.results import COLUMNS, FEWER, Settings, results
 from workflow_scripts.report.rows import cell_name, scored_rows
 from workflow_scripts.report.scores import in_order, load_scores
 from workflow_scripts.report.seed_choice import choice_lines, note_choice, read_choice
@@ -57,6 +60,7 @@ def main() -> None:
     parser.add_argument("--provenance", type=Path, help="provenance.json, whose ids the rows shall carry")
     parser.add_argument("--seeds", type=Path, help="seeds.json, where the number of seeds was chosen")
     parser.add_argument("--output", required=True, type=Path, help="tidy table, CSV")
+    parser.add_argument("--full", required=True, type=Path, help="the same rows with every column, CSV")
     parser.add_argument("--wide", required=True, type=Path, help="a line per policy and seed, CSV")
     parser.add_argument("--markdown", required=True, type=Path, help="tables to read, Markdown")
     parser.add_argument("--latex", required=True, type=Path, help="the headline table, LaTeX")
@@ -80,7 +84,8 @@ def main() -> None:
     for path, text in texts.items():
         with finished_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    write_table(arguments.output, COLUMNS, rows)
+    write_table(arguments.full, COLUMNS, rows)
+    write_table(arguments.output, FEWER, rows)
 
 
 if __name__ == "__main__":
