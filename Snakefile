@@ -82,6 +82,8 @@ onstart:
 
 
 onsuccess:
+    for line in record.record_made(workflow, STUDY, STUDY_FOLDER):
+        print(line, file=sys.stderr)
     seconds = (datetime.now() - workflow.start_time).total_seconds()
     take_away(PLAN)
     say_last(last_words(Path(RESULTS), CLEANED, DOUBTS, seconds))

@@ -12,12 +12,13 @@ from workflow_scripts.common.gpu_lease import smallest_memory
 from workflow_scripts.common.shared_store import check_links, check_store
 from workflow_scripts.plan import acceptance, adopting, choosing, cleaning, costs
 from workflow_scripts.plan import growing, index, judging, layout, outside, overlap
-from workflow_scripts.plan import policies, prompts, report as tables, resources
+from workflow_scripts.plan import policies, prompts, record, report as tables
+from workflow_scripts.plan import resources
 from workflow_scripts.plan import retrieval, rewards, scoring, sources, synthesis
 from workflow_scripts.plan import template_ends, training, words
 from workflow_scripts.plan.plan import TORCH, TRAINERS, plan_of
 from workflow_scripts.plan.words import one_of
-from workflow_scripts.study.checking import check_config
+from workflow_scripts.study.checking import check_config, folder_of
 from workflow_scripts.study.lineage import CALIBRATION
 from workflow_scripts.study.machine import seen
 from workflow_scripts.study.memory import fitting, said_in
@@ -51,6 +52,7 @@ if workflow.is_main_process:
         )
 LAYOUT = PLAN.layout
 NAME, RESULTS = STUDY.study, LAYOUT.results
+STUDY_FOLDER = folder_of(workflow.configfiles[-1])
 STUDY_FILES = [os.path.relpath(path) for path in workflow.configfiles]
 CLEANED = [Path(LAYOUT.clean(name)) / "manifest.json" for name in STUDY.datasets]
 CELL = LAYOUT.policy("{policy}", "{seed}")

@@ -67,7 +67,7 @@ INTERVALS = {
 NOISE = (
     "How far numbers move when nothing that is meant to matter has changed. Each line is a policy that answered once "
     "more, otherwise, and how far that is from its own row. No difference between policies that is not larger than the "
-    "largest of these of its score (the column `noise` of results.csv) is marked."
+    "largest of these of its score (the column `noise` of results_full.csv) is marked."
 )
 
 

@@ -119,7 +119,7 @@ class RuleReward(RewardKind):
     def unread(self) -> Iterator[str]:
         """Yield the keys of other rules."""
         own = {"rule", "weight", *RULES[self.rule].reads}
-        return (key for key in type(self).model_fields if key in self.model_fields_set - own)
+        return (key for key in type(self).model_fields if key in self.said() - own)
 
     def handed(self) -> dict[str, Any]:
         """Return its keys as a job is told them: those of running programs only where it runs some."""

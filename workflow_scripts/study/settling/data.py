@@ -24,6 +24,7 @@ from workflow_scripts.study.sources import Source
 from workflow_scripts.study.splits import Split
 from workflow_scripts.study.study import Study
 
+SHORT = ("path", "hf", "revision", "hf_config", "hf_split", "shape")  # keys of the short forms
 FIRST = 50  # rows by which a shape is known
 LOOKED_INTO = 20  # files of which the first rows are looked at
 HELD_OUT = (
@@ -73,6 +74,8 @@ def settled_part(study: Study, name: str, part: Dataset, folder: Path) -> Findin
         said.append(f"its columns would fit {', '.join(taken.shape.others)} as well (set shape or schema)")
     if taken.left_out:
         said.append(f"left out {told_of(taken.left_out)}")
+    for key in SHORT:  # what they said is written out now: the part is as if it had named the source itself
+        setattr(part, key, Dataset.model_fields[key].default)
     if part.split is None:
         part.split = Split(by_file={"train": part.files})
         if others := [file for file in part.files if is_held_out(file)]:
