@@ -44,7 +44,7 @@ LOOK = --data=$(call quoted,$(DATA)) --model=$(call quoted,$(MODEL)) --columns=$
     --shape=$(call quoted,$(SHAPE)) --sample-by=$(call quoted,$(SAMPLE_BY)) --template=$(call quoted,$(TEMPLATE)) \
     --revision=$(call quoted,$(REVISION)) --hf-config=$(call quoted,$(HF_CONFIG)) --hf-split=$(call quoted,$(HF_SPLIT))
 
-.PHONY: results help status watch claims look new plan judge-plan accept verify export disk gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
+.PHONY: results help status watch gallery claims look new plan judge-plan accept verify export disk gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
 
 results: export PLUMBLINE_VERBOSE := $(value VERBOSE)
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
@@ -58,6 +58,9 @@ status: .venv/ready        ## how a run stands, from another terminal (STUDY=stu
 
 watch: .venv/ready         ## serve the report as it grows (STUDY=studies/x.yaml PORT=8080)
 	$(PLUMBLINE) watch $(OF_STUDY) $(if $(value PORT),--port=$(call quoted,$(value PORT)))
+
+gallery: .venv/ready       ## all studies under results/ side by side in one page, results/gallery.html
+	$(PLUMBLINE) gallery
 
 claims: .venv/ready        ## run the studies of the sources' claims (CLAIM=a_lol: of one) and write docs/claims.md
 	$(PLUMBLINE) claims $(if $(PROFILE),--profile $(call quoted,$(PROFILE)),--cores $(CORES)) --claim=$(call quoted,$(CLAIM)) -- $(FLAGS)
