@@ -25,7 +25,7 @@ from workflow_scripts.plan.report import table_settings
 from workflow_scripts.report.index import entries_of
 from workflow_scripts.report.last_words import Failed
 from workflow_scripts.report.markdown import markdown
-from workflow_scripts.report.results import COLUMNS, results
+from workflow_scripts.report.results import COLUMNS, FEWER, results
 from workflow_scripts.report.scores import load_scores
 from workflow_scripts.report.spreadsheets import write_table
 
@@ -130,7 +130,8 @@ def write_so_far(plan: Plan, failed: Sequence[Cause]) -> list[str]:
         return []
     folder = Path(plan.layout.results) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    write_table(folder / "results.csv", COLUMNS, rows)
+    write_table(folder / "results.csv", FEWER, rows)
+    write_table(folder / "results_full.csv", COLUMNS, rows)
     with finished_file(folder / "results.md") as temporary:
         temporary.write_text(markdown(rows, json.loads(table_settings(plan))), encoding="utf-8")
     count = "1 score" if len(lacking) == 1 else f"{len(lacking)} scores"

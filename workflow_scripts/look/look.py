@@ -31,6 +31,7 @@ from workflow_scripts.plan.cleaning import dataset_settings
 from workflow_scripts.plan.plan import plan_of
 from workflow_scripts.study.basics import REPOSITORY
 from workflow_scripts.study.checking import examine
+from workflow_scripts.study.datasets import Dataset
 from workflow_scripts.study.messages import mistakes
 from workflow_scripts.study.settling.local_files import TABLES, found_files
 from workflow_scripts.study.settling.lock import entry_of, hub_file
@@ -88,12 +89,13 @@ def study_of(config: dict[str, Any], folder: Path) -> tuple[Study, list[str]]:
     return found.study, [line.removeprefix("datasets.data: ") for line in found.said]
 
 
-def looked_at(study: Study, folder: Path) -> Looked:
+def looked_at(study: Study, asked: Asked, folder: Path) -> Looked:
     """Return the files of the dataset; of those of a hub the smallest, fetched. `folder` has the lock."""
     place, part = study.sources["data"].places[0], study.datasets["data"]
     if place.file:
         return Looked({name: ROOT / path for name, path in place.file.files.items()}, [])
-    entry = entry_of(folder, "dataset", part.hf, part.revision, part.hf_config, part.hf_split)
+    said = Dataset.model_validate(asked.dataset)  # which the study has written out
+    entry = entry_of(folder, "dataset", said.hf, said.revision, said.hf_config, said.hf_split)
     name = smallest if (smallest := entry.found["smallest"]) in part.files else part.files[0]
     told = f"looked at is the smallest of {len(part.files)} files of the split: {name}"
     return Looked({name: hub_file(entry, name)}, [told] if len(part.files) > 1 else [])
@@ -193,7 +195,7 @@ def report(asked: Asked) -> list[str]:
     config = config_of(asked)
     with tempfile.TemporaryDirectory(prefix="plumbline-look-") as temporary:
         study, said = study_of(config, Path(temporary))
-        looked = looked_at(study, Path(temporary))
+        looked = looked_at(study, asked, Path(temporary))
         said += looked.said
         found = cleaned(study, looked, Path(temporary))
         speech = speech_of(study, config, Path(temporary)) if asked.model else None
