@@ -11,7 +11,7 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 sys.path.insert(0, workflow.basedir)
-os.environ["PLUMBLINE_PLACE"] = os.getcwd()  # where data/, results/ and work/ are
+os.environ |= {"PLUMBLINE_PLACE": os.getcwd()}  # where data/, results/ and work/ are
 
 from workflow_scripts.common.errors import told
 from workflow_scripts.common.gpu_lease import found_gpus
@@ -77,7 +77,8 @@ onstart:
             acceptance.settle(workflow)
         note_head(workflow)
         note_due(
-            PLAN, [path for job in workflow.dag.needrun_jobs() for path in job.output]
+            PLAN,
+            [path for job in workflow.dag.needrun_jobs() for path in job.output],
         )
 
 
