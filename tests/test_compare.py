@@ -77,6 +77,27 @@ def test_items_that_both_have_are_compared_in_pairs(tmp_path):
     assert (row["intervals"], row["paired_items"], row["note"]) == ("overlap", "60", "")
 
 
+@pytest.mark.parametrize(("noise", "marked"), [("0.1", "better"), ("0.4", "")])
+def test_a_difference_no_larger_than_the_noise_of_a_side_is_not_marked(tmp_path, noise, marked):
+    first = np.array(values_of(1))
+    a = study(tmp_path / "a", {"m": first.tolist()})
+    b = study(tmp_path / "b", {"m": (first + 0.25 + 0.02 * np.array(values_of(2))).tolist()})
+    with open(b / "results.csv", newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    full = row | {"noise": noise, "training_luck": "included"}
+    with open(b / "results_full.csv", "w", newline="") as stream:
+        writer = csv.DictWriter(stream, full)
+        writer.writeheader()
+        writer.writerow(full)
+    (found,) = compared(tmp_path, a, b)
+    assert found["noise"] == noise
+    numbers = {
+        name: float(found[name]) for name in ("paired_difference", "paired_low", "paired_high", "noise")
+    }
+    typed = found | numbers | {"higher_is_better": found["higher_is_better"] == "true"}
+    assert compare.clear_change(typed | {"training_luck": "included"}) == marked
+
+
 def test_intervals_that_do_not_meet_are_apart(tmp_path):
     a = study(tmp_path / "a", {"m": values_of(1)})
     b = study(tmp_path / "b", {"m": [value + 9 for value in values_of(2)]})

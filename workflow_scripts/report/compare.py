@@ -33,7 +33,7 @@ from workflow_scripts.report.statistics.draws import seed_of
 COLUMNS = (
     "policy policy_b benchmark subset metric seed higher_is_better value_a ci_low_a ci_high_a n_a value_b ci_low_b "
     "ci_high_b n_b difference intervals paired_difference paired_low paired_high paired_p paired_items training_luck "
-    "note"
+    "noise note"
 ).split()
 SCORED = ("policy", "parent", "method", "seed", "kind", "benchmark", "file")
 
@@ -70,6 +70,8 @@ def read_side(path: Path, names: dict[str, str]) -> Results:
     Raises PlumblineError where there is no table, a policy of `names` is not in it, or two would share a name.
     """
     results = path / "results.csv" if path.is_dir() else path
+    full = results.with_name("results_full.csv")  # the same rows, with the noise of each
+    results = full if results.name == "results.csv" and full.is_file() else results
     rows = [typed(row) for row in read_csv(results)]
     policies = in_order(row["policy"] for row in rows)
     for own, other in names.items():
@@ -139,7 +141,7 @@ def matched_row(key: Key, first: Results, second: Results) -> dict:
     """Return a row with the values of both sides, their difference, and whether their intervals overlap."""
     row = dict.fromkeys(COLUMNS, "") | key._asdict()
     notes = []
-    lucks = set()
+    lucks, noises = set(), []
     for side, results in (("a", first), ("b", second)):
         own = results.rows.get(key)
         refusal = results.rows.get(key._replace(subset="", metric=""))  # a benchmark refused as a whole
@@ -147,6 +149,7 @@ def matched_row(key: Key, first: Results, second: Results) -> dict:
             row |= {f"{name}_{side}": own[name] for name in ("value", "ci_low", "ci_high", "n")}
             row["higher_is_better"] = own["higher_is_better"]
             lucks.add(own["training_luck"])
+            noises.append(own["noise"])
         if refusal is not None:
             notes.append(f"{side.upper()} not scored: {refusal['note']}")
         elif own is None:
@@ -161,6 +164,7 @@ def matched_row(key: Key, first: Results, second: Results) -> dict:
             meet = row["ci_low_a"] <= row["ci_high_b"] and row["ci_low_b"] <= row["ci_high_a"]
             row["intervals"] = "overlap" if meet else "apart"
     row["training_luck"] = next((luck for luck in ("not included", "included") if luck in lucks), "")
+    row["noise"] = max((noise for noise in noises if noise != ""), default="")
     return row | {"note": "; ".join(notes)}
 
 
@@ -207,9 +211,12 @@ def paired(row: dict, ours: dict[str, Cell], theirs: dict[str, Cell], draws: int
 def clear_change(row: dict) -> str:
     """Return "better" or "worse" where the paired interval lies wholly on one side of zero, else "".
 
-    Never where it leaves out the luck of a training that was done once.
+    Never where it leaves out the luck of a training that was done once, or where the difference is no larger than what
+    either side's score moves by when a policy answers again.
     """
     if row["higher_is_better"] == "" or row["paired_low"] == "" or row["training_luck"] == "not included":
+        return ""
+    if row["noise"] != "" and abs(row["paired_difference"]) <= row["noise"]:
         return ""
     if row["paired_low"] <= 0 <= row["paired_high"]:
         return ""
