@@ -29,6 +29,11 @@ $(if $(findstring $(NEWLINE),$(STUDY)$(PROFILE)$(value NAME)$(value VERDICTS)$(D
 TAKEN := POLICY TO SEED GGUF DTYPE CHECK PUSH
 $(foreach name,$(TAKEN),$(eval override $(name) := $$(value $(name))))
 $(if $(findstring $(NEWLINE),$(POLICY)$(TO)$(SEED)$(GGUF)$(DTYPE)$(CHECK)$(PUSH)),$(error what export is told is in one line))
+# What `chat` and `serve` are told beside: a second policy, WEB=1 for a page, where to listen, ENGINE. From the command
+# line alone: shells have a HOST of their own.
+TALKED := VS WEB PORT HOST ENGINE
+$(foreach name,$(TALKED),$(eval override $(name) := $$(if $$(filter command,$$(firstword $$(origin $(name)))),$$(value $(name)))))
+$(if $(findstring $(NEWLINE),$(VS)$(WEB)$(PORT)$(HOST)$(ENGINE)),$(error what chat and serve are told is in one line))
 override CLAIM := $(value CLAIM)
 # `clean` does not ask with YES=1, and with VERDICTS=yes removes what was paid for, too.
 YES ?=
@@ -43,8 +48,9 @@ SHARED_FLAGS = $(OF_STUDY) $(if $(PROFILE),--profile $(call quoted,$(PROFILE)),-
 LOOK = --data=$(call quoted,$(DATA)) --model=$(call quoted,$(MODEL)) --columns=$(call quoted,$(COLUMNS)) \
     --shape=$(call quoted,$(SHAPE)) --sample-by=$(call quoted,$(SAMPLE_BY)) --template=$(call quoted,$(TEMPLATE)) \
     --revision=$(call quoted,$(REVISION)) --hf-config=$(call quoted,$(HF_CONFIG)) --hf-split=$(call quoted,$(HF_SPLIT))
+TALK = $(OF_STUDY) --policy=$(call quoted,$(POLICY)) --seed=$(call quoted,$(SEED)) --port=$(call quoted,$(PORT))
 
-.PHONY: results help status watch gallery claims look new plan judge-plan accept verify export disk gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
+.PHONY: results help status watch gallery claims look new plan judge-plan accept verify export chat serve disk gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
 
 results: export PLUMBLINE_VERBOSE := $(value VERBOSE)
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
@@ -86,6 +92,12 @@ export: .venv/ready        ## take a policy out of a study (POLICY=tiny.sft.dpo 
 	$(PLUMBLINE) export $(OF_STUDY) --policy=$(call quoted,$(POLICY)) \
 	    --to=$(call quoted,$(TO)) --seed=$(call quoted,$(SEED)) --gguf=$(call quoted,$(GGUF)) \
 	    --dtype=$(call quoted,$(DTYPE)) --check=$(call quoted,$(CHECK)) --push=$(call quoted,$(PUSH))
+
+chat: .venv/ready          ## talk to a policy (POLICY=tiny.sft.dpo VS=tiny.sft), in the terminal or on a page (WEB=1)
+	$(PLUMBLINE) chat $(TALK) --vs=$(call quoted,$(VS)) --web=$(call quoted,$(WEB))
+
+serve: .venv/ready         ## serve a policy to what speaks OpenAI's protocol (POLICY=tiny.sft.dpo PORT=8000)
+	$(PLUMBLINE) serve $(TALK) --host=$(call quoted,$(HOST)) --engine=$(call quoted,$(ENGINE))
 
 verify: .venv/ready        ## hash again what a study's table rests on, and name what has changed
 	$(PLUMBLINE) verify $(if $(NAME),$(call quoted,results/$(NAME)),$(OF_STUDY))

@@ -408,7 +408,8 @@ def run_steps(arguments: Any, online: Online, learner: Learner, watch: Watch | N
     if checkpoint:
         print(f"resuming from {checkpoint}", flush=True)
         state = learner.load(checkpoint)
-    sinks, progress = Sinks(arguments.curve, state.step), Progress("training", "steps", steps, state.step)
+    sinks = Sinks(arguments.curve, state.step, settings)
+    progress = Progress("training", "steps", steps, state.step)
     while state.step < steps:
         torch.manual_seed(arguments.seed * 1_000_003 + state.step)
         prompts = batch_of(online.prompts, state.step, size, arguments.seed)

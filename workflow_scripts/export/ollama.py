@@ -80,17 +80,19 @@ def go_template(template: dict, tokenizer: Any) -> str:
     return "".join(lines)
 
 
-def stops_of(found: Found, tokenizer: Any, ends: list[int]) -> list[str]:
-    """Return where answers stop: at the tokens that end them, and at what ends all the study's prompt sets."""
+def shared_stops(found: Found) -> list[str]:
+    """Return the stop strings that all the study's prompt sets have; [] where none is written yet."""
     layout = found.plan.layout
     files = [Path(layout.prompts(name)) for name in answered(found.plan)]
-    samplings = [read_json(file).get("sampling") or {} for file in files if file.is_file()]
-    shared = [
-        text
-        for text in (samplings[0].get("stop", []) if samplings else [])
-        if all(text in each.get("stop", []) for each in samplings)
-    ]
-    return list(dict.fromkeys([*(tokenizer.convert_ids_to_tokens(end) for end in ends), *shared]))
+    stops = [(read_json(file).get("sampling") or {}).get("stop", []) for file in files if file.is_file()]
+    return [text for text in (stops[0] if stops else []) if all(text in each for each in stops)]
+
+
+def stops_of(found: Found, tokenizer: Any, ends: list[int]) -> list[str]:
+    """Return where answers stop: at the tokens that end them, and at what ends all the study's prompt sets."""
+    return list(
+        dict.fromkeys([*(tokenizer.convert_ids_to_tokens(end) for end in ends), *shared_stops(found)])
+    )
 
 
 def quoted(text: str) -> str:

@@ -41,6 +41,8 @@ from workflow_scripts.study.watch import Watch
 
 CHEAP = 64 * 2**20  # bytes of a file that is hashed or counted before the first job
 CHARACTERS = 4  # to a token, roughly
+# What pip installs of the packages that the lock does not have, by `training_resources.tracking`.
+TRACKERS = {"wandb": "wandb", "mlflow": "mlflow-skinny", "trackio": "trackio"}
 WORDNET = [f"{kind}.{part}" for part in ("noun", "verb", "adj", "adv") for kind in ("index", "data")]
 
 
@@ -58,6 +60,7 @@ def seen(study: Study) -> tuple[list[str], list[str]]:
         *few_packs(study),
         *missing_deepspeed(study),
         *missing_vllm(study),
+        *missing_trackers(study),
         *missing_sandbox(study),
         *recordings(study),
         *unset_keys(study, [*asked_judges(study), *writers(study), *answerers(study)]),
@@ -352,6 +355,26 @@ def missing_vllm(study: Study) -> Iterator[Finding]:
             yield doubt(
                 f"again.{name}.engine",
                 "vLLM is not set up here: make gpu, or make .venv-vllm/ready for its CPU build (conda brings its own)",
+            )
+
+
+def missing_trackers(study: Study) -> Iterator[Finding]:
+    """Find dashboards that curves are to be written to, where their package is not installed or has no key."""
+    path = "training_resources.tracking"
+    for name in study.training_resources.tracking if study.trainings() else ():
+        installed_as = TRACKERS.get(name)
+        package = importlib.util.find_spec(name) if installed_as else None
+        if installed_as and (package is None or package.origin is None):  # a folder of that name is none
+            yield wrong(
+                path,
+                f"{name} is not installed here: `{sys.executable} -m pip install {installed_as}` (and where trainings "
+                "run, if that is elsewhere), or leave it out",
+            )
+        elif name == "wandb" and not os.environ.get("WANDB_API_KEY") and not os.environ.get("WANDB_MODE"):
+            yield doubt(
+                path,
+                "WANDB_API_KEY is not set: wandb's runs stay on this machine, and `wandb sync` sends them; "
+                "export it, or WANDB_MODE=offline",
             )
 
 

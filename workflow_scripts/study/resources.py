@@ -36,9 +36,9 @@ class TrainingResources(Resources):
     """Machines the job's GPUs are on."""
     parallel: Literal["ddp", "fsdp", "zero2", "zero3", "zero2-offload", "zero3-offload"] = "ddp"
     """How several GPUs share a training: every one holds all (ddp), or shards (fsdp, DeepSpeed's ZeRO)."""
-    tracking: list[Literal["tensorboard"]] = []
+    tracking: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = []
     """Where curves are written to as they come, for a look on the way: TensorBoard's event files, in tracking/ beside a
-    policy's curve."""
+    policy's curve; or a run of Weights & Biases, MLflow or trackio, whose packages are installed apart (methods.md)."""
 
     @model_validator(mode="after")
     def alike_on_all_nodes(self) -> "TrainingResources":

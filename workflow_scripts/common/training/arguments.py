@@ -140,4 +140,4 @@ def callbacks_of(arguments: argparse.Namespace) -> list[TrainerCallback]:
     """Return what looks on while a Trainer works: it is stopped after `patience` validations, told of and tracked."""
     patience = arguments.settings["patience"]
     stops: list[TrainerCallback] = [Patience(patience, *chosen_by(arguments.watch))] if patience else []
-    return [*stops, Reporting(), *([Tracking(arguments.curve)] if followed() else [])]
+    return [*stops, Reporting(), *([Tracking(arguments.curve, arguments.settings)] if followed() else [])]

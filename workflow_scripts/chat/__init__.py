@@ -1,0 +1,1 @@
+"""Talking to what was trained: in the terminal, on a local page, or through an OpenAI-compatible server."""
