@@ -234,7 +234,7 @@ def test_vllm_serves_a_folder_that_is_made_once(tiny_model, tmp_path, monkeypatc
         (place / "plumbline.json").write_text("{}")
         (place / "config.json").write_text((tiny_model / "config.json").read_text())
 
-    monkeypatch.setattr(serve, "export", export)
+    monkeypatch.setattr("workflow_scripts.export.export.export", export)
     folder = served_folder(found)
     assert served_folder(found) == folder and len(made) == 1
     command = vllm_command(found, folder, "127.0.0.1", 8000)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError, run
-from workflow_scripts.export.export import whole
-from workflow_scripts.export.found import Found, find, refuse_stale
+from workflow_scripts.export.found import Found, find, refuse_stale, whole
 from workflow_scripts.study.checking import load_study
 
 

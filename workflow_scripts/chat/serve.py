@@ -23,8 +23,7 @@ from workflow_scripts.chat.local import LOOPBACK, Handler, Refused, is_loopback,
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, sha256_of
-from workflow_scripts.export.export import export, whole
-from workflow_scripts.export.found import Found
+from workflow_scripts.export.found import Found, whole
 from workflow_scripts.plan.policies import remote_code
 
 PORT = 8000  # vLLM's own
@@ -136,6 +135,8 @@ def served_folder(found: Found) -> Path:
     if not (place / "plumbline.json").is_file():
         shutil.rmtree(place.parent, ignore_errors=True)  # of other weights
         print(f"making {place} …", file=sys.stderr, flush=True)
+        from workflow_scripts.export.export import export
+
         export(found, place, None, None, 0)
     return place
 

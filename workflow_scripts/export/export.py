@@ -13,7 +13,7 @@ from workflow_scripts.export.card import card
 from workflow_scripts.export.checks import check
 from workflow_scripts.export.facts import facts_of, weight_digests
 from workflow_scripts.export.folder import FORMATS, write_folder
-from workflow_scripts.export.found import Found, find, refuse_stale
+from workflow_scripts.export.found import Found, find, refuse_stale, whole
 from workflow_scripts.export.push import push, ready_to_push
 
 CARD, FACTS = "README.md", "plumbline.json"
@@ -94,15 +94,6 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--push", default="", help="owner/name: upload the folder to a model hub")
     return parser.parse_args()
-
-
-def whole(text: str, name: str) -> int | None:
-    """Return a number given as text, None for ""."""
-    if not text:
-        return None
-    if not text.isdecimal():
-        raise PlumblineError(f"{name}={text}: a whole number is needed")
-    return int(text)
 
 
 def main() -> None:

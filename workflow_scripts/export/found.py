@@ -59,6 +59,15 @@ def find(file: Path, policy: str, seed: int | None) -> Found:
     return found
 
 
+def whole(text: str, name: str) -> int | None:
+    """Return a number given as text, None for ""."""
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise PlumblineError(f"{name}={text}: a whole number is needed")
+    return int(text)
+
+
 def make_it(found: Found) -> str:
     """Return the command that makes a policy."""
     return command("results", str(found.file))
