@@ -16,7 +16,7 @@ from typing import NamedTuple, NoReturn
 from plumbline import shipped
 
 DEFAULT = "config.yaml"
-BUNDLED = "data/bundled"  # what studies that ship with Plumbline are made of, by paths of the working folder
+NAMED = ("data/bundled", "studies/rewards")  # files that shipped studies name by paths of the working folder
 Command = list[str]  # the module that is run, and its arguments
 
 
@@ -287,9 +287,9 @@ def surroundings(where: Path) -> dict[str, str]:
 
 def lay_out(where: Path) -> None:
     """Copy the files that shipped studies name by path into the working folder, where they are not there already."""
-    for file in sorted((where / BUNDLED).rglob("*")):
-        target = Path(BUNDLED) / file.relative_to(where / BUNDLED)
-        if file.is_file() and not target.exists():
+    for file in sorted(file for folder in NAMED for file in (where / folder).rglob("*")):
+        target = file.relative_to(where)
+        if file.is_file() and file.suffix != ".pyc" and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
 

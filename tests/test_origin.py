@@ -91,7 +91,7 @@ def test_a_check_and_a_run_refuse_it_before_the_first_job_and_a_name_given_at_th
     refused = snakemake(folder, *flags, "second.yaml", "--", "datasets", check=False)
     assert refused.returncode and "was made from first.yaml" in refused.stderr + refused.stdout
     assert not (folder / "data/clean" / name).exists()
-    snakemake(folder, *flags, "second.yaml", "--config", "study=other", "--", "sources")
+    snakemake(folder, *flags, "second.yaml", "--config", "study=other", "--", "datasets")
     assert read_json(folder / "results/other/made_from.json")["file"] == "second.yaml"
     again = snakemake(folder, "-n", "--configfile", "first.yaml", "--", "sources")
     assert "Nothing to be done" in again.stdout + again.stderr
