@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from plumbline import cli
-from tests.workflow import ROOT
+from tests.workflow import ROOT, copy_repository
 from workflow_scripts.common.code import module_file
 
 # Written by others at the same time as this; until they are there the command says so.
@@ -185,6 +185,26 @@ def test_make_has_help_that_names_its_targets_and_the_default_stays_results():
         ["make", "-n", "-o", ".venv/ready"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert "plumbline results --study 'config.yaml'" in dry.stdout
+
+
+def test_make_works_in_a_checkout_and_on_a_study_with_blanks_and_quotes_in_their_paths(tmp_path):
+    folder = copy_repository(tmp_path / 'a b\'s "$HOME" & $(touch PWNED)')
+    text = (folder / "studies/follow_instructions-small.yaml").read_text()
+    (folder / "studies" / NASTY).write_text(text)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def make(*words: str) -> subprocess.CompletedProcess:
+        command = ["make", "-o", ".venv/ready", f"BIN={Path(sys.executable).parent}", *words]
+        return subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+
+    checked = make("check-study", f"STUDY=studies/{NASTY}")
+    assert checked.returncode == 0 and f"studies/{NASTY}: fine" in checked.stdout, checked.stderr[-2000:]
+    planned = make("plan", f"STUDY=studies/{NASTY}")
+    assert planned.returncode == 0 and "what would run" in planned.stdout, planned.stderr[-2000:]
+    assert make("disk").returncode == 0
+    assert not list(tmp_path.rglob("PWNED"))
 
 
 def test_clean_is_told_of_a_study_only_where_one_was_named():

@@ -16,9 +16,11 @@ from types import MappingProxyType
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = (
+    "Makefile",
     "Snakefile",
     "config.yaml",
     "rules",
+    "plumbline",
     "workflow_scripts",
     "snakemake_logger_plugin_plumbline",
     "envs",
