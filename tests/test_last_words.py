@@ -170,6 +170,27 @@ def test_a_failure_names_the_job_its_reason_its_log_and_how_to_go_on(tmp_path):
     assert failed_words([], "make results") == []
 
 
+def test_jobs_that_failed_alike_are_told_together(tmp_path):
+    jobs = []
+    for number in range(20):
+        log = tmp_path / f"{number}.log"
+        log.write_text(
+            "error: judge 'x' cannot be reached (Connection refused); start it; 2 verdicts are missing\n"
+            if number < 5
+            else f"KeyError: {number}\n"
+        )
+        jobs.append(Failed("judge_answers", f"Judging {number}", [str(log)], 1))
+    said = failed_words(jobs, "make results")
+    assert said[:2] == [
+        "failed: Judging 0, Judging 1, Judging 2 and 2 more",
+        "  why: judge 'x' cannot be reached (Connection refused)",
+    ]
+    assert said[-2:] == [
+        "and 8 kinds of failures more",
+        "20 jobs failed; all that needs none of them was made, and is kept. To go on: make results",
+    ]
+
+
 @pytest.mark.parametrize(
     ("files", "arguments", "command"),
     [

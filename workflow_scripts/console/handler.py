@@ -246,12 +246,14 @@ class LogHandler(LogHandlerBase):
             record.rule_name, "", list(record.log or []), record.shellcmd, record.jobid
         )
         why = one_line(failed.why().reason)
+        known = any(job.why == why for job in self.run.failed())
         job = self._take(
             {"event": "failed", "time": round(record.created, 2), "id": record.jobid, "why": why}
         )
         if self.shows and job:
             log = f"; its log is {job.log}" if job.log else ""
-            self.say(f"{clock(record.created)}  failed: {job.words}: {why}{log}", "red")
+            said = "as above" if known else why
+            self.say(f"{clock(record.created)}  failed: {job.words}: {said}{log}", "red")
 
     def _say_record(self, record: LogRecord) -> None:
         """Show a record in words, where it says more than the console does."""

@@ -42,7 +42,7 @@ def job_lines(stands: list[tuple[Job, Stand | None]], now: float) -> list[Render
 def screen(
     study: str, run: Run, stands: list[tuple[Job, Stand | None]], cost: Cost, now: float
 ) -> RenderableType:
-    """Return a run as it stands at the time `now`."""
+    """Return a run as it stands at the time `now`; of what failed it has the number alone."""
     if not run.started:
         return Text("Plumbline: reading the study, and what is there of it already …", style="dim")
     head = Text("Plumbline  ", style="bold cyan").append(study, style="bold")
@@ -50,6 +50,4 @@ def screen(
     parts.append(stage_table(run))
     if jobs := job_lines(stands, now):
         parts += [Text("at work", style="cyan"), *jobs]
-    for job in run.failed():
-        parts.append(Text(f"failed: {job.words}: {job.why}", style="red"))
     return Group(*parts)

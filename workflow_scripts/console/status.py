@@ -103,7 +103,7 @@ def tell(study: str, console: Console) -> None:
         stands = [(job, stand_of(job.log, job.started)) for job in found.running()]
         console.print(screen(study, found, stands, cost, now))
         for job in found.failed():
-            console.print(Text(f"  its log: {job.log}"))
+            console.print(Text(f"failed: {job.words}: {job.why}\n  its log: {job.log}", style="red"))
         console.print(Text(state_words(journal, found, now)))
     if cost.seconds:
         parts = [f"{short_time(cost.seconds)} of jobs", f"{number(cost.tokens)} tokens", dollars(cost.usd)]

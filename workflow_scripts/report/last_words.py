@@ -368,13 +368,21 @@ def command_again(files: Sequence[str], arguments: Sequence[str]) -> str:
     return command("results", *studies, profile=profiles[-1] if profiles else "")
 
 
-def failure(job: Failed, whole: bool) -> list[str]:
-    """Return what there is to say of a failed job: all of it, or its reason and where to look."""
-    (log, text), why = job.log(), job.why()
-    said = last_said(text)
+def alike(jobs: Iterable[Failed]) -> list[list[Failed]]:
+    """Return jobs by what they are and why they failed: a judge that is down fails many in one manner."""
+    groups: dict[tuple[str, str], list[Failed]] = {}
+    for job in jobs:
+        groups.setdefault((job.rule, job.why().reason), []).append(job)
+    return list(groups.values())
+
+
+def failure(jobs: Sequence[Failed], whole: bool) -> list[str]:
+    """Return what there is to say of jobs that failed alike: all of it, or its reason and where to look."""
+    (log, text), why = jobs[0].log(), jobs[0].why()
+    said, names = last_said(text), first_few(job.words for job in jobs)
     if not whole:
-        return [one_line(f"failed: {job.words}: {why.reason}") + (f" (log: {log})" if log else "")]
-    lines = [f"failed: {job.words}", f"  why: {one_line(why.reason)}"]
+        return [one_line(f"failed: {names}: {why.reason}") + (f" (log: {log})" if log else "")]
+    lines = [f"failed: {names}", f"  why: {one_line(why.reason)}"]
     lines += [f"  try: {why.advice}"] if why.advice else []
     if log:
         lines.append(f"  log: {log}" + (", which ends:" if said else ", which is empty"))
@@ -387,7 +395,8 @@ def failed_words(jobs: Iterable[Failed], again: str) -> list[str]:
     jobs = list(jobs)
     if not jobs:
         return []
-    lines = [line for place, job in enumerate(jobs[:LINES]) for line in failure(job, place < NAMED)]
-    lines += [f"and {len(jobs) - LINES} more that failed"] if len(jobs) > LINES else []
+    groups = alike(jobs)
+    lines = [line for place, group in enumerate(groups[:LINES]) for line in failure(group, place < NAMED)]
+    lines += [f"and {len(groups) - LINES} kinds of failures more" for _ in groups[LINES : LINES + 1]]
     count = "1 job failed" if len(jobs) == 1 else f"{len(jobs)} jobs failed"
     return [*lines, f"{count}; all that needs none of them was made, and is kept. To go on: {again}"]

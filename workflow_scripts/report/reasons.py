@@ -149,7 +149,7 @@ def why_failed(rule: str, log: str, status: int | None = None) -> Why:
         return Why(f"out of memory on this machine{more}", memory_advice(rule))
     if NO_JUDGE.search(tail):
         return Why(
-            last_error.removeprefix("error: ") or f"an endpoint does not answer: {said[-1]}",
+            last_error.removeprefix("error: ").partition("; ")[0] or f"no endpoint answers: {said[-1]}",
             "start it, or correct base_url of the judge (or of the policy that it is); what it has answered is kept, "
             "and is not paid for again",
         )
