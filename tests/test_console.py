@@ -60,7 +60,7 @@ def test_on_a_terminal_stages_have_bars_and_jobs_say_where_they_stand(terminal):
     assert status == 1
     text = ESCAPES.sub("", screen)
     assert re.search(r"Plumbline  toy  \d of 5 jobs", text)
-    assert re.search(r"  sft +━+ +0/1", text) and re.search(r"  report +━+ +0/1", text)
+    assert re.search(r"  sft +─{30} +0/1", text) and re.search(r"  download +━{30} +1/1", text)
     assert re.search(
         r"Fine-tuning tiny\.sft \(seed 1\): \d+/40 steps, loss [\d.]+, [\d ]+ tokens/s, \d+ s to go", text
     )

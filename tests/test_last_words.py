@@ -165,7 +165,7 @@ def test_a_failure_names_the_job_its_reason_its_log_and_how_to_go_on(tmp_path):
         "failed: Fetching c",
         "  why: it ended without a word in its log",
         "failed: Judging d: it took longer than the scheduler lets it",
-        "4 jobs failed; all that needs none of them was made, and is kept. To go on: make results",
+        "4 jobs failed; what needs nothing of them was made, and is kept. To go on: make results",
     ]
     assert failed_words([], "make results") == []
 
@@ -187,7 +187,7 @@ def test_jobs_that_failed_alike_are_told_together(tmp_path):
     ]
     assert said[-2:] == [
         "and 8 kinds of failures more",
-        "20 jobs failed; all that needs none of them was made, and is kept. To go on: make results",
+        "20 jobs failed; what needs nothing of them was made, and is kept. To go on: make results",
     ]
 
 

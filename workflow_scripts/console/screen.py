@@ -1,7 +1,6 @@
 """A run as a screen: its stages with bars, the jobs at work and where they stand; for the console and `make status`."""
 
 from rich.console import Group, RenderableType
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -14,14 +13,21 @@ SHOWN = 6  # jobs at work that are named
 SETTLED = 1.0  # seconds: younger jobs may be gone before they are read
 
 
+def bar(done: int, total: int) -> Text:
+    """Return a bar that can be read without colours: thick as far as it is done, full only where all is."""
+    filled = BAR * done // max(total, 1)
+    return Text("━" * filled, style="cyan").append("─" * (BAR - filled), style="dim")
+
+
 def stage_table(run: Run) -> Table:
     """Return a line for each stage: its bar, and how many of its jobs are done."""
     table = Table.grid(padding=(0, 2))
     failed = {job.rule for job in run.failed()}
     for stage, done, total in run.stages():
         state = "red" if failed & run.rules_of(stage) else "green" if done == total else ""
-        bar = ProgressBar(total=max(total, 1), completed=done, width=BAR, complete_style="cyan")
-        table.add_row(Text(f"  {stage}", style=state), bar, Text(f"{done}/{total}", justify="right"))
+        table.add_row(
+            Text(f"  {stage}", style=state), bar(done, total), Text(f"{done}/{total}", justify="right")
+        )
     return table
 
 

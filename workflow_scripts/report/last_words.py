@@ -398,5 +398,5 @@ def failed_words(jobs: Iterable[Failed], again: str) -> list[str]:
     groups = alike(jobs)
     lines = [line for place, group in enumerate(groups[:LINES]) for line in failure(group, place < NAMED)]
     lines += [f"and {len(groups) - LINES} kinds of failures more" for _ in groups[LINES : LINES + 1]]
-    count = "1 job failed" if len(jobs) == 1 else f"{len(jobs)} jobs failed"
-    return [*lines, f"{count}; all that needs none of them was made, and is kept. To go on: {again}"]
+    count, them = ("1 job failed", "it") if len(jobs) == 1 else (f"{len(jobs)} jobs failed", "them")
+    return [*lines, f"{count}; what needs nothing of {them} was made, and is kept. To go on: {again}"]
