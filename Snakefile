@@ -73,6 +73,7 @@ onstart:
                 )
             judging.need_keys(PLAN, set(due))
             judging.ask_nothing(PLAN, due)
+            keeping.refuse_removed(PLAN, workflow)
             settle_origin(NAME, workflow.configfiles)
             acceptance.settle(workflow)
         note_head(workflow)
@@ -83,8 +84,9 @@ onstart:
 
 
 onsuccess:
-    for line in record.record_made(workflow, STUDY, STUDY_FOLDER):
-        print(line, file=sys.stderr)
+    if record.makes_table(workflow, LAYOUT):
+        for line in [*record.record(STUDY, STUDY_FOLDER), *keeping.take_away(PLAN)]:
+            print(line, file=sys.stderr)
     seconds = (datetime.now() - workflow.start_time).total_seconds()
     take_away(PLAN)
     say_last(last_words(Path(RESULTS), CLEANED, DOUBTS, seconds))

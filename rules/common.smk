@@ -11,7 +11,8 @@ from workflow_scripts.common.errors import told
 from workflow_scripts.common.gpu_lease import smallest_memory
 from workflow_scripts.common.shared_store import check_links, check_store
 from workflow_scripts.plan import acceptance, adopting, choosing, cleaning, costs
-from workflow_scripts.plan import growing, index, judging, layout, outside, overlap
+from workflow_scripts.plan import growing, index, judging, keeping, layout, outside
+from workflow_scripts.plan import overlap
 from workflow_scripts.plan import policies, prompts, record, report as tables
 from workflow_scripts.plan import resources
 from workflow_scripts.plan import retrieval, rewards, scoring, sources, synthesis

@@ -12,6 +12,7 @@ from workflow_scripts.common.models import adapter_base
 from workflow_scripts.common.place import command, snakefile_flags
 from workflow_scripts.plan.plan import Plan, plan_of
 from workflow_scripts.plan.policies import parent_manifest, template, weights, weights_manifest
+from workflow_scripts.report.removed import removed_by
 from workflow_scripts.report.verify import Checked, check_file, listed_files
 from workflow_scripts.study.checking import load_study
 from workflow_scripts.study.lineage import seeds_of
@@ -79,6 +80,11 @@ def refuse_unmade(found: Found) -> None:
         state = "not trained" if found.plan.policies[found.policy].parent else "not fetched and prepared"
         raise PlumblineError(
             f"{found.policy} (seed {found.seed}) is {state} yet: there is no {found.manifest}; run {make_it(found)}"
+        )
+    if why := removed_by(found.manifest.parent):
+        raise PlumblineError(
+            f"{found.policy} (seed {found.seed}) has no weights any more: they were removed at the end of a run "
+            f"(keep_weights: {why}); set keep_weights: all, delete {found.manifest} and run {make_it(found)}"
         )
     if note := divergence_of(found.manifest):
         raise PlumblineError(

@@ -36,7 +36,7 @@ from workflow_scripts.study.methods.choice import BestOf
 from workflow_scripts.study.training import OF_THE_MACHINE
 
 UNMADE = {"parameters", "license"}  # keys of a model that make nothing of it
-UNTIED = {"training_resources", "generation_resources"}  # sections that no number rests on
+UNTIED = {"training_resources", "generation_resources", "keep_weights"}  # what no number rests on
 
 
 def score_files(plan: Plan) -> list[str]:

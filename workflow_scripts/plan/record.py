@@ -18,11 +18,6 @@ from workflow_scripts.study.written_out import pins_of, written_out
 COPY = "study.yaml"
 
 
-def record_made(workflow: Any, study: Study, folder: Path) -> list[str]:
-    """Write what a run that has ended well was of, if it made the table; return warnings, see `record`."""
-    return record(study, folder) if makes_table(workflow, Layout(study.study)) else []
-
-
 def makes_table(workflow: Any, layout: Layout) -> bool:
     """Return whether a run's jobs, those that were not due among them, make a study's table."""
     outputs = (str(output) for job in workflow.dag.jobs for output in job.output)

@@ -5,6 +5,8 @@ manifest among them lists: weights, dataset rows, generations. Compared: each re
 of results.csv with the record it names, and each value and count with the score files. Finds edits, losses and
 flipped bits.
 
+Weights that the study's `keep_weights` has removed are named as that, and are no loss.
+
 Not covered: files that no manifest lists (one put beside the weights), a forger who also rewrites tables.json, and
 whether running the study again would give these files. Where rows rest on work that was let stand after a change of
 code or pins (`make accept`), or on adopted weights, it says so.
@@ -22,6 +24,7 @@ from typing import Any
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, read_json, sha256_of
 from workflow_scripts.report.provenance import ID_DIGITS, PROVENANCE, TABLES, record_id, record_key
+from workflow_scripts.report.removed import removed_by
 from workflow_scripts.report.rows import cell_name
 from workflow_scripts.report.scores import ALL, load_score
 from workflow_scripts.report.spreadsheets import number_text, read_csv
@@ -39,7 +42,10 @@ ROUNDING = 1e-5  # relative: the table has six digits, and another machine may a
 
 @dataclass
 class Checked:
-    """What was looked at, and what is wrong, in lines for people; `found`: digests of files, `wrong`: the bad files."""
+    """What was looked at, and what is wrong, in lines for people; `found`: digests of files, `wrong`: the bad files.
+
+    removed: {manifest: what keep_weights was} of weights that a run has taken away on purpose.
+    """
 
     files: int = 0
     bytes: int = 0
@@ -48,6 +54,7 @@ class Checked:
     missing: list[str] = field(default_factory=list)
     found: dict[str, str | None] = field(default_factory=dict)
     wrong: set[str] = field(default_factory=set)
+    removed: dict[str, str] = field(default_factory=dict)
 
 
 def check_file(checked: Checked, path: str, expected: str, why: str) -> None:
@@ -122,7 +129,10 @@ def check_records(checked: Checked, records: dict[str, dict], where: Path) -> No
         scores = _behind(keys)
         check_file(checked, path, expected, scores)
         for member, of_member in listed_files(path).items():
-            check_file(checked, member, of_member, f"listed in {path}, {scores}")
+            if not os.path.exists(member) and (why := removed_by(os.path.dirname(path))):
+                checked.removed[path] = why
+            else:
+                check_file(checked, member, of_member, f"listed in {path}, {scores}")
 
 
 def _behind(keys: list[str]) -> str:
@@ -307,6 +317,8 @@ def main() -> None:
     checked = verify(arguments.folder)
     for line in told_of(read_records(arguments.folder / PROVENANCE)):
         print(line)
+    for path, why in checked.removed.items():
+        print(f"weights removed on purpose (keep_weights: {why}), not checked: {os.path.dirname(path)}")
     for what, lines in (("changed", checked.changed), ("missing", checked.missing)):
         for line in lines:
             print(f"{what}: {line}")

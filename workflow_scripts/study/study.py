@@ -1,7 +1,7 @@
 """A study whole: every section, and what it is called."""
 
 from collections.abc import Iterator
-from typing import get_origin
+from typing import Literal, get_origin
 
 from pydantic import Field
 
@@ -36,6 +36,9 @@ class Study(Strict):
     allow_overlap: bool = False
     """false: rows whose question another dataset holds out (asked, validated on or watched) are taken out of what is
     learned from, and counted. true: they stay, and the table says how many questions of a benchmark they are."""
+    keep_weights: Literal["all", "best", "none"] = "all"
+    """Whose weights stay on the disk once the table is made: all; those of the policy that the first headline cell (or
+    bar) rates best, and of its ancestors; or none (docs/questions.md). It alters no number."""
     fidelity: Fidelity = "paper"
     """Where a paper and its code disagree, which of them the scorers follow."""
     seeds: Seeds = [1]

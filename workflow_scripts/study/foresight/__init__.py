@@ -12,6 +12,7 @@ from workflow_scripts.study.apart import written_later
 from workflow_scripts.study.findings import Finding, sorted_out
 from workflow_scripts.study.foresight.blanks import blanks, unpinned
 from workflow_scripts.study.foresight.cells import (
+    best_by_nothing,
     cells_there_are_none_of,
     nothing_to_report,
     published_otherwise,
@@ -51,6 +52,7 @@ def foreseen(study: Study, policies: dict[str, Policy]) -> tuple[list[str], list
             *rewards_out_of_reach(study),
             *cells_there_are_none_of(study),
             *nothing_to_report(study),
+            *best_by_nothing(study),
             *published_otherwise(study),
             *tests_that_were_learned(study),
             *texts_without_questions(study),

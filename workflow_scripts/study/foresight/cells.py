@@ -40,6 +40,14 @@ def cells_asked_for(study: Study) -> Iterator[tuple[str, Bar | Published]]:
         yield "seeds.on", study.seeds.cell()
 
 
+def best_by_nothing(study: Study) -> Iterator[Finding]:
+    """Find a study that is to keep the best policy's weights, and names no score to know it by."""
+    if study.keep_weights == "best" and not (study.report.headline or study.report.bars):
+        yield wrong(
+            "keep_weights", "best goes by the first cell of report.headline, or of report.bars: name one"
+        )
+
+
 def published_otherwise(study: Study) -> Iterator[Finding]:
     """Find, for each metric once, published values that the authors' program takes otherwise than ours is told to."""
     told = set()
