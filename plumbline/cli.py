@@ -47,12 +47,12 @@ class Asked(NamedTuple):
         ]
 
     def snakemake(self) -> list[str]:
-        """Return Snakemake's flags."""
+        """Return Snakemake's flags; --configfile takes any number of words, so that it never ends them."""
         own = self.home == Path.cwd()
         return [
             *([] if own else ["--snakefile", str(self.home / "Snakefile")]),
-            *(["--workflow-profile", self.profile] if self.profile else ["--cores", self.cores]),
             *([] if own and self.study == DEFAULT else ["--configfile", self.study]),
+            *(["--workflow-profile", self.profile] if self.profile else ["--cores", self.cores]),
             *self.flags,
         ]
 
