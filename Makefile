@@ -24,7 +24,7 @@ override PROFILE := $(value PROFILE)
 # hub's owner/name; COLUMNS prompt=question,completion=answer; the others as in a study.
 LOOKED := DATA MODEL COLUMNS SHAPE SAMPLE_BY TEMPLATE REVISION HF_CONFIG HF_SPLIT
 $(foreach name,$(LOOKED),$(eval override $(name) := $$(value $(name))))
-$(if $(findstring $(NEWLINE),$(STUDY)$(PROFILE)$(value NAME)$(value VERDICTS)$(DATA)$(MODEL)$(COLUMNS)),$(error STUDY and PROFILE are paths in one line, as are DATA and MODEL))
+$(if $(findstring $(NEWLINE),$(STUDY)$(PROFILE)$(value NAME)$(value VERDICTS)$(value PORT)$(DATA)$(MODEL)$(COLUMNS)),$(error STUDY and PROFILE are paths in one line, as are DATA and MODEL))
 # What `export` is told: the policy, where TO, its SEED, in which format, CHECK prompts, and where to PUSH it.
 TAKEN := POLICY TO SEED GGUF DTYPE CHECK PUSH
 $(foreach name,$(TAKEN),$(eval override $(name) := $$(value $(name))))

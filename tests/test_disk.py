@@ -62,7 +62,7 @@ def test_studies_are_listed_by_size_with_their_parts_and_what_it_costs_to_have_t
     studies = [line.split()[0] for line in lines[1:3]]
     assert studies == ["two", "one"]
     cells = dict(zip(lines[0].split(), lines[1].split(), strict=False))
-    assert cells["weights"] == "0.01" and cells["GB"] == "0.01"
+    assert cells["weights"] == "0.012" and cells["GB"] == "0.013"
     one = next(line for line in lines if line.startswith("one"))
     assert "`make clean STUDY=one.yaml`; to have it again: 2.0 hours of jobs" in one
     assert "$1.50 if its replies are removed too" in one
@@ -90,7 +90,7 @@ def test_a_link_counts_as_itself_and_a_file_of_two_names_once(here, tmp_path):
 
 
 def test_an_empty_folder_has_nothing_to_tell(tmp_path):
-    assert disk.disk(tmp_path) == ["no study has run here yet", "", "together: 0.00 GB"]
+    assert disk.disk(tmp_path) == ["no study has run here yet", "", "together: 0.000 GB"]
 
 
 # --- clearing ------------------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ def test_one_study_is_cleared_and_nothing_else(here):
     gone = before - left()
     assert gone and all(path.startswith(("results/one/", "work/one/", "data/clean/one/")) for path in gone)
     assert not any(Path(folder, "one").exists() for folder in ("results", "work", "data/clean"))
-    assert said[0] == "removed 0.00 GB of study one" or said[0].startswith("removed 0.0")
+    assert said[0] == "removed 0.004 GB of study one"
     assert "kept: 1 file of replies that were paid for with $0.25" in said[1] and "VERDICTS=yes" in said[1]
 
 

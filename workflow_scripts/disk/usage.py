@@ -133,4 +133,5 @@ def is_recording(path: Path) -> bool:
 
 def gigabytes(count: int) -> str:
     """Return bytes in GB, with as many digits as tell something of a small folder."""
-    return f"{count / 1e9:.2f}" if count < 9.95e9 else f"{count / 1e9:,.0f}"
+    digits = 3 if count < 9.95e7 else 2 if count < 9.95e9 else 0
+    return f"{count / 1e9:,.{digits}f}"
