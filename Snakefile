@@ -84,12 +84,12 @@ onstart:
 
 
 onsuccess:
+    noted = []
     if record.makes_table(workflow, LAYOUT):
-        for line in [*record.record(STUDY, STUDY_FOLDER), *keeping.take_away(PLAN)]:
-            print(line, file=sys.stderr)
+        noted = [*record.record(STUDY, STUDY_FOLDER), *keeping.take_away(PLAN)]
     seconds = (datetime.now() - workflow.start_time).total_seconds()
     take_away(PLAN)
-    say_last(last_words(Path(RESULTS), CLEANED, DOUBTS, seconds))
+    say_last([*last_words(Path(RESULTS), CLEANED, DOUBTS, seconds), *noted])
 
 
 onerror:

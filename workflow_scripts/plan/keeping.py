@@ -56,9 +56,20 @@ def folders_of(plan: Plan, policies: Iterable[str]) -> list[Path]:
 
 
 def take_away(plan: Plan) -> list[str]:
-    """Remove the weights that the study does not keep, once its table is made; return what is to be said of it."""
+    """Remove the weights that the study does not keep, once its table is made; return what is to be said of it.
+
+    What cannot be removed is a warning: the run has made its table all the same.
+    """
     if plan.study.keep_weights == "all":
         return []
+    try:
+        return removed_of(plan)
+    except (OSError, PlumblineError) as error:
+        return [f"warning: keep_weights: {plan.study.keep_weights}: not all weights were removed: {error}"]
+
+
+def removed_of(plan: Plan) -> list[str]:
+    """Remove the weights that go; return how many in a line."""
     stay = kept(plan, read_csv(Path(plan.layout.results) / "results.csv"))
     gone = [name for name in plan.made() if name not in stay]
     if plan.study.keep_weights == "best" and not gone:
