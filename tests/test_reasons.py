@@ -3,7 +3,7 @@
 import pytest
 
 from workflow_scripts.common.diverged import Diverged
-from workflow_scripts.report.reasons import LONGEST, exit_status, one_line, why_failed
+from workflow_scripts.report.reasons import LONGEST, exit_status, given_up, one_line, why_failed
 
 CUDA = (
     "Traceback (most recent call last):\n"
@@ -110,3 +110,10 @@ def test_a_log_is_shown_without_what_moves_a_cursor_and_no_line_is_long():
     assert one_line("\x1b[31mred\x1b[0m\r  9%|██\x08 x") == "red 9%|██ x"
     assert len(one_line("x" * 1000)) == LONGEST
     assert why_failed("score", '{"a": "' + "y" * 5000 + '"}').reason.endswith("…")
+
+
+def test_a_training_that_diverged_says_so_though_its_job_ended_well():
+    said = f"{{'loss': 2}}\nerror: {Diverged(3, 0.1, 'the loss is')}. The study goes on without it.\n"
+    assert given_up("train_sft", said).startswith("training diverged at step 3 (learning rate 0.1)")
+    assert given_up("train_sft", "error: not this\n") == given_up("train_sft", "") == ""
+    assert given_up("answer_prompts", said) == ""  # which has been handed it

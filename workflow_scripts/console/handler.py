@@ -34,7 +34,7 @@ from workflow_scripts.console.reading import Cost, Stand, cost_of, stand_of
 from workflow_scripts.console.run import LONG, Job, Run, journal_of
 from workflow_scripts.console.screen import screen
 from workflow_scripts.console.words import clock, done_line, progress_line
-from workflow_scripts.report.reasons import one_line
+from workflow_scripts.report.reasons import given_up, one_line
 
 VERBOSE = "PLUMBLINE_VERBOSE"
 TICK = 1.0  # seconds between two screens
@@ -232,6 +232,9 @@ class LogHandler(LogHandlerBase):
                 self._take_stdout()
         job = self.run.read(event)
         self._note(event)
+        if event["event"] == "done" and job and self.shows and (said := self._given_up(job)):
+            self.say(f"{clock(event['time'])}  warning: {job.words}: {said}", "yellow")
+            return job
         if not self.shows or self.live:
             return job
         if event["event"] == "started":
@@ -240,6 +243,12 @@ class LogHandler(LogHandlerBase):
         elif event["event"] == "done" and job and job.seconds(event["time"]) >= LONG:
             self.say(done_line(job, stand_of(job.log, job.started), event["time"]))
         return job
+
+    def _given_up(self, job: Job) -> str:
+        try:
+            return given_up(job.rule, Path(job.log).read_text(encoding="utf-8", errors="replace"))
+        except OSError:  # it has no log
+            return ""
 
     def _fail(self, record: LogRecord) -> None:
         failed = self.endings.failed(

@@ -309,7 +309,8 @@ def duration(seconds: float) -> str:
 
 def next_steps(results: Path) -> list[str]:
     """Return what may be done with what a run has made."""
-    trained = [row["policy"] for row in table_of(results / "results.csv") if "." in row["policy"]]
+    rows = table_of(results / "results.csv")
+    trained = [row["policy"] for row in rows if "." in row["policy"] and row["value"]]
     if not (results / "report.html").is_file() or not trained:
         return []
     return [

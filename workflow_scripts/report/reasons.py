@@ -81,6 +81,7 @@ SIGNALLED = re.compile(
     r"ended by (?:(SIG\w+) )?\(?signal (\d+)\)?|Signal (\d+) \((SIG\w+)\)|exitcode ?: ?-(\d+)"
 )
 NOT_FINITE = re.compile(r"diverged at step|not finite|contains? nan|\bnan\b.{0,40}\bloss\b", re.IGNORECASE)
+DIVERGED = re.compile(r"error: .* diverged at step ")  # which no job fails by: the table says it
 NO_JUDGE = re.compile(
     r"cannot be reached|requests in a row without a reply|Connection refused|no connection in time"
 )
@@ -120,6 +121,12 @@ def signal_of(tail: str, status: int | None) -> int | None:
     for found in reversed(list(SIGNALLED.finditer(tail))):
         return int(found[2] or found[3] or found[5])
     return None
+
+
+def given_up(rule: str, log: str) -> str:
+    """Return what a training says that ended well, as a job, and came to nothing: that it diverged; else ""."""
+    last = next(iter(last_said(log)[-1:]), "")
+    return last.removeprefix("error: ") if TRAINS.match(rule) and DIVERGED.match(last) else ""
 
 
 def why_failed(rule: str, log: str, status: int | None = None) -> Why:
