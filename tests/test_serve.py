@@ -180,6 +180,17 @@ def test_a_prompt_that_is_none_is_refused(client, prompt):
         client.completions.create(model="tiny", prompt=prompt)
 
 
+def test_a_reply_that_fails_is_an_error_and_the_next_one_is_made(client, speaker, monkeypatch):
+    def full(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(speaker, "answer", full)
+    with pytest.raises(openai.InternalServerError, match="no memory left"):
+        client.chat.completions.create(model="tiny", messages=TALK, max_tokens=2)
+    monkeypatch.undo()
+    assert client.chat.completions.create(model="tiny", messages=TALK, max_tokens=2).choices
+
+
 def test_what_says_nothing_is_taken(client):
     idle = {"frequency_penalty": 0, "logprobs": False, "tools": [], "response_format": {"type": "text"}}
     client.chat.completions.create(model="tiny", messages=TALK, max_tokens=2, user="me", **idle)

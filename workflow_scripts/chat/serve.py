@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from workflow_scripts.chat.chat import doubts, find_all, in_background, parser, port_of
 from workflow_scripts.chat.local import LOOPBACK, Handler, Refused, is_loopback, listening
 from workflow_scripts.common.code import ROOT
-from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.common.errors import PlumblineError, run, spelt
 from workflow_scripts.common.files import digest, sha256_of
 from workflow_scripts.export.found import Found, whole
 from workflow_scripts.plan.policies import remote_code
@@ -30,7 +30,12 @@ PORT = 8000  # vLLM's own
 KEY = "PLUMBLINE_API_KEY"
 VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
 ENGINES = ("vllm", "transformers")
-KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error"}
+KINDS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    500: "server_error",
+}
 
 
 class OpenAIHandler(Handler):
@@ -91,6 +96,9 @@ class OpenAIHandler(Handler):
             return
         except Refused as error:
             self.refuse(error)
+            return
+        except Exception as error:  # it may have no memory left for this one, and have it for the next
+            self.refuse(Refused(500, spelt(error) or f"{type(error).__name__}: {error}"))
             return
         if asked.stream:
             self.close_connection = True
