@@ -15,7 +15,12 @@ os.environ |= {"PLUMBLINE_PLACE": os.getcwd()}  # where data/, results/ and work
 
 from workflow_scripts.common.errors import told
 from workflow_scripts.common.gpu_lease import found_gpus
-from workflow_scripts.console.endings import failed_jobs, listen, say_last
+from workflow_scripts.console.endings import (
+    failed_jobs,
+    listen,
+    look_when_due,
+    say_last,
+)
 from workflow_scripts.console.so_far import causes, note_due, said_so_far, take_away
 from workflow_scripts.plan.orphans import files_to_make, note_head
 from workflow_scripts.report.last_words import (
@@ -77,6 +82,7 @@ onstart:
             settle_origin(NAME, workflow.configfiles)
             acceptance.settle(workflow)
         note_head(workflow)
+        look_when_due(workflow.scheduler)
         note_due(
             PLAN,
             [path for job in workflow.dag.needrun_jobs() for path in job.output],
@@ -106,14 +112,6 @@ if (
     and "gpu" not in workflow.global_resources
 ):
     workflow.register_resource("gpu", len(found_gpus()))
-
-# Snakemake's own limit of 100 jobs a second makes it look at all jobs once a second, and once more for each job that has
-# ended: after 150 jobs it is busier than they are. What somebody asks for stays.
-limit = (
-    workflow.scheduling_settings and workflow.scheduling_settings.max_jobs_per_timespan
-)
-if limit and (limit.max_jobs, limit.timespan) == (100, 1):
-    workflow.scheduling_settings.max_jobs_per_timespan = None
 
 
 include: "rules/common.smk"

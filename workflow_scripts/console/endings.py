@@ -12,6 +12,8 @@ from workflow_scripts.report.reasons import exit_status
 LOGGER = "snakemake.logging"
 LAST_WORDS = "plumbline_last_words"  # what a record of them has: they are shown as they are
 
+USUAL = (100, 1)  # Snakemake's own limit of jobs in so many seconds
+
 
 class Endings(logging.Filter):
     """Listens to Snakemake's logger, whoever writes it down, and lets all of it pass."""
@@ -49,6 +51,17 @@ def failed_jobs(workflow: Any, endings: Endings) -> list[Failed]:
         for job in failed
         if not job.is_group()
     ]
+
+
+def look_when_due(scheduler: Any) -> None:
+    """Have a scheduler look at its jobs when one has ended, and not once a second, and once more for each that has.
+
+    Snakemake's own limit of 100 jobs a second begins such a clock with each job: after 150 of them the head is busier
+    than they are. A limit that somebody asks for stays.
+    """
+    limit = scheduler.job_rate_limiter if scheduler else None
+    if limit and (limit.max_jobs, limit.timespan) == USUAL:
+        scheduler.job_rate_limiter = None
 
 
 def listen() -> Endings:
