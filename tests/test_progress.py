@@ -7,8 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import call
+from tests.online import LENGTH, online_flags, ppo_settings, prompts
+from tests.tiny import (
+    align_flags,
+    conversations,
+    pairs,
+    preference_settings,
+    run_sft,
+    settings_of,
+    write_reference,
+    write_tokens,
+)
 from tests.workflow import ROOT
+from workflow_scripts.align import dpo, ppo
 from workflow_scripts.common import progress
+from workflow_scripts.common.files import sha256_of
 from workflow_scripts.common.progress import Progress, beside, counted
 from workflow_scripts.console.reading import stand_of
 
@@ -146,3 +160,41 @@ def test_pace_and_time_to_go_are_those_of_the_last_lines_since_the_job_began(tmp
     assert (stand.last["done"], stand.speed, stand.left) == (20, 200.0, 30.0)
     assert stand_of(str(log), since=200.0) is None
     assert stand_of("", since=0.0) is None
+
+
+def train_sft(model: Path, folder: Path) -> None:
+    stored = folder.parent / "tokens"
+    if not stored.exists():
+        stored.mkdir(parents=True)
+        write_tokens(model, conversations(6), conversations(2), stored)
+    run_sft(model, stored, settings_of(max_steps=4, evaluate_every=2), folder)
+
+
+def train_dpo(model: Path, folder: Path) -> None:
+    stored = folder.parent / "reference"
+    if not stored.exists():
+        stored.mkdir(parents=True)
+        write_reference(model, pairs(9), stored)
+    call(dpo.main, *align_flags(model, stored, preference_settings(max_steps=4, evaluate_every=2), folder))
+
+
+def train_ppo(model: Path, folder: Path) -> None:
+    settings = ppo_settings(max_steps=3, evaluate_every=2, batch_size=8)
+    call(ppo.main, *online_flags(model, prompts(12), settings, folder, LENGTH))
+
+
+@pytest.mark.parametrize("train", [train_sft, train_dpo, train_ppo])
+def test_what_is_trained_is_the_same_to_the_byte_whether_or_not_it_tells(
+    tiny_model, tmp_path, told, monkeypatch, train
+):
+    train(tiny_model, tmp_path / "telling")
+    told.unlink()  # what was asked of the parent before
+    monkeypatch.setattr(progress, "_begun", set())
+    train(tiny_model, tmp_path / "again")
+    last = rows_of(told)[-1]
+    assert last["stage"] == "training" and last["done"] == last["total"] > 0
+    assert ("loss" in last or "reward" in last) and last["tokens"] > 0
+    monkeypatch.delenv(progress.VARIABLE)
+    train(tiny_model, tmp_path / "silent")
+    for name in ("model/model.safetensors", "manifest.json", "curve.json"):
+        assert sha256_of(tmp_path / "telling" / name) == sha256_of(tmp_path / "silent" / name), name
