@@ -239,7 +239,7 @@ datasets: {own: {source: own, files: [own.jsonl], schema: messages, group_by: co
     failed = snakemake(folder, "--configfile", "small.yaml", "--", "datasets", check=False)
     said = failed.stderr.splitlines()
     place = said.index("failed: Cleaning dataset own")
-    assert said[place + 1].startswith("  why: ") and "broken.jsonl" in said[place + 1]
+    assert said[place + 1].startswith("  why: ") and "own.jsonl: not JSON" in said[place + 1]
     assert "  log: results/small/logs/clean_dataset/own.log, which ends:" in said[place:]
     assert any(line.endswith("To go on: make results STUDY=small.yaml") for line in said)
 
