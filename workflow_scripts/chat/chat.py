@@ -127,7 +127,9 @@ def describe(found: list[Found], talk: Any) -> list[str]:
         trained = each.plan.policies[each.policy].parent
         seed = f", seed {each.seed}" if trained else ", a base model"
         speaker = talk.speakers[found.index(each)]
-        history = f", hears {speaker.history} past exchanges" if speaker.history is not None else ""
+        history = (
+            "" if speaker.history is None else f", hears {speaker.history or 'none'} of the past exchanges"
+        )
         lines.append(f"{each.policy} of {each.plan.study.study}{seed}{history}")
     lines.append(f"replies: {talk.drawn()}")
     if talk.system:

@@ -5,8 +5,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -75,22 +76,19 @@ class Screen:
             for place, name in enumerate(names)
         ]
         if not beside:
-            return Text("\n").join(cells)
+            return Group(*cells)
         grid = Table.grid(padding=(0, 2), expand=True)
         for _ in names:
             grid.add_column(ratio=1, overflow="fold")
         grid.add_row(*cells)
         return grid
 
-    def cell(self, head: str, reply: Shown | Reply, width: int, most: int | None) -> Text:
+    def cell(self, head: str, reply: Shown | Reply, width: int, most: int | None) -> Group:
         """Return one speaker's reply, behind its name."""
         found = reply.shown if isinstance(reply, Reply) else reply
         body = Text(found.said or ("(nothing)" if isinstance(reply, Reply) else "…"))
         if most is not None:
             body = Text("\n").join(body.wrap(self.console, width)[-max(1, most) :])
-        text = Text.assemble((head, "bold"), body)
-        if found.labels:
-            text.append(f"\n  {found.beside()}", style="dim")
-        if isinstance(reply, Reply):
-            text.append(f"\n  {reply.remark}", style="dim")
-        return text
+        below = [found.beside(), reply.remark if isinstance(reply, Reply) else ""]
+        dimmed = [Padding(Text(line, style="dim"), (0, 0, 0, 2)) for line in below if line]
+        return Group(Text.assemble((head, "bold"), body), *dimmed)
