@@ -28,7 +28,8 @@ from workflow_scripts.plan.policies import remote_code
 
 PORT = 8000  # vLLM's own
 KEY = "PLUMBLINE_API_KEY"
-VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
+VLLM = ROOT / ".venv-vllm" / "bin" / "python"
+SERVER = "vllm.entrypoints.openai.api_server"  # what `vllm serve` runs; vLLM's CPU build has no such command that works
 ENGINES = ("vllm", "transformers")
 KINDS = {
     400: "invalid_request_error",
@@ -156,7 +157,17 @@ def vllm_command(found: Found, folder: Path, host: str, port: int) -> list[str]:
     engine = found.plan.study.engine
     context = found.plan.study.models[found.plan.policies[found.policy].model].context
     dtype = str(precision_of(engine.precision)).removeprefix("torch.")
-    command = [str(VLLM), "serve", str(folder), "--served-model-name", found.policy]
+    command = [
+        str(VLLM),
+        "-W",
+        "ignore::DeprecationWarning",
+        "-m",
+        SERVER,
+        "--model",
+        str(folder),
+        "--served-model-name",
+        found.policy,
+    ]
     command += ["--host", host, "--port", str(port), "--dtype", dtype, "--max-model-len", str(context)]
     command += ["--load-format", "safetensors", "--no-enable-log-requests"]
     changed = longer_positions(model_config(folder), context)
