@@ -110,11 +110,22 @@ def test_a_folder_that_takes_no_file_is_told_and_ends_no_run(tmp_path, monkeypat
     assert line.startswith("warning: results/tutor/study.yaml was not written: ")
 
 
+class Made:
+    """A job with one output."""
+
+    def __init__(self, output: str) -> None:
+        self.output = [output]
+
+
 def test_only_a_run_that_makes_the_table_writes_them():
-    def workflow(*outputs: str) -> SimpleNamespace:
-        return SimpleNamespace(dag=SimpleNamespace(jobs=[SimpleNamespace(output=[each]) for each in outputs]))
+    def workflow(*outputs: str, left: bool = False, touch: bool = False) -> SimpleNamespace:
+        jobs = [Made(each) for each in outputs]
+        dag = SimpleNamespace(jobs=jobs, needrun_jobs=lambda: jobs if left else [])
+        return SimpleNamespace(dag=dag, touch=touch)
 
     layout = Layout("tutor")
+    assert not makes_table(workflow("results/tutor/results.csv", left=True), layout)
+    assert not makes_table(workflow("results/tutor/results.csv", touch=True), layout)
     assert makes_table(workflow("results/tutor/a.json", "results/tutor/results.csv"), layout)
     assert not makes_table(workflow("results/tutor/policies/tiny.sft/seed-1/manifest.json"), layout)
     assert not makes_table(workflow("results/other/results.csv"), layout)

@@ -19,9 +19,13 @@ COPY = "study.yaml"
 
 
 def makes_table(workflow: Any, layout: Layout) -> bool:
-    """Return whether a run's jobs, those that were not due among them, make a study's table."""
-    outputs = (str(output) for job in workflow.dag.jobs for output in job.output)
-    return f"{layout.results}/results.csv" in outputs
+    """Return whether a run's jobs, those that were not due among them, make a study's table, and none is still to.
+
+    Never as outputs are only touched: then nothing says that they are of this study.
+    """
+    table = f"{layout.results}/results.csv"
+    makes = [job for job in workflow.dag.jobs if table in map(str, job.output)]
+    return bool(makes) and not workflow.touch and not set(makes) & set(workflow.dag.needrun_jobs())
 
 
 def record(study: Study, folder: Path) -> list[str]:
