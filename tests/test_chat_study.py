@@ -131,13 +131,13 @@ def test_a_talk_with_two_policies_in_a_terminal(within):
     prompts = {
         row["id"]: row["messages"][0]["content"] for row in read_jsonl("results/taken/prompts/words.jsonl")
     }
-    answer = next(row for row in stored if len(row["text"].split()) > 1 and "\n" not in row["text"])
+    answer = next(row for row in stored if len(row["text"].partition(" ")[0]) > 2 and "\n" not in row["text"])
     screen = Terminal(within, "--policy=tiny.sft", "--vs=tiny.low")
     begun = plain(screen.until("you> "))
     assert "tiny.sft of taken, seed 1" in begun and "greedy (temperature 0)" in begun and "/help" in begun
     screen.type("/tokens 12\n")
     assert "at most 12 tokens" in screen.until("you> ")
-    screen.type(prompts[answer["id"]] + "\n")
+    screen.type(prompts[answer["id"]].replace("\n", "\\\n") + "\n")  # which goes on over lines
     said = plain(screen.until("you> "))
     assert said.count("tiny.sft>") >= 1 and said.count("tiny.low>") >= 1
     assert answer["text"].split()[0] in said
