@@ -23,6 +23,7 @@ from workflow_scripts.console.endings import (
 )
 from workflow_scripts.console.so_far import causes, note_due, said_so_far, take_away
 from workflow_scripts.plan.orphans import files_to_make, note_head
+from workflow_scripts.plan.staleness import look_past_ancient
 from workflow_scripts.report.last_words import (
     command_again,
     failed_words,
@@ -36,6 +37,7 @@ from workflow_scripts.common.surroundings import (
 )
 
 with told():
+    look_past_ancient()
     check_place()
     if workflow.is_main_process:
         settle_temporary(os.environ)

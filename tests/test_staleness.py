@@ -103,6 +103,17 @@ def test_a_generation_setting_costs_that_benchmark_alone(study):
     }
 
 
+def test_a_changed_setting_behind_a_job_that_only_orders_is_seen_in_the_same_run(study):
+    # All policies answer again; what trains on answers is behind that, and its own answers are what they were.
+    edit(study / "config.yaml", "max_new_tokens: 48", "max_new_tokens: 47")
+    alone = stale(study)
+    assert alone and not any(path.endswith("seed-1/manifest.json") for path in alone)
+    edit(study / "config.yaml", "beta: 0.1", "beta: 0.2")
+    both = stale(study)
+    assert "results/tutor/policies/tiny.sft.dpo/seed-1/manifest.json" in both
+    assert alone < both
+
+
 def test_a_changed_problem_makes_everything_below_it_stale(study):
     edit(study / "data/bundled/biology_problems.jsonl", "Why does water form", "Why does rain form")
     files = stale(study)
