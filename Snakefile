@@ -97,7 +97,8 @@ onsuccess:
         noted = [*record.record(STUDY, STUDY_FOLDER), *keeping.take_away(PLAN)]
     seconds = (datetime.now() - workflow.start_time).total_seconds()
     take_away(PLAN)
-    say_last([*last_words(Path(RESULTS), CLEANED, DOUBTS, seconds), *noted])
+    said = last_words(Path(RESULTS), CLEANED, DOUBTS, seconds, STUDY_FILES)
+    say_last([*said, *noted])
 
 
 onerror:

@@ -126,9 +126,11 @@ def test_a_run_says_what_it_took_and_what_may_be_done_now(study):
     write_csv(results / "costs.csv", columns, [["train_sft", "total", "9", "", "", "", ""], totals])
     rows = [["tiny", "1"], ["tiny.sft", "1"], ["tiny.diverged", ""], ["gold", "1"]]
     write_csv(results / "results.csv", ["policy", "value"], rows)
-    assert last_words(results, cleaned, seconds=7200)[-2:] == [
+    assert last_words(results, cleaned, seconds=7200, files=["studies/my own.yaml"])[-4:] == [
         f"it took 2.0 hours; the study so far: 1.5 million tokens, $0.25 for 12 calls (by job: {results}/costs.csv)",
-        f"next: open {results}/report.html in a browser; take a policy out with `make export POLICY=tiny.sft TO=out/`",
+        f"next: open {results}/report.html in a browser",
+        "      talk to a policy: make chat 'STUDY=studies/my own.yaml' POLICY=tiny.sft",
+        "      take one out: make export 'STUDY=studies/my own.yaml' POLICY=tiny.sft TO=out/",
     ]
 
 

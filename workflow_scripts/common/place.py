@@ -18,15 +18,16 @@ def snakefile_flags() -> list[str]:
     return [] if Path("Snakefile").is_file() else ["--snakefile", str(SHIPPED / "Snakefile")]
 
 
-def command(verb: str, *studies: str, profile: str = "") -> str:
-    """Return the line that somebody types for a verb of the command line: make's in a checkout, else plumbline's."""
+def command(verb: str, *studies: str, **told: str) -> str:
+    """Return the line that somebody types for a verb of the command line: make's in a checkout, else plumbline's.
+
+    told: what the verb is told by name, `profile`, `policy` and so on; what is "" is left out.
+    """
+    named = {name: value for name, value in told.items() if value}
     if ROOT == SHIPPED:
-        words = [
-            "make",
-            verb,
-            *(f"STUDY={name}" for name in studies),
-            *([f"PROFILE={profile}"] if profile else []),
-        ]
-    else:
-        words = ["plumbline", verb, *studies, *(["--profile", profile] if profile else [])]
-    return shlex.join(words)
+        words = [f"STUDY={name}" for name in studies]
+        return shlex.join(
+            ["make", verb, *words, *(f"{name.upper()}={value}" for name, value in named.items())]
+        )
+    words = [word for name, value in named.items() for word in (f"--{name}", value)]
+    return shlex.join(["plumbline", verb, *studies, *words])

@@ -307,22 +307,28 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
 
 
-def next_steps(results: Path) -> list[str]:
-    """Return what may be done with what a run has made."""
+def next_steps(results: Path, files: Sequence[str]) -> list[str]:
+    """Return what may be done with what a run has made; `files` are the study's own."""
     rows = table_of(results / "results.csv")
     trained = [row["policy"] for row in rows if "." in row["policy"] and row["value"]]
     if not (results / "report.html").is_file() or not trained:
         return []
+    studies, policy = [name for name in files if name != "config.yaml"], trained[-1]
     return [
-        f"next: open {results / 'report.html'} in a browser; take a policy out with "
-        f"`make export POLICY={trained[-1]} TO=out/`"
+        f"next: open {results / 'report.html'} in a browser",
+        f"      talk to a policy: {command('chat', *studies, policy=policy)}",
+        f"      take one out: {command('export', *studies, policy=policy, to='out/')}",
     ]
 
 
 def last_words(
-    results: Path, cleaned: Sequence[Path], foreseen: Sequence[str] = (), seconds: float | None = None
+    results: Path,
+    cleaned: Sequence[Path],
+    foreseen: Sequence[str] = (),
+    seconds: float | None = None,
+    files: Sequence[str] = (),
 ) -> list[str]:
-    """Return the last lines of a run that went well; `seconds` is what it took."""
+    """Return the last lines of a run that went well; `seconds` is what it took, `files` are the study's own."""
     made = [str(results / name) for name in ("results.md", "report.html") if (results / name).is_file()]
     found = [one_line(line) for line in warnings_of(results, cleaned, foreseen)]
     shown = [f"warning: {line}" for line in found[:LINES]]
@@ -335,7 +341,7 @@ def last_words(
         *(["results: " + " and ".join(made)] if made else []),
         *shown,
         *(told_by(taken, results, seconds) if seconds is not None else []),
-        *told_by(next_steps, results),
+        *told_by(next_steps, results, files),
     ]
 
 
