@@ -77,6 +77,7 @@ def family() -> Plan:
         EVERY_KEY,
         {
             "seeds": [3, 5],
+            "keep_weights": "all",
             "models": {
                 "one": {"source": "weights", "format": "llama2c", "weights": "w.bin", "tokenizer": "t.bin"}
                 | {"template": "own", "context": 4096},

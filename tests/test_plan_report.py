@@ -46,7 +46,7 @@ def test_the_curves_drawn_are_those_of_policies_and_of_reward_models_that_judge(
     assert curves[-1] == reward
     assert report.curve_files(family()) == [curve["file"] for curve in curves]
     of_rules = {f"benchmarks.{name}.judge": "ruled" for name in ("bundled", "preferred")}
-    plan = changed(EVERY_KEY, of_rules | {"judges.trained": "DROP", "keep_weights": "all"})
+    plan = changed(EVERY_KEY, of_rules | {"judges.trained": "DROP"})
     assert reward not in report.curves(plan)
 
 
