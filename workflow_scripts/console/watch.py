@@ -36,7 +36,7 @@ from workflow_scripts.report.drawing import STYLE
 from workflow_scripts.report.grid import headline_cells
 from workflow_scripts.report.page import render
 from workflow_scripts.report.page_figures import picture
-from workflow_scripts.report.page_tables import headline_table, plain_table, results_table, supported_best
+from workflow_scripts.report.page_tables import headline_table, plain_table, results_table
 from workflow_scripts.report.rows import headline_rows, without_luck
 from workflow_scripts.report.samples import watched_answers
 from workflow_scripts.report.training_figures import draw_loss_curves, draw_watch
@@ -164,7 +164,7 @@ def look(plan: Plan, cached: Cached) -> dict[str, Any]:
     moving = curves_so_far(plan)
     drawn = cached.get("curves", json.dumps(moving), lambda: curve_pictures(moving))
     settings, shown = json.loads(table_settings(plan)), headline_rows(rows)
-    best, cells = supported_best(shown), headline_cells(shown, settings)
+    cells = headline_cells(shown, settings)
     lacking = [row for row in shown if row["value"] == "" and row["metric"] == ""]
     return {
         "study": plan.study.study,
@@ -178,11 +178,11 @@ def look(plan: Plan, cached: Cached) -> dict[str, Any]:
         "failed": plain_table("failed", failed_lines(found)) if found and found.failed() else None,
         "curves": drawn,
         "watched": watched_answers([curve for curve in moving if curve["rows"]]),
-        "headlines": headline_table(shown, cells, best) if cells else None,
+        "headlines": headline_table(shown, cells) if cells else None,
         "without_luck": without_luck(shown),
         "lacking": lacking,
         "scored": len({(row["policy"], row["benchmark"]) for row in shown if row["value"] != ""}),
-        "results": results_table(shown, best) if cells else None,
+        "results": results_table(shown) if cells else None,
         "report": (results / "report.html").is_file() and found is not None and bool(found.well),
     }
 
