@@ -2,8 +2,9 @@
 
 For a study whose run still goes on, or has failed. Built by what builds the table itself, over the score files that are
 there; in place of each that is not stands a refusal. A score that the run is to make anew is not there before it has:
-the head notes them all as it starts. The table is written to results/<study>/so_far/, so that no file of a finished
-table is another; a run that ends well takes it away. Its records of provenance are digests of the files alone.
+the head notes them all as it starts, and the curves of trainings. The table is written to results/<study>/so_far/, so
+that no file of a finished table is another; a run that ends well takes it away. Its records of provenance are digests
+of the files alone.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from workflow_scripts.common.files import finished_file, read_json, write_json
 from workflow_scripts.plan.index import index_entries, score_files
 from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.policies import lineage
-from workflow_scripts.plan.report import table_settings
+from workflow_scripts.plan.report import curve_files, table_settings
 from workflow_scripts.report.index import entries_of
 from workflow_scripts.report.last_words import Failed
 from workflow_scripts.report.markdown import markdown
@@ -79,22 +80,22 @@ def why_not(plan: Plan, failed: Sequence[Cause]) -> Callable[[dict], str]:
 
 
 def note_due(plan: Plan, outputs: Iterable[str]) -> None:
-    """Note which scores a run that starts now is to make: until it has, what lies there is of another study."""
+    """Note which scores and curves a run that starts now is to make: until it has, those there are of another study."""
     folder = Path(plan.layout.results) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    scores = sorted(set(outputs) & set(score_files(plan)))
-    write_json(folder / DUE, {"since": time.time(), "scores": scores})
+    files = sorted(set(outputs) & {*score_files(plan), *curve_files(plan)})
+    write_json(folder / DUE, {"since": time.time(), "files": files})
 
 
 def unmade(plan: Plan) -> Callable[[str], bool]:
-    """Return a function that tells of a score file whether it is not there, or of before the run that is to make it."""
+    """Return a function that tells of a score or curve whether it is not there, or of before the run that makes it."""
     noted = Path(plan.layout.results) / FOLDER / DUE
-    due = read_json(noted) if noted.is_file() else {"since": 0.0, "scores": []}
-    scores, since = set(due["scores"]), due["since"]
+    due = read_json(noted) if noted.is_file() else {"since": 0.0, "files": []}
+    files, since = set(due["files"]), due["since"]
 
     def is_unmade(path: str) -> bool:
         file = Path(path)
-        return not file.is_file() or (path in scores and file.stat().st_mtime < since - CLOCKS)
+        return not file.is_file() or (path in files and file.stat().st_mtime < since - CLOCKS)
 
     return is_unmade
 

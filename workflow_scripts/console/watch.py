@@ -93,14 +93,19 @@ def growing_rows(plan: Plan, curve: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def curves_so_far(plan: Plan) -> list[dict[str, Any]]:
-    """Return the curves of the study that have a point, whole or growing, those that moved last at first."""
-    found = []
+def curves_so_far(plan: Plan, at_work: set[str]) -> list[dict[str, Any]]:
+    """Return the curves of the study that have a point, those that grow at first: of trainings that are at work.
+
+    at_work: what the logs of the jobs at work are called.
+    """
+    found, is_unmade = [], unmade(plan)
     for curve in curves(plan):
-        whole = Path(curve["file"])
-        rows = read_json(whole) if whole.is_file() else growing_rows(plan, curve)
+        growing = is_unmade(curve["file"])
+        rows = [] if growing else read_json(curve["file"])
+        if growing and f"{curve['policy']}-{curve['seed']}" in at_work:
+            rows = growing_rows(plan, curve)
         if rows:
-            found.append(curve | {"rows": rows, "growing": not whole.is_file()})
+            found.append(curve | {"rows": rows, "growing": growing})
     return sorted(found, key=lambda curve: not curve["growing"])[:PANELS]
 
 
@@ -161,7 +166,7 @@ def look(plan: Plan, cached: Cached) -> dict[str, Any]:
     failed = failed_of(plan, found)
     seen = [stamp(path) for path in sorted(results.glob("policies/*/seed-*/scores/*.json"))]
     rows = cached.get("rows", (seen, failed), lambda: table_rows(plan, failed))
-    moving = curves_so_far(plan)
+    moving = curves_so_far(plan, {Path(job.log).stem for job in found.running()} if found else set())
     drawn = cached.get("curves", json.dumps(moving), lambda: curve_pictures(moving))
     settings, shown = json.loads(table_settings(plan)), headline_rows(rows)
     cells = headline_cells(shown, settings)

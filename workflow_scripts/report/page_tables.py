@@ -133,7 +133,10 @@ def headline_table(rows: list[dict], cells: list[str]) -> dict:
     for policy in in_order(row["policy"] for row in rows):
         seeds = max((row["seeds"] for row in rows if row["policy"] == policy), default=1)
         line = {"policy": field(policy, code=True, note=f"{seeds:.0f} seeds" if seeds > 1 else "")}
-        line |= {cell: value_field(found[policy, cell]) for cell in cells if (policy, cell) in found}
+        line |= {
+            cell: value_field(found[policy, cell]) if (policy, cell) in found else field("–")
+            for cell in cells
+        }
         lines.append(line | {"_calibration": "yes" if policy in CALIBRATION else ""})
     scored = {cell: [row for row in rows if cell_name(row) == cell and row["value"] != ""] for cell in cells}
     foot = {"policy": field("items (in groups)")}
