@@ -557,6 +557,23 @@ def test_bars_and_published_values_of_cells_that_there_cannot_be_are_refused(stu
     assert line.startswith(f"report.published[0].{message}")
 
 
+def test_a_cell_of_a_task_that_the_harness_is_not_asked_is_in_doubt_and_of_a_group_it_is_not(study):
+    study = put(study, "benchmarks.biology_quiz.tasks", ["mmlu", "piqa"])
+    cell = {"benchmark": "biology_quiz", "metric": "acc", "policy": "tiny", "value": 1.0, "source": "a card"}
+    for subset in ("piqa", "mmlu", "mmlu_anatomy"):
+        assert not [
+            line
+            for line in doubts_of(put(study, "report.published", [cell | {"subset": subset}]))
+            if "task of" in line
+        ]
+    (line,) = [
+        line
+        for line in doubts_of(put(study, "report.published", [cell | {"subset": "hellaswag"}]))
+        if "task of" in line
+    ]
+    assert line.startswith("report.published[0].subset: no task of 'biology_quiz' is called 'hellaswag'")
+
+
 @pytest.mark.parametrize(
     ("benchmark", "subset", "metric"),
     [

@@ -16,6 +16,7 @@ from workflow_scripts.study.foresight.cells import (
     cells_there_are_none_of,
     nothing_to_report,
     published_otherwise,
+    tasks_not_asked,
 )
 from workflow_scripts.study.foresight.lengths import longer_than_context, room_for_answers
 from workflow_scripts.study.foresight.own_templates import own_after_another
@@ -51,6 +52,7 @@ def foreseen(study: Study, policies: dict[str, Policy]) -> tuple[list[str], list
             *trainings_of_one_step(study),
             *rewards_out_of_reach(study),
             *cells_there_are_none_of(study),
+            *tasks_not_asked(study),
             *nothing_to_report(study),
             *best_by_nothing(study),
             *published_otherwise(study),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from workflow_scripts.study.benchmarks.harness import LmEval
 from workflow_scripts.study.findings import Finding, doubt, wrong
 from workflow_scripts.study.messages import unknown
 from workflow_scripts.study.report import Bar, Published
@@ -27,6 +28,24 @@ def cells_there_are_none_of(study: Study) -> Iterator[Finding]:
         else:
             what = f"metric of {entry.benchmark!r} in subset {entry.subset!r}"
             yield wrong(of_metric, unknown(entry.metric, metrics, what))
+
+
+def tasks_not_asked(study: Study) -> Iterator[Finding]:
+    """Find cells of a task that a harness benchmark does not name and that is called as no part of one it names is.
+
+    A doubt: what a group of tasks holds only the harness knows.
+    """
+    for path, entry in cells_asked_for(study):
+        benchmark = study.benchmarks.get(entry.benchmark)
+        if not isinstance(benchmark, LmEval) or benchmark.suite or not entry.subset:
+            continue
+        tasks = [task if isinstance(task, str) else task.task for task in benchmark.tasks]
+        if not any(entry.subset == task or entry.subset.startswith(f"{task}_") for task in tasks):
+            told = unknown(entry.subset, tasks, f"task of {entry.benchmark!r}")
+            yield doubt(
+                f"{path}.subset",
+                f"{told}; unless one of these is a group that holds it, the table cannot be made",
+            )
 
 
 def cells_asked_for(study: Study) -> Iterator[tuple[str, Bar | Published]]:
