@@ -8,6 +8,7 @@ async function lookAgain() {
   const note = document.getElementById("connection");
   try {
     const answer = await fetch("/", { cache: "no-store" });
+    if (!answer.ok) throw new Error(answer.statusText);
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     for (const part of page.querySelectorAll("section[id], header[id]")) {
       const shown = document.getElementById(part.id);

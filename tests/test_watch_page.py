@@ -108,6 +108,14 @@ def test_nobody_is_answered_who_asks_by_another_name_or_for_another_file_or_to_c
     assert ask(server, Host=f"localhost:{server[1]}")[0] == 200
 
 
+def test_a_look_at_a_file_that_is_being_replaced_fails_alone_and_the_next_one_is_answered(server):
+    table = Path("results/tutor/policies/tiny.sft.kto/seed-1/curve.json")
+    table.write_text("[{")
+    assert ask(server)[0] == 500
+    table.write_text("[]")
+    assert ask(server)[0] == 200
+
+
 def test_a_study_that_never_ran_has_a_page_that_says_so(plan, tmp_path):
     shutil.rmtree("results")
     with serve(plan, "127.0.0.1", 0) as running:

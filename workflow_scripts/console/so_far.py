@@ -91,7 +91,7 @@ def unmade(plan: Plan) -> Callable[[str], bool]:
     """Return a function that tells of a score or curve whether it is not there, or of before the run that makes it."""
     noted = Path(plan.layout.results) / FOLDER / DUE
     due = read_json(noted) if noted.is_file() else {"since": 0.0, "files": []}
-    files, since = set(due["files"]), due["since"]
+    files, since = set(due.get("files", [])), due["since"]
 
     def is_unmade(path: str) -> bool:
         file = Path(path)

@@ -11,6 +11,7 @@ import functools
 import ipaddress
 import json
 import socket
+import sys
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -228,7 +229,19 @@ class Handler(BaseHTTPRequestHandler):
         if not is_named(self.headers.get("Host", ""), {"localhost", socket.gethostname()}):
             self.send_error(HTTPStatus.FORBIDDEN, "asked for by a name that is not this machine's")
         elif self.path == "/":
-            self.send(self.page())
+            try:
+                page = self.page()
+            except (
+                PlumblineError,
+                OSError,
+                KeyError,
+                TypeError,
+                ValueError,
+            ) as error:  # a file that is being replaced
+                print(f"this look failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, "this look failed; the next one may not")
+            else:
+                self.send(page)
         elif self.path == "/report" and self.report.is_file():
             self.send(self.report.read_text(encoding="utf-8"))
         else:
