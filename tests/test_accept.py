@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from plumbline import cli
 from tests.outside_study import FLAGS, study_of, write_study
 from tests.workflow import ROOT, copy_with_study, edit, finish, snakemake, stale
 from workflow_scripts.common.code import locked_versions
@@ -198,8 +199,11 @@ def test_a_reason_is_handed_over_as_it_is_typed(tmp_path):
     said = tmp_path / "said"
     command = ["make", "--silent", "-o", ".venv/ready", "accept", f"WHY={why}", f"BIN={tmp_path}"]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"SAID": str(said)}, check=True)
-    words = said.read_text().split("\0")
-    assert words[:4] == ["-m", "workflow_scripts.plan.accept", f"--why={why}", "--"]
+    words = said.read_text().split("\0")[:-1]
+    assert words[:2] == ["-m", "plumbline"]
+    verb, asked = cli.read(words[2:])
+    (handed_on,) = cli.VERBS[verb].commands(asked)
+    assert handed_on[:3] == ["workflow_scripts.plan.accept", f"--why={why}", "--"]
 
 
 def test_code_and_pins_are_mappings_in_every_rule_and_settings_are_none(finished_small):

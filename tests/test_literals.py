@@ -152,8 +152,10 @@ TAKEN = {
     "RuleJudge.rule": (judging_settings.LengthRule, "rule"),
     "Watch.best": (watching.Watching, "best"),
 }
-# Chosen by the plan (which prompts a value head answers), or handed on to a library or a flag that refuses any other.
+# Chosen by the plan (which prompts a value head answers, whose weights are kept), or handed on to a library or a flag
+# that refuses any other.
 ELSEWHERE = {
+    "Study.keep_weights",
     "Sft.backend",
     "SaidPairs.from_",
     "Value.targets",
