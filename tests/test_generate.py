@@ -228,6 +228,22 @@ def study(tmp_path, tiny_model):
     return Study(tmp_path, tiny_model)
 
 
+@pytest.fixture
+def asked_of_engine(engine, monkeypatch) -> list[list[int]]:
+    """The prompts that the engine is given, which answers them."""
+    asked = []
+
+    class Counted:
+        tokenizer = engine.tokenizer
+
+        def answer(self, prompts, *more):
+            asked.extend(prompts)
+            return engine.answer(prompts, *more)
+
+    monkeypatch.setattr(engine_module, "TransformersEngine", lambda *_: Counted())
+    return asked
+
+
 def test_every_prompt_sample_and_turn_has_one_answer_in_order(study, echo):
     study.add("talk", rows_of(["One?", "Two two?"], ["And?"]), samples=2, temperature=0.5)
     study.answer("talk")
@@ -302,17 +318,8 @@ def test_a_set_answered_before_does_not_even_load_the_engine(study, echo):
     assert (echo.loaded, len(echo.asked)) == (1, 1)
 
 
-def test_two_sets_that_ask_the_same_with_the_same_sampling_are_answered_once(study, engine, monkeypatch):
-    asked = []
-
-    class Counted:
-        tokenizer = engine.tokenizer
-
-        def answer(self, prompts, *more):
-            asked.extend(prompts)
-            return engine.answer(prompts, *more)
-
-    monkeypatch.setattr(engine_module, "TransformersEngine", lambda *_: Counted())
+def test_two_sets_that_ask_the_same_with_the_same_sampling_are_answered_once(study, asked_of_engine):
+    asked = asked_of_engine
     for name, sampling in {"rewards": {}, "words": {}, "warmer": {"temperature": 0.5}}.items():
         study.add(name, rows_of(QUESTIONS), **({"temperature": 1.0, "max_new_tokens": 6} | sampling))
     answered = study.answer("rewards", "words")
@@ -327,17 +334,8 @@ def test_two_sets_that_ask_the_same_with_the_same_sampling_are_answered_once(stu
     assert study.collect("words"), "the store of a set outlives another set that shared it"
 
 
-def test_what_two_sets_ask_alike_and_do_not_draw_is_answered_once_killed_or_not(study, engine, monkeypatch):
-    asked = []
-
-    class Counted:
-        tokenizer = engine.tokenizer
-
-        def answer(self, prompts, *more):
-            asked.extend(prompts)
-            return engine.answer(prompts, *more)
-
-    monkeypatch.setattr(engine_module, "TransformersEngine", lambda *_: Counted())
+def test_what_two_sets_ask_alike_and_do_not_draw_is_answered_once_killed_or_not(study, asked_of_engine):
+    asked = asked_of_engine
     alone = ["What else is there?", "Who says so?"]
     study.add("one", rows_of(QUESTIONS), temperature=0.0, max_new_tokens=6)
     study.add("two", rows_of([*QUESTIONS, *alone]), temperature=0.0, max_new_tokens=6, batch_size=2)

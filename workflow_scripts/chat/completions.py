@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from workflow_scripts.chat.local import Refused
 from workflow_scripts.chat.speaker import GREEDY, Speaker
 from workflow_scripts.common.answering import Answer
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.local_server import Refused
 from workflow_scripts.common.templates import tokenise_prompt, tokenise_text
 
 MOST_CHOICES = 128

@@ -19,10 +19,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from workflow_scripts.chat.chat import doubts, find_all, in_background, parser, port_of
-from workflow_scripts.chat.local import LOOPBACK, Handler, Refused, is_loopback, listening
 from workflow_scripts.common.code import ROOT
 from workflow_scripts.common.errors import PlumblineError, run, spelt
 from workflow_scripts.common.files import digest, sha256_of
+from workflow_scripts.common.local_server import (
+    LOOPBACK,
+    Handler,
+    Refused,
+    is_loopback,
+    listening,
+    until_interrupted,
+)
 from workflow_scripts.export.found import Found, whole
 from workflow_scripts.plan.policies import remote_code
 
@@ -126,10 +133,7 @@ def by_transformers(found: Found, host: str, port: int, key: str) -> None:
     with openai_server(speaker, host, port, key) as server:
         print(f"{found.policy}: http://{host}:{server.server_port}/v1", flush=True)
         print("by transformers, one request at a time; Ctrl-C ends it", file=sys.stderr, flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print("ended", file=sys.stderr)
+        until_interrupted(server)
 
 
 # --- vLLM -------------------------------------------------------------------------------------------------------------

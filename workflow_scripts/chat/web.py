@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from workflow_scripts.chat.local import LOOPBACK, Handler, Refused, listening
 from workflow_scripts.chat.shown import Shown
 from workflow_scripts.chat.talk import DRAWN, Talk, number, reply_of
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.local_server import LOOPBACK, Handler, Refused, listening, until_interrupted
 
 PAGE = Path(__file__).with_name("page.html")
 EVERY = 0.1  # seconds between two parts of a reply that comes
@@ -160,7 +160,4 @@ def serve_page(talk: Talk, lines: list[str], port: int) -> None:
         print(*lines[:-1], sep="\n", file=sys.stderr)
         print(f"open http://{LOOPBACK}:{server.server_port}/?key={key}", flush=True)
         print("it is answered to from this machine alone; Ctrl-C ends it", file=sys.stderr, flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print("ended", file=sys.stderr)
+        until_interrupted(server)

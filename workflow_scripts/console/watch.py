@@ -3,19 +3,14 @@
 Jobs and how far they are, curves while trainings go on, what policies answered at validation steps, and the table so
 far with what is missing. It reads files only, so it may run on any machine that sees the folder. Whoever can open
 the page can read what it shows and do nothing else: it answers GET alone, of this machine alone unless told otherwise,
-and only where the browser asks for it by the name that it is served under (no page of elsewhere can reach it).
+and only where the browser asks for it by that name (no page of elsewhere can reach it: `common.local_server`).
 """
 
 import argparse
-import functools
-import ipaddress
 import json
-import socket
 import sys
 import time
 from collections.abc import Callable
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +19,14 @@ from markupsafe import Markup
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_json
+from workflow_scripts.common.local_server import (
+    LOOPBACK,
+    Handler,
+    Refused,
+    Server,
+    listening,
+    until_interrupted,
+)
 from workflow_scripts.common.progress import ENDING
 from workflow_scripts.common.training.curve import curve_of
 from workflow_scripts.console.reading import cost_of, last_lines, stand_of
@@ -36,14 +39,14 @@ from workflow_scripts.plan.report import curves, table_settings
 from workflow_scripts.report.drawing import STYLE
 from workflow_scripts.report.grid import headline_cells
 from workflow_scripts.report.page import render
-from workflow_scripts.report.page_figures import picture
+from workflow_scripts.report.page_figures import figures_of_curves
 from workflow_scripts.report.page_tables import headline_table, plain_table, results_table
 from workflow_scripts.report.rows import headline_rows, without_luck
 from workflow_scripts.report.samples import watched_answers
-from workflow_scripts.report.training_figures import draw_loss_curves, draw_watch
 from workflow_scripts.study.checking import load_study
 
-LOOPBACK, EVERY = "127.0.0.1", 5  # seconds between two looks of an open page
+EVERY = 5  # seconds between two looks of an open page
+PLAIN = "text/plain; charset=utf-8"
 PANELS = 24  # curves on the page; of more, those that moved last
 SHOWN = 30  # failed jobs
 WHOLE = 10_000_000  # bytes of what a job tells of itself: more than any tells
@@ -111,17 +114,9 @@ def curves_so_far(plan: Plan, at_work: set[str]) -> list[dict[str, Any]]:
 
 
 def curve_pictures(found: list[dict[str, Any]]) -> list[Markup]:
-    """Return a picture of each policy's losses, and of what was watched where something was."""
-    pictures = []
+    """Return the report's figures of curves."""
     with plt.rc_context(STYLE):
-        for number_of, policy in enumerate(dict.fromkeys(curve["policy"] for curve in found)):
-            own = [curve for curve in found if curve["policy"] == policy]
-            label = f"Losses of {policy} by optimiser step"
-            pictures.append(picture(draw_loss_curves(own), f"curve{number_of}", label))
-            if any("watch" in row for curve in own for row in curve["rows"]):
-                label = f"What the answers of {policy} were worth by optimiser step"
-                pictures.append(picture(draw_watch(policy, own), f"watch{number_of}", label))
-    return pictures
+        return figures_of_curves(found)
 
 
 def failed_of(plan: Plan, found: Run | None) -> list[Cause]:
@@ -205,80 +200,41 @@ def table_rows(plan: Plan, failed: list[Cause]) -> list[dict]:
         return []
 
 
-def is_named(host: str, names: set[str]) -> bool:
-    """Tell whether a request asks for this server by a name of its own, or by an address."""
-    name = host.rsplit(":", 1)[0].strip("[]") if host else ""
-    if name in names:
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-class Handler(BaseHTTPRequestHandler):
+class Page(Handler):
     """Answers GET of the page, and of the finished report; of nothing else."""
 
-    def __init__(self, page: Callable[[], str], report: Path, *more: Any) -> None:
-        self.page, self.report = page, report
-        super().__init__(*more)
+    plan: Plan
+    cached: Cached
 
     def do_GET(self) -> None:
         """Send the page."""
-        if not is_named(self.headers.get("Host", ""), {"localhost", socket.gethostname()}):
-            self.send_error(HTTPStatus.FORBIDDEN, "asked for by a name that is not this machine's")
-        elif self.path == "/":
-            try:
-                page = self.page()
-            except (
-                PlumblineError,
-                OSError,
-                KeyError,
-                TypeError,
-                ValueError,
-            ) as error:  # a file that is being replaced
-                print(f"this look failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-                self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, "this look failed; the next one may not")
+        report = Path(self.plan.layout.results) / "report.html"
+        try:
+            self.from_here()
+            if self.path == "/":
+                text = render("watch.html.j2", look(self.plan, self.cached), "watch.js")
+            elif self.path == "/report" and report.is_file():
+                text = report.read_text(encoding="utf-8")
             else:
-                self.send(page)
-        elif self.path == "/report" and self.report.is_file():
-            self.send(self.report.read_text(encoding="utf-8"))
+                raise Refused(404, "there is nothing here")
+        except Refused as error:
+            self.send(error.status, PLAIN, f"{error}\n")
+        except (
+            PlumblineError,
+            OSError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:  # a file that is being replaced
+            print(f"this look failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            self.send(500, PLAIN, "this look failed; the next one may not\n")
         else:
-            self.send_error(HTTPStatus.NOT_FOUND)
-
-    def send(self, text: str) -> None:
-        """Send a page."""
-        body = text.encode()
-        self.send_response(HTTPStatus.OK)
-        for name, value in {
-            "Content-Type": "text/html; charset=utf-8",
-            "Content-Length": str(len(body)),
-            "Cache-Control": "no-store",
-            "X-Frame-Options": "DENY",
-        }.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing of each look."""
+            self.send(200, "text/html; charset=utf-8", text, X_Frame_Options="DENY")
 
 
-def serve(plan: Plan, host: str, port: int) -> ThreadingHTTPServer:
+def serve(plan: Plan, host: str, port: int) -> Server:
     """Return a server of a study's page; PlumblineError where the address cannot be had."""
-    cached = Cached()
-
-    def page() -> str:
-        return render("watch.html.j2", look(plan, cached), "watch.js")
-
-    handler = functools.partial(Handler, page, Path(plan.layout.results) / "report.html")
-    try:
-        return ThreadingHTTPServer((host, port), handler)
-    except OSError as error:
-        raise PlumblineError(
-            f"{host}:{port} cannot be served on: {error.strerror}; give another PORT"
-        ) from None
+    return listening(type("Bound", (Page,), {"plan": plan, "cached": Cached()}), host, port)
 
 
 def main() -> None:
@@ -293,10 +249,7 @@ def main() -> None:
     with serve(plan, arguments.host, arguments.port) as server:
         host, port = server.server_address[:2]
         print(f"{plan.study.study}: http://{host}:{port}/ (Ctrl-C ends it)", flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print()
+        until_interrupted(server)
 
 
 if __name__ == "__main__":

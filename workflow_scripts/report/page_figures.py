@@ -69,8 +69,13 @@ def length_figures(rows: list[dict]) -> list[Markup]:
 
 
 def curve_figures(curves: list[dict]) -> list[Markup]:
+    """Return the figures of curves by their files; see figures_of_curves."""
+    return figures_of_curves(read_curves(curves) if curves else [])
+
+
+def figures_of_curves(loaded: list[dict]) -> list[Markup]:
     """Return a panel of losses per policy, seeds together; and one of what was watched, where something was."""
-    loaded, figures = read_curves(curves) if curves else [], []
+    figures: list[Markup] = []
     for number, policy in enumerate(in_order(curve["policy"] for curve in loaded)):
         own = [curve for curve in loaded if curve["policy"] == policy]
         label = f"Losses of {policy} by optimiser step"

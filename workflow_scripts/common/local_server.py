@@ -55,6 +55,14 @@ def listening(handler: type, host: str, port: int) -> Server:
         raise PlumblineError(f"HOST={host} PORT={port or 'any'}: cannot listen there: {error}") from None
 
 
+def until_interrupted(server: Server) -> None:
+    """Answer requests until the user ends it."""
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print("ended", file=sys.stderr)
+
+
 class Handler(BaseHTTPRequestHandler):
     """What requests have in common."""
 
