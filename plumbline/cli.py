@@ -130,11 +130,13 @@ def claims(asked: Asked) -> list[Command]:
 
 
 class Verb(NamedTuple):
-    """A verb: its commands, what it does in a line, and whether words that are not the table's own go to its module."""
+    """A verb: its commands, what it does in a line, whether words that are not the table's own go to its module, and
+    whether it is about a study."""
 
     commands: Callable[[Asked], list[Command]]
     says: str
     hands_on: bool = False
+    of_study: bool = True
 
 
 def module(name: str, says: str, *, study: bool = True) -> Verb:
@@ -152,7 +154,7 @@ def module(name: str, says: str, *, study: bool = True) -> Verb:
             ]
         ]
 
-    return Verb(commands, says, hands_on=True)
+    return Verb(commands, says, hands_on=True, of_study=study)
 
 
 VERBS = {
@@ -248,7 +250,7 @@ def read(words: list[str]) -> tuple[str, Asked]:
     if helped:  # of the module
         return verb, Asked(home(), DEFAULT, False, rest=("--help",))
     options, rest = found.parse_known_args(before)
-    by_path = [] if options.study or verb in ALONE else paths_alone(rest)
+    by_path = paths_alone(rest) if VERBS[verb].of_study and not options.study else []
     if len(by_path) > 1:
         found.error(f"one study at a time, not {' and '.join(by_path)}")
     rest = [word for word in rest if word not in by_path]

@@ -77,6 +77,14 @@ def test_a_study_may_stand_in_any_place_and_is_one_word_whatever_it_is_called(he
     assert line[line.index("--configfile") + 1] == NASTY
 
 
+@pytest.mark.parametrize(
+    "verb", sorted(name for name, verb in cli.VERBS.items() if verb.of_study and name != "claims")
+)
+def test_every_verb_about_a_study_takes_it_by_its_path_alone(here, verb):
+    (here / "s.yaml").write_text("study: s\n")
+    assert commands(verb, "s.yaml") == commands(verb, "--study", "s.yaml")
+
+
 def test_a_target_of_snakemakes_is_no_further_configuration_file(here):
     assert commands("judge-plan", "x.yaml")[0][-2:] == ["--", "judge_plan"]
 
