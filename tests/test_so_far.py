@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.scored import scored_plan
+from tests.workflow import ROOT
+from workflow_scripts.common.files import write_json
 from workflow_scripts.console import so_far
 from workflow_scripts.console.so_far import Cause
 from workflow_scripts.plan.index import score_files
-from workflow_scripts.plan.plan import Plan
+from workflow_scripts.plan.plan import Plan, plan_of
+from workflow_scripts.study.checking import load_study
+from workflow_scripts.study.seeds import SeedsUntil
 
 
 @pytest.fixture
@@ -68,6 +72,25 @@ def test_it_is_written_beside_the_table_and_taken_away_when_a_run_ends_well(plan
     assert table.read_text() == "whole"
     so_far.take_away(plan)
     assert not Path("results/tutor/so_far").exists()
+
+
+def test_no_score_lacks_of_seeds_that_were_not_chosen(tmp_path, monkeypatch):
+    study = load_study(ROOT / "config.yaml")
+    until = SeedsUntil(until=0.1, at_most=9, first=2, on="tutor/action/accuracy")
+    plan = plan_of(study.model_copy(update={"seeds": until}))
+    monkeypatch.chdir(tmp_path)
+    lacking = {path for path in (entry["file"] for entry in so_far.entries_so_far(plan, tmp_path, str))}
+    write_json(Path(plan.layout.chosen_seeds), {"seeds": [1, 2, 3], "words": "three"})
+    more = so_far.entries_so_far(plan, tmp_path, str)
+    seeds = [
+        {
+            entry["seed"]
+            for entry in so_far.entries_so_far(plan, tmp_path, str)
+            if entry["policy"] == "tiny.sft"
+        }
+    ]
+    assert seeds == [{1, 2, 3}]
+    assert len(lacking) < len(more)
 
 
 @pytest.mark.parametrize(

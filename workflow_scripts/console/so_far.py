@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import finished_file, read_json, write_json
+from workflow_scripts.plan.growing import plan_at_hand
 from workflow_scripts.plan.index import index_entries, score_files
 from workflow_scripts.plan.plan import Plan
 from workflow_scripts.plan.policies import lineage
@@ -101,9 +102,12 @@ def unmade(plan: Plan) -> Callable[[str], bool]:
 
 
 def entries_so_far(plan: Plan, stand_ins: Path, why: Callable[[dict], str]) -> list[dict]:
-    """Return the entries of the index, those whose score is not there with a refusal in the folder `stand_ins`."""
+    """Return the entries of the index, those whose score is not there with a refusal in the folder `stand_ins`.
+
+    Where seeds are chosen as the study runs, of those that were chosen, or of the first.
+    """
     entries, is_unmade = [], unmade(plan)
-    for number, entry in enumerate(entries_of(json.loads(index_entries(plan)))):
+    for number, entry in enumerate(entries_of(json.loads(index_entries(plan_at_hand(plan))))):
         if is_unmade(entry["file"]):
             refusal = stand_ins / f"{number}.json"
             write_json(refusal, {"refused": why(entry)})

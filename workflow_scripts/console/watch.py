@@ -34,6 +34,7 @@ from workflow_scripts.console.run import Run, journal_of, run_of
 from workflow_scripts.console.so_far import Cause, about, rows_so_far, unmade, why_not
 from workflow_scripts.console.status import head_lives
 from workflow_scripts.console.words import counts, dollars, number, short_time, stand_words
+from workflow_scripts.plan.growing import plan_at_hand
 from workflow_scripts.plan.plan import Plan, plan_of
 from workflow_scripts.plan.report import curves, table_settings
 from workflow_scripts.report.drawing import STYLE
@@ -103,7 +104,7 @@ def curves_so_far(plan: Plan, at_work: set[str]) -> list[dict[str, Any]]:
     at_work: what the logs of the jobs at work are called.
     """
     found, is_unmade = [], unmade(plan)
-    for curve in curves(plan):
+    for curve in curves(plan_at_hand(plan)):
         growing = is_unmade(curve["file"])
         rows = [] if growing else read_json(curve["file"])
         if growing and f"{curve['policy']}-{curve['seed']}" in at_work:
