@@ -89,8 +89,6 @@ def test_a_run_in_an_empty_folder_leaves_everything_there_and_nothing_in_the_pac
     assert (tmp_path / "results/mine/made_from.json").is_file()
     assert {path for path in installed.rglob("*") if "__pycache__" not in path.parts} == before
     cleared = plumbline(installed, tmp_path, "clean", "mine.yaml", "--yes")
-    assert cleared.returncode == 2  # a path by itself is not taken where something is removed
-    cleared = plumbline(installed, tmp_path, "clean", "--study", "mine.yaml", "--yes")
     assert cleared.returncode == 0 and not (tmp_path / "results/mine").exists(), cleared.stderr
     assert (tmp_path / "mine.yaml").exists() and list(tmp_path.glob("data/sources/*"))
 
