@@ -6,6 +6,8 @@ import inspect
 import os
 import time
 
+from snakemake.common import overwrite_function_params
+
 from workflow_scripts.common.code import code_of, pins
 from workflow_scripts.common.errors import told
 from workflow_scripts.common.gpu_lease import smallest_memory
@@ -80,9 +82,13 @@ def by(function, **fixed):
     """
     names = [name for name in inspect.signature(function).parameters if name != "plan"]
     asked = [name for name in names if name not in fixed]
-    return lambda wildcards: function(
-        PLAN, **{name: wildcards[name] for name in asked}, **fixed
-    )
+
+    def of_names(wildcards):
+        return function(PLAN, **{name: wildcards[name] for name in asked}, **fixed)
+
+    # Or Snakemake would read these parameters anew for every job, ten times.
+    overwrite_function_params(of_names, inspect.signature(of_names).parameters)
+    return of_names
 
 
 def table_plan():

@@ -363,6 +363,7 @@ class Listener(logging.Handler):
         if getattr(record, "event", None) == LogEvent.DEBUG_DAG:
             if "job" in vars(record):
                 self.graph = record.job.dag
+                logging.getLogger(record.name).setLevel(logging.INFO)  # fifteen more of these a job are not needed
         elif record.levelno >= logging.WARNING:
             self.messages.append(record.getMessage())
 
@@ -377,7 +378,8 @@ def run_snakemake(flags: list[str]) -> Any:
     snakemake.addHandler(listener)
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            cli.main(["--dry-run", "--debug-dag", *flags])
+            # So quiet, a dry run ends when its graph is whole: each job in words takes as long again.
+            cli.main(["--dry-run", "--quiet", "rules", "progress", "--debug-dag", *flags])
     except SystemExit as stopped:
         status = stopped.code
     finally:
@@ -425,7 +427,9 @@ def planned_job(job: Any, graph: Any, makers: dict[str, str]) -> Job:
     """Return what the plan says of one of Snakemake's jobs; makers are the rules that make files anew, by file."""
     reason = graph.reason(job)
     resources = dict(job.resources.items())
-    cost = re.search(r"--cost[ =]\S*?([^/\s]+/[^/\s]+\.json)", job.shellcmd or "")
+    cost = re.search(r"--cost[ =]\S+", job.rule.shellcmd or "")
+    if cost:
+        cost = re.search(r"([^/\s]+/[^/\s]+\.json)", job.format_wildcards(cost.group()))
     runtime = resources.get("runtime")
     return Job(
         rule=job.rule.name,
