@@ -126,6 +126,7 @@ ONLINE = TRAINING | {
 }
 ANSWERING = resources.asked(STUDY.generation_resources)
 READING = ANSWERING | {"gpu": resources.one_gpu(PLAN)}
+SHARED = ANSWERING | {"shards": STUDY.generation_resources.shards}
 SCORING = ANSWERING | {"gpu": by(resources.scoring_gpus)}
 
 # --- words of shell lines: in them every placeholder is quoted, {params.x:q}; :u is for what the plan has quoted ------

@@ -33,6 +33,7 @@ ANSWER = (
     ' --model "$(dirname {input.model:q})/model" --model-manifest {input.model:q}'
     " --prompts {input.prompts:q} --settings {params.settings:q} --seed {params.seed:q}"
     " --work $WORK/answers/{wildcards.policy:q}-{wildcards.seed:q} --answers {output.answers:q} --output {output.answered:q}"
+    " --shards {resources.shards:q}"
 )
 
 
@@ -53,7 +54,7 @@ rule answer_prompts:
         "../envs/vllm.yaml" if VLLM else "../envs/train.yaml"
     threads: STUDY.generation_resources.cpus
     resources:
-        **(ANSWERING if VLLM else READING),
+        **SHARED | {"gpu": resources.answering_gpus(PLAN, VLLM)},
     params:
         code=by(scoring.engine_code),
         pins=by(scoring.engine_pins),
@@ -84,7 +85,7 @@ rule answer_otherwise:
         "../envs/train.yaml" if VLLM else "../envs/vllm.yaml"
     threads: STUDY.generation_resources.cpus
     resources:
-        **(READING if VLLM else ANSWERING),
+        **SHARED | {"gpu": resources.answering_gpus(PLAN, not VLLM)},
     params:
         code=by(scoring.engine_code),
         pins=by(scoring.engine_pins),

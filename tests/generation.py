@@ -74,12 +74,12 @@ class Study:
         write_jsonl(path, rows)
         write_manifest(path.with_suffix(".json"), [path], count=len(rows), sampling=GREEDY | sampling)
 
-    def answer(self, *names, seed=1, **settings):
+    def answer(self, *names, seed=1, shards=1, **settings):
         manifests = [str(self.folder / f"{name}.json") for name in names]
         flags = {"model": self.model, "model-manifest": self.folder / "model.json", "seed": seed}
         flags |= {"settings": json.dumps(SETTINGS | settings), "work": self.folder / "work"}
         flags |= {"output": self.folder / "answered.out", "cost": self.folder / "cost.out"}
-        flags |= {"answers": self.folder / "answers"}
+        flags |= {"answers": self.folder / "answers", "shards": shards}
         call_named(answer.main, flags, "--prompts", *manifests)
         return read_json(self.folder / "answered.out")
 

@@ -26,7 +26,7 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.training import settings as training_settings
 from workflow_scripts.common.training import tracking, watching
 from workflow_scripts.download import hub, places, prepare_model, simulate_dialogues, simulate_rows
-from workflow_scripts.generate import answer
+from workflow_scripts.generate import loading
 from workflow_scripts.pairs import build, ranked, samples
 from workflow_scripts.report.statistics.cells import FIDELITIES
 from workflow_scripts.retrieve import retrieve
@@ -72,7 +72,7 @@ TABLES = {
     "RuleReward.rule": reward_rules.RULES,
     "ClassifierReward.text": reward_texts.TEXTS,
     "ClassifierReward.head": {"sequence", *classifier_heads.HEADS},
-    "Engine.name": answer.ENGINES,
+    "Engine.name": loading.ENGINES,
     "MtBench.mode": forms.FASTCHAT_NAMES,
     "Pairs.which": build.RULES,
     "Pairs.fidelity": FIDELITIES,

@@ -4,6 +4,7 @@ import pytest
 
 from tests.plans import EVERY_KEY, changed, planned
 from workflow_scripts.plan import resources
+from workflow_scripts.study.resources import GenerationResources
 
 MANY = changed(
     EVERY_KEY,
@@ -48,6 +49,21 @@ def test_what_only_reads_has_one_gpu_where_there_are_any(asked, had):
     assert resources.one_gpu(plan) == resources.scoring_gpus(plan, "tiny.sft") == had
     assert resources.annotating_gpus(plan, "judged") == resources.rewarding_gpus(plan, "rewarded") == had
     assert resources.judging_gpus(plan, "bundled") == had
+
+
+@pytest.mark.parametrize(
+    ("gpu", "shards", "vllm", "had"),
+    [(0, 1, False, 0), (0, 2, False, 0), (4, 1, False, 1), (4, 4, False, 4), (4, 2, False, 2), (4, 2, True, 4)],
+)
+def test_each_engine_that_answers_has_its_own_gpus(gpu, shards, vllm, had):
+    plan = changed(EVERY_KEY, {"generation_resources.gpu": gpu, "generation_resources.shards": shards})
+    assert resources.answering_gpus(plan, vllm) == had
+    assert "shards" not in resources.asked(plan.study.generation_resources)  # other jobs are one process
+
+
+def test_gpus_that_shards_cannot_share_evenly_are_refused():
+    with pytest.raises(ValueError, match="gpu: 4 cannot be shared out evenly over shards: 3"):
+        GenerationResources(gpu=4, shards=3)
 
 
 def test_what_reads_no_model_has_no_gpu():

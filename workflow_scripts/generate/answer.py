@@ -2,16 +2,15 @@
 
 Answers go to a store in the work folder, one file per (policy, prompt set, settings, code), appended batch by batch: a
 killed job goes on where it was, and a set whose prompts did not change is not answered again. What two sets ask in the
-same way, and do not draw, is answered once. `collect` then hands each set on as a file of its own.
+same way, and do not draw, is answered once. `collect` then hands each set on as a file of its own. Several engines may
+share the work: the finished answers are in the order of their prompts, whoever made them and when.
 """
 
 import argparse
 import functools
-import importlib
 import itertools
 import json
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from workflow_scripts.common.files import (
     read_jsonl,
     sha256_of,
     write_json,
+    write_jsonl,
 )
 from workflow_scripts.common.fitting import Prompt, fit_prompt, fit_text
 from workflow_scripts.common.models import load_tokenizer
@@ -40,9 +40,9 @@ from workflow_scripts.common.progress import Progress
 from workflow_scripts.common.settings import settings_of
 from workflow_scripts.common.templates import forbidden_text, reply_end, tokenise_prompt, tokenise_text
 from workflow_scripts.common.turns import with_answers
+from workflow_scripts.generate.loading import ENGINES, engine_of
 
 Known = dict[tuple[tuple[int, ...], str], Answer]  # answers that are not drawn, by `asked_alike`
-ENGINES = {"transformers": ("engine", "TransformersEngine"), "vllm": ("vllm_engine", "VllmEngine")}
 
 
 class Engine(TypedDict):
@@ -236,12 +236,23 @@ def warn_of_prompts(name: str, answers: list[dict]) -> None:
         )
 
 
-def add_cost(store: Path, seconds: float, tokens: int) -> None:
-    """Add to what a store's answers have cost so far: a resumed run goes on, what was answered stays paid."""
+def in_order(store: Path, rows: list[dict]) -> list[dict]:
+    """Return the answers of a store in the order of their prompts, samples and turns."""
+    places = {row["id"]: place for place, row in enumerate(rows)}
+    return sorted(
+        read_store(store).values(), key=lambda row: (places[row["id"]], row["sample"], row["turn"])
+    )
+
+
+def add_cost(store: Path, seconds: float, tokens: int, shares: int = 0) -> None:
+    """Add to what a store's answers have cost so far: a resumed run goes on, what was answered stays paid.
+
+    shares: MiB that the processes took that share the work, beside this one.
+    """
     path = store.with_suffix(".cost.json")
     spent = read_json(path) if path.is_file() else {}
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 + shares
     spent = {
         "wall_seconds": spent.get("wall_seconds", 0.0) + seconds,
         "gpu_seconds": spent.get("gpu_seconds", 0.0) + seconds * gpus,
@@ -276,13 +287,12 @@ def main() -> None:
         "--output", type=Path, required=True, help="JSON: prompt set → fingerprint of its answers"
     )
     parser.add_argument("--cost", type=Path, required=True)
+    parser.add_argument("--shards", type=int, default=1, help="engines that share the work and the GPUs")
     arguments = parser.parse_args()
     settings = arguments.settings
     arguments.work.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(arguments.model)
-    module, name = ENGINES[settings["engine"]["name"]]
-    engine_class = getattr(importlib.import_module(f"workflow_scripts.generate.{module}"), name)
-    code = code_of("workflow_scripts.generate.answer", f"workflow_scripts.generate.{module}")
+    code = code_of("workflow_scripts.generate.answer", ENGINES[settings["engine"]["name"]])
     sets = {
         manifest: (read_jsonl(manifest.with_suffix(".jsonl")), sampling_of(manifest, settings))
         for manifest in arguments.prompts
@@ -291,7 +301,7 @@ def main() -> None:
 
     @functools.cache
     def engine() -> Any:
-        return engine_class(arguments.model, tokenizer, settings)
+        return engine_of(arguments.model, settings, arguments.shards)
 
     answered: dict[str, str] = {}
     known: Known = {}
@@ -302,7 +312,7 @@ def main() -> None:
         progress.add(there)
         made = answer_set(engine, tokenizer, rows, sampling, settings, arguments.seed, store, known, progress)
         if there < count_answers(rows, sampling):
-            add_cost(store, time.monotonic() - before, made)
+            add_cost(store, time.monotonic() - before, made, getattr(engine(), "peak_memory_mb", 0) if made else 0)
             print(f"{manifest.stem}: {made} tokens in {time.monotonic() - before:.0f} s", flush=True)
         else:
             print(f"{manifest.stem}: answered before", flush=True)
@@ -311,11 +321,11 @@ def main() -> None:
     for old in arguments.work.iterdir():
         if old.name.split(".")[0] not in answered.values():
             old.unlink()
-    stores = [store_of(arguments.work, name) for name in dict.fromkeys(answered.values())]
+    asked = {answered[manifest.stem]: rows for manifest, (rows, _) in sets.items()}
     with finished_folder(arguments.answers) as folder:
-        for store in stores:
-            shutil.copyfile(store, folder / store.name)
-    write_json(arguments.cost, total_cost(stores))
+        for name, rows in asked.items():
+            write_jsonl(store_of(folder, name), in_order(store_of(arguments.work, name), rows))
+    write_json(arguments.cost, total_cost([store_of(arguments.work, name) for name in asked]))
     write_json(arguments.output, answered)
 
 

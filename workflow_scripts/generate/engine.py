@@ -24,12 +24,18 @@ class TransformersEngine:
         self.model = load_policy(model, dtype, settings["trust_remote_code"]).to(device)
 
     def answer(
-        self, prompts: list[list[int]], sampling: dict, end: str, seed: int, missing: list[bool]
+        self,
+        prompts: list[list[int]],
+        sampling: dict,
+        end: str,
+        seed: int,
+        missing: list[bool],
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[int, Answer]]:
         """Yield (index of the prompt, answer) batch by batch, longest prompts first; the seed fixes every draw.
 
         A batch without an answer that is `missing` is left out; another is made whole, as its draws hang together. What
-        is not drawn is answered once, however often it is asked.
+        is not drawn is answered once, however often it is asked. share (k, n): of the batches every n-th, from the k-th.
         """
         refuse_unknown_tokens(self.model, prompts)
         ends = ends_of(end, self.tokenizer, self.ends)
@@ -41,7 +47,7 @@ class TransformersEngine:
         size = sampling["batch_size"]
         for number, start in enumerate(range(0, len(order), size)):
             batch = order[start : start + size]
-            if not any(missing[index] for alike in batch for index in alike):
+            if number % share[1] != share[0] or not any(missing[index] for alike in batch for index in alike):
                 continue
             torch.manual_seed(seed * 1_000_003 + number)
             answers = self.answer_batch([prompts[alike[0]] for alike in batch], sampling, ends)

@@ -16,9 +16,9 @@ from workflow_scripts.common.files import read_json
 from workflow_scripts.common.models import adapter_base, check_safetensors, model_ends, precision_of
 from workflow_scripts.common.templates import ends_of
 
-PORTION = (
-    2048  # prompts that are scheduled together, and so are answered anew together where a killed job left off
-)
+# Prompts that are scheduled together: they are answered anew together where a killed job left off, and are what several
+# engines share out.
+PORTION = 512
 CPU_CACHE = 2**30  # bytes of keys and values without a GPU; VLLM_CPU_KVCACHE_SPACE (GiB) goes before it
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM makes room for
 
@@ -149,12 +149,19 @@ class VllmEngine:
         )
 
     def answer(
-        self, prompts: list[list[int]], sampling: dict, end: str, seed: int, missing: list[bool]
+        self,
+        prompts: list[list[int]],
+        sampling: dict,
+        end: str,
+        seed: int,
+        missing: list[bool],
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[int, Answer]]:
         """Yield (index of the prompt, answer), portion by portion; the seed fixes every draw.
 
         Each request has a seed of its own. A portion without an answer that is `missing` is left out; another is made
         whole and with nothing cached, for what is computed together, and what is not again, decides the last digits.
+        share (k, n): of the portions every n-th, from the k-th.
         """
         if sampling["beams"] > 1:
             raise PlumblineError(
@@ -162,9 +169,9 @@ class VllmEngine:
                 "repetition_penalty; set engine: {name: transformers}, or beams: 1"
             )
         enders = ends_of(end, self.tokenizer, self.ends)
-        for start in range(0, len(prompts), PORTION):
+        for number, start in enumerate(range(0, len(prompts), PORTION)):
             portion = range(start, min(start + PORTION, len(prompts)))
-            if not any(missing[index] for index in portion):
+            if number % share[1] != share[0] or not any(missing[index] for index in portion):
                 continue
             self.llm.reset_prefix_cache()
             requests = [

@@ -13,7 +13,7 @@ from workflow_scripts.study.training import OF_THE_MACHINE
 
 def asked(resources: Resources) -> dict[str, int | str]:
     """Return what a part of the study asks for, by Snakemake's names."""
-    values = resources.model_dump(exclude={"cpus", "runtime_minutes", "tracking"})
+    values = resources.model_dump(exclude={"cpus", "runtime_minutes", "tracking", "shards"})
     return values | {"runtime": resources.runtime_minutes}
 
 
@@ -38,6 +38,12 @@ def machine_keys(plan: Plan) -> str:
 def one_gpu(plan: Plan) -> int:
     """Return the GPUs of what only reads (log-probs, rewards, harness): it is one process, on one."""
     return min(1, plan.study.generation_resources.gpu)
+
+
+def answering_gpus(plan: Plan, vllm: bool) -> int:
+    """Return the GPUs of what answers: vLLM's engines take all of them, transformers' one each."""
+    asked = plan.study.generation_resources
+    return asked.gpu if vllm else min(asked.shards, asked.gpu)
 
 
 def training_gpus(plan: Plan, policy: str) -> int:

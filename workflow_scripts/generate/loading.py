@@ -1,0 +1,59 @@
+"""Which engine answers, and how many of them share the work."""
+
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workflow_scripts.common.answering import Answer
+from workflow_scripts.common.models import load_tokenizer
+from workflow_scripts.common.shards import DEVICES, Shards, shares_for
+
+ENGINES = {
+    "transformers": "workflow_scripts.generate.engine",
+    "vllm": "workflow_scripts.generate.vllm_engine",
+}
+CLASSES = {"transformers": "TransformersEngine", "vllm": "VllmEngine"}
+
+
+def load_engine(model: Path, settings: dict) -> Any:
+    """Return the engine of the settings with a policy loaded."""
+    name = settings["engine"]["name"]
+    made = getattr(importlib.import_module(ENGINES[name]), CLASSES[name])
+    return made(model, load_tokenizer(model), settings)
+
+
+def engine_of(model: Path, settings: dict, shards: int) -> Any:
+    """Return what answers: an engine, or, for more than one share, as many as there are GPUs for."""
+    devices = visible_devices()
+    count = shares_for(shards, len(devices))
+    return load_engine(model, settings) if count == 1 else SharedEngine(model, settings, count, devices)
+
+
+def visible_devices() -> list[str]:
+    """Return the names of the GPUs that this process may use."""
+    if not torch.cuda.is_available():
+        return []
+    named = os.environ.get(DEVICES)
+    return named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
+
+
+class SharedEngine:
+    """Several engines that answer as one, each in a process of its own: in the batches of one, so with its answers."""
+
+    def __init__(self, model: Path, settings: dict, count: int, devices: list[str]) -> None:
+        self.shards = Shards(load_engine, (model, settings), count, devices)
+
+    @property
+    def peak_memory_mb(self) -> int:
+        """What the processes took at most, added up, MiB."""
+        return self.shards.peak_memory_mb
+
+    def answer(
+        self, prompts: list[list[int]], sampling: dict, end: str, seed: int, missing: list[bool]
+    ) -> Iterator[tuple[int, Answer]]:
+        """Yield (index of the prompt, answer) as they come, in whole batches; else as an engine does."""
+        return self.shards.ask("answer", prompts, sampling, end, seed, missing)
