@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet
 import torch
@@ -80,25 +80,54 @@ def step_of(trainer: Any, rows_in_step: bool = False) -> Callable[[list[dict]], 
     return step
 
 
-def compare(name: str, batches: list[list[dict]], tokens: Callable[[dict], int], steps: dict) -> None:
-    """Time each way's best of several rounds over all batches, taking turns, and print tokens a second (see CLOCK)."""
+class Compared(NamedTuple):
+    """Tokens a second by way, and the mean tokens of a row (of DPO's: of both sequences together)."""
+
+    speeds: dict[str, float]
+    length: float
+
+
+def measured(step: Callable[[list[dict]], float], rows: list[dict]) -> tuple[float, float, float]:
+    """Return (loss, seconds, bytes that a GPU held beside what it held before: 0 on a CPU) of one step."""
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    held, started = torch.cuda.memory_allocated() if on_gpu else 0, CLOCK()
+    loss = step(rows)
+    if on_gpu:
+        torch.cuda.synchronize()
+    return loss, CLOCK() - started, (torch.cuda.max_memory_allocated() if on_gpu else 0) - held
+
+
+def compare(name: str, batches: list[list[dict]], tokens: Callable[[dict], int], steps: dict) -> Compared:
+    """Time each way's best of several rounds over all batches, taking turns; print and return tokens a second.
+
+    On a GPU the most that a step holds beside the weights is printed, too: activations and gradients. See CLOCK.
+    """
+    peaks = dict.fromkeys(steps, 0.0)
     seconds = {way: [float("inf")] * len(batches) for way in steps}
     losses: dict[str, list[float]] = {way: [0.0] * len(batches) for way in steps}
     for _ in range(ROUNDS):
         for place, batch in enumerate(batches):
             for way, step in steps.items():
-                started = CLOCK()
-                losses[way][place] = step(batch)
-                seconds[way][place] = min(seconds[way][place], CLOCK() - started)
+                losses[way][place], took, held = measured(step, batch)
+                seconds[way][place] = min(seconds[way][place], took)
+                peaks[way] = max(peaks[way], held)
     count = sum(tokens(row) for batch in batches for row in batch)
     print(f"{name}: {len(batches)} batches of {len(batches[0])} rows, {count} tokens")
     for way in steps:
+        peak = f"   {peaks[way] / 1e9:.2f} GB beside the weights" if peaks[way] else ""
         print(
-            f"  {way:<28} {count / sum(seconds[way]):7.0f} tokens/s   loss {sum(losses[way]) / len(batches):.4f}"
+            f"  {way:<28} {count / sum(seconds[way]):7.0f} tokens/s   "
+            f"loss {sum(losses[way]) / len(batches):.4f}{peak}"
         )
     first, second = list(steps)[:2]
     apart = max(abs(a - b) for a, b in zip(losses[first], losses[second], strict=True))
     print(f"  ratio {sum(seconds[first]) / sum(seconds[second]):.2f}, losses at most {apart:.4f} apart")
+    return Compared(
+        {way: count / sum(seconds[way]) for way in steps}, count / sum(len(batch) for batch in batches)
+    )
 
 
 def batches_of(path: Path, columns: list[str], batches: int) -> list[list[dict]]:
@@ -108,8 +137,8 @@ def batches_of(path: Path, columns: list[str], batches: int) -> list[list[dict]]
     return [rows[start : start + ROWS] for start in range(0, min(len(rows), ROWS * batches), ROWS)]
 
 
-def compare_sft(model: Path, plan: Plan, batches: list[list[dict]]) -> None:
-    """Time a step of fine-tuning, stock and ours."""
+def compare_sft(model: Path, plan: Plan, batches: list[list[dict]]) -> Compared:
+    """Time a step of fine-tuning, stock and ours; return tokens a second."""
     data = Dataset.from_list([row for batch in batches for row in batch])
     shared = {"train_dataset": data, "processing_class": load_tokenizer(model)}
     stock = SFTTrainer(model=load_policy(model), args=arguments_of(SFTConfig, max_length=None), **shared)
@@ -120,7 +149,7 @@ def compare_sft(model: Path, plan: Plan, batches: list[list[dict]]) -> None:
         **shared,
     )
     steps = {"stock TRL, padded": step_of(stock), "ours, padding-free": step_of(ours)}
-    compare("SFT", batches, lambda row: len(row["input_ids"]), steps)
+    return compare("SFT", batches, lambda row: len(row["input_ids"]), steps)
 
 
 def reference_maker(model: Path) -> Callable[[list[dict]], float]:
@@ -139,8 +168,8 @@ def reference_maker(model: Path) -> Callable[[list[dict]], float]:
     return make
 
 
-def compare_dpo(model: Path, plan: Plan, batches: list[list[dict]]) -> None:
-    """Time a step of DPO, stock and ours, and the making of our reference."""
+def compare_dpo(model: Path, plan: Plan, batches: list[list[dict]]) -> Compared:
+    """Time a step of DPO, stock and ours, and the making of our reference; return tokens a second."""
 
     def renamed(rows: list[dict]) -> list[dict]:
         return [{f"{name}_ids": row[name] for name in ("prompt", "chosen", "rejected")} for row in rows]
@@ -167,9 +196,23 @@ def compare_dpo(model: Path, plan: Plan, batches: list[list[dict]]) -> None:
         "ours, prompts shared": step_of(ours, rows_in_step=True),
         "  and the reference, once": reference_maker(model),
     }
-    compare(
+    return compare(
         "DPO", batches, lambda row: 2 * len(row["prompt"]) + len(row["chosen"]) + len(row["rejected"]), steps
     )
+
+
+def compare_both(model: Path, batches: int) -> dict[str, Compared]:
+    """Compare a step of each training over so many batches; return what came out by training."""
+    plan, count = benchmarks_plan(), ROWS * batches
+    device = "GPU" if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    clock = "seconds" if torch.cuda.is_available() else "CPU seconds"
+    print(f"{device}, {precision_of('auto')}, best of {ROUNDS} rounds, {clock}")
+    with tempfile.TemporaryDirectory() as name:
+        tokens = tokens_for_sft(plan, model, Path(name), count)
+        sft = compare_sft(model, plan, batches_of(tokens, ["input_ids", "labels"], batches))
+        stored, _ = refer_to_pairs(plan, model, Path(name), pairs(count))
+        columns = ["prompt", "chosen", "rejected", "reference_chosen", "reference_rejected"]
+        return {"SFT": sft, "DPO": compare_dpo(model, plan, batches_of(stored, columns, batches))}
 
 
 def main() -> None:
@@ -177,16 +220,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="model folder")
     parser.add_argument("--batches", type=int, default=6, help=f"of {ROWS} rows")
     arguments = parser.parse_args()
-    plan, count = benchmarks_plan(), ROWS * arguments.batches
-    device = "GPU" if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
-    clock = "seconds" if torch.cuda.is_available() else "CPU seconds"
-    print(f"{device}, {precision_of('auto')}, best of {ROUNDS} rounds, {clock}")
-    with tempfile.TemporaryDirectory() as name:
-        tokens = tokens_for_sft(plan, arguments.model, Path(name), count)
-        compare_sft(arguments.model, plan, batches_of(tokens, ["input_ids", "labels"], arguments.batches))
-        stored, _ = refer_to_pairs(plan, arguments.model, Path(name), pairs(count))
-        columns = ["prompt", "chosen", "rejected", "reference_chosen", "reference_rejected"]
-        compare_dpo(arguments.model, plan, batches_of(stored, columns, arguments.batches))
+    compare_both(arguments.model, arguments.batches)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from benchmarks import answering, engines, length_control, precision, rows, start, sweep, trainers
+from benchmarks import answering, engines, gpu, length_control, precision, rows, start, sweep, trainers
 from tests.command import call
 from tests.workflow import ROOT
 from workflow_scripts.common.files import read_json, write_jsonl, write_manifest
@@ -44,6 +44,27 @@ def test_the_rows_are_conversations_that_take_turns():
     assert all(turn["messages"][-1]["role"] == "user" for turn in turns)
     assert all(pair["chosen"] != pair["rejected"] for pair in rows.pairs(30))
     assert {0.0, 1.0} <= {row["rewards"]["final_reward"] for row in rows.rewarded(30)}
+
+
+def test_the_run_for_a_gpu_runs_here_at_toy_size(tiny_model, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "VLLM", tmp_path / "none")
+    call(gpu.main, tiny_model, "--shape", "toy", "--batches", 1, "--count", 3, "--new-tokens", 4)
+    said = capsys.readouterr().out
+    assert "TFLOPs a second by a product of matrices" in said and "so not compared" in said
+    shares = numbers("MFU {} %", said)
+    assert len(shares) == 4 and all(0 < share < 100 for (share,) in shares)
+    for wanted in ("SFT: {} batches of {} rows", "DPO: {} batches of {} rows", "greedy padded batches {} tokens/s"):
+        assert numbers(wanted, said), wanted
+
+
+def test_the_flops_of_a_token_follow_the_formula():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    weights = 4 * 8 * 8 + 3 * 8 * 16 + 3 * 8 + 10 * 8  # attention, inner layer, norms, output
+    assert gpu.flops_per_token(LlamaForCausalLM(config), 6) == 6 * weights + 12 * 8 * 3
 
 
 def test_trainers_compare_equal_losses(tiny_model, capsys):
