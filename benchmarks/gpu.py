@@ -100,11 +100,26 @@ def answers_by_vllm(model: Path, folder: Path, count: int, new_tokens: int) -> N
         print("vLLM: not installed (`make gpu`), so not compared")
         return
     rows = turns(count)
-    sampling = {"temperature": 0.0, "top_p": 1.0, "samples": 1, "max_new_tokens": new_tokens, "batch_size": count}
+    sampling = {
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "samples": 1,
+        "max_new_tokens": new_tokens,
+        "batch_size": count,
+    }
     sampling |= {"min_new_tokens": 0, "beams": 1, "repetition_penalty": 1.0, "stop": []}
     write_jsonl(folder / "asked.jsonl", rows)
     write_manifest(folder / "asked.json", [folder / "asked.jsonl"], count=len(rows), sampling=sampling)
-    command = [VLLM, "-m", "benchmarks.engines", model, "--prompts", folder / "asked.json", "--context", "2048"]
+    command = [
+        VLLM,
+        "-m",
+        "benchmarks.engines",
+        model,
+        "--prompts",
+        folder / "asked.json",
+        "--context",
+        "2048",
+    ]
     subprocess.run(list(map(str, command)), check=True)
 
 

@@ -5,7 +5,19 @@ import re
 import pytest
 import torch
 
-from benchmarks import answering, engines, gpu, length_control, precision, rows, start, sweep, trainers
+from benchmarks import (
+    answering,
+    cluster,
+    engines,
+    gpu,
+    length_control,
+    planning,
+    precision,
+    rows,
+    start,
+    sweep,
+    trainers,
+)
 from tests.command import call
 from tests.workflow import ROOT
 from workflow_scripts.common.files import read_json, write_jsonl, write_manifest
@@ -53,8 +65,28 @@ def test_the_run_for_a_gpu_runs_here_at_toy_size(tiny_model, capsys, tmp_path, m
     assert "TFLOPs a second by a product of matrices" in said and "so not compared" in said
     shares = numbers("MFU {} %", said)
     assert len(shares) == 4 and all(0 < share < 100 for (share,) in shares)
-    for wanted in ("SFT: {} batches of {} rows", "DPO: {} batches of {} rows", "greedy padded batches {} tokens/s"):
+    for wanted in (
+        "SFT: {} batches of {} rows",
+        "DPO: {} batches of {} rows",
+        "greedy padded batches {} tokens/s",
+    ):
         assert numbers(wanted, said), wanted
+
+
+def test_what_a_study_asks_of_a_cluster_comes_from_its_plan():
+    made = cluster.table(["studies/tutorbot.yaml"], "profiles/slurm-a100")
+    *_, row = made.splitlines()
+    assert re.match(
+        r"\| `tutorbot` \| \d+ \| 15 \| llama, 8.03 B \| 4 by zero3 \| 32 of 80 \| 129 \| [\d,]+ \|", row
+    )
+    assert row in (ROOT / "docs/cluster.md").read_text()
+
+
+def test_a_sweep_is_planned_and_has_the_policies_asked_for(capsys):
+    call(planning.main, "--policies", 5)
+    said = capsys.readouterr().out
+    (_, spent, _, memory), (jobs, *_) = numbers("{} jobs, {} CPU seconds ({} s), {} MiB", said)
+    assert spent > 0 and memory > 50 and jobs > 100
 
 
 def test_the_flops_of_a_token_follow_the_formula():

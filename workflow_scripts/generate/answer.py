@@ -239,9 +239,7 @@ def warn_of_prompts(name: str, answers: list[dict]) -> None:
 def in_order(store: Path, rows: list[dict]) -> list[dict]:
     """Return the answers of a store in the order of their prompts, samples and turns."""
     places = {row["id"]: place for place, row in enumerate(rows)}
-    return sorted(
-        read_store(store).values(), key=lambda row: (places[row["id"]], row["sample"], row["turn"])
-    )
+    return sorted(read_store(store).values(), key=lambda row: (places[row["id"]], row["sample"], row["turn"]))
 
 
 def add_cost(store: Path, seconds: float, tokens: int, shares: int = 0) -> None:
@@ -312,7 +310,9 @@ def main() -> None:
         progress.add(there)
         made = answer_set(engine, tokenizer, rows, sampling, settings, arguments.seed, store, known, progress)
         if there < count_answers(rows, sampling):
-            add_cost(store, time.monotonic() - before, made, getattr(engine(), "peak_memory_mb", 0) if made else 0)
+            add_cost(
+                store, time.monotonic() - before, made, getattr(engine(), "peak_memory_mb", 0) if made else 0
+            )
             print(f"{manifest.stem}: {made} tokens in {time.monotonic() - before:.0f} s", flush=True)
         else:
             print(f"{manifest.stem}: answered before", flush=True)

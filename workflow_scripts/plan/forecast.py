@@ -37,8 +37,10 @@ from snakemake import cli
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from workflow_scripts.common.errors import PlumblineError, run
+from workflow_scripts.plan import needs
 from workflow_scripts.plan.columns import aligned, counted, listed
 from workflow_scripts.report.costs import measured
+from workflow_scripts.study.memory import Profile, said_in
 from workflow_scripts.study.seeds import SeedsUntil
 from workflow_scripts.study.study import Study
 
@@ -363,7 +365,9 @@ class Listener(logging.Handler):
         if getattr(record, "event", None) == LogEvent.DEBUG_DAG:
             if "job" in vars(record):
                 self.graph = record.job.dag
-                logging.getLogger(record.name).setLevel(logging.INFO)  # fifteen more of these a job are not needed
+                logging.getLogger(record.name).setLevel(
+                    logging.INFO
+                )  # fifteen more of these a job are not needed
         elif record.levelno >= logging.WARNING:
             self.messages.append(record.getMessage())
 
@@ -442,21 +446,20 @@ def planned_job(job: Any, graph: Any, makers: dict[str, str]) -> Job:
     )
 
 
-def plan_of(flags: list[str]) -> tuple[Study | None, list[Job]]:
-    """Return (study, the jobs that a run of Snakemake with these flags would run, in an order they could run in)."""
+def plan_of(flags: list[str]) -> tuple[Study | None, list[Job], Profile]:
+    """Return (study, the jobs that Snakemake would run with these flags, in an order they could run in, its profile)."""
     graph = run_snakemake(flags)
     if graph is None:
-        return None, []
-    makers = {
-        file: job.rule.name for job in graph.needrun_jobs(exclude_finished=False) for file in job.output
-    }
+        return None, [], {}
+    due = graph.needrun_jobs(exclude_finished=False)
+    makers = {file: job.rule.name for job in due for file in job.output}
     jobs = [
         planned_job(job, graph, makers)
         for level in graph.toposorted()
         for job in sorted(level, key=lambda job: (job.rule.name, *job.wildcards_dict.values()))
         if graph.needrun(job) and not (job.rule.norun and not job.output)  # targets do nothing themselves
     ]
-    return graph.workflow.globals["STUDY"], jobs
+    return graph.workflow.globals["STUDY"], jobs, said_in(graph.workflow.resource_settings)
 
 
 def main() -> None:
@@ -465,11 +468,12 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=6, help="how many jobs of a stage are named (default: 6)")
     parser.add_argument("snakemake", nargs="*", metavar="-- FLAG", help="what Snakemake would be run with")
     arguments = parser.parse_args()
-    study, jobs = plan_of(arguments.snakemake)
+    study, jobs, profile = plan_of(arguments.snakemake)
     records, broken = read_records(Path("results"), [job.rule for job in jobs])
     name = study.study if study else ""
     text = plan_text(name, jobs, records, broken, arguments.show)
-    print(text, *more_seeds(study.seeds if study else [], name, jobs, records), sep="\n")
+    seeds = more_seeds(study.seeds if study else [], name, jobs, records)
+    print(text, *seeds, *needs.lines_of(study, profile), sep="\n")
 
 
 if __name__ == "__main__":
