@@ -1,11 +1,11 @@
-"""What each published study asks of a cluster: the table of docs/cluster.md, from the plan that `make plan` makes of each.
+"""What each published study asks of a cluster: the table of docs/cluster.md, from what `make plan` says of each.
 
     .venv/bin/python -m benchmarks.cluster --page docs/cluster.md
 
-Nothing runs. A row is the plan of a study with a profile: its jobs, what its largest trainings take of each GPU, and the
-GPU-hours that its jobs may take at most, which are limits and no estimate. What a million tokens take is arithmetic: the
-FLOPs of the tokens (workflow_scripts/plan/needs.py) over a share of an A100's 312 TFLOPs a second in bfloat16. How many
-tokens a study has is known once its data are there; `make plan` then goes by what earlier runs took.
+Nothing runs. A row is the plan of a study with a profile: its jobs, what its largest trainings take of each GPU, and
+the GPU-hours that its jobs may take at most, which are limits and no estimate. What a million tokens take is
+arithmetic: the FLOPs of the tokens (workflow_scripts/plan/needs.py) over a share of an A100's 312 TFLOPs a second in
+bfloat16. How many tokens a study has is known once its data are there.
 """
 
 import argparse
