@@ -44,6 +44,11 @@ def beside(log: Path | str) -> Path:
     return Path(str(log).removesuffix(LOG) + ENDING)
 
 
+def log_beside(progress: Path) -> Path:
+    """Return the log beside which a file of progress is."""
+    return Path(str(progress).removesuffix(ENDING) + LOG)
+
+
 def progress_file() -> Path | None:
     """Return where this process tells its progress: None where it has no log, or is not the first of several."""
     if os.environ.get("RANK", "0") != "0":

@@ -35,7 +35,7 @@ class Settings(TypedDict):
     files: list[Job]
 
 
-SUMMED = ("wall_seconds", "gpu_seconds", "tokens")
+SUMMED = ("wall_seconds", "gpu_seconds", "tokens", "hand_overs")
 JUDGED = ("judge_calls", "judge_stored", "judge_retries", "prompt_tokens", "completion_tokens", "usd")
 MEASURES = (*SUMMED, "peak_memory_mb", "processes", "threads", *JUDGED)
 COLUMNS = ("stage", "policy", "seed", "name", *MEASURES, "note")

@@ -15,6 +15,7 @@ from workflow_scripts.common.chat_template import save_chat_template, with_own_e
 from workflow_scripts.common.diverged import Diverged
 from workflow_scripts.common.files import finished_folder, read_json, write_json, write_manifest
 from workflow_scripts.common.shared_store import refuse_full_store
+from workflow_scripts.common.time_limit import handed_over
 from workflow_scripts.common.training.curve import curve_of
 from workflow_scripts.common.training.loading import merged
 from workflow_scripts.common.training.settings import Training
@@ -137,7 +138,8 @@ def save_policy(
             save_chat_template(folder, template)
     refuse_full_store([arguments.output])
     write_json(arguments.curve, curve)
-    write_json(arguments.cost, cost_of(seconds, processes, tokens))
+    times = handed_over(work)
+    write_json(arguments.cost, cost_of(seconds, processes, tokens) | ({"hand_overs": times} if times else {}))
     write_manifest(arguments.manifest, [arguments.output], **facts)
     shutil.rmtree(work, ignore_errors=True)
 

@@ -11,9 +11,11 @@ from transformers import Trainer, TrainerCallback
 
 from workflow_scripts.common.diverged import OWN, Diverged
 from workflow_scripts.common.files import read_json
+from workflow_scripts.common.time_limit import time_limit
 from workflow_scripts.common.training.arguments import spared_warmup
 from workflow_scripts.common.training.checkpoints import last_checkpoint
 from workflow_scripts.common.training.curve import curve_of
+from workflow_scripts.common.training.handing_over import HandingOver
 from workflow_scripts.common.training.watching import Watch
 
 # What of it has to be finite, in the words of a refusal.
@@ -91,6 +93,7 @@ class Shared:
         self.learned = [0, 0]  # rows and tokens, of this process since they were last added to
         self.learned_before = [0, 0]  # those of all processes
         self.rate = 0.0  # of the last step
+        self.saving: float | None = None  # seconds of the longest checkpoint so far
         self.skipped, self.skips = (
             0,
             False,
@@ -201,9 +204,11 @@ class Shared:
         # The Trainer notes a best checkpoint whose folder is there: before any process has written to it, if in shards.
         Path(self.args.output_dir, f"checkpoint-{self.state.global_step}").mkdir(exist_ok=True)
         self.accelerator.wait_for_everyone()
+        began = time.monotonic()
         stand = {"seconds": self.seconds(), "skipped": self.skipped} | self.learned_from()
         self.state.log_history.append({"step": self.state.global_step} | stand)
         super()._save_checkpoint(model, trial)
+        self.saving = max(self.saving or 0.0, time.monotonic() - began)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -245,6 +250,8 @@ def train(trainer: Trainer, work: Path) -> float:
         trainer.learned_before = [stood["rows"], stood["tokens"]]
         if trainer.is_world_process_zero():
             print(f"resuming from {checkpoint}", flush=True)
+    if limit := time_limit(work):
+        trainer.add_callback(HandingOver(trainer, limit))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # DeepSpeed has taken its engine apart by now; of it, the weights that are saved have to do (save_trained).
     if getattr(trainer.accelerator.state, "deepspeed_plugin", None) is None:

@@ -1,0 +1,162 @@
+"""The time that SLURM leaves a job, and how a job that will not end in it hands over to itself.
+
+A job that its time limit cuts off has failed: it loses what it did since its last checkpoint, and Snakemake submits it
+again once fewer times. So a job that can go on from where it was asks, after each step, whether the next one and a
+checkpoint still fit. If not, it saves what it has and has SLURM queue it again (`scontrol requeue`): it keeps its
+number, so Snakemake sees a job that waits and then runs, and nothing has failed. It needs no signal, which would have
+to find its way through Snakemake, `srun` and the launcher.
+
+Whoever hands over has made a step, and leaves a note of how long one takes: the next turn of the job that finds less
+time than that from the start fails at once, and says so, where it would queue itself again for ever.
+
+Not covered: schedulers other than SLURM; a job inside an allocation that somebody made by hand, which is theirs to
+queue again (Snakemake's own jobs are known by their comment).
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.files import read_json, write_json
+from workflow_scripts.common.progress import log_beside, progress_file
+
+MARGIN = 1.5  # what is ahead may take so many times as long as it did before
+RESERVE = 30.0  # seconds to come to an end in, whatever the steps take
+FRESH = 300.0  # seconds for which SLURM's answer is believed: a limit can be changed while a job runs
+ENDING = 600.0  # seconds that SLURM has to end a job that it has queued again
+OURS = "rule_"  # how the comment of every job begins that Snakemake submitted
+NOTE, EARLIER = "handed_over.json", "earlier.log"
+
+
+def fits(left: float, ahead: float, saving: float) -> bool:
+    """Return whether work of `ahead` seconds and a checkpoint of `saving` seconds fit into the `left` ones."""
+    return left >= MARGIN * (ahead + saving) + RESERVE
+
+
+def seconds_in(text: str) -> float | None:
+    """Return the seconds of SLURM's days-hours:minutes:seconds, None for what is no time (UNLIMITED, NOT_SET)."""
+    days, _, clock = text.strip().rpartition("-")
+    parts = clock.split(":")
+    if not all(part.isdigit() for part in [days or "0", *parts]) or not 2 <= len(parts) <= 3:
+        return None
+    hours, minutes, seconds = [0, *map(int, parts)][-3:]
+    return float(((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+def said_by(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Return what one of SLURM's commands says; where it does not run or answer, as if it had failed."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        return subprocess.CompletedProcess(command, 1, "", str(error))
+
+
+def handed_over(work: Path) -> int:
+    """Return how often the work in a folder was handed over so far."""
+    return read_json(work / NOTE)["times"] if (work / NOTE).is_file() else 0
+
+
+class TimeLimit:
+    """What a job of SLURM knows of its time; `work` is its folder of resumable state, where it leaves its note.
+
+    Of many processes that work together each has one, and the first alone asks and tells.
+    """
+
+    def __init__(self, work: Path) -> None:
+        self.job = os.environ["SLURM_JOB_ID"]
+        self.first = os.environ.get("RANK", "0") == "0"
+        self.work = work
+        self.before = read_json(work / NOTE) if (work / NOTE).is_file() else {}
+        self.steps, self.longest = 0, 0.0  # of this turn: how many there were, and the longest, in seconds
+        self.began = self.ticked = time.monotonic()
+        self.end: float | None = None  # by this machine's monotonic clock
+        self.asked = -FRESH
+
+    def left(self, fresh: bool = False) -> float | None:
+        """Return the seconds that are left; None where there is no limit, or it is not for this job to hand over."""
+        now = time.monotonic()
+        if fresh or now - self.asked >= FRESH:
+            done = said_by(["squeue", "-h", "-j", self.job, "-o", "%L|%k"])
+            text, _, comment = done.stdout.partition("|")
+            said = seconds_in(text) if comment.startswith(OURS) else None
+            self.asked, self.end = now, None if said is None else now + said
+        return None if self.end is None else self.end - now
+
+    def begin(self, saving: float) -> None:
+        """Say how much time there is, and how it came here; PlumblineError if that is known to be too little."""
+        self.began = self.ticked = time.monotonic()
+        left = self.left() if self.first else None
+        if self.first and self.before:
+            if (self.work / EARLIER).is_file():
+                shutil.copyfileobj((self.work / EARLIER).open(encoding="utf-8", errors="replace"), sys.stdout)
+            print(f"going on after {self.before['times']} hand-overs", flush=True)
+        if left is None:
+            return
+        print(f"{left:.0f} s are left of this job's time limit; it hands over before they end", flush=True)
+        step, saving = self.before.get("step_seconds", 0.0), self.before.get("saving_seconds", saving)
+        if self.before and not fits(left, step, saving):
+            raise PlumblineError(
+                f"the job's time limit is too short: once it had begun {left:.0f} s were left, and a step takes up to "
+                f"{step:.0f} s and a checkpoint {saving:.0f} s; raise runtime in the profile's set-resources, or "
+                "runtime_minutes in the study's resources"
+            )
+
+    def tick(self) -> None:
+        """Note that a step has ended, with all that came before it since the last."""
+        now = time.monotonic()
+        self.steps, self.longest, self.ticked = self.steps + 1, max(self.longest, now - self.ticked), now
+
+    def late(self, saving: float, steps: int = 1) -> bool:
+        """Return whether so many steps and a checkpoint no longer fit; a process other than the first never says so."""
+        if not self.first or not self.steps:
+            return False
+        ahead = max(self.longest, steps * (self.ticked - self.began) / self.steps)
+        left = self.left()
+        if left is None or fits(left, ahead, saving):
+            return False
+        left = self.left(fresh=True)  # it may have been given more
+        return left is not None and not fits(left, ahead, saving)
+
+    def hand_over(self, done: str, saving: float) -> NoReturn:
+        """Queue this job again and wait for its end; PlumblineError if SLURM refuses. `done` is saved: "step 40"."""
+        if self.first:
+            self._leave_note(done, saving)
+            answer = said_by(["scontrol", "requeue", self.job])
+            if answer.returncode:
+                self._take_note_back()
+                raise PlumblineError(
+                    f"SLURM does not queue this job again: {(answer.stderr or answer.stdout).strip()}; all is saved up "
+                    f"to {done}, and run again it goes on from there. With slurm-requeue: true in the profile it does "
+                    "so by itself, where the cluster allows it"
+                )
+        time.sleep(ENDING)
+        raise PlumblineError(f"SLURM queued this job again, and did not end it within {ENDING:.0f} s")
+
+    def _leave_note(self, done: str, saving: float) -> None:
+        times = self.before.get("times", 0) + 1
+        left = self.left() or 0.0
+        print(
+            f"handing over at {done}: {left:.0f} s are left of this job's time limit, a step takes up to "
+            f"{self.longest:.0f} s and a checkpoint {saving:.0f} s. The job is queued again (hand-over {times})",
+            flush=True,
+        )
+        if (progress := progress_file()) and log_beside(progress).is_file():
+            shutil.copyfile(log_beside(progress), self.work / EARLIER)  # the next turn writes over it
+        facts = {"times": times, "step_seconds": self.longest, "saving_seconds": saving}
+        write_json(self.work / NOTE, facts)
+
+    def _take_note_back(self) -> None:
+        if self.before:
+            write_json(self.work / NOTE, self.before)
+        else:
+            (self.work / NOTE).unlink()
+
+
+def time_limit(work: Path) -> TimeLimit | None:
+    """Return what this job knows of its time, None where SLURM did not start it."""
+    return TimeLimit(work) if "SLURM_JOB_ID" in os.environ else None
