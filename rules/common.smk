@@ -25,6 +25,7 @@ from workflow_scripts.study.checking import check_config, folder_of
 from workflow_scripts.study.lineage import CALIBRATION
 from workflow_scripts.study.machine import seen
 from workflow_scripts.study.memory import fitting, said_in
+from workflow_scripts.study.partitions import startable
 from workflow_scripts.study.settling.lock import JOB
 
 STORED = workflow.workflow_settings.cache is not None
@@ -35,7 +36,8 @@ if not workflow.is_main_process:
     os.environ[JOB] = "yes"  # what the hub is asked about a study, the head has asked
 with told():
     # What a look at the machine says is for the head alone: each job of a cluster reads the study again.
-    looks = [seen, fitting(said_in(workflow.resource_settings), smallest_memory)]
+    profile = said_in(workflow.resource_settings)
+    looks = [seen, fitting(profile, smallest_memory), startable(profile)]
     looks = looks if workflow.is_main_process else []
     STUDY, DOUBTS, SAID = check_config(config, workflow.configfiles, looks)
     if STORED:

@@ -208,9 +208,10 @@ def test_snakemake_s_own_settings_are_read_like_a_profile():
     class Settings:
         default_resources = {"gpu_memory_gb": Word(40), "mem_mb": Word("min(8000 * attempt, 9)")}  # noqa: RUF012
         overwrite_resources = {"train_sft": {"gpu": Word(8)}}  # noqa: RUF012
+        overwrite_threads = {"train_sft": 4}  # noqa: RUF012
 
     said = said_in(Settings())
-    assert said[""]["gpu_memory_gb"] == 40 and said["train_sft"] == {"gpu": 8}
+    assert said[""]["gpu_memory_gb"] == 40 and said["train_sft"] == {"gpu": 8, "threads": 4}
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -47,10 +47,12 @@ from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.common.logprobs import CHUNK, head_of, padded, token_logps
 from workflow_scripts.common.models import precision_of
 from workflow_scripts.common.progress import Progress
+from workflow_scripts.common.time_limit import TimeLimit
 from workflow_scripts.common.training.arguments import spared_warmup, training_arguments
 from workflow_scripts.common.training.checkpoints import last_checkpoint
 from workflow_scripts.common.training.command import run_training
 from workflow_scripts.common.training.curve import curve_of
+from workflow_scripts.common.training.handing_over import guess_of
 from workflow_scripts.common.training.loading import load_trainable
 from workflow_scripts.common.training.reporting import told_of
 from workflow_scripts.common.training.saving import save_policy, say_skipped
@@ -404,12 +406,14 @@ def run_steps(arguments: Any, online: Online, learner: Learner, watch: Watch | N
     settings, work = arguments.settings, online.work
     size, every = settings["rollout_batch"], settings["evaluate_every"]
     steps, updates, rate = schedule_of(settings, len(online.prompts), learner.optimizer)
-    state, checkpoint = State(settings["kl_coef"]), last_checkpoint(work)
+    state, checkpoint, limit = State(settings["kl_coef"]), last_checkpoint(work), TimeLimit(work)
+    limit.recall()
     if checkpoint:
         print(f"resuming from {checkpoint}", flush=True)
         state = learner.load(checkpoint)
     sinks = Sinks(arguments.curve, state.step, settings)
     progress = Progress("training", "steps", steps, state.step)
+    limit.begin(guess_of(learner.policy))
     while state.step < steps:
         torch.manual_seed(arguments.seed * 1_000_003 + state.step)
         prompts = batch_of(online.prompts, state.step, size, arguments.seed)
@@ -426,8 +430,13 @@ def run_steps(arguments: Any, online: Online, learner: Learner, watch: Watch | N
         if watch is not None and (state.step % every == 0 or state.step == steps):
             enough = look(learner, watch, state, work)
             sinks.write(state.looks[-1:])
-        if state.step % settings["checkpoint_every"] == 0:
+        late = not enough and state.step < steps and limit.late()
+        if late or state.step % settings["checkpoint_every"] == 0:
+            began = time.monotonic()
             learner.save(work / f"checkpoint-{state.step}", state)
+            limit.saved(time.monotonic() - began)
+        if late:
+            limit.hand_over(f"step {state.step} of {steps}")
         if enough:
             break
     sinks.close()

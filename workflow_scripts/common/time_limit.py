@@ -13,10 +13,10 @@ Not covered: schedulers other than SLURM; a job inside an allocation that somebo
 queue again (Snakemake's own jobs are known by their comment).
 """
 
+import math
 import os
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import NoReturn
@@ -62,71 +62,87 @@ def handed_over(work: Path) -> int:
 
 
 class TimeLimit:
-    """What a job of SLURM knows of its time; `work` is its folder of resumable state, where it leaves its note.
+    """What a job knows of its time; `work` is its folder of resumable state, where it leaves its note.
 
-    Of many processes that work together each has one, and the first alone asks and tells.
+    Outside SLURM there is no limit, and nothing is asked or said. Of many processes that work together each has one,
+    and the first alone asks and tells.
     """
 
     def __init__(self, work: Path) -> None:
-        self.job = os.environ["SLURM_JOB_ID"]
-        self.first = os.environ.get("RANK", "0") == "0"
+        self.job = os.environ.get("SLURM_JOB_ID")
+        self.tells = self.job is not None and os.environ.get("RANK", "0") == "0"
         self.work = work
         self.before = read_json(work / NOTE) if (work / NOTE).is_file() else {}
         self.steps, self.longest = 0, 0.0  # of this turn: how many there were, and the longest, in seconds
+        self.saving = self.before.get("saving_seconds", 0.0)  # seconds of a checkpoint
+        self.saves = 0  # in this turn
         self.began = self.ticked = time.monotonic()
         self.end: float | None = None  # by this machine's monotonic clock
-        self.asked = -FRESH
+        self.asked = -math.inf
+
+    def recall(self) -> None:
+        """Say again what the log said before this job was handed over: its new turn writes the log anew."""
+        if not self.tells or not self.before:
+            return
+        if (self.work / EARLIER).is_file():
+            print((self.work / EARLIER).read_text(encoding="utf-8", errors="replace"), end="")
+        print(f"--- going on after hand-over {self.before['times']} ---", flush=True)
 
     def left(self, fresh: bool = False) -> float | None:
         """Return the seconds that are left; None where there is no limit, or it is not for this job to hand over."""
         now = time.monotonic()
-        if fresh or now - self.asked >= FRESH:
-            done = said_by(["squeue", "-h", "-j", self.job, "-o", "%L|%k"])
+        if self.tells and (fresh or now - self.asked >= FRESH):
+            done = said_by(["squeue", "-h", "-j", self.job or "", "-o", "%L|%k"])
             text, _, comment = done.stdout.partition("|")
             said = seconds_in(text) if comment.startswith(OURS) else None
             self.asked, self.end = now, None if said is None else now + said
         return None if self.end is None else self.end - now
 
-    def begin(self, saving: float) -> None:
-        """Say how much time there is, and how it came here; PlumblineError if that is known to be too little."""
+    def begin(self, saving: float = 0.0) -> None:
+        """Say how much time there is; PlumblineError if it is known to be too little for a step and a checkpoint.
+
+        `saving` is a guess at the seconds of a checkpoint, until one was written.
+        """
         self.began = self.ticked = time.monotonic()
-        left = self.left() if self.first else None
-        if self.first and self.before:
-            if (self.work / EARLIER).is_file():
-                shutil.copyfileobj((self.work / EARLIER).open(encoding="utf-8", errors="replace"), sys.stdout)
-            print(f"going on after {self.before['times']} hand-overs", flush=True)
+        self.saving = self.before.get("saving_seconds", saving)
+        left, step = self.left(), self.before.get("step_seconds", 0.0)
         if left is None:
             return
         print(f"{left:.0f} s are left of this job's time limit; it hands over before they end", flush=True)
-        step, saving = self.before.get("step_seconds", 0.0), self.before.get("saving_seconds", saving)
-        if self.before and not fits(left, step, saving):
+        if step and not fits(left, step, self.saving):
+            write_json(
+                self.work / NOTE, {"times": self.before["times"]}
+            )  # what is tried again may be quicker
             raise PlumblineError(
                 f"the job's time limit is too short: once it had begun {left:.0f} s were left, and a step takes up to "
-                f"{step:.0f} s and a checkpoint {saving:.0f} s; raise runtime in the profile's set-resources, or "
+                f"{step:.0f} s and a checkpoint {self.saving:.0f} s; raise runtime in the profile's set-resources, or "
                 "runtime_minutes in the study's resources"
             )
 
-    def tick(self) -> None:
-        """Note that a step has ended, with all that came before it since the last."""
+    def saved(self, seconds: float) -> None:
+        """Note how long a checkpoint took."""
+        self.saving = max(seconds, self.saving) if self.saves else seconds
+        self.saves += 1
+
+    def late(self, steps: int = 1) -> bool:
+        """Note that a step has ended; return whether so many more, and a checkpoint, no longer fit.
+
+        A process other than the first never says so.
+        """
         now = time.monotonic()
         self.steps, self.longest, self.ticked = self.steps + 1, max(self.longest, now - self.ticked), now
-
-    def late(self, saving: float, steps: int = 1) -> bool:
-        """Return whether so many steps and a checkpoint no longer fit; a process other than the first never says so."""
-        if not self.first or not self.steps:
-            return False
-        ahead = max(self.longest, steps * (self.ticked - self.began) / self.steps)
+        ahead = max(self.longest, steps * (now - self.began) / self.steps)
         left = self.left()
-        if left is None or fits(left, ahead, saving):
+        if left is None or fits(left, ahead, self.saving):
             return False
         left = self.left(fresh=True)  # it may have been given more
-        return left is not None and not fits(left, ahead, saving)
+        return left is not None and not fits(left, ahead, self.saving)
 
-    def hand_over(self, done: str, saving: float) -> NoReturn:
+    def hand_over(self, done: str) -> NoReturn:
         """Queue this job again and wait for its end; PlumblineError if SLURM refuses. `done` is saved: "step 40"."""
-        if self.first:
-            self._leave_note(done, saving)
-            answer = said_by(["scontrol", "requeue", self.job])
+        if self.tells:
+            self._leave_note(done)
+            answer = said_by(["scontrol", "requeue", self.job or ""])
             if answer.returncode:
                 self._take_note_back()
                 raise PlumblineError(
@@ -137,17 +153,18 @@ class TimeLimit:
         time.sleep(ENDING)
         raise PlumblineError(f"SLURM queued this job again, and did not end it within {ENDING:.0f} s")
 
-    def _leave_note(self, done: str, saving: float) -> None:
+    def _leave_note(self, done: str) -> None:
         times = self.before.get("times", 0) + 1
         left = self.left() or 0.0
         print(
             f"handing over at {done}: {left:.0f} s are left of this job's time limit, a step takes up to "
-            f"{self.longest:.0f} s and a checkpoint {saving:.0f} s. The job is queued again (hand-over {times})",
+            f"{self.longest:.0f} s and a checkpoint {self.saving:.0f} s. SLURM is asked to queue it again (hand-over "
+            f"{times})",
             flush=True,
         )
         if (progress := progress_file()) and log_beside(progress).is_file():
             shutil.copyfile(log_beside(progress), self.work / EARLIER)  # the next turn writes over it
-        facts = {"times": times, "step_seconds": self.longest, "saving_seconds": saving}
+        facts = {"times": times, "step_seconds": self.longest, "saving_seconds": self.saving}
         write_json(self.work / NOTE, facts)
 
     def _take_note_back(self) -> None:
@@ -155,8 +172,3 @@ class TimeLimit:
             write_json(self.work / NOTE, self.before)
         else:
             (self.work / NOTE).unlink()
-
-
-def time_limit(work: Path) -> TimeLimit | None:
-    """Return what this job knows of its time, None where SLURM did not start it."""
-    return TimeLimit(work) if "SLURM_JOB_ID" in os.environ else None

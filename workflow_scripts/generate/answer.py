@@ -1,9 +1,10 @@
 """Answer every prompt set a policy owes with one load of the engine.
 
 Answers go to a store in the work folder, one file per (policy, prompt set, settings, code), appended batch by batch: a
-killed job goes on where it was, and a set whose prompts did not change is not answered again. What two sets ask in the
-same way, and do not draw, is answered once. `collect` then hands each set on as a file of its own. Several engines may
-share the work: the finished answers are in the order of their prompts, whoever made them and when.
+killed job goes on where it was, as does one that hands over to itself before its time limit, and a set whose prompts
+did not change is not answered again. What two sets ask in the same way, and do not draw, is answered once. `collect`
+then hands each set on as a file of its own. Several engines may share the work: the finished answers are in the order
+of their prompts, whoever made them and when.
 """
 
 import argparse
@@ -39,10 +40,15 @@ from workflow_scripts.common.models import load_tokenizer
 from workflow_scripts.common.progress import Progress
 from workflow_scripts.common.settings import settings_of
 from workflow_scripts.common.templates import forbidden_text, reply_end, tokenise_prompt, tokenise_text
+from workflow_scripts.common.time_limit import TimeLimit, handed_over
 from workflow_scripts.common.turns import with_answers
 from workflow_scripts.generate.loading import ENGINES, engine_of
 
 Known = dict[tuple[tuple[int, ...], str], Answer]  # answers that are not drawn, by `asked_alike`
+
+
+class Late(Exception):
+    """The next batch would not end within the job's time limit."""
 
 
 class Engine(TypedDict):
@@ -225,6 +231,24 @@ def answer_set(
     return made
 
 
+def refuse_late_batches(limit: TimeLimit) -> Callable[..., None]:
+    """Return what is called before each batch, or between answers of which so many are made at once.
+
+    From the second time on it raises Late where what comes next will not end.
+    """
+    begun = False
+
+    def look(at_once: int = 1) -> None:
+        nonlocal begun
+        if begun and limit.late(at_once):
+            raise Late
+        if not begun:
+            limit.begin()
+        begun = True
+
+    return look
+
+
 def warn_of_prompts(name: str, answers: list[dict]) -> None:
     """Say, on standard error, how many prompts of a set were cut or spell a special token."""
     counts = {"kept": len(answers)} | cut_counts(answers)
@@ -271,7 +295,8 @@ def total_cost(stores: list[Path]) -> dict:
     return total | {"peak_memory_mb": max((cost["peak_memory_mb"] for cost in costs), default=0)}
 
 
-def main() -> None:
+def parsed() -> argparse.Namespace:
+    """Return what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--model-manifest", type=Path, required=True)
@@ -286,7 +311,11 @@ def main() -> None:
     )
     parser.add_argument("--cost", type=Path, required=True)
     parser.add_argument("--shards", type=int, default=1, help="engines that share the work and the GPUs")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parsed()
     settings = arguments.settings
     arguments.work.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(arguments.model)
@@ -296,10 +325,12 @@ def main() -> None:
         for manifest in arguments.prompts
     }
     progress = Progress("answering", "answers", sum(count_answers(*each) for each in sets.values()))
+    limit = TimeLimit(arguments.work)
+    limit.recall()
 
     @functools.cache
     def engine() -> Any:
-        return engine_of(arguments.model, settings, arguments.shards)
+        return engine_of(arguments.model, settings, arguments.shards, refuse_late_batches(limit))
 
     answered: dict[str, str] = {}
     known: Known = {}
@@ -308,7 +339,13 @@ def main() -> None:
         store = store_of(arguments.work, fingerprint)
         there, before = len(read_store(store)), time.monotonic()
         progress.add(there)
-        made = answer_set(engine, tokenizer, rows, sampling, settings, arguments.seed, store, known, progress)
+        told = progress.facts.get("tokens", 0)
+        how = (sampling, settings, arguments.seed, store, known, progress)
+        try:
+            made = answer_set(engine, tokenizer, rows, *how)
+        except Late:
+            add_cost(store, time.monotonic() - before, int(progress.facts.get("tokens", 0) - told))
+            limit.hand_over(f"{progress.done} of {progress.total} answers")
         if there < count_answers(rows, sampling):
             add_cost(
                 store, time.monotonic() - before, made, getattr(engine(), "peak_memory_mb", 0) if made else 0
@@ -318,6 +355,7 @@ def main() -> None:
             print(f"{manifest.stem}: answered before", flush=True)
         warn_of_prompts(manifest.stem, list(read_store(store).values()))
         answered[manifest.stem] = fingerprint
+    times = handed_over(arguments.work)
     for old in arguments.work.iterdir():
         if old.name.split(".")[0] not in answered.values():
             old.unlink()
@@ -325,7 +363,8 @@ def main() -> None:
     with finished_folder(arguments.answers) as folder:
         for name, rows in asked.items():
             write_jsonl(store_of(folder, name), in_order(store_of(arguments.work, name), rows))
-    write_json(arguments.cost, total_cost([store_of(arguments.work, name) for name in asked]))
+    cost = total_cost([store_of(arguments.work, name) for name in asked])
+    write_json(arguments.cost, cost | ({"hand_overs": times} if times else {}))
     write_json(arguments.output, answered)
 
 

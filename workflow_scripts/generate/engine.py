@@ -4,7 +4,7 @@ An engine is a function (prompts as token ids, sampling, seed) → answers; `vll
 answered, and what its tokens say, is in `common.answering`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,12 +15,14 @@ from workflow_scripts.common.templates import ends_of
 
 
 class TransformersEngine:
-    """One loaded policy that answers any number of prompt sets."""
+    """One loaded policy that answers any number of prompt sets; `before_batch` is called before each batch."""
 
-    def __init__(self, model: Any, tokenizer: Any, settings: dict) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, settings: dict, before_batch: Callable[..., None] = lambda: None
+    ) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = precision_of(settings["engine"]["precision"])
-        self.tokenizer, self.ends = tokenizer, model_ends(model)
+        self.tokenizer, self.ends, self.before_batch = tokenizer, model_ends(model), before_batch
         self.model = load_policy(model, dtype, settings["trust_remote_code"]).to(device)
 
     def answer(
@@ -49,6 +51,7 @@ class TransformersEngine:
             batch = order[start : start + size]
             if number % share[1] != share[0] or not any(missing[index] for alike in batch for index in alike):
                 continue
+            self.before_batch()
             torch.manual_seed(seed * 1_000_003 + number)
             answers = self.answer_batch([prompts[alike[0]] for alike in batch], sampling, ends)
             for alike, answer in zip(batch, answers, strict=True):

@@ -2,7 +2,7 @@
 
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,24 @@ ENGINES = {
 CLASSES = {"transformers": "TransformersEngine", "vllm": "VllmEngine"}
 
 
-def load_engine(model: Path, settings: dict) -> Any:
+def nothing(_: int = 1) -> None:
+    """Do nothing before a batch."""
+
+
+def load_engine(model: Path, settings: dict, before_batch: Callable[..., None] = nothing) -> Any:
     """Return the engine of the settings with a policy loaded."""
     name = settings["engine"]["name"]
     made = getattr(importlib.import_module(ENGINES[name]), CLASSES[name])
-    return made(model, load_tokenizer(model), settings)
+    return made(model, load_tokenizer(model), settings, before_batch)
 
 
-def engine_of(model: Path, settings: dict, shards: int) -> Any:
+def engine_of(model: Path, settings: dict, shards: int, before_batch: Callable[..., None] = nothing) -> Any:
     """Return what answers: an engine, or, for more than one share, as many as there are GPUs for."""
     devices = visible_devices()
     count = shares_for(shards, len(devices))
-    return load_engine(model, settings) if count == 1 else SharedEngine(model, settings, count, devices)
+    if count == 1:
+        return load_engine(model, settings, before_batch)
+    return SharedEngine(model, settings, count, devices, before_batch)
 
 
 def visible_devices() -> list[str]:
@@ -44,7 +50,10 @@ def visible_devices() -> list[str]:
 class SharedEngine:
     """Several engines that answer as one, each in a process of its own: in the batches of one, so with its answers."""
 
-    def __init__(self, model: Path, settings: dict, count: int, devices: list[str]) -> None:
+    def __init__(
+        self, model: Path, settings: dict, count: int, devices: list[str], before_batch: Callable[..., None]
+    ) -> None:
+        self.count, self.before_batch = count, before_batch
         self.shards = Shards(load_engine, (model, settings), count, devices)
 
     @property
@@ -56,4 +65,7 @@ class SharedEngine:
         self, prompts: list[list[int]], sampling: dict, end: str, seed: int, missing: list[bool]
     ) -> Iterator[tuple[int, Answer]]:
         """Yield (index of the prompt, answer) as they come, in whole batches; else as an engine does."""
-        return self.shards.ask("answer", prompts, sampling, end, seed, missing)
+        self.before_batch()
+        for each in self.shards.ask("answer", prompts, sampling, end, seed, missing):
+            yield each
+            self.before_batch(sampling["batch_size"] * self.count)  # so many answers are being made

@@ -4,7 +4,7 @@ A policy that is an unmerged adapter is served as one, beside its base model. No
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,12 @@ def attention_backends(worker: Any) -> list[str]:
 
 
 class VllmEngine:
-    """One loaded policy that answers any number of prompt sets."""
+    """One loaded policy that answers any number of prompt sets; `before_batch` is called before each portion."""
 
-    def __init__(self, model: Path, tokenizer: Any, settings: dict) -> None:
+    def __init__(
+        self, model: Path, tokenizer: Any, settings: dict, before_batch: Callable[..., None] = lambda: None
+    ) -> None:
+        self.before_batch = before_batch
         vllm = load_vllm()
         self.tokenizer, self.vllm, self.ends = tokenizer, vllm, model_ends(model)
         base = adapter_base(model)
@@ -173,6 +176,7 @@ class VllmEngine:
             portion = range(start, min(start + PORTION, len(prompts)))
             if number % share[1] != share[0] or not any(missing[index] for index in portion):
                 continue
+            self.before_batch()
             self.llm.reset_prefix_cache()
             requests = [
                 self.vllm.SamplingParams(

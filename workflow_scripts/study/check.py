@@ -12,6 +12,7 @@ from workflow_scripts.study.machine import seen
 from workflow_scripts.study.memory import fitting, read_profile
 from workflow_scripts.study.messages import mistakes
 from workflow_scripts.study.origin import trouble_with_name
+from workflow_scripts.study.partitions import startable
 from workflow_scripts.study.reading import read_yaml
 from workflow_scripts.study.study import Study
 
@@ -65,7 +66,8 @@ def report(path: Path | str, profile: Path | None = None, results: Path | None =
     With `results`, the folder of all studies, it is a mistake to be called as another file's results are.
     """
     try:
-        looks = [seen, fitting(read_profile(profile) if profile else {}, smallest_memory)]
+        there = read_profile(profile) if profile else {}
+        looks = [seen, fitting(there, smallest_memory), startable(there)]
         found = examine(read_yaml(path), looks, folder_of(path))
         trouble = trouble_with_name(found.study.study, path, results) if found.study and results else None
     except PlumblineError as error:

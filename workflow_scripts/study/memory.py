@@ -131,7 +131,7 @@ def read_profile(folder: Path | str) -> Profile:
     path = Path(folder) / "config.yaml" if Path(folder).is_dir() else Path(folder)
     values = read_yaml(path)
     rules = values.get("set-resources") or {}
-    return {"": values.get("default-resources") or {}, **rules}
+    return with_threads({"": values.get("default-resources") or {}, **rules}, values.get("set-threads") or {})
 
 
 def said_in(settings: Any) -> Profile:
@@ -141,7 +141,12 @@ def said_in(settings: Any) -> Profile:
         return {name: getattr(word, "raw", word) for name, word in dict(words or {}).items()}
 
     rules = {rule: plain(words) for rule, words in dict(settings.overwrite_resources).items()}
-    return {"": plain(settings.default_resources), **rules}
+    return with_threads({"": plain(settings.default_resources), **rules}, plain(settings.overwrite_threads))
+
+
+def with_threads(profile: dict[str, Any], threads: Mapping[str, Any]) -> Profile:
+    """Return a profile with the CPUs that it gives jobs, by rule, among what it says of them."""
+    return profile | {rule: {**profile.get(rule, {}), "threads": count} for rule, count in threads.items()}
 
 
 def said_of(profile: Profile, rule: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """A training that will not end within its job's time limit: it saves a checkpoint and is queued again.
 
-What it ends in is what it would have ended in without: it goes on from the checkpoint as after a kill. So is its curve, as
-long as a turn of the job has room for the steps between two of its points: it then hands over right after one, and
-else after any step, and the next point is the mean of the steps since.
+What it ends in is what it would have ended in without: it goes on from the checkpoint as after a kill. Its curve is the
+same, too, where a turn of the job has room for the steps between two of its points: it then hands over right after one,
+and else after any step, and the next point is the mean of the steps since.
 """
 
 from typing import Any
@@ -20,13 +20,9 @@ def saving_guess(weights: int, trained: int) -> float:
     return (4 * weights + 8 * trained) / SLOWEST
 
 
-def saving_seconds(trainer: Any) -> float:
-    """Return the seconds that a Trainer's checkpoint takes: as long as the longest one so far."""
-    if trainer.saving is not None:
-        return trainer.saving
-    counts = [
-        (getattr(each, "ds_numel", each.numel()), each.requires_grad) for each in trainer.model.parameters()
-    ]
+def guess_of(model: torch.nn.Module) -> float:
+    """Return the seconds that a model's first checkpoint may take; of weights that ZeRO shares out all count."""
+    counts = [(getattr(each, "ds_numel", each.numel()), each.requires_grad) for each in model.parameters()]
     return saving_guess(sum(count for count, _ in counts), sum(count for count, trained in counts if trained))
 
 
@@ -37,23 +33,19 @@ class HandingOver(TrainerCallback):
         self.trainer, self.limit, self.leaving = trainer, limit, False
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.limit.begin(saving_seconds(self.trainer))
+        self.limit.begin(guess_of(self.trainer.model))
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.limit.tick()
         if control.should_training_stop:
             return
-        steps = args.logging_steps if control.should_log else 1
-        late = torch.tensor(
-            int(self.limit.late(saving_seconds(self.trainer), int(steps))), device=args.device
-        )
+        steps = int(args.logging_steps) if control.should_log else 1
+        late = torch.tensor(int(self.limit.late(steps)), device=args.device)
         if args.world_size > 1:  # the first process knows the time
             late = self.trainer.accelerator.reduce(late, "sum")
         if late.item():
             self.leaving = control.should_save = True
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.limit.saved(self.trainer.saving)
         if self.leaving and not control.should_training_stop:  # patience may have ended it at this step
-            self.limit.hand_over(
-                f"step {state.global_step} of {state.max_steps}", saving_seconds(self.trainer)
-            )
+            self.limit.hand_over(f"step {state.global_step} of {state.max_steps}")

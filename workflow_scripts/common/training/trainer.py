@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback
 
 from workflow_scripts.common.diverged import OWN, Diverged
 from workflow_scripts.common.files import read_json
-from workflow_scripts.common.time_limit import time_limit
+from workflow_scripts.common.time_limit import TimeLimit
 from workflow_scripts.common.training.arguments import spared_warmup
 from workflow_scripts.common.training.checkpoints import last_checkpoint
 from workflow_scripts.common.training.curve import curve_of
@@ -93,7 +93,7 @@ class Shared:
         self.learned = [0, 0]  # rows and tokens, of this process since they were last added to
         self.learned_before = [0, 0]  # those of all processes
         self.rate = 0.0  # of the last step
-        self.saving: float | None = None  # seconds of the longest checkpoint so far
+        self.saving = 0.0  # seconds of the last checkpoint
         self.skipped, self.skips = (
             0,
             False,
@@ -208,7 +208,7 @@ class Shared:
         stand = {"seconds": self.seconds(), "skipped": self.skipped} | self.learned_from()
         self.state.log_history.append({"step": self.state.global_step} | stand)
         super()._save_checkpoint(model, trial)
-        self.saving = max(self.saving or 0.0, time.monotonic() - began)
+        self.saving = time.monotonic() - began
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -242,6 +242,10 @@ def train(trainer: Trainer, work: Path) -> float:
         trainer.accelerator.main_process_first()
     ):  # one alone removes what is half-written, before any other looks
         checkpoint = last_checkpoint(work)
+    limit = TimeLimit(work)
+    limit.recall()
+    if limit.job:
+        trainer.add_callback(HandingOver(trainer, limit))
     if checkpoint:
         history = read_json(checkpoint / "trainer_state.json")["log_history"]
         stood = [entry for entry in history if "seconds" in entry][-1]
@@ -250,8 +254,6 @@ def train(trainer: Trainer, work: Path) -> float:
         trainer.learned_before = [stood["rows"], stood["tokens"]]
         if trainer.is_world_process_zero():
             print(f"resuming from {checkpoint}", flush=True)
-    if limit := time_limit(work):
-        trainer.add_callback(HandingOver(trainer, limit))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # DeepSpeed has taken its engine apart by now; of it, the weights that are saved have to do (save_trained).
     if getattr(trainer.accelerator.state, "deepspeed_plugin", None) is None:
