@@ -133,14 +133,23 @@ def test_a_job_is_late_by_what_slurm_says_is_left(tmp_path, inside, left, late):
     assert limit.late() is late
 
 
-def test_somebody_s_own_allocation_is_not_for_a_job_to_queue_again(tmp_path, inside):
-    inside.say("0:01", comment="(null)")
-    assert TimeLimit(tmp_path).left() is None
-
-
-def test_a_cluster_that_does_not_answer_sets_no_limit(tmp_path, inside):
-    inside.write("squeue", "echo down; exit 1")
-    assert TimeLimit(tmp_path).left() is None
+@pytest.mark.parametrize(
+    ("squeue", "why"),
+    [
+        ("echo '0:01|(null)'", "it is part of a job that Snakemake did not submit"),
+        (
+            "echo 'Unable to contact' >&2; exit 1",
+            "squeue does not say how long it may run: Unable to contact",
+        ),
+        ("echo 'UNLIMITED|rule_train_sft'", "SLURM sets no limit (UNLIMITED)"),
+    ],
+)
+def test_a_job_that_will_not_hand_over_says_why(tmp_path, inside, capsys, squeue, why):
+    inside.write("squeue", squeue)
+    limit = TimeLimit(tmp_path)
+    limit.begin()
+    assert (limit.left(), limit.late()) == (None, False)
+    assert why in capsys.readouterr().out
 
 
 def test_a_checkpoint_s_seconds_are_a_guess_until_one_was_written(tmp_path, inside):

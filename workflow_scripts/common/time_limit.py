@@ -78,7 +78,7 @@ class TimeLimit:
         self.saves = 0  # in this turn
         self.began = self.ticked = time.monotonic()
         self.end: float | None = None  # by this machine's monotonic clock
-        self.asked = -math.inf
+        self.asked, self.why_none = -math.inf, ""
 
     def recall(self) -> None:
         """Say again what the log said before this job was handed over: its new turn writes the log anew."""
@@ -92,11 +92,21 @@ class TimeLimit:
         """Return the seconds that are left; None where there is no limit, or it is not for this job to hand over."""
         now = time.monotonic()
         if self.tells and (fresh or now - self.asked >= FRESH):
-            done = said_by(["squeue", "-h", "-j", self.job or "", "-o", "%L|%k"])
-            text, _, comment = done.stdout.partition("|")
-            said = seconds_in(text) if comment.startswith(OURS) else None
-            self.asked, self.end = now, None if said is None else now + said
+            self._ask(now)
         return None if self.end is None else self.end - now
+
+    def _ask(self, now: float) -> None:
+        """Ask SLURM how much time is left; where it does not answer, what it said before still holds."""
+        self.asked = now
+        done = said_by(["squeue", "-h", "-j", self.job or "", "-o", "%L|%k"])
+        text, _, comment = done.stdout.strip().partition("|")
+        if done.returncode or not text:
+            self.why_none = f"squeue does not say how long it may run: {done.stderr.strip() or 'no answer'}"
+            return
+        said, self.why_none = seconds_in(text), f"SLURM sets no limit ({text})"
+        if not comment.startswith(OURS):
+            said, self.why_none = None, "it is part of a job that Snakemake did not submit"
+        self.end = None if said is None else now + said
 
     def begin(self, saving: float = 0.0) -> None:
         """Say how much time there is; PlumblineError if it is known to be too little for a step and a checkpoint.
@@ -107,12 +117,13 @@ class TimeLimit:
         self.saving = self.before.get("saving_seconds", saving)
         left, step = self.left(), self.before.get("step_seconds", 0.0)
         if left is None:
+            if self.tells:
+                print(f"this job will not hand over to itself: {self.why_none}", flush=True)
             return
         print(f"{left:.0f} s are left of this job's time limit; it hands over before they end", flush=True)
         if step and not fits(left, step, self.saving):
-            write_json(
-                self.work / NOTE, {"times": self.before["times"]}
-            )  # what is tried again may be quicker
+            # What is tried again may be quicker: it shall not fail for what this one knew.
+            write_json(self.work / NOTE, {"times": self.before["times"]})
             raise PlumblineError(
                 f"the job's time limit is too short: once it had begun {left:.0f} s were left, and a step takes up to "
                 f"{step:.0f} s and a checkpoint {self.saving:.0f} s; raise runtime in the profile's set-resources, or "
