@@ -4,7 +4,7 @@ An engine is a function (prompts as token ids, sampling, seed) → answers; `vll
 answered, and what its tokens say, is in `common.answering`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,15 +15,16 @@ from workflow_scripts.common.templates import ends_of
 
 
 class TransformersEngine:
-    """One loaded policy that answers any number of prompt sets; `before_batch` is called before each batch."""
+    """One loaded policy that answers any number of prompt sets."""
 
-    def __init__(
-        self, model: Any, tokenizer: Any, settings: dict, before_batch: Callable[..., None] = lambda: None
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any, settings: dict) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = precision_of(settings["engine"]["precision"])
-        self.tokenizer, self.ends, self.before_batch = tokenizer, model_ends(model), before_batch
+        self.tokenizer, self.ends = tokenizer, model_ends(model)
         self.model = load_policy(model, dtype, settings["trust_remote_code"]).to(device)
+
+    def before_batch(self) -> None:
+        """Do nothing: who loads an engine may put in its place what is to be called before each batch."""
 
     def answer(
         self,

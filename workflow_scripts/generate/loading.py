@@ -27,7 +27,9 @@ def load_engine(model: Path, settings: dict, before_batch: Callable[..., None] =
     """Return the engine of the settings with a policy loaded."""
     name = settings["engine"]["name"]
     made = getattr(importlib.import_module(ENGINES[name]), CLASSES[name])
-    return made(model, load_tokenizer(model), settings, before_batch)
+    engine = made(model, load_tokenizer(model), settings)
+    engine.before_batch = before_batch
+    return engine
 
 
 def engine_of(model: Path, settings: dict, shards: int, before_batch: Callable[..., None] = nothing) -> Any:

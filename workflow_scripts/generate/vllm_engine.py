@@ -4,7 +4,7 @@ A policy that is an unmerged adapter is served as one, beside its base model. No
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +102,9 @@ def attention_backends(worker: Any) -> list[str]:
 
 
 class VllmEngine:
-    """One loaded policy that answers any number of prompt sets; `before_batch` is called before each portion."""
+    """One loaded policy that answers any number of prompt sets."""
 
-    def __init__(
-        self, model: Path, tokenizer: Any, settings: dict, before_batch: Callable[..., None] = lambda: None
-    ) -> None:
-        self.before_batch = before_batch
+    def __init__(self, model: Path, tokenizer: Any, settings: dict) -> None:
         vllm = load_vllm()
         self.tokenizer, self.vllm, self.ends = tokenizer, vllm, model_ends(model)
         base = adapter_base(model)
@@ -150,6 +147,9 @@ class VllmEngine:
             f"vLLM {vllm.__version__}: attention {', '.join(attention)}, {dtype}, {where}{adapter}",
             flush=True,
         )
+
+    def before_batch(self) -> None:
+        """Do nothing: who loads an engine may put in its place what is to be called before each batch."""
 
     def answer(
         self,

@@ -365,9 +365,7 @@ class Listener(logging.Handler):
         if getattr(record, "event", None) == LogEvent.DEBUG_DAG:
             if "job" in vars(record):
                 self.graph = record.job.dag
-                logging.getLogger(record.name).setLevel(
-                    logging.INFO
-                )  # fifteen more of these a job are not needed
+                logging.getLogger(record.name).setLevel(logging.INFO)  # fifteen more of these a job are not needed
         elif record.levelno >= logging.WARNING:
             self.messages.append(record.getMessage())
 

@@ -213,7 +213,7 @@ def all_asked(study: Study, profile: Profile, attempt: int) -> Iterator[tuple[bo
         yield True, asked_by(trained.rule, own, profile, attempt)
     reading = own_of(study.generation_resources, "generation_resources")
     if study.engine.name != "vllm":
-        reading["gpu"] = (min(1, reading["gpu"][0]), reading["gpu"][1])
+        reading["gpu"] = (min(study.generation_resources.shards, reading["gpu"][0]), reading["gpu"][1])
     yield True, asked_by("answer_prompts", reading, profile, attempt)
     yield True, asked_by("default", {}, {"": profile.get("", {})}, attempt)
     for rule in sorted(profile.keys() - known - {"", "answer_prompts"}):
