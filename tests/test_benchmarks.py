@@ -65,7 +65,11 @@ def test_the_run_for_a_gpu_runs_here_at_toy_size(tiny_model, capsys, tmp_path, m
     assert "TFLOPs a second by a product of matrices" in said and "so not compared" in said
     shares = numbers("MFU {} %", said)
     assert len(shares) == 4 and all(0 < share < 100 for (share,) in shares)
-    for wanted in ("SFT: {} batches of {} rows", "DPO: {} batches of {} rows", "greedy padded batches {} tokens/s"):
+    for wanted in (
+        "SFT: {} batches of {} rows",
+        "DPO: {} batches of {} rows",
+        "greedy padded batches {} tokens/s",
+    ):
         assert numbers(wanted, said), wanted
 
 

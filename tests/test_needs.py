@@ -1,4 +1,4 @@
-"""What `make plan` says of the memory of a study's GPUs: the arithmetic of the check, and lines that are no empty table."""
+"""What `make plan` says of the memory of a study's GPUs: the check's arithmetic, and no empty table."""
 
 import pytest
 

@@ -53,7 +53,14 @@ def test_what_only_reads_has_one_gpu_where_there_are_any(asked, had):
 
 @pytest.mark.parametrize(
     ("gpu", "shards", "vllm", "had"),
-    [(0, 1, False, 0), (0, 2, False, 0), (4, 1, False, 1), (4, 4, False, 4), (4, 2, False, 2), (4, 2, True, 4)],
+    [
+        (0, 1, False, 0),
+        (0, 2, False, 0),
+        (4, 1, False, 1),
+        (4, 4, False, 4),
+        (4, 2, False, 2),
+        (4, 2, True, 4),
+    ],
 )
 def test_each_engine_that_answers_has_its_own_gpus(gpu, shards, vllm, had):
     plan = changed(EVERY_KEY, {"generation_resources.gpu": gpu, "generation_resources.shards": shards})

@@ -1,4 +1,4 @@
-"""Several engines that share out a policy's prompts: the answers of one, to the byte, and a plain end where one fails."""
+"""Several engines that share out a policy's prompts: the answers of one, to the byte, and a plain end if one fails."""
 
 import os
 
@@ -61,4 +61,7 @@ def test_two_engines_give_the_bytes_of_one(tiny_model, tmp_path, capsys, tempera
         {path.name: path.read_bytes() for path in (folder / "answers").iterdir()} for folder in folders
     )
     assert len(one) == 2 and all(other == one for other in others)
-    assert read_json(folders[1] / "cost.out")["peak_memory_mb"] > read_json(folders[0] / "cost.out")["peak_memory_mb"]
+    assert (
+        read_json(folders[1] / "cost.out")["peak_memory_mb"]
+        > read_json(folders[0] / "cost.out")["peak_memory_mb"]
+    )

@@ -31,7 +31,7 @@ def shares_for(asked: int, devices: int) -> int:
 
 
 def own_environment(devices: list[str], threads: int) -> dict[str, str]:
-    """Return what a share's process has in its environment: its devices, none of them if there are none; its threads."""
+    """Return what a share's process has in its environment: its devices, if there are any, and its threads."""
     return {DEVICES: ",".join(devices), THREADS: str(threads)}
 
 
@@ -52,7 +52,7 @@ def work(connection: Connection, load: Callable[..., Any], arguments: tuple, sha
 
 
 class Shards:
-    """`count` processes that each hold `load(*arguments)`, on equal parts of `devices`; `ask` them, and `close` at last.
+    """`count` processes that each hold `load(*arguments)`, on equal parts of `devices`: to be asked, and closed.
 
     load: a function of a module, given as it is; arguments: what can be sent to another process. peak_memory_mb: what
     they took at most, added up, MiB.

@@ -38,7 +38,7 @@ class TransformersEngine:
         """Yield (index of the prompt, answer) batch by batch, longest prompts first; the seed fixes every draw.
 
         A batch without an answer that is `missing` is left out; another is made whole, as its draws hang together. What
-        is not drawn is answered once, however often it is asked. share (k, n): of the batches every n-th, from the k-th.
+        is not drawn is answered once, however often it is asked. share (k, n): every n-th batch, from the k-th.
         """
         refuse_unknown_tokens(self.model, prompts)
         ends = ends_of(end, self.tokenizer, self.ends)

@@ -365,7 +365,7 @@ class Listener(logging.Handler):
         if getattr(record, "event", None) == LogEvent.DEBUG_DAG:
             if "job" in vars(record):
                 self.graph = record.job.dag
-                logging.getLogger(record.name).setLevel(logging.INFO)  # fifteen more of these a job are not needed
+                logging.getLogger(record.name).setLevel(logging.INFO)  # one such line is enough
         elif record.levelno >= logging.WARNING:
             self.messages.append(record.getMessage())
 
@@ -445,7 +445,7 @@ def planned_job(job: Any, graph: Any, makers: dict[str, str]) -> Job:
 
 
 def plan_of(flags: list[str]) -> tuple[Study | None, list[Job], Profile]:
-    """Return (study, the jobs that Snakemake would run with these flags, in an order they could run in, its profile)."""
+    """Return (study, the jobs of a run of Snakemake with these flags, in an order they could run in, its profile)."""
     graph = run_snakemake(flags)
     if graph is None:
         return None, [], {}

@@ -1,4 +1,4 @@
-"""What the weights of a study's trainings take of its GPUs, as `make plan` tells it: arithmetic, before anything has run.
+"""What the weights of a study's trainings take of its GPUs, as `make plan` tells it: by arithmetic, before a run.
 
 The bytes are those of study.memory, against which the check holds the GPUs. Not covered: activations, which depend on
 the rows; how long a training takes, which its rows decide, too (`seconds_a_million` says what a million tokens need).
