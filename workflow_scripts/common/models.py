@@ -228,9 +228,10 @@ def load_policy(
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
     computing: torch.dtype | None = None,
+    kind: Any = AutoModelForCausalLM,
     **more: Any,
 ) -> Any:
-    """Return the causal language model of a folder in evaluation mode; `more` goes to `from_pretrained`.
+    """Return the causal language model of a folder in evaluation mode; `more` goes to `from_pretrained` of `kind`.
 
     `computing` is what it computes in where that is not `dtype`, its weights': the format of the autocast that all of
     its calls are under. An unmerged adapter is merged into its base model in memory, in float32, as a policy saved
@@ -246,7 +247,7 @@ def load_policy(
     attention, reason = attention_of(computing or dtype, config)
     say_once(f"attention: {attention} ({reason})")
     model = load_whole(
-        AutoModelForCausalLM,
+        kind,
         source,
         dtype=dtype if adapted is None else torch.float32,
         trust_remote_code=trust_remote_code,

@@ -12,6 +12,7 @@ from transformers import set_seed
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.models import load_policy, precision_of
 from workflow_scripts.common.training.settings import Lora, PolicyTraining
+from workflow_scripts.common.training.sharding import kind_to_share, load_shared, uses_fsdp
 
 
 def set_dropout(model: Any, share: float) -> list[str]:
@@ -50,7 +51,7 @@ def shards_weights() -> bool:
     """Return whether this training's processes were started to share the weights, too: by FSDP, or ZeRO stage 3."""
     zero = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") if zero else None
-    return stage == "3" or os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    return stage == "3" or uses_fsdp()
 
 
 def load_trainable(
@@ -77,28 +78,44 @@ def load_trainable(
             "quantise: nf4 needs whole weights on each GPU; train it with parallel: ddp (or zero2), where they are a "
             "quarter"
         )
-    more = {}
-    if quantise:
-        more["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}  # each process onto its own GPU
-        more["quantization_config"] = four_bits(settings)
     computing = computing or precision_of(settings["precision"])
-    model = load_policy(folder, trust_remote_code=settings["trust_remote_code"], computing=computing, **more)
-    if quantise:
-        model = prepare_model_for_kbit_training(
-            model, use_gradient_checkpointing=settings["gradient_checkpointing"]
-        )
-    if dropout is not None:
-        drop_as_asked(model, dropout)
-    if lora:
-        set_seed(seed)
-        model = with_adapters(model, lora)
-        if quantise:
-            model._hf_peft_config_loaded = True  # so that Trainer knows the four-bit weights have adapters
-        if settings["gradient_checkpointing"]:
-            model.enable_input_require_grads()
+
+    def finish(model: Any) -> Any:
+        if dropout is not None:
+            drop_as_asked(model, dropout)
+        if lora:
+            set_seed(seed)
+            model = with_adapters(model, lora)
+            if settings["gradient_checkpointing"]:
+                model.enable_input_require_grads()
+        return model
+
+    kind = kind_to_share(folder, settings["trust_remote_code"]) if uses_fsdp() else None
+    if kind is not None:
+        model = load_shared(folder, kind, computing, finish)
+    else:
+        if uses_fsdp() and os.environ.get("RANK", "0") == "0":
+            print(f"{folder}: each process reads all weights, and shares them out then", flush=True)
+        model = finish(load_on_each(folder, settings, computing))
+    if quantise and lora:
+        model._hf_peft_config_loaded = True  # so that Trainer knows the four-bit weights have adapters
     if dropout is None and drops_nothing:
         set_dropout(model, 0.0)
     return model
+
+
+def load_on_each(folder: Path | str, settings: PolicyTraining, computing: torch.dtype) -> Any:
+    """Return a policy, all of it on each process: in 32 bits, or its weights in four where the settings say so."""
+    more = {}
+    if settings["quantise"]:
+        more["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}  # each process onto its own GPU
+        more["quantization_config"] = four_bits(settings)
+    model = load_policy(folder, trust_remote_code=settings["trust_remote_code"], computing=computing, **more)
+    if not settings["quantise"]:
+        return model
+    return prepare_model_for_kbit_training(
+        model, use_gradient_checkpointing=settings["gradient_checkpointing"]
+    )
 
 
 def four_bits(settings: PolicyTraining) -> Any:

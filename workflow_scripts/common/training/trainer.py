@@ -4,8 +4,10 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback
 
@@ -16,6 +18,7 @@ from workflow_scripts.common.training.arguments import spared_warmup
 from workflow_scripts.common.training.checkpoints import last_checkpoint
 from workflow_scripts.common.training.curve import curve_of
 from workflow_scripts.common.training.handing_over import HandingOver
+from workflow_scripts.common.training.sharding import head_in_outermost
 from workflow_scripts.common.training.watching import Watch
 
 # What of it has to be finite, in the words of a refusal.
@@ -80,8 +83,6 @@ class Shared:
     A checkpoint counts as whole by the first process's last file, so all others have to have written theirs before.
     In float16 the loss is scaled up so that small gradients are not lost; a step whose gradient overflows is skipped,
     and the next is scaled less: that is counted and no divergence, until the loss would have to be scaled down.
-    Under FSDP our losses use the LM head's weight without calling the head: it has to be a part of the outermost unit,
-    which is whole from the forward pass to the end of the backward one (accelerate would make it a unit of its own).
     """
 
     whose = OWN  # training, in the note of a divergence
@@ -193,12 +194,16 @@ class Shared:
     def _prepare_for_training(self, *arguments: Any, **named: Any) -> Any:
         if not self.is_fsdp_enabled:
             return super()._prepare_for_training(*arguments, **named)
-        hidden = {"get_input_embeddings": lambda: None, "get_output_embeddings": lambda: None}
-        self.model.__dict__.update(hidden)
-        prepared = super()._prepare_for_training(*arguments, **named)
-        for name in hidden:
-            del self.model.__dict__[name]
-        return prepared
+        if not isinstance(self.model, FSDPModule):  # a policy that is shared out only here
+            with head_in_outermost(self.model):
+                return super()._prepare_for_training(*arguments, **named)
+
+        def as_it_is(model: Any, optimizer: Any) -> tuple[Any, Any]:
+            self.accelerator._models.append(model)
+            return model, self.accelerator.prepare_optimizer(optimizer)
+
+        with patch.object(self.accelerator, "prepare", as_it_is):
+            return super()._prepare_for_training(*arguments, **named)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # The Trainer notes a best checkpoint whose folder is there: before any process has written to it, if in shards.

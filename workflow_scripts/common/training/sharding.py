@@ -1,0 +1,133 @@
+"""A policy that its processes share from the first: built without weights, shared out by FSDP2, then read in parts.
+
+A process reads of each tensor in the files the rows that are its own, and holds no more: 4 bytes a parameter over all
+processes together. transformers does the rest as for a whole policy: renamed and fused weights, tied ones, buffers.
+Not covered, and read whole by each process: code of a model's own, parts of multimodal models, adapters as parents.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.auto_factory import _get_model_class
+
+from workflow_scripts.common.models import adapter_base, load_policy, reading
+
+
+def uses_fsdp() -> bool:
+    """Return whether this training's processes were started to share its weights by FSDP."""
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
+
+
+def kind_to_share(folder: Path | str, trust_remote_code: bool) -> Any:
+    """Return the class of a folder's policy where it can be read in parts, else None."""
+    if adapter_base(folder) is not None:
+        return None
+    with reading(folder, "a model"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    own_code = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if own_code or type(config) not in AutoModelForCausalLM._model_mapping:
+        return None
+    return None if "text_config" in config.sub_configs else _get_model_class(config, AutoModelForCausalLM._model_mapping)
+
+
+class Part:
+    """A tensor of a file of safetensors, of which is read what is asked for, and no page of the file kept."""
+
+    def __init__(self, file: str, name: str, whole: Any) -> None:
+        self.file, self.name = file, name
+        self.shape, self.kind = whole.get_shape(), whole.get_dtype()
+
+    def get_shape(self) -> list[int]:
+        return self.shape
+
+    def get_dtype(self) -> str:
+        return self.kind
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        with safe_open(self.file, framework="pt") as file:  # opened anew: what is mapped of it goes with it
+            return file.get_slice(self.name)[index].clone()
+
+
+def parts_of(files: list[str], adapted: set[str], prefix: str) -> dict[str, Part]:
+    """Return {name in the policy: tensor} of files; in the modules `adapted` the weights are a module's beneath.
+
+    prefix: what the policy calls its inner model; some files leave it out.
+    """
+    parts = {}
+    for place in files:
+        with safe_open(place, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                module, _, own = name.rpartition(".")
+                beneath = module in adapted or f"{prefix}.{module}" in adapted
+                parts[f"{module}.base_layer.{own}" if beneath else name] = Part(place, name, file.get_slice(name))
+    return parts
+
+
+@contextlib.contextmanager
+def adapters_with_weights() -> Iterator[None]:
+    """Let adapters that are put on weights that are not there yet have their own all the same."""
+    with patch.object(BaseTunerLayer, "_move_adapter_to_device_of_base_layer", lambda *_, **__: None):
+        yield
+
+
+@contextlib.contextmanager
+def head_in_outermost(model: Any) -> Iterator[None]:
+    """Let accelerate make no unit of embedding and LM head.
+
+    Our losses use the head's weight without calling the head: it has to be a part of the outermost unit, which is
+    whole from the forward pass to the end of the backward one.
+    """
+    hidden = {"get_input_embeddings": lambda: None, "get_output_embeddings": lambda: None}
+    model.__dict__.update(hidden)
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del model.__dict__[name]
+
+
+def load_shared(
+    folder: Path | str,
+    kind: Any,
+    computing: torch.dtype,
+    adapt: Callable[[Any], None] | None = None,
+) -> Any:
+    """Return the policy of a folder, in 32 bits, of which this process holds its share: FSDP2's, as accelerate cuts it.
+
+    Every process has to ask. `kind`: its class; `adapt` puts adapters into it, before it is shared out.
+    """
+    mixed = "bf16" if computing == torch.bfloat16 else "no"
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=mixed)
+
+    def share_out(_: Any, model: Any, *__: Any) -> Any:
+        if adapt is not None:
+            with adapters_with_weights():
+                adapt(model)
+        with head_in_outermost(model):
+            fsdp2_prepare_model(accelerator, model)
+        for weight in model.parameters():
+            if not weight.is_meta:
+                weight._is_hf_initialized = True  # an adapter's, drawn: it is not to be drawn again
+        return model
+
+    def read(model: Any, _: Any, files: list[str], *more: Any, **named: Any) -> Any:
+        adapted = {name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+        there = {name for name, weight in model.named_parameters() if not weight.is_meta}
+        parts = parts_of(files, adapted, model.base_model_prefix)
+        found, offloaded = kind._load_pretrained_model(model, parts, None, *more, **named)
+        found.missing_keys -= there
+        return found, offloaded
+
+    steps = {"maybe_distribute_model": classmethod(share_out), "_load_pretrained_model": staticmethod(read)}
+    shared = type(kind.__name__, (kind,), steps | {"__module__": kind.__module__})
+    return load_policy(folder, computing=computing, kind=shared).to(accelerator.device)
