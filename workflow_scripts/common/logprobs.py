@@ -139,7 +139,18 @@ def keeps_rows_apart(model: Any) -> bool:
     """Return whether a model reads rows laid end to end, with positions that restart, as if each stood alone.
 
     Some architectures (OPT, BLOOM) never tell their attention of positions, and would silently read across the borders.
+    Of a model whose processes share its weights (FSDP2), every process has to ask.
     """
+    if not hasattr(model, "reshard"):
+        return reads_apart(model)
+    apart = through_forward(model)(reads_apart)  # only while it is called is it whole
+    del model.forward
+    model.reshard()
+    return bool(apart)
+
+
+def reads_apart(model: Any) -> bool:
+    """Return what `keeps_rows_apart` does of a model that has all its weights."""
     ids = torch.tensor([[1, 2, 3, 1, 2, 3], [4, 5, 6, 1, 2, 3]], device=model.device)
     positions = torch.tensor([[0, 1, 2, 0, 1, 2]], device=model.device)
 

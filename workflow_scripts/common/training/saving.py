@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -19,6 +20,7 @@ from workflow_scripts.common.time_limit import handed_over
 from workflow_scripts.common.training.curve import curve_of
 from workflow_scripts.common.training.loading import merged
 from workflow_scripts.common.training.settings import Training
+from workflow_scripts.common.training.streaming import whole, whole_weights, write_shared
 from workflow_scripts.common.training.trainer import are_finite
 from workflow_scripts.common.training.watching import watched_facts
 
@@ -35,11 +37,18 @@ def settle(model: Any, weights: dict[str, torch.Tensor]) -> Any:
     return model
 
 
-def whole_policy(trainer: Trainer) -> Any:
-    """Return a trained policy with all its weights: to the first process; every process has to ask."""
+def whole_policy(trainer: Trainer, alone: bool) -> Any:
+    """Return a trained policy with all its weights: to the first process; every process has to ask.
+
+    One that FSDP2 shares stays shared: it is put together as it is written, and of adapters that are kept alone
+    there are but few.
+    """
     model, state = trainer.accelerator.unwrap_model(trainer.model), trainer.accelerator.state
+    if isinstance(model, FSDPModule):
+        few = {name: weight for name, weight in model.named_parameters() if alone and weight.requires_grad}
+        return settle(model, {name: whole(weight) for name, weight in few.items()}) if few else model
     plugin = getattr(state, "deepspeed_plugin", None)
-    if not (trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)):
+    if plugin is None or plugin.zero_stage != 3:
         return model
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     return settle(model, weights) if trainer.is_world_process_zero() else model
@@ -50,10 +59,15 @@ def save_trained(
 ) -> None:
     """Write model folder, curve, cost and last the manifest; then drop the work folder. One process writes."""
     trainer.accelerator.wait_for_everyone()
-    model = whole_policy(trainer)
+    alone = keeps_adapters(arguments.settings)
+    if isinstance(trainer.model, FSDPModule):  # here every process looks at its share
+        trainer.refuse({"weights are": are_finite(trainer.model.parameters())})
+    model = whole_policy(trainer, alone)
     if not trainer.is_world_process_zero():
+        for _ in whole_weights(model) if isinstance(model, FSDPModule) and not alone else ():
+            pass  # they are being written
         return
-    if not are_finite(
+    if not isinstance(model, FSDPModule) and not are_finite(
         model.parameters()
     ):  # as ZeRO gathered them: while it trains, no process can look at them
         raise Diverged(trainer.state.global_step, trainer.rate, "weights are", trainer.whose)
@@ -96,6 +110,9 @@ def write_policy(model: Any, folder: Path, settings: Training) -> None:
     The latter name their base model by its folder, relative to their own: see `models.adapter_base`.
     """
     if not keeps_adapters(settings):
+        if isinstance(model, FSDPModule):
+            write_shared(model, folder)
+            return
         merged(model).save_pretrained(folder)
         return
     [adapted] = model.adapted

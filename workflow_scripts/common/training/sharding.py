@@ -6,11 +6,12 @@ Not covered, and read whole by each process: code of a model's own, parts of mul
 """
 
 import contextlib
+import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +22,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.auto_factory import _get_model_class
 
 from workflow_scripts.common.models import adapter_base, load_policy, reading
+
+FORMATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+AT_ONCE = 2**18  # numbers that are read before they are put into 32 bits
 
 
 def uses_fsdp() -> bool:
@@ -37,14 +41,22 @@ def kind_to_share(folder: Path | str, trust_remote_code: bool) -> Any:
     own_code = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     if own_code or type(config) not in AutoModelForCausalLM._model_mapping:
         return None
-    return None if "text_config" in config.sub_configs else _get_model_class(config, AutoModelForCausalLM._model_mapping)
+    return (
+        None
+        if "text_config" in config.sub_configs
+        else _get_model_class(config, AutoModelForCausalLM._model_mapping)
+    )
 
 
 class Part:
-    """A tensor of a file of safetensors, of which is read what is asked for, and no page of the file kept."""
+    """A tensor of a file of safetensors, of which is read what is asked for, a little at a time.
 
-    def __init__(self, file: str, name: str, whole: Any) -> None:
-        self.file, self.name = file, name
+    Nothing of the file is mapped into memory, and rows are put into 32 bits as they are read: a process holds no more
+    than what it keeps.
+    """
+
+    def __init__(self, file: str, name: str, whole: Any, first: int) -> None:
+        self.file, self.name, self.first = file, name, first
         self.shape, self.kind = whole.get_shape(), whole.get_dtype()
 
     def get_shape(self) -> list[int]:
@@ -54,8 +66,39 @@ class Part:
         return self.kind
 
     def __getitem__(self, index: Any) -> torch.Tensor:
+        asked = index if isinstance(index, tuple) else (index,)
+        whole = [slice(0, size) for size in self.shape]
+        if self.kind in FORMATS and whole and isinstance(asked[0], slice) and list(asked[1:]) == whole[1:]:
+            return self.rows(asked[0].start, asked[0].stop)
         with safe_open(self.file, framework="pt") as file:  # opened anew: what is mapped of it goes with it
             return file.get_slice(self.name)[index].clone()
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows of it, in 32 bits."""
+        read, width = torch.empty(0, dtype=FORMATS[self.kind]), math.prod(self.shape[1:])
+        numbers = torch.empty((stop - start) * width, dtype=torch.float32)
+        with open(self.file, "rb", buffering=0) as file:
+            file.seek(self.first + start * width * read.itemsize)
+            for piece in numbers.split(AT_ONCE):
+                read.resize_(len(piece))
+                left = memoryview(read.view(torch.uint8).numpy())
+                while left:
+                    count = file.readinto(left)
+                    if not count:
+                        raise OSError(f"{self.file}: it ends before {self.name} does")
+                    left = left[count:]
+                piece.copy_(read)
+        return numbers.view(stop - start, *self.shape[1:])
+
+
+def starts_of(place: str) -> dict[str, int]:
+    """Return {tensor: the byte at which it begins} of a file of safetensors."""
+    with open(place, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return {
+        name: 8 + length + said["data_offsets"][0] for name, said in header.items() if name != "__metadata__"
+    }
 
 
 def parts_of(files: list[str], adapted: set[str], prefix: str) -> dict[str, Part]:
@@ -65,19 +108,33 @@ def parts_of(files: list[str], adapted: set[str], prefix: str) -> dict[str, Part
     """
     parts = {}
     for place in files:
+        starts = starts_of(place)
         with safe_open(place, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - it is no mapping
                 module, _, own = name.rpartition(".")
                 beneath = module in adapted or f"{prefix}.{module}" in adapted
-                parts[f"{module}.base_layer.{own}" if beneath else name] = Part(place, name, file.get_slice(name))
+                parts[f"{module}.base_layer.{own}" if beneath else name] = Part(
+                    place, name, file.get_slice(name), starts[name]
+                )
     return parts
 
 
 @contextlib.contextmanager
-def adapters_with_weights() -> Iterator[None]:
-    """Let adapters that are put on weights that are not there yet have their own all the same."""
-    with patch.object(BaseTunerLayer, "_move_adapter_to_device_of_base_layer", lambda *_, **__: None):
-        yield
+def stand_ins(model: Any) -> Iterator[None]:
+    """Let weights that are not there yet look as if they were: adapters that are put on none are drawn on none, too."""
+    own = [
+        (module, name)
+        for module in model.modules()
+        for name, weight in module._parameters.items()
+        if weight is not None
+    ]
+    kept = [module._parameters[name] for module, name in own]
+    for (module, name), weight in zip(own, kept, strict=True):
+        flat = torch.zeros((), dtype=weight.dtype).expand(weight.shape)  # one number of memory
+        module._parameters[name] = torch.nn.Parameter(flat)
+    yield
+    for (module, name), weight in zip(own, kept, strict=True):
+        module._parameters[name] = weight.requires_grad_(module._parameters[name].requires_grad)
 
 
 @contextlib.contextmanager
@@ -96,6 +153,12 @@ def head_in_outermost(model: Any) -> Iterator[None]:
             del model.__dict__[name]
 
 
+def init_processes(computing: torch.dtype) -> Accelerator:
+    """Return what shares a policy out among the processes, which meet here if they have not yet."""
+    mixed = "bf16" if computing == torch.bfloat16 else "no"
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=mixed)
+
+
 def load_shared(
     folder: Path | str,
     kind: Any,
@@ -106,12 +169,11 @@ def load_shared(
 
     Every process has to ask. `kind`: its class; `adapt` puts adapters into it, before it is shared out.
     """
-    mixed = "bf16" if computing == torch.bfloat16 else "no"
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=mixed)
+    accelerator = init_processes(computing)
 
     def share_out(_: Any, model: Any, *__: Any) -> Any:
         if adapt is not None:
-            with adapters_with_weights():
+            with stand_ins(model):
                 adapt(model)
         with head_in_outermost(model):
             fsdp2_prepare_model(accelerator, model)
@@ -130,4 +192,5 @@ def load_shared(
 
     steps = {"maybe_distribute_model": classmethod(share_out), "_load_pretrained_model": staticmethod(read)}
     shared = type(kind.__name__, (kind,), steps | {"__module__": kind.__module__})
-    return load_policy(folder, computing=computing, kind=shared).to(accelerator.device)
+    model = load_policy(folder, computing=computing, kind=shared)
+    return model if accelerator.device.type == "cpu" else model.to(accelerator.device)
