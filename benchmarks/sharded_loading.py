@@ -5,7 +5,8 @@
 Random Llamas are written as safetensors and loaded as a training loads them, by processes on CPUs (gloo). Each first
 loads and writes a tiny one, so that all that is imported is there: what it then takes more, at its highest, is told,
 of the process that takes most. A share is 4 bytes a parameter over all processes; to load may take 1.3 shares and one
-layer (what is larger of a layer and the embedding), to write it may take one tensor more than is held already.
+layer (what is larger of a layer and the embedding).
+Writing is told as what it takes beside the share, which is held already.
 """
 
 import argparse

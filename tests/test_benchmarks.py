@@ -1,5 +1,6 @@
 """Every benchmark runs, at toy size: both sides are measured, and where they are to say the same, they do."""
 
+import ast
 import re
 
 import pytest
@@ -14,6 +15,7 @@ from benchmarks import (
     planning,
     precision,
     rows,
+    sharded_loading,
     start,
     sweep,
     trainers,
@@ -37,11 +39,12 @@ def numbers(pattern: str, text: str) -> list[tuple[float, ...]]:
 
 def test_every_benchmark_is_run_by_a_test():
     made = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"__init__"}
-    imports = re.compile(r"^from benchmarks(?:\.(\w+))? import (.+)$", re.MULTILINE)
-    found = [
-        each for path in (ROOT / "tests").glob("test_*.py") for each in imports.findall(path.read_text())
-    ]
-    run = {name for module, names in found for name in ([module] if module else names.split(", "))}
+    run = set()
+    for path in (ROOT / "tests").glob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "benchmarks":
+                inner = node.module.partition(".")[2]
+                run |= {inner} if inner else {each.name for each in node.names}
     assert made == run
 
 
@@ -207,3 +210,15 @@ def test_the_chain_of_starts_is_what_the_rules_run():
         "workflow_scripts.clean.clean",
     } <= set(found)
     assert len(found) > 30
+
+
+def test_sharded_loading_tells_what_each_size_takes(capsys):
+    call(sharded_loading.main, "--millions", 0, "--processes", 2)
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split()[0] == "parameters"
+    millions, processes, whole, share, bound, loading, writing = map(float, row.replace(" M", "").split())
+    assert (millions, processes) == (pytest.approx(0.2, abs=0.05), 2)
+    assert 0 <= share <= bound
+    assert whole <= 2
+    assert min(loading, writing) >= 0
+    assert max(loading, writing) < 100

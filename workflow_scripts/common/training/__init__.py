@@ -7,7 +7,9 @@ is resumed by as many processes, sharing in the same manner, as wrote it.
 Many processes share the rows of a step (`split_batch`, `ProcessShare`) and, by envs/accelerate, weights, gradients and
 AdamW's two moments: 4 bytes a parameter each, 16 in all, since the weights that are trained are always held in 32 bits,
 and bfloat16 is only computed in. Low-rank adapters need the 4 bytes of the weights, and 16 for each of their own.
-Each process reads all weights at first, into the machine's memory, and ZeRO puts them onto its GPU before it shares
-them out: a policy has to fit there once in 32 bits, alone. Not covered: weights that no single GPU could ever hold
-(DeepSpeed's zero.Init), tensor and sequence parallelism.
+Under FSDP a process reads of the weights its share alone, and the policy that is kept is written a tensor at a time
+(`sharding`, `streaming`). Under ZeRO each process reads all weights at first, into the machine's memory, and puts them
+onto its GPU before they are shared out, and the first one holds them all again as they are saved: a policy has to fit
+there once in 32 bits, alone. Not covered: weights under ZeRO that no single GPU could ever hold (DeepSpeed's
+zero.Init), tensor and sequence parallelism.
 """

@@ -1,7 +1,7 @@
 """Writing a policy that its processes share: a tensor at a time is put together, and goes into its place in the files.
 
-The files are, byte for byte, those that `save_pretrained` makes of the whole policy. No process ever holds more than
-its share and one tensor.
+The files are, byte for byte, those that `save_pretrained` makes of the whole policy. A process holds beside its
+share a few copies of one tensor.
 """
 
 import inspect
