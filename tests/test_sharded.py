@@ -20,12 +20,16 @@ from tests.launching import command_of, deepspeed, norms_of, train
 from tests.tiny import (
     ROOT,
     align_flags,
+    conversations,
     distance,
     is_whole,
     pairs,
     preference_settings,
+    settings_of,
+    sft_flags,
     weights_of,
     write_reference,
+    write_tokens,
 )
 from workflow_scripts.common.files import read_json
 
@@ -82,6 +86,29 @@ def hold_to_one(found: tuple[Path, str], one: tuple[Path, str], start: Path) -> 
 def test_a_sharded_run_trains_the_weights_of_one_process(parallel, dpo, one, sharded, tiny_model):
     sharded[parallel] = dpo(parallel)
     hold_to_one(sharded[parallel], one, tiny_model)
+
+
+def test_a_fine_tuning_that_reads_ahead_trains_every_weight_of_one_process(tiny_model, tmp_path):
+    # Before it trains it asks the policy whether rows can be packed: what that pass leaves whole are not the weights.
+    tokens = write_tokens(tiny_model, conversations(8), conversations(4), tmp_path / "tokens")
+    settings = settings_of(
+        epochs=2, max_steps=STEPS, per_device_batch=2, checkpoint_every=2, learning_rate=1e-2
+    )
+    found = {}
+    for name, parallel in (("one", None), ("two", "fsdp")):
+        train(
+            command_of(
+                "workflow_scripts.sft.train",
+                sft_flags(tiny_model, tokens, settings, tmp_path / name),
+                parallel,
+            )
+        )
+        found[name] = weights_of(tmp_path / name / "model")
+    start = weights_of(tiny_model)
+    for weight, before in start.items():
+        moved = (found["one"][weight] - before).abs().max()
+        assert moved > 1e-4, weight
+        assert (found["two"][weight] - found["one"][weight]).abs().max() < moved / 50, weight
 
 
 def started_by(folder: Path) -> list[psutil.Process]:

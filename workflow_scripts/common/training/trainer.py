@@ -182,6 +182,12 @@ class Shared:
             self.refuse(numbers)
         super().log(logs, *arguments, **named)
 
+    def create_optimizer(self, *arguments: Any, **named: Any) -> Any:
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # what a forward pass left whole: the optimiser would take that for the weights
+        return super().create_optimizer(*arguments, **named)
+
     def create_scheduler(self, num_training_steps: int, *arguments: Any, **named: Any) -> Any:
         schedule = str(self.args.lr_scheduler_type.value)
         self.args.warmup_steps = spared_warmup(num_training_steps, self.args.warmup_steps, schedule)
