@@ -382,7 +382,7 @@ def test_devices_that_a_scheduler_gave_are_used_as_they_are(machine, monkeypatch
     for launcher, told in jobs:
         assert told["CUDA_VISIBLE_DEVICES"] == "GPU-8f,GPU-1b"
         launcher.terminate()
-        assert ended(launcher)[2] == "1 process on GPUs GPU-8f,GPU-1b\n"
+        assert ended(launcher)[2] == "1 process on GPUs GPU-8f,GPU-1b\nended by SIGTERM (signal 15)\n"
     assert not (machine / "locks").exists()
 
 
