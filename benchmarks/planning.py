@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.planning --policies 500
 
-The sweep is the default study with so many DPO policies more, five seeds each, in a grid of learning rates and betas.
+The sweep is the default study with so many policies more, five seeds each, in grids of learning rates and betas.
 Nothing runs. Read are CPU seconds, of a process of its own, which other load disturbs less than those of the clock; the
 first line is the default study, which has what a plan takes in any case (imports, reading the rules).
 """
@@ -22,22 +22,21 @@ import yaml
 from workflow_scripts.common.code import ROOT
 
 SEEDS = 5
+MOST = 100  # combinations of a grid
 
 
 def sweep(policies: int) -> dict:
-    """Return a study with at least so many policies beside the default study's, over all seeds."""
-    side = math.ceil(math.sqrt(policies / SEEDS))
-    grid = {
-        "learning_rate": [float(f"{1e-6 * (1 + step):.3g}") for step in range(side)],
-        "beta": [float(f"{0.01 * (1 + step):.3g}") for step in range(side)],
-    }
-    runs = {"dpo": {"grid": grid}}
-    return {
-        "extends": str(ROOT / "config.yaml"),
-        "study": "sweep",
-        "seeds": list(range(1, SEEDS + 1)),
-        "runs": runs,
-    }
+    """Return a study with at least so many policies beside the default study's, over all seeds; 1500 at most."""
+    runs = {}
+    for name in ("dpo", "ipo", "kto"):
+        side = math.ceil(math.sqrt(min(max(policies, 0) / SEEDS, MOST)))
+        if side:
+            rates = [float(f"{1e-6 * (1 + step):.3g}") for step in range(side)]
+            betas = [float(f"{0.01 * (1 + step):.3g}") for step in range(side)]
+            runs[name] = {"grid": {"learning_rate": rates, "beta": betas}}
+        policies -= side**2 * SEEDS
+    base = {"extends": str(ROOT / "config.yaml"), "study": "sweep", "seeds": list(range(1, SEEDS + 1))}
+    return base | {"runs": runs}
 
 
 def planned(study: Path) -> tuple[int, float, float, float]:
