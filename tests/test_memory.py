@@ -182,6 +182,16 @@ def test_what_answers_has_to_fit_too():
 
     assert looked_at(shared) == ([], [])
 
+    def side_by_side(study):  # four engines, each of which holds all of it on one GPU
+        shared(study)
+        study["generation_resources"]["shards"] = 4
+
+    assert (
+        "answers with 70 billion weights on 1 GPU: 140 GB on a GPU of 80 GB" in looked_at(side_by_side)[0][0]
+    )
+    two = {"": A100[""], "answer_prompts": {"gpu": 8, "shards": 2}}  # a profile goes before the study
+    assert looked_at(shared, profile=two) == ([], [])
+
 
 def test_weights_are_counted_by_the_headers_of_files(tmp_path):
     header = json.dumps(

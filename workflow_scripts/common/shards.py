@@ -27,7 +27,7 @@ def parts_of(devices: list[str], count: int) -> list[list[str]]:
 
 def shares_for(asked: int, devices: int) -> int:
     """Return how many processes share the work of a job that has so many devices: one each at most, on the CPU any."""
-    return min(asked, devices) if devices else asked
+    return max(1, min(asked, devices) if devices else asked)
 
 
 def own_environment(devices: list[str], threads: int) -> dict[str, str]:

@@ -181,11 +181,16 @@ def what_cannot_be_read(profile: Profile) -> Iterator[Finding]:
             )
 
 
+def gpus_of(said: Mapping[str, Any], asked: int) -> int:
+    """Return the GPUs of a job: those that a profile says of it, else those that the study asks for."""
+    given = 0 if said.get("gpu") in (0, "0") else number_in(said.get("gpu"))
+    return asked if given is None else int(given)
+
+
 def share_of(study: Study, trained: Trained, profile: Profile) -> Share:
     """Return the GPUs that a training has by study and profile."""
     said, asked = said_of(profile, trained.rule), study.training_resources
-    given = 0 if said.get("gpu") in (0, "0") else number_in(said.get("gpu"))
-    gpus = asked.gpu if given is None else int(given)
+    gpus = gpus_of(said, asked.gpu)
     alone = isinstance(trained.training, PolicyTraining) and trained.training.one_process
     parallel = said["parallel"] if said.get("parallel") in SHARED else asked.parallel
     return Share(min(1, gpus) if alone else gpus, parallel)
@@ -211,9 +216,12 @@ def trainings_that_do_not_fit(
 
 
 def readers_that_do_not_fit(study: Study, profile: Profile, counts: dict[str, int]) -> Iterator[Finding]:
-    """Find models that are too large for the GPUs on which they answer."""
-    memory, gpus = memory_of(profile, "answer_prompts"), study.generation_resources.gpu
-    over = gpus if study.engine.name == "vllm" else min(1, gpus)
+    """Find models that are too large for the GPUs on which one engine answers; of several each has its part of them."""
+    memory, said = memory_of(profile, "answer_prompts"), said_of(profile, "answer_prompts")
+    asked = study.generation_resources
+    gpus = gpus_of(said, asked.gpu)
+    shards = int(number_in(said.get("shards")) or asked.shards)
+    over = max(1, gpus // shards) if study.engine.name == "vllm" and gpus else min(1, gpus)
     a_weight = 4 if study.engine.precision == "float32" else 2
     for model, count in counts.items():
         if memory is None or not over:
@@ -225,7 +233,8 @@ def readers_that_do_not_fit(study: Study, profile: Profile, counts: dict[str, in
                 f"answers with {written(count)} on {over} GPU{'s' * (over > 1)}",
                 needed,
                 memory,
-                "take engine: {name: vllm} and more GPUs in generation_resources, or a smaller model",
+                "take engine: {name: vllm} and more GPUs in generation_resources (for each of its shards), or a smaller "
+                "model",
             )
 
 

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch.distributed.fsdp import FSDPModule
@@ -208,8 +207,11 @@ class Shared:
             self.accelerator._models.append(model)
             return model, self.accelerator.prepare_optimizer(optimizer)
 
-        with patch.object(self.accelerator, "prepare", as_it_is):
+        self.accelerator.prepare = as_it_is
+        try:
             return super()._prepare_for_training(*arguments, **named)
+        finally:
+            del self.accelerator.prepare
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # The Trainer notes a best checkpoint whose folder is there: before any process has written to it, if in shards.
