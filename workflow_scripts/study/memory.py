@@ -233,7 +233,7 @@ def readers_that_do_not_fit(study: Study, profile: Profile, counts: dict[str, in
                 f"answers with {written(count)} on {over} GPU{'s' * (over > 1)}",
                 needed,
                 memory,
-                "take engine: {name: vllm} and more GPUs in generation_resources (for each of its shards), or a smaller "
+                "take engine: {name: vllm} and more GPUs in generation_resources (for each shard), or a smaller "
                 "model",
             )
 
