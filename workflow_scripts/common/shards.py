@@ -1,8 +1,8 @@
 """Processes that share out a job's work: each loads the same, on its own part of the GPUs, and does its share.
 
 What a share is, the work itself says: `method(..., share=(k, n))` yields what the k-th of n does, so that together they
-do what one alone does with `share=(0, 1)`, to the byte, whatever n is. Not covered: shares on several machines, and
-work that moves from a slow one to a fast one.
+do what one alone does with `share=(0, 1)`, to the byte, whatever n is, where each has as many GPUs and threads as that
+one. Not covered: shares on several machines, and work that moves from a slow one to a fast one.
 """
 
 import atexit
