@@ -53,9 +53,9 @@ class GenerationResources(Resources):
     cpus: Count = 2
     """CPU cores of a generating job (a training run has threads)."""
     shards: Count = 1
-    """Engines that answer a policy's prompts side by side, each on an equal part of gpu and cpus, in the batches of one:
-    answers are the same, but for rounding where an engine now has fewer GPUs or cores. Each loads the whole policy, so
-    mem_mb is for all of them."""
+    """Engines that answer a policy's prompts side by side, each on an equal part of gpu and cpus, in the batches of
+    one: answers are the same, but for rounding where an engine now has fewer GPUs or cores. Each loads the whole
+    policy, so mem_mb is for all of them."""
 
     @model_validator(mode="after")
     def alike_for_all_shards(self) -> "GenerationResources":
