@@ -71,6 +71,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def exported_study(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """The finished study of tests.export_study. No test changes it."""
+    from tests.export_study import finished_study
+
+    return finished_study(tmp_path_factory.mktemp("exported") / "study", tiny_model)
+
+
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository, one for all tests of a module."""

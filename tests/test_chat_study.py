@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import call
-from tests.export_study import POLICIES, finished_study
+from tests.export_study import POLICIES
 from tests.workflow import ROOT, edit
 from workflow_scripts.chat import chat
 from workflow_scripts.chat.chat import doubts, find_all
@@ -27,13 +27,9 @@ STUDY = Path("config.yaml")
 SECONDS = 600  # of a busy machine: torch alone may take one
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Path:
-    """The finished study; no test changes it."""
-    from tests.tiny_model import make_tiny_model
-
-    model = make_tiny_model(tmp_path_factory.mktemp("weights") / "model")
-    return finished_study(tmp_path_factory.mktemp("finished") / "study", model)
+@pytest.fixture
+def study(exported_study) -> Path:
+    return exported_study
 
 
 @pytest.fixture

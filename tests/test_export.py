@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from tests.command import call
-from tests.export_study import POLICIES, PROMPTS, finished_study, found_in
+from tests.export_study import POLICIES, PROMPTS, found_in
 from tests.plans import EVERY_KEY, changed, planned
 from tests.workflow import ROOT, edit, table_of
 from workflow_scripts.common.errors import PlumblineError
@@ -43,13 +43,9 @@ print(json.dumps(said))
 """
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Path:
-    """The finished study; no test changes it."""
-    from tests.tiny_model import make_tiny_model
-
-    model = make_tiny_model(tmp_path_factory.mktemp("weights") / "model")
-    return finished_study(tmp_path_factory.mktemp("finished") / "study", model)
+@pytest.fixture
+def study(exported_study) -> Path:
+    return exported_study
 
 
 @pytest.fixture(autouse=True)

@@ -471,7 +471,8 @@ def main() -> None:
     name = study.study if study else ""
     text = plan_text(name, jobs, records, broken, arguments.show)
     seeds = more_seeds(study.seeds if study else [], name, jobs, records)
-    print(text, *seeds, *needs.lines_of(study, profile), sep="\n")
+    memory = needs.lines_of(study, profile) if jobs else []
+    print(text, *seeds, *memory, sep="\n")
 
 
 if __name__ == "__main__":
