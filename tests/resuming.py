@@ -1,5 +1,6 @@
 """A training that is killed on its way and run again: how it is killed, and what it must end with."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -7,6 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
+from tests.launching import command_of
 from tests.tiny import ROOT, is_whole
 from workflow_scripts.common.files import sha256_of
 from workflow_scripts.common.training.checkpoints import last_checkpoint
@@ -27,6 +31,39 @@ def kill_once_checkpointed(module: str, flags: list[str], work: Path, after: int
             time.sleep(0.02)
         process.kill()
     assert process.returncode == -9
+
+
+def started_by(folder: Path) -> list[psutil.Process]:
+    """Return the processes that have a folder among their arguments."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if any(str(folder) in part for part in process.info["cmdline"] or ()):
+            found.append(process)
+    return found
+
+
+def kill_all_once_checkpointed(
+    module: str, flags: list[str], parallel: str | None, folder: Path, processes: int = 2, after: int = 2
+) -> None:
+    """Start a training of several processes and kill -9 them all once they have written the checkpoint of a step.
+
+    Its work folder is `folder`/work, and nobody else's arguments name the folder.
+    """
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    halted = command_of("tests.halting", [str(after), module, *flags], parallel, processes)
+    with subprocess.Popen(
+        halted, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as job:
+        deadline = time.monotonic() + 240
+        while not any(map(is_whole, folder.glob(f"work/*/checkpoint-{after}/trainer_state.json"))):
+            assert job.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        for process in started_by(folder):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it went with the one that had started it
+                process.kill()
+    while started_by(folder):
+        time.sleep(0.05)
 
 
 def leave_a_half_written_checkpoint(work: Path) -> Path:

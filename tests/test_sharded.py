@@ -6,23 +6,17 @@ What needs DeepSpeed is skipped where `make deepspeed` has not been run; the fir
 optimiser.
 """
 
-import contextlib
-import os
-import subprocess
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
 from tests.launching import command_of, deepspeed, norms_of, train
+from tests.resuming import kill_all_once_checkpointed
 from tests.tiny import (
-    ROOT,
     align_flags,
     conversations,
     distance,
-    is_whole,
     pairs,
     preference_settings,
     settings_of,
@@ -111,15 +105,6 @@ def test_a_fine_tuning_that_reads_ahead_trains_every_weight_of_one_process(tiny_
         assert (found["two"][weight] - found["one"][weight]).abs().max() < moved / 50, weight
 
 
-def started_by(folder: Path) -> list[psutil.Process]:
-    """Return the processes that have a folder among their arguments."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if any(str(folder) in part for part in process.info["cmdline"] or ()):
-            found.append(process)
-    return found
-
-
 @pytest.mark.parametrize("parallel", ["fsdp", pytest.param("zero3", marks=deepspeed)])
 def test_a_sharded_run_that_was_killed_is_resumed_to_the_weights_of_an_unbroken_one(
     parallel, dpo, sharded, tiny_model, stored, tmp_path
@@ -128,21 +113,7 @@ def test_a_sharded_run_that_was_killed_is_resumed_to_the_weights_of_an_unbroken_
         sharded[parallel] = dpo(parallel)
     flags = align_flags(tiny_model, stored, preference_settings(**DPO), tmp_path)
     command = command_of("workflow_scripts.align.dpo", flags, parallel)
-    halted = command_of("tests.halting", ["2", "workflow_scripts.align.dpo", *flags], parallel)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        halted, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as job:
-        deadline = time.monotonic() + 240
-        while not any(map(is_whole, tmp_path.glob("work/*/checkpoint-2/trainer_state.json"))):
-            assert job.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        for process in started_by(tmp_path):
-            with contextlib.suppress(psutil.NoSuchProcess):  # it went with the one that had started it
-                process.kill()
-    while started_by(tmp_path):
-        time.sleep(0.05)
+    kill_all_once_checkpointed("workflow_scripts.align.dpo", flags, parallel, tmp_path)
     assert not (tmp_path / "model").exists()
     [state] = tmp_path.glob("work/*/checkpoint-2")
     assert (

@@ -23,12 +23,38 @@ def work_folder(base: Path, inputs: list[Path], settings: dict, seed: int, code:
     return folder
 
 
-def last_checkpoint(work: Path) -> Path | None:
-    """Return the newest whole checkpoint of a work folder; what a kill left half-written is removed."""
+def stand_of(state: dict) -> dict:
+    """Return what a checkpoint's state says of the training up to it: see trainer.Shared."""
+    return [entry for entry in state["log_history"] if "seconds" in entry][-1]
+
+
+def last_checkpoint(work: Path, bound_to: str | None = None) -> Path | None:
+    """Return the newest whole checkpoint of a work folder; what a kill left half-written is removed.
+
+    Where only those can go on with it who wrote it (`bound_to`, both here and there), and they are others, all are
+    removed, which is said.
+    """
     whole = []
     for folder in work.glob("checkpoint-*"):
         try:
-            whole.append((json.loads((folder / "trainer_state.json").read_text())["global_step"], folder))
+            state = json.loads((folder / "trainer_state.json").read_text())
+            whole.append((state["global_step"], folder, state))
         except (OSError, ValueError, KeyError):
             shutil.rmtree(folder)
-    return max(whole)[1] if whole else None
+    if not whole:
+        return None
+    step, newest, state = max(whole, key=lambda found: found[0])
+    wrote = stand_of(state)["bound_to"] if state.get("log_history") else None
+    if wrote == bound_to:
+        return newest
+    why = (
+        f"only {wrote}, who wrote it, can go on"
+        if wrote
+        else f"{bound_to} cannot go on, who did not write it"
+    )
+    print(
+        f"note: with the checkpoint of step {step} {why}: this training starts from the beginning", flush=True
+    )
+    for _, folder, _ in whole:
+        shutil.rmtree(folder)
+    return None

@@ -14,9 +14,10 @@ from workflow_scripts.common.diverged import OWN, Diverged
 from workflow_scripts.common.files import read_json
 from workflow_scripts.common.time_limit import TimeLimit
 from workflow_scripts.common.training.arguments import spared_warmup
-from workflow_scripts.common.training.checkpoints import last_checkpoint
+from workflow_scripts.common.training.checkpoints import last_checkpoint, stand_of
 from workflow_scripts.common.training.curve import curve_of
 from workflow_scripts.common.training.handing_over import HandingOver
+from workflow_scripts.common.training.portable import Portable
 from workflow_scripts.common.training.sharding import head_in_outermost
 from workflow_scripts.common.training.watching import Watch
 
@@ -73,7 +74,7 @@ class Finiteness(TrainerCallback):
         trainer.refuse(finite | {"weights are": weights}, ahead=1)
 
 
-class Shared:
+class Shared(Portable):
     """What a Trainer that many processes share needs beside; the first of its bases.
 
     A training that is not finite ends here: `Finiteness` looks at each step, `log` at what is logged, validation among
@@ -218,7 +219,8 @@ class Shared:
         Path(self.args.output_dir, f"checkpoint-{self.state.global_step}").mkdir(exist_ok=True)
         self.accelerator.wait_for_everyone()
         began = time.monotonic()
-        stand = {"seconds": self.seconds(), "skipped": self.skipped} | self.learned_from()
+        stand = {"seconds": self.seconds(), "skipped": self.skipped, "bound_to": self.bound_to()}
+        stand |= self.learned_from()
         self.state.log_history.append({"step": self.state.global_step} | stand)
         super()._save_checkpoint(model, trial)
         self.saving = time.monotonic() - began
@@ -254,14 +256,13 @@ def train(trainer: Trainer, work: Path) -> float:
     with (
         trainer.accelerator.main_process_first()
     ):  # one alone removes what is half-written, before any other looks
-        checkpoint = last_checkpoint(work)
+        checkpoint = last_checkpoint(work, trainer.bound_to())
     limit = TimeLimit(work)
     limit.recall()
     if limit.job:
         trainer.add_callback(HandingOver(trainer, limit))
     if checkpoint:
-        history = read_json(checkpoint / "trainer_state.json")["log_history"]
-        stood = [entry for entry in history if "seconds" in entry][-1]
+        stood = stand_of(read_json(checkpoint / "trainer_state.json"))
         trainer.started -= stood["seconds"]
         trainer.skipped = stood["skipped"]
         trainer.learned_before = [stood["rows"], stood["tokens"]]

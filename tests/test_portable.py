@@ -1,0 +1,95 @@
+"""A checkpoint is gone on with by another number of processes, sharing the policy in another way: equal weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from torch.distributed.checkpoint.api import CheckpointException
+
+from tests.launching import command_of, deepspeed, norms_of, train
+from tests.resuming import kill_all_once_checkpointed
+from tests.tiny import align_flags, distance, pairs, preference_settings, weights_of, write_reference
+from workflow_scripts.common.files import read_json
+from workflow_scripts.common.training.portable import files_of, read_tensors, write_tensors
+
+DPO = {"batch_size": 12, "per_device_batch": 2, "max_steps": 4, "checkpoint_every": 2}
+MODULE = "workflow_scripts.align.dpo"
+
+
+@pytest.fixture(scope="module")
+def stored(tiny_model, tmp_path_factory) -> Path:
+    return write_reference(tiny_model, pairs(14), tmp_path_factory.mktemp("reference"))
+
+
+@pytest.fixture(scope="module")
+def one(tiny_model, stored, tmp_path_factory) -> tuple[Path, str]:
+    """DPO on one process, unbroken: (folder, what it printed)."""
+    folder = tmp_path_factory.mktemp("one")
+    flags = align_flags(tiny_model, stored, preference_settings(**DPO), folder)
+    return folder, train(command_of(MODULE, flags, None))
+
+
+def gone_on(
+    before: tuple[str | None, int], after: tuple[str | None, int], start: Path, stored: Path, folder: Path
+) -> str:
+    """Kill a run after two steps, and let others go on with it; return what they printed."""
+    flags = align_flags(start, stored, preference_settings(**DPO), folder)
+    kill_all_once_checkpointed(MODULE, flags, before[0], folder, before[1])
+    return train(command_of(MODULE, flags, *after))
+
+
+WAYS = [
+    ((None, 1), ("fsdp", 2)),
+    (("fsdp", 2), ("fsdp", 3)),
+    (("fsdp", 3), ("ddp", 2)),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), WAYS)
+def test_others_go_on_with_a_checkpoint_to_the_weights_of_one_process(
+    before, after, one, tiny_model, stored, tmp_path
+):
+    (whole, said), printed = one, gone_on(before, after, tiny_model, stored, tmp_path)
+    assert printed.count("resuming from") == 1 and "starts from the beginning" not in printed
+    moved = distance(weights_of(whole / "model"), weights_of(tiny_model))
+    assert distance(weights_of(whole / "model"), weights_of(tmp_path / "model")) < moved / 100
+    assert norms_of(printed) == pytest.approx(norms_of(said)[2:], rel=1e-2)
+    losses, wanted = (
+        [(entry["step"], entry["loss"]) for entry in read_json(folder / "curve.json") if "loss" in entry]
+        for folder in (tmp_path, whole)
+    )
+    assert losses == [(step, pytest.approx(loss, rel=1e-3)) for step, loss in wanted]
+
+
+@deepspeed
+def test_a_checkpoint_of_deepspeed_is_its_own_and_another_training_starts_anew_and_says_so(
+    one, tiny_model, stored, tmp_path
+):
+    (whole, _), printed = one, gone_on(("zero2", 2), (None, 1), tiny_model, stored, tmp_path)
+    assert printed.count("note: with the checkpoint of step 2") == 1 and "resuming" not in printed
+    assert "2 processes by zero2" in printed and len(norms_of(printed)) == 4
+    moved = distance(weights_of(whole / "model"), weights_of(tiny_model))
+    assert distance(weights_of(whole / "model"), weights_of(tmp_path / "model")) < moved / 100
+
+
+def test_tensors_come_back_from_many_files(tmp_path):
+    tensors = {f"{number}.weight": torch.randn(3, number) for number in range(1, 9)}
+    tensors["step"] = torch.tensor(7.0)
+    write_tensors(tmp_path, tensors)
+    found = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+    read_tensors(tmp_path, found)
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors"}
+
+
+def test_no_file_holds_more_bytes_than_it_may_unless_it_is_one_tensor():
+    sizes = {"a": 3, "b": 1, "c": 2, "d": 9, "e": 4}
+    tensors = {name: torch.zeros(size) for name, size in sizes.items()}
+    assert files_of(tensors, largest=16) == {"a": 1, "b": 1, "c": 2, "d": 3, "e": 4}
+
+
+def test_a_tensor_that_is_not_there_is_an_error(tmp_path):
+    write_tensors(tmp_path, {"a": torch.ones(2)})
+    with pytest.raises(CheckpointException):
+        read_tensors(tmp_path, {"a": torch.ones(2), "b": torch.ones(2)})
