@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from torch.distributed.checkpoint.api import CheckpointException
 
 from tests.launching import command_of, deepspeed, norms_of, train
