@@ -61,11 +61,24 @@ def test_what_is_to_be_pasted_is_a_dataset_of_a_study(tmp_path, capsys):
 
 
 def test_a_look_at_what_fits_no_shape_says_what_would_help(tmp_path):
-    (tmp_path / "qa.csv").write_text(ROWS)
-    with pytest.raises(PlumblineError, match=r"perhaps columns: \{prompt: question, completion: answer\}"):
+    (tmp_path / "qa.csv").write_text(ROWS.replace("question", "asked of us", 1))
+    with pytest.raises(PlumblineError, match=r"columns: \{prompt: QUESTION, completion: ANSWER\}"):
         look.main(["--data", str(tmp_path / "qa.csv")])
     with pytest.raises(PlumblineError, match="no such file or folder"):
         look.main(["--data", str(tmp_path / "none.csv")])
+
+
+def test_columns_that_are_called_otherwise_are_taken_for_what_they_usually_mean_and_that_is_said(
+    tmp_path, capsys
+):
+    (tmp_path / "qa.csv").write_text(ROWS)
+    text = told(capsys, "--data", str(tmp_path / "qa.csv"))
+    assert (
+        "taken by their names: the columns question for the prompt, answer for the completion; COLUMNS=…"
+        in text
+    )
+    pasted = yaml.safe_load(text.partition("in a study:\n")[2])
+    assert pasted["datasets"]["data"]["columns"] == {"prompt": "question", "completion": "answer"}
 
 
 def test_of_a_large_file_the_first_rows_are_looked_at_and_that_is_said(tmp_path, capsys, monkeypatch):

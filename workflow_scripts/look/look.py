@@ -42,6 +42,7 @@ FIRST = 10_000  # rows that are looked at of larger ones
 SHOWN = 3  # rows that are printed
 LONGEST = 1200  # characters of one
 SPLIT = {"train": 0.8, "validation": 0.1, "test": 0.1}  # as is proposed
+HINT = re.compile(r"perhaps columns: \{([^}]*)\}")  # of a mistake: {prompt: question, completion: answer}
 WIDTH = 40  # characters of the longest bar
 OF_A_HUB = {"revision", "hf_config", "hf_split"}
 OF_DATA = ("revision", "hf_config", "hf_split", "shape", "sample_by")  # flags that are a dataset's keys
@@ -81,12 +82,22 @@ def config_of(asked: Asked) -> dict[str, Any]:
     }
 
 
-def study_of(config: dict[str, Any], folder: Path) -> tuple[Study, list[str]]:
-    """Return the study of a config, checked, and what was found out; `folder` is for its lock."""
-    found = examine(config, folder=folder)
+def settled(asked: Asked, folder: Path) -> tuple[Asked, Study, list[str]]:
+    """Return (what is asked for, the study of it, checked, what was found out); `folder` is for its lock.
+
+    Columns that are called otherwise are taken for what their names usually mean, which is said.
+    """
+    found = examine(config_of(asked), folder=folder)
+    hint = next((hint for line in found.wrong if (hint := HINT.search(line))), None)
+    if hint and "columns" not in asked.dataset:
+        columns = dict(part.split(": ") for part in hint[1].split(", "))
+        asked = asked._replace(dataset=asked.dataset | {"columns": columns})
+        asked, study, said = settled(asked, folder)
+        meant = ", ".join(f"{other} for the {name}" for name, other in columns.items())
+        return asked, study, [f"taken by their names: the columns {meant}; COLUMNS=… says otherwise", *said]
     if found.study is None:
         raise mistakes("what was asked for", [line.replace("datasets.data.", "") for line in found.wrong])
-    return found.study, [line.removeprefix("datasets.data: ") for line in found.said]
+    return asked, found.study, [line.removeprefix("datasets.data: ") for line in found.said]
 
 
 def looked_at(study: Study, asked: Asked, folder: Path) -> Looked:
@@ -192,13 +203,12 @@ def spoken(row: dict[str, Any]) -> Iterable[str]:
 
 def report(asked: Asked) -> list[str]:
     """Return all that is to be said of a file, in lines."""
-    config = config_of(asked)
     with tempfile.TemporaryDirectory(prefix="plumbline-look-") as temporary:
-        study, said = study_of(config, Path(temporary))
+        asked, study, said = settled(asked, Path(temporary))
         looked = looked_at(study, asked, Path(temporary))
         said += looked.said
         found = cleaned(study, looked, Path(temporary))
-        speech = speech_of(study, config, Path(temporary)) if asked.model else None
+        speech = speech_of(study, config_of(asked), Path(temporary)) if asked.model else None
     if not found.rows:
         return [f"columns: {told_columns(study, looked)}", *said, *told_rejected(found)]
     lengths = [

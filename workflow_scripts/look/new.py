@@ -10,10 +10,11 @@ from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.place import command
-from workflow_scripts.look.look import SPLIT, Asked, asked_in, config_of, flow, read_arguments, study_of
+from workflow_scripts.look.look import SPLIT, Asked, asked_in, flow, read_arguments, settled
 from workflow_scripts.study.basics import LONGEST_NAME, NAME
 from workflow_scripts.study.check import report
 from workflow_scripts.study.datasets import RANKED
+from workflow_scripts.study.settling.models import presets
 from workflow_scripts.study.study import Study
 
 LONGEST_ROW = 1024  # tokens
@@ -86,14 +87,16 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.study.exists():
         raise PlumblineError(f"STUDY={arguments.study}: is there already; name another file, or delete it")
     if not arguments.model:
-        raise PlumblineError("MODEL: name a model's folder, one that Plumbline knows, or owner/name of a hub")
+        raise PlumblineError(
+            f"MODEL: name a model's folder, one that Plumbline knows ({', '.join(presets())}), or owner/name of a hub"
+        )
     asked = asked_in(arguments)
     arguments.study.parent.mkdir(parents=True, exist_ok=True)  # for the lock beside it
-    study, _ = study_of(config_of(asked), arguments.study.parent)
+    asked, study, found = settled(asked, arguments.study.parent)
     lines = lines_of(name_of(arguments.study), asked, study)
     arguments.study.write_text("\n".join(lines) + "\n", encoding="utf-8")
     right, said = report(arguments.study)
-    print(said)
+    print("\n".join([*(line for line in found if line.startswith("taken")), said]))
     if not right:
         raise PlumblineError(f"{arguments.study}: was written, and a check finds the above; mend it there")
     print(f"\nnow: {command('results', str(arguments.study))}")
