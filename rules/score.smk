@@ -110,7 +110,7 @@ rule score_lm_eval:
         "../envs/train.yaml"
     threads: 1
     resources:
-        **SCORING,
+        **ANSWERING | {"gpu": by(resources.harness_gpus)},
     params:
         code=by(scoring.scorer_code),
         pins=pins(*TORCH, "lm-eval"),
@@ -120,7 +120,7 @@ rule score_lm_eval:
     message:
         "lm-eval {wildcards.benchmark} of {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        f"{UNLESS_DIVERGED}{LAUNCH} --cost {cost('score_lm_eval', 'policy', 'seed', 'benchmark')} --"
+        f"{UNLESS_DIVERGED}{LAUNCH} --parallel ddp --cost {cost('score_lm_eval', 'policy', 'seed', 'benchmark')} --"
         " workflow_scripts.score.harness.run {params.subject:q} {params.programs:q}"
         " --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"
 

@@ -68,6 +68,13 @@ def test_each_engine_that_answers_has_its_own_gpus(gpu, shards, vllm, had):
     assert "shards" not in resources.asked(plan.study.generation_resources)  # other jobs are one process
 
 
+def test_the_harness_has_a_gpu_for_each_shard_that_reads_a_policy():
+    plan = changed(EVERY_KEY, {"generation_resources.gpu": 4, "generation_resources.shards": 2})
+    assert [resources.harness_gpus(plan, policy) for policy in ("tiny.sft", "gold", "empty")] == [2, 0, 0]
+    plan = changed(EVERY_KEY, {"generation_resources.gpu": 0, "generation_resources.shards": 2})
+    assert resources.harness_gpus(plan, "tiny.sft") == 0  # on a CPU it is one process
+
+
 def test_gpus_that_shards_cannot_share_evenly_are_refused():
     with pytest.raises(ValueError, match="gpu: 4 cannot be shared out evenly over shards: 3"):
         GenerationResources(gpu=4, shards=3)

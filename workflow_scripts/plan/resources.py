@@ -63,6 +63,12 @@ def scoring_gpus(plan: Plan, policy: str) -> int:
     return 0 if policy in CALIBRATION else one_gpu(plan)
 
 
+def harness_gpus(plan: Plan, policy: str) -> int:
+    """Return the GPUs of the harness's job: one for each shard that reads the policy, none where none is read."""
+    asked = plan.study.generation_resources
+    return 0 if policy in CALIBRATION else min(asked.shards, asked.gpu)
+
+
 def annotating_gpus(plan: Plan, annotation: str) -> int:
     return one_gpu(plan) if classifiers(plan, annotation) else 0
 

@@ -1,8 +1,9 @@
 """Run tasks of the lm-evaluation-harness (Gao et al. 2023) on a policy and keep the score of each item.
 
 Covers the harness's own tasks, local task files and suites, on local models: one model is loaded for all of them, and
-the library itself runs. A metric is kept if it follows from its items (see `cells`); others are named in the output as
-left out, with the harness's number. Not covered: tasks that run code or look at images.
+the library itself runs, on as many processes as were started (see `sharing`). A metric is kept if it follows from its
+items (see `cells`); others are named in the output as left out, with the harness's number. Not covered: tasks that run
+code or look at images.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from workflow_scripts.common.files import read_json, write_jsonl
 from workflow_scripts.common.models import load_policy, precision_of
 from workflow_scripts.common.progress import Progress
 from workflow_scripts.common.settings import settings_of
+from workflow_scripts.score.harness import sharing
 from workflow_scripts.score.harness.cells import cells_of
 from workflow_scripts.score.harness.suites import suite_cells
 from workflow_scripts.score.harness.tasks import (
@@ -138,10 +140,10 @@ class CountingLM(HFLM):
         self.told(len(context))
         return answers
 
-    def told(self, count: int) -> None:
+    def told(self, asked: int) -> None:
         """Tell who looks on of a forward pass; the harness asks for some requests together that differ in their end."""
         if self.progress:
-            self.progress.add(count)
+            self.progress.add(min(asked * sharing.count(), self.progress.total - self.progress.done))
 
     def _loglikelihood_tokens(self, requests: list, *more: Any, **named: Any) -> list[tuple[float, bool]]:
         self.long |= {
@@ -166,6 +168,7 @@ class CountingLM(HFLM):
     def generate_until(self, requests: list[Instance], *more: Any, **named: Any) -> list[str]:
         self.progress = Progress("asking for answers", "requests", len(requests))
         answers = super().generate_until(requests, *more, **named)
+        self.long = set().union(*sharing.gathered(self.long))
         self.progress.at(len(requests))
         self.count(requests, lambda request: request.args[0])
         return answers
@@ -192,7 +195,7 @@ def load_model(folder: Path, settings: dict) -> CountingLM:
     """
     policy = load_policy(folder, precision_of(settings["dtype"]))
     model = CountingLM(
-        pretrained=policy.to("cuda" if torch.cuda.is_available() else "cpu"),
+        pretrained=policy.to(sharing.device()),
         tokenizer=str(folder),
         batch_size=settings["batch_size"],
         add_bos_token=False if settings["apply_chat_template"] else None,
@@ -234,13 +237,16 @@ def evaluate(model: LM, loaded: list[Loaded], manager: TaskManager, settings: di
 
 
 def score(args: argparse.Namespace, loaded: list[Loaded], manager: TaskManager) -> None:
-    """Write the score file of a model or pseudo-model on loaded tasks."""
+    """Write the score file of a model or pseudo-model on loaded tasks; of several processes the first one does."""
     settings = args.settings
     tasks = {name: task for entry in loaded for name, task in entry.tasks.items()}
     model = load_model(args.model, settings) if args.model else Oracle(args.oracle, tasks)
     if args.model:
+        sharing.share_out()
         check_lengths(model, tasks)
     results = evaluate(model, loaded, manager, settings)
+    if sharing.number() > 0:
+        return
     if args.model:
         note_cuts(model, tasks)
     own, listed = loaded[: len(settings["tasks"])], loaded[len(settings["tasks"]) :]
