@@ -149,7 +149,7 @@ def test_a_failure_names_the_job_its_reason_its_log_and_how_to_go_on(tmp_path):
     said = failed_words(jobs, "make results")
     assert said[:3] == [
         "failed: Fine-tuning a (seed 1)",
-        "  why: no space left on the disk of /x",
+        "  why: no space left in /x",
         "  try: free some (`du -sh results work data`), or make results, work or data a link to another disk; TMPDIR "
         "names where temporary files go",
     ]

@@ -56,7 +56,7 @@ TORCHRUN = "E1201 exitcode  : -9 (pid: 77)\n  traceback : Signal 9 (SIGKILL) rec
         ("clean_dataset", "", 143, "ended from outside by SIGTERM (signal 15)", ""),
         ("train_sft", "", 139, "crashed with SIGSEGV (signal 11)", "go on"),
         ("train_sft", "", 135, "ended by SIGBUS (signal 7)", "free some"),
-        ("train_sft", FULL, 1, "no space left on the disk of /work/tmp", "TMPDIR"),
+        ("train_sft", FULL, 1, "no space left in /work/tmp", "TMPDIR"),
         (
             "train_sft",
             "OSError: [Errno 28] No space left on device",

@@ -30,6 +30,8 @@ def markdown(rows: list[dict], settings: dict) -> str:
     grid = headline_grid(rows, settings)
     if grid:
         text += ["", "## Headlines", "", *_markdown_table(grid), *_seed_lines(grid)]
+        named = {policy for policy, *_ in grid["lines"]}
+        text += _not_scored([row for row in rows if row["policy"] not in named])
     for benchmark in in_order(row["benchmark"] for row in rows):
         own = [row for row in rows if row["benchmark"] == benchmark]
         text += ["", f"## {benchmark}"]
@@ -38,12 +40,7 @@ def markdown(rows: list[dict], settings: dict) -> str:
                 "",
                 *_markdown_table(grid_of(scored_rows(own), in_order(map(cell_name, scored_rows(own))))),
             ]
-        refused: dict[str, list[str]] = {}
-        for row in own:
-            if row["value"] == "":
-                refused.setdefault(row["note"], []).append(f"`{row['policy']}`")
-        for reason, policies in refused.items():
-            text += ["", f"Not scored ({', '.join(policies)}): {markdown_text(reason)}"]
+        text += _not_scored(own)
         text += _clean_lines(scored_rows(own))
     if noise:
         text += ["", "## Noise", "", NOISE, "", *_noise_table(noise)]
@@ -69,6 +66,16 @@ NOISE = (
     "more, otherwise, and how far that is from its own row. No difference between policies that is not larger than the "
     "largest of these of its score (the column `noise` of results_full.csv) is marked."
 )
+
+
+def _not_scored(rows: list[dict]) -> list[str]:
+    """Return, for each reason why rows have no value, a line with the policies."""
+    refused: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row["value"] == "":
+            refused.setdefault(row["note"], {})[f"`{row['policy']}`"] = None
+    lines = [f"Not scored ({', '.join(policies)}): {markdown_text(why)}" for why, policies in refused.items()]
+    return [each for line in lines for each in ("", line)]
 
 
 def _legend(rows: list[dict], settings: dict) -> str:

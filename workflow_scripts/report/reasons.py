@@ -137,7 +137,7 @@ def why_failed(rule: str, log: str, status: int | None = None) -> Why:
     if FULL_IN_WORDS.search(tail) or "no space left in" in tail:
         where = re.search(r"no space left in ([^:(]+?) \(", tail)
         return Why(
-            f"no space left on the disk{f' of {where[1]}' if where else ''}",
+            f"no space left {f'in {where[1]}' if where else 'on the disk'}",
             "free some (`du -sh results work data`), or make results, work or data a link to another disk; TMPDIR "
             "names where temporary files go",
         )
