@@ -50,7 +50,7 @@ LOOK = --data=$(call quoted,$(DATA)) --model=$(call quoted,$(MODEL)) --columns=$
     --revision=$(call quoted,$(REVISION)) --hf-config=$(call quoted,$(HF_CONFIG)) --hf-split=$(call quoted,$(HF_SPLIT))
 TALK = $(OF_STUDY) --policy=$(call quoted,$(POLICY)) --seed=$(call quoted,$(SEED)) --port=$(call quoted,$(PORT))
 
-.PHONY: results help status watch gallery claims look new plan judge-plan accept verify export chat serve disk gpu deepspeed slurm test test-studies test-slurm test-vllm check check-study lock clean
+.PHONY: results help status watch gallery claims look new plan judge-plan accept verify export chat serve disk gpu deepspeed slurm test test-runs test-studies test-slurm test-vllm check check-study lock clean
 
 results: export PLUMBLINE_VERBOSE := $(value VERBOSE)
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
@@ -105,9 +105,14 @@ verify: .venv/ready        ## hash again what a study's table rests on, and name
 disk: .venv/ready          ## what takes how much room, and what can be removed at what cost
 	$(PLUMBLINE) disk
 
-test: .venv/ready          ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests \
-	    --ignore tests/test_small_studies.py --ignore tests/test_end_to_end.py --ignore tests/test_slurm_study.py
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests \
+    --ignore tests/test_small_studies.py --ignore tests/test_end_to_end.py --ignore tests/test_slurm_study.py
+
+test: .venv/ready          ## run the tests, but for those that take minutes
+	$(PYTEST) -m "not runs"
+
+test-runs: .venv/ready     ## run those that take minutes: studies with their models, several processes, a cluster
+	$(PYTEST) -m runs
 
 test-studies: .venv/ready  ## run every small study from start to end
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_small_studies.py

@@ -27,24 +27,41 @@ settings.register_profile(
 )
 settings.load_profile("plumbline")
 
-# Minutes each. Of two cores, one that begins such a file last works on alone after the other has ended.
-SLOW = (
-    "test_sharded",
+# Files that run studies with their models, several processes, or a cluster: minutes each, `make test-runs`. Of two cores,
+# one that begins such a file last works on alone after the other has ended, so the longest are first.
+RUNS = (
     "test_slurm",  # it mostly waits
-    "test_judged_study",
-    "test_export",
     "test_staleness",
+    "test_judged_study",
+    "test_sharded",
     "test_shared_store",
     "test_sharded_adapters",
     "test_processes",
-    "test_published_studies",
+    "test_export",
+    "test_accept",
+    "test_judged_pairs_study",
+    "test_chat_study",
+    "test_outside_study",
+    "test_portable",
+    "test_chosen_study",
+    "test_diverged_study",
+    "test_synthesis_study",
+    "test_orphans",
+    "test_shards",
+    "test_staleness_functions",
+    "test_growing",
+    "test_growing_study",
 )
+SLOW = ("test_published_studies", "test_shell_lines")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the slow files, the slowest first; all else keeps its order."""
-    ranks = {name: rank for rank, name in enumerate(SLOW)}
-    items.sort(key=lambda item: ranks.get(item.path.stem, len(SLOW)))
+    """Mark what runs studies, and begin with the slow files, the slowest first; all else keeps its order."""
+    ranks = {name: rank for rank, name in enumerate((*RUNS, *SLOW))}
+    for item in items:
+        if item.path.stem in RUNS:
+            item.add_marker("runs")
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.conftest import SLOW
+from tests.conftest import RUNS, SLOW
 from tests.workflow import ROOT
 
 TESTS = Path(__file__).parent
@@ -37,7 +37,7 @@ def test_no_helper_is_written_twice():
 
 
 def test_the_files_that_start_first_are_there():
-    assert [name for name in SLOW if not (TESTS / f"{name}.py").exists()] == []
+    assert [name for name in (*RUNS, *SLOW) if not (TESTS / f"{name}.py").exists()] == []
 
 
 def test_the_citation_says_what_the_project_is():
