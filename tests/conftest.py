@@ -27,8 +27,8 @@ settings.register_profile(
 )
 settings.load_profile("plumbline")
 
-# Files that run studies with their models, several processes, or a cluster: minutes each, `make test-runs`. Of two cores,
-# one that begins such a file last works on alone after the other has ended, so the longest are first.
+# Files that run studies with their models, several processes, or a cluster: minutes each, `make test-runs`. Of two
+# cores, one that begins such a file last works on alone after the other has ended, so the longest are first.
 RUNS = (
     "test_slurm",  # it mostly waits
     "test_staleness",
