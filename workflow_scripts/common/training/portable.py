@@ -14,6 +14,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+from torch.distributed.fsdp import FSDPModule
 from transformers import set_seed
 
 FOLDER = "tensors"  # of a checkpoint
@@ -58,8 +59,15 @@ class Portable:
         kind = str(self.args.optim.value)
         return None if kind in PORTABLE else f"{self.args.world_size} processes with {kind}"
 
+    def reshard(self) -> None:
+        """Let each process hold its share alone: what a forward pass left whole is not what the optimiser knows."""
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
     def own_weights(self) -> dict[str, torch.Tensor]:
         """Return {name: this process's share} of the weights that are trained, in the place where they are held."""
+        self.reshard()
         return {
             f"weights.{name}": weight
             for name, weight in self.model.named_parameters()
@@ -68,6 +76,7 @@ class Portable:
 
     def own_moments(self) -> dict[str, torch.Tensor]:
         """Return {name: this process's share} of the optimiser's moments and steps, which are made if not there yet."""
+        self.reshard()
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
         flat = StateDictOptions(flatten_optimizer_state_dict=True)
         state = get_optimizer_state_dict(self.model, optimizer, options=flat)

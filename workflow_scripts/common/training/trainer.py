@@ -183,9 +183,7 @@ class Shared(Portable):
         super().log(logs, *arguments, **named)
 
     def create_optimizer(self, *arguments: Any, **named: Any) -> Any:
-        for module in self.model.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()  # what a forward pass left whole: the optimiser would take that for the weights
+        self.reshard()  # or the optimiser would take what a forward pass left whole for the weights
         return super().create_optimizer(*arguments, **named)
 
     def create_scheduler(self, num_training_steps: int, *arguments: Any, **named: Any) -> Any:
