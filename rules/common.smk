@@ -123,8 +123,7 @@ wildcard_constraints:
 
 TRAINING = resources.asked(STUDY.training_resources)
 ONLINE = TRAINING | {
-    "gpu": by(resources.training_gpus),
-    "nodes": by(resources.training_nodes),
+    "parallel": by(resources.training_parallel),
 }
 ANSWERING = resources.asked(STUDY.generation_resources)
 READING = ANSWERING | {"gpu": resources.one_gpu(PLAN)}

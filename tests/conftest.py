@@ -37,6 +37,7 @@ RUNS = (
     "test_shared_store",
     "test_sharded_adapters",
     "test_processes",
+    "test_ppo_processes",
     "test_export",
     "test_accept",
     "test_judged_pairs_study",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.plans import EVERY_KEY, changed, planned
+from tests.plans import EVERY_KEY, changed
 from workflow_scripts.plan import resources
 from workflow_scripts.study.resources import GenerationResources
 
@@ -34,13 +34,9 @@ def test_a_part_asks_by_snakemakes_names_and_leaves_threads_to_the_rule():
     assert resources.asked(MANY.study.generation_resources) == {"gpu": 4, "mem_mb": 6000, "runtime": 120}
 
 
-def test_what_cannot_be_shared_has_one_gpu_on_one_node():
-    assert (
-        resources.training_gpus(MANY, "tiny.sft.ppo") == resources.training_nodes(MANY, "tiny.sft.ppo") == 1
-    )
-    for policy in ("tiny.sft.rloo", "tiny.sft.dpo"):
-        assert (resources.training_gpus(MANY, policy), resources.training_nodes(MANY, policy)) == (8, 2)
-    assert resources.training_gpus(planned(EVERY_KEY), "tiny.sft.ppo") == 0
+def test_what_wants_its_policy_whole_on_each_gpu_is_not_shared_out():
+    said = {name: resources.training_parallel(MANY, f"tiny.sft.{name}") for name in ("ppo", "rloo", "dpo")}
+    assert said == {"ppo": "ddp", "rloo": "zero3", "dpo": "zero3"}
 
 
 @pytest.mark.parametrize(("asked", "had"), [(0, 0), (1, 1), (4, 1)])

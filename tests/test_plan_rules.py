@@ -20,7 +20,7 @@ def test_this_module_sees_the_rules_as_they_are():
     assert RULES["build_table"].functions.keys() >= {"tables.table_settings", "index.score_files"}
     assert RULES["render_report"].functions["tables.page_settings"] == {"files"}
     assert {"resources.judging_gpus", "judging.opponent_answers"} <= RULES["judge_answers"].functions.keys()
-    assert "resources.training_gpus" in RULES["train_online"].functions
+    assert "resources.training_parallel" in RULES["train_online"].functions
     handed = sum(len(rule.functions) for rule in RULES.values())
     assert len(RULES) > 40 and handed > 100
     in_some_rule = {name for rule in RULES.values() for name in rule.functions}

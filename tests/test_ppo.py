@@ -10,10 +10,19 @@ import torch
 from tests.online import LENGTH, ending_at, online_flags, ppo_settings, prompts, run_ppo
 from tests.reward_settings import given_reward
 from tests.tiny import TEMPLATE
-from workflow_scripts.align import online, ppo
+from workflow_scripts.align import online, ppo, ppo_learner
 from workflow_scripts.align.online import reply_of, tokenise_prompts
-from workflow_scripts.align.ppo import Experience, Learner, State, averaged, batch_of, minibatches
-from workflow_scripts.align.ppo_numbers import gae, kl_rewards, next_kl_coef, ppo_loss, value_loss, whiten
+from workflow_scripts.align.ppo import batch_of
+from workflow_scripts.align.ppo_learner import Experience, Learner, State, minibatches
+from workflow_scripts.align.ppo_numbers import (
+    averaged,
+    gae,
+    kl_rewards,
+    next_kl_coef,
+    ppo_loss,
+    value_loss,
+    whiten,
+)
 from workflow_scripts.align.scores import Moments, scaled_scores
 from workflow_scripts.common import reward_columns, reward_rules
 from workflow_scripts.common.decoding import reply_text
@@ -217,13 +226,13 @@ def test_a_gradient_is_the_same_however_the_batch_is_cut(tiny_model, tmp_path):
 
 def spied_ratios(monkeypatch) -> list[torch.Tensor]:
     """Return the list that every later call of the loss adds its log ratios to."""
-    seen, own = [], ppo.ppo_loss
+    seen, own = [], ppo_learner.ppo_loss
 
     def spy(logps, old_logps, advantages, clip):
         seen.append((logps - old_logps).detach())
         return own(logps, old_logps, advantages, clip)
 
-    monkeypatch.setattr(ppo, "ppo_loss", spy)
+    monkeypatch.setattr(ppo_learner, "ppo_loss", spy)
     return seen
 
 
@@ -394,13 +403,13 @@ def test_a_curve_has_the_means_of_every_few_steps_under_the_last_one():
 
 
 def test_an_answer_without_an_end_is_charged_what_is_set(tiny_model, tmp_path, monkeypatch):
-    earned, own = [], ppo.kl_rewards
+    earned, own = [], ppo_learner.kl_rewards
 
     def spy(logps, reference, score, kl_coef):
         earned.append(score)
         return own(logps, reference, score, kl_coef)
 
-    monkeypatch.setattr(ppo, "kl_rewards", spy)
+    monkeypatch.setattr(ppo_learner, "kl_rewards", spy)
     model = ending_at(tiny_model, "a", tmp_path / "ending")
     settings = ppo_settings(max_steps=1, rollout_batch=32, per_device_batch=8)
     [row] = read_json(run_ppo(model, settings, tmp_path / "free") / "curve.json")
@@ -493,12 +502,15 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tiny_model, tmp_path)
     assert [sha256_of(saving / name) for name in same] == [sha256_of(plain / name) for name in same]
 
 
-def test_a_batch_that_cannot_be_cut_and_a_second_process_are_refused(tiny_model, tmp_path, monkeypatch):
+def test_a_batch_that_cannot_be_cut_and_processes_that_share_the_weights_are_refused(
+    tiny_model, tmp_path, monkeypatch
+):
     with pytest.raises(PlumblineError, match="rollout_batch 8 is no multiple"):
         run_ppo(tiny_model, ppo_settings(per_device_batch=3), tmp_path)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(PlumblineError, match="one process"):
-        run_ppo(tiny_model, ppo_settings(), tmp_path)
+    for shared in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+        with monkeypatch.context() as patched, pytest.raises(PlumblineError, match="parallel: ddp"):
+            patched.setenv(shared, "true")
+            run_ppo(tiny_model, ppo_settings(), tmp_path)
 
 
 # Prompts.

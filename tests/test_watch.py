@@ -287,14 +287,19 @@ def test_patience_is_with_what_is_watched(tiny_model, tmp_path, method):
     assert (manifest["steps"], manifest["best_step"]) == (3, 1)
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp", pytest.param("zero3", marks=deepspeed)])
-def test_processes_that_share_the_prompts_see_what_one_sees(tiny_model, tmp_path, parallel):
+@pytest.mark.parametrize(
+    ("method", "parallel"),
+    [("dpo", "ddp"), ("dpo", "fsdp"), pytest.param("dpo", "zero3", marks=deepspeed), ("ppo", "ddp")],
+)
+def test_processes_that_share_the_prompts_see_what_one_sees(tiny_model, tmp_path, method, parallel):
     """Seven prompts on two processes in batches of two: one of them has a batch less, and has to pass all the same."""
     flags = watch_flags(tmp_path / "w", count=7, sampling={"batch_size": 2}, shown=7)
     settings = {"per_device_batch": 2, "batch_size": 4, "max_steps": 4, "keep": "best"}
-    _, own = dpo_command(tiny_model, tmp_path / "one", **settings)
-    call(dpo.main, *own, *flags)
-    module, shared = dpo_command(tiny_model, tmp_path / "two", **settings)
+    if method == "ppo":
+        settings |= {"top_p": 1e-6, "ppo_epochs": 1}  # whose answers nothing else decides
+    module, own = COMMANDS[method](tiny_model, tmp_path / "one", **settings)
+    call(MAINS[module], *own, *flags)
+    _, shared = COMMANDS[method](tiny_model, tmp_path / "two", **settings)
     train(command_of(f"workflow_scripts.{module}", [*shared, *flags], parallel))
     one, two = (read_json(tmp_path / name / "curve.json") for name in ("one", "two"))
     assert [row["answers"] for row in two if "answers" in row] == [

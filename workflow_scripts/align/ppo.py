@@ -1,343 +1,45 @@
 """Proximal Policy Optimization against a reward (Schulman et al. 2017; on language models, Ziegler et al. 2019).
 
 Each step samples answers to a batch of prompts, rewards them, charges every token for leaving the parent, and fits
-policy and value head to them for `ppo_epochs` passes. TRL has no PPO any more, so the loop is here and plain: one
-process, no accelerate. Log-probs are those of the policy at `temperature`; what top_p cuts off is not made up for.
-The last policy is kept, or by what is watched the best one. Steps of the run are batches of answers; every step
-draws from a seed of its own, so that a run that was killed goes on exactly as it would have.
+policy and value head to them for `ppo_epochs` passes. TRL has no PPO any more, so the loop is here and plain. Log-probs
+are those of the policy at `temperature`; what top_p cuts off is not made up for. The last policy is kept, or by what is
+watched the best one. Steps of the run are batches of answers; every step draws from a seed of its own, so that a run
+that was killed goes on exactly as it would have. Of several processes each draws its answers from a seed of its own:
+their number alters what is answered, as another seed would, and nothing else.
 """
 
 import json
 import math
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import GenerationConfig, Trainer, TrainingArguments, get_scheduler
+from transformers import get_scheduler
 
 from workflow_scripts.align.online import Online, prepare
-from workflow_scripts.align.ppo_numbers import (
-    Settings,
-    averaged,
-    curve_with,
-    gae,
-    kl_rewards,
-    next_kl_coef,
-    ppo_loss,
-    steps_of,
-    value_loss,
-    whiten,
-)
-from workflow_scripts.align.scores import NO_SCORES, Moments, scaled_scores
-from workflow_scripts.common.answering import answer_of, stopping_at
-from workflow_scripts.common.beginnings import left_padded
-from workflow_scripts.common.diverged import Diverged
+from workflow_scripts.align.ppo_learner import Learner, State
+from workflow_scripts.align.ppo_numbers import Settings, curve_with, steps_of
+from workflow_scripts.common import processes
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.files import read_json, write_json
-from workflow_scripts.common.logprobs import CHUNK, head_of, padded, token_logps
-from workflow_scripts.common.models import precision_of
 from workflow_scripts.common.progress import Progress
 from workflow_scripts.common.time_limit import TimeLimit
-from workflow_scripts.common.training.arguments import spared_warmup, training_arguments
+from workflow_scripts.common.training.arguments import spared_warmup
 from workflow_scripts.common.training.checkpoints import last_checkpoint
 from workflow_scripts.common.training.command import run_training
 from workflow_scripts.common.training.curve import curve_of
 from workflow_scripts.common.training.handing_over import guess_of
-from workflow_scripts.common.training.loading import load_trainable
+from workflow_scripts.common.training.loading import uses_deepspeed
 from workflow_scripts.common.training.reporting import told_of
 from workflow_scripts.common.training.saving import save_policy, say_skipped
+from workflow_scripts.common.training.sharding import uses_fsdp
 from workflow_scripts.common.training.tracking import Sinks
-from workflow_scripts.common.training.trainer import are_finite, says_numbers
-from workflow_scripts.common.training.watching import Watch, Watching, since_best, watch_of, watched_facts
+from workflow_scripts.common.training.watching import Watch, since_best, watch_of, watched_facts
 
-STOP_AT = 1.5  # times target_kl, where the passes over a batch end
-CHECKED = {"reward": "reward", "KL": "kl", "entropy": "entropy", "gradient": "grad_norm"}
-
-
-class Experience(NamedTuple):
-    """One sampled answer, and what is to be learned from it: tensors (its tokens,)."""
-
-    prompt: list[int]
-    answer: list[int]
-    logps: Tensor | None = None
-    values: Tensor | None = None
-    advantages: Tensor | None = None
-    returns: Tensor | None = None
-
-
-def minibatches(batch: list[Experience], epochs: int, size: int) -> Iterator[list[Experience]]:
-    """Yield a batch `epochs` times in pieces: first in the order it was scored in, then shuffled."""
-    for epoch in range(epochs):
-        order = torch.randperm(len(batch)).tolist() if epoch else range(len(batch))
-        for start in range(0, len(batch), size):
-            yield [batch[index] for index in order[start : start + size]]
-
-
-@dataclass
-class State:
-    """Where a run stands, beside its weights: `rows` has the numbers of every step, `looks` those of every look."""
-
-    kl_coef: float
-    step: int = 0
-    tokens: int = 0
-    moments: Moments = NO_SCORES
-    rows: list[dict] = field(default_factory=list)
-    looks: list[dict] = field(default_factory=list)
-
-
-class Learner:
-    """A policy, the parent it is held to, a value head on the policy's last hidden state, and their optimiser."""
-
-    def __init__(
-        self, parent: Path, settings: Settings, work: Path, seed: int, watching: Watching | None = None
-    ) -> None:
-        arguments = TrainingArguments(**training_arguments(settings, work, seed, False, watching))
-        self.settings, self.device = settings, arguments.device
-        # Without dropout, unless it is asked for: an answer's ratio starts at 1.
-        self.policy = load_trainable(parent, settings, seed, drops_nothing=True).to(self.device)
-        if settings["gradient_checkpointing"]:
-            self.policy.gradient_checkpointing_enable()
-        self.parent = None  # the policy without its adapters, or a second model
-        if not settings["lora"]:
-            frozen = load_trainable(parent, settings | {"dropout": None}, seed)
-            self.parent = frozen.requires_grad_(False).to(self.device)
-        self.value = torch.nn.Linear(head_of(self.policy).shape[1], 1, device=self.device)
-        torch.nn.init.zeros_(self.value.weight)
-        torch.nn.init.zeros_(self.value.bias)
-        named = [*self.policy.named_parameters(prefix="policy"), *self.value.named_parameters(prefix="value")]
-        self.learned = {name: weight for name, weight in named if weight.requires_grad}
-        matrices = [weight for weight in self.learned.values() if weight.ndim > 1]
-        others = [weight for weight in self.learned.values() if weight.ndim <= 1]  # biases, norms: no decay
-        kind, more = Trainer.get_optimizer_cls_and_kwargs(arguments, self.policy)
-        groups = [{"params": matrices, "weight_decay": settings["weight_decay"]}]
-        self.optimizer = kind([*groups, {"params": others, "weight_decay": 0.0}], **more)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=arguments.fp16)
-
-    def computing(self) -> torch.autocast:
-        """Return the context that computes in the run's precision."""
-        dtype = precision_of(self.settings["precision"])
-        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
-
-    def states(self, model: Any, rows: list[Experience]) -> tuple[Tensor, Tensor]:
-        """Return (hidden states before each answer token over the temperature, (tokens, width); the tokens)."""
-        whole = [row.prompt + row.answer for row in rows]
-        lengths = torch.tensor([[len(row)] for row in whole], device=self.device)
-        starts = torch.tensor([[len(row.prompt)] for row in rows], device=self.device)
-        ids = padded(whole, 0).to(self.device)
-        place = torch.arange(ids.shape[1], device=self.device)[None]
-        mask = (place < lengths).long()
-        hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        answered = (place >= starts) & (place < lengths)
-        # Divided here, so that log-probs and entropy are those of the distribution that is sampled from.
-        return hidden[:, :-1][answered[:, 1:]] / self.settings["temperature"], ids[answered]
-
-    def judged(self, rows: list[Experience]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the policy's (log-probs, values) of answers' tokens and the states behind them."""
-        states, tokens = self.states(self.policy, rows)
-        with torch.autocast(self.device.type, enabled=False):
-            values = self.value(states.float())[:, 0]
-        return token_logps(states, tokens, head_of(self.policy)), values, states
-
-    def reference(self, rows: list[Experience]) -> Tensor:
-        """Return the parent's log-probs of answers' tokens."""
-        with nullcontext() if self.parent else self.policy.adapted[0].disable_adapter():
-            parent = self.parent or self.policy
-            return token_logps(*self.states(parent, rows), head_of(parent))
-
-    def entropy(self, states: Tensor) -> float:
-        """Return the entropy of the policy summed over states, in nats."""
-        total = 0.0
-        for some in states.split(CHUNK):
-            logps = torch.nn.functional.linear(some, head_of(self.policy)).float().log_softmax(-1)
-            total -= (logps.exp() * logps).sum().item()
-        return total
-
-    @torch.no_grad()
-    def sample(
-        self, prompts: list[list[int]], ends: list[int], tokenizer: Any
-    ) -> list[tuple[list[int], bool]]:
-        """Return (an answer, whether it ended) to each prompt; what ends it is among its tokens."""
-        settings, pad = self.settings, tokenizer.pad_token_id
-        ids, mask = left_padded(prompts, pad)
-        self.policy.eval()
-        own = self.policy.generation_config
-        self.policy.generation_config = GenerationConfig()  # a base model's may penalise repetition
-        with self.computing():
-            output = self.policy.generate(
-                ids.to(self.device),
-                attention_mask=mask.to(self.device),
-                max_new_tokens=settings["max_new_tokens"],
-                do_sample=True,
-                temperature=settings["temperature"],
-                top_p=settings["top_p"],
-                top_k=0,
-                eos_token_id=ends,
-                pad_token_id=pad,
-                stopping_criteria=stopping_at(tokenizer, settings["stop"], ids.shape[1]),
-                remove_invalid_values=True,  # or sampling would fail where `improve` says that it diverged
-            )
-        self.policy.generation_config = own
-        drawn = output[:, ids.shape[1] :].tolist()
-        told = [
-            answer_of(tokenizer, prompt, tokens, ends, settings)
-            for prompt, tokens in zip(prompts, drawn, strict=True)
-        ]
-        return [
-            (tokens[: said.completion_tokens], said.finish_reason == "stop")
-            for tokens, said in zip(drawn, told, strict=True)
-        ]
-
-    def play(self, prompts: list[dict], online: Online, state: State) -> tuple[list[Experience], dict]:
-        """Answer prompts and reward the answers; return what there is to learn from, and numbers for the curve."""
-        settings, size = self.settings, self.settings["per_device_batch"]
-        drawn = self.sample([row["prompt"] for row in prompts], online.ends, online.tokenizer)
-        answers, cut = [answer for answer, _ in drawn], [not ended for _, ended in drawn]
-        batch = [Experience(row["prompt"], answer) for row, answer in zip(prompts, answers, strict=True)]
-        scores, texts_cut = online.score(prompts, answers)
-        state.moments = state.moments.updated(scores)
-        scaled = scaled_scores(scores, state.moments, settings)
-        penalty = settings["missing_end_penalty"] or 0.0
-        earned = [score - penalty * missing for score, missing in zip(scaled, cut, strict=True)]
-        played, divergences, entropy = [], [], 0.0
-        for start in range(0, len(batch), size):
-            rows = batch[start : start + size]
-            with torch.no_grad(), self.computing():
-                logps, values, states = self.judged(rows)
-                parts = logps, self.reference(rows), values
-                entropy += self.entropy(states)
-            parts = [each.float().cpu().split([len(row.answer) for row in rows]) for each in parts]
-            for row, own, parents, value, score in zip(
-                rows, *parts, earned[start : start + size], strict=True
-            ):
-                rewards = kl_rewards(own, parents, score, state.kl_coef)
-                advantages = gae(rewards, value, settings["gamma"], settings["lam"])
-                divergences.append((own - parents).sum().item())
-                played.append(Experience(row.prompt, row.answer, own, value, advantages, advantages + value))
-        lengths = [len(answer) for answer in answers]
-        whitened = whiten(torch.cat([row.advantages for row in played])).split(lengths)
-        facts = {
-            "reward": fmean(scores),
-            "kl": fmean(divergences),
-            "kl_coef": state.kl_coef,
-            "entropy": entropy / sum(lengths),
-            "response_tokens": fmean(lengths),
-            "unfinished": fmean(cut),
-            "texts_cut": texts_cut,
-        }
-        state.kl_coef = next_kl_coef(state.kl_coef, facts["kl"], settings)
-        state.tokens += sum(len(row.prompt) + len(row.answer) for row in played)
-        return [row._replace(advantages=own) for row, own in zip(played, whitened, strict=True)], facts
-
-    def learn(self, rows: list[Experience]) -> dict[str, float]:
-        """Add the gradient of a batch's mean loss over its tokens; return numbers for the curve."""
-        settings, total = self.settings, sum(len(row.answer) for row in rows)
-        seen = dict.fromkeys(("policy_loss", "value_loss", "clipped_share", "step_kl"), 0.0)
-        for start in range(0, len(rows), settings["per_device_batch"]):
-            some = rows[start : start + settings["per_device_batch"]]
-            columns = zip(*(row[2:] for row in some), strict=True)
-            old, before, advantages, returns = [torch.cat(each).to(self.device) for each in columns]
-            with self.computing():
-                logps, values, _ = self.judged(some)
-            policy, clipped = ppo_loss(logps, old, advantages, settings["clip"])
-            value = value_loss(values, before, returns, settings["value_clip"])
-            self.scaler.scale((policy + settings["value_coef"] * value).sum() / total).backward()
-            apart = (logps - old).detach()
-            for name, each in zip(seen, (policy, value, clipped, apart.exp() - 1 - apart), strict=True):
-                seen[name] += each.sum().item() / total
-        return seen
-
-    def improve(self, batch: list[Experience], rate: Callable[[int], float], before: int) -> dict[str, float]:
-        """Make up to ppo_epochs passes over a batch, at learning rate rate(updates made); return numbers for the curve.
-
-        `before` is how many updates were planned for the batches before this one, made or not, and count as made.
-        The passes end where the estimated KL from the policy that answered, the mean of ρ − 1 − ln ρ, exceeds
-        1.5 target_kl. The first pass takes the batch as it was scored, so its first ratios are 1 to the last digit.
-        """
-        settings, seen, norms = self.settings, [], []
-        size, most = settings["batch_size"], settings["target_kl"] or math.inf
-        self.policy.train()
-        for rows in minibatches(batch, settings["ppo_epochs"], size):
-            self.optimizer.zero_grad()
-            seen.append(self.learn(rows))
-            if seen[-1]["step_kl"] > STOP_AT * most:
-                break
-            self.scaler.unscale_(self.optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(self.learned.values(), settings["max_grad_norm"])
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate(before + len(norms))
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            norms.append(norm.item())
-        self.optimizer.zero_grad()
-        means = {name: fmean(each[name] for each in seen) for name in seen[0]}
-        if self.scaler.is_enabled():  # what overflowed was skipped, and is scaled up less from here on
-            planned, norms = (
-                norms,
-                [norm for norm in norms if math.isfinite(norm) or self.scaler.get_scale() < 1],
-            )
-            means["skipped_updates"] = len(planned) - len(norms)
-        means |= {"updates": len(norms), "grad_norm": fmean(norms) if norms else 0.0}
-        return means | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
-
-    def refuse(self, facts: dict[str, float], state: State, every: int) -> None:
-        """Raise Diverged if a step's reward, KL, entropy or gradient, the weights, or their outputs are not finite."""
-        with self.computing():
-            said = says_numbers(self.policy, self.policy.config, self.device)
-        finite = {f"the {name} is": math.isfinite(facts[key]) for name, key in CHECKED.items()}
-        finite |= {"weights are": bool(are_finite(self.learned.values())), "what it says is": bool(said)}
-        for name, fine in finite.items():
-            if not fine:
-                curve = averaged(state.rows, every)
-                raise Diverged(state.step + 1, facts["learning_rate"], name, curve=curve)
-
-    def save(self, folder: Path, state: State) -> None:
-        """Write a checkpoint, its JSON last: weights and optimiser as safetensors; then drop the others."""
-        folder.mkdir(exist_ok=True)
-        tensors, plain = {name: weight.detach() for name, weight in self.learned.items()}, {}
-        for index, known in self.optimizer.state_dict()["state"].items():
-            for name, value in known.items():
-                (tensors if isinstance(value, Tensor) else plain)[f"optimizer.{index}.{name}"] = value
-        save_file({name: each.contiguous() for name, each in tensors.items()}, folder / "state.safetensors")
-        facts = {"global_step": state.step, "optimizer": plain, "scaler": self.scaler.state_dict()}
-        write_json(folder / "trainer_state.json", facts | vars(state))
-        for other in folder.parent.glob("checkpoint-*"):
-            if other != folder:
-                shutil.rmtree(other)
-
-    def keep(self, folder: Path) -> None:
-        """Write the weights alone, the best so far."""
-        folder.mkdir(exist_ok=True)
-        weights = {name: weight.detach().contiguous() for name, weight in self.learned.items()}
-        save_file(weights, folder / "weights.safetensors")
-
-    def take(self, folder: Path) -> None:
-        """Take up weights that were kept."""
-        for name, weight in load_file(folder / "weights.safetensors").items():
-            self.learned[name].data.copy_(weight)
-
-    def load(self, folder: Path) -> State:
-        """Take up a checkpoint and return where the run stood."""
-        tensors, facts = load_file(folder / "state.safetensors"), read_json(folder / "trainer_state.json")
-        for name, weight in self.learned.items():
-            weight.data.copy_(tensors.pop(name))
-        known: dict[int, dict] = {}
-        for key, value in (tensors | facts["optimizer"]).items():
-            _, index, name = key.split(".", 2)
-            known.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": known})
-        self.scaler.load_state_dict(facts["scaler"])
-        stood = {each.name: facts[each.name] for each in fields(State)}
-        return State(**stood | {"moments": Moments(*stood["moments"])})
+APART = 2**40  # between the seeds of one process and the next
 
 
 def batch_of(prompts: list[dict], step: int, size: int, seed: int) -> list[dict]:
@@ -355,12 +57,16 @@ def look(learner: Learner, watch: Watch, state: State, work: Path) -> bool:
     Nothing but the looks decides: a run that was killed goes on to the same end.
     """
     settings = learner.settings
-    numbers, answers = watch.look(learner.policy, state.step, learner.computing)
+    leads = processes.number() == 0
+    numbers, answers = watch.look(
+        learner.policy, state.step, learner.computing, processes.count(), processes.number()
+    )
     seen = {"step": state.step} | {f"eval_{name}": value for name, value in numbers.items()}
-    print(json.dumps(seen), flush=True)
+    if leads:
+        print(json.dumps(seen), flush=True)
     state.looks += curve_of([seen | ({"answers": answers} if answers else {})])
     since = since_best([each["watch"] for each in state.looks], watch.watching["best"])
-    if settings["keep"] == "best" and not since:
+    if settings["keep"] == "best" and not since and leads:
         learner.keep(work / f"best-{state.step}")
         for other in work.glob("best-*"):
             # A checkpoint of before this step, from which a killed run goes on, finds it anew.
@@ -391,14 +97,12 @@ def schedule_of(settings: Settings, prompts: int, optimizer: Any) -> Schedule:
 
 
 def refuse_settings(settings: Settings) -> None:
-    """Raise PlumblineError where a step cannot be cut into updates, or several processes were started."""
+    """Raise PlumblineError where a step cannot be cut into updates, or processes share out the weights."""
     size, update = settings["rollout_batch"], settings["batch_size"]
     if size % update:
         raise PlumblineError(f"rollout_batch {size} is no multiple of batch_size {update}")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise PlumblineError(
-            "ppo runs in one process: give it one GPU, or take rloo, which spreads over many"
-        )
+    if uses_fsdp() or uses_deepspeed():
+        raise PlumblineError("ppo holds the whole policy on each GPU: start it with parallel: ddp")
 
 
 def run_steps(arguments: Any, online: Online, learner: Learner, watch: Watch | None) -> State:
@@ -406,16 +110,18 @@ def run_steps(arguments: Any, online: Online, learner: Learner, watch: Watch | N
     settings, work = arguments.settings, online.work
     size, every = settings["rollout_batch"], settings["evaluate_every"]
     steps, updates, rate = schedule_of(settings, len(online.prompts), learner.optimizer)
-    state, checkpoint, limit = State(settings["kl_coef"]), last_checkpoint(work), TimeLimit(work)
+    state, limit, leads = State(settings["kl_coef"]), TimeLimit(work), processes.number() == 0
     limit.recall()
+    [checkpoint, *_] = processes.gathered(last_checkpoint(work) if leads else None)
     if checkpoint:
-        print(f"resuming from {checkpoint}", flush=True)
         state = learner.load(checkpoint)
+        if leads:
+            print(f"resuming from {checkpoint}", flush=True)
     sinks = Sinks(arguments.curve, state.step, settings)
     progress = Progress("training", "steps", steps, state.step)
     limit.begin(guess_of(learner.policy))
     while state.step < steps:
-        torch.manual_seed(arguments.seed * 1_000_003 + state.step)
+        torch.manual_seed(arguments.seed * 1_000_003 + state.step + processes.number() * APART)
         prompts = batch_of(online.prompts, state.step, size, arguments.seed)
         batch, facts = learner.play(prompts, online, state)
         facts |= learner.improve(batch, rate, state.step * updates)
@@ -423,17 +129,20 @@ def run_steps(arguments: Any, online: Online, learner: Learner, watch: Watch | N
         state.step += 1
         facts |= {"rows": state.step * size, "tokens": state.tokens}
         state.rows.append({"step": state.step, **facts})
-        print(json.dumps(state.rows[-1]), flush=True)
+        if leads:
+            print(json.dumps(state.rows[-1]), flush=True)
         sinks.write(state.rows[-1:])
         progress.at(state.step, **told_of(state.rows[-1]))
         enough = False
         if watch is not None and (state.step % every == 0 or state.step == steps):
             enough = look(learner, watch, state, work)
             sinks.write(state.looks[-1:])
-        late = not enough and state.step < steps and limit.late()
+        late = not enough and state.step < steps and any(processes.gathered(limit.late()))
         if late or state.step % settings["checkpoint_every"] == 0:
             began = time.monotonic()
-            learner.save(work / f"checkpoint-{state.step}", state)
+            if leads:
+                learner.save(work / f"checkpoint-{state.step}", state)
+            processes.gathered(state.step)  # it is written
             limit.saved(time.monotonic() - began)
         if late:
             limit.hand_over(f"step {state.step} of {steps}")
@@ -458,6 +167,8 @@ def main() -> None:
         values = [row["watch"] for row in state.looks]
         facts["best_step"] = state.looks[-1 - since_best(values, watch.watching["best"])]["step"]
         learner.take(online.work / f"best-{facts['best_step']}")
+    if processes.number() > 0:
+        return
     save_policy(
         learner.policy,
         online.tokenizer,
@@ -465,6 +176,7 @@ def main() -> None:
         online.work,
         curve=curve_with(state.looks, state.rows, settings["log_every"]),
         seconds=time.monotonic() - started,
+        processes=processes.count(),
         tokens=state.tokens,
         steps=state.step,
         template=settings["template"],

@@ -46,16 +46,9 @@ def answering_gpus(plan: Plan, vllm: bool) -> int:
     return asked.gpu if vllm else min(asked.shards, asked.gpu)
 
 
-def training_gpus(plan: Plan, policy: str) -> int:
-    return _shared(plan, policy, plan.study.training_resources.gpu)
-
-
-def training_nodes(plan: Plan, policy: str) -> int:
-    return _shared(plan, policy, plan.study.training_resources.nodes)
-
-
-def _shared(plan: Plan, policy: str, most: int) -> int:
-    return min(1, most) if plan.run(policy).one_process else most
+def training_parallel(plan: Plan, policy: str) -> str:
+    """Return how a training's processes share the policy: not at all where its method wants it whole on each GPU."""
+    return "ddp" if plan.run(policy).whole_on_each else plan.study.training_resources.parallel
 
 
 def scoring_gpus(plan: Plan, policy: str) -> int:

@@ -191,9 +191,9 @@ def share_of(study: Study, trained: Trained, profile: Profile) -> Share:
     """Return the GPUs that a training has by study and profile."""
     said, asked = said_of(profile, trained.rule), study.training_resources
     gpus = gpus_of(said, asked.gpu)
-    alone = isinstance(trained.training, PolicyTraining) and trained.training.one_process
+    whole = isinstance(trained.training, PolicyTraining) and trained.training.whole_on_each
     parallel = said["parallel"] if said.get("parallel") in SHARED else asked.parallel
-    return Share(min(1, gpus) if alone else gpus, parallel)
+    return Share(gpus, "ddp" if whole else parallel)
 
 
 def trainings_that_do_not_fit(
@@ -255,7 +255,7 @@ def written(count: int) -> str:
 
 def remedy(count: int, training: Training, share: Share, memory: float) -> str:
     """Return what would make a training fit: the first way of sharing it that does, else what else there is."""
-    whole = isinstance(training, PolicyTraining) and (training.quantise or training.one_process)
+    whole = isinstance(training, PolicyTraining) and (training.quantise or training.whole_on_each)
     for parallel in ("zero2", "zero3", "zero3-offload") if share.gpus > 1 and not whole else ():
         held = count * bytes_a_parameter(training, Share(share.gpus, parallel)) / GB
         if held <= TIGHT * memory and parallel != share.parallel:

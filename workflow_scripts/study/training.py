@@ -179,8 +179,8 @@ class PolicyTraining(Training):
     answers with the parent's log-probs; prompts that it answers itself."""
     read_before: ClassVar[tuple[str, ...]]
     """The keys that jobs before the training have dealt with: their results make it stale, and not the keys."""
-    one_process: ClassVar[bool] = False
-    """It cannot be shared by several GPUs."""
+    whole_on_each: ClassVar[bool] = False
+    """Each of its GPUs holds the whole policy, whatever `parallel` says of the others."""
     drops_nothing: ClassVar[bool] = False
     """dropout: null means none at all, adapters' neither."""
 

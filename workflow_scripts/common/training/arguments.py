@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from workflow_scripts.common import processes
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.models import Precision, precision_of
-from workflow_scripts.common.training.batches import process_count, split_batch, step_text
+from workflow_scripts.common.training.batches import split_batch, step_text
 from workflow_scripts.common.training.reporting import Reporting
 from workflow_scripts.common.training.settings import Training
 from workflow_scripts.common.training.tracking import Tracking, followed
@@ -29,15 +30,15 @@ def training_arguments(
     of the lowest validation loss, so every validation saves one. evaluate: there are rows to validate on.
     """
     on_cpu = not torch.cuda.is_available()
-    if not on_cpu and process_count() == 1 and torch.cuda.device_count() > 1:
+    if not on_cpu and processes.count() == 1 and torch.cuda.device_count() > 1:
         raise PlumblineError(
             f"one process sees {torch.cuda.device_count()} GPUs, and would train on all of them at a larger batch; "
             "run it through common.launch --parallel ddp, or set CUDA_VISIBLE_DEVICES to one"
         )
     refuse_float16(settings["precision"])
-    rows, passes = split_batch(settings["batch_size"], settings["per_device_batch"], process_count())
-    if os.environ.get("RANK", "0") == "0":
-        print(step_text(rows, passes, process_count()), flush=True)
+    rows, passes = split_batch(settings["batch_size"], settings["per_device_batch"], processes.count())
+    if processes.number() == 0:
+        print(step_text(rows, passes, processes.count()), flush=True)
     best = settings["keep"] == "best"
     validated = evaluate or watching is not None
     if best and not validated:

@@ -1,7 +1,6 @@
 """How the rows of an optimiser step are shared: passes of one process, and processes beside each other."""
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,11 +9,6 @@ from torch.utils.data import BatchSampler, DataLoader, Sampler
 from transformers import TrainingArguments
 
 from workflow_scripts.common.errors import PlumblineError
-
-
-def process_count() -> int:
-    """Return how many processes share this training, as their launcher says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def split_batch(batch_size: int, per_device_batch: int, processes: int) -> tuple[int, int]:

@@ -47,10 +47,14 @@ def drop_as_asked(model: Any, share: float) -> None:
         )
 
 
+def uses_deepspeed() -> bool:
+    """Return whether this training's processes were started to share something by DeepSpeed."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+
+
 def shards_weights() -> bool:
     """Return whether this training's processes were started to share the weights, too: by FSDP, or ZeRO stage 3."""
-    zero = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") if zero else None
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") if uses_deepspeed() else None
     return stage == "3" or uses_fsdp()
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from workflow_scripts.common import processes
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.common.training.curve import curve_of
@@ -248,7 +249,7 @@ class Sinks:
 
     def __init__(self, curve: Path, since: int, settings: Mapping[str, Any] | None = None) -> None:
         self.sinks: dict[str, Any] = {}
-        names = followed()
+        names = followed() if processes.number() == 0 else []
         place = place_of(curve, since, settings or {}) if names else None
         for name in names:
             with self.going_on(name):

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from workflow_scripts.common import processes
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_json, write_jsonl
 from workflow_scripts.common.models import load_policy, precision_of
@@ -143,7 +144,7 @@ class CountingLM(HFLM):
     def told(self, asked: int) -> None:
         """Tell who looks on of a forward pass; the harness asks for some requests together that differ in their end."""
         if self.progress:
-            self.progress.add(min(asked * sharing.count(), self.progress.total - self.progress.done))
+            self.progress.add(min(asked * processes.count(), self.progress.total - self.progress.done))
 
     def _loglikelihood_tokens(self, requests: list, *more: Any, **named: Any) -> list[tuple[float, bool]]:
         self.long |= {
@@ -168,7 +169,7 @@ class CountingLM(HFLM):
     def generate_until(self, requests: list[Instance], *more: Any, **named: Any) -> list[str]:
         self.progress = Progress("asking for answers", "requests", len(requests))
         answers = super().generate_until(requests, *more, **named)
-        self.long = set().union(*sharing.gathered(self.long))
+        self.long = set().union(*processes.gathered(self.long))
         self.progress.at(len(requests))
         self.count(requests, lambda request: request.args[0])
         return answers
@@ -245,7 +246,7 @@ def score(args: argparse.Namespace, loaded: list[Loaded], manager: TaskManager) 
         sharing.share_out()
         check_lengths(model, tasks)
     results = evaluate(model, loaded, manager, settings)
-    if sharing.number() > 0:
+    if processes.number() > 0:
         return
     if args.model:
         note_cuts(model, tasks)

@@ -15,15 +15,7 @@ import torch.distributed as dist
 from lm_eval.models import huggingface
 from lm_eval.models.utils import Collator
 
-
-def number() -> int:
-    """Return which of the processes this is, from 0."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def count() -> int:
-    """Return how many processes share the work."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+from workflow_scripts.common.processes import count, gathered, number
 
 
 def device() -> str:
@@ -52,15 +44,6 @@ class SharedCollator(Collator):
         own = asked if self._group_by == "contexts" else [asked[place] for place in self.own]
         found: dict[int, Any] = dict(chain(*gathered(list(zip(own, newarr, strict=True)))))
         return [found[place] for place in range(self._size)]
-
-
-def gathered(value: Any) -> list[Any]:
-    """Return what each process has, in their order; every process has to ask."""
-    if count() == 1:
-        return [value]
-    values: list[Any] = [None] * count()
-    dist.all_gather_object(values, value)
-    return values
 
 
 def share_out() -> None:

@@ -12,7 +12,7 @@ def resources_that_do_not_fit(study: Study) -> Iterator[Finding]:
     """Find trainings that cannot run on the GPUs that the study asks for."""
     asked = study.training_resources
     for name, run in study.trainings().items():
-        if run.one_process or not run.quantise:
+        if run.whole_on_each or not run.quantise:
             continue
         if asked.gpu > 1 and asked.parallel in SHARDED:
             yield wrong(

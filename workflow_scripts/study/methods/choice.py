@@ -25,7 +25,6 @@ class BestOf(Part):
     """
 
     learns_from: ClassVar[Literal["choice"]] = "choice"
-    one_process: ClassVar[bool] = True
 
     method: Literal["best_of"]
     of: str | list[str]

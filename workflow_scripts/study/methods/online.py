@@ -65,7 +65,7 @@ class Online(PolicyTraining):
 class Ppo(Online):
     """Proximal policy optimisation (Schulman et al. 2017), penalised for leaving the parent (Ziegler et al. 2019)."""
 
-    one_process = True
+    whole_on_each = True
 
     method: Literal["ppo"]
     stop: list[Words] = []
