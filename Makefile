@@ -50,7 +50,7 @@ LOOK = --data=$(call quoted,$(DATA)) --model=$(call quoted,$(MODEL)) --columns=$
     --revision=$(call quoted,$(REVISION)) --hf-config=$(call quoted,$(HF_CONFIG)) --hf-split=$(call quoted,$(HF_SPLIT))
 TALK = $(OF_STUDY) --policy=$(call quoted,$(POLICY)) --seed=$(call quoted,$(SEED)) --port=$(call quoted,$(PORT))
 
-.PHONY: results help status watch gallery claims look new plan judge-plan accept verify export chat serve disk gpu deepspeed slurm test test-runs test-studies test-slurm test-vllm check check-study lock clean
+.PHONY: results help status watch gallery claims look new plan judge-plan accept verify export chat serve disk gpu deepspeed four-bits slurm test test-runs test-studies test-slurm test-vllm check check-study lock clean
 
 results: export PLUMBLINE_VERBOSE := $(value VERBOSE)
 results: .venv/ready       ## run a study (STUDY=studies/x.yaml) to its results table and report
@@ -143,6 +143,11 @@ deepspeed: .venv/deepspeed/ready  ## what ZeRO wants (parallel: zero2, zero3 ...
 
 .venv/ready: envs/requirements.txt envs/install.sh
 	envs/install.sh
+
+four-bits: .venv/four-bits/ready  ## what the tests of four-bit weights want on a CPU
+
+.venv/four-bits/ready: envs/cuda.txt envs/four-bits.sh | .venv/ready
+	envs/four-bits.sh
 
 .venv/deepspeed/ready: envs/deepspeed.txt envs/deepspeed.sh | .venv/ready
 	envs/deepspeed.sh

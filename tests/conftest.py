@@ -38,6 +38,7 @@ RUNS = (
     "test_sharded_adapters",
     "test_processes",
     "test_ppo_processes",
+    "test_four_bits",
     "test_export",
     "test_accept",
     "test_judged_pairs_study",

@@ -13,6 +13,10 @@ deepspeed = pytest.mark.skipif(
     not (Path(sys.prefix) / "deepspeed").is_dir(), reason="DeepSpeed is not installed (make deepspeed)"
 )
 
+four_bits = pytest.mark.skipif(
+    not (Path(sys.prefix) / "four-bits").is_dir(), reason="bitsandbytes is not installed (make four-bits)"
+)
+
 
 def command_of(module: str, flags: list[str], parallel: str | None = "ddp", processes: int = 2) -> list[str]:
     """Return the command of a training on some processes, or on one without the launcher where `parallel` is None."""
@@ -25,17 +29,18 @@ def command_of(module: str, flags: list[str], parallel: str | None = "ddp", proc
     return [sys.executable, "-m", *launch, module, *flags]
 
 
-def run(command: list[str]) -> subprocess.CompletedProcess:
-    """Run a training to its end, whatever that is."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def run(command: list[str], *beside: Path) -> subprocess.CompletedProcess:
+    """Run a training to its end, whatever that is; it finds the packages of the folders `beside`, too."""
+    places = os.pathsep.join(map(str, (ROOT, *beside)))
+    environment = os.environ | {"PYTHONPATH": places, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=900
     )
 
 
-def train(command: list[str]) -> str:
+def train(command: list[str], *beside: Path) -> str:
     """Run a training, which has to succeed; return what it printed."""
-    done = run(command)
+    done = run(command, *beside)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-4000:]
     return done.stdout
 

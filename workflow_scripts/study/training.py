@@ -189,7 +189,7 @@ class PolicyTraining(Training):
     watch: Watch | None = None
     """Look at its answers to a validation split while it trains."""
     quantise: Literal["nf4"] | None = None
-    """Hold the frozen weights in four bits (QLoRA); needs lora and CUDA."""
+    """Hold the frozen weights in four bits (QLoRA), by bitsandbytes; needs lora. What is saved has 32 bits."""
     quantise_double: bool = True
     """nf4: hold the scales of the four-bit weights in eight bits themselves."""
     grid: Annotated[dict[str, list[Any]], Field(min_length=1)] | None = None

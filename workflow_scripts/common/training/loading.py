@@ -2,15 +2,18 @@
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.integrations import dequantize_module_weight
 from transformers import set_seed
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.models import load_policy, precision_of
+from workflow_scripts.common.models import adapter_base, load_policy, precision_of
 from workflow_scripts.common.training.settings import Lora, PolicyTraining
 from workflow_scripts.common.training.sharding import kind_to_share, load_shared, uses_fsdp
 
@@ -68,14 +71,19 @@ def load_trainable(
     """Return the policy to be trained: whole, or with low-rank adapters in its layers (Hu et al. 2021), frozen else.
 
     The adapters, drawn by `seed`, are set into the policy itself, which keeps its class; `merged` gives the plain
-    policy back. With `quantise: nf4` (Dettmers et al. 2023) the frozen weights are held in four bits, which needs CUDA.
+    policy back. With `quantise: nf4` (Dettmers et al. 2023) the frozen weights are held in four bits, by bitsandbytes.
     drops_nothing: what `dropout: null` means, no dropout at all, adapters' neither; else the model keeps its own. A
     number is its own layers', in this training alone: the configuration that is saved stays as it was.
     """
     quantise, lora, dropout = settings["quantise"], settings["lora"], settings["dropout"]
-    if quantise and not torch.cuda.is_available():
+    if quantise and not find_spec("bitsandbytes"):
         raise PlumblineError(
-            "quantise: nf4 needs a CUDA device, and there is none; leave it out to train LoRA whole"
+            "quantise: nf4 needs bitsandbytes, which is not here: install what envs/cuda.txt names (`make gpu` does); "
+            "or leave it out, to train LoRA on whole weights"
+        )
+    if quantise and adapter_base(folder) is not None:
+        raise PlumblineError(
+            f"quantise: nf4: {folder} is an adapter; set lora.merge: true in the run that made it"
         )
     if quantise and shards_weights():
         raise PlumblineError(
@@ -112,7 +120,8 @@ def load_on_each(folder: Path | str, settings: PolicyTraining, computing: torch.
     """Return a policy, all of it on each process: in 32 bits, or its weights in four where the settings say so."""
     more = {}
     if settings["quantise"]:
-        more["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}  # each process onto its own GPU
+        own = int(os.environ.get("LOCAL_RANK", "0"))  # each process onto its own GPU
+        more["device_map"] = {"": own if torch.cuda.is_available() else "cpu"}
         more["quantization_config"] = four_bits(settings)
     model = load_policy(folder, trust_remote_code=settings["trust_remote_code"], computing=computing, **more)
     if not settings["quantise"]:
@@ -157,4 +166,27 @@ def with_adapters(model: Any, lora: Lora) -> Any:
 def merged(model: Any) -> Any:
     """Return a trained policy as it is saved: adapters added into the weights they adapt."""
     adapted: list[PeftModel] = model.__dict__.get("adapted", [])
-    return adapted[0].merge_and_unload() if adapted else model
+    if not adapted:
+        return model
+    return merged_in_32_bits(model) if model._hf_peft_config_loaded else adapted[0].merge_and_unload()
+
+
+def merged_in_32_bits(model: Any) -> Any:
+    """Return a policy whose frozen weights were held in four bits: these put back into 32, adapters added.
+
+    PEFT would put the sums into four bits again, and what was learned is smaller than their steps. What is returned
+    says what was trained.
+    """
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            held = layer.get_base_layer()
+            with torch.no_grad():
+                weight = dequantize_module_weight(held).float()
+                for adapter in layer.active_adapters:
+                    weight = weight + layer.get_delta_weight(adapter).float()
+            plain = torch.nn.Linear(held.in_features, held.out_features, bias=False, device="meta")
+            plain.weight = torch.nn.Parameter(weight)
+            plain.bias = held.bias
+            model.set_submodule(name, plain)
+    model._hf_peft_config_loaded = False
+    return model.dequantize(torch.float32)  # what no adapter is on

@@ -1,6 +1,7 @@
 """Trainings that cannot run on what is asked for, or learn nothing; rewards that no value can be."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from workflow_scripts.study.findings import Finding, doubt, wrong
 from workflow_scripts.study.study import Study
@@ -20,10 +21,10 @@ def resources_that_do_not_fit(study: Study) -> Iterator[Finding]:
                 f"nf4 needs whole weights on each GPU, and training_resources.parallel is {asked.parallel}: "
                 "take ddp or zero2",
             )
-        if not asked.gpu:
+        if not asked.gpu and not find_spec("bitsandbytes"):
             yield doubt(
                 f"runs.{name}.quantise",
-                "nf4 needs CUDA, and training_resources.gpu is 0: ask for one, unless a profile does",
+                "nf4 needs bitsandbytes, which is not here: install what envs/cuda.txt names",
             )
 
 
