@@ -22,6 +22,7 @@ from workflow_scripts.console.endings import (
     say_last,
 )
 from workflow_scripts.console.so_far import causes, note_due, said_so_far, take_away
+from workflow_scripts.plan.head import plan_quickly
 from workflow_scripts.plan.orphans import files_to_make, note_head
 from workflow_scripts.plan.staleness import look_past_ancient
 from workflow_scripts.report.last_words import (
@@ -37,6 +38,7 @@ from workflow_scripts.common.surroundings import (
 )
 
 with told():
+    plan_quickly()
     look_past_ancient()
     check_place()
     if workflow.is_main_process:
