@@ -14,7 +14,9 @@ from accelerate.state import AcceleratorState
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from workflow_scripts.common.cut_weights import is_cut
 from workflow_scripts.common.training.loading import load_trainable
+from workflow_scripts.common.training.sharding import uses_fsdp
 from workflow_scripts.common.training.streaming import whole_weights, write_shared
 
 
@@ -30,8 +32,12 @@ def take_part(task: dict) -> None:
     """Do one task, as one of its processes."""
     AcceleratorState._reset_state(reset_partial_state=True)  # it knows the layers of one kind of policy
     model = load_trainable(task["model"], task["settings"], 1)
-    assert isinstance(model, FSDPModule)
-    assert all(isinstance(weight, DTensor) for weight in model.parameters())
+    if uses_fsdp():
+        assert isinstance(model, FSDPModule)
+        assert all(isinstance(weight, DTensor) for weight in model.parameters())
+    else:
+        assert all(is_cut(weight) or weight.requires_grad for weight in model.parameters())  # new adapters are whole
+        assert any(is_cut(weight) for weight in model.parameters())
     assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
     move_adapters(model)
     if os.environ["RANK"] == "0":

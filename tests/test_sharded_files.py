@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralConfig
 
-from tests.launching import command_of, train
+from tests.launching import command_of, deepspeed, train
 from tests.sharing import move_adapters
 from tests.tiny import settings_of
 from workflow_scripts.common.training.loading import load_trainable, merged
@@ -32,7 +33,8 @@ def make(config: object, dtype: torch.dtype, folder: Path) -> Path:
     return folder
 
 
-def test_a_shared_policy_is_read_and_written_as_a_whole_one(tmp_path):
+@pytest.mark.parametrize("parallel", ["fsdp", pytest.param("zero3", marks=deepspeed)])
+def test_a_shared_policy_is_read_and_written_as_a_whole_one(tmp_path, parallel):
     tasks = []
     for name, (config, dtype, settings, largest) in POLICIES.items():
         folder = make(config, dtype, tmp_path / name)
@@ -45,7 +47,7 @@ def test_a_shared_policy_is_read_and_written_as_a_whole_one(tmp_path):
             }
         )
     (tmp_path / "tasks.json").write_text(json.dumps(tasks))
-    said = train(command_of("tests.sharing", [str(tmp_path / "tasks.json")], "fsdp"))
+    said = train(command_of("tests.sharing", [str(tmp_path / "tasks.json")], parallel))
     assert "reads all weights" not in said
     buffers = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     for task in tasks:

@@ -32,12 +32,12 @@ from workflow_scripts.common.training.checkpoints import last_checkpoint
 from workflow_scripts.common.training.command import run_training
 from workflow_scripts.common.training.curve import curve_of
 from workflow_scripts.common.training.handing_over import guess_of
-from workflow_scripts.common.training.loading import uses_deepspeed
 from workflow_scripts.common.training.reporting import told_of
 from workflow_scripts.common.training.saving import save_policy, say_skipped
 from workflow_scripts.common.training.sharding import uses_fsdp
 from workflow_scripts.common.training.tracking import Sinks
 from workflow_scripts.common.training.watching import Watch, since_best, watch_of, watched_facts
+from workflow_scripts.common.training.zero import uses_deepspeed
 
 APART = 2**40  # between the seeds of one process and the next
 

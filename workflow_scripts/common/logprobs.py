@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from workflow_scripts.common.cut_weights import whole_as_called
 from workflow_scripts.common.errors import PlumblineError
 
 IGNORED = -100
@@ -158,7 +159,7 @@ def reads_apart(model: Any) -> bool:
         read = model.base_model(input_ids=row[None], position_ids=positions, use_cache=False)
         return read.last_hidden_state[0, 3:]
 
-    with torch.no_grad(), read_by_sdpa(model):
+    with torch.no_grad(), read_by_sdpa(model), whole_as_called(model):
         one, other = end_of(ids[0]), end_of(ids[1])
     return torch.allclose(one, other, atol=1e-5)
 

@@ -16,6 +16,7 @@ from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.models import adapter_base, load_policy, precision_of
 from workflow_scripts.common.training.settings import Lora, PolicyTraining
 from workflow_scripts.common.training.sharding import kind_to_share, load_shared, uses_fsdp
+from workflow_scripts.common.training.zero import load_cut, uses_zero3
 
 
 def set_dropout(model: Any, share: float) -> list[str]:
@@ -50,17 +51,6 @@ def drop_as_asked(model: Any, share: float) -> None:
         )
 
 
-def uses_deepspeed() -> bool:
-    """Return whether this training's processes were started to share something by DeepSpeed."""
-    return os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-
-
-def shards_weights() -> bool:
-    """Return whether this training's processes were started to share the weights, too: by FSDP, or ZeRO stage 3."""
-    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") if uses_deepspeed() else None
-    return stage == "3" or uses_fsdp()
-
-
 def load_trainable(
     folder: Path | str,
     settings: PolicyTraining,
@@ -85,7 +75,7 @@ def load_trainable(
         raise PlumblineError(
             f"quantise: nf4: {folder} is an adapter; set lora.merge: true in the run that made it"
         )
-    if quantise and shards_weights():
+    if quantise and (uses_fsdp() or uses_zero3()):
         raise PlumblineError(
             "quantise: nf4 needs whole weights on each GPU; train it with parallel: ddp (or zero2), where they are a "
             "quarter"
@@ -102,11 +92,14 @@ def load_trainable(
                 model.enable_input_require_grads()
         return model
 
-    kind = kind_to_share(folder, settings["trust_remote_code"]) if uses_fsdp() else None
-    if kind is not None:
+    shared = uses_fsdp() or uses_zero3()
+    kind = kind_to_share(folder, settings["trust_remote_code"]) if shared else None
+    if kind is not None and uses_fsdp():
         model = load_shared(folder, kind, computing, finish)
+    elif kind is not None:
+        model = finish(load_cut(folder, kind, computing))
     else:
-        if uses_fsdp() and os.environ.get("RANK", "0") == "0":
+        if shared and os.environ.get("RANK", "0") == "0":
             print(f"{folder}: each process reads all weights, and shares them out then", flush=True)
         model = finish(load_on_each(folder, settings, computing))
     if quantise and lora:

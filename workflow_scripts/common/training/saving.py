@@ -8,26 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from workflow_scripts.common.chat_template import save_chat_template, with_own_end
-from workflow_scripts.common.diverged import Diverged
+from workflow_scripts.common.cut_weights import own_part
 from workflow_scripts.common.files import finished_folder, read_json, write_json, write_manifest
 from workflow_scripts.common.shared_store import refuse_full_store
 from workflow_scripts.common.time_limit import handed_over
 from workflow_scripts.common.training.curve import curve_of
 from workflow_scripts.common.training.loading import merged
 from workflow_scripts.common.training.settings import Training
-from workflow_scripts.common.training.streaming import whole, whole_weights, write_shared
+from workflow_scripts.common.training.streaming import is_shared, whole, whole_weights, write_shared
 from workflow_scripts.common.training.trainer import are_finite
 from workflow_scripts.common.training.watching import watched_facts
 
 
 def settle(model: Any, weights: dict[str, torch.Tensor]) -> Any:
     """Return a policy whose shards are replaced by whole weights, by name: an ordinary module, not to be trained."""
-    unset_hf_deepspeed_config()  # or what is saved next would be gathered from processes that have ended
     for name, weight in weights.items():
         owner, _, own = name.rpartition(".")
         parameters = model.get_submodule(owner)._parameters
@@ -40,18 +38,15 @@ def settle(model: Any, weights: dict[str, torch.Tensor]) -> Any:
 def whole_policy(trainer: Trainer, alone: bool) -> Any:
     """Return a trained policy with all its weights: to the first process; every process has to ask.
 
-    One that FSDP2 shares stays shared: it is put together as it is written, and of adapters that are kept alone
+    One that processes share stays shared: it is put together as it is written, and of adapters that are kept alone
     there are but few.
     """
-    model, state = trainer.accelerator.unwrap_model(trainer.model), trainer.accelerator.state
-    if isinstance(model, FSDPModule):
-        few = {name: weight for name, weight in model.named_parameters() if alone and weight.requires_grad}
-        return settle(model, {name: whole(weight) for name, weight in few.items()}) if few else model
-    plugin = getattr(state, "deepspeed_plugin", None)
-    if plugin is None or plugin.zero_stage != 3:
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not is_shared(model):
         return model
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    return settle(model, weights) if trainer.is_world_process_zero() else model
+    few = {name: weight for name, weight in model.named_parameters() if alone and weight.requires_grad}
+    unset_hf_deepspeed_config()  # or what is saved next would be gathered from processes that have ended
+    return settle(model, {name: whole(weight) for name, weight in few.items()}) if few else model
 
 
 def save_trained(
@@ -60,17 +55,14 @@ def save_trained(
     """Write model folder, curve, cost and last the manifest; then drop the work folder. One process writes."""
     trainer.accelerator.wait_for_everyone()
     alone = keeps_adapters(arguments.settings)
-    if isinstance(trainer.model, FSDPModule):  # here every process looks at its share
-        trainer.refuse({"weights are": are_finite(trainer.model.parameters())})
+    trainer.refuse(
+        {"weights are": are_finite(map(own_part, trainer.model.parameters()))}
+    )  # each looks at its share
     model = whole_policy(trainer, alone)
     if not trainer.is_world_process_zero():
-        for _ in whole_weights(model) if isinstance(model, FSDPModule) and not alone else ():
+        for _ in whole_weights(model) if is_shared(model) and not alone else ():
             pass  # they are being written
         return
-    if not isinstance(model, FSDPModule) and not are_finite(
-        model.parameters()
-    ):  # as ZeRO gathered them: while it trains, no process can look at them
-        raise Diverged(trainer.state.global_step, trainer.rate, "weights are", trainer.whose)
     if trainer.args.load_best_model_at_end:
         facts["best_step"] = trainer.state.best_global_step
     if trainer.skipped:
@@ -110,7 +102,7 @@ def write_policy(model: Any, folder: Path, settings: Training) -> None:
     The latter name their base model by its folder, relative to their own: see `models.adapter_base`.
     """
     if not keeps_adapters(settings):
-        if isinstance(model, FSDPModule):
+        if is_shared(model):
             write_shared(model, folder)
             return
         merged(model).save_pretrained(folder)

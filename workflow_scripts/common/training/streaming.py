@@ -13,9 +13,12 @@ from typing import Any
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from peft.tuners.lora import LoraLayer
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
+
+from workflow_scripts.common.cut_weights import is_cut, put_together, shape_of
 
 NAMES = {
     torch.float32: "F32",
@@ -29,8 +32,15 @@ BENEATH = "base_layer."  # what an adapter puts between a module's name and its 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor that processes share, whole and in the machine's memory; every process has to ask."""
+    if is_cut(tensor):
+        return put_together(tensor).cpu()
     tensor = tensor.detach()
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
+
+
+def is_shared(model: Any) -> bool:
+    """Return whether processes share a policy's weights, by FSDP2 or ZeRO's third stage."""
+    return isinstance(model, FSDPModule) or any(is_cut(weight) for weight in model.parameters())
 
 
 def saved_names(model: Any) -> dict[str, torch.Tensor]:
@@ -110,7 +120,8 @@ def write_shared(model: Any, folder: Path, largest: int | str | None = None) -> 
     state = saved_names(model)
     plain = {name.replace(f".{BENEATH}", "."): tensor for name, tensor in state.items()}
     empty = {
-        name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in plain.items()
+        name: torch.empty(shape_of(tensor), dtype=tensor.dtype, device="meta")
+        for name, tensor in plain.items()
     }
     made = revert_weight_conversion(model, empty)
     split = split_torch_state_dict_into_shards(
@@ -128,7 +139,8 @@ def write_shared(model: Any, folder: Path, largest: int | str | None = None) -> 
     if places:
         raise RuntimeError(f"{folder}: {len(places)} weights were not written, first {min(places)}")
     if split.is_sharded:
-        sizes = {"total_parameters": model.num_parameters(), **split.metadata}
+        count = sum(shape_of(weight).numel() for weight in model.parameters())
+        sizes = {"total_parameters": count, **split.metadata}
         text = json.dumps(
             {"metadata": sizes, "weight_map": split.tensor_to_filename}, indent=2, sort_keys=True
         )

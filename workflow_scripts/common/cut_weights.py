@@ -1,0 +1,61 @@
+"""Weights that DeepSpeed's ZeRO has cut up among processes: of each a process holds a part, and they look empty.
+
+Every process has to ask for the same ones, in the same order.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+def is_cut(weight: torch.Tensor) -> bool:
+    """Return whether a tensor is one of which ZeRO has each process hold a part."""
+    return hasattr(weight, "ds_tensor")
+
+
+def own_part(weight: torch.Tensor) -> torch.Tensor:
+    """Return what this process holds of a tensor: all of one that is not cut up."""
+    return weight.ds_tensor if is_cut(weight) else weight
+
+
+def shape_of(weight: torch.Tensor) -> torch.Size:
+    """Return the shape of a tensor, of one that is cut up that of the whole."""
+    return weight.ds_shape if is_cut(weight) else weight.shape
+
+
+def put_together(weight: torch.Tensor) -> torch.Tensor:
+    """Return a copy of a tensor that is cut up, whole."""
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([weight]):
+        return weight.detach().clone()
+
+
+@contextlib.contextmanager
+def whole_as_called(model: Any) -> Iterator[None]:
+    """Let a policy say something before DeepSpeed has it: each module's weights are put together while it is called."""
+    if not any(is_cut(weight) for weight in model.parameters()):
+        yield
+        return
+    import deepspeed
+
+    opened: dict[torch.nn.Module, Any] = {}
+
+    def gather(module: torch.nn.Module, *_: Any) -> None:
+        opened[module] = deepspeed.zero.GatheredParameters(list(module.parameters(recurse=False)))
+        opened[module].__enter__()
+
+    def let_go(module: torch.nn.Module, *_: Any) -> None:
+        opened.pop(module).__exit__(None, None, None)
+
+    hooks = []
+    for module in model.modules():
+        if any(is_cut(weight) for weight in module.parameters(recurse=False)):
+            hooks += [module.register_forward_pre_hook(gather), module.register_forward_hook(let_go)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
