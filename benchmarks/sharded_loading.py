@@ -1,6 +1,6 @@
-"""The memory that processes take to load a policy that they share (FSDP), and to write it out of their shares again.
+"""The memory that processes take to load a policy that they share, and to write it out of their shares again.
 
-    .venv/bin/python -m benchmarks.sharded_loading --millions 50 150 400 --processes 2 4
+    .venv/bin/python -m benchmarks.sharded_loading --millions 50 150 400 --processes 2 4 --parallel fsdp zero3
 
 Random Llamas are written as safetensors and loaded as a training loads them, by processes on CPUs (gloo). Each first
 loads and writes a tiny one, so that all that is imported is there: what it then takes more, at its highest, is told,
@@ -10,6 +10,7 @@ Writing is told as what it takes beside the share, which is held already.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from workflow_scripts.common.code import ROOT
+from workflow_scripts.common.startup import begin_collecting
 
 MIB = 2**20
 SHAPES = {
@@ -74,6 +76,7 @@ def most_held(work: Any) -> tuple[Any, int]:
 
 def take_part(folder: Path, to: Path) -> None:
     """Load and write a policy as one of its processes; say what that took."""
+    begin_collecting()  # as a training does
     from workflow_scripts.common.training.loading import load_trainable
     from workflow_scripts.common.training.streaming import whole_weights, write_shared
 
@@ -96,18 +99,19 @@ def take_part(folder: Path, to: Path) -> None:
     os.write(1, line.encode())  # at once: no two are mixed
 
 
-def shared(folder: Path, processes: int, to: Path) -> list[dict[str, int]]:
-    """Return what each of so many processes says of a policy."""
+def shared(folder: Path, processes: int, parallel: str, to: Path) -> list[dict[str, int]]:
+    """Return what each of so many processes says of a policy that they share by FSDP or ZeRO."""
     launch = [
         "workflow_scripts.common.launch",
         "--gpus",
         "0",
         "--parallel",
-        "fsdp",
+        parallel,
         "--processes",
         str(processes),
     ]
-    own = ["tests.fsdp_on_cpu", "benchmarks.sharded_loading", "--part", str(folder), str(to)]
+    own = ["tests.fsdp_on_cpu"] if parallel == "fsdp" else []
+    own += ["benchmarks.sharded_loading", "--part", str(folder), str(to)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", *launch, "--", *own],
@@ -128,6 +132,7 @@ def main() -> None:
     )
     parser.add_argument("--millions", type=int, nargs="+", default=[50, 150, 400], choices=SHAPES)
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--parallel", nargs="+", default=["fsdp"], choices=("fsdp", "zero3"))
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="of the files")
     parser.add_argument("--part", type=Path, nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -135,22 +140,24 @@ def main() -> None:
         take_part(*arguments.part)
         return
     dtype = getattr(torch, arguments.dtype)
-    print("parameters  processes     whole     share  1.3 shares + layer   loading   writing  (MiB)")
+    print(
+        "parameters  processes  parallel     whole     share  1.3 shares + layer   loading   writing  (MiB)"
+    )
     with tempfile.TemporaryDirectory() as place:
         make_llama(0, Path(place, "tiny"), dtype)
         for millions in arguments.millions:
             folder = Path(place, f"of-{millions}")
             count, layer = make_llama(millions, folder, dtype)
-            for processes in arguments.processes:
-                said = shared(folder, processes, Path(place, f"{millions}-{processes}"))
+            for processes, parallel in itertools.product(arguments.processes, arguments.parallel):
+                said = shared(folder, processes, parallel, Path(place, f"{millions}-{processes}-{parallel}"))
                 assert len(said) == processes
                 share = 4 * count / processes
                 sizes = [4 * count, share, 1.3 * share + 4 * layer]
                 sizes += [max(one[what] for one in said) for what in ("loading", "writing")]
                 whole, share, bound, loading, writing = (size / MIB for size in sizes)
                 print(
-                    f"{count / 1e6:8.1f} M {processes:10d} {whole:9.0f} {share:9.0f} {bound:19.0f} {loading:9.0f} "
-                    f"{writing:9.0f}",
+                    f"{count / 1e6:8.1f} M {processes:10d} {parallel:>9} {whole:9.0f} {share:9.0f} {bound:19.0f} "
+                    f"{loading:9.0f} {writing:9.0f}",
                     flush=True,
                 )
 

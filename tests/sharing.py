@@ -36,7 +36,9 @@ def take_part(task: dict) -> None:
         assert isinstance(model, FSDPModule)
         assert all(isinstance(weight, DTensor) for weight in model.parameters())
     else:
-        assert all(is_cut(weight) or weight.requires_grad for weight in model.parameters())  # new adapters are whole
+        assert all(
+            is_cut(weight) or weight.requires_grad for weight in model.parameters()
+        )  # new adapters are whole
         assert any(is_cut(weight) for weight in model.parameters())
     assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
     move_adapters(model)

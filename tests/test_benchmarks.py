@@ -215,9 +215,10 @@ def test_the_chain_of_starts_is_what_the_rules_run():
 def test_sharded_loading_tells_what_each_size_takes(capsys):
     call(sharded_loading.main, "--millions", 0, "--processes", 2)
     head, row = capsys.readouterr().out.splitlines()
-    assert head.split()[0] == "parameters"
-    millions, processes, whole, share, bound, loading, writing = map(float, row.replace(" M", "").split())
-    assert (millions, processes) == (pytest.approx(0.2, abs=0.05), 2)
+    assert head.split()[:3] == ["parameters", "processes", "parallel"]
+    millions, processes, parallel, *sizes = row.replace(" M", "").split()
+    whole, share, bound, loading, writing = map(float, sizes)
+    assert (float(millions), int(processes), parallel) == (pytest.approx(0.2, abs=0.05), 2, "fsdp")
     assert 0 <= share <= bound
     assert whole <= 2
     assert min(loading, writing) >= 0

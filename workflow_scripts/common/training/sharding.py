@@ -68,6 +68,8 @@ class Part:
     def __getitem__(self, index: Any) -> torch.Tensor:
         asked = index if isinstance(index, tuple) else (index,)
         whole = [slice(0, size) for size in self.shape]
+        if asked == (...,) and whole:
+            asked = tuple(whole)
         if self.kind in FORMATS and whole and isinstance(asked[0], slice) and list(asked[1:]) == whole[1:]:
             return self.rows(asked[0].start, asked[0].stop)
         with safe_open(self.file, framework="pt") as file:  # opened anew: what is mapped of it goes with it
