@@ -2,14 +2,12 @@
 
 Resumable state lives in a work folder named by a fingerprint of settings, data, parent and code: the same
 fingerprint resumes, another starts afresh. A checkpoint counts once its `trainer_state.json`, written last, parses; it
-is resumed by as many processes, sharing in the same manner, as wrote it.
+is resumed by any number of processes (`portable`), DeepSpeed's own by as many as wrote it.
 
 Many processes share the rows of a step (`split_batch`, `ProcessShare`) and, by envs/accelerate, weights, gradients and
 AdamW's two moments: 4 bytes a parameter each, 16 in all, since the weights that are trained are always held in 32 bits,
 and bfloat16 is only computed in. Low-rank adapters need the 4 bytes of the weights, and 16 for each of their own.
 Under FSDP a process reads of the weights its share alone, and the policy that is kept is written a tensor at a time
-(`sharding`, `streaming`). Under ZeRO each process reads all weights at first, into the machine's memory, and puts them
-onto its GPU before they are shared out, and the first one holds them all again as they are saved: a policy has to fit
-there once in 32 bits, alone. Not covered: weights under ZeRO that no single GPU could ever hold (DeepSpeed's
-zero.Init), tensor and sequence parallelism.
+(`sharding`, `streaming`); under ZeRO's third stage it reads one tensor after the other and keeps its part (`zero`). Not
+covered: tensor and sequence parallelism.
 """

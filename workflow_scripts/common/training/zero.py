@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from transformers import core_model_loading
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from workflow_scripts.common.cut_weights import is_cut
+from workflow_scripts.common.cut_weights import give_back, is_cut
 from workflow_scripts.common.models import load_policy
 from workflow_scripts.common.training.sharding import parts_of
 
@@ -35,7 +35,10 @@ def cut(weights: list[torch.nn.Parameter], config: dict) -> None:
     """Let ZeRO keep this process's part of weights, and let go of the rest; every process has to ask."""
     import deepspeed
 
-    deepspeed.zero.Init(module=torch.nn.ParameterList(weights), config_dict_or_path=config, mem_efficient_linear=False)
+    deepspeed.zero.Init(
+        module=torch.nn.ParameterList(weights), config_dict_or_path=config, mem_efficient_linear=False
+    )
+    give_back()
 
 
 @contextlib.contextmanager
