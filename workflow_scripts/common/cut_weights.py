@@ -5,6 +5,7 @@ Every process has to ask for the same ones, in the same order.
 
 import contextlib
 import ctypes
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,8 +29,7 @@ def shape_of(weight: torch.Tensor) -> torch.Size:
 
 def put_together(weight: torch.Tensor) -> torch.Tensor:
     """Return a copy of a tensor that is cut up, whole."""
-    import deepspeed
-
+    deepspeed = sys.modules["deepspeed"]  # who has cut them has it
     with deepspeed.zero.GatheredParameters([weight]):
         found = weight.detach().clone()
     give_back()
@@ -48,8 +48,7 @@ def whole_as_called(model: Any) -> Iterator[None]:
     if not any(is_cut(weight) for weight in model.parameters()):
         yield
         return
-    import deepspeed
-
+    deepspeed = sys.modules["deepspeed"]  # who has cut them has it
     opened: dict[torch.nn.Module, Any] = {}
 
     def gather(module: torch.nn.Module, *_: Any) -> None:
