@@ -14,10 +14,11 @@ from accelerate.state import AcceleratorState
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from workflow_scripts.common.cut_weights import is_cut
+from workflow_scripts.common.cut_weights import is_cut, own_part
 from workflow_scripts.common.training.loading import load_trainable
 from workflow_scripts.common.training.sharding import uses_fsdp
 from workflow_scripts.common.training.streaming import whole_weights, write_shared
+from workflow_scripts.common.training.trainer import are_finite
 
 
 def move_adapters(model: Any) -> None:
@@ -40,6 +41,9 @@ def take_part(task: dict) -> None:
             is_cut(weight) or weight.requires_grad for weight in model.parameters()
         )  # new adapters are whole
         assert any(is_cut(weight) for weight in model.parameters())
+        for weight in filter(is_cut, model.parameters()):  # what fills up the last part is never set
+            weight.ds_tensor[len(own_part(weight)) :] = float("nan")
+        assert are_finite(map(own_part, model.parameters()))
     assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
     move_adapters(model)
     if os.environ["RANK"] == "0":

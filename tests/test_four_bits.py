@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from tests.launching import command_of, four_bits, run, train
+from tests.online import LENGTH, online_flags, ppo_settings, prompts
+from tests.resuming import kill_once_checkpointed
 from tests.tiny import conversations, distance, settings_of, sft_flags, weights_of, write_tokens
 from workflow_scripts.common.files import read_json, sha256_of
 from workflow_scripts.common.models import load_policy
@@ -43,9 +45,10 @@ def validated(model: Path, tokens: Path, folder: Path) -> float:
     return read_json(folder / "curve.json")[-1]["validation_loss"]
 
 
-@pytest.mark.parametrize("double", [True, False])
-def test_what_is_saved_is_what_was_trained(tiny_model, tokens, tmp_path, double):
-    flags = flags_of(tiny_model, tokens, tmp_path / "run", quantise_double=double)
+@pytest.mark.parametrize(("double", "targets"), [(True, LORA["targets"]), (False, "all-linear")])
+def test_what_is_saved_is_what_was_trained(tiny_model, tokens, tmp_path, double, targets):
+    own = {"quantise_double": double, "lora": LORA | {"targets": targets}}
+    flags = flags_of(tiny_model, tokens, tmp_path / "run", **own)
     train(command_of(MODULE, flags, None), BESIDE)
     curve = read_json(tmp_path / "run/curve.json")
     before = validated(tiny_model, tokens, tmp_path / "before")
@@ -95,3 +98,25 @@ def test_adapters_that_are_kept_alone_name_the_policy_they_are_for(tiny_model, t
     assert (
         done.returncode == 1 and "is an adapter; set lora.merge: true in the run that made it" in done.stderr
     )
+
+
+def test_a_killed_run_goes_on_to_the_bytes_of_an_unbroken_one(tiny_model, tokens, tmp_path, monkeypatch):
+    settings = {"checkpoint_every": 2, "evaluate_every": 100}
+    train(command_of(MODULE, flags_of(tiny_model, tokens, tmp_path / "whole", **settings), None), BESIDE)
+    flags = flags_of(tiny_model, tokens, tmp_path / "broken", **settings)
+    monkeypatch.setenv("PYTHONPATH", str(BESIDE))
+    kill_once_checkpointed(MODULE, flags, tmp_path / "broken/work", 4)
+    assert "resuming from" in train(command_of(MODULE, flags, None), BESIDE)
+    whole, broken = (tmp_path / name / "model/model.safetensors" for name in ("whole", "broken"))
+    assert sha256_of(whole) == sha256_of(broken)
+
+
+def test_ppo_learns_on_four_bits_and_saves_a_plain_policy(tiny_model, tmp_path):
+    settings = ppo_settings(quantise="nf4", lora=LORA)
+    flags = online_flags(tiny_model, prompts(12), settings, tmp_path / "run", LENGTH)
+    train(command_of("workflow_scripts.align.ppo", flags, None), BESIDE)
+    saved, start = weights_of(tmp_path / "run/model"), weights_of(tiny_model)
+    assert saved.keys() == start.keys()
+    assert {weight.dtype for weight in saved.values()} == {torch.float32}
+    first = read_json(tmp_path / "run/curve.json")[0]
+    assert abs(first["kl"]) < 1e-3 or first["step"] > 1

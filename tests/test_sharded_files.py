@@ -7,9 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralConfig
 
-from tests.launching import command_of, deepspeed, train
+from tests.launching import command_of, deepspeed, run, train
 from tests.sharing import move_adapters
 from tests.tiny import settings_of
+from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.common.training.loading import load_trainable, merged
 
 LORA = {"rank": 1, "alpha": 8.0, "dropout": 0.0, "targets": "all-linear", "merge": True}
@@ -33,8 +35,11 @@ def make(config: object, dtype: torch.dtype, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("parallel", ["fsdp", pytest.param("zero3", marks=deepspeed)])
-def test_a_shared_policy_is_read_and_written_as_a_whole_one(tmp_path, parallel):
+@pytest.mark.parametrize(
+    ("parallel", "processes"),
+    [("fsdp", 2), pytest.param("zero3", 2, marks=deepspeed), pytest.param("zero3", 3, marks=deepspeed)],
+)
+def test_a_shared_policy_is_read_and_written_as_a_whole_one(tmp_path, parallel, processes):
     tasks = []
     for name, (config, dtype, settings, largest) in POLICIES.items():
         folder = make(config, dtype, tmp_path / name)
@@ -47,7 +52,7 @@ def test_a_shared_policy_is_read_and_written_as_a_whole_one(tmp_path, parallel):
             }
         )
     (tmp_path / "tasks.json").write_text(json.dumps(tasks))
-    said = train(command_of("tests.sharing", [str(tmp_path / "tasks.json")], parallel))
+    said = train(command_of("tests.sharing", [str(tmp_path / "tasks.json")], parallel, processes))
     assert "reads all weights" not in said
     buffers = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     for task in tasks:
@@ -55,8 +60,20 @@ def test_a_shared_policy_is_read_and_written_as_a_whole_one(tmp_path, parallel):
         model = load_trainable(task["model"], task["settings"], 1)
         move_adapters(model)
         expected = {place: float(buffer.double().sum()) for place, buffer in model.named_buffers()}
-        assert buffers.count(expected) >= 2, name
+        assert buffers.count(expected) >= processes, name
         merged(model).save_pretrained(tmp_path / "whole" / name, max_shard_size=task["largest"])
         found = {path.name: path.read_bytes() for path in Path(task["to"]).iterdir()}
         assert found == {path.name: path.read_bytes() for path in (tmp_path / "whole" / name).iterdir()}, name
         assert ("model.safetensors.index.json" in found) == (task["largest"] < WIDE)
+
+
+@deepspeed
+def test_a_file_that_is_not_of_its_configuration_is_named_under_zero_as_it_is_elsewhere(tmp_path):
+    folder = make(LlamaConfig(**LLAMA), torch.float32, tmp_path / "model")
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"intermediate_size": 40})
+    task = {"model": str(folder), "to": str(tmp_path / "to"), "settings": settings_of(), "largest": WIDE}
+    write_json(tmp_path / "tasks.json", [task])
+    with pytest.raises(PlumblineError) as plain:
+        load_trainable(folder, settings_of(), 1)
+    done = run(command_of("tests.sharing", [str(tmp_path / "tasks.json")], "zero3"))
+    assert done.returncode and str(plain.value) in done.stderr

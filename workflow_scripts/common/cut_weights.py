@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 
 def is_cut(weight: torch.Tensor) -> bool:
@@ -18,8 +19,15 @@ def is_cut(weight: torch.Tensor) -> bool:
 
 
 def own_part(weight: torch.Tensor) -> torch.Tensor:
-    """Return what this process holds of a tensor: all of one that is not cut up."""
-    return weight.ds_tensor if is_cut(weight) else weight
+    """Return what this process holds of a tensor, (its numbers,): all of one that is not cut up.
+
+    What fills up the last parts, so that all are of one size, is no number of the tensor, nor ever set.
+    """
+    if not is_cut(weight):
+        return weight
+    size = weight.ds_tensor.numel()
+    left = weight.ds_numel - size * dist.get_rank()
+    return weight.ds_tensor[: min(max(left, 0), size)]
 
 
 def shape_of(weight: torch.Tensor) -> torch.Size:

@@ -3,8 +3,6 @@
 import os
 from typing import Any
 
-import torch.distributed as dist
-
 
 def number() -> int:
     """Return which of the job's processes this is, from 0."""
@@ -20,6 +18,8 @@ def gathered(value: Any) -> list[Any]:
     """Return what each process has, in their order; every process has to ask, and they have met before."""
     if count() == 1:
         return [value]
+    import torch.distributed as dist  # here: who asks only which process it is may be without torch
+
     values: list[Any] = [None] * count()
     dist.all_gather_object(values, value)
     return values

@@ -21,6 +21,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from workflow_scripts.common import processes
+
 VARIABLE = "PLUMBLINE_PROGRESS"
 ENDING = ".progress.jsonl"
 LOG = ".log"
@@ -51,7 +53,7 @@ def log_beside(progress: Path) -> Path:
 
 def progress_file() -> Path | None:
     """Return where this process tells its progress: None where it has no log, or is not the first of several."""
-    if os.environ.get("RANK", "0") != "0":
+    if processes.number() > 0:
         return None
     if named := os.environ.get(VARIABLE):
         return Path(named)

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+from workflow_scripts.common import processes
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.common.progress import log_beside, progress_file
@@ -70,7 +71,7 @@ class TimeLimit:
 
     def __init__(self, work: Path) -> None:
         self.job = os.environ.get("SLURM_JOB_ID")
-        self.tells = self.job is not None and os.environ.get("RANK", "0") == "0"
+        self.tells = self.job is not None and processes.number() == 0
         self.work = work
         self.before = read_json(work / NOTE) if (work / NOTE).is_file() else {}
         self.steps, self.longest = 0, 0.0  # of this turn: how many there were, and the longest, in seconds

@@ -18,7 +18,6 @@ and the full KL needs a whole distribution. Not covered: sharding that parent ov
 balancing loss), tensor and sequence parallelism.
 """
 
-import os
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -30,6 +29,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 from typing_extensions import TypedDict
 
+from workflow_scripts.common import processes
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.logprobs import IGNORED, head_of, keeps_rows_apart, through_forward, token_logps
@@ -272,7 +272,7 @@ def sharing(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
     if not packs_a_step(settings):
         return arguments
     share = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
-    if os.environ.get("RANK", "0") == "0":
+    if processes.number() == 0:
         print(
             f"the {share} rows of a process are packed into passes of {settings['pack_tokens']} tokens",
             flush=True,

@@ -1,7 +1,6 @@
 """The command line that all trainings share, and what becomes of one that diverges."""
 
 import argparse
-import os
 import shutil
 import sys
 import time
@@ -9,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from workflow_scripts.common import processes
 from workflow_scripts.common.diverged import Diverged, add_note_flag, hand_on
 from workflow_scripts.common.errors import run
 from workflow_scripts.common.files import read_json, write_json
@@ -37,12 +37,11 @@ def run_training(main: Callable[[], None]) -> None:
             if not flags.note_divergence:
                 raise
             print(f"error: {error}. The study goes on without it.", file=sys.stderr, flush=True)
-            if os.environ.get("RANK", "0") == "0":
+            if processes.number() == 0:
                 if flags.work:
                     shutil.rmtree(flags.work, ignore_errors=True)
                 if flags.cost:
-                    processes = int(os.environ.get("WORLD_SIZE", "1"))
-                    write_json(flags.cost, cost_of(time.monotonic() - started, processes))
+                    write_json(flags.cost, cost_of(time.monotonic() - started, processes.count()))
                 hand_on(error.note, [flags.output, flags.curve, flags.manifest], error.curve)
 
     run(noting)

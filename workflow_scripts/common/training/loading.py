@@ -12,6 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
 from transformers import set_seed
 
+from workflow_scripts.common import processes
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.models import adapter_base, load_policy, precision_of
 from workflow_scripts.common.training.settings import Lora, PolicyTraining
@@ -40,7 +41,7 @@ def set_dropout(model: Any, share: float) -> list[str]:
 def drop_as_asked(model: Any, share: float) -> None:
     """Let a model's own layers drop a share in training; say which do, or warn that it has none."""
     names = set_dropout(model, share)
-    if os.environ.get("RANK", "0") != "0":
+    if processes.number() > 0:
         return
     if names:
         print(f"dropout: {share:g} in {', '.join(names)}", flush=True)
@@ -99,7 +100,7 @@ def load_trainable(
     elif kind is not None:
         model = finish(load_cut(folder, kind, computing))
     else:
-        if shared and os.environ.get("RANK", "0") == "0":
+        if shared and processes.number() == 0:
             print(f"{folder}: each process reads all weights, and shares them out then", flush=True)
         model = finish(load_on_each(folder, settings, computing))
     if quantise and lora:
@@ -168,18 +169,22 @@ def merged_in_32_bits(model: Any) -> Any:
     """Return a policy whose frozen weights were held in four bits: these put back into 32, adapters added.
 
     PEFT would put the sums into four bits again, and what was learned is smaller than their steps. What is returned
-    says what was trained.
+    says what was trained. Its layers are in the machine's memory: a GPU may not hold them in 32 bits.
     """
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, BaseTunerLayer):
-            held = layer.get_base_layer()
-            with torch.no_grad():
-                weight = dequantize_module_weight(held).float()
-                for adapter in layer.active_adapters:
-                    weight = weight + layer.get_delta_weight(adapter).float()
-            plain = torch.nn.Linear(held.in_features, held.out_features, bias=False, device="meta")
-            plain.weight = torch.nn.Parameter(weight)
-            plain.bias = held.bias
-            model.set_submodule(name, plain)
+    layers = dict(model.named_modules())
+    for name, layer in layers.items():
+        adapted = isinstance(layer, BaseTunerLayer)
+        held = layer.get_base_layer() if adapted else layer
+        beneath = isinstance(layers.get(name.rpartition(".")[0]), BaseTunerLayer)
+        if beneath or type(getattr(held, "weight", None)).__name__ != "Params4bit":
+            continue
+        with torch.no_grad():
+            weight = dequantize_module_weight(held).float()
+            for adapter in layer.active_adapters if adapted else ():
+                weight = weight + layer.get_delta_weight(adapter).float()
+        plain = torch.nn.Linear(held.in_features, held.out_features, bias=False, device="meta")
+        plain.weight, plain.bias = torch.nn.Parameter(weight.cpu()), held.bias
+        model.set_submodule(name, plain)
     model._hf_peft_config_loaded = False
-    return model.dequantize(torch.float32)  # what no adapter is on
+    model.hf_quantizer.remove_quantization_config(model)
+    return model

@@ -50,7 +50,9 @@ def cut_as_read(config: dict) -> Iterator[None]:
         own(model, name, *more, **named)
         module, _, last = name.rpartition(".")
         weight = model.get_submodule(module)._parameters.get(last)
-        if weight is not None and not is_cut(weight):
+        if weight is not None and not (
+            is_cut(weight) or weight.is_meta
+        ):  # else it did not fit, which is told of
             cut([weight], config)
 
     with (
@@ -65,9 +67,9 @@ def load_cut(folder: Path | str, kind: Any, computing: torch.dtype) -> Any:
 
     `kind`: its class. As its weights are empty until DeepSpeed calls it, it says nothing outside `whole_as_called`.
     """
-    plugin = Accelerator().state.deepspeed_plugin  # the processes meet here
+    state = Accelerator().state  # the processes meet here
     unset_hf_deepspeed_config()  # with it transformers would read all weights, and then share them out
-    zero = plugin.deepspeed_config["zero_optimization"]
+    zero = state.deepspeed_plugin.deepspeed_config["zero_optimization"]
     known = {name: value for name, value in zero.items() if value != "auto"}
     config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": known}
 
@@ -80,4 +82,8 @@ def load_cut(folder: Path | str, kind: Any, computing: torch.dtype) -> Any:
     lean = type(
         kind.__name__, (kind,), {"_load_pretrained_model": staticmethod(read), "__module__": kind.__module__}
     )
-    return load_policy(folder, computing=computing, kind=lean)
+    model = load_policy(folder, computing=computing, kind=lean)
+    for module in model.modules():  # DeepSpeed moves nothing of a policy that is cut already
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(state.device))
+    return model

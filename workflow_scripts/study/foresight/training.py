@@ -13,9 +13,9 @@ def resources_that_do_not_fit(study: Study) -> Iterator[Finding]:
     """Find trainings that cannot run on the GPUs that the study asks for."""
     asked = study.training_resources
     for name, run in study.trainings().items():
-        if run.whole_on_each or not run.quantise:
+        if not run.quantise:
             continue
-        if asked.gpu > 1 and asked.parallel in SHARDED:
+        if not run.whole_on_each and asked.gpu > 1 and asked.parallel in SHARDED:
             yield wrong(
                 f"runs.{name}.quantise",
                 f"nf4 needs whole weights on each GPU, and training_resources.parallel is {asked.parallel}: "
