@@ -1073,7 +1073,25 @@ def test_four_bit_weights_are_whole_on_each_gpu(every_key):
         line.startswith("runs.sft.quantise: nf4 needs whole weights") for line in mistakes_of(every_key)
     )
     every_key["training_resources"]["parallel"] = "ddp"
-    assert doubts_beside(every_key) == []
+    assert [line for line in doubts_beside(every_key) if "cannot share" not in line] == []
+
+
+def test_ppo_on_four_bits_wants_their_package_and_never_shares_them_out(every_key):
+    every_key["runs"]["ppo"] |= {"quantise": "nf4", "lora": every_key["runs"]["sft"]["lora"]}
+    (line,) = doubts_beside(every_key)
+    assert line.startswith("runs.ppo.quantise: nf4 needs bitsandbytes")
+    every_key["training_resources"] = {"gpu": 2, "parallel": "zero3"}
+    assert not any("whole weights" in line for line in mistakes_of(every_key))
+
+
+def test_steps_that_the_gpus_cannot_share_evenly_are_told_of(study):
+    assert not any("cannot share" in line for line in doubts_of(many(study, training_resources={"gpu": 1})))
+    sizes = {name: run["batch_size"] for name, run in study["runs"].items() if "batch_size" in run}
+    told = [line for line in doubts_of(study | {"training_resources": {"gpu": 64}}) if "cannot share" in line]
+    assert {line.partition(":")[0] for line in told} >= {
+        f"runs.{name}.batch_size" for name, size in sizes.items() if size % 64
+    }
+    assert told and "64 GPUs cannot share" in told[0] and "a multiple of 64" in told[0]
 
 
 def test_zero_without_deepspeed_is_a_warning(study, monkeypatch):

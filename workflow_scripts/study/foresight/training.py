@@ -12,6 +12,15 @@ SHARDED = ("fsdp", "zero3", "zero3-offload")  # each GPU has a part of the weigh
 def resources_that_do_not_fit(study: Study) -> Iterator[Finding]:
     """Find trainings that cannot run on the GPUs that the study asks for."""
     asked = study.training_resources
+    trained = {f"runs.{name}": run for name, run in study.trainings().items()}
+    trained |= {f"reward_models.{name}": part for name, part in study.reward_models.items()}
+    for path, part in trained.items():
+        if asked.gpu > 1 and part.batch_size % asked.gpu:
+            yield doubt(
+                f"{path}.batch_size",
+                f"{asked.gpu} GPUs cannot share {part.batch_size} rows of a step evenly, and it would stop there: take a "
+                f"multiple of {asked.gpu}, or fewer GPUs",
+            )
     for name, run in study.trainings().items():
         if not run.quantise:
             continue
