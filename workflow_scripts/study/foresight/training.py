@@ -18,8 +18,8 @@ def resources_that_do_not_fit(study: Study) -> Iterator[Finding]:
         if asked.gpu > 1 and part.batch_size % asked.gpu:
             yield doubt(
                 f"{path}.batch_size",
-                f"{asked.gpu} GPUs cannot share {part.batch_size} rows of a step evenly, and it would stop there: take a "
-                f"multiple of {asked.gpu}, or fewer GPUs",
+                f"{asked.gpu} GPUs cannot share {part.batch_size} rows of a step evenly, and it would stop there: take "
+                f"a multiple of {asked.gpu}, or fewer GPUs",
             )
     for name, run in study.trainings().items():
         if not run.quantise:
