@@ -3,11 +3,13 @@
     .venv/bin/python -m benchmarks.planning --policies 500
 
 The sweep is the default study with so many policies more, five seeds each, in grids of learning rates and betas.
-Nothing runs. Read are CPU seconds, of a process of its own, which other load disturbs less than those of the clock; the
-first line is the default study, which has what a plan takes in any case (imports, reading the rules).
+Nothing runs, and no run before has made anything: it is planned in an empty folder. Read are CPU seconds, of a process
+of its own, which other load disturbs less than those of the clock; the first line is the default study, which has what
+a plan takes in any case (imports, reading the rules).
 """
 
 import argparse
+import contextlib
 import math
 import os
 import re
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import yaml
 
+from plumbline.cli import lay_out
 from workflow_scripts.common.code import ROOT
 
 SEEDS = 5
@@ -42,10 +45,13 @@ def sweep(policies: int) -> dict:
 def planned(study: Path) -> tuple[int, float, float, float]:
     """Return (jobs, CPU seconds, seconds, MiB at most) of planning a study; RuntimeError where that fails."""
     command = [sys.executable, "-m", "workflow_scripts.plan.forecast", "--show", "1", "--"]
-    command += ["--cores", "2", "--configfile", str(study)]
+    command += ["--cores", "2", "--snakefile", str(ROOT / "Snakefile"), "--configfile", str(study)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     started = time.monotonic()
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryDirectory() as place:
+        with contextlib.chdir(place):
+            lay_out(ROOT)
+        process = subprocess.Popen(command, cwd=place, env=environment, stdout=said, stderr=subprocess.STDOUT)
         _, status, used = os.wait4(process.pid, 0)
         said.seek(0)
         text = said.read()

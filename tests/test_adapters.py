@@ -1,7 +1,6 @@
 """Low-rank adapters: what is trained, what is frozen, that what is saved is a plain policy, and one left unmerged."""
 
 import shutil
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -27,7 +26,7 @@ from workflow_scripts.align.preference import align
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.common.models import adapter_base, load_policy, load_tokenizer
-from workflow_scripts.common.training import row_trainer
+from workflow_scripts.common.training import loading, row_trainer
 from workflow_scripts.common.training.loading import load_trainable, merged
 from workflow_scripts.sft import train as sft_train
 
@@ -102,8 +101,8 @@ def test_an_adapter_the_loss_would_leave_out_is_refused(tiny_model):
         load_trainable(tiny_model, settings_of(lora=LORA | {"targets": ["q_proj", "lm_head"]}), 1)
 
 
-@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is here")
-def test_four_bits_without_their_package_say_what_to_do(tiny_model, tmp_path):
+def test_four_bits_without_their_package_say_what_to_do(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
     tokens = write_tokens(tiny_model, conversations(4), conversations(1), tmp_path / "tokens")
     flags = sft_flags(tiny_model, tokens, settings_of(lora=LORA, quantise="nf4"), tmp_path / "run")
     with pytest.raises(PlumblineError, match=r"nf4 needs bitsandbytes.*leave it out"):
