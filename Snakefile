@@ -22,6 +22,7 @@ from workflow_scripts.console.endings import (
     say_last,
 )
 from workflow_scripts.console.so_far import causes, note_due, said_so_far, take_away
+from workflow_scripts.plan.finished import note_at_end
 from workflow_scripts.plan.head import plan_quickly
 from workflow_scripts.plan.orphans import files_to_make, note_head
 from workflow_scripts.plan.staleness import look_past_ancient
@@ -133,6 +134,10 @@ include: "rules/generate.smk"
 include: "rules/score.smk"
 include: "rules/seeds.smk"
 include: "rules/report.smk"
+
+
+if workflow.is_main_process:
+    note_at_end(workflow, NAME)
 
 
 # localrule: light enough to run beside the head; on a cluster starting such a job takes longer than it. (Fetching wants

@@ -67,7 +67,10 @@ class Asked(NamedTuple):
 
 def results(asked: Asked) -> list[Command]:
     orphans = ["workflow_scripts.plan.orphans", *([asked.orphans] if asked.orphans else [])]
-    return [["workflow_scripts.study.check", "--quiet", *asked.checked()], orphans, asked.head("--console")]
+    head = asked.head("--console")
+    if not asked.flags:  # which may ask for more than what is due
+        head = ["workflow_scripts.plan.finished", asked.study, "--", *head]
+    return [["workflow_scripts.study.check", "--quiet", *asked.checked()], orphans, head]
 
 
 def plan(asked: Asked) -> list[Command]:

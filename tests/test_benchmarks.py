@@ -92,6 +92,14 @@ def test_a_sweep_is_planned_and_has_the_policies_asked_for(capsys):
     assert spent > 0 and memory > 50 and jobs > 100
 
 
+def test_a_finished_sweep_is_made_up_and_found_finished(tmp_path):
+    place, study = planning.empty_place(tmp_path / "place"), ROOT / "studies/follow_instructions-small.yaml"
+    jobs, _ = planning.planned(study, place)
+    planning.make_up(study, place)
+    first, second = planning.found_finished(study, place)
+    assert jobs > 10 and second.cpu < first.cpu
+
+
 def test_the_flops_of_a_token_follow_the_formula():
     from transformers import LlamaConfig, LlamaForCausalLM
 

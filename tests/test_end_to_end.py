@@ -20,8 +20,8 @@ from workflow_scripts.console.run import journal_of, run_of
 def runs(tmp_path_factory, tiny_model) -> list[Path]:
     """Two folders in which the same study was run, side by side, one core each.
 
-    In the first Snakemake shows what it shows by itself, and no job can tell how far it is; in the second there is our
-    console, and every job tells.
+    In the first Snakemake shows what it shows by itself, and no job can tell how far it is; the second is run as `make
+    results` does: there is our console, and every job tells.
     """
     humaneval = tmp_path_factory.mktemp("humaneval") / "HumanEval.jsonl"
     humaneval.write_text("".join(json.dumps(problem) + "\n" for problem in PROBLEMS))
@@ -33,7 +33,7 @@ def runs(tmp_path_factory, tiny_model) -> list[Path]:
         command = [sys.executable, "-m", "snakemake", "--cores", "1"]
         told = {"PLUMBLINE_PROGRESS": str(folder / "nowhere/x.progress.jsonl")}
         if number == 2:
-            command, told = [*command, "--logger", "plumbline"], {"PYTHONPATH": str(folder)}
+            command, told = [sys.executable, "-m", "plumbline", "results", "--cores", "1"], {"PYTHONPATH": ""}
         jobs.append(
             subprocess.Popen(
                 command,
@@ -49,6 +49,22 @@ def runs(tmp_path_factory, tiny_model) -> list[Path]:
         output, _ = job.communicate()
         assert job.returncode == 0, output[-5000:]
     return folders
+
+
+def test_a_second_run_finds_all_as_the_first_left_it_and_plans_nothing(runs):
+    logs = list((runs[1] / ".snakemake/log").iterdir())
+    command = [sys.executable, "-m", "plumbline", "results", "--cores", "1"]
+    again = subprocess.run(
+        command,
+        cwd=runs[1],
+        env=os.environ | {"PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Nothing to be done" in again.stdout
+    assert list((runs[1] / ".snakemake/log").iterdir()) == logs
+    assert stale(runs[1]) == set()
 
 
 def test_every_policy_is_scored_on_every_benchmark(runs):
