@@ -84,6 +84,18 @@ def test_snakemakes_own_lines_and_the_events_of_the_run_are_kept(name, request):
     assert run.log == str(log.relative_to(folder))
 
 
+def test_where_the_runs_events_cannot_be_noted_the_console_says_all_the_same(tmp_path):
+    folder = toy(tmp_path, ["table", "dpo"], seconds=0.1)
+    journal_of(folder / "results/toy").mkdir(
+        parents=True
+    )  # as on a disk that is full: no file can be written there
+    done = in_lines(folder)
+    said = done.stdout.splitlines()
+    assert done.returncode == 1
+    assert any("failed: Aligning tiny.dpo (seed 1): killed by SIGKILL" in line for line in said)
+    assert any("jobs to do;" in line for line in said)
+
+
 def test_a_dry_run_and_a_verbose_one_are_snakemakes_own(tmp_path):
     folder = toy(tmp_path, ["table"], seconds=0.1)
     plain = [sys.executable, "-m", "snakemake", "--cores", "1", "-n"]

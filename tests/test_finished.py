@@ -12,7 +12,7 @@ import pytest
 from tests.workflow import edit
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.plan import finished as module
-from workflow_scripts.plan.finished import made_of_newer, note_finished, rests_on, still_so
+from workflow_scripts.plan.finished import folders_above, made_of_newer, note_finished, rests_on, still_so
 
 COMMAND = ["workflow_scripts.common.head", "--console", "snakemake", "--cores", "2"]
 SAID = "Nothing to be done (all requested files are present and up to date)."
@@ -74,6 +74,10 @@ def touch(path: str) -> None:
 
 CHANGES = {
     "an input written again": lambda: touch("data/bundled/biology_problems.jsonl"),
+    "a file more where all are read": lambda: Path("data/bundled/lm_eval/more.yaml").write_text(
+        "task: more\n"
+    ),
+    "a folder more there": lambda: Path("data/bundled/lm_eval/more").mkdir(),
     "an output written again": lambda: touch("results/tutor/results.csv"),
     "an output removed": lambda: Path("results/tutor/report.html").unlink(),
     "a folder of a job removed": lambda: shutil.rmtree(next(Path("data/sources").glob("*/files"))),
@@ -124,6 +128,11 @@ def test_an_acceptance_that_comes_later_is_seen(here):
 def test_a_comment_in_the_study_alters_nothing(here):
     CONFIG.write_text("# a comment\n" + CONFIG.read_text())
     assert still_so("tutor", rests_on(CONFIG, COMMAND))
+
+
+def test_folders_around_what_no_job_makes_are_looked_at():
+    assert folders_above("data/own/rows.jsonl") == {"data", "data/own"}
+    assert folders_above("rows.jsonl") == set() and folders_above("/home/me/rows.jsonl") == {"/home/me"}
 
 
 # --- what is noted --------------------------------------------------------------------------------------------------

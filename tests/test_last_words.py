@@ -1,6 +1,7 @@
 """The last lines of a run: where the tables are and the warnings that matter, or which log tells of the failure."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -170,6 +171,20 @@ def test_a_failure_names_the_job_its_reason_its_log_and_how_to_go_on(tmp_path):
         "4 jobs failed; what needs nothing of them was made, and is kept. To go on: make results",
     ]
     assert failed_words([], "make results") == []
+
+
+def test_a_job_that_could_not_say_so_ended_for_want_of_room(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results/toy").mkdir(parents=True)
+    log = Path("results/toy/logs/train_sft/a.log")
+    job = Failed("train_sft", "Fine-tuning a", [str(log)], 1)
+    assert "without a word" in job.why().reason
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=4096))
+    assert job.why().reason == "no space left in results/toy" and "du -sh" in job.why().advice
+    log.parent.mkdir(parents=True)
+    log.write_text("loss 1.0\n")
+    assert job.why().reason == "no space left in results/toy/logs/train_sft"
 
 
 def test_jobs_that_failed_alike_are_told_together(tmp_path):

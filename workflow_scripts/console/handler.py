@@ -302,10 +302,12 @@ class LogHandler(LogHandlerBase):
         """Begin the file of the run's events, beside the logs of the study that the Snakefile has named by now."""
         if results := os.environ.get("RESULTS"):
             self.journal = journal_of(results)
-            self.journal.parent.mkdir(parents=True, exist_ok=True)
-            self.journal.write_text("", encoding="utf-8")
+            with contextlib.suppress(OSError):
+                self.journal.parent.mkdir(parents=True, exist_ok=True)
+                self.journal.write_text("", encoding="utf-8")
 
     def _note(self, event: dict[str, Any]) -> None:
+        """Note an event for those who look on from elsewhere; on a full disk this console goes on without."""
         if self.journal:
-            with open(self.journal, "a", encoding="utf-8") as stream:
+            with contextlib.suppress(OSError), open(self.journal, "a", encoding="utf-8") as stream:
                 stream.write(json.dumps(event) + "\n")

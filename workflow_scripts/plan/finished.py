@@ -5,8 +5,9 @@
 To find that nothing is due Snakemake builds the graph of all jobs, which takes the longer the more there are. So a run
 that has made its table notes what its plan rested on, and how it left the plan's files: the checked study, the
 workflow's own code and lists of pins, the command, Snakemake's and our settings in the environment; and of every file
-that the plan reads or makes when it was written, and its length. If none of it is another, the plan would be the same
-and nothing due; else, and wherever flags of Snakemake's are given, Snakemake is started and finds out itself.
+that the plan reads or makes when it was written, and its length; and when the folders around what no job makes had a
+file more or less, for some are read whole. If none of it is another, the plan would be the same and nothing due; else,
+and wherever flags of Snakemake's are given, Snakemake is started and finds out itself.
 
 An input that became newer than what is made of it while a run went on is due, so such a run leaves no note. Not seen,
 as Snakemake does not see them: a file in a folder that is a job's output, and packages that were changed by hand.
@@ -65,6 +66,20 @@ def left(path: str) -> Left | None:
     return Left(own.st_mtime_ns, there.st_mtime_ns, there.st_size)
 
 
+def folders_above(path: str) -> set[str]:
+    """Return the folders in which another file might have been found beside one that no job makes.
+
+    Of a path into the working folder they are all on the way to it, else the last one.
+    """
+    parents = Path(path).parents
+    return {str(parents[0])} if Path(path).is_absolute() else set(map(str, parents)) - {"."}
+
+
+def listed(folder: str) -> int:
+    """Return when a file was last added to a folder or removed from it, in ns; 0 where there is none."""
+    return os.stat(folder).st_mtime_ns if os.path.isdir(folder) else 0
+
+
 def texts(*places: Path) -> Iterable[tuple[str, bytes]]:
     """Yield (path, content) of the files at or below some places, in the order of their paths."""
     for place in places:
@@ -107,12 +122,14 @@ def note_finished(workflow: Any, study: str, rested_on: str) -> None:
     graph = workflow.dag
     if graph is None or workflow.touch or not all(map(graph.finished, graph.needrun_jobs())):
         return
-    names = {str(path) for job in graph.jobs for path in (*job.input, *job.output)}
+    made = {str(path) for job in graph.jobs for path in job.output}
+    given = {str(path) for job in graph.jobs for path in job.input} - made
+    names = made | given
     files = {name: left(name) for name in sorted(names | set(accepted_files(f"results/{study}")))}
     if not made_of_newer(graph, files):
-        write_json(
-            note_of(study), {"rests_on": rested_on, "files": {name: told(at) for name, at in files.items()}}
-        )
+        known = {name: told(at) for name, at in files.items()}
+        folders = {name: listed(name) for name in sorted(set().union(*map(folders_above, given)))}
+        write_json(note_of(study), {"rests_on": rested_on, "files": known, "folders": folders})
 
 
 def note_at_end(workflow: Any, study: str) -> None:
@@ -141,7 +158,9 @@ def still_so(study: str, rested_on: str) -> bool:
         or not accepted <= set(known["files"])
     ):
         return False
-    return all(told(left(name)) == before for name, before in known["files"].items())
+    return all(told(left(name)) == before for name, before in known["files"].items()) and all(
+        listed(name) == before for name, before in known["folders"].items()
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -8,7 +8,9 @@ replies without their end), gold answers that do not score 1 or that tokens alte
 notes of results.
 """
 
+import contextlib
 import itertools
+import os
 import re
 import shutil
 import textwrap
@@ -20,11 +22,13 @@ from typing import NamedTuple
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json
 from workflow_scripts.common.place import command
+from workflow_scripts.common.surroundings import nearest
 from workflow_scripts.report.reasons import Why, last_said, one_line, why_failed
 from workflow_scripts.report.spreadsheets import read_csv
 
 LINES = 8  # warnings in all; of more it is said how many there are
 NAMED = 3  # policies, metrics or reasons that a line names
+NO_ROOM = 2**16  # bytes: what has fewer free is full
 ROOM = 120  # characters of a line where there is no terminal
 COLUMNS = 5  # of the headline table, the policy's with them
 TAIL, WIDE = 8, 150  # lines that are shown of a failed job's log, and their characters
@@ -365,7 +369,18 @@ class Failed(NamedTuple):
 
     def why(self) -> Why:
         """Return why it failed, and what to do."""
-        return why_failed(self.rule, f"{self.log()[1]}\n{self.said}", self.status)
+        full = without_room(self.logs)
+        known = f"error: no space left in {full} (its log may end anywhere)" if full else ""
+        return why_failed(self.rule, f"{self.log()[1]}\n{self.said}\n{known}", self.status)
+
+
+def without_room(files: Iterable[str]) -> str | None:
+    """Return the first folder of some files whose disk has no room left: there nobody could say so; None for none."""
+    for folder in (nearest(Path(file).parent.absolute()) for file in files):
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(folder).free < NO_ROOM:
+                return os.path.relpath(folder)
+    return None
 
 
 def command_again(files: Sequence[str], arguments: Sequence[str]) -> str:
