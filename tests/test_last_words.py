@@ -125,7 +125,10 @@ def test_a_run_says_what_it_took_and_what_may_be_done_now(study):
     columns = ["stage", "name", "tokens", "prompt_tokens", "completion_tokens", "judge_calls", "usd"]
     totals = ["total", "total", "1500000", "4000", "1000", "12", "0.25"]
     write_csv(results / "costs.csv", columns, [["train_sft", "total", "9", "", "", "", ""], totals])
-    rows = [["tiny", "1"], ["tiny.sft", "1"], ["tiny.diverged", ""], ["gold", "1"]]
+    rows = [["tiny", "1"], ["tiny.sft", "1"], ["tiny.diverged", ""], ["tiny.sft@by_vllm", "1"]]
+    rows += [["tiny.sft.gone", "1"], ["gold", "1"]]  # its weights were not kept
+    for name in ("tiny.sft", "tiny.diverged"):
+        (results / f"policies/{name}/seed-2/model").mkdir(parents=True)
     write_csv(results / "results.csv", ["policy", "value"], rows)
     assert last_words(results, cleaned, seconds=7200, files=["studies/my own.yaml"])[-4:] == [
         f"it took 2.0 hours; the study so far: 1.5 million tokens, $0.25 for 12 calls (by job: {results}/costs.csv)",

@@ -314,7 +314,9 @@ def duration(seconds: float) -> str:
 def next_steps(results: Path, files: Sequence[str]) -> list[str]:
     """Return what may be done with what a run has made; `files` are the study's own."""
     rows = table_of(results / "results.csv")
-    trained = [row["policy"] for row in rows if "." in row["policy"] and row["value"]]
+    scored = [row["policy"] for row in rows if "." in row["policy"] and row["value"]]
+    # Neither what answers again or elsewhere, nor what kept no weights.
+    trained = [name for name in scored if any((results / "policies" / name).glob("seed-*/model"))]
     if not (results / "report.html").is_file() or not trained:
         return []
     studies, policy = [name for name in files if name != "config.yaml"], trained[-1]
