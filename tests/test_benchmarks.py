@@ -2,6 +2,8 @@
 
 import ast
 import re
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from benchmarks import (
     rows,
     sharded_loading,
     start,
+    submission,
     sweep,
     trainers,
 )
@@ -98,6 +101,18 @@ def test_a_finished_sweep_is_made_up_and_found_finished(tmp_path):
     planning.make_up(study, place)
     first, second = planning.found_finished(study, place)
     assert jobs > 10 and second.cpu < first.cpu
+
+
+def test_light_jobs_are_handed_over_to_slurm(cluster, capsys, monkeypatch):
+    for name in ("PATH", "LD_LIBRARY_PATH"):
+        if name in cluster.env:
+            monkeypatch.setenv(name, cluster.env[name])
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{cluster.env['PATH']}")
+    call(submission.main, "--jobs", 12)
+    ((jobs, head, alone),) = numbers(
+        "{} jobs: {} a second by the head, {} by sbatch alone", capsys.readouterr().out
+    )
+    assert jobs == 12 and head >= 0 and alone > 0
 
 
 def test_the_flops_of_a_token_follow_the_formula():
