@@ -82,11 +82,21 @@ def test_a_sharded_run_trains_the_weights_of_one_process(parallel, dpo, one, sha
     hold_to_one(sharded[parallel], one, tiny_model)
 
 
-def test_a_fine_tuning_that_reads_ahead_trains_every_weight_of_one_process(tiny_model, tmp_path):
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"keep": "best", "evaluate_every": 1},
+        {"kl": {"weight": 0.5, "form": "full"}},
+        {"gradient_checkpointing": True},
+    ],
+    ids=lambda more: next(iter(more), "plain"),
+)
+def test_a_fine_tuning_that_reads_ahead_trains_every_weight_of_one_process(more, tiny_model, tmp_path):
     # Before it trains it asks the policy whether rows can be packed: what that pass leaves whole are not the weights.
     tokens = write_tokens(tiny_model, conversations(8), conversations(4), tmp_path / "tokens")
     settings = settings_of(
-        epochs=2, max_steps=STEPS, per_device_batch=2, checkpoint_every=2, learning_rate=1e-2
+        epochs=2, max_steps=STEPS, per_device_batch=2, checkpoint_every=2, learning_rate=1e-2, **more
     )
     found = {}
     for name, parallel in (("one", None), ("two", "fsdp")):
