@@ -22,7 +22,7 @@ from workflow_scripts.console.endings import (
     say_last,
 )
 from workflow_scripts.console.so_far import causes, note_due, said_so_far, take_away
-from workflow_scripts.plan.finished import note_at_end
+from workflow_scripts.plan.finished import look_on, note_at_end
 from workflow_scripts.plan.head import plan_quickly
 from workflow_scripts.plan.orphans import files_to_make, note_head
 from workflow_scripts.plan.staleness import look_past_ancient
@@ -60,6 +60,7 @@ os.environ |= {
 
 if workflow.is_main_process:
     ENDINGS = listen()
+    READ = look_on()
 
 if not workflow.configfiles:
 
@@ -137,7 +138,7 @@ include: "rules/report.smk"
 
 
 if workflow.is_main_process:
-    note_at_end(workflow, NAME)
+    note_at_end(workflow, NAME, READ)
 
 
 # localrule: light enough to run beside the head; on a cluster starting such a job takes longer than it. (Fetching wants

@@ -8,11 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
-from tests.workflow import edit
+from tests.workflow import edit, finish
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.plan import finished as module
-from workflow_scripts.plan.finished import folders_above, made_of_newer, note_finished, rests_on, still_so
+from workflow_scripts.plan.finished import Read, made_of_newer, note_finished, rests_on, still_so, told
+from workflow_scripts.plan.finished import left as left_of
 
 COMMAND = ["workflow_scripts.common.head", "--console", "snakemake", "--cores", "2"]
 SAID = "Nothing to be done (all requested files are present and up to date)."
@@ -125,14 +127,45 @@ def test_an_acceptance_that_comes_later_is_seen(here):
     assert not still_so("tutor", rests_on(CONFIG, COMMAND))
 
 
-def test_a_comment_in_the_study_alters_nothing(here):
-    CONFIG.write_text("# a comment\n" + CONFIG.read_text())
-    assert still_so("tutor", rests_on(CONFIG, COMMAND))
+def test_files_and_folders_that_are_read_for_a_plan_are_seen_as_they_were_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("own", "results"):
+        Path(name).mkdir()
+        Path(name, "function.py").write_text("1")
+    read = Read("digest")
+    for path in ("own/function.py", b"own/function.py", Path("results/function.py"), "gone.py"):
+        read("open", (path, "r", os.O_RDONLY))
+    read("open", ("own/written.py", "w", os.O_WRONLY))
+    read("os.scandir", ("own",))
+    read("os.listdir", (None,))
+    read("open", (3, "r", os.O_RDONLY))
+    read("import", ("own/other.py",))
+    read("open", ("/elsewhere/function.py", "r", os.O_RDONLY))
+    assert read.files == {
+        "own/function.py": told(left_of("own/function.py")),
+        "gone.py": None,
+        "/elsewhere/function.py": None,
+    }
+    assert read.folders == {"own": os.stat("own").st_mtime_ns}
 
 
-def test_folders_around_what_no_job_makes_are_looked_at():
-    assert folders_above("data/own/rows.jsonl") == {"data", "data/own"}
-    assert folders_above("rows.jsonl") == set() and folders_above("/home/me/rows.jsonl") == {"/home/me"}
+def test_a_users_function_that_is_edited_is_seen(tmp_path, finished, monkeypatch):
+    """It is no job's input: its digest is a job's parameter."""
+    folder = tmp_path / "study"
+    shutil.copytree(finished, folder, symlinks=True)
+    own = folder / "mine.py"
+    own.write_text("def short(reply):\n    return -len(reply)\n")
+    study = yaml.safe_load((folder / CONFIG).read_text())
+    study["annotations"]["tutor"]["rewards"]["short"] = {"function": f"{own}:short"}
+    (folder / CONFIG).write_text(yaml.safe_dump(study, sort_keys=False))
+    finish(folder)
+    assert SAID in run(folder)
+    monkeypatch.chdir(folder)
+    known = read_json("work/tutor/finished.json")
+    assert known["files"]["mine.py"] == told(left_of("mine.py"))
+    assert still_so("tutor", known["rests_on"])
+    touch(str(own))
+    assert not still_so("tutor", known["rests_on"])
 
 
 # --- what is noted --------------------------------------------------------------------------------------------------
@@ -168,7 +201,10 @@ def place(tmp_path, monkeypatch):
 def noted(place: Path, **more) -> bool:
     place.unlink(missing_ok=True)
     note_finished(
-        workflow_of(**{"inputs": [Plain("old")], "outputs": [Plain("new")]} | more), "toy", "digest"
+        workflow_of(**{"inputs": [Plain("old")], "outputs": [Plain("new")]} | more),
+        "toy",
+        "digest",
+        Read("digest"),
     )
     return place.is_file()
 
@@ -178,7 +214,7 @@ def test_all_that_was_due_is_made_or_there_is_no_note(place):
     assert still_so("toy", "digest") and not still_so("toy", "another")
     assert not noted(place, due=True, ended=False)
     assert not noted(place, touched=True)
-    note_finished(SimpleNamespace(dag=None, touch=False), "toy", "digest")
+    note_finished(SimpleNamespace(dag=None, touch=False), "toy", "digest", Read("digest"))
     assert not place.is_file()
 
 

@@ -5,9 +5,9 @@
 To find that nothing is due Snakemake builds the graph of all jobs, which takes the longer the more there are. So a run
 that has made its table notes what its plan rested on, and how it left the plan's files: the checked study, the
 workflow's own code and lists of pins, the command, Snakemake's and our settings in the environment; and of every file
-that the plan reads or makes when it was written, and its length; and when the folders around what no job makes had a
-file more or less, for some are read whole. If none of it is another, the plan would be the same and nothing due; else,
-and wherever flags of Snakemake's are given, Snakemake is started and finds out itself.
+that the plan reads or makes when it was written, and its length. So it does with whatever else was read to make the
+plan, a user's own function say, and with the folders that were listed for it. If none of it is another, the plan would
+be the same and nothing due; else, and wherever flags of Snakemake's are given, Snakemake is started and finds out.
 
 An input that became newer than what is made of it while a run went on is due, so such a run leaves no note. Not seen,
 as Snakemake does not see them: a file in a folder that is a job's output, and packages that were changed by hand.
@@ -15,12 +15,14 @@ as Snakemake does not see them: a file in a folder that is a job's output, and p
 
 import argparse
 import atexit
+import contextlib
 import hashlib
 import itertools
 import json
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -66,15 +68,6 @@ def left(path: str) -> Left | None:
     return Left(own.st_mtime_ns, there.st_mtime_ns, there.st_size)
 
 
-def folders_above(path: str) -> set[str]:
-    """Return the folders in which another file might have been found beside one that no job makes.
-
-    Of a path into the working folder they are all on the way to it, else the last one.
-    """
-    parents = Path(path).parents
-    return {str(parents[0])} if Path(path).is_absolute() else set(map(str, parents)) - {"."}
-
-
 def listed(folder: str) -> int:
     """Return when a file was last added to a folder or removed from it, in ns; 0 where there is none."""
     return os.stat(folder).st_mtime_ns if os.path.isdir(folder) else 0
@@ -117,26 +110,80 @@ def made_of_newer(graph: Any, files: dict[str, Left | None]) -> bool:
     return False
 
 
-def note_finished(workflow: Any, study: str, rested_on: str) -> None:
-    """Note how a run leaves the files of its plan, if all that was due is made."""
+def note_finished(workflow: Any, study: str, rested_on: str, read: "Read") -> None:
+    """Note how a run leaves the files of its plan, if all that was due is made, and what else was read for it."""
     graph = workflow.dag
     if graph is None or workflow.touch or not all(map(graph.finished, graph.needrun_jobs())):
         return
-    made = {str(path) for job in graph.jobs for path in job.output}
-    given = {str(path) for job in graph.jobs for path in job.input} - made
-    names = made | given
+    names = {str(path) for job in graph.jobs for path in (*job.input, *job.output)}
     files = {name: left(name) for name in sorted(names | set(accepted_files(f"results/{study}")))}
     if not made_of_newer(graph, files):
-        known = {name: told(at) for name, at in files.items()}
-        folders = {name: listed(name) for name in sorted(set().union(*map(folders_above, given)))}
-        write_json(note_of(study), {"rests_on": rested_on, "files": known, "folders": folders})
+        known = read.files | {name: told(at) for name, at in files.items()}
+        write_json(note_of(study), {"rests_on": rested_on, "files": known, "folders": read.folders})
 
 
-def note_at_end(workflow: Any, study: str) -> None:
-    """Have this process, a head, note in the end how it leaves its files, where it was told what its plan rests on."""
+def note_at_end(workflow: Any, study: str, read: "Read | None") -> None:
+    """Have this process, a head, note in the end how it leaves its files, where it looks at what it reads."""
+    if read:
+        atexit.register(note_finished, workflow, study, read.rested_on, read)
+
+
+def below(folder: str) -> str:
+    """Return what a path into a folder begins with."""
+    return os.path.join(folder, "")
+
+
+class Read:
+    """What this process reads from now on, by Python's audit events, and how it was found: {path: told} and {folder:
+    listed}.
+
+    Left out is what runs write or make anew (results, work, what data/ has of sources), what the digest has already
+    (our code), and what belongs to Python and the system. Not seen: whether a file is there that is not opened.
+    """
+
+    def __init__(self, rested_on: str) -> None:
+        self.rested_on = rested_on
+        self.files: dict[str, str | None] = {}
+        self.folders: dict[str, int] = {}
+        made = (
+            ".snakemake",
+            "results",
+            "work",
+            *(f"data/{name}" for name in ("clean", "sources", "models", "tasks")),
+        )
+        ours = [*map(os.path.abspath, made), *(str(ROOT / part) for part in OURS)]
+        system = [sys.prefix, sys.base_prefix, "/proc", "/sys", "/dev", "/etc", tempfile.gettempdir()]
+        system += [os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")]
+        self.here = below(os.getcwd())
+        self.left_out = {True: tuple(map(below, ours)), False: tuple(map(below, [*ours, *system]))}
+
+    def __call__(self, event: str, words: tuple) -> None:
+        """Take in an audit event; it has to be quick, and may raise nothing."""
+        if event not in ("open", "os.listdir", "os.scandir") or not isinstance(
+            words[0], str | bytes | os.PathLike
+        ):
+            return
+        with contextlib.suppress(OSError, ValueError):
+            path = os.path.abspath(os.fsdecode(words[0]))
+            inside = path.startswith(self.here)
+            if below(path).startswith(self.left_out[inside]):
+                return
+            name = path.removeprefix(self.here)
+            if event != "open":
+                if name != "data":  # in which runs make folders
+                    self.folders.setdefault(name, listed(path))
+            elif name not in self.files and words[2] & os.O_ACCMODE == os.O_RDONLY:
+                self.files[name] = told(left(path))
+
+
+def look_on() -> Read | None:
+    """Look at all that this process reads from now on, where it was told what its plan rests on; else None."""
     rested_on = os.environ.pop(RESTS_ON, None)
-    if rested_on:
-        atexit.register(note_finished, workflow, study, rested_on)
+    if rested_on is None:
+        return None
+    read = Read(rested_on)
+    sys.addaudithook(read)
+    return read
 
 
 def told(at: Left | None) -> str | None:
