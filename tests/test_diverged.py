@@ -70,11 +70,11 @@ def test_a_fine_tune_at_an_absurd_rate_is_refused_with_its_step_and_rate(tiny_mo
 def test_a_preference_run_that_explodes_is_refused_and_its_curve_is_true_until_then(
     tiny_model, stored, tmp_path, precision
 ):
-    settings = preference_settings(learning_rate=50, epochs=8, precision=precision)
+    settings = preference_settings(learning_rate=1000, epochs=8, precision=precision)
     with pytest.raises(Diverged) as found:
         run_align("dpo", tiny_model, stored, settings, tmp_path / "hot")
     assert 1 < found.value.note["step"] <= 24
-    assert 0 < found.value.note["learning_rate"] <= 50
+    assert 0 < found.value.note["learning_rate"] <= 1000
     assert found.value.curve
     assert all(math.isfinite(row["train_loss"]) for row in found.value.curve)
     assert_nothing_was_saved(tmp_path / "hot")

@@ -106,7 +106,7 @@ def test_a_run_is_told_of_mistakes_before_snakemake_reads_the_file(tmp_path, cap
     deep.write_text("study: " + "[" * 3000)
     first, *others = cli.results(cli.Asked(ROOT, "--odd.yaml", True))
     assert first[:2] == ["workflow_scripts.study.check", "--quiet"] and first[-2:] == ["--", "--odd.yaml"]
-    assert [command[0].rpartition(".")[2] for command in others] == ["orphans", "head"]
+    assert [command[0].rpartition(".")[2] for command in others] == ["orphans", "finished"]
     with pytest.raises(SystemExit) as ended:
         check.main(["--quiet", str(ROOT / "tests/tutoring.yaml"), str(deep)])
     said = capsys.readouterr()

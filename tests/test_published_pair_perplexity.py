@@ -102,7 +102,13 @@ def published(rows, model, tokenizer):
     }
 
 
-KEYS = {"fidelity": "code", "raw_rows": True, "template": "tutor_perplexity", "max_tokens": 2000}
+KEYS = {
+    "fidelity": "code",
+    "raw_rows": True,
+    "template": "tutor_perplexity",
+    "max_tokens": 2000,
+    "precision": "float32",
+}
 
 
 def ours(folder, model_folder, **keys):
