@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -141,12 +142,19 @@ def test_files_and_folders_that_are_read_for_a_plan_are_seen_as_they_were_found(
     read("open", (3, "r", os.O_RDONLY))
     read("import", ("own/other.py",))
     read("open", ("/elsewhere/function.py", "r", os.O_RDONLY))
+    monkeypatch.setattr(read, "passing", (f"{tmp_path}-caches/",))
+    Path(f"{tmp_path}-caches").mkdir()
+    Path(f"{tmp_path}-caches/function.py").write_text("1")
+    read("open", (f"{tmp_path}-caches/function.py", "r", os.O_RDONLY))  # made since: its own
     assert read.files == {
         "own/function.py": told(left_of("own/function.py")),
         "gone.py": None,
         "/elsewhere/function.py": None,
     }
     assert read.folders == {"own": os.stat("own").st_mtime_ns}
+    read.began = time.time_ns() + 10**9
+    read("open", (f"{tmp_path}-caches/function.py", "r", os.O_RDONLY))  # there before: a user's
+    assert f"{tmp_path}-caches/function.py" in read.files
 
 
 def test_a_users_function_that_is_edited_is_seen(tmp_path, finished, monkeypatch):
@@ -203,7 +211,6 @@ def noted(place: Path, **more) -> bool:
     note_finished(
         workflow_of(**{"inputs": [Plain("old")], "outputs": [Plain("new")]} | more),
         "toy",
-        "digest",
         Read("digest"),
     )
     return place.is_file()
@@ -214,7 +221,7 @@ def test_all_that_was_due_is_made_or_there_is_no_note(place):
     assert still_so("toy", "digest") and not still_so("toy", "another")
     assert not noted(place, due=True, ended=False)
     assert not noted(place, touched=True)
-    note_finished(SimpleNamespace(dag=None, touch=False), "toy", "digest", Read("digest"))
+    note_finished(SimpleNamespace(dag=None, touch=False), "toy", Read("digest"))
     assert not place.is_file()
 
 

@@ -28,8 +28,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+
 from workflow_scripts.common.code import ROOT
-from workflow_scripts.common.errors import run
+from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.plan.acceptance import accepted_files
 from workflow_scripts.plan.layout import Layout
@@ -110,7 +112,7 @@ def made_of_newer(graph: Any, files: dict[str, Left | None]) -> bool:
     return False
 
 
-def note_finished(workflow: Any, study: str, rested_on: str, read: "Read") -> None:
+def note_finished(workflow: Any, study: str, read: "Read") -> None:
     """Note how a run leaves the files of its plan, if all that was due is made, and what else was read for it."""
     graph = workflow.dag
     if graph is None or workflow.touch or not all(map(graph.finished, graph.needrun_jobs())):
@@ -119,13 +121,20 @@ def note_finished(workflow: Any, study: str, rested_on: str, read: "Read") -> No
     files = {name: left(name) for name in sorted(names | set(accepted_files(f"results/{study}")))}
     if not made_of_newer(graph, files):
         known = read.files | {name: told(at) for name, at in files.items()}
-        write_json(note_of(study), {"rests_on": rested_on, "files": known, "folders": read.folders})
+        write_json(note_of(study), {"rests_on": read.rested_on, "files": known, "folders": read.folders})
 
 
 def note_at_end(workflow: Any, study: str, read: "Read | None") -> None:
     """Have this process, a head, note in the end how it leaves its files, where it looks at what it reads."""
+
+    def note() -> None:
+        with contextlib.suppress(
+            OSError, PlumblineError
+        ):  # without a note the next run has Snakemake plan, no more
+            note_finished(workflow, study, read)
+
     if read:
-        atexit.register(note_finished, workflow, study, read.rested_on, read)
+        atexit.register(note)
 
 
 def below(folder: str) -> str:
@@ -138,7 +147,8 @@ class Read:
     listed}.
 
     Left out is what runs write or make anew (results, work, what data/ has of sources), what the digest has already
-    (our code), and what belongs to Python and the system. Not seen: whether a file is there that is not opened.
+    (our code), what belongs to Python and the system, and among temporary files and caches what this process has made
+    itself. Not seen: whether a file is there that is not opened.
     """
 
     def __init__(self, rested_on: str) -> None:
@@ -152,8 +162,10 @@ class Read:
             *(f"data/{name}" for name in ("clean", "sources", "models", "tasks")),
         )
         ours = [*map(os.path.abspath, made), *(str(ROOT / part) for part in OURS)]
-        system = [sys.prefix, sys.base_prefix, "/proc", "/sys", "/dev", "/etc", tempfile.gettempdir()]
-        system += [os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")]
+        system = [sys.prefix, sys.base_prefix, "/proc", "/sys", "/dev", "/etc"]
+        caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        self.passing = tuple(map(below, [tempfile.gettempdir(), caches]))
+        self.began = int(psutil.Process().create_time() * 1e9)
         self.here = below(os.getcwd())
         self.left_out = {True: tuple(map(below, ours)), False: tuple(map(below, [*ours, *system]))}
 
@@ -167,6 +179,8 @@ class Read:
             path = os.path.abspath(os.fsdecode(words[0]))
             inside = path.startswith(self.here)
             if below(path).startswith(self.left_out[inside]):
+                return
+            if not inside and path.startswith(self.passing) and os.stat(path).st_ctime_ns >= self.began:
                 return
             name = path.removeprefix(self.here)
             if event != "open":
