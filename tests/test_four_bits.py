@@ -51,10 +51,13 @@ def test_what_is_saved_is_what_was_trained(tiny_model, tokens, tmp_path, double,
     flags = flags_of(tiny_model, tokens, tmp_path / "run", **own)
     train(command_of(MODULE, flags, None), BESIDE)
     curve = read_json(tmp_path / "run/curve.json")
+    # a gradient's norm in 32 bits: it has the type of the adapters, which TRL rounds to bfloat16
+    norm = torch.tensor(curve[0]["grad_norm"])
+    assert float(norm.bfloat16()) != pytest.approx(float(norm), rel=1e-6)
     before = validated(tiny_model, tokens, tmp_path / "before")
     told = curve[-1]["validation_loss"]
     assert told < before - 0.1
-    assert validated(tmp_path / "run/model", tokens, tmp_path / "saved") == pytest.approx(told, abs=1e-4)
+    assert validated(tmp_path / "run/model", tokens, tmp_path / "saved") == pytest.approx(told, abs=1e-5)
 
 
 def test_the_saved_policy_is_a_plain_one_whose_layers_without_adapters_were_rounded(

@@ -1,7 +1,10 @@
 """What is trained: a policy whole, or low-rank adapters in its layers, its frozen weights in four bits if asked."""
 
+import math
 import os
 import sys
+import warnings
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from workflow_scripts.common.models import adapter_base, load_policy, precision_
 from workflow_scripts.common.training.settings import Lora, PolicyTraining
 from workflow_scripts.common.training.sharding import kind_to_share, load_shared, uses_fsdp
 from workflow_scripts.common.training.zero import load_cut, uses_zero3
+
+OURS_ON_CPUS = torch.library.Library("bitsandbytes", "IMPL", "CPU")
 
 
 def set_dropout(model: Any, share: float) -> list[str]:
@@ -120,6 +125,8 @@ def load_on_each(folder: Path | str, settings: PolicyTraining, computing: torch.
     model = load_policy(folder, trust_remote_code=settings["trust_remote_code"], computing=computing, **more)
     if not settings["quantise"]:
         return model
+    if not torch.cuda.is_available():
+        read_exactly(model)
     return prepare_model_for_kbit_training(
         model, use_gradient_checkpointing=settings["gradient_checkpointing"]
     )
@@ -135,6 +142,35 @@ def four_bits(settings: PolicyTraining) -> Any:
         bnb_4bit_use_double_quant=settings["quantise_double"],
         bnb_4bit_compute_dtype=precision_of(settings["precision"]),
     )
+
+
+def read_exactly(model: Any) -> None:
+    """Have a CPU read a policy's weights of four bits as they stand, whatever instructions it has.
+
+    Where there is AVX-512, bitsandbytes (0.50.2) reads rows that are no whole number of blocks wrongly; and where it
+    computes bfloat16, the first evaluation rounds the blocks' scales to 16 bits, for the rest of the training too.
+    """
+    from bitsandbytes.functional import get_4bit_type
+
+    def dequantize(
+        packed: torch.Tensor,
+        absmax: torch.Tensor,
+        blocksize: int,
+        quant_type: str,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        halves = packed.reshape(-1).view(torch.uint8)
+        levels = torch.stack((halves >> 4, halves & 15), dim=1).reshape(-1)[: math.prod(shape)]
+        scales = absmax.float().repeat_interleave(blocksize)[: len(levels)]
+        return (get_4bit_type(quant_type, device="cpu")[levels.long()] * scales).to(dtype).reshape(shape)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*overrid")
+        OURS_ON_CPUS.impl("dequantize_4bit", dequantize)
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def with_adapters(model: Any, lora: Lora) -> Any:

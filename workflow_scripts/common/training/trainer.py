@@ -89,6 +89,11 @@ class Shared(Portable):
 
     def __init__(self, *arguments: Any, watch: Watch | None = None, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        if getattr(
+            self.model, "is_quantized", False
+        ):  # TRL has rounded adapters to bfloat16, which loses small steps
+            for trained in filter(lambda weight: weight.requires_grad, self.model.parameters()):
+                trained.data = trained.data.float()
         self.watch = watch
         self.started = time.monotonic()
         self.learned = [0, 0]  # rows and tokens, of this process since they were last added to
