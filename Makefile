@@ -133,7 +133,7 @@ test-slurm: .venv/ready slurm  ## run the default study, cut small, on a SLURM o
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_slurm.py tests/test_slurm_study.py
 
 test-vllm: .venv-vllm/ready ## run vLLM's tests, with its CPU build unless .venv-vllm is there already
-	.venv-vllm/bin/python -m pytest tests/test_vllm.py
+	.venv-vllm/bin/python -m pytest tests/test_vllm.py tests/test_vllm_harness.py
 
 gpu: deepspeed             ## what CUDA machines want beside: vLLM, DeepSpeed, four-bit weights
 	envs/install-vllm.sh cuda

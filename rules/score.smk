@@ -107,22 +107,24 @@ rule score_lm_eval:
         policy=READABLE,
         benchmark=one_of(scoring.scored_from(PLAN, "model")),
     conda:
-        "../envs/train.yaml"
+        "../envs/vllm.yaml" if VLLM else "../envs/train.yaml"
     threads: 1
     resources:
         **ANSWERING | {"gpu": by(resources.harness_gpus)},
     params:
-        code=by(scoring.scorer_code),
-        pins=pins(*TORCH, "lm-eval"),
+        code=by(scoring.harness_code),
+        pins=by(scoring.harness_pins),
         settings=by(scoring.harness_settings),
+        backend=by(scoring.harness_backend),
         subject=by(scoring.harness_subject),
         programs=by(scoring.counted_flags),
     message:
         "lm-eval {wildcards.benchmark} of {wildcards.policy} (seed {wildcards.seed})"
     shell:
-        f"{UNLESS_DIVERGED}{LAUNCH} --parallel ddp --cost {cost('score_lm_eval', 'policy', 'seed', 'benchmark')} --"
+        f'{UNLESS_DIVERGED}PATH="$ENGINE_PATH$PATH" {LAUNCH}{"" if VLLM else " --parallel ddp"}'
+        f" --cost {cost('score_lm_eval', 'policy', 'seed', 'benchmark')} --"
         " workflow_scripts.score.harness.run {params.subject:q} {params.programs:q}"
-        " --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"
+        " --settings {params.settings:q} --backend {params.backend:q} --output {output:q} > {log:q} 2>&1"
 
 
 # A policy from elsewhere comes as answers alone: what reads likelihoods or weights has no cell for it, and says so.

@@ -18,7 +18,7 @@ CONSTANTS = {
 
 
 # Flags whose JSON comes from the plan. How judges are reached, `--access`, comes from the environment.
-JSON_FLAGS = ("settings", "judge", "sampling", "rewards", "before", "watch")
+JSON_FLAGS = ("settings", "judge", "sampling", "rewards", "before", "watch", "backend")
 
 
 class Rule(NamedTuple):

@@ -156,8 +156,13 @@ def test_a_rule_whose_environment_lacks_what_its_modules_import_is_found_with_th
 def test_what_is_loaded_by_name_alone_counts_for_the_environment_it_is_loaded_in(copy):
     edit(copy / "envs" / "vllm.yaml", r"^      - vllm==\S+\n", "")
     problems = environments.misplaced_rules(copy / "rules", copy / "envs")
-    for rule, problem in zip(("answer_prompts", "answer_otherwise"), problems, strict=True):
-        lacks = "imports what envs/vllm.yaml lacks: vllm (workflow_scripts.generate.vllm_engine)"
+    named = {
+        "answer_prompts": "generate.vllm_engine",
+        "answer_otherwise": "generate.vllm_engine",
+        "score_lm_eval": "common.vllm_policy",
+    }
+    for (rule, module), problem in zip(named.items(), problems, strict=True):
+        lacks = f"imports what envs/vllm.yaml lacks: vllm (workflow_scripts.{module})"
         assert f"rule {rule} {lacks}" in problem
 
 

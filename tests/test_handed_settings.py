@@ -286,6 +286,7 @@ HANDED = [
         each("benchmark", lambda plan: scoring.scored_from(plan, "likelihoods", "rewards")),
     ),
     Handed("score_lm_eval", "score.harness.run", scoring.harness_settings, scored_from("model")),
+    Handed("score_lm_eval", "score.harness.run", scoring.harness_backend, scored_from("model"), "backend"),
     Handed("list_items", "score.harness.run", scoring.harness_settings, scored_from("model")),
     Handed("judge_answers", JUDGING, judging.asking_settings, each("benchmark", judging.judgeable)),
     Handed("judge_answers", JUDGING, judging.judge_settings, each("benchmark", judging.judgeable), "judge"),

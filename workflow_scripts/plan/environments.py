@@ -64,9 +64,9 @@ ENVIRONMENTS = {
         lists=("deepspeed.txt", "cuda.txt"),
     ),
     "vllm": Environment(
-        "Answers by vLLM on GPUs. Apart from train.yaml because vLLM wants other versions of some packages than the"
-        " lock has; where it does is said at the pin.",
-        "accelerate filelock numpy peft psutil pyarrow safetensors torch transformers",
+        "Answers by vLLM on GPUs, and lm-eval by it. Apart from train.yaml because vLLM wants other versions of"
+        " some packages than the lock has; where it does is said at the pin.",
+        "accelerate filelock lm-eval numpy peft psutil pyarrow safetensors torch transformers",
         conda="cxx-compiler",
         lists=("vllm.txt",),
     ),
@@ -91,8 +91,11 @@ CHOSEN = {
     "measure_likelihoods": tuple(f"score.{kind.measured_by}" for kind in BENCHMARKS if kind.measured_by),
     "score_measured": scorers("likelihoods", "rewards"),
 }
-# Loaded by name, by what the study's engine is.
-ENGINES = {"train": "generate.engine", "vllm": "generate.vllm_engine"}
+# Loaded by name, by what the study's engine is: {module: {environment: what it loads there}}.
+LOADED = {
+    "generate.answer": {"train": "generate.engine", "vllm": "generate.vllm_engine"},
+    "score.harness.run": {"train": "score.harness.by_transformers", "vllm": "score.harness.by_vllm"},
+}
 
 
 class Pin(NamedTuple):
@@ -294,12 +297,10 @@ def misplaced_rules(rules: Path, envs: Path) -> list[str]:
                 problems.append(f"{where}: {envs / name}.yaml does not exist")
                 continue
             provided = read_pins(envs / f"{name}.yaml").keys()
-            modules = [*rule.modules]
-            if "generate.answer" in modules and name in ENGINES:
-                modules.append(ENGINES[name])
+            loaded = [LOADED[module][name] for module in rule.modules if name in LOADED.get(module, ())]
             lacking = {
                 distribution: ours
-                for module in modules
+                for module in [*rule.modules, *loaded]
                 for ours in code_of(f"{PACKAGE}.{module}")
                 for distribution in imported_by(ours) - provided
             }

@@ -57,9 +57,8 @@ def scoring_gpus(plan: Plan, policy: str) -> int:
 
 
 def harness_gpus(plan: Plan, policy: str) -> int:
-    """Return the GPUs of the harness's job: one for each shard that reads the policy, none where none is read."""
-    asked = plan.study.generation_resources
-    return 0 if policy in CALIBRATION else min(asked.shards, asked.gpu)
+    """Return the GPUs of the harness's job, none where no policy is read: all by vLLM, else one for each shard."""
+    return 0 if policy in CALIBRATION else answering_gpus(plan, plan.study.engine.name == "vllm")
 
 
 def annotating_gpus(plan: Plan, annotation: str) -> int:

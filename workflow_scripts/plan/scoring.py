@@ -169,6 +169,22 @@ def harness_subject(plan: Plan, policy: str, seed: int | str) -> list[str]:
     return ["--model", f"{scored_weights(plan, policy, seed)}/model"]
 
 
+def harness_backend(plan: Plan) -> str:
+    """Return what runs a policy in the harness, as JSON."""
+    return settings(plan.study.engine, keys=["name", "gpu_memory_share"])
+
+
+def harness_code(plan: Plan, benchmark: str, policy: str) -> dict[str, str]:
+    name = scorer(plan, benchmark)
+    by_engine = f"{name.rpartition('.')[0]}.by_{plan.study.engine.name}"
+    return code_of(name) if policy in CALIBRATION else code_of(name, by_engine)
+
+
+def harness_pins(plan: Plan, policy: str) -> dict[str, str]:
+    by_vllm = plan.study.engine.name == "vllm" and policy not in CALIBRATION
+    return pins("vllm", *TORCH, "lm-eval", lock="vllm.txt") if by_vllm else pins(*TORCH, "lm-eval")
+
+
 # --- what alters every answer -----------------------------------------------------------------------------------------
 
 

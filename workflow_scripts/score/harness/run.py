@@ -1,29 +1,28 @@
 """Run tasks of the lm-evaluation-harness (Gao et al. 2023) on a policy and keep the score of each item.
 
 Covers the harness's own tasks, local task files and suites, on local models: one model is loaded for all of them, and
-the library itself runs, on as many processes as were started (see `sharing`). A metric is kept if it follows from its
+the library itself runs, by the study's engine (`by_transformers`, `by_vllm`). A metric is kept if it follows from its
 items (see `cells`); others are named in the output as left out, with the harness's number. Not covered: tasks that run
 code or look at images.
 """
 
 import argparse
+import importlib
 import logging
 import math
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
 
 from workflow_scripts.common import processes
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import read_json, write_jsonl
-from workflow_scripts.common.models import load_policy, precision_of
-from workflow_scripts.common.progress import Progress
 from workflow_scripts.common.settings import settings_of
-from workflow_scripts.score.harness import sharing
 from workflow_scripts.score.harness.cells import cells_of
+from workflow_scripts.score.harness.counting import Counting
 from workflow_scripts.score.harness.suites import suite_cells
 from workflow_scripts.score.harness.tasks import (
     Loaded,
@@ -39,17 +38,25 @@ from workflow_scripts.score.items import write_scores
 
 # isort: split
 import lm_eval
-import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.task import Task
-from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 # Names of the longest answer in tokens, as the harness has them: the first that is given counts.
 ANSWER_KEYS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 IMPOSSIBLE = -1e4  # nats
 BYTE = math.log(256)  # nats per byte of a model that knows nothing
+
+
+class Backend(TypedDict):
+    """What runs a policy."""
+
+    name: Literal["transformers", "vllm"]
+    gpu_memory_share: float
+
+
+BY_TRANSFORMERS = Backend(name="transformers", gpu_memory_share=0.9)
 
 
 # --- calibration ----------------------------------------------------------------------------------
@@ -113,69 +120,7 @@ class Oracle(LM):
         return "oracle"
 
 
-class CountingLM(HFLM):
-    """A policy as the harness sees it, which counts by task what is asked and what the harness cuts to the context.
-
-    The harness cuts on the left, few-shot examples and BOS with them, and says so nowhere that lasts.
-    """
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.asked: Counter[str] = Counter()
-        self.cut: Counter[str] = Counter()
-        self.long: set[Any] = set()  # (context, continuation) or prompts that had to be cut
-        self.progress: Progress | None = None
-
-    def count(self, requests: list[Instance], known_by: Callable[[Instance], Any]) -> None:
-        for request in requests:
-            self.asked[request.task_name] += 1
-            self.cut[request.task_name] += known_by(request) in self.long
-
-    def _model_call(self, inps: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
-        logits = super()._model_call(inps, *more, **named)
-        self.told(len(inps))
-        return logits
-
-    def _model_generate(self, context: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
-        answers = super()._model_generate(context, *more, **named)
-        self.told(len(context))
-        return answers
-
-    def told(self, asked: int) -> None:
-        """Tell who looks on of a forward pass; the harness asks for some requests together that differ in their end."""
-        if self.progress:
-            self.progress.add(min(asked * processes.count(), self.progress.total - self.progress.done))
-
-    def _loglikelihood_tokens(self, requests: list, *more: Any, **named: Any) -> list[tuple[float, bool]]:
-        self.long |= {
-            texts for texts, first, second in requests if len(first) + len(second) > self.max_length + 1
-        }
-        return super()._loglikelihood_tokens(requests, *more, **named)
-
-    def loglikelihood(self, requests: list[Instance], *more: Any, **named: Any) -> list[tuple[float, bool]]:
-        self.progress = Progress("asking for likelihoods", "requests", len(requests))
-        answers = super().loglikelihood(requests, *more, **named)
-        self.progress.at(len(requests))
-        self.count(requests, lambda request: request.args)
-        return answers
-
-    def tok_batch_encode(
-        self, strings: list[str], *more: Any, left_truncate_len: int | None = None, **named: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if left_truncate_len:
-            self.long |= {text for text in strings if len(self.tok_encode(text)) > left_truncate_len}
-        return super().tok_batch_encode(strings, *more, left_truncate_len=left_truncate_len, **named)
-
-    def generate_until(self, requests: list[Instance], *more: Any, **named: Any) -> list[str]:
-        self.progress = Progress("asking for answers", "requests", len(requests))
-        answers = super().generate_until(requests, *more, **named)
-        self.long = set().union(*processes.gathered(self.long))
-        self.progress.at(len(requests))
-        self.count(requests, lambda request: request.args[0])
-        return answers
-
-
-def note_cuts(model: CountingLM, tasks: dict[str, Task]) -> None:
+def note_cuts(model: Counting, tasks: dict[str, Task]) -> None:
     """Say of which tasks requests were cut to the model's context, on standard error and in their cells' notes."""
     for name, count in model.cut.items():
         if count:
@@ -189,24 +134,19 @@ def note_cuts(model: CountingLM, tasks: dict[str, Task]) -> None:
             tasks[name].config.metadata = metadata | {"note": "; ".join(notes)}
 
 
-def load_model(folder: Path, settings: dict) -> CountingLM:
-    """Return a policy as the harness sees one.
+def load_model(folder: Path, settings: Settings, backend: Backend = BY_TRANSFORMERS) -> Any:
+    """Return a policy as the harness sees one, by this backend.
 
     A prompt in the chat template has its special tokens already: the harness adds none, with or without BOS in it.
     """
-    policy = load_policy(folder, precision_of(settings["dtype"]))
-    model = CountingLM(
-        pretrained=policy.to(sharing.device()),
-        tokenizer=str(folder),
-        batch_size=settings["batch_size"],
-        add_bos_token=False if settings["apply_chat_template"] else None,
-    )
+    module = importlib.import_module(f"{__package__}.by_{backend['name']}")
+    model = module.load(folder, settings, backend["gpu_memory_share"])
     if settings["apply_chat_template"] and model.tokenizer.chat_template is None:
         raise PlumblineError(f"{folder}: its tokenizer has no chat template; set apply_chat_template: false")
     return model
 
 
-def check_lengths(model: HFLM, tasks: dict[str, Task]) -> None:
+def check_lengths(model: LM, tasks: dict[str, Task]) -> None:
     """Raise PlumblineError for a task whose answers alone would fill the model's context."""
     for name, task in tasks.items():
         if task.OUTPUT_TYPE == "generate_until":
@@ -241,9 +181,8 @@ def score(args: argparse.Namespace, loaded: list[Loaded], manager: TaskManager) 
     """Write the score file of a model or pseudo-model on loaded tasks; of several processes the first one does."""
     settings = args.settings
     tasks = {name: task for entry in loaded for name, task in entry.tasks.items()}
-    model = load_model(args.model, settings) if args.model else Oracle(args.oracle, tasks)
+    model = load_model(args.model, settings, args.backend) if args.model else Oracle(args.oracle, tasks)
     if args.model:
-        sharing.share_out()
         check_lengths(model, tasks)
     results = evaluate(model, loaded, manager, settings)
     if processes.number() > 0:
@@ -272,6 +211,12 @@ def main() -> None:
     subject.add_argument("--items", type=Path, help="write the items' texts here and score nothing")
     keys = ", ".join(Settings.__annotations__)
     parser.add_argument("--settings", required=True, type=settings_of(Settings), help=f"as JSON: {keys}")
+    parser.add_argument(
+        "--backend",
+        default=BY_TRANSFORMERS,
+        type=settings_of(Backend),
+        help="what runs the model: {name: transformers or vllm, gpu_memory_share: of a GPU's what vLLM takes}, as JSON",
+    )
     parser.add_argument("--human-eval", type=Path, help="the policy's score file of HumanEval, for a suite")
     parser.add_argument("--output", type=Path, help="score file to write (with --model or --oracle)")
     args = parser.parse_args()
