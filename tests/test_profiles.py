@@ -12,7 +12,7 @@ import yaml
 from snakemake.cli import get_argument_parser
 
 from workflow_scripts.common.code import code_of, module_file
-from workflow_scripts.plan.environments import read_rules
+from workflow_scripts.plan.environments import LOADED, read_rules
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [*ROOT.glob("profiles/*/config.yaml"), *ROOT.glob("contrib/*/config.yaml")]
@@ -149,7 +149,8 @@ def test_every_rule_whose_code_takes_a_gpu_starts_through_the_launcher_which_lea
     assert all(re.search(rf"rule {name}:.*?(--plan|--items) ", texts, re.DOTALL) for name in lists_only)
     taking = set()
     for rule in read_rules(ROOT / "rules"):
-        ours = code_of(*(f"workflow_scripts.{module}" for module in rule.modules))
+        loaded = [each for module in rule.modules for each in LOADED.get(module, {}).values()]
+        ours = code_of(*(f"workflow_scripts.{module}" for module in (*rule.modules, *loaded)))
         if any('"cuda" if torch.cuda' in module_file(each).read_text() for each in ours):
             taking.add(rule.name)
     assert {"judge_answers", "score_reference", "score_lm_eval", "annotate_dataset"} <= taking
