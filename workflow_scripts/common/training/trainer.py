@@ -89,9 +89,8 @@ class Shared(Portable):
 
     def __init__(self, *arguments: Any, watch: Watch | None = None, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        if getattr(
-            self.model, "is_quantized", False
-        ):  # TRL has rounded adapters to bfloat16, which loses small steps
+        if getattr(self.model, "is_quantized", False):
+            # TRL has rounded the adapters to bfloat16, which loses small steps.
             for trained in filter(lambda weight: weight.requires_grad, self.model.parameters()):
                 trained.data = trained.data.float()
         self.watch = watch

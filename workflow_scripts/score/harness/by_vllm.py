@@ -4,11 +4,12 @@ The harness leaves a token more room by vLLM, so it cuts two tokens earlier.
 """
 
 import importlib.metadata
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.models import adapter_base
+from workflow_scripts.common.models import adapter_base, load_policy, load_tokenizer, precision_of
 from workflow_scripts.common.vllm_policy import load_vllm, loaded_as, tell
 from workflow_scripts.score.harness.counting import Counting
 from workflow_scripts.score.harness.tasks import Settings
@@ -43,9 +44,14 @@ class VllmLM(Counting, VLLM):
         return answers
 
     def _loglikelihood_tokens(self, requests: list, *more: Any, **named: Any) -> list[tuple[float, bool]]:
-        self.long |= {
-            texts for texts, first, second in requests if len(first) + len(second) > self.max_length - 1
-        }
+        room = self.max_length - 1  # vLLM wants to write a token
+        for _, _, second in requests:
+            if len(second) >= room:  # the harness would take the likelihood of its end alone
+                raise PlumblineError(
+                    f"a text of {len(second)} tokens whose likelihood is asked for does not fit this model's context "
+                    f"of {self.max_length}; leave its task out, or score a model with a longer one"
+                )
+        self.long |= {texts for texts, first, second in requests if len(first) + len(second) > room}
         return super()._loglikelihood_tokens(requests, *more, **named)
 
     def generate_until(self, requests: list[Instance], *more: Any, **named: Any) -> list[str]:
@@ -60,16 +66,25 @@ class VllmLM(Counting, VLLM):
 def load(folder: Path, settings: Settings, memory_share: float) -> VllmLM:
     """Return a policy over all GPUs of this process, of whose memory vLLM takes a share.
 
-    `batch_size` is transformers' alone.
+    An unmerged adapter is merged first, as transformers merge it: beside an adapter vLLM (0.31) has no likelihoods of
+    prompts on a CPU, and on GPUs leaves out what an adapter does to the LM head. `batch_size` is transformers' alone.
     """
+    if adapter_base(folder) is None:
+        return load_whole(folder, settings, memory_share)
+    with tempfile.TemporaryDirectory() as merged:
+        load_policy(folder, precision_of(settings["dtype"])).save_pretrained(merged)
+        load_tokenizer(folder).save_pretrained(merged)
+        return load_whole(Path(merged), settings, memory_share)
+
+
+def load_whole(folder: Path, settings: Settings, memory_share: float) -> VllmLM:
     how = loaded_as(folder, settings["dtype"], memory_share)
     try:
         model = VllmLM(
             pretrained=how.pop("model"),
-            lora_local_path=str(folder) if adapter_base(folder) else None,
             batch_size=PORTION,
             add_bos_token=False if settings["apply_chat_template"] else None,
-            **{name: value for name, value in how.items() if name != "enable_lora"},
+            **how,
         )
     except ValueError as error:
         raise PlumblineError(f"{folder}: vLLM cannot serve it: {error}") from error
