@@ -140,6 +140,8 @@ def test_the_check_says_what_answers_again_and_that_vllm_is_not_here(monkeypatch
     study = changed(EVERY_KEY, {"again": {"fast": {"of": "tiny", "engine": {"name": "vllm"}}}}).study
     monkeypatch.setattr("workflow_scripts.study.machine.ROOT", tmp_path)
     assert [found.text.split(":")[0] for found in missing_vllm(study)] == ["again.fast.engine"]
+    everywhere = changed(EVERY_KEY, {"engine": {"name": "vllm"}}).study
+    assert [found.text.split(":")[0] for found in missing_vllm(everywhere)] == ["engine"]
     assert not list(missing_vllm(PLAN.study))
 
 

@@ -347,13 +347,15 @@ def missing_deepspeed(study: Study) -> Iterator[Finding]:
 
 
 def missing_vllm(study: Study) -> Iterator[Finding]:
-    """Find policies that vLLM is to answer for once more where it is not set up beside the study's own engine."""
+    """Find an engine that is to be vLLM, the study's or of what answers again, where it is not set up."""
     if (ROOT / ".venv-vllm" / "bin" / "python").exists():
         return
-    for name, part in study.again.items():
-        if part.engine_in(study).name == "vllm" != study.engine.name:
+    others = {f"again.{name}.engine": part.engine_in(study).name for name, part in study.again.items()}
+    engines = {"engine": study.engine.name} if study.engine.name == "vllm" else others
+    for path, name in engines.items():
+        if name == "vllm":
             yield doubt(
-                f"again.{name}.engine",
+                path,
                 "vLLM is not set up here: make gpu, or make .venv-vllm/ready for its CPU build (conda brings its own)",
             )
 
