@@ -85,7 +85,7 @@ rule annotate_dataset:
         f"{UNLESS_DIVERGED}{LAUNCH} --claim $WORK/annotate/{{wildcards.annotation:q}}.lock"
         f" --cost {cost('annotate_dataset', 'annotation')} -- workflow_scripts.annotate.annotate"
         ' --rows "$(dirname {input.dataset:q})/rows" --splits {params.splits:q} --fit-split {params.fit_split:q}'
-        " --settings {params.settings:q} --work $WORK/annotate/{wildcards.annotation:q}"
+        " --settings {params.settings:q} --work $WORK/annotate/{wildcards.annotation:q} --shards {resources.gpu:q}"
         " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"
 
 
@@ -119,5 +119,5 @@ rule annotate_answers:
         f"{UNLESS_DIVERGED}{LAUNCH} --cost {cost('annotate_answers', 'policy', 'seed', 'prompts')} --"
         f" workflow_scripts.annotate.answers {answered_in_shell('{prompts}')}"
         ' --fit-rows "$(dirname {input.dataset:q})/rows/"{params.fit_split:q}.jsonl --settings {params.settings:q}'
-        " --work $WORK/annotate/{wildcards.policy:q}-{wildcards.seed:q}-{wildcards.prompts:q}"
+        " --work $WORK/annotate/{wildcards.policy:q}-{wildcards.seed:q}-{wildcards.prompts:q} --shards {resources.gpu:q}"
         " --output {output.rows:q} --manifest {output.manifest:q} 2> {log:q}"

@@ -207,7 +207,7 @@ rule judge_answers:
     message:
         "Judging {wildcards.policy} (seed {wildcards.seed}) on {wildcards.benchmark}"
     shell:
-        f"{UNLESS_JUDGED_DIVERGED}{LAUNCH} -- workflow_scripts.score.judging.answers{JUDGING}"
+        f"{UNLESS_JUDGED_DIVERGED}{LAUNCH} -- workflow_scripts.score.judging.answers{JUDGING} --shards {{resources.gpu:q}}"
         f" --cost {cost('judge_answers', 'policy', 'seed', 'benchmark')} 2> {{log:q}}"
 
 

@@ -863,6 +863,24 @@ def command_line(folder, *flags, check=True):
     return subprocess.run(command, check=check, env=environment, capture_output=True, text=True)
 
 
+def test_processes_that_share_what_a_reward_model_reads_give_the_verdicts_of_one(classifiers, tmp_path):
+    prompts = [PROMPTS[0] | {"id": str(place), "followups": [], "reference": None} for place in range(40)]
+    answers = [ANSWERS[0] | {"id": str(place), "text": "good bad " * (place % 7)} for place in range(40)]
+    write_jsonl(tmp_path / "prompts.jsonl", prompts)
+    write_jsonl(tmp_path / "generations.jsonl", answers)
+    reward = {"kind": "reward_model", "name": "rm", "model": str(classifiers[1])}
+    command = [sys.executable, "-m", "workflow_scripts.score.judging.answers", "--benchmark=mine"]
+    command += ["--kind=mt_bench", "--judge", json.dumps(reward), "--settings", '{"mode": "single"}']
+    command += [f"--{name}={tmp_path / name}.jsonl" for name in ("prompts", "generations")]
+    found = {}
+    for shards in ("1", "3"):
+        own = ["--shards", shards, "--output", str(tmp_path / shards)]
+        said = subprocess.run([*command, *own], check=True, capture_output=True, text=True).stderr
+        assert ("3 processes share the work" in said) == (shards == "3")
+        found[shards] = (tmp_path / shards).read_bytes()
+    assert found["1"] == found["3"] and found["1"].count(b"\n") == 40
+
+
 def test_the_command_line_writes_a_verdict_per_answer_without_torch(tmp_path):
     flags = ["--output", str(tmp_path / "verdicts.jsonl"), "--cost", str(tmp_path / "cost.json")]
     command_line(tmp_path, "--judge", json.dumps(RULE), "--settings", '{"mode": "single"}', *flags)

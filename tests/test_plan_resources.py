@@ -43,6 +43,11 @@ def test_what_wants_its_policy_whole_on_each_gpu_is_not_shared_out():
 def test_what_only_reads_has_one_gpu_where_there_are_any(asked, had):
     plan = changed(EVERY_KEY, {"generation_resources.gpu": asked})
     assert resources.one_gpu(plan) == resources.scoring_gpus(plan, "tiny.sft") == had
+
+
+@pytest.mark.parametrize(("gpu", "shards", "had"), [(0, 2, 0), (1, 1, 1), (4, 1, 1), (4, 2, 2), (4, 4, 4)])
+def test_what_a_classifier_reads_has_a_gpu_for_each_shard(gpu, shards, had):
+    plan = changed(EVERY_KEY, {"generation_resources.gpu": gpu, "generation_resources.shards": shards})
     assert resources.annotating_gpus(plan, "judged") == resources.rewarding_gpus(plan, "rewarded") == had
     assert resources.judging_gpus(plan, "bundled") == had
 

@@ -201,8 +201,8 @@ def oasst(tmp_path):
 def test_an_openassistant_reward_model_scores_the_last_token_with_its_bias(oasst):
     import torch
 
+    from workflow_scripts.common.classifiers import load_classifier
     from workflow_scripts.common.models import context_of
-    from workflow_scripts.common.reward_columns import load_classifier
     from workflow_scripts.common.reward_model import config_of, score_texts
     from workflow_scripts.common.templates import joined
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
 from tests.reward_settings import given_reward, rule_reward
 from workflow_scripts.annotate import annotate as annotate_module
+from workflow_scripts.common import classifiers as loaders
 from workflow_scripts.common import reward_columns
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, sha256_of, write_jsonl, write_manifest
@@ -198,9 +200,7 @@ def test_a_row_without_its_given_reward_is_named_with_the_column(brought, messag
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_reward_that_is_no_number_is_refused_with_row_and_name(monkeypatch, value):
-    monkeypatch.setattr(
-        reward_columns, "classifier_column", lambda settings, work: lambda rows: np.array([0.5, value])
-    )
+    monkeypatch.setattr(reward_columns, "classifier_column", lambda *_: lambda rows: np.array([0.5, value]))
     parts = REWARDS | {"model": {"folder": "x", "weight": 0.0}}
     with pytest.raises(PlumblineError, match=r"row r1: reward model is -?(nan|inf)"):
         reward_rows(turns("a", "b"), FIT_ON, parts)
@@ -387,7 +387,7 @@ def alone(folder, text, head="sequence"):
     """Return a classifier's logits on one text, without batch or padding."""
     import torch
 
-    model, tokenizer = reward_columns.load_classifier(folder, head)
+    model, tokenizer = loaders.load_classifier(folder, head)
     ids = tokenizer(*([text] if isinstance(text, str) else text), return_tensors="pt")["input_ids"]
     with torch.no_grad():
         return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].double().numpy()
@@ -463,7 +463,7 @@ def test_scores_that_are_no_numbers_name_row_and_column_and_are_asked_again(
 ):
     import torch
 
-    real = reward_columns.load_classifier
+    real = loaders.load_classifier
 
     def spoiled(folder, head):
         model, tokenizer = real(folder, head)
@@ -471,10 +471,10 @@ def test_scores_that_are_no_numbers_name_row_and_column_and_are_asked_again(
             model.score.weight.fill_(math.nan)
         return model, tokenizer
 
-    monkeypatch.setattr(reward_columns, "load_classifier", spoiled)
+    monkeypatch.setattr(loaders, "load_classifier", spoiled)
     with pytest.raises(PlumblineError, match="row r0: reward it is nan"):
         column(turns("good", "bad"), part(classifiers["one"]), tmp_path)
-    monkeypatch.setattr(reward_columns, "load_classifier", real)
+    monkeypatch.setattr(loaders, "load_classifier", real)
     assert all(map(math.isfinite, column(turns("good", "bad"), part(classifiers["one"]), tmp_path)))
 
 
@@ -486,7 +486,7 @@ class Asked:
 
     def __init__(self, monkeypatch, last=None, work=None):
         self.batches, self.left = [], b""
-        real = reward_columns.load_classifier
+        real = loaders.load_classifier
 
         def counted(folder, head):
             model, tokenizer = real(folder, head)
@@ -501,7 +501,7 @@ class Asked:
             model.register_forward_pre_hook(count, with_kwargs=True)
             return model, tokenizer
 
-        monkeypatch.setattr(reward_columns, "load_classifier", counted)
+        monkeypatch.setattr(loaders, "load_classifier", counted)
 
 
 MANY = [" ".join(WORDS[at : at + 1 + at % 5]) for at in range(4, 15)]
@@ -536,6 +536,27 @@ def test_a_killed_annotation_goes_on_asks_nothing_twice_and_gives_the_same(
             row["rewards"]["it"] for row in json.loads(expected)[:3]
         ]
     assert again.batches == []
+
+
+@pytest.mark.parametrize("head", ["one", "critic"])
+def test_processes_that_share_what_a_classifier_reads_give_the_rewards_of_one(
+    head, classifiers, tmp_path, capsys
+):
+    settings = part(classifiers[head], head="critic" if head == "critic" else "sequence")
+    rows = turns(*MANY, MANY[0])
+    expected = reward_rows(rows, [], {"it": settings}, tmp_path / "whole")
+    for shards in (2, 3):
+        assert reward_rows(rows, [], {"it": settings}, tmp_path / str(shards), shards) == expected
+        assert f"{shards} processes share the work, on the CPU" in capsys.readouterr().err
+        found, whole = (
+            sorted(next(folder.iterdir()).read_text().splitlines())
+            for folder in (tmp_path / str(shards), tmp_path / "whole")
+        )
+        assert found == whole  # batch by batch, in the order in which they came
+    copy = shutil.copytree(classifiers[head], tmp_path / "copy")
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(PlumblineError, match="one of the processes that share the work failed"):
+        reward_rows(rows, [], {"it": settings | {"folder": str(copy)}}, None, 2)
 
 
 def test_a_killed_annotation_step_goes_on_to_the_same_files(classifiers, monkeypatch, tmp_path):
@@ -618,9 +639,9 @@ def test_without_a_work_folder_nothing_is_kept(classifiers, monkeypatch):
 
 def test_many_calls_load_a_classifier_once(classifiers, monkeypatch):
     loads = []
-    real = reward_columns.load_classifier
+    real = loaders.load_classifier
     monkeypatch.setattr(
-        reward_columns, "load_classifier", lambda folder, head: loads.append(folder) or real(folder, head)
+        loaders, "load_classifier", lambda folder, head: loads.append(folder) or real(folder, head)
     )
     rewarded = reward_function([], {"it": part(classifiers["one"])})
     assert loads == []

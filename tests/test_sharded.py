@@ -115,7 +115,9 @@ def test_a_fine_tuning_that_reads_ahead_trains_every_weight_of_one_process(more,
         assert (found["two"][weight] - found["one"][weight]).abs().max() < moved / 50, weight
 
 
-@pytest.mark.parametrize("parallel", ["fsdp", pytest.param("zero3", marks=deepspeed)])
+@pytest.mark.parametrize(
+    "parallel", ["fsdp", pytest.param("zero2", marks=deepspeed), pytest.param("zero3", marks=deepspeed)]
+)
 def test_a_sharded_run_that_was_killed_is_resumed_to_the_weights_of_an_unbroken_one(
     parallel, dpo, sharded, tiny_model, stored, tmp_path
 ):

@@ -29,7 +29,9 @@ STEPS = 4
 LORA = {"rank": 2, "alpha": 8.0, "dropout": 0.0, "targets": "all-linear", "merge": True}
 
 
-@pytest.mark.parametrize("parallel", ["fsdp", pytest.param("zero3", marks=deepspeed)])
+@pytest.mark.parametrize(
+    "parallel", ["fsdp", pytest.param("zero2", marks=deepspeed), pytest.param("zero3", marks=deepspeed)]
+)
 def test_adapters_trained_in_shards_are_merged_into_whole_weights_of_the_best_checkpoint(
     parallel, tiny_model, tmp_path
 ):

@@ -37,13 +37,18 @@ def main() -> None:
     parser.add_argument("--splits", nargs="+", required=True)
     parser.add_argument("--fit-split", required=True, help="split the tf-idf weights are fitted on")
     parser.add_argument("--work", type=Path, help="folder that keeps the scores of classifiers")
+    parser.add_argument("--shards", type=int, default=1, help="processes that share what a classifier reads")
     arguments = parser.parse_args()
     rewards = arguments.settings["rewards"]
     fit_on = [turn["reference"] for turn in read_turns(arguments.rows / f"{arguments.fit_split}.jsonl")]
     splits = {split: read_turns(arguments.rows / f"{split}.jsonl") for split in arguments.splits}
     # All splits at once: each classifier is loaded once, and texts of like length share a batch.
     rewarded = reward_rows(
-        [turn for turns in splits.values() for turn in turns], fit_on, rewards, arguments.work
+        [turn for turns in splits.values() for turn in turns],
+        fit_on,
+        rewards,
+        arguments.work,
+        arguments.shards,
     )
     files, counts, start = [], {}, 0
     for split, turns in splits.items():

@@ -73,6 +73,7 @@ def main() -> None:
     files = {"prompts": "the prompt set", "generations": "the policy's answers to it"}
     parser = step_parser(__doc__, Settings, **files, fit_rows="rows the tf-idf weights are fitted on")
     parser.add_argument("--work", type=Path, help="folder that keeps the scores of classifiers")
+    parser.add_argument("--shards", type=int, default=1, help="processes that share what a classifier reads")
     arguments = parser.parse_args()
     rewards = arguments.settings["rewards"]
     refuse_given(rewards)
@@ -80,7 +81,7 @@ def main() -> None:
     generations = read_jsonl(arguments.generations)
     rows = answer_rows(prompts, generations, str(arguments.generations))
     fit_on = [turn["reference"] for row in read_jsonl(arguments.fit_rows) for turn in turns_of(row)]
-    rewarded = reward_rows(rows, fit_on, rewards, arguments.work)
+    rewarded = reward_rows(rows, fit_on, rewards, arguments.work, arguments.shards)
     for row in rewarded:
         del row["gold"]  # it stands in the prompt set
     counts = {"prompts": len(prompts), "answers": write_jsonl(arguments.output, rewarded)}

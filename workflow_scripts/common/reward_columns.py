@@ -20,6 +20,7 @@ import numpy as np
 from scipy.special import expit
 from typing_extensions import TypedDict
 
+from workflow_scripts.common.classifiers import Classifier, shared_scores
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import digest, finished_file, read_json, sha256_of
@@ -158,17 +159,6 @@ def weights_of(folder: Path | str) -> str:
     return digest({name: known[name] or sha256_of(path) for name, path in relative.items()})
 
 
-def load_classifier(folder: Path | str, head: str) -> tuple[object, object]:
-    """Return (model, tokenizer) of a classifier's folder; head: sequence, critic, offensive or oasst."""
-    if head == "sequence":
-        from workflow_scripts.common.reward_model import load_reward_model
-
-        return load_reward_model(folder)
-    from workflow_scripts.common.classifier_heads import load_head_classifier
-
-    return load_head_classifier(folder, head)
-
-
 def folder_of(settings: ClassifierReward) -> str:
     """Return a classifier's folder; variables in it, such as the study's $RESULTS, are those of the environment."""
     return os.path.expandvars(settings["folder"])
@@ -248,24 +238,22 @@ def with_end(text: Rendered, end: str) -> Rendered:
     return text if closed else text._replace(text=text.text + end)
 
 
-def classifier_column(settings: ClassifierReward, work: Path | None) -> Column:
-    """Return the column of a classifier; it is loaded when the first text needs it, and kept.
+def classifier_column(settings: ClassifierReward, work: Path | None, shards: int) -> Column:
+    """Return the column of a classifier; it is loaded when the first text needs it, and kept where one process reads.
 
     Raw scores are a one-output model's logit, which `squash` may send through a sigmoid, or the probability of class
     `label`. A critic's logit always goes through one: that is its last layer.
     """
     head, label = settings["head"], settings["label"]
     squashed = head == "critic" or (label is None and settings["squash"] == "sigmoid")
-    classifier = functools.cache(lambda: load_classifier(folder_of(settings), head))
+    classifier = functools.cache(lambda: Classifier(folder_of(settings), head))
     store = None if work is None else store_of(work, settings)
 
     def missing(texts: list[Text], known: Container[Text]) -> Iterator[dict[Text, float]]:
-        from workflow_scripts.common.models import context_of
-        from workflow_scripts.common.reward_model import score_batches
-
-        model, tokenizer = classifier()
-        limit = min(settings["max_tokens"], context_of(model.config, tokenizer))
-        return score_batches(model, tokenizer, texts, settings["batch_size"], limit, label, known)
+        asked = (texts, settings["batch_size"], settings["max_tokens"], label, known)
+        if shards > 1:
+            return shared_scores(folder_of(settings), head, shards, *asked)
+        return classifier().scores(*asked)
 
     def column(turns: list[dict]) -> np.ndarray:
         texts = classifier_texts(turns, settings)
@@ -292,10 +280,10 @@ def named(column: str) -> Iterator[None]:
         raise PlumblineError(f"reward {column}: {error}") from None
 
 
-def column_of(settings: Reward, fit_on: list[str], work: Path | None = None) -> Column:
+def column_of(settings: Reward, fit_on: list[str], work: Path | None = None, shards: int = 1) -> Column:
     """Return the function from turns to one reward source's values; tf-idf weights are fitted on `fit_on` here."""
     if "folder" in settings:
-        return classifier_column(settings, work)
+        return classifier_column(settings, work, shards)
     if "given" in settings:
         return lambda turns: given_reward(turns, settings["given"], settings["squash"])
     if "function" in settings:
@@ -358,19 +346,24 @@ def weights_in(rewards: dict[str, Reward]) -> dict[str, float]:
 
 
 def reward_rows(
-    turns: list[dict], fit_on: list[str], rewards: dict[str, Reward], store: Path | None = None
+    turns: list[dict],
+    fit_on: list[str],
+    rewards: dict[str, Reward],
+    store: Path | None = None,
+    shards: int = 1,
 ) -> list[dict]:
     """Return turns with `rewards`: {column: value, …, final_reward}, values rounded to six decimals.
 
     A turn whose text was too long for a classifier names it in `texts_cut`. `rewards` maps columns to their settings,
     `fit_on` holds the replies that tf-idf weights are fitted on, `store` is a folder where classifiers' scores are
-    kept, for one process at a time (None: nowhere). One classifier is in memory at a time. Raises PlumblineError, with
+    kept, for one process at a time (None: nowhere), `shards` how many processes share what a classifier reads. One
+    classifier is in memory at a time. Raises PlumblineError, with
     row and column, where a row lacks what a reward needs or a value is no number.
     """
     columns = {}
     for name, settings in rewards.items():
         with named(name):
-            columns[name] = column_of(settings, fit_on, store)(turns) if turns else np.array([])
+            columns[name] = column_of(settings, fit_on, store, shards)(turns) if turns else np.array([])
     rows = with_rewards(turns, columns, weights_in(rewards))
     return with_cuts(rows, {name: cut_for(turns, settings) for name, settings in rewards.items()})
 

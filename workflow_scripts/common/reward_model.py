@@ -142,11 +142,13 @@ def score_batches(
     max_tokens: int,
     label: int | None = None,
     known: Container[Text] = (),
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[dict[Text, float]]:
     """Yield {text: score} batch by batch, of the texts that are not in `known`, each once; longest texts first.
 
     Which texts share a batch depends on `texts` alone: a run that goes on where another was killed asks the rest in
-    the same batches. All texts are plain, or all are pairs. Scores and errors are those of `score_texts`.
+    the same batches. share (k, n): of the batches every n-th, from the k-th. All texts are plain, or all are pairs.
+    Scores and errors are those of `score_texts`.
     """
     outputs = model.config.num_labels
     if outputs > 1 and label not in range(outputs):
@@ -164,9 +166,9 @@ def score_batches(
     encoded = encode_texts(tokenizer, distinct, max_tokens)
     accepted = [name for name in encoded if name in inspect.signature(model.forward).parameters]
     order = sorted(range(len(distinct)), key=lambda index: len(encoded["input_ids"][index]), reverse=True)
-    for start in range(0, len(order), batch_size):
+    for number, start in enumerate(range(0, len(order), batch_size)):
         chosen = [index for index in order[start : start + batch_size] if distinct[index] not in known]
-        if not chosen:
+        if number % share[1] != share[0] or not chosen:
             continue
         rows = {name: [encoded[name][index] for index in chosen] for name in accepted}
         batch = tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(model.device)

@@ -30,6 +30,16 @@ def shares_for(asked: int, devices: int) -> int:
     return max(1, min(asked, devices) if devices else asked)
 
 
+def visible_devices() -> list[str]:
+    """Return the names of the GPUs that this process may use."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    named = os.environ.get(DEVICES)
+    return named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
+
+
 def own_environment(devices: list[str], threads: int) -> dict[str, str]:
     """Return what a share's process has in its environment: its devices, if there are any, and its threads."""
     return {DEVICES: ",".join(devices), THREADS: str(threads)}

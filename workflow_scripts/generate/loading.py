@@ -1,16 +1,13 @@
 """Which engine answers, and how many of them share the work."""
 
 import importlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from workflow_scripts.common.answering import Answer
 from workflow_scripts.common.models import load_tokenizer
-from workflow_scripts.common.shards import DEVICES, Shards, shares_for
+from workflow_scripts.common.shards import Shards, shares_for, visible_devices
 
 ENGINES = {
     "transformers": "workflow_scripts.generate.engine",
@@ -39,14 +36,6 @@ def engine_of(model: Path, settings: dict, shards: int, before_batch: Callable[.
     if count == 1:
         return load_engine(model, settings, before_batch)
     return SharedEngine(model, settings, count, devices, before_batch)
-
-
-def visible_devices() -> list[str]:
-    """Return the names of the GPUs that this process may use."""
-    if not torch.cuda.is_available():
-        return []
-    named = os.environ.get(DEVICES)
-    return named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
 
 
 class SharedEngine:

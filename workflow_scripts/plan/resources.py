@@ -36,7 +36,7 @@ def machine_keys(plan: Plan) -> str:
 
 
 def one_gpu(plan: Plan) -> int:
-    """Return the GPUs of what only reads (log-probs, rewards, harness): it is one process, on one."""
+    """Return the GPUs of what only reads a policy (log-probs): it is one process, on one."""
     return min(1, plan.study.generation_resources.gpu)
 
 
@@ -61,8 +61,13 @@ def harness_gpus(plan: Plan, policy: str) -> int:
     return 0 if policy in CALIBRATION else answering_gpus(plan, plan.study.engine.name == "vllm")
 
 
+def classifier_gpus(plan: Plan) -> int:
+    """Return the GPUs of what a classifier reads: one for each shard."""
+    return answering_gpus(plan, vllm=False)
+
+
 def annotating_gpus(plan: Plan, annotation: str) -> int:
-    return one_gpu(plan) if classifiers(plan, annotation) else 0
+    return classifier_gpus(plan) if classifiers(plan, annotation) else 0
 
 
 def rewarding_gpus(plan: Plan, prompts: str) -> int:
@@ -70,4 +75,4 @@ def rewarding_gpus(plan: Plan, prompts: str) -> int:
 
 
 def judging_gpus(plan: Plan, benchmark: str) -> int:
-    return one_gpu(plan) if judge_of(plan, benchmark).reward_model() else 0
+    return classifier_gpus(plan) if judge_of(plan, benchmark).reward_model() else 0

@@ -55,7 +55,8 @@ class GenerationResources(Resources):
     shards: Count = 1
     """Engines that answer a policy's prompts side by side, each on an equal part of gpu and cpus, in the batches of
     one: answers are the same, but for rounding where an engine now has fewer GPUs or cores. Each loads the whole
-    policy, so mem_mb is for all of them. On GPUs the lm-evaluation-harness is shared out so, too, one GPU each."""
+    policy, so mem_mb is for all of them. On GPUs the lm-evaluation-harness is shared out so, too, and what classifiers
+    read (reward models that judge, reward columns), one GPU each."""
 
     @model_validator(mode="after")
     def alike_for_all_shards(self) -> "GenerationResources":

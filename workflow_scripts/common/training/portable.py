@@ -1,52 +1,23 @@
 """Checkpoints that any number of processes go on with, each holding the whole policy or a share of it.
 
-Weights and moments are in safetensors, by the names of the weights: torch's distributed checkpoints, which know of each
-tensor which part is in which file. A process writes what it holds and reads what it will hold. What is frozen is the
-parent's and is not written. Not covered, and gone on with by those alone who wrote them: DeepSpeed's own checkpoints,
-and those of moments in eight bits.
+Weights and moments are in safetensors, by the names of the weights (`pieces`). What is frozen is the parent's and is
+not written. Not covered, and gone on with by those alone who wrote them: checkpoints of moments in eight bits.
 """
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 from torch.distributed.fsdp import FSDPModule
 from transformers import set_seed
 
+from workflow_scripts.common.training import zero_pieces
+from workflow_scripts.common.training.pieces import Piece, piece_of, read_pieces, write_pieces
+
 FOLDER = "tensors"  # of a checkpoint
 SCHEDULER = "scheduler.pt"
 PORTABLE = ("adamw_torch", "adamw_torch_fused")  # optimisers
-AT_ONCE = 2**30  # bytes of a file: a process holds them once more as it writes
-
-
-def files_of(tensors: dict[str, torch.Tensor], largest: int = AT_ONCE) -> dict[str, int]:
-    """Return {name: the number of its file, from 1}: so many that no file has more bytes, of several tensors."""
-    numbers, number, size = {}, 1, 0
-    for name, tensor in tensors.items():
-        own = tensor.numel() * tensor.itemsize
-        if size and size + own > largest:
-            number, size = number + 1, 0
-        numbers[name], size = number, size + own
-    return numbers
-
-
-def write_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write tensors, shared or whole, by name; every process has to ask, with the same names."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*single process.*")
-        writer = HuggingFaceStorageWriter(str(folder), files_of(tensors), save_distributed=True)
-        dcp.save(dict(tensors), storage_writer=writer)
-
-
-def read_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Read tensors in their places, each process its parts; every process has to ask. All have to be in the files."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.filterwarnings("ignore", message=".*single process.*")
-        dcp.load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)))
 
 
 class Portable:
@@ -54,10 +25,15 @@ class Portable:
 
     def bound_to(self) -> str | None:
         """Return by whom alone this training's checkpoints can be gone on with, None if by any number of processes."""
-        if self.is_deepspeed_enabled:
-            return f"{self.args.world_size} processes by zero{self.accelerator.state.deepspeed_plugin.zero_stage}"
         kind = str(self.args.optim.value)
-        return None if kind in PORTABLE else f"{self.args.world_size} processes with {kind}"
+        if kind in PORTABLE:
+            return None
+        how = (
+            f" by zero{self.accelerator.state.deepspeed_plugin.zero_stage}"
+            if self.is_deepspeed_enabled
+            else ""
+        )
+        return f"{self.args.world_size} processes with {kind}{how}"
 
     def reshard(self) -> None:
         """Let each process hold its share alone: what a forward pass left whole is not what the optimiser knows."""
@@ -65,22 +41,49 @@ class Portable:
             if isinstance(module, FSDPModule):
                 module.reshard()
 
-    def own_weights(self) -> dict[str, torch.Tensor]:
-        """Return {name: this process's share} of the weights that are trained, in the place where they are held."""
+    def own_weights(self) -> dict[str, Piece]:
+        """Return {name: what this process holds} of the weights that are trained."""
         self.reshard()
-        return {
-            f"weights.{name}": weight
-            for name, weight in self.model.named_parameters()
-            if weight.requires_grad
-        }
+        trained = {name: each for name, each in self.model.named_parameters() if each.requires_grad}
+        if self.is_deepspeed_enabled:
+            optimizer = self.model_wrapped.optimizer
+            pieces = {name: zero_pieces.weights_of(weight, optimizer) for name, weight in trained.items()}
+        else:
+            pieces = {name: piece_of(weight) for name, weight in trained.items()}
+        return {f"weights.{name}": piece for name, piece in pieces.items()}
 
-    def own_moments(self) -> dict[str, torch.Tensor]:
-        """Return {name: this process's share} of the optimiser's moments and steps, which are made if not there yet."""
+    def own_moments(self) -> dict[str, Piece]:
+        """Return {name: what this process holds} of the optimiser's moments and steps, made if not there yet."""
         self.reshard()
-        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
-        flat = StateDictOptions(flatten_optimizer_state_dict=True)
-        state = get_optimizer_state_dict(self.model, optimizer, options=flat)
-        return {f"moments.{name}": value for name, value in state.items() if isinstance(value, torch.Tensor)}
+        if self.is_deepspeed_enabled:
+            state = zero_pieces.moments_of(self.model, self.model_wrapped.optimizer)
+        else:
+            optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+            flat = StateDictOptions(flatten_optimizer_state_dict=True)
+            state = get_optimizer_state_dict(self.model, optimizer, options=flat)
+            state = {
+                name: piece_of(value) for name, value in state.items() if isinstance(value, torch.Tensor)
+            }
+        return {f"moments.{name}": piece for name, piece in state.items()}
+
+    def read_weights(self, folder: Path) -> None:
+        """Read a checkpoint's weights into the places where they are held; every process has to ask."""
+        if not self.is_deepspeed_enabled:
+            read_pieces(folder, self.own_weights())
+            return
+        with zero_pieces.reading(self.model_wrapped.optimizer):
+            read_pieces(folder, self.own_weights())
+
+    def _prepare_for_training(self, steps: int, loader: Any, checkpoint: str | None) -> Any:
+        if not self.is_deepspeed_enabled or self.bound_to():
+            return super()._prepare_for_training(steps, loader, checkpoint)
+        prepared = super()._prepare_for_training(
+            steps, loader, None
+        )  # DeepSpeed would look for its own files
+        if checkpoint is not None:
+            self._load_from_checkpoint(checkpoint)
+            self._load_optimizer_and_scheduler(checkpoint)
+        return prepared
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         if self.bound_to():
@@ -90,7 +93,7 @@ class Portable:
         if self.bound_to():
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        write_tensors(Path(output_dir, FOLDER), self.own_weights() | self.own_moments())
+        write_pieces(Path(output_dir, FOLDER), self.own_weights() | self.own_moments())
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER))
 
@@ -99,20 +102,20 @@ class Portable:
         if not folder.is_dir():
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        read_tensors(folder, self.own_weights())
+        self.read_weights(folder)
 
     def _load_best_model(self) -> None:
         folder = Path(self.state.best_model_checkpoint, FOLDER)
         if not folder.is_dir():
             super()._load_best_model()
             return
-        read_tensors(folder, self.own_weights())
+        self.read_weights(folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not Path(checkpoint, FOLDER).is_dir():
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        read_tensors(Path(checkpoint, FOLDER), self.own_moments())
+        read_pieces(Path(checkpoint, FOLDER), self.own_moments())
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint, SCHEDULER), weights_only=True))
         for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
             group["lr"] = rate

@@ -241,6 +241,9 @@ def parse_flags(description: str | None) -> argparse.Namespace:
     parser.add_argument("--cell", default="", help="policy, seed and benchmark, for the ledger")
     parser.add_argument("--output", required=True, type=Path, help="verdicts to write")
     parser.add_argument("--cost", type=Path, help="what judging took, to write")
+    parser.add_argument(
+        "--shards", type=int, default=1, help="processes that share what a reward model reads"
+    )
     parser.add_argument("--plan", action="store_true", help="ask nothing; write the calls and the price")
     return parser.parse_args()
 
@@ -251,6 +254,8 @@ def main() -> None:
     started, kind, facts = time.monotonic(), args.kind, {}
     try:
         settings, judge = settings_of(KINDS[kind])(args.settings), judge_of(args.judge, args.access)
+        if judge["kind"] == "reward_model":
+            judge["shards"] = args.shards  # no setting: it alters no verdict
         if args.skip_file:
             settings["skip"] += skipped_by(args.skip_file, read_jsonl(args.prompts))
         questions = load_questions(args.prompts, args.generations, args.opponent, kind, settings)

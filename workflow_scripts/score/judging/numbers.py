@@ -41,23 +41,27 @@ def length_preferences(questions: list[Question], judge: dict) -> Marks:
 
 def rewards_of(pairs: list[tuple[list[dict], str]], judge: dict) -> Marks:
     """Return the reward model's raw score of each (messages, reply), and which of them it read without their start."""
-    from workflow_scripts.common import models, reward_model  # torch: needed by this judge alone
+    from workflow_scripts.common import classifiers, models, reward_model  # torch: needed by this judge alone
 
-    model, tokenizer = reward_model.load_reward_model(judge["model"])
-    texts = [
-        reward_model.render_pair(messages, reply, tokenizer.eos_token or "") for messages, reply in pairs
-    ]
-    if model.config.num_labels != 1:
-        raise PlumblineError(f"{judge['model']}: a judge needs a reward model of one output, not of classes")
-    context = models.context_of(model.config, tokenizer)
+    folder = judge["model"]
+    config, tokenizer = reward_model.config_of(folder), models.load_tokenizer(folder)
+    if config.num_labels != 1:
+        raise PlumblineError(f"{folder}: a judge needs a reward model of one output, not of classes")
+    end = tokenizer.eos_token or ""
+    texts = [reward_model.render_pair(messages, reply, end) for messages, reply in pairs]
+    context = models.context_of(config, tokenizer)
     cut = reward_model.are_cut(tokenizer, texts, context)
     if any(cut):
         print(
-            f"warning: {judge['model']}: {sum(cut)} of {len(texts)} dialogues are longer than the judge's context of "
+            f"warning: {folder}: {sum(cut)} of {len(texts)} dialogues are longer than the judge's context of "
             f"{context} tokens; it read them without their start",
             file=sys.stderr,
         )
-    return Marks(reward_model.score_texts(model, tokenizer, texts, BATCH_SIZE, context), cut)
+    scores: dict = {}
+    asked = (texts, BATCH_SIZE, None, None)
+    for batch in classifiers.shared_scores(folder, "sequence", judge.get("shards", 1), *asked):
+        scores |= batch
+    return Marks([scores[text] for text in texts], cut)
 
 
 def reward_shares(questions: list[Question], judge: dict) -> Marks:
