@@ -132,8 +132,9 @@ check-study: .venv/ready   ## name every mistake in a study, and what is in doub
 test-slurm: .venv/ready slurm  ## run the default study, cut small, on a SLURM of its own
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_slurm.py tests/test_slurm_study.py
 
-test-vllm: .venv-vllm/ready ## run vLLM's tests, with its CPU build unless .venv-vllm is there already
+test-vllm: .venv/ready .venv-vllm/ready ## run vLLM's tests, with its CPU build unless .venv-vllm is there already
 	.venv-vllm/bin/python -m pytest tests/test_vllm.py tests/test_vllm_harness.py
+	$(BIN)/python -m pytest tests/test_vllm_beside.py -m "runs or not runs"
 
 gpu: deepspeed             ## what CUDA machines want beside: vLLM, DeepSpeed, four-bit weights
 	envs/install-vllm.sh cuda

@@ -71,6 +71,7 @@ vllm_path = f"{os.getcwd()}/.venv-vllm/bin:" if own_vllm else ""
 os.environ |= LAYOUT.variables() | {
     "ENGINE_PATH": vllm_path if VLLM else "",
     "OTHER_ENGINE_PATH": "" if VLLM else vllm_path,
+    "PLUMBLINE_VLLM": f"{vllm_path[:-1]}/python" if own_vllm else "",
     "PLUMBLINE_JUDGES": judging.access(PLAN),
     "PLUMBLINE_TRACKING": resources.sinks(PLAN),
     "PLUMBLINE_MACHINE": resources.machine_keys(PLAN),

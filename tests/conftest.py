@@ -45,6 +45,7 @@ RUNS = (
     "test_chat_study",
     "test_outside_study",
     "test_portable",
+    "test_vllm_beside",
     "test_chosen_study",
     "test_diverged_study",
     "test_synthesis_study",

@@ -31,6 +31,8 @@ def online_settings(**changed: object) -> dict:
         "top_p": 1.0,
         "clip": 0.2,
         "missing_end_penalty": None,
+        "engine": "transformers",
+        "gpu_memory_share": 0.3,
     }
     return settings_of(**(own | changed))
 

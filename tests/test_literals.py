@@ -13,7 +13,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from workflow_scripts.align import dpo, offline, ppo, pro
+from workflow_scripts.align import dpo, offline, online, ppo, pro
 from workflow_scripts.clean import mix, near_duplicates, selecting, turns, written
 from workflow_scripts.clean import settings as cleaning_settings
 from workflow_scripts.clean.clean import CLEANERS
@@ -143,6 +143,7 @@ TAKEN = {
     "Retrieval.into": (retrieve.Settings, "into"),
     "Dataset.empty_replies": (cleaning_settings.Settings, "empty_replies"),
     "OfflineRl.sampling": (offline.Offline, "sampling"),
+    "Online.engine": (online.OnlineTraining, "engine"),
     "Ppo.kl_control": (ppo.Settings, "kl_control"),
     "GivenReward.squash": (reward_columns.GivenReward, "squash"),
     "ClassifierReward.squash": (reward_columns.ClassifierReward, "squash"),

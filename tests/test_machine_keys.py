@@ -15,7 +15,7 @@ from workflow_scripts.study.training import OF_THE_MACHINE
 
 def run(tiny_model, tokens, folder, settings: dict, monkeypatch, work=None, **keys: object):
     """Fine-tune with the keys of the machine in the environment alone; return the model's folder."""
-    own = {key: settings[key] for key in OF_THE_MACHINE} | keys
+    own = {key: settings[key] for key in OF_THE_MACHINE if key in settings} | keys
     handed = {key: value for key, value in settings.items() if key not in OF_THE_MACHINE}
     monkeypatch.setenv(
         VARIABLE, json.dumps([[{"log_every": 9}, ["runs.other"]], [own, ["runs.dpo", "runs.sft"]]])

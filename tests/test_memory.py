@@ -108,6 +108,39 @@ def test_a_frozen_parent_beside_counts():
     assert "88 GB on a GPU of 80 GB" in looked_at(held)[0][0]
 
 
+def test_vllm_beside_a_training_has_its_own_share_of_a_gpu_and_leaves_the_rest():
+    def online(study, count=2e9, **more):
+        study["models"]["large"]["parameters"] = count
+        study["annotations"] = {"long": {"dataset": "rows", "splits": ["sft"], "fit_split": "sft"}}
+        study["annotations"]["long"]["rewards"] = {"words": {"rule": "length"}}
+        ppo = {
+            "method": "ppo",
+            "parent": "large",
+            "annotation": "long",
+            "split": "sft",
+            "learning_rate": 1e-6,
+        }
+        study["runs"] = {"ppo": ppo | {"batch_size": 16, "lora": {"rank": 8, "alpha": 16}} | more}
+
+    def by_vllm(study):
+        online(study, engine="vllm", count=8e9, gpu_memory_share=0.3)
+
+    assert looked_at(online) == ([], [])
+    assert looked_at(by_vllm) == ([], [])
+
+    def crowded(study):
+        online(study, engine="vllm", count=8e9, gpu_memory_share=0.15)
+
+    [said], _ = looked_at(crowded)
+    assert "16 GB on the 12 GB of a GPU that are its own; raise it" in said
+
+    def squeezed(study):
+        online(study, engine="vllm", count=8e9, gpu_memory_share=0.7)
+
+    [said], _ = looked_at(squeezed)
+    assert "32 GB on the 24 GB of a GPU that vLLM leaves" in said
+
+
 def test_a_profile_s_rule_goes_before_the_study():
     profile = {**A100, "train_sft": {**A100["train_sft"], "parallel": "zero3", "gpu": 8}}
     assert looked_at(profile=profile) == ([], [])

@@ -73,7 +73,7 @@ def test_what_answers_as_it_learns_speaks_as_its_parent_does():
 
 def test_what_alters_no_result_makes_no_training_stale_and_reaches_it_by_the_environment():
     keys = {"per_device_batch": 2, "log_every": 1, "checkpoint_every": 3, "gradient_checkpointing": True}
-    assert keys.keys() == set(OF_THE_MACHINE)
+    assert keys.keys() == set(OF_THE_MACHINE) - {"gpu_memory_share"}  # that is of what vLLM answers for
     before = planned(DEFAULT)
     after = changed(DEFAULT, {f"runs.sft.{key}": value for key, value in keys.items()})
     assert training.training_settings(after, "tiny.sft") == training.training_settings(before, "tiny.sft")
@@ -83,6 +83,20 @@ def test_what_alters_no_result_makes_no_training_stale_and_reaches_it_by_the_env
     assert rewards.reward_settings(own, "tutor_rm") == rewards.reward_settings(before, "tutor_rm")
     assert machine_told(own, "reward_models.tutor_rm") == keys
     assert index.study_digest(after) == index.study_digest(before) == index.study_digest(own)
+
+
+def test_what_vllm_answers_for_is_stale_by_it_and_not_by_the_memory_it_takes():
+    own, ppo = {"runs.ppo.engine": "transformers"}, "tiny.sft.ppo"
+    before, after = changed(EVERY_KEY, own), planned(EVERY_KEY)
+    assert told(training.training_settings(before, ppo))["engine"] == "transformers"
+    assert told(training.training_settings(after, ppo))["engine"] == "vllm"
+    more = training.code(after, ppo).keys() - training.code(before, ppo).keys()
+    assert {"workflow_scripts.align.vllm_process", "workflow_scripts.common.vllm_policy"} <= more
+    assert training.pinned(after, ppo).keys() - training.pinned(before, ppo).keys() == {"vllm"}
+    roomier = changed(EVERY_KEY, {"runs.ppo.gpu_memory_share": 0.5})
+    assert training.training_settings(roomier, ppo) == training.training_settings(after, ppo)
+    assert machine_told(roomier, "runs.ppo")["gpu_memory_share"] == 0.5
+    assert index.study_digest(roomier) == index.study_digest(after) != index.study_digest(before)
 
 
 def test_a_batch_that_follows_per_device_batch_is_a_setting():

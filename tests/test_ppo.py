@@ -180,9 +180,9 @@ def test_an_answer_ends_with_its_end_token_or_at_the_limit(learner, tokenizer):
     torch.manual_seed(0)
     ends = list(range(2, 60))  # a third of the vocabulary: many answers end early
     answers = learner.sample([[1, 20, 30], [1, 7]] * 8, ends, tokenizer)
-    lengths = {len(answer) for answer, _ in answers}
+    lengths = {len(answer) for answer, *_ in answers}
     assert min(lengths) < 8 == learner.settings["max_new_tokens"] >= max(lengths)
-    for answer, ended in answers:
+    for answer, ended, _ in answers:
         assert not any(token in ends for token in answer[:-1])
         assert (answer[-1] in ends) is ended
         assert ended or len(answer) == 8
@@ -193,7 +193,7 @@ def test_an_answer_that_spells_a_stop_string_ends_with_it_and_is_rewarded_withou
     torch.manual_seed(0)
     prompt, end = [1, 20, 30], tokenizer.eos_token_id
     answers = learner.sample([prompt] * 32, [end], tokenizer)
-    stopped = [answer for answer, ended in answers if ended and answer[-1] != end]
+    stopped = [answer for answer, ended, _ in answers if ended and answer[-1] != end]
     assert len({len(answer) for answer in stopped}) > 1
     for answer in stopped:
         whole, before = (reply_text(tokenizer, prompt, some) for some in (answer, answer[:-1]))
@@ -201,7 +201,7 @@ def test_an_answer_that_spells_a_stop_string_ends_with_it_and_is_rewarded_withou
         assert "e" not in before and "qu" not in before
         rewarded = reply_of(prompt, answer, [end], ["e", "qu"], TEMPLATE, tokenizer)
         assert whole.strip().startswith(rewarded) and "e" not in rewarded and "qu" not in rewarded
-    for answer, ended in answers:
+    for answer, ended, _ in answers:
         assert ended or len(answer) == 12
 
 

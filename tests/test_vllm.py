@@ -24,11 +24,11 @@ from workflow_scripts.common import templates
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.common.models import load_policy, load_tokenizer
-from workflow_scripts.common.vllm_policy import parallel_size, rank_of
+from workflow_scripts.common.vllm_policy import longer_positions, parallel_size, rank_of
 from workflow_scripts.export.folder import write_folder
 from workflow_scripts.generate import vllm_engine
 from workflow_scripts.generate.engine import TransformersEngine
-from workflow_scripts.generate.vllm_engine import VllmEngine, longer_positions
+from workflow_scripts.generate.vllm_engine import VllmEngine
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = importlib.util.find_spec("vllm") is not None

@@ -6,8 +6,9 @@ conversations that end on the user; what follows up on the first answer is left 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from workflow_scripts.align import vllm_beside
 from workflow_scripts.common.answering import cut_at
 from workflow_scripts.common.code import code_of
 from workflow_scripts.common.cuts import cut_counts, say_cuts, say_rejected
@@ -36,6 +37,8 @@ class OnlineTraining(PolicyTraining):
     top_p: float
     clip: float
     missing_end_penalty: float | None
+    engine: Literal["transformers", "vllm"]
+    gpu_memory_share: float
 
 
 class Scores(NamedTuple):
@@ -153,6 +156,7 @@ def prepare(description: str, kind: type[OnlineTraining], module: str) -> tuple[
     ends = ends_of(reply_end(template, tokenizer), tokenizer, model_ends(arguments.parent))
     inputs = [arguments.parent_manifest, arguments.prompts_manifest, arguments.fit_rows]
     depends = {"settings": settings, "rewards": provenance(rewards)} | watched_state(arguments)
-    work = work_folder(arguments.work, inputs, depends, arguments.seed, code_of(module))
+    code = code_of(module, *([vllm_beside.ENGINE] if settings["engine"] == "vllm" else []))
+    work = work_folder(arguments.work, inputs, depends, arguments.seed, code)
     score = scorer(rewards, fit_on, ends, settings.get("stop", []), template, tokenizer)
     return arguments, Online(tokenizer, prompts, ends, score, counts, work)

@@ -23,6 +23,7 @@ from transformers import get_scheduler
 from workflow_scripts.align.online import Online, prepare
 from workflow_scripts.align.ppo_learner import Learner, State
 from workflow_scripts.align.ppo_numbers import Settings, curve_with, steps_of
+from workflow_scripts.align.vllm_beside import beside
 from workflow_scripts.common import processes
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.progress import Progress
@@ -158,7 +159,10 @@ def main() -> None:
     refuse_settings(settings)
     watch = watch_of(arguments, online.tokenizer)
     learner = Learner(arguments.parent, settings, online.work, arguments.seed, arguments.watch)
+    learner.engine = beside(online, settings)
     state = run_steps(arguments, online, learner, watch)
+    if learner.engine is not None:
+        learner.engine.close()
     facts: dict[str, Any] = {"counts": online.counts}
     if skipped := round(sum(row.get("skipped_updates", 0) for row in state.rows)):
         say_skipped(skipped, round(sum(row["updates"] for row in state.rows)) + skipped)

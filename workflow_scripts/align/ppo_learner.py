@@ -31,6 +31,7 @@ from workflow_scripts.align.ppo_numbers import (
     whiten,
 )
 from workflow_scripts.align.scores import NO_SCORES, Moments, scaled_scores
+from workflow_scripts.align.vllm_beside import Drawn, VllmBeside, gap_between, refuse_other_weights
 from workflow_scripts.common import processes
 from workflow_scripts.common.answering import answer_of, stopping_at
 from workflow_scripts.common.beginnings import left_padded
@@ -84,6 +85,14 @@ class State:
     looks: list[dict] = field(default_factory=list)
 
 
+class Sampled(NamedTuple):
+    """A drawn answer: its tokens, what ended it among them; whether it ended; their log-probs by vLLM, if it drew."""
+
+    tokens: list[int]
+    ended: bool
+    logps: list[float]
+
+
 class Learner:
     """A policy, the parent it is held to, a value head on the policy's last hidden state, and their optimiser."""
 
@@ -110,6 +119,7 @@ class Learner:
         kind, more = Trainer.get_optimizer_cls_and_kwargs(arguments, self.policy)
         groups = [{"params": matrices, "weight_decay": settings["weight_decay"]}]
         self.optimizer = kind([*groups, {"params": others, "weight_decay": 0.0}], **more)
+        self.engine: VllmBeside | None = None  # what answers, if the policy itself does not
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=arguments.fp16)
 
     def computing(self) -> torch.autocast:
@@ -152,10 +162,8 @@ class Learner:
         return total
 
     @torch.no_grad()
-    def sample(
-        self, prompts: list[list[int]], ends: list[int], tokenizer: Any
-    ) -> list[tuple[list[int], bool]]:
-        """Return (an answer, whether it ended) to each prompt; what ends it is among its tokens."""
+    def drawn(self, prompts: list[list[int]], ends: list[int], tokenizer: Any) -> list[list[int]]:
+        """Return an answer to each prompt, as tokens; what ended it may be followed by padding."""
         settings, pad = self.settings, tokenizer.pad_token_id
         ids, mask = left_padded(prompts, pad)
         self.policy.eval()
@@ -176,14 +184,26 @@ class Learner:
                 remove_invalid_values=True,  # or sampling would fail where `improve` says that it diverged
             )
         self.policy.generation_config = own
-        drawn = output[:, ids.shape[1] :].tolist()
+        return output[:, ids.shape[1] :].tolist()
+
+    def sample(self, prompts: list[list[int]], ends: list[int], tokenizer: Any) -> list[Sampled]:
+        """Return an answer to each prompt."""
+        if self.engine is None:
+            drawn = [Drawn(tokens, []) for tokens in self.drawn(prompts, ends, tokenizer)]
+        else:
+            self.engine.hand_over(self.policy)
+            drawn = self.engine.sample(prompts)
         told = [
-            answer_of(tokenizer, prompt, tokens, ends, settings)
-            for prompt, tokens in zip(prompts, drawn, strict=True)
+            answer_of(tokenizer, prompt, each.tokens, ends, self.settings)
+            for prompt, each in zip(prompts, drawn, strict=True)
         ]
         return [
-            (tokens[: said.completion_tokens], said.finish_reason == "stop")
-            for tokens, said in zip(drawn, told, strict=True)
+            Sampled(
+                each.tokens[: said.completion_tokens],
+                said.finish_reason == "stop",
+                each.logps[: said.completion_tokens],
+            )
+            for each, said in zip(drawn, told, strict=True)
         ]
 
     def play(self, prompts: list[dict], online: Online, state: State) -> tuple[list[Experience], dict]:
@@ -194,7 +214,7 @@ class Learner:
         first, step = processes.number(), processes.count()
         own = prompts[first::step]
         drawn = self.sample([row["prompt"] for row in own], online.ends, online.tokenizer)
-        answers, cut = [answer for answer, _ in drawn], [not ended for _, ended in drawn]
+        answers, cut = [each.tokens for each in drawn], [not each.ended for each in drawn]
         found = online.score(own, answers)
         scores = together(found.rewards)
         state.moments = state.moments.updated(scores)
@@ -215,6 +235,10 @@ class Learner:
             "unfinished": fmean(together(cut)),
             "texts_cut": fmean(together([found.cut] * len(own))),
         }
+        if self.engine is not None:
+            gaps = gap_between([each.logps for each in drawn], [row.logps for row in weighed])
+            facts["engine_gap"] = fmean(together(gaps))
+            refuse_other_weights(facts["engine_gap"])
         state.kl_coef = next_kl_coef(state.kl_coef, facts["kl"], self.settings)
         state.tokens += sum(len(row.prompt) + len(row.answer) for row in played)
         return [row._replace(advantages=own) for row, own in zip(played, whitened, strict=True)], facts

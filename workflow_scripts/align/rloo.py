@@ -9,6 +9,7 @@ methods that learn from given answers, the number of processes alters what is an
 """
 
 from collections.abc import Callable
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from datasets import Dataset
 from trl import RLOOConfig, RLOOTrainer
 
 from workflow_scripts.align.online import Online, OnlineTraining, prepare
+from workflow_scripts.align.vllm_beside import VllmBeside, beside, gap_between, refuse_other_weights
+from workflow_scripts.common import processes
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.training.arguments import callbacks_of, training_arguments
 from workflow_scripts.common.training.command import run_training
@@ -33,7 +36,13 @@ class Settings(OnlineTraining):
 
 
 class TokenPromptsTrainer(Shared, RLOOTrainer):
-    """An RLOOTrainer whose prompts are token ids already."""
+    """An RLOOTrainer whose prompts are token ids already, and which vLLM may answer for."""
+
+    engine: VllmBeside | None = None
+    handed = -1  # the step whose weights the engine has
+    told: list[list[float]] | None = (
+        None  # the engine's log-probs of what it drew last, until they were looked at
+    )
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Return what a look at the answers says: there are no rows to validate on."""
@@ -46,6 +55,27 @@ class TokenPromptsTrainer(Shared, RLOOTrainer):
         """Return the answers and the tokens that all processes have learned from so far."""
         rows = self.state.global_step * self.args.train_batch_size * self.args.gradient_accumulation_steps
         return {"rows": rows * self.args.world_size, "tokens": int(self.state.num_input_tokens_seen)}
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *more: Any) -> list[list[int]]:
+        if self.engine is None:
+            return super()._generate_single_turn(prompt_ids, *more)
+        if self.handed != self.state.global_step:
+            self.reshard()
+            self.engine.hand_over(self.accelerator.unwrap_model(self.model_wrapped))
+            self.handed = self.state.global_step
+        drawn = self.engine.sample(prompt_ids)
+        self.told = [each.logps for each in drawn]
+        return [each.tokens for each in drawn]
+
+    def _get_per_token_logps_and_entropies(self, *asked: Any, **named: Any) -> Any:
+        found = super()._get_per_token_logps_and_entropies(*asked, **named)
+        if self.told:  # the first look at what was drawn
+            own = [row[: len(logps)] for row, logps in zip(found[0].float().cpu(), self.told, strict=True)]
+            gap = fmean(processes.gathered(fmean(gap_between(self.told, own))))
+            self._log_metric("engine_gap", gap)
+            refuse_other_weights(gap)
+            self.told = None
+        return found
 
     def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict]:
         return prompts, None, {}
@@ -74,6 +104,11 @@ def reward_of(online: Online, penalty: float) -> Any:
 def main() -> None:
     arguments, online = prepare(__doc__, Settings, "workflow_scripts.align.rloo")
     settings = arguments.settings
+    # Before TRL's settings, which bring DeepSpeed's along: these are read once. TRL lets a policy answer outside of
+    # autocast, in its weights' float32.
+    model = load_trainable(
+        arguments.parent, settings, arguments.seed, computing=torch.float32, drops_nothing=True
+    )
     try:
         config = RLOOConfig(
             **training_arguments(settings, online.work, arguments.seed, False, arguments.watch)
@@ -99,10 +134,6 @@ def main() -> None:
     if left := len(online.prompts) % asked:
         said = "drop_last" if settings["drop_last"] else "warning: TRL makes whole steps alone"
         print(f"{said}: {left} of {len(online.prompts)} prompts are left out of each epoch", flush=True)
-    # TRL lets it answer outside of autocast, in its weights' float32.
-    model = load_trainable(
-        arguments.parent, settings, arguments.seed, computing=torch.float32, drops_nothing=True
-    )
     own_ends, model.generation_config.eos_token_id = model.generation_config.eos_token_id, online.ends
     trainer = TokenPromptsTrainer(
         model=model,
@@ -119,7 +150,10 @@ def main() -> None:
     model.generation_config.eos_token_id = (
         own_ends  # the trainer has read it; what is saved, `save_policy` says
     )
+    trainer.engine = beside(online, settings)
     seconds = train(trainer, online.work)
+    if trainer.engine is not None:
+        trainer.engine.close()
     save_trained(
         trainer,
         online.tokenizer,

@@ -75,6 +75,22 @@ def configuration(model: Path | str) -> dict:
     return config.get("text_config") or config
 
 
+def longer_positions(config: dict, context: int) -> dict:
+    """Return what to change in a model's configuration so that vLLM goes on to `context` tokens, as transformers does.
+
+    Only plain rotary positions (Su et al. 2021) simply go on; with others vLLM refuses a context the model has not.
+    """
+    rotary = "rope_parameters" in config or "rope_theta" in config
+    scaled = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if (
+        rotary
+        and scaled.get("rope_type", "default") == "default"
+        and config["max_position_embeddings"] < context
+    ):
+        return {"max_position_embeddings": context}
+    return {}
+
+
 def loaded_as(model: Path, precision: str, memory_share: float) -> dict[str, Any]:
     """Return the arguments by which vLLM loads a policy over all GPUs of this process, its adapter's rank among them.
 

@@ -8,27 +8,11 @@ from workflow_scripts.common.answering import Answer, answer_of
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.models import adapter_base, model_ends
 from workflow_scripts.common.templates import ends_of
-from workflow_scripts.common.vllm_policy import configuration, load_vllm, loaded_as, tell
+from workflow_scripts.common.vllm_policy import configuration, load_vllm, loaded_as, longer_positions, tell
 
 # Prompts that are scheduled together: they are answered anew together where a killed job left off, and are what several
 # engines share out.
 PORTION = 512
-
-
-def longer_positions(config: dict, context: int) -> dict:
-    """Return what to change in a model's configuration so that vLLM goes on to `context` tokens, as transformers does.
-
-    Only plain rotary positions (Su et al. 2021) simply go on; with others vLLM refuses a context the model has not.
-    """
-    rotary = "rope_parameters" in config or "rope_theta" in config
-    scaled = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    if (
-        rotary
-        and scaled.get("rope_type", "default") == "default"
-        and config["max_position_embeddings"] < context
-    ):
-        return {"max_position_embeddings": context}
-    return {}
 
 
 class VllmEngine:

@@ -31,7 +31,8 @@ def machine_keys(plan: Plan) -> str:
     named |= {f"reward_models.{name}": part for name, part in plan.study.reward_models.items()}
     found: dict[str, list[str]] = {}
     for name, part in named.items():
-        found.setdefault(as_json(chosen(part, OF_THE_MACHINE)), []).append(name)
+        keys = [key for key in OF_THE_MACHINE if hasattr(part, key)]
+        found.setdefault(as_json(chosen(part, keys)), []).append(name)
     return as_json([[json.loads(keys), names] for keys, names in found.items()])
 
 

@@ -48,7 +48,14 @@ def module_of(plan: Plan, policy: str) -> str:
 
 
 def code(plan: Plan, policy: str) -> dict[str, str]:
-    return code_of(module_of(plan, policy))
+    return code_of(
+        module_of(plan, policy), *(["workflow_scripts.align.vllm_process"] if by_vllm(plan, policy) else [])
+    )
+
+
+def by_vllm(plan: Plan, policy: str) -> bool:
+    """Return whether vLLM draws the answers that a policy learns from."""
+    return getattr(plan.run(policy), "engine", None) == "vllm"
 
 
 def threads(plan: Plan, policy: str) -> int:
@@ -97,9 +104,10 @@ def watching_settings(plan: Plan, policy: str) -> str:
 
 
 def pinned(plan: Plan, policy: str) -> dict[str, str]:
-    """Return the locked versions that a training depends on: of the trainers, and of what METEOR is watched with."""
+    """Return the locked versions that a training depends on, with METEOR's and vLLM's where it needs them."""
     part = plan.run(policy).watch
-    return pins(*TRAINERS, *(["nltk"] if part and not part.annotation and part.metric == "meteor" else []))
+    own = pins(*TRAINERS, *(["nltk"] if part and not part.annotation and part.metric == "meteor" else []))
+    return own | (pins("vllm", lock="vllm.txt") if by_vllm(plan, policy) else {})
 
 
 def watch_prompts(plan: Plan, policy: str) -> str:

@@ -352,6 +352,7 @@ def missing_vllm(study: Study) -> Iterator[Finding]:
         return
     others = {f"again.{name}.engine": part.engine_in(study).name for name, part in study.again.items()}
     engines = {"engine": study.engine.name} if study.engine.name == "vllm" else others
+    engines |= {f"runs.{name}.engine": getattr(run, "engine", None) for name, run in study.runs.items()}
     for path, name in engines.items():
         if name == "vllm":
             yield doubt(

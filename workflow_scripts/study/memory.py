@@ -206,13 +206,29 @@ def trainings_that_do_not_fit(
         if not models or not share.gpus or memory is None:
             continue
         model = max(models, key=counts.__getitem__)
+        beside = vllm_beside(trained.training)
+        if beside and counts[model] * 2 / GB > TIGHT * beside * memory:
+            yield too_much(
+                f"{trained.path}.gpu_memory_share",
+                f"vLLM beside the training holds {written(counts[model])}",
+                counts[model] * 2 / GB,
+                beside * memory,
+                "raise it, or leave engine: vllm out",
+                f"the {beside * memory:g} GB of a GPU that are its own",
+            )
+        memory *= 1 - beside
+        room = f"the {memory:g} GB of a GPU that vLLM leaves" if beside else ""
         needed = counts[model] * bytes_a_parameter(trained.training, share) / GB
         if needed > TIGHT * memory:
             over = f"over {share.gpus} GPUs by {share.parallel}" if share.gpus > 1 else "on one GPU"
             said = f"trains {written(counts[model])} of {model!r} {over}"
-            yield too_much(
-                trained.path, said, needed, memory, remedy(counts[model], trained.training, share, memory)
-            )
+            instead = remedy(counts[model], trained.training, share, memory)
+            yield too_much(trained.path, said, needed, memory, instead, room)
+
+
+def vllm_beside(training: Training) -> float:
+    """Return the share of each GPU that vLLM takes beside a training."""
+    return training.gpu_memory_share if isinstance(training, Online) and training.engine == "vllm" else 0.0
 
 
 def readers_that_do_not_fit(study: Study, profile: Profile, counts: dict[str, int]) -> Iterator[Finding]:
@@ -238,14 +254,15 @@ def readers_that_do_not_fit(study: Study, profile: Profile, counts: dict[str, in
             )
 
 
-def too_much(path: str, said: str, needed: float, memory: float, instead: str) -> Finding:
-    """Return what is to be said of weights that take more of a GPU than there is, or all but all of it."""
+def too_much(path: str, said: str, needed: float, memory: float, instead: str, room: str = "") -> Finding:
+    """Return what is to be said of weights that take more of a GPU than there is, or all but all of it.
+
+    room: in words, what of a GPU `memory` is, where it is not all of one.
+    """
     if needed > memory:
-        return wrong(path, f"{said}: {needed:.0f} GB on a GPU of {memory:g} GB; {instead}")
-    return doubt(
-        path,
-        f"{said}: {needed:.0f} GB of a GPU's {memory:g} GB, which leaves little for activations; {instead}",
-    )
+        return wrong(path, f"{said}: {needed:.0f} GB on {room or f'a GPU of {memory:g} GB'}; {instead}")
+    where = room or f"a GPU's {memory:g} GB"
+    return doubt(path, f"{said}: {needed:.0f} GB of {where}, which leaves little for activations; {instead}")
 
 
 def written(count: int) -> str:

@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 
 
 # Keys that alter no result beyond rounding: they make nothing stale, and reach a job by its environment.
-OF_THE_MACHINE = ("per_device_batch", "gradient_checkpointing", "log_every", "checkpoint_every")
+OF_THE_MACHINE = (
+    "per_device_batch",
+    "gradient_checkpointing",
+    "log_every",
+    "checkpoint_every",
+    "gpu_memory_share",
+)
 
 
 class Training(Part):

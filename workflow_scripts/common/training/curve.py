@@ -16,6 +16,7 @@ CURVE = {
     "clip_ratio/region_mean": "clipped_share",
     "completions/clipped_ratio": "unfinished",
     "texts_cut": "texts_cut",
+    "engine_gap": "engine_gap",
     "eval_watch": "watch",
     "eval_watch_error": "watch_error",
     "eval_watch_n": "watch_n",

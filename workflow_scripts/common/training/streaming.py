@@ -64,7 +64,8 @@ def merged_weight(module: LoraLayer) -> torch.Tensor:
     shares = dict(module.named_parameters())
     for name, share in shares.items():
         owner, _, own = name.rpartition(".")
-        module.get_submodule(owner)._parameters[own] = torch.nn.Parameter(whole(share), requires_grad=False)
+        own_copy = whole(share).clone()  # of a weight that nobody shares it is the weight itself
+        module.get_submodule(owner)._parameters[own] = torch.nn.Parameter(own_copy, requires_grad=False)
     module.merge()
     weight = module.get_base_layer().weight.detach()
     for name, share in shares.items():
@@ -107,10 +108,17 @@ def header_of(tensors: dict[str, torch.Tensor]) -> tuple[bytes, dict[str, int]]:
     return len(text).to_bytes(8, "little") + text, {name: first + offset for name, offset in offsets.items()}
 
 
-def write_shared(model: Any, folder: Path, largest: int | str | None = None) -> None:
+def kind_of(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """Return in which numbers a tensor is written: those asked for where it has fractions, else its own."""
+    return dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+
+
+def write_shared(
+    model: Any, folder: Path, largest: int | str | None = None, dtype: torch.dtype | None = None
+) -> None:
     """Write a shared policy's folder as its `save_pretrained` would; the others meanwhile walk `whole_weights`.
 
-    largest: bytes of a file, the library's own number if None.
+    largest: bytes of a file, the library's own number if None. dtype: that of the weights' numbers, if another.
     """
     if largest is None:
         largest = inspect.signature(PreTrainedModel.save_pretrained).parameters["max_shard_size"].default
@@ -120,7 +128,7 @@ def write_shared(model: Any, folder: Path, largest: int | str | None = None) -> 
     state = saved_names(model)
     plain = {name.replace(f".{BENEATH}", "."): tensor for name, tensor in state.items()}
     empty = {
-        name: torch.empty(shape_of(tensor), dtype=tensor.dtype, device="meta")
+        name: torch.empty(shape_of(tensor), dtype=kind_of(tensor, dtype), device="meta")
         for name, tensor in plain.items()
     }
     made = revert_weight_conversion(model, empty)
@@ -135,7 +143,7 @@ def write_shared(model: Any, folder: Path, largest: int | str | None = None) -> 
     for name, tensor in whole_weights(model):
         for own, part in revert_weight_conversion(model, {name: tensor}).items():
             path, offset = places.pop(own)
-            put(path, offset, part)
+            put(path, offset, part.to(kind_of(part, dtype)))
     if places:
         raise RuntimeError(f"{folder}: {len(places)} weights were not written, first {min(places)}")
     if split.is_sharded:

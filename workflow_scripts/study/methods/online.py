@@ -40,10 +40,22 @@ class Online(PolicyTraining):
     """Probability ratios count within 1 ± clip."""
     missing_end_penalty: Annotated[float, Field(ge=0)] | None = None
     """Taken off the reward of an answer that does not end; null: nothing."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What draws the answers: the training itself, or vLLM beside it, which is handed the weights before each step."""
+    gpu_memory_share: SomeShare = 0.3
+    """engine vllm: the share of each GPU's memory that it may take beside the training."""
 
     def names_of_material(self, path: str, need: Names) -> None:
         """Need an annotation that can reward new answers, and a split of its dataset."""
         need.need_answerable(path, self.annotation, self.split)
+
+    def faults(self, path: str, study: "Study") -> Iterator[Finding]:
+        """Find weights that cannot be handed over."""
+        yield from super().faults(path, study)
+        if self.engine == "vllm" and self.quantise:
+            yield wrong(
+                f"{path}.engine", "vLLM is handed whole weights, and quantise holds them in four bits"
+            )
 
     def is_validated(self, study: "Study") -> bool:
         """Return False: it draws its own answers, and validates on none."""
