@@ -396,6 +396,14 @@ def test_online_batches_that_do_not_divide_are_refused(study):
     assert "runs.rloo.batch_size: 6 is no multiple of num_generations 4" in lines
 
 
+def test_weights_in_four_bits_cannot_be_handed_to_vllm(study):
+    ppo = {"method": "ppo", "parent": "sft", "annotation": "tutor", "split": "preference", "batch_size": 4}
+    ppo |= {"learning_rate": 1.0e-5, "engine": "vllm", "lora": {"rank": 4, "alpha": 8}}
+    said = "runs.ppo.engine: vLLM is handed whole weights, and quantise holds them in four bits"
+    assert said not in mistakes_of(many(study, runs__ppo=ppo))
+    assert said in mistakes_of(many(study, runs__ppo=ppo | {"quantise": "nf4"}))
+
+
 # --- templates --------------------------------------------------------------------------------------------------------
 
 
@@ -1077,7 +1085,11 @@ def test_four_bit_weights_are_whole_on_each_gpu(every_key):
 
 
 def test_ppo_on_four_bits_wants_their_package_and_never_shares_them_out(every_key):
-    every_key["runs"]["ppo"] |= {"quantise": "nf4", "lora": every_key["runs"]["sft"]["lora"]}
+    every_key["runs"]["ppo"] |= {
+        "quantise": "nf4",
+        "engine": "transformers",
+        "lora": every_key["runs"]["sft"]["lora"],
+    }
     (line,) = doubts_beside(every_key)
     assert line.startswith("runs.ppo.quantise: nf4 needs bitsandbytes")
     every_key["training_resources"] = {"gpu": 2, "parallel": "zero3"}
