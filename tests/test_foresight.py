@@ -1096,6 +1096,17 @@ def test_ppo_on_four_bits_wants_their_package_and_never_shares_them_out(every_ke
     assert not any("whole weights" in line for line in mistakes_of(every_key))
 
 
+def test_a_scaled_loss_wants_a_gpu_and_its_policy_whole_on_each(study):
+    study["runs"]["sft"]["precision"] = "float16"
+    assert mistakes_of(study) == []
+    study["training_resources"]["gpu"] = 0
+    assert "runs.sft.precision: float16 needs a GPU" in mistakes_of(study)
+    for parallel, refused in (("ddp", False), ("fsdp", True), ("zero2", True)):
+        study["training_resources"] = {"gpu": 2, "parallel": parallel}
+        said = f"runs.sft.precision: float16 is for parallel: ddp, not {parallel}: take bfloat16"
+        assert (said in mistakes_of(study)) == refused
+
+
 def test_steps_that_the_gpus_cannot_share_evenly_are_told_of(study):
     assert not any("cannot share" in line for line in doubts_of(many(study, training_resources={"gpu": 1})))
     sizes = {name: run["batch_size"] for name, run in study["runs"].items() if "batch_size" in run}
