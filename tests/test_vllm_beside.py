@@ -5,6 +5,8 @@ project, by transformers, which draws from the same distribution: what is handed
 """
 
 import os
+import signal as signals
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -195,9 +197,31 @@ def test_adapters_are_added_into_what_is_handed_over_and_not_into_the_policy(dty
 
 
 def test_what_trainings_left_behind_that_were_killed_with_their_engines_is_removed(tmp_path, monkeypatch):
-    ended = next(number for number in range(2, 2**22) if not Path("/proc", str(number)).exists())
-    gone, kept, other = (tmp_path / f"{vllm_beside.PREFIX}{owner}-x" for owner in (ended, os.getpid(), "a"))
-    for folder in (gone, kept, other):
-        folder.mkdir()
+    monkeypatch.setattr(vllm_beside, "MEMORY", tmp_path)
+    folders = []
+    for _ in range(2):
+        folder, held = vllm_beside.folder_for(torch.nn.Linear(2, 2), torch.float32)
+        folders.append((folder, held))
+    (gone, ended), (kept, _) = folders
+    (other := tmp_path / f"{vllm_beside.PREFIX}being-made").mkdir()
+    ended.close()  # as the end of a process does
     vllm_beside.left_behind(tmp_path)
     assert not gone.exists() and kept.exists() and other.exists()
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
+def test_a_training_that_is_ended_with_its_engine_leaves_no_weights_for_long(signal, model, tmp_path):
+    flags = flags_of("ppo", model, tmp_path, max_steps=500, checkpoint_every=500)
+    command = command_of("workflow_scripts.align.ppo", flags, None)
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as job:
+        for line in job.stdout:
+            if line.startswith('{"step": 1,'):
+                break
+        for process in (*psutil.Process(job.pid).children(), psutil.Process(job.pid)):
+            process.send_signal(getattr(signals, signal))
+        job.stdout.read()
+    if signal == "SIGKILL":  # nobody was left to remove them: the next training does
+        vllm_beside.left_behind(vllm_beside.MEMORY)
+    wait_until_nothing_is_left()

@@ -5,6 +5,8 @@ training, on the same GPU. Weights are handed over as files, in the machine's me
 a machine writes them, all of its engines read them. Not covered: policies whose weights are held in four bits.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -26,6 +28,7 @@ ENGINE = "workflow_scripts.align.vllm_process"  # by name: what it imports is in
 PYTHON = "PLUMBLINE_VLLM"  # vLLM's Python, as the rules know it; "" where there is none
 MEMORY = Path("/dev/shm")
 PREFIX = "plumbline-weights-"
+LOCK = "in-use.lock"
 LARGEST_SEED = 2**63 - 1
 APART = 1.0  # nats a token between engine and training: more is no rounding, but other weights
 # What tells a process which of a job's it is: vLLM would take itself for one of them.
@@ -72,21 +75,38 @@ def own_environment() -> dict[str, str]:
     return kept
 
 
+def is_held(lock: Path) -> bool:
+    """Tell whether a training that is running, here or in another container, holds a lock."""
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
 def left_behind(where: Path) -> None:
-    """Remove the folders of trainings that were killed together with their engines."""
-    for folder in where.glob(f"{PREFIX}*"):
-        owner = folder.name.removeprefix(PREFIX).partition("-")[0]
-        if owner.isdecimal() and not Path("/proc", owner).exists():
-            shutil.rmtree(folder, ignore_errors=True)  # another user's stays
+    """Remove the folders of trainings that were killed together with their engines; another user's stay."""
+    for lock in where.glob(f"{PREFIX}*/{LOCK}"):
+        with contextlib.suppress(OSError):
+            if not is_held(lock):
+                shutil.rmtree(lock.parent, ignore_errors=True)
 
 
-def folder_for(model: Any, dtype: torch.dtype) -> Path:
-    """Return a new folder for a policy's weights: in the machine's memory where they fit twice, else on its disk."""
+def folder_for(model: Any, dtype: torch.dtype) -> tuple[Path, Any]:
+    """Return a new folder for a policy's weights, and the file that says it is in use for as long as it is open.
+
+    It is in the machine's memory where the weights fit twice, else on its disk.
+    """
     size = sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters()) * dtype.itemsize
     roomy = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2 * size
     where = MEMORY if roomy else Path(tempfile.gettempdir())
     left_behind(where)
-    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=where))
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=where))
+    file = (folder / f"new-{LOCK}").open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    (folder / f"new-{LOCK}").rename(folder / LOCK)  # it is never seen unlocked
+    return folder, file
 
 
 class VllmBeside:
@@ -108,13 +128,14 @@ class VllmBeside:
         }
         self.process: subprocess.Popen | None = None
         self.folder: Path | None = None
+        self.held: Any = None  # the file that says the folder is in use
         self.first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # of this machine's processes
 
     def hand_over(self, model: Any) -> None:
         """Give the engine the weights that a policy has now; every process of the training has to ask."""
         if self.folder is None:
-            own = str(folder_for(model, self.dtype)) if self.first else None
-            places = processes.gathered(own)
+            own, self.held = folder_for(model, self.dtype) if self.first else (None, None)
+            places = processes.gathered(own and str(own))
             self.folder = Path(next(filter(None, reversed(places[: processes.number() + 1]))))
         processes.gathered(None)  # all engines have read the weights before these
         if self.first:

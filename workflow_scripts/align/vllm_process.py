@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--asked", type=json.loads, required=True, help="how it is loaded and draws, as JSON")
     parser.add_argument("--own", action="store_true", help="remove the folder in the end")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder goes
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what vLLM prints belongs into the log
     try:
