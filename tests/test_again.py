@@ -137,12 +137,17 @@ def test_the_check_says_what_answers_again_and_that_vllm_is_not_here(monkeypatch
         "tiny.sft@small" in "\n".join(describe(PLAN.study))
         and "1 policy answering again" in describe(PLAN.study)[0]
     )
-    study = changed(EVERY_KEY, {"again": {"fast": {"of": "tiny", "engine": {"name": "vllm"}}}}).study
     monkeypatch.setattr("workflow_scripts.study.machine.ROOT", tmp_path)
-    assert [found.text.split(":")[0] for found in missing_vllm(study)] == ["again.fast.engine"]
-    everywhere = changed(EVERY_KEY, {"engine": {"name": "vllm"}}).study
-    assert [found.text.split(":")[0] for found in missing_vllm(everywhere)] == ["engine"]
-    assert not list(missing_vllm(PLAN.study))
+    nowhere = {"runs.ppo.engine": "transformers"}
+    again = {"again": {"fast": {"of": "tiny", "engine": {"name": "vllm"}}}}
+    for change, paths in (
+        (nowhere, []),
+        (nowhere | again, ["again.fast.engine"]),
+        (nowhere | {"engine": {"name": "vllm"}}, ["engine"]),
+        ({}, ["runs.ppo.engine"]),
+    ):
+        study = changed(EVERY_KEY, change).study
+        assert [found.text.split(":")[0] for found in missing_vllm(study)] == paths
 
 
 # --- the tables -------------------------------------------------------------------------------------------------------
