@@ -1101,8 +1101,14 @@ def test_a_scaled_loss_wants_a_gpu_and_its_policy_whole_on_each(study):
     assert mistakes_of(study) == []
     study["training_resources"]["gpu"] = 0
     assert "runs.sft.precision: float16 needs a GPU" in mistakes_of(study)
-    for parallel, refused in (("ddp", False), ("fsdp", True), ("zero2", True)):
-        study["training_resources"] = {"gpu": 2, "parallel": parallel}
+    for gpus, parallel, refused in (
+        (2, "ddp", False),
+        (2, "fsdp", True),
+        (1, "fsdp", False),
+        (2, "zero2", True),
+        (1, "zero2-offload", True),
+    ):
+        study["training_resources"] = {"gpu": gpus, "parallel": parallel}
         said = f"runs.sft.precision: float16 is for parallel: ddp, not {parallel}: take bfloat16"
         assert (said in mistakes_of(study)) == refused
 

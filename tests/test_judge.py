@@ -686,6 +686,13 @@ def test_only_safetensors_are_loaded(classifiers, tmp_path):
         load_reward_model(tmp_path / "nowhere")
 
 
+def test_a_judge_whose_reward_model_is_gone_says_how_to_have_it_again(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        settings = {"kind": "reward_model", "name": "rm", "model": str(folder)}
+        with pytest.raises(PlumblineError, match="no reward model here; delete its manifest and run again"):
+            judge(QUESTIONS, "mt_bench", judge=settings)
+
+
 def test_a_pair_is_shown_as_labelled_lines_and_an_end():
     from workflow_scripts.common.reward_model import render_pair
 

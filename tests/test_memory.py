@@ -131,6 +131,12 @@ def test_vllm_beside_a_training_has_its_own_share_of_a_gpu_and_leaves_the_rest()
     def crowded(study):
         online(study, engine="vllm", count=8e9, gpu_memory_share=0.15)
 
+    def wide(study):
+        online(study, engine="vllm", count=8e9, precision="float32")
+
+    [said], _ = looked_at(wide)
+    assert "32 GB on the 24 GB of a GPU that are its own" in said
+
     [said], _ = looked_at(crowded)
     assert "16 GB on the 12 GB of a GPU that are its own; raise it" in said
 

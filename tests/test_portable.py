@@ -94,6 +94,28 @@ def test_a_tensor_of_another_size_is_an_error(tmp_path):
         read_pieces(tmp_path, {"a": piece_of(torch.ones(3))})
 
 
+def test_a_part_that_is_in_none_of_the_files_is_an_error(tmp_path):
+    numbers = torch.arange(12.0)
+    for name, first in (("before", 0), ("after", 8)):
+        write_pieces(tmp_path / name, {"a": Piece(numbers[first : first + 4], first, first + 4)})
+        (file,) = (tmp_path / name).iterdir()
+        file.rename(tmp_path / f"{name}.safetensors")
+    with pytest.raises(CheckpointException, match="a: some of its numbers are in none of the files"):
+        read_pieces(tmp_path, {"a": piece_of(torch.zeros(12))})
+    found = torch.zeros(4)
+    read_pieces(tmp_path, {"a": Piece(found, 8, 12)})
+    assert found.tolist() == [8, 9, 10, 11]
+
+
+@deepspeed
+@pytest.mark.parametrize("parallel", ["zero2", "zero3", "zero3-offload"])
+def test_what_deepspeed_holds_is_written_from_where_it_is(parallel, tiny_model, stored, tmp_path):
+    flags = align_flags(tiny_model, stored, preference_settings(**DPO | {"max_steps": 2}), tmp_path)
+    said = train(command_of("tests.in_place", [MODULE, *flags], parallel))
+    told = [line for line in said.splitlines() if line.endswith("are copies")]
+    assert len(told) == 2 and all(line.startswith("0 of ") for line in told), told
+
+
 def test_a_tensor_that_is_not_laid_out_in_a_row_comes_back_and_a_part_is_read_alone(tmp_path):
     tensor = torch.arange(12.0).view(3, 4)
     write_pieces(tmp_path, {"a": piece_of(tensor.T)})

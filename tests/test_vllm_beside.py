@@ -4,6 +4,7 @@ vLLM is the one of .venv-vllm where it is set up (its CPU build: `make .venv-vll
 project, by transformers, which draws from the same distribution: what is handed over, and how, is the same.
 """
 
+import math
 import os
 import signal as signals
 import subprocess
@@ -21,6 +22,7 @@ from tests.resuming import kill_once_checkpointed
 from tests.tiny import ROOT, distance, weights_of
 from tests.tiny_model import make_tiny_model
 from workflow_scripts.align import vllm_beside
+from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, sha256_of
 from workflow_scripts.common.models import load_policy
 from workflow_scripts.common.training.loading import load_trainable
@@ -194,6 +196,41 @@ def test_adapters_are_added_into_what_is_handed_over_and_not_into_the_policy(dty
     assert {weight.dtype for weight in weights_of(tmp_path / "handed").values()} == {dtype}
     assert (found(ids).logits - said).abs().max() < (1e-4 if dtype == torch.float32 else 0.5)
     assert (load_policy(model, computing=torch.float32)(ids).logits - said).abs().max() > 0.5
+
+
+def test_what_is_weighed_is_read_without_dropout_and_goes_on_so(model, tmp_path):
+    more = {"max_steps": 4, "checkpoint_every": 2, "dropout": 0.0, "learning_rate": 1e-3}
+    more["lora"] = LORA | {"dropout": 0.5}
+    learn("ppo", model, tmp_path / "whole", **more)
+    assert all(row["engine_gap"] < 1e-3 for row in read_json(tmp_path / "whole" / "curve.json"))
+    flags = flags_of("ppo", model, tmp_path / "killed", **more)
+    kill_once_checkpointed("workflow_scripts.align.ppo", flags, tmp_path / "killed" / "work", 2)
+    train(command_of("workflow_scripts.align.ppo", flags, None))
+    assert sha256_of(tmp_path / "killed" / "curve.json") == sha256_of(tmp_path / "whole" / "curve.json")
+    learn("rloo", model, tmp_path / "rloo", **more)  # TRL reads with it: that stops nothing
+    assert read_json(tmp_path / "rloo" / "curve.json")[-1]["engine_gap"] > 1e-3
+
+
+def test_how_far_an_engine_may_differ_follows_what_it_tells_of():
+    settings = online_settings(engine="vllm", temperature=0.7, top_p=0.2)
+    engine = object.__new__(vllm_beside.VllmBeside)
+    for temperature, gap in ((1, 1.0), (0.7, 1.0 + 1.6)):
+        engine.asked = settings | {"temperature": temperature}
+        engine.refuse_other_weights(gap)
+        with pytest.raises(PlumblineError, match="by 2.70 nats" if gap > 2 else "by 1.10 nats"):
+            engine.refuse_other_weights(gap + 0.1)
+
+
+def test_the_room_that_a_job_has_left_is_the_least_of_its_groups(tmp_path):
+    own, groups = tmp_path / "cgroup", tmp_path / "groups"
+    assert vllm_beside.room_of_job(groups, own) == math.inf
+    own.write_text("0::/slurm/job_1/step_0\n")
+    step = groups / "slurm/job_1/step_0"
+    step.mkdir(parents=True)
+    for folder, most, taken in ((step, "max", 5), (step.parent, "1000", 400), (step.parents[1], "9000", 100)):
+        (folder / "memory.max").write_text(f"{most}\n")
+        (folder / "memory.current").write_text(f"{taken}\n")
+    assert vllm_beside.room_of_job(groups, own) == 600
 
 
 def test_what_trainings_left_behind_that_were_killed_with_their_engines_is_removed(tmp_path, monkeypatch):

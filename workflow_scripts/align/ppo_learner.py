@@ -31,7 +31,7 @@ from workflow_scripts.align.ppo_numbers import (
     whiten,
 )
 from workflow_scripts.align.scores import NO_SCORES, Moments, scaled_scores
-from workflow_scripts.align.vllm_beside import Drawn, VllmBeside, gap_between, refuse_other_weights
+from workflow_scripts.align.vllm_beside import Drawn, VllmBeside, gap_between
 from workflow_scripts.common import processes
 from workflow_scripts.common.answering import answer_of, stopping_at
 from workflow_scripts.common.beginnings import left_padded
@@ -166,7 +166,6 @@ class Learner:
         """Return an answer to each prompt, as tokens; what ended it may be followed by padding."""
         settings, pad = self.settings, tokenizer.pad_token_id
         ids, mask = left_padded(prompts, pad)
-        self.policy.eval()
         own = self.policy.generation_config
         self.policy.generation_config = GenerationConfig()  # a base model's may penalise repetition
         with self.computing():
@@ -187,7 +186,8 @@ class Learner:
         return output[:, ids.shape[1] :].tolist()
 
     def sample(self, prompts: list[list[int]], ends: list[int], tokenizer: Any) -> list[Sampled]:
-        """Return an answer to each prompt."""
+        """Return an answer to each prompt; what it is weighed by is read without dropout, as it is drawn."""
+        self.policy.eval()
         if self.engine is None:
             drawn = [Drawn(tokens, []) for tokens in self.drawn(prompts, ends, tokenizer)]
         else:
@@ -238,7 +238,7 @@ class Learner:
         if self.engine is not None:
             gaps = gap_between([each.logps for each in drawn], [row.logps for row in weighed])
             facts["engine_gap"] = fmean(together(gaps))
-            refuse_other_weights(facts["engine_gap"])
+            self.engine.refuse_other_weights(facts["engine_gap"])
         state.kl_coef = next_kl_coef(state.kl_coef, facts["kl"], self.settings)
         state.tokens += sum(len(row.prompt) + len(row.answer) for row in played)
         return [row._replace(advantages=own) for row, own in zip(played, whitened, strict=True)], facts

@@ -5,7 +5,7 @@ parent, less the mean of its siblings' (eq. 8). Prompts come to the trainer as o
 second bos. There are no rows to validate on: the best policy is kept by what is watched, or else the last. A prompt's
 answers are compared wherever they were made, but each process draws its own from a seed of its own: other than for the
 methods that learn from given answers, the number of processes alters what is answered, as another seed would. Where
-`dropout` has a number TRL draws the answers with it, too; the parent is read without.
+`dropout` has a number TRL draws the answers with it, too (vLLM does not); the parent is read without.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from datasets import Dataset
 from trl import RLOOConfig, RLOOTrainer
 
 from workflow_scripts.align.online import Online, OnlineTraining, prepare
-from workflow_scripts.align.vllm_beside import VllmBeside, beside, gap_between, refuse_other_weights
+from workflow_scripts.align.vllm_beside import VllmBeside, beside, gap_between
 from workflow_scripts.common import processes
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.training.arguments import callbacks_of, training_arguments
@@ -39,6 +39,7 @@ class TokenPromptsTrainer(Shared, RLOOTrainer):
     """An RLOOTrainer whose prompts are token ids already, and which vLLM may answer for."""
 
     engine: VllmBeside | None = None
+    drops = False  # whether the policy drops something as it is read
     handed = -1  # the step whose weights the engine has
     told: list[list[float]] | None = (
         None  # the engine's log-probs of what it drew last, until they were looked at
@@ -73,7 +74,8 @@ class TokenPromptsTrainer(Shared, RLOOTrainer):
             own = [row[: len(logps)] for row, logps in zip(found[0].float().cpu(), self.told, strict=True)]
             gap = fmean(processes.gathered(fmean(gap_between(self.told, own))))
             self._log_metric("engine_gap", gap)
-            refuse_other_weights(gap)
+            if not self.drops:  # else what is dropped sets them apart as well
+                self.engine.refuse_other_weights(gap)
             self.told = None
         return found
 
@@ -150,7 +152,7 @@ def main() -> None:
     model.generation_config.eos_token_id = (
         own_ends  # the trainer has read it; what is saved, `save_policy` says
     )
-    trainer.engine = beside(online, settings)
+    trainer.engine, trainer.drops = beside(online, settings), bool(settings["dropout"])
     seconds = train(trainer, online.work)
     if trainer.engine is not None:
         trainer.engine.close()

@@ -8,9 +8,11 @@ a machine writes them, all of its engines read them. Not covered: policies whose
 import contextlib
 import fcntl
 import json
+import math
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from statistics import fmean
@@ -22,6 +24,7 @@ from workflow_scripts.common import processes
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.models import precision_of
 from workflow_scripts.common.place import ROOT
+from workflow_scripts.common.shards import DEVICES, visible_devices
 from workflow_scripts.common.training.streaming import is_shared, whole_weights, write_shared
 
 ENGINE = "workflow_scripts.align.vllm_process"  # by name: what it imports is in another environment
@@ -64,14 +67,19 @@ def python_of_vllm() -> str:
 
 
 def own_environment() -> dict[str, str]:
-    """Return the environment of this process's engine: its GPU alone, and nothing of the job that it is a part of."""
+    """Return the environment of this process's engine: its GPU alone, nothing of the job that it is a part of, and none
+    of the packages of the training's own Python.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OF_THE_JOB)}
-    kept |= {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
-    kept |= {"PATH": f"{Path(python_of_vllm()).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    others = [
+        place for place in os.environ.get("PATH", "").split(os.pathsep) if not place.startswith(sys.prefix)
+    ]
+    kept |= {
+        "PYTHONPATH": str(ROOT),
+        "PATH": os.pathsep.join([str(Path(python_of_vllm()).parent), *others]),
+    }
     if torch.cuda.is_available():
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-        devices = seen.split(",") if seen else [str(index) for index in range(torch.cuda.device_count())]
-        kept["CUDA_VISIBLE_DEVICES"] = devices[torch.cuda.current_device()]
+        kept[DEVICES] = visible_devices()[torch.cuda.current_device()]
     return kept
 
 
@@ -93,13 +101,31 @@ def left_behind(where: Path) -> None:
                 shutil.rmtree(lock.parent, ignore_errors=True)
 
 
+def room_of_job(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """Return the bytes of memory that this job may still take: what lies in the machine's memory counts as its own.
+
+    It is infinite where the kernel's control groups (version 2) set no limit, or cannot be read.
+    """
+    room = math.inf
+    with contextlib.suppress(OSError, ValueError):
+        place = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::"))
+        group = groups / place.lstrip("/")
+        for each in (group, *group.parents):
+            if not each.is_relative_to(groups) or not (each / "memory.max").is_file():
+                continue
+            most = (each / "memory.max").read_text().strip()
+            if most != "max":
+                room = min(room, int(most) - int((each / "memory.current").read_text()))
+    return room
+
+
 def folder_for(model: Any, dtype: torch.dtype) -> tuple[Path, Any]:
     """Return a new folder for a policy's weights, and the file that says it is in use for as long as it is open.
 
     It is in the machine's memory where the weights fit twice, else on its disk.
     """
     size = sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters()) * dtype.itemsize
-    roomy = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2 * size
+    roomy = os.access(MEMORY, os.W_OK) and min(shutil.disk_usage(MEMORY).free, room_of_job()) > 2 * size
     where = MEMORY if roomy else Path(tempfile.gettempdir())
     left_behind(where)
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=where))
@@ -173,7 +199,7 @@ class VllmBeside:
             reply = self.process.stdout.readline()
         except BrokenPipeError:
             reply = ""
-        if not reply:
+        if not reply.endswith("\n"):
             status = self.process.wait()
             if self.first:  # it may have had no time to
                 shutil.rmtree(str(self.folder), ignore_errors=True)
@@ -187,6 +213,15 @@ class VllmBeside:
         """Return an answer to each prompt, its draws fixed by torch's own random numbers."""
         seeds = torch.randint(LARGEST_SEED, (len(prompts),)).tolist()
         return [Drawn(**each) for each in self.ask({"prompts": prompts, "seeds": seeds})]
+
+    def refuse_other_weights(self, gap: float) -> None:
+        """Raise PlumblineError where engine and training differ by so much, nats a token, that it is no rounding."""
+        told = self.asked["temperature"] != 1  # of the nucleus, whose tokens are likelier by up to 1 / top_p
+        if gap > APART - (math.log(self.asked["top_p"]) if told else 0.0):
+            raise PlumblineError(
+                f"vLLM does not answer as the policy would: they differ by {gap:.2f} nats a token on its own answers, "
+                "which is no rounding; leave engine: vllm out, and tell us of the model"
+            )
 
     def close(self) -> None:
         """End the engine; it removes the folder."""
@@ -210,12 +245,3 @@ def gap_between(drawn: list[list[float]], logps: list[torch.Tensor]) -> list[flo
 def beside(online: Any, settings: Any) -> VllmBeside | None:
     """Return the engine that is to answer for a training; None where it answers itself."""
     return VllmBeside(online.tokenizer, settings, online.ends) if settings["engine"] == "vllm" else None
-
-
-def refuse_other_weights(gap: float) -> None:
-    """Raise PlumblineError where engine and training differ by more than rounding."""
-    if gap > APART:
-        raise PlumblineError(
-            f"vLLM does not answer as the policy would: they differ by {gap:.2f} nats a token on its own answers, "
-            "which is no rounding; leave engine: vllm out, and tell us of the model"
-        )

@@ -36,7 +36,10 @@ class Answering:
                 logprobs_mode=told,
             )
         except ValueError as error:
-            raise PlumblineError(f"engine: vllm: vLLM cannot serve the policy: {error}") from error
+            raise PlumblineError(
+                f"engine: vllm: vLLM cannot serve the policy (what it calls gpu_memory_utilization is gpu_memory_share "
+                f"here): {error}"
+            ) from error
         tell(self.llm, model)
 
     def reload(self) -> None:

@@ -42,15 +42,20 @@ def render_pair(messages: Sequence[dict], reply: str, eos: str) -> Rendered:
     return joined([*parts, ("", eos)])
 
 
+def refuse_nothing(folder: Path | str) -> None:
+    """Raise PlumblineError where a folder holds no model."""
+    if not (Path(folder) / "config.json").is_file():
+        raise PlumblineError(
+            f"{folder}: no reward model here; delete its manifest and run again to make it anew"
+        )
+
+
 def load_reward_model(folder: Path | str, dtype: str = "float32") -> tuple[Any, Any]:
     """Return (model in evaluation mode, tokenizer) of a folder: safetensors only, none of its own code.
 
     The model is told the tokenizer's padding token: it reads its score off the last token that is not one.
     """
-    if not (Path(folder) / "config.json").is_file():
-        raise PlumblineError(
-            f"{folder}: no reward model here; delete its manifest and run again to make it anew"
-        )
+    refuse_nothing(folder)
     tokenizer = load_tokenizer(folder)
     model = load_whole(
         AutoModelForSequenceClassification, folder, dtype=precision_of(dtype), trust_remote_code=False
@@ -64,6 +69,7 @@ def config_of(folder: Path | str) -> Any:
 
     An OpenAssistant reward model has a type of its own; its configuration is that of the GPT-NeoX it stands on.
     """
+    refuse_nothing(folder)
     written = model_config(folder)
     if written.get("model_type") == OASST_TYPE:
         return GPTNeoXConfig.from_dict(written | {"model_type": GPTNeoXConfig.model_type})

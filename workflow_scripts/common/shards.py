@@ -65,8 +65,10 @@ class Shards:
     """`count` processes that each hold `load(*arguments)`, on equal parts of `devices`: to be asked, and closed.
 
     load: a function of a module, given as it is; arguments: what can be sent to another process. peak_memory_mb: what
-    they took at most, added up, MiB.
+    they took at most, added up, MiB; most_memory_mb: of all that this process has had.
     """
+
+    most_memory_mb = 0
 
     def __init__(self, load: Callable[..., Any], arguments: tuple, count: int, devices: list[str]) -> None:
         context = get_context("spawn")  # a copy of a process that has used torch would be none that can
@@ -115,6 +117,7 @@ class Shards:
                     peak += value
                     del busy[connection]
         self.peak_memory_mb = max(self.peak_memory_mb, peak)
+        Shards.most_memory_mb = max(Shards.most_memory_mb, peak)
 
     def close(self) -> None:
         """End the processes."""

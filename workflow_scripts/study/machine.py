@@ -352,13 +352,13 @@ def missing_vllm(study: Study) -> Iterator[Finding]:
         return
     others = {f"again.{name}.engine": part.engine_in(study).name for name, part in study.again.items()}
     engines = {"engine": study.engine.name} if study.engine.name == "vllm" else others
-    engines |= {f"runs.{name}.engine": getattr(run, "engine", None) for name, run in study.runs.items()}
+    missing = "vLLM is not set up here: make gpu, or make .venv-vllm/ready for its CPU build"
     for path, name in engines.items():
         if name == "vllm":
-            yield doubt(
-                path,
-                "vLLM is not set up here: make gpu, or make .venv-vllm/ready for its CPU build (conda brings its own)",
-            )
+            yield doubt(path, f"{missing} (conda brings its own)")
+    for name, run in study.runs.items():
+        if getattr(run, "engine", None) == "vllm":
+            yield doubt(f"runs.{name}.engine", f"{missing}; conda's environments do not do for a training")
 
 
 def missing_trackers(study: Study) -> Iterator[Finding]:

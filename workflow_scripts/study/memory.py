@@ -207,11 +207,12 @@ def trainings_that_do_not_fit(
             continue
         model = max(models, key=counts.__getitem__)
         beside = vllm_beside(trained.training)
-        if beside and counts[model] * 2 / GB > TIGHT * beside * memory:
+        held = counts[model] * (4 if trained.training.precision == "float32" else 2) / GB
+        if beside and held > TIGHT * beside * memory:
             yield too_much(
                 f"{trained.path}.gpu_memory_share",
                 f"vLLM beside the training holds {written(counts[model])}",
-                counts[model] * 2 / GB,
+                held,
                 beside * memory,
                 "raise it, or leave engine: vllm out",
                 f"the {beside * memory:g} GB of a GPU that are its own",

@@ -40,7 +40,8 @@ OF_THE_MACHINE = (
 
 class Training(Part):
     """What every training run can set. How many GPUs share it alters no result beyond rounding; nor do
-    per_device_batch, gradient_checkpointing, log_every and checkpoint_every, whose change makes nothing stale."""
+    per_device_batch, gradient_checkpointing, log_every, checkpoint_every and gpu_memory_share, whose change makes
+    nothing stale."""
 
     epochs: Positive = 1.0
     """Passes over the data."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import filelock
 
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.shards import Shards
 
 POLL = 0.01  # seconds between two looks at a journal that another process holds
 
@@ -117,10 +118,14 @@ class Spending:
 
 
 def cost_of(seconds: float, facts: dict, gpus: int = 0) -> dict:
-    """Return the cost of a job that asks: seconds, MiB, and `facts`, what the endpoint took."""
+    """Return the cost of a job that asks: seconds, MiB, and `facts`, what the endpoint took.
+
+    The MiB are those of this process, and of those that shared its work.
+    """
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return {
         "wall_seconds": round(seconds, 1),
         "gpu_seconds": round(seconds * gpus, 1),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_memory_mb": own + Shards.most_memory_mb,
         **facts,
     }

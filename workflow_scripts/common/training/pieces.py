@@ -22,7 +22,9 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-AT_ONCE = 2**30  # bytes of a file: a process holds them once more as it writes
+from workflow_scripts.common import processes
+
+AT_ONCE = 2**30  # bytes of a file, of those of a process: it holds them once more as it writes
 
 
 @dataclass
@@ -83,7 +85,10 @@ class Reading(DefaultLoadPlanner):
                 raise ValueError(
                     f"{name}: {piece.whole} numbers are wanted, and in the files are {found or 'none'}"
                 )
-            items += create_read_items_for_chunk_list(name, stored[name], piece.places())
+            found = create_read_items_for_chunk_list(name, stored[name], piece.places())
+            if sum(item.lengths.numel() for item in found) != len(piece.own):
+                raise ValueError(f"{name}: some of its numbers are in none of the files; one of them is gone")
+            items += found
         return LoadPlan(items)
 
     def lookup_tensor(self, index: MetadataIndex) -> torch.Tensor:
@@ -122,7 +127,8 @@ def files_of(sizes: dict[str, int], largest: int = AT_ONCE) -> dict[str, int]:
 
 def write_pieces(folder: Path, pieces: dict[str, Piece]) -> None:
     """Write what the processes hold of some tensors; every process has to ask, with the same names."""
-    files = files_of({name: piece.whole * piece.own.itemsize for name, piece in pieces.items()})
+    sizes = {name: piece.whole * piece.own.itemsize for name, piece in pieces.items()}
+    files = files_of(sizes, AT_ONCE * processes.count())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*single process.*")
         to = HuggingFaceStorageWriter(str(folder), files, save_distributed=True)

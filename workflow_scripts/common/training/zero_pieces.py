@@ -6,7 +6,6 @@ AdamW's moments are cut likewise, and there is one count of steps.
 
 import contextlib
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -32,16 +31,14 @@ def held(weight: torch.nn.Parameter, optimizer: Any, moment: str | None) -> Piec
         row = row.data if moment is None else optimizer.optimizer.state[row][moment]
         own = row.narrow(0, place.hp_fragment_address.start, place.hp_fragment_address.numel)
         return Piece(own, place.lp_fragment_address.start, weight.numel())
-    from deepspeed import utils
-
-    if moment is None:
-        local, put = utils.safe_get_local_fp32_param(weight), utils.safe_set_local_fp32_param
-    else:
-        local = utils.safe_get_local_optimizer_state(weight, moment)
-        put = partial(utils.safe_set_local_optimizer_state, optim_state_key=moment)
+    # DeepSpeed's own view: what it hands out to others is moved to the GPU, however little room that has.
+    local, _ = optimizer._get_fp32_opt_state_partition(
+        weight, release_swap_buffers=True, optim_state_key=moment
+    )
     start = min(distributed.get_rank(weight.ds_process_group) * len(local), weight.ds_numel)
-    own = local[: weight.ds_numel - start]  # the last parts are filled up
-    return Piece(own, start, weight.ds_numel, lambda: put(weight, local))
+    return Piece(
+        local.data[: weight.ds_numel - start], start, weight.ds_numel
+    )  # the last parts are filled up
 
 
 def parts_of(optimizer: Any) -> list[torch.Tensor]:

@@ -21,7 +21,10 @@ def resources_that_do_not_fit(study: Study) -> Iterator[Finding]:
                 f"{asked.gpu} GPUs cannot share {part.batch_size} rows of a step evenly, and it would stop there: take "
                 f"a multiple of {asked.gpu}, or fewer GPUs",
             )
-        shared = asked.gpu > 1 and asked.parallel != "ddp" and not getattr(part, "whole_on_each", False)
+        started = asked.gpu > 1 or (
+            asked.gpu and asked.parallel.endswith("-offload")
+        )  # by what shares it out
+        shared = started and asked.parallel != "ddp" and not getattr(part, "whole_on_each", False)
         if part.precision == "float16" and (shared or not asked.gpu):
             why = f"is for parallel: ddp, not {asked.parallel}: take bfloat16" if shared else "needs a GPU"
             yield wrong(f"{path}.precision", f"float16 {why}")

@@ -41,9 +41,10 @@ class Online(PolicyTraining):
     missing_end_penalty: Annotated[float, Field(ge=0)] | None = None
     """Taken off the reward of an answer that does not end; null: nothing."""
     engine: Literal["transformers", "vllm"] = "transformers"
-    """What draws the answers: the training itself, or vLLM beside it, which is handed the weights before each step."""
+    """What draws the answers: the training itself, or vLLM beside it, which is handed the weights before each step: the
+    job's mem_mb has to hold these, and an engine for each GPU."""
     gpu_memory_share: SomeShare = 0.3
-    """engine vllm: the share of each GPU's memory that it may take beside the training."""
+    """engine vllm: the share of each GPU's memory that it may take beside the training; it alters no result."""
 
     def names_of_material(self, path: str, need: Names) -> None:
         """Need an annotation that can reward new answers, and a split of its dataset."""
