@@ -9,6 +9,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from tests.launching import command_of, deepspeed, norms_of, train
 from tests.resuming import kill_all_once_checkpointed
 from tests.tiny import align_flags, distance, pairs, preference_settings, weights_of, write_reference
+from tests.tiny_model import make_tiny_model
 from workflow_scripts.common.files import read_json
 from workflow_scripts.common.training.pieces import Piece, files_of, piece_of, read_pieces, write_pieces
 
@@ -65,6 +66,28 @@ def test_others_go_on_with_a_checkpoint_to_the_weights_of_one_process(
         for folder in (tmp_path, whole)
     )
     assert losses == [(step, pytest.approx(loss, rel=1e-3)) for step, loss in wanted]
+
+
+LORA = {"rank": 2, "alpha": 8.0, "dropout": 0.0, "targets": "all-linear", "merge": True}
+
+
+@deepspeed
+@pytest.mark.parametrize(
+    ("before", "after"), [(("zero2", 2), ("fsdp", 3)), ((None, 1), ("zero3", 2)), (("zero3", 3), (None, 1))]
+)
+def test_adapters_on_a_policy_whose_head_is_its_embedding_are_gone_on_with(before, after, tmp_path):
+    model = make_tiny_model(tmp_path / "tied", tied=True)
+    stored = write_reference(model, pairs(14), tmp_path / "reference")
+    settings = preference_settings(**DPO, lora=LORA)  # DeepSpeed drops the group that has no weights
+    folders = tmp_path / "one", tmp_path / "two"
+    for folder in folders:
+        folder.mkdir()
+    one, two = (align_flags(model, stored, settings, folder) for folder in folders)
+    train(command_of(MODULE, one, None))
+    kill_all_once_checkpointed(MODULE, two, before[0], folders[1], before[1])
+    assert "resuming from" in train(command_of(MODULE, two, *after))
+    found, wanted, start = (weights_of(folder) for folder in (*(each / "model" for each in folders), model))
+    assert distance(found, wanted) < distance(wanted, start) / 100
 
 
 def test_tensors_come_back_from_many_files(tmp_path):

@@ -24,7 +24,7 @@ from workflow_scripts.common import templates
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, write_json
 from workflow_scripts.common.models import load_policy, load_tokenizer
-from workflow_scripts.common.vllm_policy import longer_positions, parallel_size, rank_of
+from workflow_scripts.common.vllm_policy import configuration, longer_positions, parallel_size, rank_of
 from workflow_scripts.export.folder import write_folder
 from workflow_scripts.generate import vllm_engine
 from workflow_scripts.generate.engine import TransformersEngine
@@ -68,6 +68,17 @@ def answers_of(engine, asked, sampling, end="{eos}", seed=1, missing=None):
 
 
 # The same answers as transformers.
+
+
+def test_a_policy_that_names_its_sizes_in_its_own_way_is_read_as_any_other(tmp_path):
+    sizes = {"model_type": "gpt2", "n_head": 12, "n_embd": 768, "n_positions": 1024}
+    write_json(tmp_path / "config.json", sizes)
+    found = configuration(tmp_path)
+    assert found["num_attention_heads"] == 12 and found["max_position_embeddings"] == 1024
+    assert parallel_size(8, found)[0] == 6
+    assert longer_positions(found, 2048) == {}  # its positions are learned
+    write_json(tmp_path / "config.json", {"model_type": "mamba", "hidden_size": 64})
+    assert parallel_size(4, configuration(tmp_path))[0] == 1
 
 
 @needs_vllm

@@ -132,6 +132,15 @@ def test_processes_hand_over_what_they_hold_together_and_each_draws_its_own(
     wait_until_nothing_is_left()
 
 
+@pytest.mark.parametrize("method", ["ppo", "rloo"])
+def test_a_head_that_is_the_embedding_is_handed_over_with_it(method, tmp_path):
+    model = make_tiny_model(tmp_path / "tied", width=128, tied=True)
+    learn(method, model, tmp_path, learning_rate=1e-3)
+    curve = read_json(tmp_path / "curve.json")
+    assert len(curve) == 3 and all(row["engine_gap"] < 1e-4 for row in curve), curve
+    assert distance(weights_of(tmp_path / "model"), weights_of(model)) > 1e-3
+
+
 @deepspeed
 def test_rloo_answers_itself_from_weights_that_zero_has_cut_up(model, tmp_path):
     learn("rloo", model, tmp_path, "zero3", engine="transformers")
@@ -211,13 +220,29 @@ def test_what_is_weighed_is_read_without_dropout_and_goes_on_so(model, tmp_path)
     assert read_json(tmp_path / "rloo" / "curve.json")[-1]["engine_gap"] > 1e-3
 
 
+def test_an_engine_knows_nothing_of_the_job_and_finds_the_machines_programs(monkeypatch):
+    monkeypatch.setattr(sys, "prefix", "/usr")  # a container's Python, beside its programs
+    monkeypatch.setenv("PATH", os.pathsep.join(["/usr/deepspeed/bin", "/usr/bin", "/opt/cuda/bin"]))
+    monkeypatch.setenv("PYTHONPATH", "/usr/deepspeed")
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "ACCELERATE_USE_FSDP"):
+        monkeypatch.setenv(name, "3")
+    own = vllm_beside.own_environment()
+    assert own["PATH"].split(os.pathsep)[1:] == ["/usr/bin", "/opt/cuda/bin"]
+    assert own["PYTHONPATH"] == str(ROOT)
+    assert not own.keys() & {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "ACCELERATE_USE_FSDP"}
+
+
 def test_how_far_an_engine_may_differ_follows_what_it_tells_of():
     settings = online_settings(engine="vllm", temperature=0.7, top_p=0.2)
     engine = object.__new__(vllm_beside.VllmBeside)
-    for temperature, gap in ((1, 1.0), (0.7, 1.0 + 1.6)):
-        engine.asked = settings | {"temperature": temperature}
+    for dtype, temperature, gap in (
+        (torch.float32, 1, 0.05),
+        (torch.bfloat16, 1, 0.5),
+        (torch.bfloat16, 0.7, 0.5 + 1.6),
+    ):
+        engine.asked, engine.dtype = settings | {"temperature": temperature}, dtype
         engine.refuse_other_weights(gap)
-        with pytest.raises(PlumblineError, match="by 2.70 nats" if gap > 2 else "by 1.10 nats"):
+        with pytest.raises(PlumblineError, match=f"differ by {gap + 0.1:.2f} nats a token"):
             engine.refuse_other_weights(gap + 0.1)
 
 

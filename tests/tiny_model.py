@@ -30,8 +30,11 @@ ANSWERS = [
 ]
 
 
-def make_tiny_model(folder: Path, seed: int = 0, width: int = 32) -> Path:
-    """Write a random 2-layer Llama (4 heads, vocabulary about 200) and its fast tokenizer as a folder."""
+def make_tiny_model(folder: Path, seed: int = 0, width: int = 32, tied: bool = False) -> Path:
+    """Write a random 2-layer Llama (4 heads, vocabulary about 200) and its fast tokenizer as a folder.
+
+    tied: its head is its embedding, whose rows are an odd number.
+    """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -45,7 +48,8 @@ def make_tiny_model(folder: Path, seed: int = 0, width: int = 32) -> Path:
     )
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(fast),
+        vocab_size=len(fast) | 1 if tied else len(fast),
+        tie_word_embeddings=tied,
         hidden_size=width,
         intermediate_size=2 * width,
         num_hidden_layers=2,

@@ -41,9 +41,8 @@ class TokenPromptsTrainer(Shared, RLOOTrainer):
     engine: VllmBeside | None = None
     drops = False  # whether the policy drops something as it is read
     handed = -1  # the step whose weights the engine has
-    told: list[list[float]] | None = (
-        None  # the engine's log-probs of what it drew last, until they were looked at
-    )
+    # The engine's log-probs of what it drew last, until they were looked at.
+    told: list[list[float]] | None = None
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Return what a look at the answers says: there are no rows to validate on."""

@@ -33,7 +33,8 @@ MEMORY = Path("/dev/shm")
 PREFIX = "plumbline-weights-"
 LOCK = "in-use.lock"
 LARGEST_SEED = 2**63 - 1
-APART = 1.0  # nats a token between engine and training: more is no rounding, but other weights
+# Nats a token between engine and training, in 32 bits and in 16: more is no rounding, but other weights.
+APART = {torch.float32: 0.05, torch.bfloat16: 0.5, torch.float16: 0.5}
 # What tells a process which of a job's it is: vLLM would take itself for one of them.
 OF_THE_JOB = (
     "RANK",
@@ -68,16 +69,13 @@ def python_of_vllm() -> str:
 
 def own_environment() -> dict[str, str]:
     """Return the environment of this process's engine: its GPU alone, nothing of the job that it is a part of, and none
-    of the packages of the training's own Python.
+    of the packages that DeepSpeed brings for the training.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OF_THE_JOB)}
-    others = [
-        place for place in os.environ.get("PATH", "").split(os.pathsep) if not place.startswith(sys.prefix)
-    ]
-    kept |= {
-        "PYTHONPATH": str(ROOT),
-        "PATH": os.pathsep.join([str(Path(python_of_vllm()).parent), *others]),
-    }
+    brought = str(Path(sys.prefix) / "deepspeed")
+    places = [place for place in kept.get("PATH", "").split(os.pathsep) if not place.startswith(brought)]
+    kept["PATH"] = os.pathsep.join([str(Path(python_of_vllm()).parent), *places])
+    kept["PYTHONPATH"] = str(ROOT)
     if torch.cuda.is_available():
         kept[DEVICES] = visible_devices()[torch.cuda.current_device()]
     return kept
@@ -217,7 +215,7 @@ class VllmBeside:
     def refuse_other_weights(self, gap: float) -> None:
         """Raise PlumblineError where engine and training differ by so much, nats a token, that it is no rounding."""
         told = self.asked["temperature"] != 1  # of the nucleus, whose tokens are likelier by up to 1 / top_p
-        if gap > APART - (math.log(self.asked["top_p"]) if told else 0.0):
+        if gap > APART[self.dtype] - (math.log(self.asked["top_p"]) if told else 0.0):
             raise PlumblineError(
                 f"vLLM does not answer as the policy would: they differ by {gap:.2f} nats a token on its own answers, "
                 "which is no rounding; leave engine: vllm out, and tell us of the model"

@@ -19,6 +19,18 @@ from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.vllm_policy import configuration, load_vllm, loaded_as, longer_positions, tell
 
 
+def lay_out_heads(worker: Any) -> None:
+    """Let the heads of a worker's model lay out their weights anew for where they compute.
+
+    One that is tied to the embedding is in no file, so vLLM (0.31) does not do it: a CPU would go on with the old ones.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for module in worker.get_model().modules():
+        if isinstance(module, ParallelLMHead):
+            module.quant_method.process_weights_after_loading(module)
+
+
 class Answering:
     """A policy that vLLM holds, and how it draws."""
 
@@ -28,7 +40,8 @@ class Answering:
         told = "raw_logprobs" if asked["temperature"] == 1 else "processed_logprobs"
         try:
             self.llm = self.vllm.LLM(
-                **loaded_as(model, asked["precision"], asked["gpu_memory_share"]),
+                # It begins on weights of its own making: what it would not read shows at the first look.
+                **loaded_as(model, asked["precision"], asked["gpu_memory_share"]) | {"load_format": "dummy"},
                 max_model_len=asked["context"],
                 hf_overrides=longer_positions(configuration(model), asked["context"]),
                 enable_prefix_caching=True,
@@ -40,11 +53,14 @@ class Answering:
                 f"engine: vllm: vLLM cannot serve the policy (what it calls gpu_memory_utilization is gpu_memory_share "
                 f"here): {error}"
             ) from error
+        self.llm.collective_rpc("update_config", args=({"load_config": {"load_format": "safetensors"}},))
+        self.reload()
         tell(self.llm, model)
 
     def reload(self) -> None:
         """Read the weights again."""
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(self.model)})
+        self.llm.collective_rpc(lay_out_heads)
 
     def answers(self, prompts: list[list[int]], seeds: list[int]) -> list[dict]:
         """Return a drawn answer to each prompt: its `tokens`, the one that ended it among them, and their `logps`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import CONFIG_MAPPING
 
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json
@@ -39,7 +40,7 @@ def parallel_size(gpus: int, config: dict) -> tuple[int, str]:
     It is the largest number up to `gpus` that splits the attention heads and the hidden width evenly, and the heads of
     keys and values too, unless each is held by as many GPUs.
     """
-    heads = config["num_attention_heads"]
+    heads = config.get("num_attention_heads") or 1
     shared = config.get("num_key_value_heads") or heads
     width = config.get("intermediate_size") or heads
 
@@ -70,9 +71,15 @@ def rank_of(rank: int) -> int:
 
 
 def configuration(model: Path | str) -> dict:
-    """Return the configuration of a policy's language model, or of the one that an adapter is for."""
+    """Return the configuration of a policy's language model, or of the one that an adapter is for.
+
+    Where a kind of model has names of its own (GPT-2's n_head), what it says stands under the usual ones, too.
+    """
     config = read_json(Path(adapter_base(model) or model) / "config.json")
-    return config.get("text_config") or config
+    config = config.get("text_config") or config
+    kind = config.get("model_type")
+    names = CONFIG_MAPPING[kind].attribute_map if kind in CONFIG_MAPPING else {}
+    return {usual: config[own] for usual, own in names.items() if own in config} | config
 
 
 def longer_positions(config: dict, context: int) -> dict:

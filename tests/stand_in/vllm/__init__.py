@@ -29,16 +29,16 @@ class LLM:
     def __init__(self, model: str, dtype: str, **_: Any) -> None:
         self.folder, self.dtype, self.batches = Path(model), getattr(torch, dtype), 0
         self.llm_engine = SimpleNamespace(model_config=SimpleNamespace(dtype=self.dtype))
-        self.read()
+        self.model = None  # nothing is read before it is told to
 
     def read(self) -> None:
         self.model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=self.dtype).eval()
 
-    def collective_rpc(self, method: Any, kwargs: dict | None = None) -> list:
-        if callable(method):
+    def collective_rpc(self, method: Any, args: tuple = (), kwargs: dict | None = None) -> list:
+        if callable(method) or method == "update_config":
             return [["STAND_IN"]]
         assert method == "reload_weights" and Path(kwargs["weights_path"]) == self.folder
-        if os.environ.get("STAND_IN_VLLM") != "stale":
+        if self.model is None or os.environ.get("STAND_IN_VLLM") != "stale":
             self.read()
         return [None]
 

@@ -116,7 +116,13 @@ class Portable:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         read_pieces(Path(checkpoint, FOLDER), self.own_moments())
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint, SCHEDULER), weights_only=True))
+        stood = torch.load(Path(checkpoint, SCHEDULER), weights_only=True)
+        # All groups have one learning rate; DeepSpeed has none for a group without weights.
+        alike = ("base_lrs", "_last_lr", "lr_lambdas")
+        groups = len(self.optimizer.param_groups)
+        self.lr_scheduler.load_state_dict(
+            stood | {name: stood[name][:1] * groups for name in alike if name in stood}
+        )
         for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
             group["lr"] = rate
 

@@ -177,6 +177,9 @@ def load_shared(
         if adapt is not None:
             with stand_ins(model):
                 adapt(model)
+        # FSDP2 has to see that embedding and head are one: of two it would gather one that is never trained, where the
+        # rows cannot be shared evenly.
+        model.tie_weights(recompute_mapping=False)
         with head_in_outermost(model):
             fsdp2_prepare_model(accelerator, model)
         for weight in model.parameters():
