@@ -39,7 +39,7 @@ TELL = """
 import json, os, sys
 names = ("CUDA_VISIBLE_DEVICES", "RANK", "WORLD_SIZE", "LOCAL_RANK", "OMP_NUM_THREADS", "MASTER_PORT")
 told = {name: os.environ.get(name) for name in names} | {"arguments": sys.argv[1:], "pid": os.getpid()}
-os.write(1, (json.dumps(told) + "\\n").encode())
+print(json.dumps(told), flush=True)
 """
 MODULES = {
     "tell": TELL,
@@ -68,10 +68,11 @@ MODULES = {
     "class Library:\n"
     "    def __del__(self): os.abort()  # as a thread's terminate() does while Python is taken apart\n"
     "library = Library()\n"
-    "tell = lambda word: os.write(1, f'{word} {os.environ[\"RANK\"]}\\n'.encode())  # in one piece\n"
+    "tell = lambda word: print(word, os.environ['RANK'], flush=True)\n"
     "atexit.register(tell, 'bye')\n"
     "tell('done')\n"
     "sys.argv[1:] == [os.environ['RANK']] and sys.exit(3)",
+    "chatty": "for number in range(2): print(number, 'of', 2)",
     "hungry": "held = bytearray(80 * 2**20)\nimport time\ntime.sleep(0.3)",
 }
 
@@ -526,6 +527,14 @@ def test_what_aborts_after_a_worker_is_done_fails_nothing():
     out, errors = launcher.communicate(timeout=300)
     assert launcher.returncode == 0, errors
     assert sorted(out.splitlines()) == ["bye 0", "bye 1", "done 0", "done 1"]
+
+
+def test_a_worker_writes_a_line_whole_so_that_no_other_process_can_tear_it():
+    read, write = os.pipe2(os.O_DIRECT)  # keeps apart what is written apart
+    subprocess.run([PYTHON, "-u", "-m", "workflow_scripts.common.worker", "chatty"], stdout=write, check=True)
+    os.close(write)
+    assert [os.read(read, 4096).decode() for _ in range(3)] == ["0 of 2\n", "1 of 2\n", ""]
+    os.close(read)
 
 
 def test_a_worker_that_fails_fails_its_job_whatever_the_others_do():

@@ -495,6 +495,16 @@ def test_with_adapters_the_parent_is_the_policy_without_them(tiny_model, tmp_pat
     assert all(weight.requires_grad for weight in learner.learned.values())
 
 
+def test_a_parent_kept_as_adapters_alone_is_trained_whole_where_no_adapters_are_asked_for(
+    tiny_model, tmp_path
+):
+    lora = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": "all-linear", "merge": False}
+    parent = run_ppo(tiny_model, ppo_settings(lora=lora), tmp_path / "parent") / "model"
+    child = run_ppo(parent, ppo_settings(), tmp_path / "child") / "model"
+    before, after = load_policy(parent).state_dict(), load_policy(child).state_dict()
+    assert [name for name, weight in after.items() if torch.equal(weight, before[name])] == []
+
+
 def test_gradient_checkpointing_changes_nothing_but_memory(tiny_model, tmp_path):
     plain = run_ppo(tiny_model, ppo_settings(), tmp_path / "plain")
     saving = run_ppo(tiny_model, ppo_settings(gradient_checkpointing=True), tmp_path / "saving")

@@ -88,4 +88,5 @@ def test_a_policy_kept_as_adapters_alone_loads_as_the_merged_one(tiny_model, tmp
     assert config["target_modules"] == ["q_proj", "v_proj"]  # in one order, whatever the hash seed
     found, expected = load_policy(alone).state_dict(), load_policy(merged).state_dict()
     assert distance(expected, load_policy(tiny_model).state_dict()) > 1e-3
+    assert all(weight.requires_grad for weight in load_policy(alone).parameters())
     assert distance(found, expected) < 1e-6

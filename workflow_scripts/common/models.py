@@ -259,6 +259,7 @@ def load_policy(
 
         with reading(folder, "an adapter"):
             model = PeftModel.from_pretrained(model, folder).merge_and_unload().to(dtype)
+        model.requires_grad_(True)  # PEFT has frozen what it merged into, and a training would learn nothing
     return model.eval()
 
 

@@ -6,6 +6,8 @@ hold leases; were it killed, they would go on with devices that are no longer th
 A worker whose module came to its end leaves at once, with status 0. The threads by which libraries talk to the other
 processes (gloo, NCCL, DeepSpeed) may still run while Python is taken apart around them, and end the process by a
 signal: a training whose weights were written, and with it those of the other workers, would count as failed.
+
+torchrun has Python hand on each piece of a line as it comes. The workers share one log, so here a line is written whole.
 """
 
 import atexit
@@ -31,8 +33,15 @@ def leave() -> None:
     os._exit(0)
 
 
+def write_whole_lines() -> None:
+    """Write each printed line at once, so that another process's can't come between its words and its end."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, write_through=False)
+
+
 def main() -> None:
     die_with_parent()
+    write_whole_lines()
     if os.getppid() == 1:  # it ended before we could say so
         sys.exit("error: the launcher of this process has ended")
     came_to_its_end = False
