@@ -7,7 +7,8 @@ A worker whose module came to its end leaves at once, with status 0. The threads
 processes (gloo, NCCL, DeepSpeed) may still run while Python is taken apart around them, and end the process by a
 signal: a training whose weights were written, and with it those of the other workers, would count as failed.
 
-torchrun has Python hand on each piece of a line as it comes. The workers share one log, so here a line is written whole.
+torchrun has Python hand on each piece of a line as it comes. The workers share one log, so here a line is written as
+one piece.
 """
 
 import atexit
