@@ -11,6 +11,7 @@ from scipy.special import erf, softmax
 
 from tests.heads import CRITIC, HEADS, MIDDLE, OFFENSIVE, WIDTH, save_classifiers, save_head
 from workflow_scripts.common.errors import PlumblineError
+from workflow_scripts.common.models import COUNTED_AFTER_PADDING, context_of
 from workflow_scripts.common.templates import joined
 
 
@@ -174,7 +175,6 @@ def test_scores_are_the_softmax_and_do_not_depend_on_the_batch(folders):
 
 def test_roberta_reads_as_many_tokens_as_stand_behind_its_padding_position(folders):
     from workflow_scripts.common.classifier_heads import load_head_classifier
-    from workflow_scripts.common.models import context_of
     from workflow_scripts.common.reward_model import score_texts
 
     model, tokenizer = load_head_classifier(folders["critic"], "critic")
@@ -182,6 +182,33 @@ def test_roberta_reads_as_many_tokens_as_stand_behind_its_padding_position(folde
     assert context_of(model.config, tokenizer) == 34 - 2
     long = score_texts(model, tokenizer, ["good " * 60, "bad " * 60], 1, context_of(model.config, tokenizer))
     assert all(map(math.isfinite, long))
+
+
+@pytest.mark.parametrize(
+    "kind", ["gpt2", "openai-gpt", "ctrl", "opt", "bert", "deberta-v2", *COUNTED_AFTER_PADDING]
+)
+def test_a_classifier_of_any_kind_is_asked_to_read_as_much_as_it_can_and_no_more(kind):
+    from types import SimpleNamespace
+
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    sizes = {
+        "vocab_size": 40,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_labels": 1,
+    }
+    names = {"intermediate_size": 16, "dff": 16, "attention_window": 4, "position_embedding_type": "absolute"}
+    config = AutoConfig.for_model(kind, **sizes, **names, max_position_embeddings=24, dtype=torch.float32)
+    config.pad_token_id = 1
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    context = context_of(config, SimpleNamespace(model_max_length=10**30))  # many a tokenizer does not say
+    with torch.no_grad():
+        assert model(torch.full((1, context), 7)).logits.isfinite().all()
+        with pytest.raises((IndexError, RuntimeError), match=r"out of|must match"):
+            model(torch.full((1, context + 1), 7))
 
 
 @pytest.mark.parametrize(

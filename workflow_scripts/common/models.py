@@ -264,13 +264,18 @@ def load_policy(
 
 
 # Their position ids begin after the padding token's, so the last of the embeddings stand for no token.
-COUNTED_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
+COUNTED_AFTER_PADDING = """
+camembert data2vec-text esm ibert longformer luke markuplm mpnet roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl
+""".split()
 
 
 def context_of(config: Any, tokenizer: Any) -> int:
     """Return the most tokens that a classifier or embedder of this configuration can read at once."""
-    sizes = config.to_dict()
-    positions = sizes.get("max_position_embeddings") or 2048
-    if sizes["model_type"] in COUNTED_AFTER_PADDING:
-        positions -= sizes["pad_token_id"] + 1
+    positions = (
+        getattr(config, "max_position_embeddings", None) or 2048
+    )  # by GPT-2's n_positions and the like, too
+    if positions < 0:  # XLNet's, which are relative
+        positions = 2048
+    if config.model_type in COUNTED_AFTER_PADDING:
+        positions -= config.pad_token_id + 1
     return min(positions, tokenizer.model_max_length)
