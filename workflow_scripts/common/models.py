@@ -271,11 +271,8 @@ camembert data2vec-text esm ibert longformer luke markuplm mpnet roberta roberta
 
 def context_of(config: Any, tokenizer: Any) -> int:
     """Return the most tokens that a classifier or embedder of this configuration can read at once."""
-    positions = (
-        getattr(config, "max_position_embeddings", None) or 2048
-    )  # by GPT-2's n_positions and the like, too
-    if positions < 0:  # XLNet's, which are relative
-        positions = 2048
+    known = getattr(config, "max_position_embeddings", None)  # by other names, too: GPT-2's n_positions
+    positions = known if known and known > 0 else 2048  # -1: any number, as in XLNet
     if config.model_type in COUNTED_AFTER_PADDING:
         positions -= config.pad_token_id + 1
     return min(positions, tokenizer.model_max_length)
