@@ -97,6 +97,12 @@ def test_a_reader_that_has_gone_makes_no_traceback():
     assert process.wait(timeout=300) == 141
 
 
+def test_a_pipe_that_breaks_elsewhere_is_not_taken_for_a_reader_that_has_gone():
+    process = step("import os; read, write = os.pipe(); os.close(read); os.write(write, b'x')")
+    assert "BrokenPipeError" in process.stderr.read()
+    assert process.wait(timeout=300) == 1
+
+
 def test_a_step_on_a_full_disk_ends_with_the_message(tmp_path):
     """The disk is real: a file system of 16 KiB, in a namespace of its own."""
     needs([*FULL, "true"])

@@ -7,7 +7,7 @@ import pytest
 
 from tests.generation import GREEDY, QUESTIONS, SETTINGS, TEMPLATE, WARM, Study, call_named, rows_of
 from workflow_scripts.common import templates
-from workflow_scripts.common.answering import Answer, cut_at
+from workflow_scripts.common.answering import Answer, Engine, cut_at
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json, read_jsonl, write_json, write_jsonl
 from workflow_scripts.common.models import model_ends
@@ -190,7 +190,7 @@ def test_a_text_is_cut_at_its_first_stop_string(stops, expected):
 # The store. A made-up engine answers with what it was asked, so that a test can see it.
 
 
-class Echo:
+class Echo(Engine):
     """Answers with the last words of the prompt, the seed, and counts what it is asked."""
 
     asked: list[str]
@@ -203,7 +203,7 @@ class Echo:
         self.tokenizer = tokenizer
         type(self).loaded += 1
 
-    def answer(self, prompts, sampling, end, seed, missing):
+    def batches(self, prompts, sampling, end, seed, missing):
         for index, prompt in enumerate(prompts):
             if type(self).patience is not None:
                 type(self).patience -= 1
@@ -213,7 +213,7 @@ class Echo:
             self.asked.append(text)
             self.seeds.append(seed)
             self.temperatures.append(sampling["temperature"])
-            yield index, Answer(f"é:{seed}:{text[-25:]}", "stop", len(prompt), 3)
+            yield [(index, Answer(f"é:{seed}:{text[-25:]}", "stop", len(prompt), 3))]
 
 
 @pytest.fixture
@@ -233,12 +233,12 @@ def asked_of_engine(engine, monkeypatch) -> list[list[int]]:
     """The prompts that the engine is given, which answers them."""
     asked = []
 
-    class Counted:
+    class Counted(Engine):
         tokenizer = engine.tokenizer
 
-        def answer(self, prompts, *more):
+        def batches(self, prompts, *more):
             asked.extend(prompts)
-            return engine.answer(prompts, *more)
+            return engine.batches(prompts, *more)
 
     monkeypatch.setattr(engine_module, "TransformersEngine", lambda *_: Counted())
     return asked

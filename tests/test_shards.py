@@ -1,6 +1,7 @@
 """Several engines that share out a policy's prompts: the answers of one, to the byte, and a plain end if one fails."""
 
 import os
+import signal
 
 import pytest
 
@@ -27,10 +28,42 @@ def test_shares_make_up_the_whole_and_each_has_devices_and_threads_of_its_own(co
     assert os.environ.get(shards.DEVICES) is None or os.environ[shards.DEVICES] not in seen.values()
 
 
-@pytest.mark.parametrize("method, said", [("fail", "ValueError: no such thing"), ("killed", "signal 9")])
-def test_a_share_that_fails_or_is_killed_ends_the_job_with_the_reason(counting, method, said):
+HOWS = [
+    ("fail", "share the work failed: ValueError: no such thing"),
+    ("ours", "share the work failed: model.safetensors: cannot be read"),
+    ("killed", "one of the 2 processes that share the work was ended by signal 9"),
+]
+
+
+@pytest.mark.parametrize(("how", "said"), HOWS)
+def test_a_share_that_fails_or_is_killed_ends_the_job_with_the_reason(capfd, how, said):
     with pytest.raises(PlumblineError, match=said):
-        list(counting.ask(method))
+        list(shards.Shards(Counting, (), 2, []).ask("end", how))
+    # Of what a user can mend the message is enough.
+    assert ("Traceback" in capfd.readouterr().err) is (how == "fail")
+
+
+@pytest.mark.parametrize(("how", "said"), HOWS)
+def test_a_share_that_cannot_be_loaded_ends_the_job_with_the_reason(how, said):
+    with pytest.raises(PlumblineError, match=said):
+        shards.Shards(Counting, (how,), 2, [])
+
+
+@pytest.mark.parametrize("size", [1, 500_000])
+def test_a_share_that_was_killed_between_two_requests_is_told_of_however_much_is_asked(counting, size):
+    assert list(counting.ask("size", list(range(size)))) == [size, size]
+    os.kill(counting.workers[1][0].pid, signal.SIGKILL)
+    counting.workers[1][0].join()
+    with pytest.raises(PlumblineError, match="ended by signal 9"):
+        list(counting.ask("size", list(range(size))))
+
+
+def test_once_it_is_enough_no_share_begins_another_item_and_it_can_be_asked_again(counting):
+    took = []
+    found = list(counting.ask("numbers", 100, enough=lambda seconds: took.append(seconds) or len(took) == 4))
+    assert len(found) in (4, 5)  # what the other was at still comes
+    assert len(took) == len(found) and min(took) >= 0
+    assert sorted(counting.ask("numbers", 7)) == list(range(7))
 
 
 def test_there_are_no_more_shares_than_devices():

@@ -18,7 +18,7 @@ from workflow_scripts.common import time_limit
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.files import read_json
 from workflow_scripts.common.time_limit import NOTE, TimeLimit, fits, handed_over, seconds_in
-from workflow_scripts.common.training.handing_over import saving_guess
+from workflow_scripts.common.training.handing_over import saving_guess, validations_within
 
 SFT = "workflow_scripts.sft.train"
 ENOUGH = "1-00:00:00"
@@ -80,6 +80,14 @@ def inside(slurm, monkeypatch):
     for name in ("PATH", "SLURM_JOB_ID"):
         monkeypatch.setenv(name, slurm.environment()[name])
     return slurm
+
+
+@pytest.fixture
+def unended(inside, monkeypatch):
+    """Have SLURM queue this process again and not end it: then it fails at once, with that message."""
+    inside.write("scontrol", 'echo "$@" >> told')
+    monkeypatch.setattr(time_limit, "ENDING", 0.0)
+    return inside
 
 
 # The decision.
@@ -166,12 +174,46 @@ def test_steps_to_the_next_point_of_the_curve_have_to_fit_together(tmp_path, ins
     inside.say("10:00")
     limit = TimeLimit(tmp_path)
     limit.begin()
-    limit.began -= 10  # a step took ten seconds
-    limit.ticked -= 10
-    assert not limit.late(30)
-    limit.began -= 10
-    limit.ticked -= 10
-    assert limit.late(60)
+    assert not limit.late(30, took=10)
+    assert limit.late(60, took=10)
+
+
+def test_a_validation_that_comes_with_the_next_step_has_to_fit_and_is_remembered(tmp_path, inside, unended):
+    inside.say("10:00")
+    limit = TimeLimit(tmp_path)
+    limit.begin()
+    assert not limit.late(1, 1, guess=30, took=10)
+    assert limit.late(1, 1, guess=50, took=10)  # nobody knows yet how long one takes
+    limit.ticked -= 370
+    limit.validated()
+    assert limit.late(1, 1, guess=1, took=10)
+    assert not limit.late(1, 0, took=10) and limit.longest == 10
+    with pytest.raises(PlumblineError, match="did not end it"):
+        limit.hand_over("step 4")
+    inside.say("10:30")
+    again = TimeLimit(tmp_path)
+    again.begin()
+    inside.say("9:00")
+    assert again.end is not None
+    again.end -= 90
+    assert again.late(1, 1, took=10) and not again.late(1, 0, took=10)
+    with pytest.raises(PlumblineError, match="a step takes up to 10 s, a validation 370 s and a checkpoint"):
+        TimeLimit(tmp_path).begin()
+
+
+@pytest.mark.parametrize(
+    ("step", "steps", "every", "last", "count"),
+    [
+        (8, 1, 10, 50, 0),
+        (9, 1, 10, 50, 1),
+        (10, 1, 10, 50, 0),
+        (9, 12, 10, 50, 2),
+        (51, 1, 10, 52, 1),
+        (49, 5, 10, 50, 1),
+    ],
+)
+def test_validations_come_every_few_steps_and_with_the_last(step, steps, every, last, count):
+    assert validations_within(step, steps, every, last) == count
 
 
 def test_more_time_that_a_job_was_given_is_asked_for_before_it_hands_over(tmp_path, inside):
@@ -234,14 +276,6 @@ def test_a_training_handed_over_ends_with_the_bytes_of_one_left_alone(
         assert (tmp_path / "hasty" / name).read_bytes() == (tmp_path / "calm" / name).read_bytes()
 
 
-@pytest.fixture
-def unended(inside, monkeypatch):
-    """Have SLURM queue this process again and not end it: then it fails at once, with that message."""
-    inside.write("scontrol", 'echo "$@" >> told')
-    monkeypatch.setattr(time_limit, "ENDING", 0.0)
-    return inside
-
-
 def test_ppo_handed_over_ends_with_the_bytes_of_one_left_alone(tiny_model, tmp_path, unended, capsys):
     settings = ppo_settings(max_steps=5, checkpoint_every=3, log_every=2)
     calm = run_ppo(tiny_model, settings, tmp_path / "calm")
@@ -258,8 +292,9 @@ def test_ppo_handed_over_ends_with_the_bytes_of_one_left_alone(tiny_model, tmp_p
     assert read_json(hasty / "cost.json")["hand_overs"] == 1
 
 
+@pytest.mark.parametrize("shards", [1, 2])
 def test_answers_are_handed_over_between_batches_and_no_batch_is_made_twice(
-    tiny_model, tmp_path, unended, capsys
+    tiny_model, tmp_path, unended, capsys, shards
 ):
     def study(name: str) -> Study:
         (tmp_path / name).mkdir()
@@ -271,11 +306,22 @@ def test_answers_are_handed_over_between_batches_and_no_batch_is_made_twice(
     calm.answer("asked")
     unended.say("0:20")
     with pytest.raises(PlumblineError, match="did not end it"):
-        hasty.answer("asked")
-    assert "handing over at 2 of 5 answers" in capsys.readouterr().out
+        hasty.answer("asked", shards=shards)
+    # Each engine ends what it is at, and begins no more.
+    assert f"handing over at {2 * shards} of 5 answers" in capsys.readouterr().out
     unended.say(ENOUGH)
-    hasty.answer("asked")
+    hasty.answer("asked", shards=shards)
     assert hasty.collect("asked") == calm.collect("asked")
     assert unended.told() == ["requeue 7"]
     cost, whole = read_json(hasty.folder / "cost.out"), read_json(calm.folder / "cost.out")
     assert (cost["hand_overs"], cost["tokens"]) == (1, whole["tokens"])
+
+
+def test_engines_that_share_answers_get_on_in_every_turn_and_are_late_by_a_batch_not_by_all_they_will_make(
+    tiny_model, tmp_path, unended
+):
+    study = Study(tmp_path, tiny_model)
+    study.add("asked", rows_of([f"Question {number}?" for number in range(64)]), **WARM | {"batch_size": 16})
+    unended.say("10:00")
+    study.answer("asked", shards=2)
+    assert unended.told() == []

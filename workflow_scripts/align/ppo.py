@@ -32,7 +32,7 @@ from workflow_scripts.common.training.arguments import spared_warmup
 from workflow_scripts.common.training.checkpoints import last_checkpoint
 from workflow_scripts.common.training.command import run_training
 from workflow_scripts.common.training.curve import curve_of
-from workflow_scripts.common.training.handing_over import guess_of
+from workflow_scripts.common.training.handing_over import guess_of, validations_within
 from workflow_scripts.common.training.reporting import told_of
 from workflow_scripts.common.training.saving import save_policy, say_skipped
 from workflow_scripts.common.training.sharding import uses_fsdp
@@ -134,11 +134,13 @@ def run_steps(arguments: Any, online: Online, learner: Learner, watch: Watch | N
             print(json.dumps(state.rows[-1]), flush=True)
         sinks.write(state.rows[-1:])
         progress.at(state.step, **told_of(state.rows[-1]))
-        enough = False
+        enough, next_look = False, validations_within(state.step, 1, every, steps) if watch else 0
+        late = limit.late(validations=next_look)
         if watch is not None and (state.step % every == 0 or state.step == steps):
             enough = look(learner, watch, state, work)
             sinks.write(state.looks[-1:])
-        late = not enough and state.step < steps and any(processes.gathered(limit.late()))
+            limit.validated()
+        late = not enough and state.step < steps and any(processes.gathered(late))
         if late or state.step % settings["checkpoint_every"] == 0:
             began = time.monotonic()
             if leads:

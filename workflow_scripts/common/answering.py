@@ -6,6 +6,9 @@ Not covered: beams that are drawn, and groups of diverse beams.
 """
 
 import bisect
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +30,28 @@ class Answer(NamedTuple):
     finish_reason: str  # "stop" or "length"
     prompt_tokens: int
     completion_tokens: int
+
+
+class Engine:
+    """What answers prompts: one loaded policy."""
+
+    def batches(self, *asked: Any) -> Iterator[list[tuple[int, Answer]]]:
+        """Yield batch by batch (index of the prompt, answer): `asked` is what the engine's own method names."""
+        raise NotImplementedError
+
+    def answer(self, *asked: Any) -> Iterator[tuple[int, Answer]]:
+        """Yield what `batches` does one by one."""
+        return chain.from_iterable(self.batches(*asked))
+
+    def until(self, enough: Callable[[float], bool], *asked: Any) -> Iterator[list[tuple[int, Answer]]]:
+        """Yield what `batches` does; after each, `enough` is told the seconds it took and says whether to end."""
+        began = time.monotonic()
+        for batch in self.batches(*asked):
+            seconds = time.monotonic() - began
+            yield batch
+            if enough(seconds):
+                return
+            began = time.monotonic()
 
 
 def cut_at(text: str, stops: list[str]) -> tuple[str, bool]:

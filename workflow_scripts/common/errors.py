@@ -4,13 +4,14 @@ import contextlib
 import errno
 import os
 import re
+import select
 import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from workflow_scripts.common.startup import begin_collecting
 
@@ -51,6 +52,13 @@ def end_interrupted() -> NoReturn:
     sys.exit(130)
 
 
+def nobody_reads(stream: TextIO) -> bool:
+    """Tell whether a stream is a pipe whose other end is closed."""
+    looking = select.poll()
+    looking.register(stream, 0)  # of an error or a hang-up it always tells
+    return bool(looking.poll(0))
+
+
 @contextlib.contextmanager
 def told() -> Iterator[None]:
     """End the process with a message alone where this block raises what a user can mend; all else goes on as it is."""
@@ -59,6 +67,8 @@ def told() -> Iterator[None]:
     except KeyboardInterrupt:
         end_interrupted()
     except BrokenPipeError:
+        if not nobody_reads(sys.stdout):
+            raise
         # Who read our output has gone (`| head`). What Python would still flush at exit must go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

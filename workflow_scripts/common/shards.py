@@ -9,6 +9,7 @@ import atexit
 import os
 import resource
 import sys
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -45,24 +46,44 @@ def own_environment(devices: list[str], threads: int) -> dict[str, str]:
     return {DEVICES: ",".join(devices), THREADS: str(threads)}
 
 
+def without_end(_: float) -> bool:
+    """Say that it is not enough yet, however long the last item took."""
+    return False
+
+
 def work(connection: Connection, load: Callable[..., Any], arguments: tuple, share: tuple[int, int]) -> None:
-    """Load what is to work, then do what is asked for, item by item, until nobody asks any more."""
+    """Load what is to work, then do what is asked for, item by item, until nobody asks any more.
+
+    After each item it is told whether to go on with the next.
+    """
     try:
         loaded = load(*arguments)
+        connection.send(("loaded", None))
         while True:
             method, values = connection.recv()
+            began = time.monotonic()
             for item in getattr(loaded, method)(*values, share=share):
-                connection.send(("item", item))
+                connection.send(("item", (item, time.monotonic() - began)))
+                if not connection.recv():
+                    break
+                began = time.monotonic()
             connection.send(("done", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024))
     except (EOFError, KeyboardInterrupt):  # who asked has ended
         return
     except BaseException as error:
-        connection.send(("failed", f"{type(error).__name__}: {error}"))
-        raise
+        ours = isinstance(error, PlumblineError)
+        try:
+            connection.send(("failed", str(error) if ours else f"{type(error).__name__}: {error}"))
+        except OSError:  # who asked has ended
+            return
+        if not ours:
+            raise
 
 
 class Shards:
     """`count` processes that each hold `load(*arguments)`, on equal parts of `devices`: to be asked, and closed.
+
+    They are all loaded once this is made; PlumblineError where one fails or is ended, then or later.
 
     load: a function of a module, given as it is; arguments: what can be sent to another process. peak_memory_mb: what
     they took at most, added up, MiB; most_memory_mb: of all that this process has had.
@@ -92,32 +113,59 @@ class Shards:
                     os.environ[name] = value
         where = f"on {len(devices) // count} of {len(devices)} GPUs each" if devices else "on the CPU"
         print(f"{count} processes share the work, {where}", file=sys.stderr, flush=True)
+        for worker in self.workers:
+            self._hear(*worker)
 
-    def ask(self, method: str, *values: Any) -> Iterator[Any]:
-        """Yield what all shares together do, as it comes; PlumblineError where one fails or is ended."""
-        for _, connection in self.workers:
-            connection.send((method, values))
+    def ask(self, method: str, *values: Any, enough: Callable[[float], bool] = without_end) -> Iterator[Any]:
+        """Yield what all shares together do, as it comes.
+
+        After each item `enough` is told the seconds it took; once it says so, no process begins another, and what they
+        are at still comes.
+        """
         busy = {connection: process for process, connection in self.workers}
-        peak = 0
-        while busy:
-            for connection in wait(list(busy)):
-                try:
-                    kind, value = connection.recv()
-                except EOFError:
-                    busy[connection].join()
-                    raise PlumblineError(
-                        f"one of the {len(self.workers)} processes that share the work was ended by "
-                        f"{ended_by(busy[connection].exitcode)}; run again to go on from here"
-                    ) from None
-                if kind == "failed":
-                    raise PlumblineError(f"one of the processes that share the work failed: {value}")
-                if kind == "item":
-                    yield value
-                else:
-                    peak += value
-                    del busy[connection]
+        ending, peak = False, 0
+        try:
+            for connection, process in busy.items():
+                self._tell(process, connection, (method, values))
+            while busy:
+                for connection in wait(list(busy)):
+                    process = busy[connection]
+                    kind, value = self._hear(process, connection)
+                    if kind == "item":
+                        item, seconds = value
+                        yield item
+                        ending = enough(seconds) or ending
+                        self._tell(process, connection, not ending)
+                    else:
+                        peak += value
+                        del busy[connection]
+        finally:
+            if busy:  # nobody listens to what they are at
+                self.close()
         self.peak_memory_mb = max(self.peak_memory_mb, peak)
         Shards.most_memory_mb = max(Shards.most_memory_mb, peak)
+
+    def _hear(self, process: Any, connection: Connection) -> tuple[str, Any]:
+        """Return what a process says next."""
+        try:
+            kind, value = connection.recv()
+        except (EOFError, OSError):
+            process.join()
+            raise PlumblineError(
+                f"one of the {len(self.workers)} processes that share the work was ended by "
+                f"{ended_by(process.exitcode)}; run again to go on from here"
+            ) from None
+        if kind == "failed":
+            raise PlumblineError(f"one of the processes that share the work failed: {value}")
+        return kind, value
+
+    def _tell(self, process: Any, connection: Connection, words: Any) -> None:
+        """Send a process what it waits for; where it has ended, raise what it said at last."""
+        try:
+            connection.send(words)
+        except OSError:
+            self._hear(process, connection)
+            raise
 
     def close(self) -> None:
         """End the processes."""

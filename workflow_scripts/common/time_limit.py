@@ -6,8 +6,9 @@ checkpoint still fit. If not, it saves what it has and has SLURM queue it again 
 number, so Snakemake sees a job that waits and then runs, and nothing has failed. It needs no signal, which would have
 to find its way through Snakemake, `srun` and the launcher.
 
-Whoever hands over has made a step, and leaves a note of how long one takes: the next turn of the job that finds less
-time than that from the start fails at once, and says so, where it would queue itself again for ever.
+Whoever hands over has made a step, and leaves a note of how long one takes, and a validation: the next
+turn of the job that finds less time than that from the start fails at once, and says so, where it would queue itself
+again for ever.
 
 Not covered: schedulers other than SLURM; a job inside an allocation that somebody made by hand, which is theirs to
 queue again (Snakemake's own jobs are known by their comment).
@@ -74,10 +75,15 @@ class TimeLimit:
         self.tells = self.job is not None and processes.number() == 0
         self.work = work
         self.before = read_json(work / NOTE) if (work / NOTE).is_file() else {}
-        self.steps, self.longest = 0, 0.0  # of this turn: how many there were, and the longest, in seconds
+        self.steps, self.longest, self.spent = (
+            0,
+            0.0,
+            0.0,
+        )  # of this turn: how many, the longest, all; in seconds
+        self.validating = self.before.get("validation_seconds")  # seconds of a validation, once one was
         self.saving = self.before.get("saving_seconds", 0.0)  # seconds of a checkpoint
         self.saves = 0  # in this turn
-        self.began = self.ticked = time.monotonic()
+        self.ticked = time.monotonic()
         self.end: float | None = None  # by this machine's monotonic clock
         self.asked, self.why_none = -math.inf, ""
 
@@ -114,36 +120,49 @@ class TimeLimit:
 
         `saving` is a guess at the seconds of a checkpoint, until one was written.
         """
-        self.began = self.ticked = time.monotonic()
+        self.ticked = time.monotonic()
         self.saving = self.before.get("saving_seconds", saving)
         left, step = self.left(), self.before.get("step_seconds", 0.0)
+        ahead = step + (self.validating or 0.0)
         if left is None:
             if self.tells:
                 print(f"this job will not hand over to itself: {self.why_none}", flush=True)
             return
         print(f"{left:.0f} s are left of this job's time limit; it hands over before they end", flush=True)
-        if step and not fits(left, step, self.saving):
+        if step and not fits(left, ahead, self.saving):
             # What is tried again may be quicker: it shall not fail for what this one knew.
             write_json(self.work / NOTE, {"times": self.before["times"]})
             raise PlumblineError(
                 f"the job's time limit is too short: once it had begun {left:.0f} s were left, and a step takes up to "
-                f"{step:.0f} s and a checkpoint {self.saving:.0f} s; raise runtime in the profile's set-resources, or "
-                "runtime_minutes in the study's resources"
+                f"{step:.0f} s{self._validation_text()} and a checkpoint {self.saving:.0f} s; raise runtime in the "
+                "profile's set-resources, or runtime_minutes in the study's resources"
             )
 
     def saved(self, seconds: float) -> None:
         """Note how long a checkpoint took."""
         self.saving = max(seconds, self.saving) if self.saves else seconds
         self.saves += 1
+        self.ticked = time.monotonic()
 
-    def late(self, steps: int = 1) -> bool:
-        """Note that a step has ended; return whether so many more, and a checkpoint, no longer fit.
+    def validated(self) -> None:
+        """Note that a validation has ended, which began when the last step had."""
+        now = time.monotonic()
+        self.validating, self.ticked = max(self.validating or 0.0, now - self.ticked), now
 
-        A process other than the first never says so.
+    def late(
+        self, steps: int = 1, validations: int = 0, guess: float = 0.0, took: float | None = None
+    ) -> bool:
+        """Note that a step has ended; return whether so many more, with validations, and a checkpoint no longer fit.
+
+        guess: a validation in steps, until one was; took: seconds of the step, where several are made at once; None:
+        all since the last one. A process other than the first never says that it is late.
         """
         now = time.monotonic()
-        self.steps, self.longest, self.ticked = self.steps + 1, max(self.longest, now - self.ticked), now
-        ahead = max(self.longest, steps * (now - self.began) / self.steps)
+        took = now - self.ticked if took is None else took
+        self.steps, self.spent, self.ticked = self.steps + 1, self.spent + took, now
+        self.longest = max(self.longest, took)
+        validation = guess * self.longest if self.validating is None else self.validating
+        ahead = max(self.longest, steps * self.spent / self.steps) + validations * validation
         left = self.left()
         if left is None or fits(left, ahead, self.saving):
             return False
@@ -170,14 +189,18 @@ class TimeLimit:
         left = self.left() or 0.0
         print(
             f"handing over at {done}: {left:.0f} s are left of this job's time limit, a step takes up to "
-            f"{self.longest:.0f} s and a checkpoint {self.saving:.0f} s. SLURM is asked to queue it again (hand-over "
-            f"{times})",
+            f"{self.longest:.0f} s{self._validation_text()} and a checkpoint {self.saving:.0f} s. SLURM is asked to "
+            f"queue it again (hand-over {times})",
             flush=True,
         )
         if (progress := progress_file()) and log_beside(progress).is_file():
             shutil.copyfile(log_beside(progress), self.work / EARLIER)  # the next turn writes over it
         facts = {"times": times, "step_seconds": self.longest, "saving_seconds": self.saving}
-        write_json(self.work / NOTE, facts)
+        known = {} if self.validating is None else {"validation_seconds": self.validating}
+        write_json(self.work / NOTE, facts | known)
+
+    def _validation_text(self) -> str:
+        return "" if self.validating is None else f", a validation {self.validating:.0f} s"
 
     def _take_note_back(self) -> None:
         if self.before:

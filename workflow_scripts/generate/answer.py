@@ -51,6 +51,18 @@ class Late(Exception):
     """The next batch would not end within the job's time limit."""
 
 
+class Clock:
+    """Tells after each batch whether another one still fits into the job's time limit; once it does not, none does."""
+
+    def __init__(self, limit: TimeLimit) -> None:
+        self.limit, self.late = limit, False
+
+    def strikes(self, seconds: float) -> bool:
+        """Note that a batch took so many seconds; return whether it was the last one that fits."""
+        self.late = self.late or self.limit.late(took=seconds)
+        return self.late
+
+
 class Engine(TypedDict):
     name: Literal["transformers", "vllm"]
     precision: str
@@ -151,8 +163,11 @@ def answers_to(
     seed: int,
     missing: list[bool],
     known: Known,
+    clock: Clock,
 ) -> Iterator[tuple[int, Answer, bool]]:
     """Yield (index of a prompt, its answer, whether the engine made it just now), at least of those that are missing.
+
+    Late is raised once the clock has struck and some are missing still.
 
     What is not drawn and is `known` is taken from there. The engine is given all others whether or not they are
     missing, so a resumed run asks in the same batches and draws the same; where none of them is, it is not loaded.
@@ -161,10 +176,15 @@ def answers_to(
     asked = [index for index, key in enumerate(keys) if key not in known]
     yield from ((index, known[key], False) for index, key in enumerate(keys) if key in known)
     due = [missing[index] for index in asked]
-    if any(due):
+    lacking = {index for index in asked if missing[index]}
+    if lacking and not clock.late:
         rest = [prompts[index] for index in asked]
-        for place, answer in engine().answer(rest, sampling, end, seed, due):
-            yield asked[place], answer, True
+        for batch in engine().until(clock.strikes, rest, sampling, end, seed, due):
+            for place, answer in batch:
+                lacking.discard(asked[place])
+                yield asked[place], answer, True
+    if lacking and clock.late:
+        raise Late
 
 
 def answer_set(
@@ -176,6 +196,7 @@ def answer_set(
     seed: int,
     store: Path,
     known: Known,
+    clock: Clock,
     progress: Progress,
 ) -> int:
     """Answer what a prompt set still lacks, appending to its store; return the number of tokens made.
@@ -211,6 +232,7 @@ def answer_set(
             seed * 10_007 + sample * 101 + turn + number * 5_000_011,
             [(row["id"], sample, turn) not in done for row in due],
             known,
+            clock,
         )
         with open(store, "a", encoding="utf-8") as stream:
             for index, answer, new in answers:
@@ -229,24 +251,6 @@ def answer_set(
                 answer = {name: done[row["id"], sample, turn][name] for name in Answer._fields}
                 known.setdefault(asked_alike(prompt, how), Answer(**answer))
     return made
-
-
-def refuse_late_batches(limit: TimeLimit) -> Callable[..., None]:
-    """Return what is called before each batch, or between answers of which so many are made at once.
-
-    From the second time on it raises Late where what comes next will not end.
-    """
-    begun = False
-
-    def look(at_once: int = 1) -> None:
-        nonlocal begun
-        if begun and limit.late(at_once):
-            raise Late
-        if not begun:
-            limit.begin()
-        begun = True
-
-    return look
 
 
 def warn_of_prompts(name: str, answers: list[dict]) -> None:
@@ -327,10 +331,13 @@ def main() -> None:
     progress = Progress("answering", "answers", sum(count_answers(*each) for each in sets.values()))
     limit = TimeLimit(arguments.work)
     limit.recall()
+    clock = Clock(limit)
 
     @functools.cache
     def engine() -> Any:
-        return engine_of(arguments.model, settings, arguments.shards, refuse_late_batches(limit))
+        loaded = engine_of(arguments.model, settings, arguments.shards)
+        limit.begin()
+        return loaded
 
     answered: dict[str, str] = {}
     known: Known = {}
@@ -340,7 +347,7 @@ def main() -> None:
         there, before = len(read_store(store)), time.monotonic()
         progress.add(there)
         told = progress.facts.get("tokens", 0)
-        how = (sampling, settings, arguments.seed, store, known, progress)
+        how = (sampling, settings, arguments.seed, store, known, clock, progress)
         try:
             made = answer_set(engine, tokenizer, rows, *how)
         except Late:

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from workflow_scripts.common.answering import Answer, answer_batch, refuse_unknown_tokens
+from workflow_scripts.common.answering import Answer, Engine, answer_batch, refuse_unknown_tokens
 from workflow_scripts.common.models import load_policy, model_ends, precision_of
 from workflow_scripts.common.templates import ends_of
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """One loaded policy that answers any number of prompt sets."""
 
     def __init__(self, model: Any, tokenizer: Any, settings: dict) -> None:
@@ -23,10 +23,7 @@ class TransformersEngine:
         self.tokenizer, self.ends = tokenizer, model_ends(model)
         self.model = load_policy(model, dtype, settings["trust_remote_code"]).to(device)
 
-    def before_batch(self) -> None:
-        """Do nothing: who loads an engine may put in its place what is to be called before each batch."""
-
-    def answer(
+    def batches(
         self,
         prompts: list[list[int]],
         sampling: dict,
@@ -34,7 +31,7 @@ class TransformersEngine:
         seed: int,
         missing: list[bool],
         share: tuple[int, int] = (0, 1),
-    ) -> Iterator[tuple[int, Answer]]:
+    ) -> Iterator[list[tuple[int, Answer]]]:
         """Yield (index of the prompt, answer) batch by batch, longest prompts first; the seed fixes every draw.
 
         A batch without an answer that is `missing` is left out; another is made whole, as its draws hang together. What
@@ -52,11 +49,9 @@ class TransformersEngine:
             batch = order[start : start + size]
             if number % share[1] != share[0] or not any(missing[index] for alike in batch for index in alike):
                 continue
-            self.before_batch()
             torch.manual_seed(seed * 1_000_003 + number)
             answers = self.answer_batch([prompts[alike[0]] for alike in batch], sampling, ends)
-            for alike, answer in zip(batch, answers, strict=True):
-                yield from ((index, answer) for index in alike)
+            yield [(index, answer) for alike, answer in zip(batch, answers, strict=True) for index in alike]
 
     @torch.inference_mode()
     def answer_batch(self, prompts: list[list[int]], sampling: dict, ends: list[int]) -> list[Answer]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from workflow_scripts.common.answering import Answer, answer_of
+from workflow_scripts.common.answering import Answer, Engine, answer_of
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.models import adapter_base, model_ends
 from workflow_scripts.common.templates import ends_of
@@ -15,7 +15,7 @@ from workflow_scripts.common.vllm_policy import configuration, load_vllm, loaded
 PORTION = 512
 
 
-class VllmEngine:
+class VllmEngine(Engine):
     """One loaded policy that answers any number of prompt sets."""
 
     def __init__(self, model: Path, tokenizer: Any, settings: dict) -> None:
@@ -39,10 +39,7 @@ class VllmEngine:
             raise PlumblineError(f"{model}: vLLM cannot serve it: {error}") from error
         tell(self.llm, model)
 
-    def before_batch(self) -> None:
-        """Do nothing: who loads an engine may put in its place what is to be called before each batch."""
-
-    def answer(
+    def batches(
         self,
         prompts: list[list[int]],
         sampling: dict,
@@ -50,7 +47,7 @@ class VllmEngine:
         seed: int,
         missing: list[bool],
         share: tuple[int, int] = (0, 1),
-    ) -> Iterator[tuple[int, Answer]]:
+    ) -> Iterator[list[tuple[int, Answer]]]:
         """Yield (index of the prompt, answer), portion by portion; the seed fixes every draw.
 
         Each request has a seed of its own. A portion without an answer that is `missing` is left out; another is made
@@ -67,7 +64,7 @@ class VllmEngine:
             portion = range(start, min(start + PORTION, len(prompts)))
             if number % share[1] != share[0] or not any(missing[index] for index in portion):
                 continue
-            self.before_batch()
+            made = []
             self.llm.reset_prefix_cache()
             requests = [
                 self.vllm.SamplingParams(
@@ -94,4 +91,5 @@ class VllmEngine:
                         f"vLLM gave up on an answer ({completion.finish_reason}); run again to go on from here"
                     )
                 tokens = list(completion.token_ids)
-                yield index, answer_of(self.tokenizer, prompts[index], tokens, enders, sampling)
+                made.append((index, answer_of(self.tokenizer, prompts[index], tokens, enders, sampling)))
+            yield made

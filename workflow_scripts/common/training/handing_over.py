@@ -26,6 +26,12 @@ def guess_of(model: torch.nn.Module) -> float:
     return saving_guess(sum(count for count, _ in counts), sum(count for count, trained in counts if trained))
 
 
+def validations_within(step: int, steps: int, every: int, last: int) -> int:
+    """Return how many of the `steps` steps after one end with a validation: every few, and the last of all."""
+    end = min(step + steps, last)
+    return end // every - step // every + (end == last and last % every > 0)
+
+
 class HandingOver(TrainerCallback):
     """Asks after each step of a Trainer whether the next still fits; all processes hand over together."""
 
@@ -39,11 +45,22 @@ class HandingOver(TrainerCallback):
         if control.should_training_stop:
             return
         steps = int(args.logging_steps) if control.should_log else 1
-        late = torch.tensor(int(self.limit.late(steps)), device=args.device)
+        validations, guess = 0, 0.0
+        if args.eval_strategy != "no":
+            validations = validations_within(state.global_step, steps, int(args.eval_steps), state.max_steps)
+            guess = len(self.trainer.eval_dataset) / (
+                args.train_batch_size * args.gradient_accumulation_steps
+            )
+        late = torch.tensor(
+            int(self.limit.late(steps, validations, guess / args.world_size)), device=args.device
+        )
         if args.world_size > 1:  # the first process knows the time
             late = self.trainer.accelerator.reduce(late, "sum")
         if late.item():
             self.leaving = control.should_save = True
+
+    def on_evaluate(self, *_: Any, **__: Any) -> None:
+        self.limit.validated()
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.limit.saved(self.trainer.saving)
