@@ -49,14 +49,14 @@ def looked_at(change=None, profile=A100, machine=lambda: None):
 def test_weights_that_do_not_fit_are_refused_with_what_would():
     wrong, _ = looked_at()
     assert wrong == [
-        "runs.sft: trains 8 billion weights of 'large' over 4 GPUs by ddp: 128 GB on a GPU of 80 GB; "
-        "with training_resources.parallel: zero2 it would be 56 GB"
+        "runs.sft: trains 8 billion weights of 'large' over 4 GPUs by ddp: 160 GB on a GPU of 80 GB; "
+        "with training_resources.parallel: zero2 it would be 64 GB"
     ]
 
 
 @pytest.mark.parametrize(
     ("parallel", "gigabytes"),
-    [("ddp", 128), ("zero2", 56), ("zero3", 32), ("fsdp", 32), ("zero2-offload", 40)],
+    [("ddp", 160), ("zero2", 64), ("zero3", 32), ("fsdp", 32), ("zero2-offload", 40)],
 )
 def test_the_bytes_are_those_of_the_cluster_page(parallel, gigabytes):
     assert 8 * SHARED[parallel](4, 8) == gigabytes
@@ -67,18 +67,48 @@ def test_the_bytes_are_those_of_the_cluster_page(parallel, gigabytes):
 
 def test_what_fits_just_so_is_a_doubt_and_what_fits_is_silent():
     def smaller(study):
-        study["models"]["large"]["parameters"] = 4.5e9
+        study["models"]["large"]["parameters"] = 3.5e9
 
     wrong, doubts = looked_at(smaller)
     assert not wrong and doubts == [
-        "runs.sft: trains 4.5 billion weights of 'large' over 4 GPUs by ddp: 72 GB of a GPU's 80 GB, which leaves "
-        "little for activations; with training_resources.parallel: zero2 it would be 32 GB"
+        "runs.sft: trains 3.5 billion weights of 'large' over 4 GPUs by ddp: 70 GB of a GPU's 80 GB, which leaves "
+        "little for activations; with training_resources.parallel: zero2 it would be 28 GB"
     ]
 
     def sharded(study):
         study["training_resources"]["parallel"] = "zero3"
 
     assert looked_at(sharded) == ([], [])
+
+
+def test_zero3_holds_a_share_but_of_what_each_process_reads_whole_at_first():
+    def over(count, gpus, parallel="zero3", **more):
+        def change(study):
+            study["models"]["large"] |= {"parameters": count} | more
+            study["training_resources"] |= {"gpu": gpus, "parallel": parallel}
+
+        return change
+
+    assert looked_at(over(7e10, 32)) == looked_at(over(3e10, 8)) == ([], [])
+    [said] = looked_at(over(7e10, 32, trust_remote_code=True))[0]
+    assert "over 32 GPUs by zero3: 280 GB on a GPU of 80 GB; with training_resources.parallel: fsdp" in said
+    [said] = looked_at(over(3e10, 8, "ddp"))[0]
+    assert said.endswith("600 GB on a GPU of 80 GB; with training_resources.parallel: fsdp it would be 60 GB")
+    [said] = looked_at(over(7e10, 8, "ddp"))[0]
+    assert said.endswith("zero3-offload it would be 35 GB")
+
+    def going_on(study):
+        over(3e10, 8)(study)
+        study["runs"]["sft"]["lora"] = {"rank": 8, "alpha": 16, "merge": False}
+
+    assert looked_at(going_on) == ([], [])  # of the frozen ones, too, a share
+
+    def whole_from_adapters(study):
+        going_on(study)
+        study["runs"]["next"] = study["runs"]["sft"] | {"parent": "sft", "lora": None}
+
+    [said] = looked_at(whole_from_adapters)[0]
+    assert said.startswith("runs.next: ") and "120 GB" in said
 
 
 def test_adapters_hold_frozen_weights_and_four_bits_hold_less():
@@ -105,7 +135,7 @@ def test_a_frozen_parent_beside_counts():
         study["training_resources"]["parallel"] = "zero2"
         study["runs"]["sft"]["kl"] = {"weight": 0.1}
 
-    assert "88 GB on a GPU of 80 GB" in looked_at(held)[0][0]
+    assert "96 GB on a GPU of 80 GB" in looked_at(held)[0][0]
 
 
 def test_vllm_beside_a_training_has_its_own_share_of_a_gpu_and_leaves_the_rest():
@@ -177,7 +207,7 @@ def test_gpus_that_are_known_when_a_job_starts_are_told_of():
 
 def test_moments_in_eight_bits_are_a_quarter():
     def eight(study):
-        study["models"]["large"]["parameters"] = 4.5e9
+        study["models"]["large"]["parameters"] = 3.5e9
         study["runs"]["sft"]["optimizer"] = "paged_adamw_8bit"
 
     assert looked_at(eight) == ([], [])  # 45 GB, where moments of 32 bits make it 72
@@ -199,11 +229,11 @@ def test_a_model_of_unknown_size_is_asked_for_and_nothing_without_gpus_or_a_prof
 
 def test_without_a_profile_the_gpus_of_this_machine_count():
     assert looked_at(profile={}, machine=lambda: 24.0)[0][0].endswith(
-        "128 GB on a GPU of 24 GB; take more GPUs with parallel: zero3, adapters (lora), or a smaller model"
+        "160 GB on a GPU of 24 GB; with training_resources.parallel: zero3-offload it would be 8 GB"
     )
-    assert looked_at(profile={}, machine=lambda: 141.0) == (
+    assert looked_at(profile={}, machine=lambda: 201.0) == (
         [],
-        [line for line in looked_at(profile={}, machine=lambda: 141.0)[1] if "leaves little" in line],
+        [line for line in looked_at(profile={}, machine=lambda: 201.0)[1] if "leaves little" in line],
     )
 
 

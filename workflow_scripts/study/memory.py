@@ -1,7 +1,8 @@
 """Whether the weights of a study fit into the GPUs that its jobs get: parameters × bytes, by how a training is shared.
 
 Weights that are trained are held in 32 bits: 4 bytes of weight, 4 of gradient, 8 of AdamW's moments (2 in its
-8-bit kinds) for each parameter.
+8-bit kinds) for each parameter. Beside them torch's DistributedDataParallel holds the gradients once more, in the
+buckets that it sends, and DeepSpeed's second stage each process's part of the weights, which its optimiser steps.
 Activations come on top, and nobody knows them beforehand: weights that fit just so are a doubt, and those that do not
 are a mistake. What GPUs there are, the profile says (`gpu_memory_gb`), or else the machine, if it has any.
 """
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 from workflow_scripts.common.place import ROOT
 from workflow_scripts.study.findings import Finding, doubt, sorted_out, wrong
-from workflow_scripts.study.lineage import Policy, known_policies
+from workflow_scripts.study.lineage import Policy, known_policies, parents_of
 from workflow_scripts.study.methods import TRAINED_BY
 from workflow_scripts.study.methods.online import Online
 from workflow_scripts.study.methods.sft import Sft
@@ -32,13 +33,14 @@ UNKNOWN = (
 
 # What a GPU holds for each parameter that is trained, in bytes, by the GPUs that share it and the bytes of its moments.
 SHARED: dict[str, Callable[[int, float], float]] = {
-    "ddp": lambda gpus, moments: 8 + moments,
+    "ddp": lambda gpus, moments: 8 + moments + (4 if gpus > 1 else 0),
     "fsdp": lambda gpus, moments: (8 + moments) / gpus,
-    "zero2": lambda gpus, moments: 4 + (4 + moments) / gpus,
-    "zero3": lambda gpus, moments: max(4.0, (8 + moments) / gpus),
+    "zero2": lambda gpus, moments: 4 + (8 + moments) / gpus,
+    "zero3": lambda gpus, moments: (8 + moments) / gpus,
     "zero2-offload": lambda gpus, moments: 4 + 4 / gpus,
-    "zero3-offload": lambda gpus, moments: 4.0,
+    "zero3-offload": lambda gpus, moments: 4 / gpus,
 }
+SHARES_WEIGHTS = ("fsdp", "zero3", "zero3-offload")
 
 TRAINERS = {*TRAINED_BY.values(), "train_reward_model"}
 
@@ -49,21 +51,23 @@ Profile = Mapping[
 
 
 class Share(NamedTuple):
-    """The GPUs of one training, and how they share it."""
+    """The GPUs of one training, and how they share it; `whole_at_first`: each process reads all weights before."""
 
     gpus: int
     parallel: str
+    whole_at_first: bool = False
 
     def bytes_trained(self, moments: float) -> float:
-        """Return the bytes that a GPU holds for each parameter that is trained, when it holds most of them.
-
-        Until it is sharded, ZeRO holds each weight once, whole, on every GPU.
-        """
-        return SHARED[self.parallel](self.gpus, moments)
+        """Return the bytes that a GPU holds for each parameter that is trained, when it holds most of them."""
+        return self._at_least(SHARED[self.parallel](self.gpus, moments))
 
     def bytes_frozen(self) -> float:
         """Return the bytes that a GPU holds for each parameter that is not trained beside adapters."""
-        return 4 / self.gpus if self.parallel == "fsdp" else 4.0
+        return self._at_least(4 / self.gpus if self.parallel in SHARES_WEIGHTS else 4.0)
+
+    def _at_least(self, held: float) -> float:
+        """Return what is held where ZeRO may have been given whole weights, which it shares out on the GPU."""
+        return max(held, 4.0) if self.whole_at_first and self.parallel != "fsdp" else held
 
 
 def parameters_of(study: Study, name: str) -> int | None:
@@ -193,7 +197,20 @@ def share_of(study: Study, trained: Trained, profile: Profile) -> Share:
     gpus = gpus_of(said, asked.gpu)
     whole = isinstance(trained.training, PolicyTraining) and trained.training.whole_on_each
     parallel = said["parallel"] if said.get("parallel") in SHARED else asked.parallel
-    return Share(gpus, "ddp" if whole else parallel)
+    return Share(gpus, "ddp" if whole else parallel, reads_whole(study, trained))
+
+
+def reads_whole(study: Study, trained: Trained) -> bool:
+    """Tell whether a training may start from what each process reads whole: code of its own, or adapters left alone.
+
+    A part of a multimodal model is read so, too: only its files tell, which need not be here.
+    """
+    run = study.runs.get(trained.path.removeprefix("runs."))
+    parents = [study.runs[name] for name in parents_of(run) if name in study.runs] if run else []
+    adapters = [getattr(parent, "lora", None) for parent in parents]
+    return any(study.models[name].trust_remote_code for name in trained.models) or any(
+        lora and not lora.merge for lora in adapters
+    )
 
 
 def trainings_that_do_not_fit(
@@ -274,13 +291,13 @@ def written(count: int) -> str:
 def remedy(count: int, training: Training, share: Share, memory: float) -> str:
     """Return what would make a training fit: the first way of sharing it that does, else what else there is."""
     whole = isinstance(training, PolicyTraining) and (training.quantise or training.whole_on_each)
-    for parallel in ("zero2", "zero3", "zero3-offload") if share.gpus > 1 and not whole else ():
-        held = count * bytes_a_parameter(training, Share(share.gpus, parallel)) / GB
+    for parallel in ("zero2", "fsdp", "zero3-offload") if share.gpus > 1 and not whole else ():
+        held = count * bytes_a_parameter(training, share._replace(parallel=parallel)) / GB
         if held <= TIGHT * memory and parallel != share.parallel:
             return f"with training_resources.parallel: {parallel} it would be {held:.0f} GB"
     if whole or not isinstance(training, PolicyTraining):
         return "take a smaller model, or larger GPUs"
-    return "take more GPUs with parallel: zero3, adapters (lora), or a smaller model"
+    return "take more GPUs with parallel: fsdp or zero3, adapters (lora), or a smaller model"
 
 
 def fitting(profile: Profile, machine: Callable[[], float | None]) -> Look:
