@@ -34,7 +34,7 @@ old|infinite|gpu:2|64000+|16|2
 LIMITS = """\
 PartitionName=cpu AllowAccounts=ALL Default=YES MaxNodes=UNLIMITED MaxTime=1-00:00:00 MaxMemPerNode=UNLIMITED
 PartitionName=gpu AllowAccounts=physics,linguistics Default=NO MaxNodes=4 State=UP MaxMemPerNode=500000
-PartitionName=old AllowGroups=ALL DenyAccounts=physics Default=NO MaxNodes=UNLIMITED DefMemPerCPU=1000
+PartitionName=old AllowGroups=ALL DenyAccounts=physics Default=NO MaxNodes=UNLIMITED DefMemPerCPU=1000 MaxCPUsPerNode=8 State=DOWN
 """
 THERE = partitions_in(NODES, LIMITS)
 
@@ -49,7 +49,9 @@ def test_partitions_are_read_with_their_nodes_and_limits():
             most_nodes=4,
             most_memory=500000,
         ),
-        "old": Partition([Node(2, 16, 64000, {"": 2})], None, denied=frozenset({"physics"})),
+        "old": Partition(
+            [Node(2, 16, 64000, {"": 2})], None, denied=frozenset({"physics"}), most_cpus=8, state="DOWN"
+        ),
     } == THERE
 
 
@@ -74,6 +76,10 @@ def test_times_gpus_and_sums_are_read():
     assert [worked_out(each, 2) for each in sums] == [720, 1000, 720, 10, 45, None, None]
 
 
+def test_a_banner_before_what_slurm_says_is_passed_over():
+    assert partitions_in("Welcome to the cluster!\n\n" + NODES, "Welcome!\n" + LIMITS) == THERE
+
+
 def looked_at(tiny: Path, profile: dict, **training: object) -> tuple[list[str], list[str]]:
     """Return (mistakes, doubts) of a small study whose trainings ask for `training` on the cluster above."""
     study = chain_of(tiny, training_resources={"mem_mb": 1500, "runtime_minutes": 20} | training)
@@ -93,6 +99,8 @@ def on(**more: object) -> dict:
 def test_what_fits_is_not_spoken_of(tiny_model):
     assert looked_at(tiny_model, on(), gpu=4, runtime_minutes=2880) == ([], [])
     assert looked_at(tiny_model, on(gpu=8, nodes=2)) == ([], [])
+    # Of several partitions SLURM takes the first that has room.
+    assert looked_at(tiny_model, on(gpu=1, gpu_model="", slurm_partition="cpu, gpu")) == ([], [])
 
 
 AT = "the profile's set-resources.train_sft"
@@ -121,6 +129,22 @@ AT = "the profile's set-resources.train_sft"
             f"{AT}.gpu_model: 2 v100 GPUs; a node of partition gpu has none, but a100, h100",
         ),
         ({"gpu": 8, "nodes": 8}, {}, f"{AT}.nodes: 8 nodes; partition gpu gives a job 4"),
+        ({"gpu": 4, "nodes": 3}, {}, f"{AT}.nodes: 4 GPUs do not share out over 3 nodes"),
+        (
+            {"slurm_partition": "gpu,tpu"},
+            {},
+            f"{AT}.slurm_partition: there is no partition 'tpu'; there are cpu",
+        ),
+        (
+            {"slurm_partition": "cpu,gpu", "gpu": 8},
+            {},
+            f"{AT}.gpu: 8 a100 GPUs; a node of partition gpu has 4",
+        ),
+        (
+            {"slurm_partition": "old", "gpu_model": "", "threads": 16},
+            {},
+            f"{AT}.threads: 16 CPUs; a node of partition old has 8",
+        ),
         ({"threads": 128}, {}, f"{AT}.threads: 128 CPUs; a node of partition gpu has 96"),
         (
             {"gpu": 4, "threads": 96},
@@ -154,6 +178,27 @@ def test_what_could_not_start_when_it_is_tried_again_is_a_doubt(tiny_model):
         f"{AT}.runtime: tried again, it asks for 4000 minutes; partition gpu ends jobs after 2880: it could not "
         "start then"
     ]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            {"mem_mb": "2000GB"},
+            "mem_mb: '2000GB' cannot be worked out here, and was not held against SLURM's",
+        ),
+        ({"runtime": "attempt ** 2"}, "runtime: 'attempt ** 2' cannot be worked out here"),
+        ({"mem": "2000GB"}, "mem: is not held against SLURM's partitions, as mem_mb would be"),
+        (
+            {"gres": "gpu:a100:16"},
+            "gres: is not held against SLURM's partitions, as gpu and gpu_model would be",
+        ),
+        ({"slurm_partition": "old", "gpu_model": ""}, "slurm_partition: partition old is DOWN now"),
+    ],
+)
+def test_what_cannot_be_held_against_partitions_is_a_doubt(tiny_model, more, said):
+    wrong, doubts = looked_at(tiny_model, on(**more))
+    assert not wrong and [line for line in doubts if line.startswith(f"{AT}.{said}")], doubts
 
 
 def test_rules_that_the_study_may_have_no_jobs_of_are_a_doubt(tiny_model):

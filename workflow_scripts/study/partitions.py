@@ -5,9 +5,9 @@ once, by two commands that read: `sinfo` for the nodes of each partition, `scont
 What a profile says goes before what the study says, as in a run; its sums are worked out for a first and a second try.
 
 Looked at are trainings, answering, and what `default-resources` give all others; of further rules in the profile it is
-not known here whether the study has jobs, so what is wrong with them is a doubt. Not covered: limits of users and of
-qualities of service, `slurm_extra`, constraints on features, reservations; expressions other than sums of numbers,
-`attempt`, `min` and `max`.
+not known here whether the study has jobs, so what is wrong with them is a doubt, as is what cannot be read: other ways
+to ask for memory or GPUs, expressions other than sums of numbers, `attempt`, `min` and `max`. Not covered: limits of
+users and of qualities of service, `slurm_extra`, constraints on features, reservations; nodes that are down count.
 """
 
 import ast
@@ -53,6 +53,9 @@ class Partition(NamedTuple):
     most_nodes: int | None = None
     most_memory: int | None = None
     """MB of a job on a node."""
+    most_cpus: int | None = None
+    """CPUs of a job on a node."""
+    state: str = "UP"
 
 
 class Asked(NamedTuple):
@@ -101,9 +104,11 @@ def gpus_in(text: str) -> dict[str, int]:
 
 
 def partitions_in(nodes: str, limits: str) -> dict[str, Partition]:
-    """Return the partitions by name that `sinfo` (NODES) and `scontrol` (LIMITS) tell of."""
+    """Return the partitions by name that `sinfo` (NODES) and `scontrol` (LIMITS) tell of, past any site's banner."""
     found: dict[str, Partition] = {}
-    for line in filter(None, nodes.splitlines()):
+    for line in nodes.splitlines():
+        if line.count("|") != NODES[-1].count("|"):
+            continue
         name, longest, gpus, memory, cpus, count = line.split("|")
         numbers = [int(re.match(r"\d*", each)[0] or 0) for each in (count, cpus, memory)]
         part = found.setdefault(name.rstrip("*"), Partition([], minutes_in(longest), name.endswith("*")))
@@ -112,13 +117,16 @@ def partitions_in(nodes: str, limits: str) -> dict[str, Partition]:
         said = dict(word.split("=", 1) for word in line.split() if "=" in word)
         if said.get("PartitionName") not in found:
             continue
-        most = {key: said.get(key, "") for key in ("MaxNodes", "MaxMemPerNode")}
+        limits_of = ("MaxNodes", "MaxMemPerNode", "MaxCPUsPerNode")
+        most = {key: int(said[key]) if said.get(key, "").isdigit() else None for key in limits_of}
         allowed, denied = said.get("AllowAccounts", "ALL"), said.get("DenyAccounts", "")
         found[said["PartitionName"]] = found[said["PartitionName"]]._replace(
             accounts=None if allowed == "ALL" else frozenset(allowed.split(",")),
             denied=frozenset(filter(None, denied.split(","))),
-            most_nodes=int(most["MaxNodes"]) if most["MaxNodes"].isdigit() else None,
-            most_memory=int(most["MaxMemPerNode"]) if most["MaxMemPerNode"].isdigit() else None,
+            most_nodes=most["MaxNodes"],
+            most_memory=most["MaxMemPerNode"],
+            most_cpus=most["MaxCPUsPerNode"],
+            state=said.get("State", "UP"),
         )
     return found
 
@@ -136,7 +144,7 @@ def ask_slurm() -> dict[str, Partition] | str:
         if done.returncode:
             return f"{command[0]}: {' '.join(done.stderr.split())[:200]}"
         said.append(done.stdout)
-    return partitions_in(*said)
+    return partitions_in(*said) or "sinfo names no partition"
 
 
 # --- what is asked for ----------------------------------------------------------------------------------------------
@@ -224,16 +232,27 @@ def all_asked(study: Study, profile: Profile, attempt: int) -> Iterator[tuple[bo
 
 
 def never_starts(asked: Asked, partitions: dict[str, Partition]) -> Iterator[tuple[str, str]]:
-    """Yield (path, why) for what keeps jobs from ever starting."""
-    name = asked.word("slurm_partition")
-    if name:
-        part = partitions.get(name)
-    else:
-        name, part = next(((each, part) for each, part in partitions.items() if part.is_default), ("", None))
-    if part is None:
-        said = f"there is no partition {name!r}" if name else "no partition is named, and none is the default"
+    """Yield (path, why) for what keeps jobs from ever starting; of several partitions one that takes them is enough."""
+    names = [name for name in asked.word("slurm_partition").replace(" ", "").split(",") if name]
+    usual = [name for name, part in partitions.items() if part.is_default]
+    unknown = [name for name in names if name not in partitions]
+    if unknown or not (names or usual):
+        said = (
+            f"there is no partition {unknown[0]!r}"
+            if unknown
+            else "no partition is named, and none is the default"
+        )
         yield asked.path("slurm_partition"), f"{said}; there are {', '.join(sorted(partitions)) or 'none'}"
         return
+    gpus, nodes = asked.number("gpu") or 0, int(asked.number("nodes") or 1)
+    if gpus % nodes:
+        yield asked.path("nodes", "gpu"), f"{gpus:g} GPUs do not share out over {nodes} nodes"
+        return
+    yield from min((list(refused_by(asked, name, partitions[name])) for name in names or usual[:1]), key=len)
+
+
+def refused_by(asked: Asked, name: str, part: Partition) -> Iterator[tuple[str, str]]:
+    """Yield (path, why) for what keeps jobs from ever starting in one partition."""
     account = asked.word("slurm_account")
     allowed = part.accounts is None or account in part.accounts
     if account and (not allowed or account in part.denied):
@@ -253,9 +272,10 @@ def without_room(asked: Asked, name: str, part: Partition) -> Iterator[tuple[str
     gpus, memory, cpus = (asked.number(key) or 0 for key in ("gpu", "mem_mb", "threads"))
     each = gpus / count  # a job's GPUs are shared out over its nodes
     there, most = sum(node.count for node in part.nodes), part.most_memory or float("inf")
+    most_cpus = part.most_cpus or float("inf")
     wanted: dict[str, Callable[[Node], bool]] = {
         "mem_mb": lambda node: memory <= min(node.memory, most),
-        "threads": lambda node: cpus <= node.cpus,
+        "threads": lambda node: cpus <= min(node.cpus, most_cpus),
         "gpu": lambda node: each <= node.has(model),
     }
     found = 0
@@ -282,13 +302,31 @@ def without_room(asked: Asked, name: str, part: Partition) -> Iterator[tuple[str
             have = min(most, max((node.memory for node in part.nodes), default=0))
             yield asked.path(key), f"{memory:.0f} MB{on}; a node of partition {name} has {have:.0f}"
         else:
-            have = max((node.cpus for node in part.nodes), default=0)
-            yield asked.path(key), f"{cpus:.0f} CPUs{on}; a node of partition {name} has {have}"
+            have = min(most_cpus, max((node.cpus for node in part.nodes), default=0))
+            yield asked.path(key), f"{cpus:.0f} CPUs{on}; a node of partition {name} has {have:.0f}"
     together = sum(node.count for node in part.nodes if all(fits(node) for fits in wanted.values()))
     if not found and together < count:
         all_three = f"{each:g} GPUs, {memory:.0f} MB and {cpus:.0f} CPUs at once"
         no = "no node" if count == 1 else f"no {count} nodes"
         yield asked.path("gpu", "mem_mb"), f"{all_three}, which {no} of partition {name} can give"
+
+
+NUMBERS = ("gpu", "nodes", "mem_mb", "runtime", "threads")
+OTHERWISE = {"mem": "mem_mb", "mem_mib": "mem_mb", "mem_mb_per_cpu": "mem_mb", "gres": "gpu and gpu_model"}
+
+
+def not_known(asked: Asked, partitions: dict[str, Partition]) -> Iterator[tuple[str, str]]:
+    """Yield (path, why) for what may keep jobs from starting: what cannot be held against partitions, or is down."""
+    for key in NUMBERS:
+        if key in asked.values and asked.values[key][0] is not None and asked.number(key) is None:
+            said = f"{asked.values[key][0]!r} cannot be worked out here"
+            yield asked.path(key), f"{said}, and was not held against SLURM's partitions"
+    for key, usual in OTHERWISE.items():
+        if key in asked.values:
+            yield asked.path(key), f"is not held against SLURM's partitions, as {usual} would be"
+    for name in asked.word("slurm_partition").replace(" ", "").split(","):
+        if name in partitions and partitions[name].state != "UP":
+            yield asked.path("slurm_partition"), f"partition {name} is {partitions[name].state} now"
 
 
 def kinds_of(part: Partition, have: int) -> str:
@@ -318,6 +356,9 @@ def startable(profile: Profile, ask: Callable[[], dict[str, Partition] | str] = 
 def findings(study: Study, profile: Profile, partitions: dict[str, Partition]) -> Iterable[Finding]:
     """Find what could never start: at its first try, and, as a doubt, at its second."""
     told: dict[str, Finding] = {}
+    for _, asked in all_asked(study, profile, 1):
+        for path, why in not_known(asked, partitions):
+            told.setdefault(path, doubt(path, why))
     for attempt in (1, 2):
         for certain, asked in all_asked(study, profile, attempt):
             for path, why in never_starts(asked, partitions):
