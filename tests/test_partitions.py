@@ -34,7 +34,7 @@ old|infinite|gpu:2|64000+|16|2
 LIMITS = """\
 PartitionName=cpu AllowAccounts=ALL Default=YES MaxNodes=UNLIMITED MaxTime=1-00:00:00 MaxMemPerNode=UNLIMITED
 PartitionName=gpu AllowAccounts=physics,linguistics Default=NO MaxNodes=4 State=UP MaxMemPerNode=500000
-PartitionName=old AllowGroups=ALL DenyAccounts=physics Default=NO MaxNodes=UNLIMITED DefMemPerCPU=1000 MaxCPUsPerNode=8 State=DOWN
+PartitionName=old AllowGroups=ALL DenyAccounts=physics Default=NO MaxNodes=UNLIMITED MaxCPUsPerNode=8 State=DOWN
 """
 THERE = partitions_in(NODES, LIMITS)
 
@@ -136,7 +136,7 @@ AT = "the profile's set-resources.train_sft"
             f"{AT}.slurm_partition: there is no partition 'tpu'; there are cpu",
         ),
         (
-            {"slurm_partition": "cpu,gpu", "gpu": 8},
+            {"slurm_partition": "gpu,cpu", "gpu": 8},
             {},
             f"{AT}.gpu: 8 a100 GPUs; a node of partition gpu has 4",
         ),
