@@ -11,13 +11,17 @@ MFU (model FLOPs utilisation, Chowdhery et al. 2022, appendix B) is what the tok
 6 FLOPs a weight and token, without the embeddings that are only looked up, and the products of attention over half of
 the mean length, since it is causal. What the device could do is its data sheet's (dense, 16 bits), or, for one that is
 not in the table and for a CPU, what a large product of matrices reaches here. A reference that is read as the policy
-learns counts for nothing.
+learns counts for nothing, and a prompt that two answers share, read once, once. A step is timed forward and backward,
+without the optimiser's. A part that the card has no memory for is told of, and the others go on.
 """
 
 import argparse
+import contextlib
+import gc
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +34,16 @@ from workflow_scripts.common.files import write_jsonl, write_manifest
 from workflow_scripts.common.models import load_tokenizer, precision_of
 
 VLLM = Path(".venv-vllm/bin/python")
-PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12}  # FLOPs a second, data sheets
+# FLOPs a second, of data sheets; of names that begin alike the longer first.
+PEAKS = {
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200 NVL": 835e12,
+    "H200": 989e12,
+}
+PEAKS |= {"L40S": 362e12}
 SEED = 1
 
 
@@ -69,11 +82,13 @@ def write_model(shape: Shape, tokenizer_of: Path, folder: Path) -> LlamaForCausa
     return model
 
 
-def flops_per_token(model: LlamaForCausalLM, length: float) -> float:
-    """Return what forward and backward need for a token of a sequence of so many."""
-    config = model.config
-    looked_up = config.vocab_size * config.hidden_size
-    weights = sum(weight.numel() for weight in model.parameters()) - looked_up
+def weights_multiplied(model: LlamaForCausalLM) -> int:
+    """Return how many weights a token is multiplied with: all but those that are only looked up."""
+    return sum(weight.numel() for weight in model.parameters()) - model.get_input_embeddings().weight.numel()
+
+
+def flops_per_token(config: LlamaConfig, weights: int, length: float) -> float:
+    """Return what forward and backward need for a token of a sequence of so many, through so many weights."""
     return 6 * weights + 12 * config.num_hidden_layers * config.hidden_size * length / 2
 
 
@@ -81,7 +96,7 @@ def peak_flops() -> tuple[float, str]:
     """Return (FLOPs a second that this device could do, where that is from)."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     for known, peak in PEAKS.items():
-        if known in name:
+        if known in name and "MIG" not in name:  # a slice of a card
             return peak, "its data sheet"
     device, width = ("cuda", 8192) if name else ("cpu", 1024)
     matrix = torch.randn(width, width, device=device, dtype=precision_of("auto"))
@@ -120,7 +135,20 @@ def answers_by_vllm(model: Path, folder: Path, count: int, new_tokens: int) -> N
         "--context",
         "2048",
     ]
-    subprocess.run(list(map(str, command)), check=True)
+    if status := subprocess.run(list(map(str, command)), check=False).returncode:
+        print(f"vLLM: ended with status {status}, so not compared")
+
+
+@contextlib.contextmanager
+def alone(what: str) -> Iterator[None]:
+    """Say that a part was left out where the device has no memory for it; what it held is free after it."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        print(f"{what}: left out, the device has no memory for it: {str(error).splitlines()[0]}")
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def main() -> None:
@@ -138,13 +166,18 @@ def main() -> None:
         model = write_model(SHAPES[arguments.shape], arguments.tokenizer, folder / "model")
         weights = sum(weight.numel() for weight in model.parameters())
         print(f"{device}: {peak / 1e12:.3g} TFLOPs a second by {source}; {weights / 1e6:.1f} M weights")
-        compared = trainers.compare_both(folder / "model", arguments.batches)
-        for training, (speeds, length) in compared.items():
-            need = flops_per_token(model, length / (2 if training == "DPO" else 1))
-            for way, speed in list(speeds.items())[:2]:
-                print(f"{training} {way}: MFU {100 * speed * need / peak:.1f} %")
+        config, multiplied = model.config, weights_multiplied(model)
+        del model
+        trainers.say_how()
+        for training in ("SFT", "DPO"):
+            with alone(training):
+                speeds, length, computed = trainers.compare_one(training, folder / "model", arguments.batches)
+                need = flops_per_token(config, multiplied, length / (2 if training == "DPO" else 1))
+                for way, speed in list(speeds.items())[:2]:
+                    print(f"{training} {way}: MFU {100 * speed * computed.get(way, 1) * need / peak:.1f} %")
         flags = ["--count", arguments.count, "--batch-size", arguments.count]
-        call(answering.main, folder / "model", *flags, "--new-tokens", arguments.new_tokens)
+        with alone("answers"):
+            call(answering.main, folder / "model", *flags, "--new-tokens", arguments.new_tokens)
         answers_by_vllm(folder / "model", folder, arguments.count, arguments.new_tokens)
     print(f"{(time.monotonic() - started) / 60:.1f} minutes")
 

@@ -14,8 +14,9 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pyarrow.parquet
@@ -81,10 +82,14 @@ def step_of(trainer: Any, rows_in_step: bool = False) -> Callable[[list[dict]], 
 
 
 class Compared(NamedTuple):
-    """Tokens a second by way, and the mean tokens of a row (of DPO's: of both sequences together)."""
+    """Tokens a second by way, and the mean tokens of a row (of DPO's: of both sequences together).
+
+    computed: of these tokens, what a way puts through the policy, where it is not all.
+    """
 
     speeds: dict[str, float]
     length: float
+    computed: Mapping[str, float] = MappingProxyType({})
 
 
 def measured(step: Callable[[list[dict]], float], rows: list[dict]) -> tuple[float, float, float]:
@@ -196,23 +201,31 @@ def compare_dpo(model: Path, plan: Plan, batches: list[list[dict]]) -> Compared:
         "ours, prompts shared": step_of(ours, rows_in_step=True),
         "  and the reference, once": reference_maker(model),
     }
-    return compare(
-        "DPO", batches, lambda row: 2 * len(row["prompt"]) + len(row["chosen"]) + len(row["rejected"]), steps
-    )
+
+    def tokens(row: dict) -> int:
+        return 2 * len(row["prompt"]) + len(row["chosen"]) + len(row["rejected"])
+
+    once = 1 - sum(len(row["prompt"]) for row in rows) / sum(map(tokens, rows))
+    return compare("DPO", batches, tokens, steps)._replace(computed={"ours, prompts shared": once})
 
 
-def compare_both(model: Path, batches: int) -> dict[str, Compared]:
-    """Compare a step of each training over so many batches; return what came out by training."""
+def compare_one(what: str, model: Path, batches: int) -> Compared:
+    """Compare a step of "SFT" or "DPO" over so many batches; return what came out."""
     plan, count = benchmarks_plan(), ROWS * batches
+    with tempfile.TemporaryDirectory() as name:
+        if what == "SFT":
+            tokens = tokens_for_sft(plan, model, Path(name), count)
+            return compare_sft(model, plan, batches_of(tokens, ["input_ids", "labels"], batches))
+        stored, _ = refer_to_pairs(plan, model, Path(name), pairs(count))
+        columns = ["prompt", "chosen", "rejected", "reference_chosen", "reference_rejected"]
+        return compare_dpo(model, plan, batches_of(stored, columns, batches))
+
+
+def say_how() -> None:
+    """Print what is timed on, and how."""
     device = "GPU" if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     clock = "seconds" if torch.cuda.is_available() else "CPU seconds"
     print(f"{device}, {precision_of('auto')}, best of {ROUNDS} rounds, {clock}")
-    with tempfile.TemporaryDirectory() as name:
-        tokens = tokens_for_sft(plan, model, Path(name), count)
-        sft = compare_sft(model, plan, batches_of(tokens, ["input_ids", "labels"], batches))
-        stored, _ = refer_to_pairs(plan, model, Path(name), pairs(count))
-        columns = ["prompt", "chosen", "rejected", "reference_chosen", "reference_rejected"]
-        return {"SFT": sft, "DPO": compare_dpo(model, plan, batches_of(stored, columns, batches))}
 
 
 def main() -> None:
@@ -220,7 +233,9 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="model folder")
     parser.add_argument("--batches", type=int, default=6, help=f"of {ROWS} rows")
     arguments = parser.parse_args()
-    compare_both(arguments.model, arguments.batches)
+    say_how()
+    for what in ("SFT", "DPO"):
+        compare_one(what, arguments.model, arguments.batches)
 
 
 if __name__ == "__main__":

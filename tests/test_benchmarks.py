@@ -122,7 +122,26 @@ def test_the_flops_of_a_token_follow_the_formula():
         vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
     weights = 4 * 8 * 8 + 3 * 8 * 16 + 3 * 8 + 10 * 8  # attention, inner layer, norms, output
-    assert gpu.flops_per_token(LlamaForCausalLM(config), 6) == 6 * weights + 12 * 8 * 3
+    assert gpu.weights_multiplied(LlamaForCausalLM(config)) == weights
+    assert gpu.flops_per_token(config, weights, 6) == 6 * weights + 12 * 8 * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA H100 80GB HBM3", 989e12)],
+)
+def test_what_a_card_could_do_is_its_data_sheet_s(monkeypatch, name, peak):
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu.torch.cuda, "get_device_name", lambda: name)
+    assert gpu.peak_flops() == (peak, "its data sheet")
+
+
+def test_what_a_card_has_no_memory_for_is_left_out_and_told_of(capsys):
+    with gpu.alone("DPO"):
+        raise gpu.torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 14 GiB.\nMore.")
+    assert capsys.readouterr().out == (
+        "DPO: left out, the device has no memory for it: CUDA out of memory. Tried to allocate 14 GiB.\n"
+    )
 
 
 def test_trainers_compare_equal_losses(tiny_model, capsys):
