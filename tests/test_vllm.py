@@ -209,7 +209,7 @@ def test_one_load_answers_every_prompt_set(tmp_path, model, engine, monkeypatch)
         def __init__(self, *_):
             loaded.append(1)
 
-        tokenizer, answer = engine.tokenizer, staticmethod(engine.answer)
+        tokenizer, until = engine.tokenizer, staticmethod(engine.until)
 
     monkeypatch.setattr(vllm_engine, "VllmEngine", Counted)
     study = Study(tmp_path, model)
