@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, set_seed
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, set_seed
 from trl import RewardConfig, RewardTrainer
 
 from tests.tiny import call, own_settings, pairs, settings_of, training_flags
@@ -93,6 +93,17 @@ def test_a_reward_model_keeps_its_best_checkpoint_where_it_is_asked_to(tiny_mode
     losses = [row["validation_loss"] for row in curve if "validation_loss" in row]
     assert max(losses) > min(losses) + 0.1
     assert losses[-1] == pytest.approx(min(losses), abs=1e-4)  # that of what is kept
+
+
+def test_a_reward_model_of_a_parent_in_16_bits_is_trained_and_kept_in_32(tiny_model, written, tmp_path):
+    parent = tmp_path / "parent"
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
+    model.save_pretrained(parent)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(parent)
+    folder = run_reward(parent, written, reward_settings(max_steps=2), tmp_path / "trained")
+    assert {weight.dtype for weight in load_file(folder / "model/model.safetensors").values()} == {
+        torch.float32
+    }
 
 
 def test_a_pair_has_a_text_where_the_tokenizer_has_no_end_token(tiny_model):

@@ -100,6 +100,7 @@ def main() -> None:
         arguments.parent,
         new="score",
         num_labels=1,
+        dtype=torch.float32,  # or weights in 16 bits would be stepped in them
         trust_remote_code=settings["trust_remote_code"],
     )
     model.config.pad_token_id = tokenizer.pad_token_id

@@ -32,6 +32,8 @@ def padded(rows: list[list[int]], value: int, left: bool = False) -> Tensor:
 # What some architectures do to logits after the projection; `token_logps` would silently leave it out.
 LOGIT_CHANGES = (
     "final_logit_softcapping",
+    "logits_soft_cap",
+    "output_logit_soft_cap",
     "logit_scale",
     "logits_scaling",
     "lm_head_multiplier",
@@ -43,9 +45,15 @@ def head_of(model: Any) -> Tensor:
     """Return the LM head's weight (vocabulary, width); PlumblineError where logits are more than states times it."""
     head, settings = model.get_output_embeddings(), model.config.get_text_config().to_dict()
     changed = [name for name in LOGIT_CHANGES if settings.get(name) is not None]
+    inner = model.base_model
+    changed += [
+        f"its {name}"
+        for name, part in model.named_children()
+        if part is not head and part is not inner and next(part.parameters(), None) is not None
+    ]
     if changed or getattr(head, "bias", None) is not None:
         raise PlumblineError(
-            f"a {model.config.model_type} model changes its logits after the LM head ({', '.join(changed) or 'bias'}), "
+            f"a {model.config.model_type} model does more than its LM head does ({', '.join(changed) or 'bias'}), "
             "which `token_logps` would leave out; teach it there, and test it against the model's own logits"
         )
     return head.weight
@@ -86,7 +94,12 @@ def shared_prompt_logps(
     encoded = model.base_model(
         input_ids=prompt_ids, attention_mask=prompt_mask, position_ids=positions, use_cache=True
     )
-    cache = encoded.past_key_values
+    cache = getattr(encoded, "past_key_values", None)
+    if cache is None or not all(hasattr(layer, "batch_repeat_interleave") for layer in cache.layers):
+        raise PlumblineError(
+            f"a {model.config.model_type} model's state after a prompt cannot be taken for each of its answers; train "
+            "it with share_prompts: false (of offline methods: padding_free: true), if its rows can be laid end to end"
+        )
     cache.batch_repeat_interleave(counts)
 
     flat = [completion for group in completions for completion in group]

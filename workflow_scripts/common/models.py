@@ -195,6 +195,9 @@ def attention_of(dtype: torch.dtype, config: Any) -> tuple[str, str]:
 
     FlashAttention-2 (Dao 2023) where device, package, number format and architecture allow it, else PyTorch's own.
     """
+    known = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    if known is not None and not known._supports_sdpa:
+        return "eager", f"a {config.model_type} model has no other"
     if not torch.cuda.is_available():
         return "sdpa", "there is no CUDA device"
     major, minor = torch.cuda.get_device_capability()

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
 from transformers import set_seed
@@ -108,6 +109,11 @@ def load_trainable(
         if shared and processes.number() == 0:
             print(f"{folder}: each process reads all weights, and shares them out then", flush=True)
         model = finish(load_on_each(folder, settings, computing))
+    if uses_zero3() and any(isinstance(part, torch.nn.Conv1d) for part in model.modules()):
+        raise PlumblineError(
+            f"{folder}: a {model.config.model_type} model may read weights of convolutions that it does not call, "
+            "which ZeRO's third stage would not see; train it by parallel: fsdp or zero2"
+        )
     if quantise and lora:
         model._hf_peft_config_loaded = True  # so that Trainer knows the four-bit weights have adapters
     if dropout is None and drops_nothing:
@@ -173,6 +179,26 @@ def read_exactly(model: Any) -> None:
             layer.support_avx512bf16_for_cpu = False
 
 
+def refuse_adapters(adapted: PeftModel, lora: Lora) -> None:
+    """Raise PlumblineError where adapters stand that would change what they were not trained for, or cannot be kept."""
+    model, where = adapted.get_base_model(), f"lora.targets {lora['targets']}"
+    on_embedding = isinstance(model.get_input_embeddings(), BaseTunerLayer)
+    if on_embedding and model.config.get_text_config().tie_word_embeddings:
+        raise PlumblineError(
+            f"{where}: the LM head is the embedding, and an adapter of the one would be added to the other; take the "
+            "embedding out"
+        )
+    if on_embedding and uses_fsdp() and not lora["merge"]:
+        raise PlumblineError(
+            f"{where}: by fsdp an embedding's adapter cannot be kept alone; set lora.merge: true, or parallel: zero3"
+        )
+    if any(isinstance(part, ParamWrapper) for part in model.modules()) and (uses_fsdp() or uses_zero3()):
+        raise PlumblineError(
+            f"{where}: adapters on experts, which are one tensor, cannot be shared out; name the layers to adapt "
+            "(q_proj, v_proj ...), or train by parallel: ddp or zero2"
+        )
+
+
 def with_adapters(model: Any, lora: Lora) -> Any:
     """Return a policy with newly drawn low-rank adapters in its layers; it keeps its class, and PEFT's as `adapted`."""
     config = LoraConfig(
@@ -188,6 +214,7 @@ def with_adapters(model: Any, lora: Lora) -> Any:
         adapted = get_peft_model(model, config)
     except ValueError as error:
         raise PlumblineError(f"lora.targets {lora['targets']}: {error}") from None
+    refuse_adapters(adapted, lora)
     model = adapted.get_base_model()
     model.adapted = [adapted]  # in a list: a module would become a part of its own part
     return model

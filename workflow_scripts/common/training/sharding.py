@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.models.auto.auto_factory import _get_model_class
 
+from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.models import adapter_base, load_policy, reading
 
 FORMATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+ROWS = 1024  # of two tensors that are compared at once
 AT_ONCE = 2**18  # numbers that are read before they are put into 32 bits
 
 
@@ -33,7 +37,10 @@ def uses_fsdp() -> bool:
 
 
 def kind_to_share(folder: Path | str, trust_remote_code: bool) -> Any:
-    """Return the class of a folder's policy where it can be read in parts, else None."""
+    """Return the class of a folder's policy where it can be read in parts, else None.
+
+    PlumblineError if it can be shared out in no way.
+    """
     if adapter_base(folder) is not None:
         return None
     with reading(folder, "a model"):
@@ -41,11 +48,54 @@ def kind_to_share(folder: Path | str, trust_remote_code: bool) -> Any:
     own_code = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     if own_code or type(config) not in AutoModelForCausalLM._model_mapping:
         return None
-    return (
-        None
-        if "text_config" in config.sub_configs
-        else _get_model_class(config, AutoModelForCausalLM._model_mapping)
-    )
+    if "text_config" in config.sub_configs:
+        return None
+    for each in get_checkpoint_conversion_mapping(config.model_type) or ():
+        if len(each.source_patterns) < len(each.target_patterns):
+            raise PlumblineError(
+                f"{folder}: a {config.model_type} model's files have in one tensor, {each.source_patterns[0]}, what "
+                "the model has in several, and is not shared out; train it by parallel: ddp or zero2"
+            )
+    kind = _get_model_class(config, AutoModelForCausalLM._model_mapping)
+    return None if config.tie_word_embeddings and heads_differ(folder, kind) else kind
+
+
+def heads_differ(folder: Path | str, kind: Any) -> bool:
+    """Tell whether weights that are to be one are stored as two that differ: such a model is read with both."""
+    pairs, prefix = dict(getattr(kind, "_tied_weights_keys", None) or {}), f"{kind.base_model_prefix}."
+    stored: dict[str, tuple[Path, str]] = {}
+    for place in Path(folder).glob("*.safetensors"):
+        with safe_open(str(place), framework="pt") as file:
+            stored |= {name.removeprefix(prefix): (place, name) for name in file.keys()}  # noqa: SIM118
+    for both in pairs.items():
+        there = [stored[name.removeprefix(prefix)] for name in both if name.removeprefix(prefix) in stored]
+        if len(there) < 2:
+            continue
+        with ExitStack() as stack:
+            one, other = (
+                stack.enter_context(safe_open(str(place), framework="pt")).get_slice(name)
+                for place, name in there
+            )
+            rows = [slice(start, start + ROWS) for start in range(0, one.get_shape()[0], ROWS)]
+            if one.get_shape() != other.get_shape() or any(
+                not torch.equal(one[some], other[some]) for some in rows
+            ):
+                return True
+    return False
+
+
+def refuse_weights_of_two_layers(model: Any) -> None:
+    """Raise PlumblineError where a weight stands in two layers, each of which FSDP would share out on its own."""
+    outer = (model.get_input_embeddings(), model.get_output_embeddings())
+    ends = {id(each.weight) for each in outer if each is not None}
+    names: dict[int, str] = {}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        if id(weight) in names and id(weight) not in ends:
+            raise PlumblineError(
+                f"{names[id(weight)]} and {name} are one weight of two layers, which fsdp cannot share out; train it "
+                "by parallel: ddp or zero2"
+            )
+        names[id(weight)] = name
 
 
 class Part:
@@ -180,6 +230,7 @@ def load_shared(
         # FSDP2 has to see that embedding and head are one: of two it would gather one that is never trained, where the
         # rows cannot be shared evenly.
         model.tie_weights(recompute_mapping=False)
+        refuse_weights_of_two_layers(model)
         with head_in_outermost(model):
             fsdp2_prepare_model(accelerator, model)
         for weight in model.parameters():
