@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load as safe_load
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -10,7 +11,7 @@ from tests.tiny_model import make_tiny_model
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.logprobs import head_of, shared_prompt_logps
 from workflow_scripts.common.models import attention_of
-from workflow_scripts.common.training import loading, sharding
+from workflow_scripts.common.training import loading, sharding, streaming
 
 SIZES = {
     "vocab_size": 40,
@@ -142,3 +143,21 @@ def test_convolutions_that_are_read_and_not_called_are_not_shared_out_by_zero3(t
     monkeypatch.setattr(loading, "load_cut", lambda *_: made("lfm2", layer_types=["conv", "full_attention"]))
     with pytest.raises(PlumblineError, match=r"a lfm2 model may read .* parallel: fsdp or zero2"):
         loading.load_trainable(folder, settings, 0)
+
+
+def test_a_header_names_each_type_of_number_as_the_library_does():
+    kinds = [
+        torch.float64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.int64,
+        torch.bool,
+        torch.float16,
+    ]
+    tensors = {str(kind): torch.ones(3, dtype=kind) for kind in kinds}
+    header, places = streaming.header_of(tensors)
+    theirs = safe_load(header + b"\x01" * sum(each.nbytes for each in tensors.values()))
+    found = {name: tensor.dtype for name, tensor in theirs.items()}
+    assert found == {name: tensor.dtype for name, tensor in tensors.items()} and places.keys() == found.keys()
