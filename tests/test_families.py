@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load as safe_load
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.tiny import preference_settings
 from tests.tiny_model import make_tiny_model
+from workflow_scripts.common import models
 from workflow_scripts.common.errors import PlumblineError
 from workflow_scripts.common.logprobs import head_of, shared_prompt_logps
 from workflow_scripts.common.models import attention_of
@@ -133,6 +135,19 @@ def test_an_adapter_on_the_embedding_is_refused_where_it_would_change_the_head_o
     assert loading.with_adapters(made("llama"), on_embedding).adapted
     with pytest.raises(PlumblineError, match=r"cannot be kept alone; set lora.merge: true"):
         loading.with_adapters(made("llama"), on_embedding | {"merge": False})
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_user_s_adapter_on_an_embedding_that_is_the_head_is_not_added_into_it(tied, tmp_path):
+    base = stored("llama", tmp_path / "base", tie_word_embeddings=tied)
+    config = LoraConfig(r=2, target_modules=["embed_tokens", "q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(tmp_path / "adapter")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    if not tied:
+        assert models.merged_into(model, tmp_path / "adapter")
+        return
+    with pytest.raises(PlumblineError, match="adapts the embedding, which is the LM head, too"):
+        models.merged_into(model, tmp_path / "adapter")
 
 
 def test_convolutions_that_are_read_and_not_called_are_not_shared_out_by_zero3(tmp_path, monkeypatch):

@@ -226,6 +226,32 @@ def say_once(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def changes_tied_head(adapted: Any) -> bool:
+    """Tell whether adapters stand on an embedding that is the LM head, which, added into the one, change the other."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    model = adapted.get_base_model()
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    kept_tied = any(getattr(each, "ensure_weight_tying", False) for each in adapted.peft_config.values())
+    on_them = any(isinstance(each, BaseTunerLayer) for each in ends)
+    return on_them and not kept_tied and bool(model.config.get_text_config().tie_word_embeddings)
+
+
+def merged_into(model: Any, folder: Path | str, safely: bool = False) -> Any:
+    """Return a model with a folder's adapter added into its weights; safely: no number of which is not finite."""
+    from peft import PeftModel  # here: most that load a policy need none of it
+
+    with reading(folder, "an adapter"):
+        adapted = PeftModel.from_pretrained(model, folder)
+    if changes_tied_head(adapted):
+        raise PlumblineError(
+            f"{folder}: adapts the embedding, which is the LM head, too: added into the one it would change the other; "
+            "train it without the embedding, or with PEFT's ensure_weight_tying"
+        )
+    with reading(folder, "an adapter"):
+        return adapted.merge_and_unload(safe_merge=safely)
+
+
 def load_policy(
     folder: Path | str,
     dtype: torch.dtype = torch.float32,
@@ -258,10 +284,7 @@ def load_policy(
         **more,
     )
     if adapted is not None:
-        from peft import PeftModel  # here: most that load a policy need none of it
-
-        with reading(folder, "an adapter"):
-            model = PeftModel.from_pretrained(model, folder).merge_and_unload().to(dtype)
+        model = merged_into(model, folder).to(dtype)
         model.requires_grad_(True)  # PEFT has frozen what it merged into, and a training would learn nothing
     return model.eval()
 

@@ -22,7 +22,14 @@ from typing_extensions import TypedDict
 from workflow_scripts.common.chat_template import save_chat_template, with_own_end
 from workflow_scripts.common.errors import PlumblineError, run
 from workflow_scripts.common.files import digest, finished_folder, sha256_of, write_manifest
-from workflow_scripts.common.models import adapter_base, load_policy, load_tokenizer, model_ends, reading
+from workflow_scripts.common.models import (
+    adapter_base,
+    load_policy,
+    load_tokenizer,
+    merged_into,
+    model_ends,
+    reading,
+)
 from workflow_scripts.common.settings import settings_of
 from workflow_scripts.download.prepare_model import check_finite
 
@@ -84,15 +91,11 @@ def check_vocabulary(checkpoint: Path, parent: Path) -> None:
 
 def adapted(checkpoint: Path, parent: Path, trusted: bool) -> Any:
     """Return a policy's parent with a checkpoint's adapter merged into it, in float32."""
-    from peft import PeftModel
-
     if not (checkpoint / "adapter_model.safetensors").is_file():
         raise PlumblineError(
             f"{checkpoint}: has no adapter_model.safetensors; pickled adapters are not loaded"
         )
-    model = load_policy(parent, trust_remote_code=trusted)
-    with reading(checkpoint, "an adapter of the policy's parent"):
-        return PeftModel.from_pretrained(model, checkpoint).merge_and_unload()
+    return merged_into(load_policy(parent, trust_remote_code=trusted), checkpoint)
 
 
 def copied(checkpoint: Path, folder: Path, trusted: bool) -> None:

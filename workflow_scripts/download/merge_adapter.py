@@ -21,11 +21,10 @@ def is_adapter(source: Path) -> bool:
 def merge_adapter(source: Path, folder: Path) -> dict[str, Any]:
     """Write the model that an adapter makes of its base, both in `source`, as a folder; return facts for a manifest."""
     import torch
-    from peft import PeftModel
     from safetensors import safe_open
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from workflow_scripts.common.models import check_safetensors, load_whole, reading
+    from workflow_scripts.common.models import check_safetensors, load_whole, merged_into, reading
 
     check_safetensors(source, ADAPTER[1])
     others = [path for path in sorted(source.iterdir()) if path.is_file() and path.name not in ADAPTER]
@@ -41,8 +40,7 @@ def merge_adapter(source: Path, folder: Path) -> dict[str, Any]:
         grown = [tensors.get_slice(name).get_shape()[0] for name in embeddings]
     if grown and grown[0] != rows:  # it was trained with tokens of its own
         model.resize_token_embeddings(grown[0], mean_resizing=False)
-    with reading(source, "an adapter"):
-        merged = PeftModel.from_pretrained(model, source).merge_and_unload(safe_merge=True).to(kept)
+    merged = merged_into(model, source, safely=True).to(kept)
     merged.config._name_or_path = ""  # the folder this was read from differs from machine to machine
     merged.save_pretrained(folder)
     for path in others:

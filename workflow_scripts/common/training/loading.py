@@ -18,7 +18,7 @@ from transformers import set_seed
 
 from workflow_scripts.common import processes
 from workflow_scripts.common.errors import PlumblineError
-from workflow_scripts.common.models import adapter_base, load_policy, precision_of
+from workflow_scripts.common.models import adapter_base, changes_tied_head, load_policy, precision_of
 from workflow_scripts.common.training.settings import Lora, PolicyTraining
 from workflow_scripts.common.training.sharding import kind_to_share, load_shared, uses_fsdp
 from workflow_scripts.common.training.zero import load_cut, uses_zero3
@@ -183,7 +183,7 @@ def refuse_adapters(adapted: PeftModel, lora: Lora) -> None:
     """Raise PlumblineError where adapters stand that would change what they were not trained for, or cannot be kept."""
     model, where = adapted.get_base_model(), f"lora.targets {lora['targets']}"
     on_embedding = isinstance(model.get_input_embeddings(), BaseTunerLayer)
-    if on_embedding and model.config.get_text_config().tie_word_embeddings:
+    if changes_tied_head(adapted):
         raise PlumblineError(
             f"{where}: the LM head is the embedding, and an adapter of the one would be added to the other; take the "
             "embedding out"
